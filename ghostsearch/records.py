@@ -1,0 +1,241 @@
+"""What a study keeps of every trial, and the table they make; plain data, no torch."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ghostsearch.space import Anatomy, Architecture
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Cost(_Frozen):
+    """Exact, device-free numbers of a model on one image."""
+
+    params: int
+    macs: int
+    """Multiply-adds of convolutions, linear layers and matrix products (one multiply-add = 1)."""
+    size_bytes: int
+    """Bytes of parameters and buffers as stored."""
+    peak_memory_bytes: int | None = None
+    """Largest sum of live activations at batch 1; None where it was not worked out."""
+
+
+class Latency(_Frozen):
+    """Raw seconds per forward of a batch, with the plain model's from the same interleaved run."""
+
+    device: str
+    threads: int
+    batch: int
+    precision: str = "float32"
+    times_s: tuple[float, ...]
+    plain_times_s: tuple[float, ...] = ()
+    ratio_interval: tuple[float, float] | None = None
+    """95 % confidence interval of the ratio of medians, candidate over plain."""
+    stopped: str = ""
+    """Why measuring ended: `narrow` (interval small enough) or `time limit`."""
+
+    @property
+    def median_s(self) -> float:
+        """Median seconds per forward."""
+        return statistics.median(self.times_s)
+
+    @property
+    def quartiles_s(self) -> tuple[float, float]:
+        """First and third quartile in seconds."""
+        return _quartiles(self.times_s)
+
+    @property
+    def plain_median_s(self) -> float | None:
+        """Median seconds of the plain model in the same run; None when it was not timed."""
+        return statistics.median(self.plain_times_s) if self.plain_times_s else None
+
+    @property
+    def ratio(self) -> float | None:
+        """Median over the plain model's median; below 1 is faster than plain."""
+        plain = self.plain_median_s
+        return self.median_s / plain if plain else None
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the interquartile range exceeds a tenth of the median: trust such a figure little."""
+        low, high = self.quartiles_s
+        return high - low > 0.1 * self.median_s
+
+
+class Score(_Frozen):
+    """How well a model did on one split."""
+
+    metric: str
+    value: float
+    split: Literal["validation", "test"]
+    epochs: float
+    """Proxy epochs the weights have had after inheriting: 0 is closed form alone. This is the rung."""
+    images: int
+    seed: int
+
+
+State = Literal["complete", "pruned", "failed"]
+
+
+class Record(_Frozen):
+    """One trial of a study: what was built, what it costs, how fast and how good it is."""
+
+    number: int
+    digest: str
+    sites: dict[str, str] = Field(default_factory=dict)
+    groups: dict[str, str] = Field(default_factory=dict)
+    origin: str
+    """Who proposed it: `plain`, `uniform`, `solver`, `sampler`."""
+    state: State
+    reason: str = ""
+    """Why it was pruned or failed."""
+    cost: Cost | None = None
+    latencies: tuple[Latency, ...] = ()
+    scores: tuple[Score, ...] = ()
+    """One per rung reached, oldest first; the test split's comes from the final pass only."""
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """Wall time by stage: convert, fit, train, evaluate, measure."""
+    started: str = ""
+    """ISO 8601, UTC."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture of this trial."""
+        return Architecture.of(self.sites, self.groups)
+
+    def score(self, split: str = "validation") -> Score | None:
+        """The newest score on a split."""
+        return next((s for s in reversed(self.scores) if s.split == split), None)
+
+    def latency(self, device: str) -> Latency | None:
+        """The newest latency on a device."""
+        return next((x for x in reversed(self.latencies) if x.device == device), None)
+
+
+class Objective(_Frozen):
+    """One axis of the search: `accuracy` (or the task's score), `latency`, `macs`, `params`, `memory`."""
+
+    name: str
+    """Column of the trials table that holds it."""
+    label: str
+    unit: str
+    maximize: bool
+    limit: float | None = None
+    """The constraint in the same unit, absolute; None where there is none."""
+
+
+class StudyView(_Frozen):
+    """A study as the report and other readers see it: everything on disk, nothing computed."""
+
+    directory: str
+    name: str
+    config: dict[str, Any]
+    """The run as in run.yaml."""
+    anatomy: dict[str, Any]
+    """`dataclasses.asdict` of the plain model's Anatomy."""
+    objectives: tuple[Objective, ...]
+    records: tuple[Record, ...]
+    """Finished trials, in order; the plain model is one of them (digest `plain`)."""
+    front: tuple[str, ...]
+    """Digests of the non-dominated models that meet every limit, best score first."""
+    chosen: str
+    """Digest of the knee of the front."""
+    finalists: tuple[Record, ...] = ()
+    """The front after final training, measured again beside the plain model, with test scores."""
+    missed: tuple[str, ...] = ()
+    """Digests of finalists that broke a limit as measured at the end."""
+    vetoed: tuple[dict[str, Any], ...] = ()
+    """Choices that did not pay on the device: site, choice, device, ratio, interval."""
+    candidates: str = ""
+    """Path of the candidate table (parquet) relative to the directory; empty when there is none."""
+    audit: tuple[dict[str, Any], ...] = ()
+    """Rows of the latency model's audit: predictor, mape, tau, worst."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Versions, processor, cores, date, command."""
+    notes: tuple[str, ...] = ()
+
+
+def anatomy_dict(anatomy: Anatomy) -> dict[str, Any]:
+    """The anatomy as plain data, for StudyView and JSON."""
+    import dataclasses
+
+    return dataclasses.asdict(anatomy)
+
+
+COLUMNS: Mapping[str, str] = {
+    "number": "trial number",
+    "digest": "name of the architecture: ten hexadecimal digits, or plain",
+    "origin": "who proposed it: plain, uniform, solver or sampler",
+    "state": "complete, pruned or failed",
+    "reason": "why it was pruned or failed",
+    "score": "newest score on the validation split, in the task's metric (accuracy: share from 0 to 1)",
+    "epochs": "proxy epochs behind that score (the rung); 0 is closed form alone",
+    "test_score": "score on the test split, final pass only",
+    "params": "parameters",
+    "macs": "multiply-adds on one image",
+    "size_bytes": "bytes of parameters and buffers",
+    "peak_memory_bytes": "largest sum of live activations on one image, in bytes",
+    "seconds": "wall seconds the trial took",
+    "started": "start time, ISO 8601, UTC",
+    "architecture": "the architecture's JSON: sites and groups with their choices",
+}
+"""Columns of trials.csv and trials.parquet, with units. Each device adds `latency_s[DEVICE]` (median seconds per
+forward), `latency_ratio[DEVICE]` (over the plain model in the same run) and `latency_iqr_s[DEVICE]`."""
+
+
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """The records as a table with the columns of COLUMNS and three more per device."""
+    import pandas as pd
+
+    rows = [_row(r) for r in records]
+    devices = sorted({x.device for r in records for x in r.latencies})
+    extra = [f"{name}[{d}]" for d in devices for name in ("latency_s", "latency_ratio", "latency_iqr_s")]
+    return pd.DataFrame(rows, columns=[*COLUMNS, *extra])
+
+
+def _row(record: Record) -> dict[str, Any]:
+    import json
+
+    score, test = record.score(), record.score("test")
+    row: dict[str, Any] = {
+        "number": record.number,
+        "digest": record.digest,
+        "origin": record.origin,
+        "state": record.state,
+        "reason": record.reason,
+        "score": score.value if score else None,
+        "epochs": score.epochs if score else None,
+        "test_score": test.value if test else None,
+        "seconds": sum(record.seconds.values()),
+        "started": record.started,
+        "architecture": json.dumps({"sites": record.sites, "groups": record.groups}, sort_keys=True),
+    }
+    if record.cost:
+        row |= record.cost.model_dump()
+    for device in {x.device for x in record.latencies}:
+        latency = record.latency(device)
+        assert latency
+        low, high = latency.quartiles_s
+        row |= {
+            f"latency_s[{device}]": latency.median_s,
+            f"latency_ratio[{device}]": latency.ratio,
+            f"latency_iqr_s[{device}]": high - low,
+        }
+    return row
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
