@@ -19,6 +19,14 @@ def _shown(default: Any) -> Any:
     return field(default=default, metadata={"shown": True})
 
 
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class Choice:
     """One option in a search space; subclasses hold only hyper-parameters and check them."""
@@ -67,11 +75,21 @@ class Ghost(LayerChoice):
 
     def __post_init__(self) -> None:
         like = "ghost(ratio=2, kernel=3)"
-        self._require(_is_int(self.ratio) and self.ratio >= 2, "ratio must be a whole number of at least 2", self.ratio, like)
+        self._require(
+            _is_int(self.ratio) and self.ratio >= 2,
+            "ratio must be a whole number of at least 2",
+            self.ratio,
+            like,
+        )
         odd = _is_int(self.kernel) and self.kernel >= 1 and self.kernel % 2 == 1
         self._require(odd, "kernel must be an odd whole number", self.kernel, like)
         known = self.cheap in CHEAP_OPERATIONS
-        self._require(known, f"cheap must be one of {', '.join(CHEAP_OPERATIONS)}", self.cheap, f"{like[:-1]}, cheap=affine)")
+        self._require(
+            known,
+            f"cheap must be one of {', '.join(CHEAP_OPERATIONS)}",
+            self.cheap,
+            f"{like[:-1]}, cheap=affine)",
+        )
 
 
 @dataclass(frozen=True)
@@ -105,14 +123,6 @@ KEEP = Keep()
 FULL_WIDTH = Width(1.0)
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 @lru_cache(maxsize=4096)
 def parse_choice(text: str) -> Choice:
     """The choice a string names; `str(parse_choice(text))` is its one canonical spelling.
@@ -122,10 +132,14 @@ def parse_choice(text: str) -> Choice:
     name, arguments, keywords = _parse_call(text)
     kind = Choice.kinds.get(name)
     if kind is None:
-        raise GhostsearchError(f"choice {text!r}: no choice is called {name!r}; there are {', '.join(Choice.kinds)}")
+        raise GhostsearchError(
+            f"choice {text!r}: no choice is called {name!r}; there are {', '.join(Choice.kinds)}"
+        )
     names = [f.name for f in dataclasses.fields(kind)]
     if len(arguments) > len(names):
-        raise GhostsearchError(f"choice {text!r}: {name} takes at most {len(names)} values ({', '.join(names)})")
+        raise GhostsearchError(
+            f"choice {text!r}: {name} takes at most {len(names)} values ({', '.join(names)})"
+        )
     values = dict(zip(names, arguments, strict=False))
     for key, value in keywords.items():
         if key not in names or key in values:
@@ -139,7 +153,9 @@ def parse_layer_choice(text: str) -> LayerChoice:
     """Like `parse_choice`, for a site: refuses group choices such as `width(0.5)`."""
     choice = parse_choice(text)
     if not isinstance(choice, LayerChoice):
-        raise GhostsearchError(f"choice {text!r} is for a group of channels, not for a site; try 'ghost(ratio=2, kernel=3)'")
+        raise GhostsearchError(
+            f"choice {text!r} is for a group of channels, not for a site; try 'ghost(ratio=2, kernel=3)'"
+        )
     return choice
 
 
@@ -147,13 +163,17 @@ def parse_width(text: str) -> Width:
     """Like `parse_choice`, for a group: refuses layer choices such as `keep`."""
     choice = parse_choice(text)
     if not isinstance(choice, Width):
-        raise GhostsearchError(f"choice {text!r} is for a site, not for a group of channels; try 'width(0.75)'")
+        raise GhostsearchError(
+            f"choice {text!r} is for a site, not for a group of channels; try 'width(0.75)'"
+        )
     return choice
 
 
 def _parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
     """Name, positional and keyword values of `name` or `name(value, key=value)`; bare words are strings."""
-    trouble = GhostsearchError(f"choice {text!r} does not parse; write it like 'keep', 'ghost(ratio=2, kernel=3)' or 'width(0.75)'")
+    trouble = GhostsearchError(
+        f"choice {text!r} does not parse; write it like 'keep', 'ghost(ratio=2, kernel=3)' or 'width(0.75)'"
+    )
     if len(text) > 200:
         raise GhostsearchError(f"a choice is at most 200 characters long, got {len(text)}")
     try:
@@ -167,7 +187,11 @@ def _parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
     if any(k.arg is None for k in tree.keywords):
         raise trouble
     try:
-        return tree.func.id, [_literal(a) for a in tree.args], {str(k.arg): _literal(k.value) for k in tree.keywords}
+        return (
+            tree.func.id,
+            [_literal(a) for a in tree.args],
+            {str(k.arg): _literal(k.value) for k in tree.keywords},
+        )
     except ValueError:
         raise trouble from None
 
@@ -175,7 +199,11 @@ def _parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
 def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.Name):
         return node.id
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
+    if (
+        isinstance(node, ast.UnaryOp)
+        and isinstance(node.op, ast.USub)
+        and isinstance(node.operand, ast.Constant)
+    ):
         value = node.operand.value
         return -value if _is_number(value) else value
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):

@@ -77,10 +77,16 @@ class Preset(_Strict):
             if not _wanted(site.path, self.include, self.exclude):
                 continue
             options = next(
-                (r.choices for r in self.sites if fnmatchcase(site.path, r.match) and fnmatchcase(site.kind, r.kind)), ()
+                (
+                    r.choices
+                    for r in self.sites
+                    if fnmatchcase(site.path, r.match) and fnmatchcase(site.kind, r.kind)
+                ),
+                (),
             )
             paying = tuple(
-                t for t in options
+                t
+                for t in options
                 if not isinstance(c := parse_layer_choice(t), Ghost | LowRank) or choice_fits(site, c)
             )
             if len(paying) > 1:
@@ -125,7 +131,9 @@ def load_preset(name: str | Path) -> Preset:
         path = shipped
     if not path.is_file():
         known = sorted(p.stem for p in preset_directory().glob("*.yaml"))
-        raise GhostsearchError(f"search space {str(name)!r} is neither a file nor a preset; presets: {', '.join(known)}")
+        raise GhostsearchError(
+            f"search space {str(name)!r} is neither a file nor a preset; presets: {', '.join(known)}"
+        )
     if path.stat().st_size > MAX_FILE_BYTES:
         raise GhostsearchError(f"{path}: larger than {MAX_FILE_BYTES} bytes, so no preset")
     try:
@@ -142,4 +150,6 @@ def parse_preset(data: object, source: str) -> Preset:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or "the file"
-        raise GhostsearchError(f"{source}: {where}: {first['msg']}, got {str(first['input'])[:80]!r}") from None
+        raise GhostsearchError(
+            f"{source}: {where}: {first['msg']}, got {str(first['input'])[:80]!r}"
+        ) from None

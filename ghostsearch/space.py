@@ -56,6 +56,8 @@ class Group:
     """Paths of the layers that produce these channels."""
     fixed: str = ""
     """Why the width cannot change; empty when it can."""
+    divisions: int = 1
+    """Equal runs of channels that must lose the same positions each (a grouped convolution reads or makes them)."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,9 @@ class Architecture:
         return not self.sites and not self.groups
 
     @classmethod
-    def of(cls, sites: Mapping[str, str] | None = None, groups: Mapping[str, str] | None = None) -> Architecture:
+    def of(
+        cls, sites: Mapping[str, str] | None = None, groups: Mapping[str, str] | None = None
+    ) -> Architecture:
         """An architecture from choice strings; raises GhostsearchError when one does not parse."""
         return cls(
             {path: parse_layer_choice(text) for path, text in (sites or {}).items()},
@@ -130,7 +134,9 @@ class Architecture:
     def from_dict(cls, data: object, source: str = "architecture") -> Architecture:
         """The architecture of `to_dict`'s form; raises GhostsearchError on anything else or a newer version."""
         if not isinstance(data, dict) or data.get("format") != ARCHITECTURE_FORMAT:
-            raise GhostsearchError(f"{source}: not an architecture file (its 'format' must be {ARCHITECTURE_FORMAT!r})")
+            raise GhostsearchError(
+                f"{source}: not an architecture file (its 'format' must be {ARCHITECTURE_FORMAT!r})"
+            )
         version = data.get("version")
         if version != ARCHITECTURE_VERSION:
             raise GhostsearchError(
@@ -176,9 +182,13 @@ class SearchSpace:
         for table, chosen in ((self.sites, sites), (self.groups, groups or {})):
             for name, text in chosen.items():
                 if name not in table:
-                    raise GhostsearchError(f"{name!r} is not in the search space; 'ghostsearch inspect' lists its sites")
+                    raise GhostsearchError(
+                        f"{name!r} is not in the search space; 'ghostsearch inspect' lists its sites"
+                    )
                 if text not in table[name]:
-                    raise GhostsearchError(f"{name!r}: {text!r} is not offered there; choose from {', '.join(table[name])}")
+                    raise GhostsearchError(
+                        f"{name!r}: {text!r} is not offered there; choose from {', '.join(table[name])}"
+                    )
         return Architecture.of(sites, groups)
 
     def uniform(self, choice: str) -> Architecture:

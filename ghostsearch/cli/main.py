@@ -1,0 +1,65 @@
+"""The `ghostsearch` command: puts the subcommands together and turns a user's mistake into one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from ghostsearch.cli import after, device, model, study
+from ghostsearch.cli.terminal import say_error
+from ghostsearch.errors import GhostsearchError
+
+app = typer.Typer(
+    name="ghostsearch",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with [bold]ghostsearch search[/bold]: no arguments, under five minutes, on digits that ship with scikit-learn.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from ghostsearch.version import VERSION
+
+        typer.echo(f"ghostsearch {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def ghostsearch(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Make convolutional networks cheaper for the device they will run on.
+
+    Three daily jobs: [bold]convert[/bold] an existing network, [bold]search[/bold] under a latency budget, and make a
+    Pareto [bold]report[/bold] of it.
+    """
+
+
+for commands in (model, study, after, device):
+    commands.add_to(app)
+
+
+def main() -> None:
+    """Run the command line; every foreseen mistake ends in one line on standard error and exit code 2."""
+    # Ray sends usage statistics unless told otherwise, and this tool sends nothing anywhere.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        app()
+    except GhostsearchError as error:
+        say_error(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        say_error("stopped; the same command goes on where it ended")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away (such as `| head`): nobody is left to tell.
+        sys.stderr.close()
+        sys.exit(1)

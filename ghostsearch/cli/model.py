@@ -1,0 +1,263 @@
+"""Commands about one model: inspect, convert, measure, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ghostsearch.cli import options as o
+from ghostsearch.cli.terminal import human, milliseconds, progress_bar, say, say_json, show_table
+from ghostsearch.errors import GhostsearchError
+
+if TYPE_CHECKING:
+    from ghostsearch.models.loading import LoadedModel
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this file's commands."""
+    app.command("inspect")(inspect_model)
+    app.command("convert")(convert_model)
+    app.command("measure")(measure_model)
+    app.command("export")(export_model)
+
+
+def inspect_model(
+    model: o.Model,
+    weights: o.Weights = None,
+    classes: o.Classes = None,
+    size: o.Size = None,
+    space: o.Space = "ghost",
+    gallery: Annotated[
+        str | None,
+        typer.Option(
+            help="Draw the most similar feature maps of this image ('default': one that is shipped)."
+        ),
+    ] = None,
+    study: Annotated[
+        Path | None, typer.Option(help="With --gallery: a study whose candidate table to compare with.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the gallery goes.")] = Path("gallery"),
+    as_json: o.Json = False,
+) -> None:
+    """Tell which convolutions may be replaced, by what, and why the others may not.
+
+    Example: [bold]ghostsearch inspect torchvision:resnet18[/bold]
+    """
+    loaded = o.resolve_model(model, weights=weights, classes=classes, size=size)
+    if gallery is not None:
+        _gallery(loaded, gallery, study, out)
+        return
+    from ghostsearch.inspection import inspection
+
+    found = inspection(loaded, space)
+    if as_json:
+        say_json(found)
+        return
+    rows = [
+        (s["site"], s["kind"], f"{s['in_channels']}→{s['out_channels']}", human(s["macs"]),
+         "  ".join(f"{c['choice']} {c['speedup']:.2f}×" for c in s["choices"][1:]))
+        for s in found["sites"]
+    ]  # fmt: skip
+    show_table(
+        f"{model}: {len(rows)} sites",
+        ["site", "kind", "channels", "MACs", "choices and theoretical speed-up"],
+        rows,
+    )
+    if found["groups"]:
+        groups = [
+            (g["name"], g["channels"], len(g["members"]), g["fixed"] or "may change") for g in found["groups"]
+        ]
+        show_table(
+            "groups of channels that change width together", ["group", "channels", "layers", "width"], groups
+        )
+    if found["width_note"]:
+        say(found["width_note"])
+    if found["skipped"]:
+        show_table(
+            "left as they are", ["module", "reason"], [(s["module"], s["reason"]) for s in found["skipped"]]
+        )
+    kinds = [
+        (k["kind"], k["layers"], f"{k['params_share']:.1%}", f"{k['macs_share']:.1%}")
+        for k in found["shares"]
+    ]
+    show_table("by kind of layer", ["kind", "layers", "params", "MACs"], kinds)
+    say(f"{human(found['params'])} params, {human(found['macs'], 'MACs')} at {loaded.input.size}²")
+    if not found["sites"]:
+        raise GhostsearchError(
+            f"{model} has no convolution that can be replaced; the table above says why for each"
+        )
+    say(f"next: ghostsearch convert {model} --choice 'ghost(ratio=2, kernel=3)' --out DIR")
+
+
+def _gallery(loaded: LoadedModel, image: str, study: Path | None, out: Path) -> None:
+    from ghostsearch.gallery import write_gallery
+
+    with progress_bar() as progress:
+        paths = write_gallery(
+            loaded, None if image == "default" else Path(image), out, study=study, progress=progress
+        )
+    say("wrote " + ", ".join(str(p) for p in paths))
+
+
+def convert_model(
+    model: o.Model,
+    out: Annotated[
+        Path,
+        typer.Option(help="Directory to write: architecture.json, weights.safetensors.", show_default=False),
+    ],
+    choice: Annotated[
+        str | None,
+        typer.Option(help="One choice for every site it fits: 'ghost(ratio=2, kernel=3)'; or 'width(0.5)'."),
+    ] = None,
+    architecture: Annotated[
+        Path | None, typer.Option(help="An architecture.json: one choice per site and group.")
+    ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Only sites that match this glob; repeatable.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="No sites that match this glob; repeatable.")
+    ] = None,
+    include_first: Annotated[
+        bool, typer.Option(help="Take the convolution that reads the image too.")
+    ] = False,
+    width_multiple: Annotated[int, typer.Option(min=1, help="Round widths to a multiple of this.")] = 8,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            help="Data to fit the weights on, in closed form, without labels (digits, folder:PATH, …)."
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Calibration images.")] = 512,
+    distill_steps: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Label-free block distillation steps after the fit; costs a few seconds each hundred."
+        ),
+    ] = 0,
+    weights: o.Weights = None,
+    classes: o.Classes = None,
+    size: o.Size = None,
+    seed: o.Seed = 0,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Convert a network: swap convolutions, inherit the trained weights, write a model one can load.
+
+    Example: [bold]ghostsearch convert torchvision:resnet18 --choice 'ghost(ratio=2, kernel=3)' --out converted[/bold]
+    """
+    from ghostsearch.conversion import convert_and_save
+
+    loaded = o.resolve_model(model, weights=weights, classes=classes, size=size, seed=seed)
+    with progress_bar(quiet or as_json) as progress:
+        table = convert_and_save(
+            loaded, out, choice=choice, architecture_file=architecture, include=tuple(include or ("*",)),
+            exclude=tuple(exclude or ()), include_first=include_first, width_multiple=width_multiple,
+            calibration=calibrate, images=images, distill_steps=distill_steps, seed=seed, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        say_json(table)
+        return
+    rows = [
+        (row["what"], human(row["before"]), human(row["after"]), f"{row['after'] / row['before']:.1%}")
+        for row in table["rows"]
+    ]
+    show_table(f"{model}: {table['changed']} layers changed", ["", "before", "after", "share"], rows)
+    say(
+        f"weights {table['weights']}; wrote {out}\nnext: ghostsearch measure {out}   or   ghostsearch finetune {out} --data …"
+    )
+
+
+def measure_model(
+    model: o.Model,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where to measure; repeatable. Default: onnxruntime:cpu.", autocompletion=o.complete_device
+        ),
+    ] = None,
+    threads: o.Threads = 1,
+    batch: o.Batch = 1,
+    precision: Annotated[
+        str, typer.Option(help="float32, or float16/bfloat16 where the device has it.")
+    ] = "float32",
+    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds of timing a device at most.")] = 20.0,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say operator by operator where fvcore and thop differ.")
+    ] = False,
+    weights: o.Weights = None,
+    classes: o.Classes = None,
+    size: o.Size = None,
+    seed: o.Seed = 0,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Measure params, MACs (ours, fvcore, thop), bytes, and latency on real devices.
+
+    A converted directory is timed interleaved with the plain model it came from.
+
+    Example: [bold]ghostsearch measure torchvision:resnet18 --device onnxruntime:cpu --device torch:cpu[/bold]
+    """
+    from ghostsearch.inspection import measurement
+
+    loaded = o.resolve_model(model, weights=weights, classes=classes, size=size, seed=seed)
+    with progress_bar(quiet or as_json) as progress:
+        found = measurement(
+            loaded, tuple(device or ("onnxruntime:cpu",)), threads=threads, batch=batch, precision=precision,
+            time_limit_s=time_limit, seed=seed, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        say_json(found)
+        return
+    macs = found["macs"]
+    cost = [
+        ("params", human(found["params"])),
+        ("size", human(found["size_bytes"], "B")),
+        *((f"MACs, {k}", human(v)) for k, v in macs.items()),
+    ]
+    show_table(model, ["cost", ""], cost, note=found["macs_reason"])
+    if explain:
+        rows = [(d["operator"], *(human(d[k]) for k in macs), d["reason"]) for d in found["differences"]]
+        show_table("where the counters differ", ["operator", *macs, "reason"], rows)
+    rows = []
+    for x in found["latency"]:
+        low, high = x["quartiles_s"]
+        ratio = "–" if x["ratio"] is None else f"{x['ratio']:.3f}"
+        remark = "noisy: the spread exceeds a tenth of the median" if x["noisy"] else x["stopped"]
+        spread = f"{milliseconds(low)} – {milliseconds(high)}"
+        rows.append((x["device"], milliseconds(x["median_s"]), spread, ratio, x["runs"], remark))
+    title = f"latency, batch {batch}, {threads} thread{'s' * (threads > 1)}, {precision}"
+    show_table(title, ["device", "median", "quartiles", "÷ plain", "runs", ""], rows)
+
+
+def export_model(
+    directory: Annotated[
+        Path, typer.Argument(help="A directory that convert, search or finetune wrote.", show_default=False)
+    ],
+    to: Annotated[str, typer.Option("--format", help="onnx, torch-export, executorch or openvino.")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default: a telling name inside the directory.")
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantize to int8 by ONNX Runtime; needs --data for calibration.")
+    ] = False,
+    data: o.Data = None,
+    images: Annotated[int, typer.Option(min=1, help="Calibration images for --int8.")] = 128,
+    validation_list: o.ValidationList = None,
+    as_json: o.Json = False,
+) -> None:
+    """Write a model for a runtime, and check the file by running it against the module.
+
+    Example: [bold]ghostsearch export results/mine/models/1a2b3c4d5e --format onnx[/bold]
+    """
+    from ghostsearch.export import export_directory
+
+    result: Any = export_directory(
+        directory, to, out, int8=int8, data=data, images=images, validation_list=validation_list
+    )
+    if as_json:
+        say_json(result)
+        return
+    show_table(str(directory), ["", ""], list(result.items()))

@@ -1,0 +1,112 @@
+"""What the terminal shows: tables, progress bars, one-line errors, JSON. Nothing else in the package prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+Report = Callable[[int, int, str], None]
+"""How long work tells where it is: done, total, and a text such as the best so far."""
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """Print a line for people, on standard output."""
+    out.print(text, soft_wrap=True)
+
+
+def say_error(text: str) -> None:
+    """Print one line on standard error; line breaks inside become spaces."""
+    err.print("[red]error:[/red]", end=" ")
+    err.print(" ".join(text.split()), markup=False, soft_wrap=True)
+
+
+def say_json(data: object) -> None:
+    """Print data as JSON on standard output, nothing else beside it."""
+    typer.echo(json.dumps(data, indent=2, default=str, allow_nan=False))
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> None:
+    """Print a table; numbers are aligned right."""
+    table = Table(
+        title=title, title_justify="left", caption=note or None, caption_justify="left", header_style="bold"
+    )
+    for number, column in enumerate(columns):
+        numeric = any(isinstance(row[number], int | float) or str(row[number])[:1].isdigit() for row in rows)
+        table.add_column(column, justify="right" if numeric and number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    out.print(table)
+
+
+@contextmanager
+def progress_bar(quiet: bool = False) -> Iterator[Report]:
+    """A progress bar with time left, on standard error; only where a person watches, so logs stay clean.
+
+    Where standard error is no terminal, a line is written at each tenth of the work instead.
+    """
+    if quiet:
+        yield lambda done, total, text: None
+        return
+    if not err.is_terminal:
+        yield _log_lines()
+        return
+    bar = Progress(
+        SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TimeRemainingColumn(), console=err, transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda done, total, text: bar.update(
+            task, completed=done, total=total or None, description=text[:90]
+        )
+
+
+def _log_lines() -> Report:
+    last = {"tenth": -1, "total": 0}
+
+    def report(done: int, total: int, text: str) -> None:
+        tenth = 10 * done // total if total else 0
+        if total != last["total"]:
+            last.update(tenth=-1, total=total)
+        if tenth != last["tenth"]:
+            last["tenth"] = tenth
+            err.print(f"{done}/{total} {text}", markup=False, soft_wrap=True)
+
+    return report
+
+
+def human(value: float | None, unit: str = "") -> str:
+    """A number with a decimal prefix: 1814.07e6 MACs -> `1.81 GMACs`; a dash for None."""
+    if value is None:
+        return "–"
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.2f} {prefix}{unit}".rstrip()
+    return f"{value:g} {unit}".rstrip()
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Seconds as milliseconds with three significant digits."""
+    return "–" if seconds is None else f"{seconds * 1e3:.3g} ms"
+
+
+def flat(mapping: Mapping[str, Any]) -> str:
+    """A mapping on one line: `a 1 · b 2`."""
+    return " · ".join(f"{k} {v}" for k, v in mapping.items())
