@@ -1,46 +1,94 @@
-"""Params and MACs of a site under a choice, by formula: the one place where they stand."""
+"""Params and MACs of a site under a choice, and how many channels a width keeps, by formula: the one place where they stand."""
 
 from __future__ import annotations
 
-from math import ceil, prod
+from math import ceil, lcm, prod
 
 from ghostsearch.choices import Ghost, Keep, LayerChoice, LowRank
 from ghostsearch.space import Site
 
 
-def site_weights(site: Site, choice: LayerChoice, in_channels: int | None = None, out_channels: int | None = None) -> int:
-    """Weights (without bias) of a site under a choice, optionally at other channel counts.
+def intrinsic_channels(out_channels: int, ratio: int, groups: int = 1) -> int:
+    """m = ceil(n/s) intrinsic maps (Han et al. 2020, section 3.1), rounded up so that the convolution's groups divide it."""
+    return groups * ceil(out_channels / (ratio * groups))
 
-    Ghost: m = ceil(n/s) intrinsic maps by k×k, (s-1)·m ghosts by depthwise d×d (Han et al. 2020, section 3.1).
-    """
+
+def low_rank(in_channels: int, out_channels: int, taps: int, share: float, groups: int = 1) -> int:
+    """Maps between the two convolutions of a low-rank site: share·n, at least one and at most full rank per channel group."""
+    n, c = out_channels // groups, in_channels // groups
+    return groups * min(max(1, round(share * n)), n, c * taps)
+
+
+def site_position_macs(
+    site: Site, choice: LayerChoice, in_channels: int | None = None, out_channels: int | None = None
+) -> int:
+    """Multiply-adds per output position of a site under a choice, optionally at other channel counts."""
     c = (in_channels or site.in_channels) // site.groups
     n = out_channels or site.out_channels
-    k = prod(site.kernel)
+    k, dims = prod(site.kernel), len(site.kernel)
     match choice:
         case Keep():
             return n * c * k
         case Ghost(ratio=s, kernel=d, cheap=cheap):
-            m = ceil(n / s)
-            per_ghost = {"conv": d ** len(site.kernel), "affine": 1, "wavelet": 1}[cheap]
-            return m * c * k + (s - 1) * m * per_ghost
+            m = intrinsic_channels(n, s, site.groups)
+            return m * c * k + (s - 1) * m * {"conv": d**dims, "affine": 1, "wavelet": 2**dims}[cheap]
         case LowRank(rank=share):
-            r = low_rank(site, share, n)
+            r = low_rank(c * site.groups, n, k, share, site.groups)
             return r * c * k + n * (r // site.groups)
     raise TypeError(f"no cost formula for {choice}")
 
 
-def low_rank(site: Site, share: float, out_channels: int) -> int:
-    """Maps between the two convolutions of a low-rank site: share·n, at least one per channel group."""
-    return max(site.groups, round(share * out_channels / site.groups) * site.groups)
+def site_macs(
+    site: Site, choice: LayerChoice, in_channels: int | None = None, out_channels: int | None = None
+) -> int:
+    """Multiply-adds on one image of a site under a choice: output positions of all its calls times MACs per position."""
+    positions = site.macs // site_position_macs(site, Keep())
+    return positions * site_position_macs(site, choice, in_channels, out_channels)
+
+
+def site_params(
+    site: Site, choice: LayerChoice, in_channels: int | None = None, out_channels: int | None = None
+) -> int:
+    """Parameters, biases included, of a site under a choice, optionally at other channel counts."""
+    c = (in_channels or site.in_channels) // site.groups
+    n = out_channels or site.out_channels
+    k, dims = prod(site.kernel), len(site.kernel)
+    bias = site.params > site_position_macs(site, Keep())
+    match choice:
+        case Keep():
+            return n * c * k + n * bias
+        case Ghost(ratio=s, kernel=d, cheap=cheap):
+            m = intrinsic_channels(n, s, site.groups)
+            # An affine map is its scale and its shift; a wavelet map has a fixed filter and a scale.
+            per_ghost = {"conv": d**dims + bias, "affine": 2, "wavelet": 1 + bias}[cheap]
+            return m * (c * k + bias) + (s - 1) * m * per_ghost
+        case LowRank(rank=share):
+            r = low_rank(c * site.groups, n, k, share, site.groups)
+            return r * c * k + n * (r // site.groups) + n * bias
+    raise TypeError(f"no cost formula for {choice}")
 
 
 def theoretical_speedup(site: Site, choice: LayerChoice) -> float:
     """MACs of the convolution over MACs of the choice; the paper's r_s (section 3.2, equation 4). Below 1 it is dearer."""
-    return site_weights(site, Keep()) / site_weights(site, choice)
+    return site_position_macs(site, Keep()) / site_position_macs(site, choice)
 
 
 def choice_fits(site: Site, choice: LayerChoice) -> bool:
-    """Whether the choice can be built on the site (channel groups divide) and lowers its MACs."""
+    """Whether the choice suits the site (its channel groups divide the intrinsic maps) and lowers its MACs."""
     if isinstance(choice, Ghost) and ceil(site.out_channels / choice.ratio) % site.groups:
         return False
     return theoretical_speedup(site, choice) > 1
+
+
+def kept_width(channels: int, share: float, multiple: int = 8, divisions: int = 1) -> int:
+    """Channels that a width keeps: the share, rounded to a multiple, never 0 and never above what there is.
+
+    `divisions` are equal runs of channels that must lose the same number each (grouped convolutions). Where rounding to
+    the multiple too would leave no choice between little and all, only the divisions count.
+    """
+    if share >= 1:
+        return channels
+    step = lcm(multiple, divisions)
+    if divisions > 1 and 2 * step > channels:
+        step = divisions
+    return min(channels, max(step, int(share * channels / step + 0.5) * step))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from math import ceil
+from itertools import product
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ghostsearch.blocks.conv import CONVS, Conv, place, resized
 from ghostsearch.choices import Ghost
-
-CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+from ghostsearch.sitecost import intrinsic_channels
 
 
 class GhostConv(nn.Module):
-    """Drop-in for a convolution: primary conv to m = ceil(n/s) maps, depthwise d×d to (s-1)·m ghosts, concatenated.
+    """Drop-in for a convolution: primary conv to m = ceil(n/s) maps, a cheap operation to (s-1)·m ghosts, concatenated.
 
     The swap is linear (no BN or activation inside): the converted net's own follow it, and a least-squares fit of the
     weights is exact. Dilation, stride, padding and its mode belong to the primary alone (Han et al. 2020, section 3.1;
@@ -24,30 +26,92 @@ class GhostConv(nn.Module):
 
     order: Tensor | None
 
-    def __init__(self, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, choice: Ghost, *, ordered: bool = False) -> None:
+    def __init__(self, conv: Conv, choice: Ghost, *, ordered: bool = False) -> None:
         super().__init__()
-        n, dims = conv.out_channels, conv.weight.dim() - 2
-        m = ceil(n / choice.ratio)
-        make = CONVS[dims]
-        place = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+        n, m = conv.out_channels, intrinsic_channels(conv.out_channels, choice.ratio, conv.groups)
         self.choice = choice
         self.out_channels = n
-        self.primary = make(
-            conv.in_channels, m, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups,
-            conv.bias is not None, conv.padding_mode, **place,
-        )  # fmt: skip
-        self.cheap = make(
-            m, m * (choice.ratio - 1), choice.kernel, padding=choice.kernel // 2, groups=m,
-            bias=conv.bias is not None, **place,
-        )  # fmt: skip
+        self.primary = resized(conv, m)
+        self.cheap = CHEAP[choice.cheap](conv, m, choice)
         # Output channel j of the original sits at position order[j]; None when the natural order serves, so that the
         # exported graph has no gather.
         self.register_buffer("order", torch.arange(n, device=conv.weight.device) if ordered else None)
-        self.train(conv.training)
 
     def forward(self, x: Tensor) -> Tensor:
         intrinsic = self.primary(x)
         y = torch.cat([intrinsic, self.cheap(intrinsic)], dim=1)
-        if y.shape[1] > self.out_channels:
-            y = y[:, : self.out_channels]
-        return y if self.order is None else y.index_select(1, self.order)
+        if self.order is not None:
+            return y.index_select(1, self.order)
+        return y if y.shape[1] == self.out_channels else y[:, : self.out_channels]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Whether a fit needed an order is known from the weights alone.
+        saved = state_dict.get(f"{prefix}order")
+        if saved is None:
+            self.order = None
+        elif self.order is None:
+            self.order = torch.arange(self.out_channels, device=self.primary.weight.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        """The choice this block stands for."""
+        return str(self.choice)
+
+
+def depthwise(conv: Conv, channels: int, choice: Ghost) -> nn.Module:
+    """The paper's cheap operation: a depthwise d×d convolution, stride 1, padding d//2 (section 3.1)."""
+    make = CONVS[conv.weight.dim() - 2]
+    return make(
+        channels, channels * (choice.ratio - 1), choice.kernel, padding=choice.kernel // 2, groups=channels,
+        bias=conv.bias is not None, **place(conv),
+    )  # fmt: skip
+
+
+def affine(conv: Conv, channels: int, choice: Ghost) -> nn.Module:
+    """A scale and a shift per ghost (the paper's affine transform, section 4.1): a 1×1 depthwise convolution with bias."""
+    make = CONVS[conv.weight.dim() - 2]
+    return make(channels, channels * (choice.ratio - 1), 1, groups=channels, bias=True, **place(conv))
+
+
+class Wavelet(nn.Module):
+    """Fixed Haar filters with a learned scale per ghost (the paper's wavelet transform, section 4.1).
+
+    Ghost g of the (s-1)·m takes band g mod 2^dims of the undecimated one-level transform, so that all bands serve.
+
+    x: (N, m, *spatial) -> (N, (s-1)·m, *spatial).
+    """
+
+    filters: Tensor
+
+    def __init__(self, conv: Conv, channels: int, choice: Ghost) -> None:
+        super().__init__()
+        dims, ghosts = conv.weight.dim() - 2, channels * (choice.ratio - 1)
+        bands = haar_bands(dims).to(**place(conv))
+        self.channels = channels
+        self.register_buffer("filters", bands[torch.arange(ghosts) % len(bands)].unsqueeze(1))
+        self.scale = nn.Parameter(torch.ones(ghosts, *[1] * (dims + 1), **place(conv)))
+        self.bias = nn.Parameter(torch.zeros(ghosts, **place(conv))) if conv.bias is not None else None
+        self.convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[dims]
+
+    @property
+    def weight(self) -> Tensor:
+        """The scaled filters: ((s-1)·m, 1, 2, …)."""
+        return self.filters * self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Two taps have no centre: one zero behind each axis keeps the size.
+        padded = F.pad(x, [0, 1] * (x.dim() - 2))
+        return self.convolve(padded, self.weight, self.bias, groups=self.channels)
+
+
+def haar_bands(dims: int) -> Tensor:
+    """The 2^dims orthonormal Haar filters of one level: (2^dims, 2, …)."""
+    low, high = torch.tensor([1.0, 1.0]) / 2**0.5, torch.tensor([1.0, -1.0]) / 2**0.5
+    axes = "abc"[:dims]
+    return torch.stack(
+        [torch.einsum(f"{','.join(axes)}->{axes}", *taps) for taps in product((low, high), repeat=dims)]
+    )
+
+
+CHEAP = {"conv": depthwise, "affine": affine, "wavelet": Wavelet}
+"""Cheap operation by its name in the choice: (conv, intrinsic maps, choice) -> module."""

@@ -1,0 +1,61 @@
+"""Makes the model of an architecture: a copy, its widths cut, its sites swapped, its weights inherited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from ghostsearch.convert.inherit import copy_weights
+from torch import nn
+
+from ghostsearch.convert.sites import find_sites, require_sites
+from ghostsearch.convert.swap import swap_sites
+from ghostsearch.convert.width import kept_channels, set_widths, width_plan
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.space import Anatomy, Architecture
+from ghostsearch.tracing import copied
+
+Progress = Callable[[int, int, str], None]
+
+
+def convert(
+    model: nn.Module,
+    architecture: Architecture,
+    *,
+    example: Any,
+    calibration: Iterable[Any] | None = None,
+    anatomy: Anatomy | None = None,
+    width_multiple: int = 8,
+    distill_steps: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> nn.Module:
+    """The model of an architecture as a new module, with weights inherited from `model`, which stays untouched.
+
+    example: (N, C, H, W) or any forward input. `calibration` yields image batches (or (images, …) batches) to fit the
+    weights in closed form; without it they are copied. The structure depends on the architecture alone, so that saved
+    weights load into a conversion made without images.
+    Raises GhostsearchError for a site or group that the model does not have or that cannot change.
+    """
+    if architecture.sites:
+        anatomy = anatomy or find_sites(model, example, include_first=True, widths=False)
+        require_sites(anatomy, architecture.sites)
+    if distill_steps and calibration is None:
+        raise GhostsearchError("distilling blocks needs images: give calibration batches, or distill_steps=0")
+    converted = copied(model)
+    if architecture.groups:
+        keep = kept_channels(model, architecture.groups, example, width_multiple)
+        set_widths(converted, keep, example, plan=width_plan(model, example))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for old, new in swap_sites(converted, architecture.sites).values():
+            copy_weights(old, new)
+    if calibration is not None and not architecture.is_plain:
+        from ghostsearch.convert.inherit import fit_weights
+
+        converted = fit_weights(
+            model, converted, architecture, example=example, calibration=calibration, width_multiple=width_multiple,
+            distill_steps=distill_steps, seed=seed, progress=progress,
+        )  # fmt: skip
+    return converted

@@ -1,0 +1,157 @@
+"""Checks traced groups by really cutting a copy: the cut net must equal the whole one with those channels at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from ghostsearch.convert.width import Edit, WidthPlan, best_channels, set_widths
+from ghostsearch.tracing import call, copied, moved, tensors
+
+TOLERANCE = 1e-4
+"""Largest difference, relative to the largest output; float32 stays a hundred times below it, a wrong channel above."""
+MIXING = (nn.LayerNorm, nn.GroupNorm, _InstanceNorm)
+"""Norms whose statistics change with the number of channels: both nets are compared with these taken out."""
+
+
+def checked_plan(model: nn.Module, plan: WidthPlan, example: Any) -> WidthPlan:
+    """The plan with every group fixed that does not survive being cut; the model is left untouched."""
+    open_groups = [g.name for g in plan.groups if not g.fixed]
+    if not open_groups:
+        return plan
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        probe, example = _probe(model, example)
+        failures: dict[str, str] = {}
+        _sift(probe, plan, open_groups, example, failures)
+    groups = tuple(replace(g, fixed=g.fixed or failures.get(g.name, "")) for g in plan.groups)
+    note = plan.note
+    if failures:
+        note = f"{len(failures)} of {len(groups)} groups of channels cannot change width; each says why"
+    return replace(plan, groups=groups, note=note)
+
+
+def _sift(
+    probe: nn.Module, plan: WidthPlan, names: list[str], example: Any, failures: dict[str, str]
+) -> list[str]:
+    """Names of groups that may be cut together; the others go to `failures` with a reason. Bisects."""
+    trouble = _difference(probe, plan, names, example)
+    if not trouble:
+        return names
+    if len(names) == 1:
+        failures[names[0]] = trouble
+        return []
+    half = len(names) // 2
+    left = _sift(probe, plan, names[:half], example, failures)
+    right = _sift(probe, plan, names[half:], example, failures)
+    if left and right and (trouble := _difference(probe, plan, left + right, example)):
+        failures.update(dict.fromkeys(right, f"it cannot be cut together with other groups: {trouble}"))
+        return left
+    return left + right
+
+
+def _difference(probe: nn.Module, plan: WidthPlan, names: Sequence[str], example: Any) -> str:
+    """Why cutting half of each group's channels fails on the probe; empty when the result is exact."""
+    keep = {}
+    for name in names:
+        group = plan.group(name)
+        run = group.channels // group.divisions
+        keep[name] = best_channels(
+            torch.rand(group.channels), max(1, run // 2) * group.divisions, group.divisions
+        )
+    narrow, zeroed = copied(probe), copied(probe)
+    for name, kept in keep.items():
+        gone = sorted(set(range(plan.group(name).channels)) - set(kept))
+        for edit in plan.edits[name]:
+            _zero(zeroed, edit, gone)
+    try:
+        set_widths(narrow, keep, example, plan=plan)
+        found, wanted = _outputs(narrow, example), _outputs(zeroed, example)
+    # A wrong coupling shows as any error of the cut net's forward.
+    except Exception as error:  # noqa: BLE001
+        return f"the net fails when it is cut ({' '.join(str(error).split())[:100]})"
+    for a, b in zip(found, wanted, strict=True):
+        if a.shape != b.shape:
+            return f"cutting it changes the output's shape from {tuple(b.shape)} to {tuple(a.shape)}"
+        if not torch.allclose(a, b, rtol=0, atol=TOLERANCE * float(b.abs().max())):
+            return "its channels are coupled in a way that the dependency graph gets wrong (a parameter-free shortcut?)"
+    return ""
+
+
+def _outputs(model: nn.Module, example: Any) -> list[Tensor]:
+    with torch.no_grad():
+        return [t for t in tensors(call(model, example)) if t.is_floating_point()]
+
+
+def _zero(model: nn.Module, edit: Edit, channels: Sequence[int]) -> None:
+    """Silence channels in one layer, with everything that reads or makes them."""
+    at = torch.tensor(edit.positions(channels), dtype=torch.long)
+    with torch.no_grad():
+        if edit.side == "parameter":
+            model.get_parameter(edit.path).index_fill_(edit.dim, at, 0)
+            return
+        layer = model.get_submodule(edit.path)
+        if edit.side == "out":
+            for weight in layer.parameters(recurse=False):
+                if weight.dim() > 0 and weight.shape[0] > int(at.max()):
+                    weight[at] = 0
+        elif isinstance(layer, _ConvNd) and layer.groups > 1:
+            rows, columns = layer.out_channels // layer.groups, layer.in_channels // layer.groups
+            for position in at.tolist():
+                run = position // columns
+                layer.weight[run * rows : (run + 1) * rows, position % columns] = 0
+        else:
+            layer.weight[:, at] = 0
+
+
+def _probe(model: nn.Module, example: Any) -> tuple[nn.Module, Any]:
+    """A float copy on the CPU whose every weight matters, and random input: zeros and ones would prove nothing."""
+    probe = copied(model).to("cpu").float().eval().requires_grad_(False)
+    example = _noise(moved(example, "cpu"))
+    norms = [m for m in probe.modules() if isinstance(m, _BatchNorm)]
+    for module in probe.modules():
+        for weight in module.parameters(recurse=False):
+            if weight.numel() and (weight.std(correction=0) < 1e-3 or isinstance(module, _BatchNorm)):
+                weight.uniform_(0.5, 1.5).mul_(torch.rand_like(weight).sub_(0.1).sign_())
+        if isinstance(module, MIXING):
+            module.register_forward_hook(lambda _, args, __: args[0])
+    _set_statistics(probe, norms, example)
+    return probe, example
+
+
+def _set_statistics(probe: nn.Module, norms: list[Any], example: Any) -> None:
+    """BatchNorm statistics of the noise, so that no layer's signal dies out before the output."""
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    try:
+        _outputs(probe, example)
+    except ValueError:
+        # One value per channel (a 1x1 map of one image) has no variance: the statistics stay as they came.
+        pass
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def _noise(example: Any) -> Any:
+    if isinstance(example, Tensor):
+        if not example.is_floating_point():
+            return example
+        shape = (max(2, example.shape[0]), *example.shape[1:]) if example.dim() > 2 else example.shape
+        return torch.randn(shape)
+    if isinstance(example, dict):
+        return {key: _noise(item) for key, item in example.items()}
+    if isinstance(example, list):
+        return [torch.rand(x.shape) if isinstance(x, Tensor) else x for x in example]
+    if isinstance(example, tuple):
+        return tuple(_noise(item) for item in example)
+    return example

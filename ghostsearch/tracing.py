@@ -1,0 +1,129 @@
+"""Runs a model without touching it: on a copy without data where that works, else on a copy on the CPU."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostsearch.errors import GhostsearchError
+
+Shape = tuple[int, ...]
+
+
+def call(model: nn.Module, example: Any) -> Any:
+    """The model's forward on an example: a tuple holds positional arguments, a dict keywords, all else is one argument."""
+    if isinstance(example, tuple):
+        return model(*example)
+    if isinstance(example, dict):
+        return model(**example)
+    return model(example)
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor inside nested tuples, lists, dicts and dataclass-like outputs, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors(item)
+
+
+def moved(example: Any, device: str) -> Any:
+    """The example with every tensor on a device."""
+    if isinstance(example, Tensor):
+        return example.to(device)
+    if isinstance(example, dict):
+        return {key: moved(item, device) for key, item in example.items()}
+    if isinstance(example, list | tuple):
+        return type(example)(moved(item, device) for item in example)
+    return example
+
+
+def batch_size(example: Any) -> int:
+    """Images in an example: the first dimension of its first tensor, or the length of a list of images."""
+    if isinstance(example, list):
+        return max(1, len(example))
+    first = next(tensors(example), None)
+    return int(first.shape[0]) if first is not None and first.dim() > 1 else 1
+
+
+def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A deep copy in the same mode; raises GhostsearchError for a model that cannot be copied."""
+    try:
+        return copy.deepcopy(model, memo)
+    except (TypeError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise GhostsearchError(
+            f"this model cannot be copied ({reason}); converting works on a copy"
+        ) from None
+
+
+def meta_copy(model: nn.Module) -> nn.Module:
+    """The model's structure on the meta device: no data is copied, so it takes no memory and little time."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(
+            torch.empty_like(parameter, device="meta"), parameter.requires_grad
+        )
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copied(model, memo)
+
+
+def forward_copy(model: nn.Module, example: Any, watch: Callable[[nn.Module], None]) -> None:
+    """One forward in eval mode of a copy that `watch` has prepared (hooks): meta where possible, else the CPU.
+
+    `watch` is called once per attempt. The model, its mode and the random state stay as they are.
+    Raises GhostsearchError when the forward fails on the CPU too.
+    """
+    attempts = (lambda: (meta_copy(model), "meta"), lambda: (copied(model).to("cpu"), "cpu"))
+    for attempt in attempts:
+        replica, device = attempt()
+        replica.eval()
+        watch(replica)
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                call(replica, moved(example, device))
+            return
+        # A foreign forward may raise anything; the second failure is reported with its own words.
+        except Exception as error:  # noqa: BLE001
+            trouble = error
+    shown = " ".join(f"{type(trouble).__name__}: {trouble}".split())[:200]
+    raise GhostsearchError(
+        f"the model's forward fails on the example of shape {_shapes(example)} ({shown})"
+    ) from trouble
+
+
+def _shapes(example: Any) -> str:
+    return ", ".join(str(tuple(t.shape)) for t in tensors(example)) or "without tensors"
+
+
+def trace_shapes(
+    model: nn.Module, example: Any, kinds: tuple[type, ...]
+) -> dict[str, list[tuple[Shape, Shape]]]:
+    """Per path of a module of some kinds, the input and output shape (with batch) of each of its calls."""
+    calls: dict[str, list[tuple[Shape, Shape]]] = {}
+
+    def watch(replica: nn.Module) -> None:
+        calls.clear()
+        for path, module in replica.named_modules():
+            if isinstance(module, kinds):
+                module.register_forward_hook(_recorder(calls.setdefault(path, [])), with_kwargs=True)
+
+    forward_copy(model, example, watch)
+    return calls
+
+
+def _recorder(found: list[tuple[Shape, Shape]]) -> Callable[..., None]:
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        x = next(tensors((args, kwargs)))
+        found.append((tuple(x.shape), tuple(output.shape)))
+
+    return hook
