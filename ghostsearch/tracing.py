@@ -77,6 +77,12 @@ def meta_copy(model: nn.Module) -> nn.Module:
     return copied(model, memo)
 
 
+def light_copy(model: nn.Module) -> nn.Module:
+    """A copy of the structure that shares the data: for changes that replace tensors, never for those in place."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in model.parameters()}
+    return copied(model, memo)
+
+
 def forward_copy(model: nn.Module, example: Any, watch: Callable[[nn.Module], None]) -> None:
     """One forward in eval mode of a copy that `watch` has prepared (hooks): meta where possible, else the CPU.
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
-from ghostsearch.convert.width import Edit, Side, WidthPlan
+from ghostsearch.convert.width import OUTPUT, Edit, Side, WidthPlan
 from ghostsearch.space import Group
 from ghostsearch.tracing import call, copied, meta_copy, moved
 
@@ -66,7 +66,7 @@ def _plan(model: nn.Module, graph: Any) -> WidthPlan:
         divisions = _divisions(model, found)
         if not fixed and _outputs(root) % divisions:
             fixed = "grouped convolutions on it divide its channels differently"
-        seen.update(members if not fixed else (path,))
+        seen.update(members)
         groups.append(Group(path, _outputs(root), members, fixed, divisions))
         edits[path] = tuple(found)
     note = "" if groups else UNTRACED.format("no layer's channels reach another layer")
@@ -104,9 +104,9 @@ def _edits(
             side: Side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
             found.append(Edit(names[id(module)], side, pairs))
             if side == "out" and not node.outputs:
-                fixed = "it is an output of the model"
+                fixed = OUTPUT
         elif isinstance(module, ops._OutputOp):
-            fixed = "it is an output of the model"
+            fixed = OUTPUT
     return found, fixed
 
 
@@ -122,7 +122,8 @@ def _partial(model: nn.Module, edits: list[Edit], channels: int) -> str:
                 and len(np.unique(edit.pairs[:, 1])) == channels
             )
             if not whole:
-                return f"only part of the channels of {edit.path} belong to it"
+                have = _outputs(layer)
+                return f"of the {have} channels of {edit.path} only some are coupled to it (a padded or sliced shortcut?)"
         if (
             isinstance(layer, _ConvNd)
             and layer.groups > 1

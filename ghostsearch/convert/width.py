@@ -18,6 +18,7 @@ from ghostsearch.sitecost import kept_width
 from ghostsearch.space import Group, nearest_names
 
 Side = Literal["out", "in", "parameter"]
+OUTPUT = "it is an output of the model"
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ghostsearch.convert.width import Edit, WidthPlan, best_channels, set_widths
-from ghostsearch.tracing import call, copied, moved, tensors
+from ghostsearch.convert.width import OUTPUT, Edit, WidthPlan, best_channels, set_widths
+from ghostsearch.tracing import call, copied, light_copy, moved, tensors
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest output; float32 stays a hundred times below it, a wrong channel above."""
@@ -24,18 +24,19 @@ MIXING = (nn.LayerNorm, nn.GroupNorm, _InstanceNorm)
 def checked_plan(model: nn.Module, plan: WidthPlan, example: Any) -> WidthPlan:
     """The plan with every group fixed that does not survive being cut; the model is left untouched."""
     open_groups = [g.name for g in plan.groups if not g.fixed]
-    if not open_groups:
-        return plan
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         probe, example = _probe(model, example)
         failures: dict[str, str] = {}
-        _sift(probe, plan, open_groups, example, failures)
+        if open_groups:
+            _sift(probe, plan, open_groups, example, failures)
     groups = tuple(replace(g, fixed=g.fixed or failures.get(g.name, "")) for g in plan.groups)
-    note = plan.note
-    if failures:
-        note = f"{len(failures)} of {len(groups)} groups of channels cannot change width; each says why"
-    return replace(plan, groups=groups, note=note)
+    stuck = [g.name for g in groups if g.fixed and g.fixed != OUTPUT]
+    if stuck:
+        shown = ", ".join(stuck[:3]) + (", …" if len(stuck) > 3 else "")
+        note = f"{len(stuck)} of {len(groups)} groups of channels cannot change width ({shown}); each says why"
+        return replace(plan, groups=groups, note=note)
+    return replace(plan, groups=groups)
 
 
 def _sift(
@@ -66,7 +67,7 @@ def _difference(probe: nn.Module, plan: WidthPlan, names: Sequence[str], example
         keep[name] = best_channels(
             torch.rand(group.channels), max(1, run // 2) * group.divisions, group.divisions
         )
-    narrow, zeroed = copied(probe), copied(probe)
+    narrow, zeroed = light_copy(probe), copied(probe)
     for name, kept in keep.items():
         gone = sorted(set(range(plan.group(name).channels)) - set(kept))
         for edit in plan.edits[name]:
