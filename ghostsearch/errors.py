@@ -10,3 +10,7 @@ class MissingExtraError(GhostsearchError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} is not installed: pip install 'ghostsearch[{extra}]'")
+
+
+class TrainingError(GhostsearchError):
+    """Training broke off, such as on a loss that is not a number; a study records the trial as failed."""

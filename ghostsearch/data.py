@@ -1,0 +1,228 @@
+"""Data sets by name, as loaders of normalised batches for training, selection and the final test."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from ghostsearch.datasets.folder import read_folder, without
+from ghostsearch.datasets.images import ImageSource
+from ghostsearch.datasets.memory import ImageSet, decode
+from ghostsearch.datasets.packaged import read_digits, read_torchvision
+from ghostsearch.datasets.splits import stratified_split
+from ghostsearch.datasets.stream import StreamSet, find_unreadable
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.usercode import import_object, is_object_name
+
+if TYPE_CHECKING:
+    from ghostsearch.models.loading import InputSpec
+
+Progress = Callable[[int, int, str], None]
+
+MEMORY_LIMIT_BYTES = 2**30
+"""Sets that need no more than this, decoded to bytes at the model's size, stay in memory."""
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Loaders of (images, target) batches, `images: (N, C, H, W)` normalised for the model."""
+
+    name: str
+    train: Iterable[Any]
+    """Shuffled and augmented."""
+    validation: Iterable[Any]
+    """Selects among models."""
+    test: Iterable[Any]
+    """Read once, at the end."""
+    classes: tuple[str, ...] = ()
+    """Empty when the images carry no class labels."""
+    broken: tuple[str, ...] = ()
+    """Files that were left out, each with the reason."""
+    notes: tuple[str, ...] = ()
+    """How the splits came about."""
+
+
+def load_data(
+    spec: str,
+    *,
+    input: InputSpec,  # noqa: A002  # the contract's name: the model's input
+    batch: int = 64,
+    seed: int = 0,
+    validation_list: str | Path | None = None,
+    train_images: int | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Data:
+    """The data set that `spec` names, resized and normalised for a model's input.
+
+    `digits`, `folder:PATH`, `torchvision:NAME@ROOT` (already on disk), or `package.module:function`, which runs that
+    code: it is called with those of `input`, `batch` and `seed` that it takes and returns train, validation and test
+    loaders. `train_images` keeps only so many training images, stratified. Sets up to MEMORY_LIMIT_BYTES are decoded
+    once; larger ones stream through `workers` processes (default: one a core).
+    Raises GhostsearchError for an unknown or unreadable set, an empty class, a bad list.
+    """
+    if batch < 1:
+        raise GhostsearchError(f"batch must be at least 1, got {batch}")
+    kind, _, rest = spec.partition(":")
+    if validation_list is not None and kind != "folder":
+        raise GhostsearchError(f"a list of validation images goes with folder:PATH, not with {spec!r}")
+    if kind not in ("folder", "torchvision") and spec != "digits":
+        return _user_data(spec, {"input": input, "batch": batch, "seed": seed})
+    if input.channels not in (1, 3):
+        raise GhostsearchError(
+            f"the model takes {input.channels} channels, images have 1 or 3; give loaders by package.module:function"
+        )
+    if spec == "digits":
+        source = read_digits(seed)
+    elif kind == "folder":
+        source = read_folder(Path(rest), input, seed, Path(validation_list) if validation_list else None)
+    else:
+        name, _, root = rest.partition("@")
+        if not root:
+            raise GhostsearchError(f"data {spec!r} names no folder; write torchvision:CIFAR10@ROOT")
+        source = read_torchvision(name, Path(root), seed)
+    return _loaders(spec, _shortened(source, train_images, seed), input, batch, seed, workers, progress)
+
+
+def calibration_batches(data: Data, images: int = 512, *, seed: int = 0, batch: int = 64) -> list[Tensor]:
+    """Batches of `images` training images (fewer where there are not so many) without augmentation or labels.
+
+    The same seed draws the same images. Raises GhostsearchError when the training split is empty.
+    """
+    dataset = getattr(data.train, "dataset", None)
+    if isinstance(dataset, ImageSet | StreamSet):
+        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:images].tolist()
+        plain = dataset.plain()
+        batches = [plain.__getitems__(order[i : i + batch])[0] for i in range(0, len(order), batch)]
+    else:
+        batches, held = [], 0
+        for first, *_ in data.train:
+            batches.append(first[: images - held])
+            held += len(batches[-1])
+            if held >= images:
+                break
+    if not batches:
+        raise GhostsearchError(f"{data.name} has no training images to calibrate on")
+    return batches
+
+
+def _shortened(source: ImageSource, count: int | None, seed: int) -> ImageSource:
+    """The source with only `count` training images; the other positions are not even decoded."""
+    train = source.splits["train"]
+    if count is not None and not 1 <= count:
+        raise GhostsearchError(f"the number of training images must be at least 1, got {count}")
+    if count is None or count >= len(train):
+        return source
+    _, taken = stratified_split([source.labels[i] for i in train], count, seed, keep=0)
+    used = sorted({train[i] for i in taken} | {i for s in SPLITS[1:] for i in source.splits[s]})
+    new = {old: i for i, old in enumerate(used)}
+    inner = source.open
+    return replace(
+        source,
+        names=[source.names[i] for i in used],
+        labels=[source.labels[i] for i in used],
+        open=lambda i: inner(used[i]),
+        splits={s: [new[i] for i in source.splits[s] if i in new] for s in SPLITS},
+        notes=(*source.notes, f"train: {count} of {len(train)} images, stratified, seed {seed}"),
+    )
+
+
+def _loaders(
+    spec: str,
+    source: ImageSource,
+    input_spec: InputSpec,
+    batch: int,
+    seed: int,
+    workers: int | None,
+    progress: Progress | None,
+) -> Data:
+    needed = len(source.names) * input_spec.channels * input_spec.size**2
+    in_memory = needed <= MEMORY_LIMIT_BYTES
+    if in_memory:
+        images, broken = decode(source, input_spec, progress)
+        source = without(source, broken)
+        labels = torch.tensor(source.labels)
+        shift = max(1, input_spec.size // 8)
+    else:
+        broken = find_unreadable(source, progress)
+        source = without(source, broken)
+        workers = (os.cpu_count() or 1) if workers is None else workers
+
+    def dataset(split: str) -> ImageSet | StreamSet:
+        positions, training = source.splits[split], split == "train"
+        if not in_memory:
+            return StreamSet(source, positions, input_spec, augment=training)
+        chosen = torch.tensor(positions)
+        return ImageSet(
+            images[chosen], labels[chosen], mean=input_spec.mean, std=input_spec.std,
+            shift=shift if training else 0, flips=training and source.flips,
+        )  # fmt: skip
+
+    made = {
+        split: _loader(dataset(split), split, batch, seed, 0 if in_memory else workers or 0)
+        for split in SPLITS
+    }
+    reasons = tuple(f"{source.names[i]}: {why}" for i, why in sorted(broken.items()))
+    return Data(spec, **made, classes=source.classes, broken=reasons, notes=source.notes)
+
+
+def _loader(
+    dataset: ImageSet | StreamSet, split: str, batch: int, seed: int, workers: int
+) -> DataLoader[Any]:
+    training = split == "train"
+    size = dataset.images.shape[-1] if isinstance(dataset, ImageSet) else dataset.input_spec.size
+    return DataLoader(
+        dataset,
+        # Without gradients a batch of small images may be larger: fewer calls, same scores.
+        batch_size=batch if training or size > 64 else max(batch, 256),
+        shuffle=training,
+        # BatchNorm cannot train on a last batch of one image, and a short one skews its statistics.
+        drop_last=training and len(dataset) >= batch,
+        generator=torch.Generator().manual_seed(seed),
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+
+
+def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The data set gives out whole batches, so there is nothing to collate."""
+    return batch
+
+
+def _user_data(spec: str, offered: Mapping[str, Any]) -> Data:
+    if not is_object_name(spec):
+        raise GhostsearchError(
+            f"no data set {spec!r}; write digits, folder:PATH, torchvision:CIFAR10@ROOT or package.module:function"
+        )
+    function = import_object(spec, "data")
+    if not callable(function):
+        raise GhostsearchError(
+            f"data {spec!r} is a {type(function).__name__}, not a function that returns loaders"
+        )
+    takes = inspect.signature(function).parameters
+    made = function(**{key: value for key, value in offered.items() if key in takes})
+    if isinstance(made, Data):
+        return replace(made, name=spec)
+    if isinstance(made, Mapping) and set(SPLITS) <= set(made):
+        made = tuple(made[split] for split in SPLITS)
+    if not (isinstance(made, tuple | list) and len(made) == 3):
+        raise GhostsearchError(
+            f"data {spec!r} must return three loaders (train, validation, test), or a Data"
+        )
+    train, validation, test = made
+    dataset = train.dataset if isinstance(train, DataLoader) else None
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    classes = getattr(dataset, "classes", ()) if isinstance(dataset, Dataset) else ()
+    return Data(spec, train, validation, test, classes=tuple(map(str, classes)))

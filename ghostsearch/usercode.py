@@ -1,0 +1,43 @@
+"""Names like `package.module:object`: the user's own code, which is trusted and run."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from ghostsearch.errors import GhostsearchError
+
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+def is_object_name(text: str) -> bool:
+    """Whether a text has the form `package.module:object`."""
+    return _NAME.fullmatch(text) is not None
+
+
+def import_object(name: str, what: str) -> Any:
+    """The object that `package.module:object` names; importing the module runs its code.
+
+    The working directory is searched too, as `python -m` does. `what` says in errors what the object is for.
+    Raises GhostsearchError when the name does not parse, the module fails to import or has no such object.
+    """
+    if not is_object_name(name):
+        raise GhostsearchError(f"{what} {name!r} does not parse; write it like 'package.module:object'")
+    module_name, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise GhostsearchError(
+            f"{what} {name!r}: importing {module_name} failed: {type(error).__name__}: {error}"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise GhostsearchError(f"{what} {name!r}: module {module_name} has no {attribute!r}")
+        found = getattr(found, part)
+    return found
