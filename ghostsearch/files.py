@@ -1,0 +1,64 @@
+"""Writes files so that a reader, or a kill at any moment, finds the old file or the new one, never half."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ghostsearch.errors import GhostsearchError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole or not at all; raises GhostsearchError when it cannot be written."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; raises GhostsearchError when it cannot be written."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path for a writer that wants a file name; it becomes `path` when the block ends well.
+
+    Folders on the way are made. The content reaches the disk before the name does (write, fsync, rename). When
+    the block raises, `path` stays as it was and the temporary file goes. The block should do nothing but write.
+    Raises GhostsearchError for a full disk, a read-only directory and other refusals of the system.
+    """
+    path = Path(path)
+    # Hidden, so that no glob over the directory takes it for a result; the suffix stays, because some writers
+    # choose the format by it.
+    temporary = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(6)}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+        yield temporary
+        _publish(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error.strerror or str(error)) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, reason: str) -> GhostsearchError:
+    """The one line for a file that the system refuses to take."""
+    return GhostsearchError(f"{path}: cannot be written ({reason}); free space or choose another place")
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    if os.name == "posix":
+        # The rename itself lives in the directory.
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
