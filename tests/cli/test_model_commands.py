@@ -1,0 +1,127 @@
+"""inspect, convert, measure and export as a user runs them."""
+
+import json
+
+import pytest
+
+from ghostsearch.choices import parse_layer_choice
+from ghostsearch.sitecost import site_weights
+
+
+def test_help_teaches_by_an_example_and_loads_no_torch(ghostsearch):
+    import subprocess
+    import sys
+
+    outcome = ghostsearch("--help")
+    assert outcome.code == 0
+    for command in ("inspect", "convert", "measure", "search", "finetune", "report", "export"):
+        assert command in outcome.out
+        shown = ghostsearch(command, "--help")
+        assert shown.code == 0
+        assert f"ghostsearch {command}" in shown.out
+        assert "Example" in shown.out
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, ghostsearch.cli.main; print('torch' in sys.modules)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert loaded.stdout.strip() == "False"
+
+
+def test_inspect_tells_sites_groups_skipped_and_shares(ghostsearch):
+    found = ghostsearch("inspect", "torchvision:resnet18", "--json").data
+    # conv1 reads the image; 16 3×3 and 3 1×1 convolutions remain
+    assert len(found["sites"]) == 16 + 3
+    assert [s["module"] for s in found["skipped"]] == ["conv1"]
+    assert found["params"] == 11_689_512
+    site = next(s for s in found["sites"] if s["site"] == "layer1.0.conv1")
+    assert site["kind"] == "Conv2d 3x3"
+    speedups = {c["choice"]: c["speedup"] for c in site["choices"]}
+    # r_s = c·k² / (c·k²/s + (s-1)·d²/s), the paper's equation 4
+    assert speedups["ghost(ratio=2, kernel=3)"] == pytest.approx(64 * 9 / (64 * 9 / 2 + 9 / 2))
+    assert abs(sum(k["macs_share"] for k in found["shares"]) - 1) < 1e-9
+    assert abs(sum(k["params_share"] for k in found["shares"]) - 1) < 1e-9
+    assert any(g["fixed"] == "" for g in found["groups"])
+
+
+def test_inspect_of_a_net_without_sites_says_so_in_one_line(refused):
+    refused("no convolution", "inspect", "torchvision:vit_b_16")
+
+
+def test_convert_measure_load_round_trip(ghostsearch, tmp_path):
+    import torch
+
+    from ghostsearch.saved import load
+
+    out = tmp_path / "converted"
+    done = ghostsearch(
+        "convert", "ghostsearch:digits_cnn", "--choice", "ghost(ratio=2, kernel=3)", "--out", out, "--json"
+    )
+    assert done.code == 0, done.err
+    table = {row["what"]: row for row in done.data["rows"]}
+    assert table["MACs"]["after"] < table["MACs"]["before"]
+    assert json.loads((out / "architecture.json").read_text())
+    model = load(out)
+    x = torch.randn(2, 1, 8, 8)
+    assert torch.equal(model(x), load(out)(x))
+
+    measured = ghostsearch("measure", out, "--device", "onnxruntime:cpu", "--time-limit", "2", "--json")
+    assert measured.code == 0, measured.err
+    found = measured.data
+    assert set(found["macs"]) >= {"exact", "fvcore", "thop"}
+    assert found["macs"]["exact"] == table["MACs"]["after"]
+    assert found["params"] == table["params"]["after"]
+    (latency,) = found["latency"]
+    assert latency["device"] == "onnxruntime:cpu"
+    assert latency["threads"] == 1
+    assert latency["batch"] == 1
+    assert len(latency["times_s"]) >= 5
+    assert latency["plain_times_s"], "a converted directory is timed beside its plain model"
+    assert min(latency["times_s"]) > 0
+    assert found["versions"]["torch"]
+
+    exported = ghostsearch("export", out, "--format", "onnx", "--json")
+    assert exported.code == 0, exported.err
+    assert exported.data["max_difference"] < 1e-4
+
+
+def test_an_architecture_file_gives_the_same_model_as_its_choices(ghostsearch, tmp_path):
+    first = ghostsearch("convert", "ghostsearch:digits_cnn", "--choice", "ghost(4, 3)", "--out", tmp_path / "a", "--json").data
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(first["architecture"]))
+    second = ghostsearch("convert", "ghostsearch:digits_cnn", "--architecture", file, "--out", tmp_path / "b", "--json").data
+    assert first["rows"] == second["rows"]
+    assert first["digest"] == second["digest"]
+
+
+@pytest.mark.parametrize(
+    ("told", "arguments"),
+    [
+        ("nosuchnet", ["inspect", "torchvision:nosuchnet"]),
+        ("resnet1", ["inspect", "resnet1"]),
+        ("matches no", ["convert", "ghostsearch:digits_cnn", "--choice", "ghost(2,3)", "--include", "nope.*", "--out", "OUT"]),
+        ("does not parse", ["convert", "ghostsearch:digits_cnn", "--choice", "ghost(", "--out", "OUT"]),
+        ("ratio must be", ["convert", "ghostsearch:digits_cnn", "--choice", "ghost(ratio=1)", "--out", "OUT"]),
+        ("kernel must be", ["convert", "ghostsearch:digits_cnn", "--choice", "ghost(kernel=4)", "--out", "OUT"]),
+        ("exactly one", ["convert", "ghostsearch:digits_cnn", "--out", "OUT"]),
+        ("weights", ["convert", "ghostsearch:digits_cnn", "--choice", "ghost", "--weights", "none.pt", "--out", "OUT"]),
+        ("no convolution", ["convert", "torchvision:vit_b_16", "--choice", "ghost", "--out", "OUT"]),
+        ("unknown device", ["measure", "ghostsearch:digits_cnn", "--device", "abacus:cpu"]),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(refused, tmp_path, told, arguments):
+    out = tmp_path / "out"
+    refused(told, *[str(out) if a == "OUT" else a for a in arguments], cwd=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_theoretical_speedup_is_the_ratio_of_the_site_formulas(ghostsearch):
+    found = ghostsearch("inspect", "ghostsearch:digits_cnn", "--space", "quickstart", "--json").data
+    from ghostsearch.space import Site
+
+    names = {f.name for f in __import__("dataclasses").fields(Site)}
+    for row in found["sites"]:
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in names}
+        site = Site(path=row["site"], **values)
+        for choice in row["choices"]:
+            after = site_weights(site, parse_layer_choice(choice["choice"]))
+            assert choice["speedup"] == pytest.approx(site_weights(site, parse_layer_choice("keep")) / after)

@@ -1,0 +1,86 @@
+"""The main job as a user runs it, small: search, resume, report, and what is refused."""
+
+import pandas as pd
+import pytest
+import yaml
+
+TINY = [
+    "--trials", "4", "--epochs", "0", "--final-epochs", "0", "--baseline-epochs", "2", "--time-limit", "0.5", "--quiet",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study(ghostsearch, tmp_path_factory):
+    """A finished tiny study of the quick start's network."""
+    out = tmp_path_factory.mktemp("search") / "run"
+    done = ghostsearch("search", *TINY, "--out", out)
+    assert done.code == 0, done.err
+    return out, done
+
+
+def test_the_study_directory_holds_what_is_promised(study):
+    out, done = study
+    for name in ("run.yaml", "study.db", "trials.csv", "trials.parquet", "front.csv", "report.html", "report.md"):
+        assert (out / name).is_file(), name
+        assert name in done.out or name in ("run.yaml", "trials.parquet")
+    front = pd.read_csv(out / "front.csv")
+    assert len(front) >= 1
+    for digest in front["digest"]:
+        assert (out / "models" / digest / "architecture.json").is_file()
+        assert (out / "models" / digest / "weights.safetensors").is_file()
+    trials = pd.read_parquet(out / "trials.parquet")
+    assert trials["digest"].is_unique
+    assert "plain" in set(trials["digest"])
+
+
+def test_the_same_command_goes_on_and_repeats_nothing(ghostsearch, study):
+    out, _ = study
+    before = pd.read_parquet(out / "trials.parquet")
+    done = ghostsearch("search", *TINY, "--out", out)
+    assert done.code == 0, done.err
+    after = pd.read_parquet(out / "trials.parquet")
+    pd.testing.assert_frame_equal(before, after)
+
+
+def test_run_yaml_is_enough_to_run_again(ghostsearch, study, tmp_path):
+    out, _ = study
+    config = yaml.safe_load((out / "run.yaml").read_text())
+    config["out"] = str(tmp_path / "again")
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    done = ghostsearch("search", "--config", tmp_path / "run.yaml", "--quiet")
+    assert done.code == 0, done.err
+    first, second = (pd.read_parquet(d / "trials.parquet") for d in (out, tmp_path / "again"))
+    assert list(first["digest"]) == list(second["digest"])
+    pd.testing.assert_series_equal(first["macs"], second["macs"])
+
+
+def test_another_study_is_not_overwritten(refused, study):
+    out, _ = study
+    before = (out / "study.db").read_bytes()
+    refused("another study", "search", *TINY, "--space", "ghost", "--out", out)
+    assert (out / "study.db").read_bytes() == before
+
+
+def test_report_is_written_again_from_what_is_on_disk(ghostsearch, study):
+    out, _ = study
+    (out / "report.html").unlink()
+    done = ghostsearch("report", out)
+    assert done.code == 0, done.err
+    page = (out / "report.html").read_text()
+    assert "<html" in page
+    assert "http://" not in page.split("<script")[0], "the page needs no network"
+
+
+@pytest.mark.parametrize(
+    ("told", "arguments"),
+    [
+        ("nearest", ["--max-macs", "1%"]),
+        ("max_latency", ["--max-latency", "fast"]),
+        ("--data", ["--data", "folder:/nonexistent/images"]),
+        ("space", ["--space", "no-such-preset"]),
+        ("sampler", ["--sampler", "oracle"]),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(refused, tmp_path, told, arguments):
+    refused(told, "search", *TINY, *arguments, "--out", tmp_path / "run")
+    assert not list(tmp_path.glob("run/*"))
