@@ -6,12 +6,13 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 
 from ghostsearch.datasets.folder import read_folder, without
 from ghostsearch.datasets.images import ImageSource
@@ -23,6 +24,8 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.usercode import import_object, is_object_name
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ghostsearch.models.loading import InputSpec
 
 Progress = Callable[[int, int, str], None]
@@ -55,7 +58,7 @@ class Data:
 def load_data(
     spec: str,
     *,
-    input: InputSpec,  # noqa: A002  # the contract's name: the model's input
+    input: InputSpec,
     batch: int = 64,
     seed: int = 0,
     validation_list: str | Path | None = None,
@@ -65,10 +68,10 @@ def load_data(
 ) -> Data:
     """The data set that `spec` names, resized and normalised for a model's input.
 
-    `digits`, `folder:PATH`, `torchvision:NAME@ROOT` (already on disk), or `package.module:function`, which runs that
-    code: it is called with those of `input`, `batch` and `seed` that it takes and returns train, validation and test
-    loaders. `train_images` keeps only so many training images, stratified. Sets up to MEMORY_LIMIT_BYTES are decoded
-    once; larger ones stream through `workers` processes (default: one a core).
+    `digits`, `folder:PATH`, `torchvision:NAME@ROOT` (already on disk), or `package.module:function`, which
+    runs that code: it is called with those of `input`, `batch` and `seed` that it takes and returns train,
+    validation and test loaders. `train_images` keeps only so many training images, stratified. Sets up to
+    MEMORY_LIMIT_BYTES are decoded once; larger ones stream through `workers` processes (default: one a core).
     Raises GhostsearchError for an unknown or unreadable set, an empty class, a bad list.
     """
     if batch < 1:
@@ -80,7 +83,8 @@ def load_data(
         return _user_data(spec, {"input": input, "batch": batch, "seed": seed})
     if input.channels not in (1, 3):
         raise GhostsearchError(
-            f"the model takes {input.channels} channels, images have 1 or 3; give loaders by package.module:function"
+            f"the model takes {input.channels} channels, images have 1 or 3; "
+            "give loaders of your own by package.module:function"
         )
     if spec == "digits":
         source = read_digits(seed)
@@ -119,22 +123,25 @@ def calibration_batches(data: Data, images: int = 512, *, seed: int = 0, batch: 
 def _shortened(source: ImageSource, count: int | None, seed: int) -> ImageSource:
     """The source with only `count` training images; the other positions are not even decoded."""
     train = source.splits["train"]
-    if count is not None and not 1 <= count:
+    if count is not None and count < 1:
         raise GhostsearchError(f"the number of training images must be at least 1, got {count}")
     if count is None or count >= len(train):
         return source
     _, taken = stratified_split([source.labels[i] for i in train], count, seed, keep=0)
     used = sorted({train[i] for i in taken} | {i for s in SPLITS[1:] for i in source.splits[s]})
     new = {old: i for i, old in enumerate(used)}
-    inner = source.open
     return replace(
         source,
         names=[source.names[i] for i in used],
         labels=[source.labels[i] for i in used],
-        open=lambda i: inner(used[i]),
+        open=partial(_open_used, source.open, used),
         splits={s: [new[i] for i in source.splits[s] if i in new] for s in SPLITS},
         notes=(*source.notes, f"train: {count} of {len(train)} images, stratified, seed {seed}"),
     )
+
+
+def _open_used(opener: Callable[[int], Image], used: list[int], i: int) -> Image:
+    return opener(used[i])
 
 
 def _loaders(
@@ -195,7 +202,7 @@ def _loader(
     )
 
 
-def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _as_it_is(batch: Any) -> Any:
     """The data set gives out whole batches, so there is nothing to collate."""
     return batch
 
@@ -203,7 +210,8 @@ def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 def _user_data(spec: str, offered: Mapping[str, Any]) -> Data:
     if not is_object_name(spec):
         raise GhostsearchError(
-            f"no data set {spec!r}; write digits, folder:PATH, torchvision:CIFAR10@ROOT or package.module:function"
+            f"no data set {spec!r}; write digits, folder:PATH, torchvision:CIFAR10@ROOT "
+            "or package.module:function"
         )
     function = import_object(spec, "data")
     if not callable(function):
@@ -220,9 +228,9 @@ def _user_data(spec: str, offered: Mapping[str, Any]) -> Data:
         raise GhostsearchError(
             f"data {spec!r} must return three loaders (train, validation, test), or a Data"
         )
-    train, validation, test = made
-    dataset = train.dataset if isinstance(train, DataLoader) else None
+    dataset = getattr(made[0], "dataset", None)
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
-    classes = getattr(dataset, "classes", ()) if isinstance(dataset, Dataset) else ()
-    return Data(spec, train, validation, test, classes=tuple(map(str, classes)))
+    train, validation, test = made
+    classes = tuple(map(str, getattr(dataset, "classes", ())))
+    return Data(spec, train, validation, test, classes=classes)

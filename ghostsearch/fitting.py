@@ -46,7 +46,7 @@ class Fitting(pl.LightningModule):
         return to_device(batch, device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """The loss of a batch: the labels' and, with a teacher, the distillation loss at the recipe's share."""
+        """The loss of a batch: the labels' and, with a teacher, the distillation loss at its share."""
         images, target = batch
         output = self.task.forward(self.model, images, target)
         loss = self.task.loss(output, target)
@@ -116,7 +116,7 @@ class Watch(pl.Callback):
             self._look(trainer.global_step, last)
 
     def _look(self, step: int, last: bool) -> None:
-        # The sum is not finite from the first step on whose loss was not: no bad step escapes between two looks.
+        # Once a step's loss is not finite the sum never is again: no bad step escapes between two looks.
         mean = float(self._sum) / self._batches
         if not math.isfinite(mean):
             raise TrainingError(
@@ -199,7 +199,7 @@ def contained(model: nn.Module, teacher: nn.Module | None, device: torch.device,
     channels_last = {"memory_format": torch.channels_last}
     with quiet(), own_randomness(), placed(model, device), mode(model, training=True):
         pl.seed_everything(seed, verbose=False)
-        model.to(**channels_last)  # type: ignore[call-overload]
+        model.to(**channels_last)
         try:
             if teacher is None:
                 yield
@@ -207,7 +207,7 @@ def contained(model: nn.Module, teacher: nn.Module | None, device: torch.device,
                 with placed(teacher, device), mode(teacher, training=False):
                     yield
         finally:
-            model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            model.to(memory_format=torch.contiguous_format)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class Task(ABC):
         """A fresh accumulator of the score."""
 
     def forward(self, model: nn.Module, images: Any, target: Any) -> Any:  # noqa: ARG002
-        """The model's output on a batch; override where the model wants the target too, as detectors do in training."""
+        """The model's output on a batch; override where the model wants the target too, as detectors do."""
         return model(images)
 
     def distillation_loss(self, output: Any, teacher_output: Any) -> Tensor:
@@ -53,7 +53,7 @@ class Task(ABC):
 
 
 class Classification(Task):
-    """One label an image: cross entropy and accuracy; distillation by softened outputs (Hinton et al. 2015, section 2)."""
+    """One label an image: cross entropy and accuracy."""
 
     metric = "accuracy"
 
@@ -82,7 +82,7 @@ class Classification(Task):
         return Accuracy()
 
     def distillation_loss(self, output: Any, teacher_output: Any) -> Tensor:
-        """Kullback-Leibler divergence of the outputs softened by T, times T² (Hinton et al. 2015, section 2)."""
+        """KL divergence of outputs softened by a temperature T, times T² (Hinton et al. 2015, section 2)."""
         t = self.temperature
         student = F.log_softmax(main_output(output) / t, dim=1)
         teacher = F.log_softmax(main_output(teacher_output) / t, dim=1)
@@ -110,8 +110,8 @@ class Accuracy:
 def split_output(output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The main tensor of a model's output and its auxiliary heads'.
 
-    A tensor is its own main; of a (named) tuple or list the first is, as GoogLeNet gives them; of a mapping `out` or
-    `logits` (else the first), the auxiliaries being the entries whose names start with `aux`.
+    A tensor is its own main; of a (named) tuple or list the first is, as GoogLeNet gives them; of a mapping
+    `out` or `logits` (else the first), the auxiliaries being the entries whose names start with `aux`.
     """
     if isinstance(output, Tensor):
         return output, ()
@@ -129,7 +129,7 @@ def main_output(output: Any) -> Tensor:
 
 
 def load_task(name: str = "classification") -> Task:
-    """The task that a name stands for: `classification`, or the user's own `package.module:object`, which runs code.
+    """The task of a name: `classification`, or the user's own `package.module:object`, which runs that code.
 
     The object may be a Task, or a class or function that makes one without arguments.
     Raises GhostsearchError when it is neither.

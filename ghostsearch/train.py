@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ghostsearch.data import Data
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, TrainingError
 from ghostsearch.tasks import Classification, Task, score_value
 
 Progress = Callable[[int, int, str], None]
@@ -21,7 +21,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyper-parameters of stochastic gradient descent with Nesterov momentum under one cycle of the learning rate."""
+    """Hyper-parameters of SGD with Nesterov momentum under one cycle of the learning rate."""
 
     lr: float = 0.05
     """The highest learning rate."""
@@ -48,7 +48,7 @@ class Recipe:
                 raise GhostsearchError(f"{name} must be {rule}, got {getattr(self, name)}")
 
     def lr_share(self, step: int, steps: int) -> float:
-        """Learning rate of a step (from 0) over the highest: up in a line, then down along a cosine to nearly zero."""
+        """Learning rate of a step (from 0) over the highest: up in a line, down along a cosine to zero."""
         climb = round(self.warmup * steps)
         if step < climb:
             return (step + 1) / (climb + 1)
@@ -103,8 +103,9 @@ def train(
 ) -> TrainResult:
     """Train a model in place on the training split for `epochs` (parts allowed), at most `steps` batches.
 
-    `lr` overrides the recipe's. With a teacher, its outputs are distilled at the recipe's share. The same seed gives the
-    same weights on the same machine, whatever ran before. Mixed precision on a GPU, channels_last everywhere.
+    `lr` overrides the recipe's. With a teacher, its outputs are distilled at the recipe's share. The same
+    seed gives the same weights on the same machine, whatever ran before. Mixed precision on a GPU,
+    channels_last.
     Raises TrainingError when the loss is not finite, GhostsearchError for bad arguments or an absent device.
     """
     from ghostsearch.fitting import fit
@@ -115,8 +116,8 @@ def train(
     total = _count_steps(data, epochs, steps)
     started = time.perf_counter()
     precision, history = fit(
-        model, data, task or Classification(), recipe, total=total, teacher=teacher, device=torch_device(device),
-        seed=seed, validate=validate, progress=progress,
+        model, data, task or Classification(), recipe, total=total, teacher=teacher,
+        device=torch_device(device), seed=seed, validate=validate, progress=progress,
     )  # fmt: skip
     per_epoch = _length(data.train)
     return TrainResult(
@@ -137,12 +138,11 @@ def evaluate(
     *,
     progress: Progress | None = None,
 ) -> float:
-    """The task's score of a model over a loader, in eval mode without gradients; mode and device are restored.
+    """The task's score of a model over a loader, in eval mode without gradients; mode and device stay.
 
-    Raises GhostsearchError when the device is absent or the loader empty, TrainingError when the score is not a number.
+    Raises GhostsearchError when the device is absent or the loader empty, TrainingError when the score is
+    NaN.
     """
-    from ghostsearch.errors import TrainingError
-
     task = task or Classification()
     meter, place = task.meter(), torch_device(device)
     total = _length(loader) or 0
@@ -196,7 +196,7 @@ def to_device(value: Any, device: torch.device) -> Any:
 
 
 def torch_device(name: str) -> torch.device:
-    """The device a name stands for; `auto` is the first GPU, else the CPU. Raises GhostsearchError when it is absent."""
+    """The device of a name; `auto` is a GPU where there is one. Raises GhostsearchError when it is absent."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from ghostsearch.datasets.splits import held_out_count, stratified_split
 from ghostsearch.errors import GhostsearchError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ghostsearch.models.loading import InputSpec
 
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif"))
@@ -36,25 +39,30 @@ def read_folder(
 ) -> ImageSource:
     """The images of a folder with every split made; nothing is decoded yet, but for the first image's colour.
 
-    `train/`, `val/` and `test/` are respected. What is missing is cut from the training images, stratified, by the
-    seed; with `val/` alone that folder is the test split (as ImageNet is used), so that final figures rest on images no
-    training has seen. Images without class folders are unlabelled: they calibrate, but do not train.
+    `train/`, `val/` and `test/` are respected. What is missing is cut from the training images, stratified,
+    by the seed; with `val/` alone that folder is the test split (as ImageNet is used), so that final figures
+    rest on images no training has seen. Images without class folders are unlabelled: they calibrate, but do
+    not train.
     Raises GhostsearchError when the folder is missing or empty, or a class has no image.
     """
     if not root.is_dir():
         raise GhostsearchError(f"no folder {str(root)!r}; write folder:PATH with one sub-folder a class")
     files = _list_files(root)
-    splits, notes = _complete(files, root, seed, validation_list)
+    splits, notes = _complete(files, seed, validation_list)
     paths = [str(root / name) for name in files.names]
     return ImageSource(
         names=files.names,
         labels=files.labels,
-        open=lambda i: open_file(paths[i], input_spec),
+        open=partial(_open_path, paths, input_spec),
         splits=splits,
         classes=files.classes,
         flips=_is_colour(paths),
         notes=notes,
     )
+
+
+def _open_path(paths: Sequence[str], input_spec: InputSpec, i: int) -> Image:
+    return open_file(paths[i], input_spec)
 
 
 def _list_files(root: Path) -> _Files:
@@ -64,7 +72,9 @@ def _list_files(root: Path) -> _Files:
         return _read_classes(root, {"train": root})
     parts = {"train": train}
     for split, names in (("validation", VALIDATION_NAMES), ("test", TEST_NAMES)):
-        parts |= {split: folders[n] for n in names if n in folders}
+        found = [folders[name] for name in names if name in folders]
+        if found:
+            parts[split] = found[0]
     if "validation" in parts and "test" not in parts:
         parts["test"] = parts.pop("validation")
     return _read_classes(root, parts)
@@ -83,7 +93,7 @@ def _read_classes(root: Path, folders: dict[str, Path]) -> _Files:
         for name in _class_names(folder):
             if name not in number:
                 raise GhostsearchError(
-                    f"{folder / name} is a class that {folders['train']} has not; it needs training images too"
+                    f"{folder / name} is a class that {folders['train']} has not; give it training images too"
                 )
             found = _images_below(folder / name)
             if not found:
@@ -111,7 +121,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _images_below(folder: Path) -> list[str]:
-    """Regular image files below a folder, in a fixed order; linked folders inside are not followed (they may loop)."""
+    """Regular image files below a folder, in order; links to folders are not followed (they may loop)."""
     found = []
     for where, below, files in os.walk(folder):
         below.sort()
@@ -123,7 +133,7 @@ def _images_below(folder: Path) -> list[str]:
 
 
 def _complete(
-    files: _Files, root: Path, seed: int, validation_list: Path | None
+    files: _Files, seed: int, validation_list: Path | None
 ) -> tuple[dict[str, list[int]], tuple[str, ...]]:
     """All three splits: those that folders or the list give, the rest cut from the training images."""
     parts, notes = dict(files.parts), []
@@ -146,7 +156,7 @@ def _complete(
 
 
 def _read_list(file: Path, files: _Files, train: Sequence[int]) -> set[int]:
-    """Positions of the training images that a list names, by path from the root or from the training folder."""
+    """Positions of the training images that a list names, by path from the root or the training folder."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -172,13 +182,14 @@ def _is_colour(paths: Sequence[str]) -> bool:
         try:
             with Image.open(path) as image:
                 return image.mode not in ("1", "L", "LA") and not image.mode.startswith("I")
-        except Exception:  # noqa: BLE001, PERF203, S112  # a broken file says nothing; it is counted when it is decoded
+        # A broken file says nothing of the others; it is counted when it is decoded.
+        except Exception:  # noqa: BLE001, S112
             continue
     return False
 
 
 def without(source: ImageSource, broken: dict[int, str]) -> ImageSource:
-    """The source less its broken images; raises GhostsearchError where that leaves a class of a split empty."""
+    """The source less its broken images; raises GhostsearchError where that empties a class."""
     splits = {}
     for split, positions in source.splits.items():
         good = [i for i in positions if i not in broken]
@@ -187,8 +198,8 @@ def without(source: ImageSource, broken: dict[int, str]) -> ImageSource:
             name = source.classes[min(lost)] if source.classes else "images"
             first = next(i for i in positions if i in broken and source.labels[i] == min(lost))
             raise GhostsearchError(
-                f"class {name!r} has no readable image left in the {split} split ({len(broken)} broken in all, such as "
-                f"{source.names[first]}: {broken[first]})"
+                f"class {name!r} has no readable image left in the {split} split ({len(broken)} broken in all, "
+                f"such as {source.names[first]}: {broken[first]})"
             )
         splits[split] = good
     return replace(source, splits=splits)

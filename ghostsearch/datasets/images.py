@@ -1,4 +1,4 @@
-"""Where a data set's images come from, before they are loaded: names, labels, splits and a way to open each."""
+"""Where a data set's images come from: names, labels, splits and a way to open each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_PIXELS = 89_478_485
 """Larger images count as broken: Pillow's own limit against decompression bombs."""
 
 CROP_FROM = 96
-"""From this input side on an image is resized to 1/0.875 of it and centre-cropped, as torchvision's weights expect."""
+"""From this side on images are resized to 1/0.875 of it and centre-cropped, as for torchvision's weights."""
 
 
 class BrokenImageError(ValueError):
@@ -42,7 +42,7 @@ class ImageSource:
 
 
 def open_file(path: str, input_spec: InputSpec) -> Image:
-    """The image in a file, upright, not yet resized; a large JPEG is decoded at the reduced scale that suffices."""
+    """The image in a file, upright, not resized; a large JPEG is decoded at a reduced scale that suffices."""
     from PIL import Image, ImageOps
 
     image: Any = Image.open(path)
@@ -54,7 +54,7 @@ def open_file(path: str, input_spec: InputSpec) -> Image:
 
 
 def fit(image: Image, input_spec: InputSpec) -> np.ndarray:
-    """An image as the model takes it, bytes (C, size, size): channels adapted, shorter side resized, centre cropped."""
+    """An image as the model takes it, bytes (C, size, size): channels, shorter side, centre crop."""
     from PIL import Image
 
     size, side = input_spec.size, resized_side(input_spec.size)

@@ -63,7 +63,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
 
 
 def shifted(images: Tensor, most: int) -> Tensor:
-    """Each image moved by up to `most` pixels each way, black coming in: padding and a random crop; `(N, C, H, W)`."""
+    """Each image (N, C, H, W) moved by up to `most` pixels each way: black padding, random crop."""
     n, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (most, most, most, most))
     rows = torch.randint(2 * most + 1, (n, 1)) + torch.arange(height)
@@ -73,7 +73,7 @@ def shifted(images: Tensor, most: int) -> Tensor:
 
 
 def flipped(images: Tensor) -> Tensor:
-    """Each image mirrored left to right with probability one half; `(N, C, H, W)`."""
+    """Each image (N, C, H, W) mirrored left to right with probability one half."""
     mirror = torch.rand(len(images)) < 0.5
     return torch.where(mirror.view(-1, 1, 1, 1), images.flip(-1), images)
 
@@ -81,7 +81,7 @@ def flipped(images: Tensor) -> Tensor:
 def decode(
     source: ImageSource, input_spec: InputSpec, progress: Callable[[int, int, str], None] | None = None
 ) -> tuple[Tensor, dict[int, str]]:
-    """All images of a source as bytes (N, C, size, size), and why the broken ones (left black) did not decode."""
+    """All images of a source as bytes (N, C, size, size), and why the broken ones (black) did not decode."""
     total = len(source.names)
     images = np.zeros((total, input_spec.channels, input_spec.size, input_spec.size), dtype=np.uint8)
     broken: dict[int, str] = {}
@@ -90,7 +90,7 @@ def decode(
         for i in range(start, min(start + CHUNK, total)):
             try:
                 images[i] = fit(source.open(i), input_spec)
-            # A damaged file can make a decoder raise nearly anything; every case is counted and reported by name.
+            # A damaged file can make a decoder raise nearly anything; each is counted and reported by name.
             except Exception as error:  # noqa: BLE001
                 broken[i] = f"{type(error).__name__}: {error}"
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,13 +13,15 @@ from ghostsearch.datasets.images import ImageSource
 from ghostsearch.datasets.splits import held_out_count, stratified_split
 from ghostsearch.errors import GhostsearchError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 MIRRORLESS = ("MNIST", "SVHN", "GTSRB", "USPS", "Omniglot", "RenderedSST2")
 """Parts of names of sets of characters or signs: a mirrored one is another or none."""
 
 
 def read_digits(seed: int) -> ImageSource:
     """scikit-learn's 1,797 handwritten digits, 8×8 grey, split 60/20/20 by class and seed."""
-    from PIL import Image
     from sklearn.datasets import load_digits
 
     loaded: Any = load_digits()
@@ -29,7 +32,7 @@ def read_digits(seed: int) -> ImageSource:
     return ImageSource(
         names=[f"digit {i}" for i in range(len(labels))],
         labels=labels,
-        open=lambda i: Image.fromarray(pixels[i]),
+        open=partial(_open_array, pixels),
         splits={"train": [rest[i] for i in kept], "validation": [rest[i] for i in taken], "test": test},
         classes=tuple(str(name) for name in loaded.target_names),
         flips=False,
@@ -38,7 +41,7 @@ def read_digits(seed: int) -> ImageSource:
 
 
 def read_torchvision(name: str, root: Path, seed: int) -> ImageSource:
-    """A labelled torchvision set that lies on disk under `root` (nothing is downloaded); validation cut from training.
+    """A labelled torchvision set under `root` (nothing is downloaded); validation is cut from training.
 
     Raises GhostsearchError when there is no such set, it is not there, or it has no training and test split.
     """
@@ -47,9 +50,7 @@ def read_torchvision(name: str, root: Path, seed: int) -> ImageSource:
     rest, taken = stratified_split(labels[: len(train)], held_out_count(len(train)), seed)
     classes = tuple(str(c) for c in getattr(train, "classes", ())) or tuple(map(str, range(max(labels) + 1)))
 
-    def open_image(i: int) -> Any:
-        return train[i][0] if i < len(train) else test[i - len(train)][0]
-
+    open_image = partial(_open_either, train, test)
     return ImageSource(
         names=[f"{name} train {i}" for i in range(len(train))]
         + [f"{name} test {i}" for i in range(len(test))],
@@ -63,6 +64,16 @@ def read_torchvision(name: str, root: Path, seed: int) -> ImageSource:
             "test: the set's own",
         ),
     )
+
+
+def _open_array(pixels: np.ndarray, i: int) -> Image:
+    from PIL import Image
+
+    return Image.fromarray(pixels[i])
+
+
+def _open_either(train: Any, test: Any, i: int) -> Image:
+    return train[i][0] if i < len(train) else test[i - len(train)][0]
 
 
 def _open_pair(name: str, root: Path) -> tuple[Any, Any]:

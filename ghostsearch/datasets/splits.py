@@ -22,8 +22,9 @@ def stratified_split(
 ) -> tuple[list[int], list[int]]:
     """Positions in `labels` that stay and the `count` positions taken out, both ascending.
 
-    Every class gives its proportional share (largest remainder) but keeps at least `keep` images; a class with more is
-    taken from at least once where `count` allows. The same labels, count and seed give the same split.
+    Every class gives its proportional share (largest remainder) but keeps at least `keep` images; a class
+    with more is taken from at least once where `count` allows. The same labels, count and seed give the same
+    split.
     Raises GhostsearchError when there are not so many images to take.
     """
     wanted = np.asarray(labels, dtype=np.int64)
@@ -31,8 +32,8 @@ def stratified_split(
     room = np.maximum(sizes - keep, 0)
     if not 0 <= count <= room.sum():
         raise GhostsearchError(
-            f"cannot hold {count} images out of {len(wanted)} in {np.count_nonzero(sizes)} classes; each class must keep "
-            f"{keep}: add images"
+            f"cannot hold {count} images out of {len(wanted)} in {np.count_nonzero(sizes)} classes, "
+            f"each of which must keep {keep}; add images"
         )
     taken = _allocate(sizes, room, count)
     random = np.random.default_rng([seed, len(wanted), count])
@@ -51,7 +52,7 @@ def _allocate(sizes: np.ndarray, room: np.ndarray, count: int) -> np.ndarray:
     if count >= np.count_nonzero(room):
         taken = np.maximum(taken, np.minimum(room, 1))
     while (missing := count - int(taken.sum())) != 0:
-        # Above: the floor and the minimum of one seldom sum to the count; move by one where the share is furthest off.
+        # Floors and minima of one seldom sum to the count: move by one where the share is furthest off.
         step = 1 if missing > 0 else -1
         movable = taken < room if step > 0 else taken > np.minimum(room, 1)
         distance = np.where(movable, step * (quota - taken), -np.inf)

@@ -63,14 +63,13 @@ class StreamSet(Dataset[tuple[Tensor, Tensor]]):
 
 
 def _random_crop(input_spec: InputSpec, flips: bool) -> Callable[[Any], Tensor]:
-    """Random resized crop (a quarter of the area or more) and mirroring: torchvision's recipe for photographs."""
+    """Random resized crop of a quarter of the area or more, and mirroring: torchvision's for photographs."""
     from torchvision.transforms import v2
 
     steps: list[Any] = [v2.RandomResizedCrop(input_spec.size, scale=(0.25, 1.0), antialias=True)]
     if flips:
         steps.append(v2.RandomHorizontalFlip())
-    transform = v2.Compose([*steps, v2.PILToTensor()])
-    return transform
+    return v2.Compose([*steps, v2.PILToTensor()])
 
 
 def find_unreadable(
