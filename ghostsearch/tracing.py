@@ -89,10 +89,9 @@ def forward_copy(model: nn.Module, example: Any, watch: Callable[[nn.Module], No
     `watch` is called once per attempt. The model, its mode and the random state stay as they are.
     Raises GhostsearchError when the forward fails on the CPU too.
     """
-    attempts = (lambda: (meta_copy(model), "meta"), lambda: (copied(model).to("cpu"), "cpu"))
-    for attempt in attempts:
-        replica, device = attempt()
-        replica.eval()
+    has_data = not any(p.is_meta for p in model.parameters())
+    for device in ("meta", "cpu") if has_data else ("meta",):
+        replica = (meta_copy(model) if device == "meta" else copied(model).to("cpu")).eval()
         watch(replica)
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from ghostsearch.choices import LayerChoice
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
-CONVS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
-    1: nn.Conv1d,
-    2: nn.Conv2d,
-    3: nn.Conv3d,
-}
+CONVS: dict[int, type[Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+LOOKS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
 
 def place(conv: Conv) -> dict[str, Any]:
@@ -20,8 +19,40 @@ def place(conv: Conv) -> dict[str, Any]:
 
 
 def resized(conv: Conv, out_channels: int, *, bias: bool | None = None) -> Conv:
-    """A fresh convolution like `conv` (kernel, stride, padding and its mode, dilation, groups) with other output channels."""
+    """A fresh convolution like `conv` (kernel, stride, padding, dilation, groups) with other output channels."""
     return CONVS[conv.weight.dim() - 2](
         conv.in_channels, out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups,
         conv.bias is not None if bias is None else bias, conv.padding_mode, **place(conv),
     )  # fmt: skip
+
+
+class Block(nn.Module):
+    """Base of all blocks: tells code that asks (timm's does) the shape, device and dtype of the convolution it replaced."""
+
+    in_channels: int
+    out_channels: int
+
+    def __init__(self, conv: Conv, choice: LayerChoice) -> None:
+        super().__init__()
+        self.choice = choice
+        for name in LOOKS:
+            setattr(self, name, getattr(conv, name))
+
+    @property
+    def first(self) -> Conv:
+        """The convolution inside that reads the block's input."""
+        raise NotImplementedError
+
+    @property
+    def weight(self) -> Tensor:
+        """The filters of the convolution that reads the input; what the replaced convolution's filters became."""
+        return self.first.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of the convolution that reads the input."""
+        return self.first.bias
+
+    def extra_repr(self) -> str:
+        """The choice this block stands for."""
+        return str(self.choice)

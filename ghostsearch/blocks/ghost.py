@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostsearch.blocks.conv import CONVS, Conv, place, resized
+from ghostsearch.blocks.conv import CONVS, Block, Conv, place, resized
 from ghostsearch.choices import Ghost
 from ghostsearch.sitecost import intrinsic_channels
 
 
-class GhostConv(nn.Module):
+class GhostConv(Block):
     """Drop-in for a convolution: primary conv to m = ceil(n/s) maps, a cheap operation to (s-1)·m ghosts, concatenated.
 
     The swap is linear (no BN or activation inside): the converted net's own follow it, and a least-squares fit of the
@@ -27,15 +27,17 @@ class GhostConv(nn.Module):
     order: Tensor | None
 
     def __init__(self, conv: Conv, choice: Ghost, *, ordered: bool = False) -> None:
-        super().__init__()
-        n, m = conv.out_channels, intrinsic_channels(conv.out_channels, choice.ratio, conv.groups)
-        self.choice = choice
-        self.out_channels = n
+        super().__init__(conv, choice)
+        m = intrinsic_channels(conv.out_channels, choice.ratio, conv.groups)
         self.primary = resized(conv, m)
         self.cheap = CHEAP[choice.cheap](conv, m, choice)
         # Output channel j of the original sits at position order[j]; None when the natural order serves, so that the
         # exported graph has no gather.
-        self.register_buffer("order", torch.arange(n, device=conv.weight.device) if ordered else None)
+        self.register_buffer("order", _natural(conv) if ordered else None)
+
+    @property
+    def first(self) -> Conv:
+        return self.primary
 
     def forward(self, x: Tensor) -> Tensor:
         intrinsic = self.primary(x)
@@ -50,12 +52,12 @@ class GhostConv(nn.Module):
         if saved is None:
             self.order = None
         elif self.order is None:
-            self.order = torch.arange(self.out_channels, device=self.primary.weight.device)
+            self.order = _natural(self.primary, self.out_channels)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def extra_repr(self) -> str:
-        """The choice this block stands for."""
-        return str(self.choice)
+
+def _natural(conv: Conv, channels: int | None = None) -> Tensor:
+    return torch.arange(channels or conv.out_channels, device=conv.weight.device)
 
 
 def depthwise(conv: Conv, channels: int, choice: Ghost) -> nn.Module:

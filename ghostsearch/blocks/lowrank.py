@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from math import prod
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ghostsearch.blocks.conv import CONVS, Conv, place, resized
+from ghostsearch.blocks.conv import CONVS, Block, Conv, place, resized
 from ghostsearch.choices import LowRank
 from ghostsearch.sitecost import low_rank
 
 
-class LowRankConv(nn.Module):
+class LowRankConv(Block):
     """Drop-in for a convolution: the filters' matrix (n, C·k·k) as a product of rank r (Denton et al. 2014; Zhang et al. 2016).
 
     Channel groups stay: each has its own product.
@@ -21,18 +21,17 @@ class LowRankConv(nn.Module):
 
     # The channels come out in the convolution's order whatever `ordered` says.
     def __init__(self, conv: Conv, choice: LowRank, *, ordered: bool = False) -> None:  # noqa: ARG002
-        super().__init__()
+        super().__init__(conv, choice)
         rank = low_rank(conv.in_channels, conv.out_channels, prod(conv.kernel_size), choice.rank, conv.groups)
-        self.choice = choice
         self.reduce = resized(conv, rank, bias=False)
         self.expand = CONVS[conv.weight.dim() - 2](
             rank, conv.out_channels, 1, groups=conv.groups, bias=conv.bias is not None, **place(conv)
         )
 
+    @property
+    def first(self) -> Conv:
+        return self.reduce
+
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.expand(self.reduce(x))
         return y
-
-    def extra_repr(self) -> str:
-        """The choice this block stands for."""
-        return str(self.choice)

@@ -17,12 +17,16 @@ from ghostsearch.tracing import call, copied, light_copy, moved, tensors
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest output; float32 stays a hundred times below it, a wrong channel above."""
+NO_DATA = "the model has no data (meta device), so a cut cannot be checked"
 MIXING = (nn.LayerNorm, nn.GroupNorm, _InstanceNorm)
 """Norms whose statistics change with the number of channels: both nets are compared with these taken out."""
 
 
 def checked_plan(model: nn.Module, plan: WidthPlan, example: Any) -> WidthPlan:
     """The plan with every group fixed that does not survive being cut; the model is left untouched."""
+    if any(p.is_meta for p in model.parameters()):
+        groups = tuple(replace(g, fixed=g.fixed or NO_DATA) for g in plan.groups)
+        return replace(plan, groups=groups, note=f"no width can change: {NO_DATA}")
     open_groups = [g.name for g in plan.groups if not g.fixed]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
