@@ -1,0 +1,92 @@
+"""How a study went: hypervolume after each trial, scores at each rung, and how far early rungs foretell late ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ghostsearch.pareto import hypervolume, pareto_front
+from ghostsearch.records import Record, StudyView
+from ghostsearch.report.outcome import cost_axes, number, plain_record, ratio_to_plain, score_axis
+
+MIN_PAIRS = 4
+"""Fewer models than this at both rungs make no rank correlation worth printing."""
+
+
+def hypervolume_history(view: StudyView) -> dict[str, Any]:
+    """Hypervolume of the finished trials after each one, over score and the first cost (the study's first cost objective).
+
+    The box reaches from the plain model's cost and the worst finished score to no cost and the best score, so that 0 is
+    no better than plain and 1 is out of reach. Models that stopped early or break a limit do not count.
+    """
+    score, costs, plain = score_axis(view), cost_axes(view), plain_record(view)
+    if plain is None or not costs:
+        return {}
+    sign = -1.0 if score.maximize else 1.0
+    points: list[tuple[int, tuple[float, float]]] = []
+    for record in view.records:
+        value, cost = number(record, "score"), ratio_to_plain(record, plain, costs[0].column)
+        if record.state == "complete" and value is not None and cost is not None:
+            points.append((record.number, (sign * value, cost)))
+    if not points:
+        return {}
+    worst, best = (f(p[0] for _, p in points) for f in (max, min))
+    span = (worst - best) or 1.0
+    scaled = [(n, ((value - best) / span, cost)) for n, (value, cost) in points]
+    curve, front = [], []
+    for n, point in scaled:
+        front.append(point)
+        front = [front[i] for i in pareto_front(front)]
+        curve.append([n, hypervolume(front, (1.0, 1.0))])
+    return {"curve": curve, "cost": costs[0].label, "score": score.label}
+
+
+def rung_curves(view: StudyView) -> dict[str, Any]:
+    """Each model's validation scores by rung, and Kendall's τ of each rung, MACs and params with the highest rung."""
+    curves = []
+    for record in view.records:
+        points = {s.epochs: s.value for s in record.scores if s.split == "validation"}
+        if len(points) > 1:
+            curves.append({"id": record.digest, "points": sorted(points.items())})
+    epochs = sorted({e for c in curves for e, _ in c["points"]})
+    return {"epochs": epochs, "curves": curves, "correlations": _correlations(view, epochs)}
+
+
+def _correlations(view: StudyView, epochs: list[float]) -> list[dict[str, Any]]:
+    """Rank correlation with the highest rung's score of what was known before: earlier rungs, MACs, params."""
+    if len(epochs) < 2:
+        return []
+    last = epochs[-1]
+    rows = [_tau(f"score after {_epochs(e)}", view, e, last) for e in epochs[:-1]]
+    rows += [
+        _tau(label, view, column, last) for column, label in (("macs", "MACs"), ("params", "parameters"))
+    ]
+    return [r for r in rows if r]
+
+
+def _tau(label: str, view: StudyView, predictor: float | str, last: float) -> dict[str, Any] | None:
+    from scipy.stats import kendalltau
+
+    pairs = []
+    for record in view.records:
+        target = _at(record, last)
+        value = number(record, predictor) if isinstance(predictor, str) else _at(record, predictor)
+        if target is not None and value is not None:
+            pairs.append((value, target))
+    if len(pairs) < MIN_PAIRS:
+        return None
+    tau, p = kendalltau(*zip(*pairs, strict=True))
+    return {
+        "predictor": label,
+        "against": f"score after {_epochs(last)}",
+        "tau": float(tau),
+        "p": float(p),
+        "models": len(pairs),
+    }
+
+
+def _at(record: Record, epochs: float) -> float | None:
+    return next((s.value for s in record.scores if s.split == "validation" and s.epochs == epochs), None)
+
+
+def _epochs(epochs: float) -> str:
+    return "no training" if epochs == 0 else f"{epochs:g} epoch{'s' * (epochs != 1)}"

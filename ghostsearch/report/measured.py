@@ -1,0 +1,48 @@
+"""How a study was measured, as names and texts: devices, timing, scores, versions, command and options."""
+
+from __future__ import annotations
+
+from ghostsearch.records import Record, StudyView
+from ghostsearch.report.outcome import devices
+
+
+def measured(view: StudyView) -> list[tuple[str, str]]:
+    """How it was measured: device, threads, batch, timing, scores, versions, seed and command, as name and text."""
+    rows: list[tuple[str, str]] = []
+    for device in devices(view):
+        latency = _a_latency(view, device)
+        if latency:
+            rows.append((f"device {device}", latency))
+    sample = next((r for r in view.records if r.scores), None)
+    if sample and (score := sample.score()):
+        rows.append(
+            ("search score", f"{score.metric} on {score.images} {score.split} images, seed {score.seed}")
+        )
+    final = next((s for r in view.finalists if (s := r.score("test"))), None)
+    if final:
+        rows.append(
+            (
+                "final score",
+                f"{final.metric} on {final.images} test images, read once, after {final.epochs:g} epochs",
+            )
+        )
+    rows += [(key, text) for key, text in view.environment.items()]
+    rows += [
+        (f"run: {key}", str(value)) for key, value in view.config.items() if value not in (None, (), [], {})
+    ]
+    return rows
+
+
+def _a_latency(view: StudyView, device: str) -> str:
+    """How a device was timed, from the record that was timed last."""
+    record: Record | None = next(
+        (r for r in reversed((*view.records, *view.finalists)) if r.latency(device)), None
+    )
+    latency = record.latency(device) if record else None
+    if latency is None:
+        return ""
+    text = (
+        f"batch {latency.batch}, {latency.threads} thread{'s' * (latency.threads != 1)}, {latency.precision}; "
+        f"median of {len(latency.times_s)} forwards after warm-up"
+    )
+    return f"{text}, interleaved with the plain model" if latency.plain_times_s else text

@@ -1,0 +1,153 @@
+"""Static pictures of a study for a pull request, by matplotlib: the front, and what each layer became."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ghostsearch.records import Record, StudyView
+from ghostsearch.report.colours import choice_colours
+from ghostsearch.report.outcome import Axis, cost_axes, find_record, number, score_axis
+from ghostsearch.report.widths import width_shares
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, SOFT, RULE, ACCENT, WARN, OTHER, UNIFORM = (
+    "#1c2430", "#5b6675", "#dce1e7", "#1f5fa8", "#a63a00", "#98a2ae", "#b35900",
+)  # fmt: skip
+MAX_STRIPS = 12
+
+
+def draw_front(view: StudyView, path: Path) -> Path:
+    """Draw validation score against the study's first cost: all trials, the front, the plain and the uniform models."""
+    figure, axes = _figure(8.0, 4.6)
+    costs, score = cost_axes(view), score_axis(view)
+    if not costs:
+        axes.text(0.5, 0.5, "no trial has a cost yet", ha="center", transform=axes.transAxes, color=SOFT)
+        return _save(figure, path)
+    cost = costs[0]
+    front, drawn = set(view.front), set[str]()
+    groups: list[tuple[str, list[Record], dict[str, object]]] = [
+        ("stopped early", [r for r in view.records if r.state != "complete"], {"marker": "_", "color": OTHER, "s": 18}),
+        ("other trials", [r for r in view.records if r.state == "complete"], {"marker": "o", "facecolors": "none", "edgecolors": OTHER, "s": 26}),
+        ("uniform", [r for r in view.records if r.origin == "uniform"], {"marker": "D", "facecolors": "none", "edgecolors": UNIFORM, "s": 36}),
+        ("front", [r for r in view.records if r.digest in front], {"marker": "o", "color": ACCENT, "s": 44}),
+        ("plain model", [r for r in view.records if r.digest == "plain"], {"marker": "s", "color": INK, "s": 52}),
+        ("chosen (knee)", [r for r in view.records if r.digest == view.chosen != "plain"], {"marker": "*", "color": ACCENT, "s": 190}),
+    ]  # fmt: skip
+    for order, (name, records, style) in reversed(list(enumerate(groups))):
+        points = _points([r for r in records if r.digest not in drawn], cost, score)
+        drawn |= {r.digest for r in records}
+        if points:
+            axes.scatter(*zip(*points, strict=True), label=name, linewidths=1.2, zorder=3 + order, **style)
+    _steps(axes, view, cost, score)
+    _limits(axes, cost, score)
+    axes.set_xlabel(_title(cost))
+    axes.set_ylabel(f"validation {_title(score)}")
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles, labels, frameon=False, fontsize=9, loc="lower right", labelcolor=INK)
+    return _save(figure, path)
+
+
+def draw_layers(view: StudyView, path: Path) -> Path:
+    """Draw a strip per model of the front: sites in order, colour the choice, height the share of channels kept."""
+    from matplotlib.patches import Patch, Rectangle
+
+    sites = [s["path"] for s in view.anatomy.get("sites", ())]
+    rows = _strip_rows(view)
+    figure, axes = _figure(9.0, 1.2 + 0.42 * max(len(rows), 1))
+    colours = choice_colours({"keep"} | {t for r in rows for t in r.sites.values()})
+    axes.grid(visible=False)
+    score = score_axis(view)
+    for y, record in enumerate(rows):
+        widths = width_shares(view, record.groups)
+        for x, site in enumerate(sites):
+            share = widths.get(site, 1.0)
+            if share < 1:
+                axes.add_patch(
+                    Rectangle((x + 0.06, -y), 0.88, 0.8, fill=False, edgecolor=RULE, linewidth=0.8)
+                )
+            colour = colours[record.sites.get(site, "keep")]
+            axes.add_patch(Rectangle((x + 0.06, -y), 0.88, 0.8 * share, facecolor=colour, linewidth=0))
+    axes.set_xlim(0, max(len(sites), 1))
+    axes.set_ylim(-len(rows) + 0.8, 1)
+    labels = [
+        f"{r.digest}{' ★' if r.digest == view.chosen else ''}  {score.text(number(r, 'score'))}" for r in rows
+    ]
+    axes.set_yticks([-y + 0.4 for y in range(len(rows))], labels, fontsize=9, family="monospace")
+    axes.set_xticks([])
+    axes.set_xlabel(f"{len(sites)} sites, from input to output; height: share of channels kept", fontsize=9)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    handles = [Patch(color=c, label=t) for t, c in colours.items()]
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=min(4, len(handles)), frameon=False, fontsize=9
+    )
+    return _save(figure, path)
+
+
+def _strip_rows(view: StudyView) -> list[Record]:
+    """Plain, chosen, and as many of the front, evenly spaced, as there is room for; in the front's order."""
+    rest = [d for d in view.front if d not in ("plain", view.chosen)]
+    step = max(1, -(-len(rest) // (MAX_STRIPS - 2)))
+    wanted = {"plain", view.chosen, *rest[::step]}
+    ordered = dict.fromkeys(["plain", *view.front, view.chosen])
+    found = [find_record(view, d) for d in ordered if d in wanted]
+    return [r for r in found if r]
+
+
+def _points(records: list[Record], cost: Axis, score: Axis) -> list[tuple[float, float]]:
+    (cost_factor, _), (score_factor, _) = cost.scale, score.scale
+    pairs = [(number(r, cost.column), number(r, "score")) for r in records]
+    return [(x * cost_factor, y * score_factor) for x, y in pairs if x is not None and y is not None]
+
+
+def _steps(axes: Axes, view: StudyView, cost: Axis, score: Axis) -> None:
+    """The front's staircase on these two axes."""
+    sign = 1 if score.maximize else -1
+    stairs: list[tuple[float, float]] = []
+    front = [r for r in view.records if r.digest in set(view.front)]
+    for x, y in sorted(_points(front, cost, score), key=lambda p: (p[0], -sign * p[1])):
+        if not stairs or sign * y > sign * stairs[-1][1]:
+            stairs.append((x, y))
+    if stairs:
+        axes.step(*zip(*stairs, strict=True), where="post", color=ACCENT, linewidth=1.2, zorder=2)
+
+
+def _limits(axes: Axes, cost: Axis, score: Axis) -> None:
+    style = {"color": WARN, "linewidth": 1.1, "linestyle": "--", "zorder": 1}
+    if cost.limit is not None:
+        axes.axvline(cost.limit * cost.scale[0], **style)
+        axes.annotate(
+            f"limit {cost.text(cost.limit)}", (cost.limit * cost.scale[0], 0.02), xycoords=("data", "axes fraction"),
+            rotation=90, ha="right", va="bottom", fontsize=8, color=WARN,
+        )  # fmt: skip
+    if score.limit is not None:
+        axes.axhline(score.limit * score.scale[0], **style)
+
+
+def _title(axis: Axis) -> str:
+    unit = axis.scale[1]
+    return f"{axis.label} ({unit})" if unit and unit != axis.label else axis.label
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), dpi=150, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(RULE)
+    axes.tick_params(colors=SOFT, labelsize=9, length=0)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    axes.grid(color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path)
+    return path

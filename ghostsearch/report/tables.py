@@ -1,0 +1,84 @@
+"""Terminal tables of a study, by rich."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ghostsearch.records import Record, StudyView
+from ghostsearch.report.outcome import (
+    breaches,
+    cost_axes,
+    find_record,
+    metric_name,
+    number,
+    plain_record,
+    ratio_to_plain,
+)
+from ghostsearch.report.units import score_text, share_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def front_rows(view: StudyView) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the front, plain model first: digest, scores, each cost with its share of plain, remark."""
+    plain, metric = plain_record(view), metric_name(view)
+    axes = [a for a in cost_axes(view) if a.column != "size_bytes"]
+    tested = any(r.score("test") for r in view.finalists)
+    header = ["model", f"validation {metric}", *([f"test {metric}"] if tested else [])]
+    header += [f"{axis.label} (÷ plain)" for axis in axes] + ["remark"]
+    rows = []
+    for digest in dict.fromkeys(["plain", *view.front]):
+        record = find_record(view, digest)
+        if record is None:
+            continue
+        row = [digest, score_text(_validation(view, digest), metric)]
+        if tested:
+            row.append(score_text(number(record, "test_score"), metric))
+        row += [
+            f"{axis.text(number(record, axis.column))} ({share_text(ratio_to_plain(record, plain, axis.column))})"
+            for axis in axes
+        ]
+        rows.append([*row, remark(view, record)])
+    return header, rows
+
+
+def remark(view: StudyView, record: Record) -> str:
+    """What to say of a model beside its figures: `chosen`, the limits it missed, noisy timing."""
+    words = ["chosen"] if record.digest == view.chosen else []
+    words += [f"missed: {text}" for text in breaches(view, record) if record.digest != "plain"]
+    words += ["noisy timing"] * any(x.noisy for x in record.latencies)
+    return "; ".join(words)
+
+
+def front_table(view: StudyView) -> Table:
+    """The front beside the plain model as a rich table; the chosen model is set off."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    header, rows = front_rows(view)
+    table = Table(
+        title=f"front of {escape(view.name)}: {len(view.front)} models from {len(view.records)} trials",
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for number_of_column, name in enumerate(header):
+        last = number_of_column in (0, len(header) - 1)
+        table.add_column(escape(name), justify="left" if last else "right", overflow="fold")
+    for row in rows:
+        style = "bold green" if row[0] == view.chosen else "dim" if row[0] == "plain" else ""
+        table.add_row(*(escape(cell or "") for cell in row), style=style)
+    return table
+
+
+def _validation(view: StudyView, digest: str) -> float | None:
+    """The search's own validation score; final training may have added no newer one."""
+    record = find_record(view, digest)
+    value = number(record, "score") if record else None
+    if value is not None:
+        return value
+    trial = next((r for r in view.records if r.digest == digest), None)
+    return number(trial, "score") if trial else None
