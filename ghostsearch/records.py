@@ -43,6 +43,8 @@ class Latency(_Frozen):
     """95 % confidence interval of the ratio of medians, candidate over plain."""
     stopped: str = ""
     """Why measuring ended: `narrow` (interval small enough) or `time limit`."""
+    cores_busy: float | None = None
+    """Cores that the runtime kept busy, as checked before timing; None where the device is not this process's cores."""
 
     @property
     def median_s(self) -> float:

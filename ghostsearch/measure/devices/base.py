@@ -1,0 +1,121 @@
+"""What a device is: a runtime and a place to run, behind one small interface."""
+
+from __future__ import annotations
+
+import abc
+import importlib.metadata
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import nn
+
+from ghostsearch.errors import GhostsearchError
+
+PRECISIONS = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a model runs on a device."""
+
+    threads: int = 1
+    precision: str = "float32"
+
+
+class Prepared(abc.ABC):
+    """A model made ready on a device with one input; running it changes nothing."""
+
+    @abc.abstractmethod
+    def run(self) -> Any:
+        """One forward; it may still be under way on a GPU when this returns."""
+
+    @abc.abstractmethod
+    def outputs(self) -> tuple[np.ndarray, ...]:
+        """The outputs of one forward as float32 or integer arrays, in the order the module gives them."""
+
+    def seconds(self, calls: int) -> list[float]:
+        """Wall seconds of each of `calls` forwards, each finished before the next begins."""
+        times = []
+        for _ in range(calls):
+            start = time.perf_counter()
+            self.run()
+            times.append(time.perf_counter() - start)
+        return times
+
+    def close(self) -> None:
+        """Free what the model holds on the device."""
+        return
+
+
+class Device(abc.ABC):
+    """A runtime and a place to run. Subclasses hold no state but what they look up of the machine."""
+
+    name: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
+    """Distributions whose versions a latency depends on."""
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)
+    limits_threads: ClassVar[bool] = True
+    """Whether `threads` bounds the cores of this process that it keeps busy."""
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Raise MissingExtraError when the runtime is not installed, GhostsearchError when its hardware is
+        not there.
+        """
+
+    @abc.abstractmethod
+    def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
+        """Make a model ready to run on an example; works on a copy.
+
+        Raises GhostsearchError when the runtime cannot run the model.
+        """
+
+    def session(self, threads: int) -> Any:
+        """A context in which prepared models are timed; sets what is global to the process and puts it
+        back.
+        """
+        del threads
+        return nullcontext()
+
+    def versions(self) -> dict[str, str]:
+        """Version of every package that decides the latency."""
+        return {name: _version(name) for name in self.packages}
+
+    def place(self) -> str:
+        """The hardware, such as the processor's name and cores; part of the fingerprint of the latency
+        table.
+        """
+        from ghostsearch.measure.machine import processor
+
+        return processor()
+
+    def require_precision(self, precision: str) -> None:
+        """Raise GhostsearchError unless the device runs this precision."""
+        if precision not in self.precisions:
+            raise GhostsearchError(
+                f"{self.name} has no precision {precision!r}; choose from {', '.join(self.precisions)}"
+            )
+
+
+@contextmanager
+def refusals(device: str) -> Iterator[None]:
+    """Turn whatever a runtime raises while it takes a model in into one GhostsearchError line."""
+    try:
+        yield
+    except GhostsearchError:
+        raise
+    # Exporters and compilers raise of everything; the user can only choose another device or model.
+    except Exception as error:
+        shown = " ".join(f"{type(error).__name__}: {error}".split())[:240]
+        raise GhostsearchError(f"{device} cannot run this model ({shown})") from error
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"

@@ -1,0 +1,93 @@
+"""ExecuTorch with the XNNPACK delegate: what PyTorch deploys on phones, run on this CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ghostsearch.errors import GhostsearchError, MissingExtraError
+from ghostsearch.measure.devices.base import Device, Prepared, RunOptions, refusals
+from ghostsearch.measure.devices.torch_cpu import as_array
+from ghostsearch.measure.inputs import Flat, flat_inputs
+from ghostsearch.tracing import copied, moved
+
+
+class ExecutorchPrepared(Prepared):
+    """A loaded program's forward method."""
+
+    def __init__(self, program: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        self.program = program
+        self.method = program.load_method("forward")
+        self.inputs = inputs
+
+    def run(self) -> Any:
+        return self.method.execute(self.inputs)
+
+    def outputs(self) -> tuple[np.ndarray, ...]:
+        return tuple(as_array(y).copy() for y in self.run())
+
+
+class ExecutorchXnnpack(Device):
+    """The model through torch.export, lowered to XNNPACK, executed by ExecuTorch's own runtime."""
+
+    name = "executorch:xnnpack"
+    packages = ("executorch", "torch")
+
+    def check(self) -> None:
+        """ExecuTorch is an extra."""
+        import importlib.util
+
+        if importlib.util.find_spec("executorch") is None:
+            raise MissingExtraError("ExecuTorch", "executorch")
+
+    @contextmanager
+    def session(self, threads: int) -> Iterator[None]:
+        """XNNPACK's thread pool is global to the process; it may only be resized while nothing runs."""
+        from executorch.extension.pybindings import portable_lib
+
+        before = portable_lib._threadpool_get_thread_count()
+        portable_lib._unsafe_reset_threadpool(threads)
+        try:
+            if portable_lib._threadpool_get_thread_count() != threads:
+                raise GhostsearchError(
+                    f"{self.name} cannot run on {threads} threads here; try --threads {before}"
+                )
+            yield
+        finally:
+            portable_lib._unsafe_reset_threadpool(before)
+
+    def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
+        """The lowered program, loaded from memory."""
+        del options
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+        from executorch.runtime import Runtime
+
+        with refusals(self.name), _quiet(), torch.no_grad():
+            example = moved(example, "cpu")
+            flat = Flat(copied(model).to("cpu"), example).eval().requires_grad_(False)
+            inputs = tuple(t.contiguous() for t in flat_inputs(example))
+            exported = torch.export.export(flat, inputs, strict=False)
+            lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+            program = Runtime.get().load_program(lowered.to_executorch().buffer)
+            prepared = ExecutorchPrepared(program, inputs)
+            prepared.run()
+        return prepared
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.suppress(ImportError):
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,63 @@
+"""ONNX Runtime on the CPU: the default device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ghostsearch.measure.devices.base import Device, Prepared, RunOptions, refusals
+from ghostsearch.measure.devices.onnx_file import onnx_bytes
+from ghostsearch.measure.devices.torch_cpu import as_array
+from ghostsearch.measure.inputs import flat_inputs
+
+
+class OnnxRuntimePrepared(Prepared):
+    """An inference session with its input bound."""
+
+    def __init__(self, session: Any, feed: dict[str, np.ndarray]) -> None:
+        self.session = session
+        self.feed = feed
+
+    def run(self) -> Any:
+        return self.session.run(None, self.feed)
+
+    def outputs(self) -> tuple[np.ndarray, ...]:
+        return tuple(np.asarray(y) for y in self.run())
+
+
+class OnnxRuntimeCpu(Device):
+    """ONNX Runtime with all graph optimisations, inputs and outputs in the host's memory."""
+
+    name = "onnxruntime:cpu"
+    packages = ("onnxruntime", "onnx", "torch")
+
+    def check(self) -> None:
+        """ONNX Runtime is a dependency, so it is there."""
+
+    def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
+        """The model as an ONNX graph in a session of its own threads."""
+        with refusals(self.name):
+            graph, names = onnx_bytes(model, example)
+            session = cpu_session(graph, options.threads)
+            feed = dict(zip(names, map(as_array, flat_inputs(example)), strict=True))
+            # An input that the graph does not use (a flag turned constant) is dropped by the exporter.
+            known = {x.name for x in session.get_inputs()}
+            prepared = OnnxRuntimePrepared(session, {k: v for k, v in feed.items() if k in known})
+            prepared.run()
+        return prepared
+
+
+def cpu_session(graph: bytes, threads: int, providers: tuple[str, ...] = ("CPUExecutionProvider",)) -> Any:
+    """An ONNX Runtime session that keeps at most `threads` cores busy, one operator after the other."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4
+    # Waiting threads would spin and take the cores that other sessions are timed on.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(graph, options, providers=list(providers))

@@ -1,0 +1,68 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ghostsearch.errors import MissingExtraError
+from ghostsearch.measure.devices.base import Device, Prepared, RunOptions, refusals
+from ghostsearch.measure.devices.onnx_file import onnx_bytes
+from ghostsearch.measure.devices.torch_cpu import as_array
+from ghostsearch.measure.inputs import flat_inputs
+
+PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class OpenVinoPrepared(Prepared):
+    """An infer request with its input set."""
+
+    def __init__(self, request: Any, inputs: list[np.ndarray]) -> None:
+        self.request = request
+        self.inputs = inputs
+
+    def run(self) -> Any:
+        return self.request.infer(self.inputs, share_inputs=True, share_outputs=True)
+
+    def outputs(self) -> tuple[np.ndarray, ...]:
+        return tuple(np.array(y) for y in self.run().values())
+
+
+class OpenVinoCpu(Device):
+    """OpenVINO for latency (one stream), the model through ONNX; the precision is always named, since the
+    default is bfloat16 on processors that have it.
+    """
+
+    name = "openvino:cpu"
+    packages = ("openvino", "onnx", "torch")
+    precisions = tuple(PRECISION_HINTS)
+
+    def check(self) -> None:
+        """OpenVINO is an extra."""
+        try:
+            import openvino  # noqa: F401
+        except ImportError:
+            raise MissingExtraError("OpenVINO", "openvino") from None
+
+    def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
+        """The model compiled for its shapes."""
+        import openvino
+
+        with refusals(self.name):
+            graph, names = onnx_bytes(model, example)
+            core = openvino.Core()
+            read = core.read_model(graph)
+            hints = {
+                "INFERENCE_NUM_THREADS": options.threads,
+                "INFERENCE_PRECISION_HINT": PRECISION_HINTS[options.precision],
+                "PERFORMANCE_HINT": "LATENCY",
+                "NUM_STREAMS": 1,
+            }
+            compiled = core.compile_model(read, "CPU", hints)
+            feed = dict(zip(names, map(as_array, flat_inputs(example)), strict=True))
+            wanted = [feed[x.get_any_name()] for x in compiled.inputs]
+            prepared = OpenVinoPrepared(compiled.create_infer_request(), wanted)
+            prepared.run()
+        return prepared

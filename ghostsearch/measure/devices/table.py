@@ -1,0 +1,94 @@
+"""Which devices there are: one row each, and those that other packages bring by the entry point
+`ghostsearch.devices`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.devices.base import Device
+from ghostsearch.space import nearest_names
+
+DEVICES: Mapping[str, str] = {
+    "onnxruntime:cpu": "onnxruntime_cpu:OnnxRuntimeCpu",
+    "torch:cpu": "torch_cpu:TorchCpu",
+    "torch-compile:cpu": "torch_compile_cpu:TorchCompileCpu",
+    "openvino:cpu": "openvino_cpu:OpenVinoCpu",
+    "executorch:xnnpack": "executorch_xnnpack:ExecutorchXnnpack",
+    "torch:cuda": "torch_cuda:TorchCuda",
+    "onnxruntime:cuda": "onnxruntime_cuda:OnnxRuntimeCuda",
+}
+"""Device by name: file in this folder and class. A new runtime is one file and one row here."""
+
+DEFAULT_DEVICE = "onnxruntime:cpu"
+ENTRY_POINTS = "ghostsearch.devices"
+
+
+@dataclass(frozen=True)
+class DeviceStatus:
+    """A device, whether it can be used here, and if not how it can be made to."""
+
+    name: str
+    available: bool
+    reason: str
+    versions: dict[str, str]
+    place: str
+
+
+def device_names() -> list[str]:
+    """Every device's name, the shipped ones first; imports none of them."""
+    return [*DEVICES, *(name for name in _foreign() if name not in DEVICES)]
+
+
+def get_device(name: str) -> Device:
+    """The device of a name, ready to use.
+
+    Raises MissingExtraError when its runtime is not installed, GhostsearchError when the name is unknown or
+    its hardware absent.
+    """
+    device = _load(name)
+    device.check()
+    return device
+
+
+def list_devices() -> list[DeviceStatus]:
+    """Every device with its versions where it is available and the reason where it is not."""
+    rows = []
+    for name in device_names():
+        try:
+            device = get_device(name)
+        except GhostsearchError as error:
+            rows.append(DeviceStatus(name, False, str(error), {}, ""))
+        else:
+            rows.append(DeviceStatus(name, True, "", device.versions(), device.place()))
+    return rows
+
+
+def _foreign() -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def _load(name: str) -> Device:
+    if name in DEVICES:
+        file, _, kind = DEVICES[name].partition(":")
+        device: Device = getattr(importlib.import_module(f"{__package__}.{file}"), kind)()
+        return device
+    point = _foreign().get(name)
+    if point is None:
+        near = nearest_names(name, device_names())
+        raise GhostsearchError(f"no device is called {name!r}; nearest: {near}")
+    try:
+        made = point.load()()
+    # Another package's code may fail in any way on import.
+    except Exception as error:
+        shown = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise GhostsearchError(f"device {name!r} ({point.value}) cannot be loaded ({shown})") from error
+    if not isinstance(made, Device):
+        raise GhostsearchError(
+            f"device {name!r} ({point.value}) must subclass ghostsearch.measure.devices.base.Device"
+        )
+    return made

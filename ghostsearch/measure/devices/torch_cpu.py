@@ -1,0 +1,87 @@
+"""PyTorch's eager mode on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ghostsearch.measure.devices.base import Device, Prepared, RunOptions, refusals
+from ghostsearch.measure.inputs import Flat, flat_inputs
+from ghostsearch.tracing import copied, moved
+
+
+class TorchPrepared(Prepared):
+    """A callable that takes flat tensors and returns a tuple of tensors."""
+
+    def __init__(self, function: Any, inputs: tuple[Tensor, ...]) -> None:
+        self.function = function
+        self.inputs = inputs
+
+    def run(self) -> Any:
+        with torch.inference_mode():
+            return self.function(*self.inputs)
+
+    def outputs(self) -> tuple[np.ndarray, ...]:
+        return tuple(as_array(y) for y in self.run())
+
+
+class TorchCpu(Device):
+    """Eager PyTorch, the weights and the input in channels_last order as PyTorch advises for convolutions on
+    CPUs.
+    """
+
+    name = "torch:cpu"
+    packages = ("torch",)
+    precisions = ("float32", "bfloat16")
+
+    def check(self) -> None:
+        """PyTorch is always there."""
+
+    @contextmanager
+    def session(self, threads: int) -> Iterator[None]:
+        """PyTorch's intra-op threads, which are global to the process."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
+        """A copy in eval mode, in the precision asked for."""
+        with refusals(self.name):
+            flat, inputs = flat_copy(model, example, dtype=getattr(torch, options.precision))
+            prepared = TorchPrepared(flat, inputs)
+            prepared.run()
+        return prepared
+
+
+def flat_copy(
+    model: nn.Module, example: Any, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Flat, tuple[Tensor, ...]]:
+    """A frozen copy in eval mode that takes flat tensors, and the example's tensors, on a device,
+    channels_last.
+    """
+    example = moved(example, device)
+    flat = Flat(copied(model), example).to(device, dtype).eval().requires_grad_(False)
+    inputs = tuple(t.to(dtype) if t.is_floating_point() else t for t in flat_inputs(example))
+    return channels_last(flat), tuple(map(channels_last, inputs))
+
+
+def channels_last(value: Any) -> Any:
+    """A module, or a tensor of four dimensions, in channels_last order; other tensors as they are."""
+    if isinstance(value, Tensor) and value.dim() != 4:
+        return value
+    return value.to(memory_format=torch.channels_last)
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """A tensor as a NumPy array; half precisions become float32, which NumPy has."""
+    tensor = tensor.detach().cpu()
+    array: np.ndarray = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    return array

@@ -1,0 +1,64 @@
+"""Gives any model a flat calling convention, and an example of any batch size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.tracing import call, tensors
+
+
+class Flat(nn.Module):
+    """A model that takes its example's tensors one by one and returns its outputs' tensors as a tuple.
+
+    Exporters and counters want positional tensors, whatever structure the model's own forward takes and
+    gives.
+    """
+
+    def __init__(self, model: nn.Module, example: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.structure = [example]
+
+    def forward(self, *flat: Tensor) -> tuple[Tensor, ...]:
+        values = list(flat)
+        return tuple(tensors(call(self.model, _filled(self.structure[0], values))))
+
+
+def _filled(structure: Any, values: list[Tensor]) -> Any:
+    if isinstance(structure, Tensor):
+        return values.pop(0)
+    if isinstance(structure, dict):
+        return {key: _filled(item, values) for key, item in structure.items()}
+    if isinstance(structure, list | tuple):
+        return type(structure)(_filled(item, values) for item in structure)
+    return structure
+
+
+def flat_inputs(example: Any) -> tuple[Tensor, ...]:
+    """The tensors of an example in the order in which `Flat` takes them."""
+    return tuple(tensors(example))
+
+
+def batched(example: Any, batch: int) -> Any:
+    """The example's first image, repeated `batch` times: (N, C, H, W) -> (batch, C, H, W), inside any
+    structure.
+
+    A list of images becomes a list of `batch` images. Raises GhostsearchError when batch is below 1.
+    """
+    if batch < 1:
+        raise GhostsearchError(f"batch must be at least 1, got {batch}; try batch=1")
+    if isinstance(example, list):
+        return [example[0]] * batch
+    if isinstance(example, Tensor):
+        if example.dim() < 2:
+            return example
+        return example[:1].expand(batch, *example.shape[1:]).clone(memory_format=torch.contiguous_format)
+    if isinstance(example, dict):
+        return {key: batched(item, batch) for key, item in example.items()}
+    if isinstance(example, tuple):
+        return tuple(batched(item, batch) for item in example)
+    return example

@@ -1,0 +1,207 @@
+"""Measures latency: candidates and the plain model interleaved on one device until the ratio is known well
+enough.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.devices.base import Device, Prepared, RunOptions
+from ghostsearch.measure.devices.table import DEFAULT_DEVICE, get_device
+from ghostsearch.measure.inputs import batched
+from ghostsearch.measure.intervals import median_interval, ratio_interval
+from ghostsearch.measure.threads import check_threads
+from ghostsearch.records import Latency
+
+Progress = Callable[[int, int, str], None]
+
+PLAIN = "plain model"
+WARM_UP_CALLS = 5
+MIN_ROUNDS = 5
+MAX_ROUNDS = 400
+VISIT_S = 0.004
+"""A visit of a quick model times several calls, about this long in all: one call would be lost in the clock's
+noise.
+"""
+MAX_CALLS = 20
+REFILL_BELOW_S = 0.02
+"""Quicker models get one untimed call a visit, since the one timed before them has emptied the caches."""
+
+
+@dataclass
+class Contestant:
+    """One model in an interleaved run: the seconds of each call, by round."""
+
+    name: str
+    prepared: Prepared
+    calls: int = 1
+    refill: bool = False
+    rounds: list[list[float]] = field(default_factory=list)
+    interval: tuple[float, float] | None = None
+    narrow: bool = False
+
+    def visit(self) -> None:
+        """Time a few calls."""
+        if self.refill:
+            self.prepared.run()
+        self.rounds.append(self.prepared.seconds(self.calls))
+
+    def warm_up(self) -> None:
+        """Run untimed until caches and allocators are settled, then decide how many calls a visit takes."""
+        first = self.prepared.seconds(1)[0]
+        times = self.prepared.seconds(WARM_UP_CALLS if first < 1.0 else 1)
+        typical = max(median(times), 1e-9)
+        self.calls = min(MAX_CALLS, max(1, round(VISIT_S / typical)))
+        self.refill = typical < REFILL_BELOW_S
+
+
+def measure_latency(
+    models: Mapping[str, nn.Module],
+    example: Any,
+    *,
+    device: str | Device = DEFAULT_DEVICE,
+    plain: nn.Module | None = None,
+    threads: int = 1,
+    batch: int = 1,
+    precision: str = "float32",
+    time_limit_s: float = 20.0,
+    narrow: float = 0.02,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Latency]:
+    """Seconds per forward of each model, timed in turns with the plain model in a random order.
+
+    example: (N, C, H, W) or any forward input; its first image is repeated to `batch`. Every model is warmed
+    up and visited once a round. A model is done when the 95 % interval of the ratio of medians to the plain
+    model (without `plain`: of its median) is narrower than `narrow` of it; all end at `time_limit_s` of
+    timing, after five rounds at the soonest. The models, the random state and the thread settings stay as
+    they are. Raises GhostsearchError when the device cannot run a model or does not keep to `threads`.
+    """
+    if not models:
+        raise GhostsearchError("there is no model to measure; give at least one")
+    if threads < 1 or time_limit_s <= 0:
+        raise GhostsearchError(f"threads ({threads}) and the time limit ({time_limit_s:g} s) must be above 0")
+    target = get_device(device) if isinstance(device, str) else device
+    target.require_precision(precision)
+    options = RunOptions(threads, precision)
+    everything = {**models, **({PLAIN: plain} if plain else {})}
+    with restored(), target.session(threads):
+        running = _prepare(target, everything, batched(example, batch), options, progress)
+        entries, reference = (running[:-1], running[-1]) if plain else (running, None)
+        try:
+            for entry in running:
+                entry.warm_up()
+            cores = None
+            if target.limits_threads:
+                cores = check_threads(target, [e.prepared for e in running], threads)
+            stopped = _race(entries, reference, time_limit_s, narrow, random.Random(seed), progress)  # noqa: S311
+        finally:
+            for entry in running:
+                entry.prepared.close()
+    return {
+        entry.name: Latency(
+            device=target.name,
+            threads=threads,
+            batch=batch,
+            precision=precision,
+            times_s=_flat(entry.rounds),
+            plain_times_s=_flat(reference.rounds[: len(entry.rounds)]) if reference else (),
+            ratio_interval=entry.interval if reference else None,
+            stopped="narrow" if entry.narrow else stopped,
+            cores_busy=cores,
+        )
+        for entry in entries
+    }
+
+
+def _prepare(
+    device: Device,
+    models: Mapping[str, nn.Module],
+    example: Any,
+    options: RunOptions,
+    progress: Progress | None,
+) -> list[Contestant]:
+    entries = []
+    for i, (name, model) in enumerate(models.items()):
+        if progress:
+            progress(i, len(models), f"preparing {name} for {device.name}")
+        entries.append(Contestant(name, device.prepare(model, example, options)))
+    return entries
+
+
+def _race(
+    entries: list[Contestant],
+    reference: Contestant | None,
+    time_limit_s: float,
+    narrow: float,
+    rng: random.Random,
+    progress: Progress | None,
+) -> str:
+    """Rounds of visits in random order until every interval is narrow or the time is up; returns which."""
+    start, rounds = time.perf_counter(), 0
+    with _no_garbage_collection():
+        while True:
+            running = [e for e in entries if not e.narrow]
+            turn = [*running, *([reference] if reference else [])]
+            rng.shuffle(turn)
+            for entry in turn:
+                entry.visit()
+            rounds += 1
+            spent = time.perf_counter() - start
+            out_of_time = spent >= time_limit_s and rounds >= MIN_ROUNDS
+            last = out_of_time or rounds >= MAX_ROUNDS
+            if last or (rounds >= 2 * MIN_ROUNDS and rounds % MIN_ROUNDS == 0):
+                for entry in running:
+                    _judge(entry, reference, narrow)
+            if progress:
+                progress(
+                    min(int(spent), int(time_limit_s)), int(time_limit_s), f"timing {len(running)} models"
+                )
+            if all(e.narrow for e in entries):
+                return "narrow"
+            if last:
+                return "time limit" if out_of_time else f"{MAX_ROUNDS} rounds"
+
+
+def _judge(entry: Contestant, reference: Contestant | None, narrow: float) -> None:
+    if reference:
+        low, high = ratio_interval(entry.rounds, reference.rounds[: len(entry.rounds)])
+    else:
+        low, high = median_interval(entry.rounds)
+    entry.interval = (low, high)
+    entry.narrow = high - low <= narrow * (low + high) / 2
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Put PyTorch's random state back, on GPUs too where they are in use."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=list(devices)):
+        yield
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _flat(rounds: list[list[float]]) -> tuple[float, ...]:
+    return tuple(t for calls in rounds for t in calls)
