@@ -26,8 +26,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path for a writer that wants a file name; it becomes `path` when the block ends well.
 
-    Folders on the way are made. The content reaches the disk before the name does (write, fsync, rename). When
-    the block raises, `path` stays as it was and the temporary file goes. The block should do nothing but write.
+    Folders on the way are made. The content reaches the disk before the name does (write, fsync, rename).
+    When the block raises, `path` stays as it was and the temporary file goes. The block should do nothing but
+    write.
     Raises GhostsearchError for a full disk, a read-only directory and other refusals of the system.
     """
     path = Path(path)
