@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -32,6 +32,9 @@ SAFE_SPEC = re.compile(r"(torchvision|timm|ghostsearch):[\w.\-]{1,100}")
 PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+LARGEST_SHRINK, SMALL = 64, 2**25
+"""The plain network that a directory names may have 64 times the stored parameters, or 2^25 in any case."""
+
 State = Mapping[str, Tensor]
 
 
@@ -40,7 +43,7 @@ class _Source(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True)
     model: Annotated[str, Field(max_length=200)]
-    classes: Annotated[int, Field(ge=1, le=10**6)] | None
+    classes: Annotated[int, Field(ge=1, le=10**5)] | None
     size: Annotated[int, Field(ge=1, le=4096)]
     channels: Annotated[int, Field(ge=1, le=1024)]
     mean: Annotated[tuple[Finite, ...], Field(strict=False)]
@@ -95,8 +98,7 @@ def save(
     """
     if isinstance(source, SavedModel) and source.architecture not in (architecture, Architecture()):
         raise GhostsearchError(
-            f"the model is converted already ({source.architecture.digest}); "
-            f"convert the plain {source.spec} instead"
+            f"the model is converted already ({source.architecture.digest}); convert the plain {source.spec} instead"
         )
     directory = Path(directory)
     weights = directory / WEIGHTS_FILE
@@ -141,9 +143,7 @@ def load(directory: Path | str, *, model: nn.Module | None = None, allow_code: b
     return load_directory(directory, model=model, allow_code=allow_code).module
 
 
-def load_directory(
-    directory: Path | str, *, model: nn.Module | None = None, allow_code: bool = False
-) -> SavedModel:
+def load_directory(directory: Path | str, *, model: nn.Module | None = None, allow_code: bool = False) -> SavedModel:
     """As `load`, with the plain model's name and input, the architecture and the versions of the writer."""
     directory = Path(directory)
     architecture, manifest = read_manifest(directory)
@@ -177,8 +177,7 @@ def read_manifest(directory: Path) -> tuple[Architecture, _Manifest]:
     architecture = Architecture.from_dict(data, str(path))
     if isinstance(data, dict) and "source" not in data:
         raise GhostsearchError(
-            f"{path}: an architecture without a model; apply it by "
-            f"'ghostsearch convert MODEL --architecture {path}'"
+            f"{path}: an architecture without a model; apply it by 'ghostsearch convert MODEL --architecture {path}'"
         )
     return architecture, _checked(data, str(path))
 
@@ -241,14 +240,34 @@ def _build(directory: Path, source: _Source, state: State, allow_code: bool) -> 
         raise GhostsearchError(
             f"{directory}: declares {source.classes} classes, but no tensor in {WEIGHTS_FILE} has as many"
         )
-    return load_model(
-        source.model, classes=source.classes, size=source.size, mean=source.mean, std=source.std
-    ).module
+    options: dict[str, Any] = {
+        "classes": source.classes,
+        "size": source.size,
+        "mean": source.mean,
+        "std": source.std,
+    }
+    if not allow_code:
+        _check_size(directory, source.model, options, state)
+    return load_model(source.model, **options).module
 
 
-def _converted(
-    directory: Path, plain: nn.Module, architecture: Architecture, manifest: _Manifest
-) -> nn.Module:
+def _check_size(directory: Path, spec: str, options: dict[str, Any], state: State) -> None:
+    """Refuse a plain network out of all proportion to the weights, before it takes any memory."""
+    try:
+        with torch.device("meta"):
+            plain = load_model(spec, **options).module
+    except (NotImplementedError, RuntimeError):
+        # A few of torchvision's initialisers want data; its largest network has 0.6 G parameters.
+        return
+    stored = sum(t.numel() for t in state.values())
+    needed = sum(p.numel() for p in plain.parameters())
+    if needed > LARGEST_SHRINK * stored + SMALL:
+        raise GhostsearchError(
+            f"{directory}: {spec} has {needed} parameters, {WEIGHTS_FILE} only {stored}: forged or mixed up"
+        )
+
+
+def _converted(directory: Path, plain: nn.Module, architecture: Architecture, manifest: _Manifest) -> nn.Module:
     from ghostsearch.convert.convert import convert
 
     try:
