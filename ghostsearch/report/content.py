@@ -46,7 +46,7 @@ def page_content(view: StudyView) -> dict[str, Any]:
 
 
 def _shown(view: StudyView) -> list[Record]:
-    """The trials on the page, one a digest: all, or the newest of very many with the front and the anchors."""
+    """The trials on the page, one a digest: all, or of very many the newest, the front and the anchors."""
     latest: dict[str, Record] = {}
     for record in view.records:
         if record.digest not in latest or record.state == "complete":

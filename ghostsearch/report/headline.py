@@ -16,12 +16,12 @@ from ghostsearch.report.units import score_text, share_text
 
 
 def headline(view: StudyView) -> str:
-    """One sentence: the chosen model (the knee of the front), what it saves on the device, and what its score becomes."""
+    """One sentence: the chosen model (the knee of the front), what it saves and what its score becomes."""
     chosen, plain = find_record(view, view.chosen), plain_record(view)
     if chosen is None:
         return f"No model of {view.name} meets every limit yet; raise a limit or --trials."
     if chosen.digest == "plain" or plain is None:
-        return f"The plain model of {view.name} stays the choice: no other model on the front gives a better trade."
+        return f"The plain model of {view.name} stays the choice: no other gives a better trade."
     savings = _savings(view, chosen, plain)
     name = f"Model {chosen.digest}"
     return f"{name} {savings}{_score_change(view, chosen, plain)}."

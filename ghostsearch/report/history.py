@@ -1,4 +1,4 @@
-"""How a study went: hypervolume after each trial, scores at each rung, and how far early rungs foretell late ones."""
+"""How a study went: hypervolume by trial, scores by rung, and how far early rungs foretell late ones."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MIN_PAIRS = 4
 
 
 def hypervolume_history(view: StudyView) -> dict[str, Any]:
-    """Hypervolume of the finished trials after each one, over score and the first cost (the study's first cost objective).
+    """Hypervolume of the finished trials after each one, over score and the study's first cost.
 
-    The box reaches from the plain model's cost and the worst finished score to no cost and the best score, so that 0 is
-    no better than plain and 1 is out of reach. Models that stopped early or break a limit do not count.
+    The box reaches from the plain model's cost and the worst finished score to no cost and the best score,
+    so that 0 is no better than plain and 1 is out of reach. Models that stopped early do not count.
     """
     score, costs, plain = score_axis(view), cost_axes(view), plain_record(view)
     if plain is None or not costs:
@@ -41,8 +41,8 @@ def hypervolume_history(view: StudyView) -> dict[str, Any]:
 
 
 def rung_curves(view: StudyView) -> dict[str, Any]:
-    """Each model's validation scores by rung, and Kendall's τ of each rung, MACs and params with the highest rung."""
-    curves = []
+    """Each model's validation scores by rung; Kendall's τ of rungs, MACs and params with the last rung."""
+    curves: list[dict[str, Any]] = []
     for record in view.records:
         points = {s.epochs: s.value for s in record.scores if s.split == "validation"}
         if len(points) > 1:
@@ -52,14 +52,12 @@ def rung_curves(view: StudyView) -> dict[str, Any]:
 
 
 def _correlations(view: StudyView, epochs: list[float]) -> list[dict[str, Any]]:
-    """Rank correlation with the highest rung's score of what was known before: earlier rungs, MACs, params."""
+    """Rank correlation with the last rung's score of what was known before: earlier rungs, MACs, params."""
     if len(epochs) < 2:
         return []
     last = epochs[-1]
     rows = [_tau(f"score after {_epochs(e)}", view, e, last) for e in epochs[:-1]]
-    rows += [
-        _tau(label, view, column, last) for column, label in (("macs", "MACs"), ("params", "parameters"))
-    ]
+    rows += [_tau(label, view, column, last) for column, label in (("macs", "MACs"), ("params", "parameters"))]
     return [r for r in rows if r]
 
 

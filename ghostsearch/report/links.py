@@ -40,9 +40,7 @@ def model_links(directory: Path, digest: str) -> list[Link]:
     folder = directory / "models" / digest
     if not digest.isalnum() or not folder.is_dir():
         return []
-    found = [
-        _link(directory, f"models/{digest}/{p.name}", "") for p in sorted(folder.iterdir()) if p.is_file()
-    ]
+    found = [_link(directory, f"models/{digest}/{p.name}", "") for p in sorted(folder.iterdir()) if p.is_file()]
     return sorted((link for link in found if link), key=lambda link: link["size_bytes"])
 
 

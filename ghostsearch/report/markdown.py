@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ghostsearch.files import write_text
 from ghostsearch.records import StudyView
 from ghostsearch.report.headline import headline
 from ghostsearch.report.measured import measured
@@ -17,7 +18,7 @@ def write_markdown(view: StudyView, directory: Path) -> Path:
     draw_front(view, directory / "front.png")
     draw_layers(view, directory / "layers.png")
     path = directory / "report.md"
-    path.write_text(render_markdown(view), encoding="utf-8")
+    write_text(path, render_markdown(view))
     return path
 
 

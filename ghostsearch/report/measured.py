@@ -7,7 +7,7 @@ from ghostsearch.report.outcome import devices
 
 
 def measured(view: StudyView) -> list[tuple[str, str]]:
-    """How it was measured: device, threads, batch, timing, scores, versions, seed and command, as name and text."""
+    """Device, threads, batch, timing, scores, versions, seed and command, as name and text."""
     rows: list[tuple[str, str]] = []
     for device in devices(view):
         latency = _a_latency(view, device)
@@ -15,9 +15,7 @@ def measured(view: StudyView) -> list[tuple[str, str]]:
             rows.append((f"device {device}", latency))
     sample = next((r for r in view.records if r.scores), None)
     if sample and (score := sample.score()):
-        rows.append(
-            ("search score", f"{score.metric} on {score.images} {score.split} images, seed {score.seed}")
-        )
+        rows.append(("search score", f"{score.metric} on {score.images} {score.split} images, seed {score.seed}"))
     final = next((s for r in view.finalists if (s := r.score("test"))), None)
     if final:
         rows.append(
@@ -27,22 +25,19 @@ def measured(view: StudyView) -> list[tuple[str, str]]:
             )
         )
     rows += [(key, text) for key, text in view.environment.items()]
-    rows += [
-        (f"run: {key}", str(value)) for key, value in view.config.items() if value not in (None, (), [], {})
-    ]
+    rows += [(f"run: {key}", str(value)) for key, value in view.config.items() if value not in (None, (), [], {})]
     return rows
 
 
 def _a_latency(view: StudyView, device: str) -> str:
     """How a device was timed, from the record that was timed last."""
-    record: Record | None = next(
-        (r for r in reversed((*view.records, *view.finalists)) if r.latency(device)), None
-    )
+    record: Record | None = next((r for r in reversed((*view.records, *view.finalists)) if r.latency(device)), None)
     latency = record.latency(device) if record else None
     if latency is None:
         return ""
+    threads = f"{latency.threads} thread{'s' * (latency.threads != 1)}"
     text = (
-        f"batch {latency.batch}, {latency.threads} thread{'s' * (latency.threads != 1)}, {latency.precision}; "
+        f"batch {latency.batch}, {threads}, {latency.precision}; "
         f"median of {len(latency.times_s)} forwards after warm-up"
     )
     return f"{text}, interleaved with the plain model" if latency.plain_times_s else text

@@ -1,4 +1,4 @@
-"""Questions about a study that the page, the tables and the pictures all ask; answered from its view alone."""
+"""Questions about a study that the page, the tables and the pictures all ask, answered from its view."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def score_axis(view: StudyView) -> Axis:
     """The validation score."""
     objective = next((o for o in view.objectives if o.name == "score"), None)
     metric = metric_name(view)
-    return Axis(
-        "score", metric, objective.maximize if objective else True, objective and objective.limit, metric
-    )
+    if objective is None:
+        return Axis("score", metric, maximize=True, metric=metric)
+    return Axis("score", metric, objective.maximize, objective.limit, metric)
 
 
 def cost_axes(view: StudyView) -> list[Axis]:
-    """What may be paid for the score: latency on each device, MACs, params, bytes; the study's objectives first."""
+    """What may be paid for the score: latency by device, MACs, params, bytes; objectives first."""
     labels = {f"latency_s[{d}]": f"latency on {d}" for d in devices(view)}
     labels |= {
         "macs": "MACs", "params": "parameters", "size_bytes": "size", "peak_memory_bytes": "peak memory"
@@ -88,7 +88,7 @@ def number(record: Record, column: str) -> float | None:
 
 
 def ratio_to_plain(record: Record, plain: Record | None, column: str) -> float | None:
-    """A figure over the plain model's; for latency, over the plain model timed in the same run where there is one."""
+    """A figure over the plain model's; for latency, over the plain model timed in the same run."""
     if column.startswith("latency_s["):
         latency = record.latency(column[len("latency_s[") : -1])
         if latency and latency.ratio is not None:

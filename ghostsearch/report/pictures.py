@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ghostsearch.files import atomic_path
 from ghostsearch.records import Record, StudyView
 from ghostsearch.report.colours import choice_colours
 from ghostsearch.report.outcome import Axis, cost_axes, find_record, number, score_axis
@@ -19,40 +20,39 @@ INK, SOFT, RULE, ACCENT, WARN, OTHER, UNIFORM = (
 )  # fmt: skip
 MAX_STRIPS = 12
 
+MARKS: dict[str, dict[str, Any]] = {
+    "chosen (knee)": {"marker": "*", "color": ACCENT, "s": 190},
+    "plain model": {"marker": "s", "color": INK, "s": 52},
+    "uniform": {"marker": "D", "fc": "white", "ec": UNIFORM, "s": 36},
+    "front": {"marker": "o", "color": ACCENT, "s": 44},
+    "other trials": {"marker": "o", "fc": "white", "ec": OTHER, "s": 26},
+    "stopped early": {"marker": "v", "fc": "white", "ec": OTHER, "s": 12},
+}
+"""How each kind of model is marked; the first ones lie on top."""
+
 
 def draw_front(view: StudyView, path: Path) -> Path:
-    """Draw validation score against the study's first cost: all trials, the front, the plain and the uniform models."""
+    """Draw validation score against the study's first cost: every trial, the front and its marks."""
     figure, axes = _figure(8.0, 4.6)
     costs, score = cost_axes(view), score_axis(view)
     if not costs:
         axes.text(0.5, 0.5, "no trial has a cost yet", ha="center", transform=axes.transAxes, color=SOFT)
         return _save(figure, path)
     cost = costs[0]
-    front, drawn = set(view.front), set[str]()
-    groups: list[tuple[str, list[Record], dict[str, object]]] = [
-        ("stopped early", [r for r in view.records if r.state != "complete"], {"marker": "_", "color": OTHER, "s": 18}),
-        ("other trials", [r for r in view.records if r.state == "complete"], {"marker": "o", "facecolors": "none", "edgecolors": OTHER, "s": 26}),
-        ("uniform", [r for r in view.records if r.origin == "uniform"], {"marker": "D", "facecolors": "none", "edgecolors": UNIFORM, "s": 36}),
-        ("front", [r for r in view.records if r.digest in front], {"marker": "o", "color": ACCENT, "s": 44}),
-        ("plain model", [r for r in view.records if r.digest == "plain"], {"marker": "s", "color": INK, "s": 52}),
-        ("chosen (knee)", [r for r in view.records if r.digest == view.chosen != "plain"], {"marker": "*", "color": ACCENT, "s": 190}),
-    ]  # fmt: skip
-    for order, (name, records, style) in reversed(list(enumerate(groups))):
-        points = _points([r for r in records if r.digest not in drawn], cost, score)
-        drawn |= {r.digest for r in records}
+    for order, (kind, style) in enumerate(MARKS.items()):
+        points = _points([r for r in view.records if _kind(view, r) == kind], cost, score)
         if points:
-            axes.scatter(*zip(*points, strict=True), label=name, linewidths=1.2, zorder=3 + order, **style)
+            axes.scatter(*zip(*points, strict=True), label=kind, linewidths=1.2, zorder=9 - order, **style)
     _steps(axes, view, cost, score)
     _limits(axes, cost, score)
     axes.set_xlabel(_title(cost))
     axes.set_ylabel(f"validation {_title(score)}")
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles, labels, frameon=False, fontsize=9, loc="lower right", labelcolor=INK)
+    axes.legend(frameon=False, fontsize=9, loc="lower right", labelcolor=INK)
     return _save(figure, path)
 
 
 def draw_layers(view: StudyView, path: Path) -> Path:
-    """Draw a strip per model of the front: sites in order, colour the choice, height the share of channels kept."""
+    """Draw a strip per model of the front: sites in order, colour the choice, height the channels kept."""
     from matplotlib.patches import Patch, Rectangle
 
     sites = [s["path"] for s in view.anatomy.get("sites", ())]
@@ -66,26 +66,33 @@ def draw_layers(view: StudyView, path: Path) -> Path:
         for x, site in enumerate(sites):
             share = widths.get(site, 1.0)
             if share < 1:
-                axes.add_patch(
-                    Rectangle((x + 0.06, -y), 0.88, 0.8, fill=False, edgecolor=RULE, linewidth=0.8)
-                )
+                axes.add_patch(Rectangle((x + 0.06, -y), 0.88, 0.8, fill=False, edgecolor=RULE, linewidth=0.8))
             colour = colours[record.sites.get(site, "keep")]
             axes.add_patch(Rectangle((x + 0.06, -y), 0.88, 0.8 * share, facecolor=colour, linewidth=0))
     axes.set_xlim(0, max(len(sites), 1))
     axes.set_ylim(-len(rows) + 0.8, 1)
-    labels = [
-        f"{r.digest}{' ★' if r.digest == view.chosen else ''}  {score.text(number(r, 'score'))}" for r in rows
-    ]
+    labels = [f"{r.digest}{' ★' if r.digest == view.chosen else ''}  {score.text(number(r, 'score'))}" for r in rows]
     axes.set_yticks([-y + 0.4 for y in range(len(rows))], labels, fontsize=9, family="monospace")
     axes.set_xticks([])
     axes.set_xlabel(f"{len(sites)} sites, from input to output; height: share of channels kept", fontsize=9)
     for spine in axes.spines.values():
         spine.set_visible(False)
     handles = [Patch(color=c, label=t) for t, c in colours.items()]
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=min(4, len(handles)), frameon=False, fontsize=9
-    )
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), frameon=False, fontsize=9)
     return _save(figure, path)
+
+
+def _kind(view: StudyView, record: Record) -> str:
+    """What a model is on the picture: the first of MARKS that fits it."""
+    if record.digest == "plain":
+        return "plain model"
+    if record.digest == view.chosen:
+        return "chosen (knee)"
+    if record.origin == "uniform":
+        return "uniform"
+    if record.digest in view.front:
+        return "front"
+    return "other trials" if record.state == "complete" else "stopped early"
 
 
 def _strip_rows(view: StudyView) -> list[Record]:
@@ -117,13 +124,19 @@ def _steps(axes: Axes, view: StudyView, cost: Axis, score: Axis) -> None:
 
 
 def _limits(axes: Axes, cost: Axis, score: Axis) -> None:
-    style = {"color": WARN, "linewidth": 1.1, "linestyle": "--", "zorder": 1}
+    style: dict[str, Any] = {"color": WARN, "linewidth": 1.1, "linestyle": "--", "zorder": 1}
     if cost.limit is not None:
         axes.axvline(cost.limit * cost.scale[0], **style)
         axes.annotate(
-            f"limit {cost.text(cost.limit)}", (cost.limit * cost.scale[0], 0.02), xycoords=("data", "axes fraction"),
-            rotation=90, ha="right", va="bottom", fontsize=8, color=WARN,
-        )  # fmt: skip
+            f"limit {cost.text(cost.limit)}",
+            (cost.limit * cost.scale[0], 0.02),
+            xycoords=("data", "axes fraction"),
+            rotation=90,
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color=WARN,
+        )
     if score.limit is not None:
         axes.axhline(score.limit * score.scale[0], **style)
 
@@ -149,5 +162,6 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
     return path

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def front_rows(view: StudyView) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the front, plain model first: digest, scores, each cost with its share of plain, remark."""
+    """Header and rows of the front, plain first: digest, scores, costs with their share of plain, remark."""
     plain, metric = plain_record(view), metric_name(view)
     axes = [a for a in cost_axes(view) if a.column != "size_bytes"]
     tested = any(r.score("test") for r in view.finalists)
@@ -35,10 +35,9 @@ def front_rows(view: StudyView) -> tuple[list[str], list[list[str]]]:
         row = [digest, score_text(_validation(view, digest), metric)]
         if tested:
             row.append(score_text(number(record, "test_score"), metric))
-        row += [
-            f"{axis.text(number(record, axis.column))} ({share_text(ratio_to_plain(record, plain, axis.column))})"
-            for axis in axes
-        ]
+        for axis in axes:
+            share = share_text(ratio_to_plain(record, plain, axis.column))
+            row.append(f"{axis.text(number(record, axis.column))} ({share})")
         rows.append([*row, remark(view, record)])
     return header, rows
 

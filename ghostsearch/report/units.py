@@ -1,4 +1,4 @@
-"""Numbers as people read them, units included: the one place where the report, its tables and its pictures format."""
+"""Numbers as people read them, units included: the one place where the report formats."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ MISSING = "–"
 
 
 def with_prefix(value: float | None, unit: str = "") -> str:
-    """Three significant digits and a decimal prefix: 41_400_000 and `MACs` give `41.4 MMACs`; a dash for None."""
+    """Three significant digits and a decimal prefix: 41_400_000 gives `41.4 M`; a dash for None."""
     if value is None:
         return MISSING
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

@@ -15,8 +15,8 @@ from ghostsearch.sitecost import kept_width
 def width_shares(view: StudyView, groups: Mapping[str, str]) -> dict[str, float]:
     """Share of its output channels that each narrowed site keeps; sites at full width are left out.
 
-    `groups` maps a group's name to its width choice. Where the study's preset can no longer be read, the share is the
-    one asked for, without the rounding to the preset's multiple.
+    `groups` maps a group's name to its width choice. Where the study's preset can no longer be read, the
+    share is the one asked for, without the rounding to the preset's multiple.
     """
     multiple = _width_multiple(str(view.config.get("space", "")))
     shares: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""A made-up study to draw: the shapes of a CIFAR ResNet-20, figures from a seeded formula. Test data, measured nowhere."""
+"""A made-up study to draw: shapes of a CIFAR ResNet-20, figures from a seeded formula, measured nowhere."""
 
 from __future__ import annotations
 
@@ -27,26 +27,29 @@ def make_anatomy() -> Anatomy:
                 c, stride = (width // 2, 2) if first else (width, 1)
                 sites.append(
                     Site(
-                        f"layer{stage}.{block}.conv{conv}", "Conv2d 3x3", c, width, (3, 3), (stride, stride), 1,
-                        (c, size * stride, size * stride), (width, size, size),
-                        macs=width * c * 9 * size * size, params=width * c * 9,
+                        f"layer{stage}.{block}.conv{conv}",
+                        "Conv2d 3x3",
+                        c,
+                        width,
+                        (3, 3),
+                        (stride, stride),
+                        1,
+                        (c, size * stride, size * stride),
+                        (width, size, size),
+                        macs=width * c * 9 * size * size,
+                        params=width * c * 9,
                     )
-                )  # fmt: skip
+                )
             name = f"layer{stage}.{block}.conv1"
             groups.append(Group(name, width, (name,)))
-    return Anatomy(
-        tuple(sites), (Skipped("conv1", "reads the image: --include-first takes it too"),), tuple(groups)
-    )
+    return Anatomy(tuple(sites), (Skipped("conv1", "reads the image: --include-first takes it too"),), tuple(groups))
 
 
-def make_record(
-    anatomy: Anatomy, number: int, architecture: Architecture, origin: str, rng: random.Random
-) -> Record:
-    """A trial whose cost follows the sites' formulas and whose score and latency follow a smooth law with noise."""
+def make_record(anatomy: Anatomy, number: int, architecture: Architecture, origin: str, rng: random.Random) -> Record:
+    """A trial whose cost follows the sites' formulas, score and latency a smooth law with noise."""
     chosen = {s.path: architecture.sites.get(s.path, parse_layer_choice("keep")) for s in anatomy.sites}
     share = {
-        g.name: architecture.groups[g.name].share if g.name in architecture.groups else 1.0
-        for g in anatomy.groups
+        g.name: architecture.groups[g.name].share if g.name in architecture.groups else 1.0 for g in anatomy.groups
     }
     macs = sum(int(site_macs(s, chosen[s.path]) * share.get(s.path, 1.0)) for s in anatomy.sites)
     params = sum(int(site_params(s, chosen[s.path]) * share.get(s.path, 1.0)) for s in anatomy.sites)
@@ -54,34 +57,50 @@ def make_record(
     pace = 0.25 + 0.75 * left + 0.004 * len(architecture.sites)
     final = 0.885 - 0.16 * (1 - left) ** 2.2 + rng.gauss(0, 0.006)
     scores = [
-        Score(metric="accuracy", value=final - gap + rng.gauss(0, gap / 6), split="validation", epochs=e, images=2000, seed=0)
+        Score(
+            metric="accuracy",
+            value=final - gap + rng.gauss(0, gap / 6),
+            split="validation",
+            epochs=e,
+            images=2000,
+            seed=0,
+        )
         for e, gap in ((0, 0.14 * (1 - left) + 0.01), (1, 0.03), (3, 0.01))
-    ]  # fmt: skip
+    ]
     state = "complete" if origin in ("plain", "uniform") or rng.random() < 0.7 else "pruned"
     scores = scores if state == "complete" else scores[: rng.choice((1, 2))]
     return Record(
-        number=number, digest=architecture.digest, origin=origin, state=state,
-        reason="" if state == "complete" else "dominated at rung 0: three finished models are better in everything",
+        number=number,
+        digest=architecture.digest,
+        origin=origin,
+        state=state,
+        reason="" if state == "complete" else "dominated at rung 0: three models are better in everything",
         sites={k: str(v) for k, v in architecture.sites.items()},
         groups={k: str(v) for k, v in architecture.groups.items()},
         cost=Cost(params=params + 1802, macs=macs + 443_000, size_bytes=4 * (params + 1802) + 8000),
-        latencies=(make_latency(pace, rng),), scores=tuple(scores),
+        latencies=(make_latency(pace, rng),),
+        scores=tuple(scores),
         seconds={"convert": 0.1, "fit": 9.0, "train": 24.0 * len(scores), "measure": 3.0},
         started=f"2026-11-24T0{number // 30}:{number * 2 % 60:02d}:00+00:00",
-    )  # fmt: skip
+    )
 
 
 def make_latency(pace: float, rng: random.Random) -> Latency:
     plain = [2.4e-3 * (1 + abs(rng.gauss(0, 0.02))) for _ in range(30)]
     mine = tuple(2.4e-3 * pace * (1 + abs(rng.gauss(0, 0.02))) for _ in range(30))
     return Latency(
-        device=DEVICE, threads=1, batch=1, times_s=mine, plain_times_s=tuple(plain),
-        ratio_interval=(pace * 0.985, pace * 1.015), stopped="narrow",
-    )  # fmt: skip
+        device=DEVICE,
+        threads=1,
+        batch=1,
+        times_s=mine,
+        plain_times_s=tuple(plain),
+        ratio_interval=(pace * 0.985, pace * 1.015),
+        stopped="narrow",
+    )
 
 
 def make_view(trials: int = 48, name: str = "digits-like", seed: int = 0) -> StudyView:
-    """A whole study of `trials` trials, with finalists, a missed limit, vetoes, an audit and a hostile name or two."""
+    """A whole study of `trials` trials, with finalists, a missed limit, a veto and an audit."""
     rng, anatomy = random.Random(seed), make_anatomy()
     todo = [("plain", Architecture())]
     todo += [("uniform", Architecture.of({s.path: c for s in anatomy.sites})) for c in CHOICES[1:]]
@@ -99,24 +118,55 @@ def make_view(trials: int = 48, name: str = "digits-like", seed: int = 0) -> Stu
     limit = 2.05e-3
     missed = tuple(r.digest for r in finalists if r.latency(DEVICE).median_s > limit and r.digest != "plain")
     return StudyView(
-        directory="results/mine", name=name,
-        config={"model": "ghostsearch:cifar_resnet20", "data": "digits", "device": [DEVICE], "seed": seed, "trials": trials,
-                "epochs": 3, "max_latency": "85%"},
+        directory="results/mine",
+        name=name,
+        config={
+            "model": "ghostsearch:cifar_resnet20",
+            "data": "digits",
+            "device": [DEVICE],
+            "seed": seed,
+            "trials": trials,
+            "epochs": 3,
+            "max_latency": "85%",
+        },
         anatomy=dataclasses.asdict(anatomy),
         objectives=(
             Objective(name="score", label="accuracy", unit="share", maximize=True),
-            Objective(name=f"latency_s[{DEVICE}]", label=f"latency on {DEVICE}", unit="s", maximize=False, limit=limit),
+            Objective(
+                name=f"latency_s[{DEVICE}]",
+                label=f"latency on {DEVICE}",
+                unit="s",
+                maximize=False,
+                limit=limit,
+            ),
             Objective(name="macs", label="MACs", unit="MACs", maximize=False),
         ),
-        records=tuple(records), front=tuple(r.digest for r in front), chosen=knee.digest, finalists=tuple(finalists),
+        records=tuple(records),
+        front=tuple(r.digest for r in front),
+        chosen=knee.digest,
+        finalists=tuple(finalists),
         missed=missed,
-        vetoed=({"site": "layer1.0.conv1", "choice": "ghost(ratio=2, kernel=1)", "device": DEVICE, "ratio": 1.12,
-                 "interval": [1.06, 1.19]},),
-        audit=({"predictor": "latency table", "mape": 0.041, "tau": 0.93, "worst": 0.12},
-               {"predictor": "MACs", "mape": 0.19, "tau": 0.71, "worst": 0.44}),
-        environment={"command": "ghostsearch search --trials 48", "python": "3.11", "torch": "2.x", "processor": "<made up>"},
+        vetoed=(
+            {
+                "site": "layer1.0.conv1",
+                "choice": "ghost(ratio=2, kernel=1)",
+                "device": DEVICE,
+                "ratio": 1.12,
+                "interval": [1.06, 1.19],
+            },
+        ),
+        audit=(
+            {"predictor": "latency table", "mape": 0.041, "tau": 0.93, "worst": 0.12},
+            {"predictor": "MACs", "mape": 0.19, "tau": 0.71, "worst": 0.44},
+        ),
+        environment={
+            "command": "ghostsearch search --trials 48",
+            "python": "3.11",
+            "torch": "2.x",
+            "processor": "<made up>",
+        },
         notes=("made-up figures for the report's own tests",),
-    )  # fmt: skip
+    )
 
 
 def _final(record: Record, rng: random.Random) -> Record:

@@ -4,42 +4,11 @@ const byId = new Map(study.models.map((model) => [model.id, model]));
 const front = new Set(study.front);
 const missed = new Set(study.missed);
 const plain = byId.get("plain");
-const NONE = "–";
 
-const element = (tag, attributes = {}, ...children) => {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-};
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-
-const digits = (value) => {
-  const size = Math.abs(value);
-  if (value === 0) return "0";
-  return value.toFixed(size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2);
-};
-const withPrefix = (value, unit) => {
-  for (const [factor, prefix] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
-    if (Math.abs(value) >= factor) return `${digits(value / factor)} ${prefix}${unit}`.trim();
-  }
-  return `${digits(value)} ${unit}`.trim();
-};
-const known = (value) => value !== null && value !== undefined;
-const costText = (axis, value) => {
-  if (!known(value)) return NONE;
-  if (axis.unit === "ms") return `${digits(value * 1e3)} ms`;
-  return withPrefix(value, axis.unit === "MB" ? "B" : "");
-};
 const scoreText = (value) => {
   if (!known(value)) return NONE;
   return study.score.unit === "%" ? `${(value * 100).toFixed(1)} %` : String(Number(value.toPrecision(4)));
 };
-const shareText = (value) => (known(value) ? `${(value * 100).toFixed(value < 0.0995 ? 1 : 0)} %` : NONE);
-const axisTitle = (axis) => (axis.unit ? `${axis.label} (${axis.unit})` : axis.label);
-
 // A model's figures as searched, or after final training where it had that.
 const figures = (model, tested) => (tested ? model.final : model);
 

@@ -15,10 +15,10 @@ const KINDS = [
   { name: "chosen (knee)", fits: (m) => m.id === study.chosen && m.id !== "plain", mark: () => ({ symbol: "star", size: 17, color: colour("accent") }) },
   { name: "plain model", fits: (m) => m.id === "plain", mark: () => ({ symbol: "square", size: 12, color: colour("ink") }) },
   { name: "missed a limit", fits: (m) => missed.has(m.id), mark: () => ({ symbol: "x", size: 11, color: colour("warn") }) },
+  { name: "uniform", fits: (m) => m.origin === "uniform", mark: () => ({ symbol: "diamond-open", size: 11, color: colour("uniform"), line: { width: 2.2 } }) },
   { name: "front", fits: (m) => front.has(m.id), mark: () => ({ symbol: "circle", size: 11, color: colour("accent") }) },
-  { name: "uniform", fits: (m) => m.origin === "uniform", mark: () => ({ symbol: "diamond-open", size: 11, color: colour("uniform"), line: { width: 2 } }) },
-  { name: "other", fits: (m) => m.state === "complete", mark: () => ({ symbol: "circle-open", size: 8, color: colour("other"), line: { width: 1.5 } }) },
-  { name: "stopped early", fits: () => true, mark: () => ({ symbol: "line-ew-open", size: 7, color: colour("other"), line: { width: 1.5 } }) },
+  { name: "other trials", fits: (m) => m.state === "complete", mark: () => ({ symbol: "circle-open", size: 8, color: colour("other"), line: { width: 1.5 } }) },
+  { name: "stopped early", fits: () => true, mark: () => ({ symbol: "triangle-down-open", size: 6, color: colour("other"), line: { width: 1 } }) },
 ];
 const kindOf = (model) => KINDS.findIndex((kind) => kind.fits(model));
 
@@ -30,8 +30,11 @@ const wrapped = (words, width = 58, lines = 3) => {
   }
   return rows.length > lines ? [...rows.slice(0, lines), `… ${words.length} in all`] : rows;
 };
-// Plotly's hover text is a small HTML of its own.
-const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+// A uniform model's one choice, short enough to stand beside its mark.
+const uniformName = (model) => {
+  const rows = sitesByChoice(model).filter((row) => row.text !== "keep");
+  return rows.length ? rows.map((row) => row.short).join(" ") : Object.values(model.groups)[0] || "";
+};
 const hoverText = (model, axis, tested) => {
   const [value, share] = figures(model, tested).values[axis.key] || [];
   const rows = [`<b>${escaped(model.id)}</b> ${escaped(KINDS[kindOf(model)].name)}`,
@@ -41,17 +44,6 @@ const hoverText = (model, axis, tested) => {
     if (row.text !== "keep") rows.push(...wrapped(row.sites).map((line) => `  ${escaped(line)}`));
   }
   return [...rows, ...widthsInWords(model).map(escaped)].join("<br>");
-};
-
-// The staircase: of the front's models, those that no other beats on these two axes.
-const skyline = (points) => {
-  const sign = study.score.maximize ? 1 : -1;
-  let best = -Infinity;
-  return [...points].sort((a, b) => a.x - b.x || sign * (b.y - a.y)).filter((point) => {
-    if (sign * point.y <= best) return false;
-    best = sign * point.y;
-    return true;
-  });
 };
 
 const pointsOf = (axis, tested) => study.models.flatMap((model) => {
@@ -81,7 +73,7 @@ const drawFront = () => {
   const axis = study.axes[Number(axisX.value)];
   const tested = axisY.value === "final";
   const points = pointsOf(axis, tested);
-  const steps = skyline(points.filter((p) => front.has(p.id)));
+  const steps = skyline(points.filter((p) => front.has(p.id)), study.score.maximize);
   const traces = [{
     x: steps.map((p) => p.x), y: steps.map((p) => p.y), mode: "lines", hoverinfo: "skip", showlegend: false,
     line: { shape: study.score.maximize ? "hv" : "vh", color: colour("accent"), width: 1.5 },
@@ -89,10 +81,12 @@ const drawFront = () => {
   KINDS.forEach((kind, i) => {
     const own = points.filter((p) => kindOf(p.model) === i);
     if (!own.length) return;
-    const spread = i <= 3 && axis.unit === "ms";
+    const spread = i <= 4 && axis.unit === "ms";
     traces.push({
-      x: own.map((p) => p.x), y: own.map((p) => p.y), customdata: own.map((p) => p.id), name: kind.name, mode: "markers",
-      text: own.map((p) => hoverText(p.model, axis, tested)), hovertemplate: "%{text}<extra></extra>", marker: kind.mark(),
+      x: own.map((p) => p.x), y: own.map((p) => p.y), customdata: own.map((p) => p.id), name: kind.name,
+      mode: kind.name === "uniform" ? "markers+text" : "markers", marker: kind.mark(),
+      text: own.map((p) => escaped(uniformName(p.model))), textposition: "bottom right", textfont: { size: 11, color: colour("uniform") },
+      hovertext: own.map((p) => hoverText(p.model, axis, tested)), hovertemplate: "%{hovertext}<extra></extra>",
       error_x: spread ? { type: "data", array: own.map((p) => p.high), arrayminus: own.map((p) => p.low), thickness: 1, width: 0, color: colour("other") } : undefined,
     });
   });

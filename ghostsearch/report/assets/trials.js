@@ -12,7 +12,7 @@ const COLUMNS = [
     text: (m) => `${costText(axis, (m.values[axis.key] || [])[0])}\u2002${shareText((m.values[axis.key] || [])[1])}`,
   })),
   { name: "seconds", of: (m) => m.seconds, text: (m) => digits(m.seconds), number: true },
-  { name: "remark", of: (m) => (front.has(m.id) ? `on the front ${m.id === study.chosen ? "(chosen)" : ""}` : m.reason) },
+  { name: "remark", words: true, of: (m) => (front.has(m.id) ? `on the front ${m.id === study.chosen ? "(chosen)" : ""}` : m.reason) },
 ];
 const sorting = { column: 0, ascending: true };
 const filters = ["filter", "filter-state", "filter-front"].map((id) => document.getElementById(id));
@@ -37,7 +37,7 @@ const trialRow = (model) => {
     const text = column.text ? column.text(model) : known(value) ? String(value) : NONE;
     return column.name === "model"
       ? element("th", { scope: "row" }, element("button", { type: "button", class: "link", "data-select": model.id }, text))
-      : element("td", { class: column.number ? "num" : null }, text);
+      : element("td", { class: column.number ? "num" : column.words ? "words" : null }, text);
   });
   const row = element("tr", { "data-model": model.id }, ...cells);
   row.classList.toggle("selected", model.id === state.selected);

@@ -1,0 +1,166 @@
+"""Several studies side by side on one page: their fronts, their figures, and what differs between the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.files import write_text
+from ghostsearch.pareto import hypervolume
+from ghostsearch.records import StudyView
+from ghostsearch.report.content import page_content
+from ghostsearch.report.html import render
+from ghostsearch.report.outcome import (
+    Axis,
+    cost_axes,
+    find_record,
+    metric_name,
+    number,
+    plain_record,
+    ratio_to_plain,
+    score_axis,
+)
+from ghostsearch.report.units import MISSING, score_text, share_text
+
+SCRIPTS = ("format", "theme", "compare")
+
+
+def write_comparison(views: Sequence[StudyView], directory: Path) -> Path:
+    """Write compare.html, a self-contained page about two or more studies; returns its path.
+
+    Raises GhostsearchError when there are fewer than two, when they share no cost or score different metrics.
+    """
+    views = _distinct_names(views)
+    axes = _shared_axes(views)
+    metrics = sorted({metric_name(v) for v in views})
+    if len(views) < 2 or not axes or len(metrics) > 1:
+        raise GhostsearchError(
+            "a comparison takes two or more studies with the same metric and a cost that all of them measured; "
+            f"got {len(views)} with metrics {', '.join(metrics)} and {len(axes)} common costs"
+        )
+    page = directory / "compare.html"
+    html = render(
+        "compare.html",
+        SCRIPTS,
+        views=views,
+        content=_content(views, axes),
+        figures=figure_rows(views, axes),
+        differences=different_settings(views),
+        warnings=_warnings(views, axes),
+    )
+    write_text(page, html)
+    return page
+
+
+def figure_rows(views: Sequence[StudyView], axes: Sequence[Axis]) -> list[tuple[str, list[str]]]:
+    """Rows of the table of figures: a name and one text a study."""
+    metric = metric_name(views[0])
+    rows = [
+        ("trials", [str(len(v.records)) for v in views]),
+        ("models on the front", [str(len(v.front)) for v in views]),
+        ("hypervolume", _hypervolumes(views, axes[0])),
+    ]
+    for split in ("validation", "test"):
+        for label, pick in (("plain", "plain"), ("chosen", "")):
+            rows.append((f"{split} {metric}, {label} model", [_score(v, pick or v.chosen, split) for v in views]))
+    for axis in axes:
+        for label, pick in (("plain", "plain"), ("chosen", "")):
+            rows.append((f"{axis.label}, {label} model", [_cost(v, pick or v.chosen, axis) for v in views]))
+    spent = [sum(sum(r.seconds.values()) for r in v.records) for v in views]
+    rows.append(("minutes spent on trials", [f"{s / 60:.1f}" for s in spent]))
+    return [(name, cells) for name, cells in rows if any(c != MISSING for c in cells)]
+
+
+def different_settings(views: Sequence[StudyView]) -> list[tuple[str, list[str]]]:
+    """Options and versions that are not the same in all studies."""
+    tables = [{**v.environment, **{f"run: {k}": _setting(x) for k, x in v.config.items()}} for v in views]
+    names = dict.fromkeys(name for table in tables for name in table)
+    rows = [(name, [table.get(name, MISSING) for table in tables]) for name in names]
+    return [(name, cells) for name, cells in rows if len(set(cells)) > 1]
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or MISSING
+    return MISSING if value is None else str(value)
+
+
+def _distinct_names(views: Sequence[StudyView]) -> list[StudyView]:
+    """The views, with their directory as name where two are called the same."""
+    names = [v.name for v in views]
+    return [v.model_copy(update={"name": v.directory}) if names.count(v.name) > 1 else v for v in views]
+
+
+def _shared_axes(views: Sequence[StudyView]) -> list[Axis]:
+    """The first study's costs that every study has."""
+    return [a for a in cost_axes(views[0]) if all(a.column in {b.column for b in cost_axes(v)} for v in views[1:])]
+
+
+def _content(views: Sequence[StudyView], axes: Sequence[Axis]) -> dict[str, Any]:
+    pages = [page_content(v) for v in views]
+    wanted = [{"plain", *page["front"]} for page in pages]
+    columns = {a.column for a in axes}
+    return {
+        "score": pages[0]["score"],
+        "axes": [a for a in pages[0]["axes"] if a["key"] in columns],
+        "studies": [
+            {
+                "name": page["name"],
+                "headline": page["headline"],
+                "models": [
+                    {k: m[k] for k in ("id", "score", "values", "final") if k in m}
+                    for m in page["models"]
+                    if m["id"] in ids
+                ],
+            }
+            for page, ids in zip(pages, wanted, strict=True)
+        ],
+    }
+
+
+def _hypervolumes(views: Sequence[StudyView], axis: Axis) -> list[str]:
+    """Each front's share of one box: from the dearest plain model and the worst score to no cost and the best score."""
+    sign = -1.0 if score_axis(views[0]).maximize else 1.0
+    scores = [
+        sign * s for v in views for r in v.records if r.state == "complete" if (s := number(r, "score")) is not None
+    ]
+    plains = [c for v in views if (p := plain_record(v)) and (c := number(p, axis.column))]
+    if not scores or not plains or max(scores) == min(scores):
+        return [MISSING] * len(views)
+    best, span, dearest = min(scores), max(scores) - min(scores), max(plains)
+    texts = []
+    for view in views:
+        front = [r for r in view.records if r.digest in view.front]
+        pairs = [(number(r, "score"), number(r, axis.column)) for r in front]
+        points = [((sign * s - best) / span, c / dearest) for s, c in pairs if s is not None and c is not None]
+        texts.append(f"{hypervolume(points, (1.0, 1.0)):.3f}")
+    return texts
+
+
+def _score(view: StudyView, digest: str, split: str) -> str:
+    record = find_record(view, digest)
+    score = record.score(split) if record else None
+    return score_text(score.value if score else None, metric_name(view))
+
+
+def _cost(view: StudyView, digest: str, axis: Axis) -> str:
+    record = find_record(view, digest)
+    value = number(record, axis.column) if record else None
+    if record is None or value is None:
+        return MISSING
+    share = share_text(ratio_to_plain(record, plain_record(view), axis.column))
+    return axis.text(value) if digest == "plain" else f"{axis.text(value)} ({share})"
+
+
+def _warnings(views: Sequence[StudyView], axes: Sequence[Axis]) -> list[str]:
+    """What keeps the figures from being compared one to one."""
+    found = []
+    for key, what in (("model", "start from different models"), ("data", "were scored on different data")):
+        if len({str(v.config.get(key)) for v in views}) > 1:
+            found.append(f"The studies {what}.")
+    hosts = {v.environment.get("processor") for v in views}
+    if len(hosts) > 1 and any(a.column.startswith("latency_s[") for a in axes):
+        found.append("Latency was measured on different processors: compare the shares, not the milliseconds.")
+    return found
