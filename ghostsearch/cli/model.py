@@ -31,9 +31,7 @@ def inspect_model(
     space: o.Space = "ghost",
     gallery: Annotated[
         str | None,
-        typer.Option(
-            help="Draw the most similar feature maps of this image ('default': one that is shipped)."
-        ),
+        typer.Option(help="Draw the most similar feature maps of this image ('default': one that is shipped)."),
     ] = None,
     study: Annotated[
         Path | None, typer.Option(help="With --gallery: a study whose candidate table to compare with.")
@@ -66,28 +64,17 @@ def inspect_model(
         rows,
     )
     if found["groups"]:
-        groups = [
-            (g["name"], g["channels"], len(g["members"]), g["fixed"] or "may change") for g in found["groups"]
-        ]
-        show_table(
-            "groups of channels that change width together", ["group", "channels", "layers", "width"], groups
-        )
+        groups = [(g["name"], g["channels"], len(g["members"]), g["fixed"] or "may change") for g in found["groups"]]
+        show_table("groups of channels that change width together", ["group", "channels", "layers", "width"], groups)
     if found["width_note"]:
         say(found["width_note"])
     if found["skipped"]:
-        show_table(
-            "left as they are", ["module", "reason"], [(s["module"], s["reason"]) for s in found["skipped"]]
-        )
-    kinds = [
-        (k["kind"], k["layers"], f"{k['params_share']:.1%}", f"{k['macs_share']:.1%}")
-        for k in found["shares"]
-    ]
+        show_table("left as they are", ["module", "reason"], [(s["module"], s["reason"]) for s in found["skipped"]])
+    kinds = [(k["kind"], k["layers"], f"{k['params_share']:.1%}", f"{k['macs_share']:.1%}") for k in found["shares"]]
     show_table("by kind of layer", ["kind", "layers", "params", "MACs"], kinds)
     say(f"{human(found['params'])} params, {human(found['macs'], 'MACs')} at {loaded.input.size}²")
     if not found["sites"]:
-        raise GhostsearchError(
-            f"{model} has no convolution that can be replaced; the table above says why for each"
-        )
+        raise GhostsearchError(f"{model} has no convolution that can be replaced; the table above says why for each")
     say(f"next: ghostsearch convert {model} --choice 'ghost(ratio=2, kernel=3)' --out DIR")
 
 
@@ -95,9 +82,7 @@ def _gallery(loaded: LoadedModel, image: str, study: Path | None, out: Path) -> 
     from ghostsearch.gallery import write_gallery
 
     with progress_bar() as progress:
-        paths = write_gallery(
-            loaded, None if image == "default" else Path(image), out, study=study, progress=progress
-        )
+        paths = write_gallery(loaded, None if image == "default" else Path(image), out, study=study, progress=progress)
     say("wrote " + ", ".join(str(p) for p in paths))
 
 
@@ -114,21 +99,13 @@ def convert_model(
     architecture: Annotated[
         Path | None, typer.Option(help="An architecture.json: one choice per site and group.")
     ] = None,
-    include: Annotated[
-        list[str] | None, typer.Option(help="Only sites that match this glob; repeatable.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="No sites that match this glob; repeatable.")
-    ] = None,
-    include_first: Annotated[
-        bool, typer.Option(help="Take the convolution that reads the image too.")
-    ] = False,
+    include: Annotated[list[str] | None, typer.Option(help="Only sites that match this glob; repeatable.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="No sites that match this glob; repeatable.")] = None,
+    include_first: Annotated[bool, typer.Option(help="Take the convolution that reads the image too.")] = False,
     width_multiple: Annotated[int, typer.Option(min=1, help="Round widths to a multiple of this.")] = 8,
     calibrate: Annotated[
         str | None,
-        typer.Option(
-            help="Data to fit the weights on, in closed form, without labels (digits, folder:PATH, …)."
-        ),
+        typer.Option(help="Data to fit the weights on, in closed form, without labels (digits, folder:PATH, …)."),
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="Calibration images.")] = 512,
     distill_steps: Annotated[
@@ -174,15 +151,11 @@ def measure_model(
     model: o.Model,
     device: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Where to measure; repeatable. Default: onnxruntime:cpu.", autocompletion=o.complete_device
-        ),
+        typer.Option(help="Where to measure; repeatable. Default: onnxruntime:cpu.", autocompletion=o.complete_device),
     ] = None,
     threads: o.Threads = 1,
     batch: o.Batch = 1,
-    precision: Annotated[
-        str, typer.Option(help="float32, or float16/bfloat16 where the device has it.")
-    ] = "float32",
+    precision: Annotated[str, typer.Option(help="float32, or float16/bfloat16 where the device has it.")] = "float32",
     time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds of timing a device at most.")] = 20.0,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say operator by operator where fvcore and thop differ.")

@@ -27,9 +27,7 @@ def complete_model(incomplete: str) -> list[str]:
 
     prefixes = ["ghostsearch:", "torchvision:", "timm:"]
     matching = [p for p in prefixes if p.startswith(incomplete)]
-    return (
-        matching if len(matching) > 1 else [m for m in known_models(incomplete) if m.startswith(incomplete)]
-    )
+    return matching if len(matching) > 1 else [m for m in known_models(incomplete) if m.startswith(incomplete)]
 
 
 def complete_space(incomplete: str) -> list[str]:
@@ -49,9 +47,7 @@ def complete_device(incomplete: str) -> list[str]:
 Model = Annotated[
     str, typer.Argument(help=MODEL_HELP, metavar="MODEL", autocompletion=complete_model, show_default=False)
 ]
-Weights = Annotated[
-    Path | None, typer.Option(help="Trained weights, .safetensors or .pt (read with weights_only).")
-]
+Weights = Annotated[Path | None, typer.Option(help="Trained weights, .safetensors or .pt (read with weights_only).")]
 Classes = Annotated[int | None, typer.Option(min=1, help="Adapt the classifier to this many classes.")]
 Size = Annotated[
     int | None,
@@ -93,9 +89,7 @@ def resolve_model(
         from ghostsearch.saved import load_directory
 
         if weights or classes:
-            raise GhostsearchError(
-                f"{model} is a directory with weights of its own; leave --weights and --classes out"
-            )
+            raise GhostsearchError(f"{model} is a directory with weights of its own; leave --weights and --classes out")
         return load_directory(Path(model))
     from ghostsearch.models.loading import load_model
 
@@ -124,9 +118,7 @@ def command_from(
             rich_help_panel=str(extra.get("panel", "Options")),
         )  # fmt: skip
         annotation = Annotated[kind, option]
-        parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        )
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
 
     for name, (annotation, default) in further.items():
         parameters.append(

@@ -1,4 +1,4 @@
-"""Commands about a study: search, candidates, solve, report."""
+"""Commands about a study: search and report."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ghostsearch.cli import options as o
-from ghostsearch.cli.terminal import human, milliseconds, out, progress_bar, say, say_json, show_table
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.cli.terminal import out, progress_bar, say, say_json
 from ghostsearch.search.config import RunConfig
 
 SEARCH_HELP = """Search each layer's conv-vs-ghost choice, ratio, kernel and width for the device; end with a Pareto front.
@@ -24,22 +23,23 @@ Example: [bold]ghostsearch search --model torchvision:resnet18 --data folder:ima
 
 def add_to(app: typer.Typer) -> None:
     """Register this file's commands."""
-    app.command("search", help=SEARCH_HELP)(o.command_from(RunConfig, run_search))
-    app.command("candidates")(candidates)
-    app.command("solve")(solve)
+    further = {"config": (Config, None), "as_json": (o.Json, False), "quiet": (o.Quiet, False)}
+    app.command("search", help=SEARCH_HELP)(o.command_from(RunConfig, run_search, further))
     app.command("report")(report)
 
 
-def run_search(given: dict[str, Any]) -> None:
+Config = Annotated[Path | None, typer.Option(help="A run.yaml to start from; options given here override it.")]
+
+
+def run_search(given: dict[str, Any], *, config: Path | None, as_json: bool, quiet: bool) -> None:
     """Run or resume the study that the options (and --config) describe, then show its front."""
     from ghostsearch.report.tables import front_table
     from ghostsearch.search.config import configure
     from ghostsearch.search.run import search
 
-    as_json, quiet = given.pop("json", False), given.pop("quiet", False)
-    config = configure(given)
+    run = configure(given, config)
     with progress_bar(quiet or as_json) as progress:
-        view = search(config, progress=progress)
+        view = search(run, progress=progress)
     if as_json:
         say_json(view.model_dump(mode="json"))
         return
@@ -53,4 +53,29 @@ def run_search(given: dict[str, Any]) -> None:
     ):  # fmt: skip
         if (folder / name).exists():
             say(f"  {folder / name}  [dim]{what}[/dim]")
+    say(headline(view))
+
+
+def report(
+    directory: Annotated[Path, typer.Argument(help="A study directory.", show_default=False)],
+    compare: Annotated[Path | None, typer.Option(help="A second study to set beside the first.")] = None,
+    as_json: o.Json = False,
+) -> None:
+    """Write the Pareto report of a study again: one HTML page, a Markdown page with pictures, a table here.
+
+    Example: [bold]ghostsearch report results/mine[/bold]
+    """
+    from ghostsearch.report.headline import headline
+    from ghostsearch.report.comparison import write_comparison
+    from ghostsearch.report.page import write_report
+    from ghostsearch.report.tables import front_table
+    from ghostsearch.search.view import load_study
+
+    view = load_study(directory)
+    page = write_comparison([view, load_study(compare)], directory) if compare else write_report(view, directory)
+    if as_json:
+        say_json(view.model_dump(mode="json") | {"page": str(page)})
+        return
+    out.print(front_table(view))
+    say(f"  {page}")
     say(headline(view))

@@ -44,9 +44,7 @@ def say_json(data: object) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> None:
     """Print a table; numbers are aligned right."""
-    table = Table(
-        title=title, title_justify="left", caption=note or None, caption_justify="left", header_style="bold"
-    )
+    table = Table(title=title, title_justify="left", caption=note or None, caption_justify="left", header_style="bold")
     for number, column in enumerate(columns):
         numeric = any(isinstance(row[number], int | float) or str(row[number])[:1].isdigit() for row in rows)
         table.add_column(column, justify="right" if numeric and number else "left", overflow="fold")
@@ -73,9 +71,7 @@ def progress_bar(quiet: bool = False) -> Iterator[Report]:
     )  # fmt: skip
     with bar:
         task = bar.add_task("starting", total=None)
-        yield lambda done, total, text: bar.update(
-            task, completed=done, total=total or None, description=text[:90]
-        )
+        yield lambda done, total, text: bar.update(task, completed=done, total=total or None, description=text[:90])
 
 
 def _log_lines() -> Report:

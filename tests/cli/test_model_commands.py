@@ -85,10 +85,14 @@ def test_convert_measure_load_round_trip(ghostsearch, tmp_path):
 
 
 def test_an_architecture_file_gives_the_same_model_as_its_choices(ghostsearch, tmp_path):
-    first = ghostsearch("convert", "ghostsearch:digits_cnn", "--choice", "ghost(4, 3)", "--out", tmp_path / "a", "--json").data
+    first = ghostsearch(
+        "convert", "ghostsearch:digits_cnn", "--choice", "ghost(4, 3)", "--out", tmp_path / "a", "--json"
+    ).data
     file = tmp_path / "mine.json"
     file.write_text(json.dumps(first["architecture"]))
-    second = ghostsearch("convert", "ghostsearch:digits_cnn", "--architecture", file, "--out", tmp_path / "b", "--json").data
+    second = ghostsearch(
+        "convert", "ghostsearch:digits_cnn", "--architecture", file, "--out", tmp_path / "b", "--json"
+    ).data
     assert first["rows"] == second["rows"]
     assert first["digest"] == second["digest"]
 
@@ -98,7 +102,10 @@ def test_an_architecture_file_gives_the_same_model_as_its_choices(ghostsearch, t
     [
         ("nosuchnet", ["inspect", "torchvision:nosuchnet"]),
         ("resnet1", ["inspect", "resnet1"]),
-        ("matches no", ["convert", "ghostsearch:digits_cnn", "--choice", "ghost(2,3)", "--include", "nope.*", "--out", "OUT"]),
+        (
+            "matches no",
+            ["convert", "ghostsearch:digits_cnn", "--choice", "ghost(2,3)", "--include", "nope.*", "--out", "OUT"],
+        ),
         ("does not parse", ["convert", "ghostsearch:digits_cnn", "--choice", "ghost(", "--out", "OUT"]),
         ("ratio must be", ["convert", "ghostsearch:digits_cnn", "--choice", "ghost(ratio=1)", "--out", "OUT"]),
         ("kernel must be", ["convert", "ghostsearch:digits_cnn", "--choice", "ghost(kernel=4)", "--out", "OUT"]),

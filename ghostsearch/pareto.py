@@ -1,0 +1,113 @@
+"""Non-dominated models: front, ranks, crowding, hypervolume, knee. Every axis is minimised; negate what is maximised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf, isfinite
+
+Point = Sequence[float]
+
+
+def dominates(a: Point, b: Point) -> bool:
+    """Whether `a` is nowhere worse than `b` and somewhere better."""
+    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+
+
+def pareto_front(points: Sequence[Point]) -> list[int]:
+    """Indices of the non-dominated points, in their order; of equal points the first alone stands.
+
+    Points with a value that is not a number are never on the front.
+    """
+    seen: set[tuple[float, ...]] = set()
+    front = []
+    for index, point in enumerate(points):
+        key = tuple(point)
+        if key in seen or not all(map(isfinite, key)):
+            continue
+        if not any(dominates(other, point) for other in points if all(map(isfinite, other))):
+            front.append(index)
+            seen.add(key)
+    return front
+
+
+def non_dominated_ranks(points: Sequence[Point]) -> list[int]:
+    """Rank of each point: 0 on the front, 1 on the front of the rest, … (Deb et al. 2002, section III.A).
+
+    Equal points share a rank.
+    """
+    ranks = [-1] * len(points)
+    left = set(range(len(points)))
+    rank = 0
+    while left:
+        layer = {i for i in left if not any(dominates(points[j], points[i]) for j in left)}
+        for i in layer:
+            ranks[i] = rank
+        left -= layer
+        rank += 1
+    return ranks
+
+
+def crowding_distances(points: Sequence[Point]) -> list[float]:
+    """How alone each point is among the others; infinite at the ends of an axis (Deb et al. 2002, section III.B)."""
+    distances = [0.0] * len(points)
+    for axis in range(len(points[0]) if points else 0):
+        order = sorted(range(len(points)), key=lambda i: points[i][axis])
+        low, high = points[order[0]][axis], points[order[-1]][axis]
+        distances[order[0]] = distances[order[-1]] = inf
+        if high > low:
+            for before, i, after in zip(order, order[1:], order[2:], strict=False):
+                distances[i] += (points[after][axis] - points[before][axis]) / (high - low)
+    return distances
+
+
+def best_first(points: Sequence[Point]) -> list[int]:
+    """Indices by non-dominated rank, the lonelier first within a rank: whom to promote, whom to finish."""
+    ranks = non_dominated_ranks(points)
+    order: list[int] = []
+    for rank in range(max(ranks, default=-1) + 1):
+        members = [i for i, r in enumerate(ranks) if r == rank]
+        crowding = crowding_distances([points[i] for i in members])
+        order += [i for _, i in sorted(zip(crowding, members, strict=True), key=lambda pair: (-pair[0], pair[1]))]
+    return order
+
+
+def hypervolume(points: Sequence[Point], reference: Point) -> float:
+    """Volume between the points and a reference that is worse than them on every axis.
+
+    Exact for any number of axes, by slicing along the last (fine for the two to four axes and the hundreds of points
+    of a study). Points that do not beat the reference on every axis add nothing.
+    """
+    inside = [tuple(p) for p in points if all(x < r for x, r in zip(p, reference, strict=True))]
+    return _volume([inside[i] for i in pareto_front(inside)], tuple(reference))
+
+
+def _volume(points: list[tuple[float, ...]], reference: tuple[float, ...]) -> float:
+    if not points:
+        return 0.0
+    if len(reference) == 1:
+        return reference[0] - min(p[0] for p in points)
+    total = 0.0
+    ordered = sorted(points, key=lambda p: p[-1])
+    for i, point in enumerate(ordered):
+        upper = ordered[i + 1][-1] if i + 1 < len(ordered) else reference[-1]
+        if upper > point[-1]:
+            slice_ = [p[:-1] for p in ordered[: i + 1]]
+            total += (upper - point[-1]) * _volume([slice_[j] for j in pareto_front(slice_)], reference[:-1])
+    return total
+
+
+def knee(points: Sequence[Point]) -> int:
+    """Index of the front's point nearest to the ideal one, each axis scaled to the front's range; ties: the first.
+
+    Raises ValueError when there is no point.
+    """
+    front = pareto_front(points)
+    if not front:
+        raise ValueError("the knee of no points")
+    axes = list(zip(*(points[i] for i in front), strict=True))
+    low, span = [min(a) for a in axes], [max(a) - min(a) for a in axes]
+
+    def distance(i: int) -> float:
+        return sum(((x - b) / s) ** 2 for x, b, s in zip(points[i], low, span, strict=True) if s > 0)
+
+    return min(front, key=distance)

@@ -1,0 +1,262 @@
+"""Everything a trial needs, made once: the trained plain model, the data, the space, the limits in absolute units."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ghostsearch.convert.convert import convert
+from ghostsearch.convert.sites import find_sites
+from ghostsearch.data import Data, calibration_batches, load_data
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.cost import measure_cost
+from ghostsearch.models.loading import LoadedModel, example_input, load_model
+from ghostsearch.presets import load_preset
+from ghostsearch.records import Cost, Latency, Objective, Record, Score
+from ghostsearch.saved import load_directory, save
+from ghostsearch.search.config import RunConfig
+from ghostsearch.search.ledger import objective_value
+from ghostsearch.space import Anatomy, Architecture, SearchSpace
+from ghostsearch.tasks import Task, load_task
+from ghostsearch.train import evaluate, train
+
+Progress = Callable[[int, int, str], None]
+COST_COLUMNS = {"macs": "macs", "params": "params", "memory": "peak_memory_bytes"}
+
+
+@dataclass
+class Bench:
+    """The plain model and all that its descendants are measured against."""
+
+    config: RunConfig
+    plain: LoadedModel
+    data: Data
+    task: Task
+    anatomy: Anatomy
+    space: SearchSpace
+    example: Tensor
+    calibration: list[Tensor] | None
+    plain_cost: Cost
+    plain_latencies: tuple[Latency, ...] = ()
+    _costs: dict[str, Cost] = field(default_factory=dict)
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The axes with their limits in absolute units; the plain model's latency must be known."""
+        limits = {x.axis: x for x in self.config.limits()}
+        made = []
+        for axis in dict.fromkeys([*self.config.objectives, *limits]):
+            if axis == "score":
+                least = self.config.min_accuracy
+                made.append(
+                    Objective(
+                        name="score",
+                        label=self.task.metric,
+                        unit="",
+                        maximize=self.task.maximize,
+                        limit=least,
+                    )
+                )
+            elif axis == "latency":
+                for latency in self.plain_latencies:
+                    bound = limits[axis].absolute(latency.median_s) if axis in limits else None
+                    name = f"latency_s[{latency.device}]"
+                    made.append(
+                        Objective(
+                            name=name,
+                            label=f"latency on {latency.device}",
+                            unit="s",
+                            maximize=False,
+                            limit=bound,
+                        )
+                    )
+            else:
+                column = COST_COLUMNS[axis]
+                plain = getattr(self.plain_cost, column)
+                bound = limits[axis].absolute(plain) if axis in limits else None
+                unit = {"macs": "MACs", "params": "", "memory": "B"}[axis]
+                made.append(Objective(name=column, label=axis, unit=unit, maximize=False, limit=bound))
+        return tuple(made)
+
+    def convert(self, architecture: Architecture, progress: Progress | None = None) -> nn.Module:
+        """The model of an architecture with inherited weights: closed form, or copies where no images are given."""
+        return convert(
+            self.plain.module, architecture, example=self.example, anatomy=self.anatomy,
+            calibration=self.calibration, width_multiple=self.space.width_multiple,
+            distill_steps=self.config.distill_steps, seed=self.config.seed, progress=progress,
+        )  # fmt: skip
+
+    def cost(self, architecture: Architecture) -> Cost:
+        """Exact cost of an architecture, worked out without weights and remembered."""
+        if architecture.digest not in self._costs:
+            bare = convert(
+                self.plain.module, architecture, example=self.example, anatomy=self.anatomy,
+                width_multiple=self.space.width_multiple, seed=self.config.seed,
+            )  # fmt: skip
+            self._costs[architecture.digest] = measure_cost(bare, self.example)
+        return self._costs[architecture.digest]
+
+    def breaches(self, record: Record, *, only: Sequence[str] = ()) -> list[str]:
+        """The limits a record is known to break, in words; `only` these objectives where given."""
+        broken = []
+        for objective in self.objectives:
+            value = objective_value(record, objective)
+            if objective.limit is None or value is None or (only and objective.name not in only):
+                continue
+            short = value < objective.limit if objective.maximize else value > objective.limit
+            if short:
+                sign = "below" if objective.maximize else "over"
+                broken.append(f"{objective.label} {value:.4g} {sign} the limit {objective.limit:.4g}")
+        return broken
+
+    def score(self, model: nn.Module, split: str, epochs: float) -> Score:
+        """The task's score of a model on `validation` or `test`."""
+        loader = getattr(self.data, split)
+        value = evaluate(model, loader, self.task, self.config.train_device)
+        images = len(getattr(loader, "dataset", ())) or sum(len(batch[0]) for batch in loader)
+        return Score(
+            metric=self.task.metric,
+            value=value,
+            split=split,
+            epochs=epochs,
+            images=images,
+            seed=self.config.seed,
+        )  # type: ignore[arg-type]
+
+    def train(self, model: nn.Module, epochs: float, progress: Progress | None = None) -> None:
+        """Train a descendant in place, distilled from the plain model."""
+        train(
+            model, self.data, epochs=epochs, task=self.task, lr=self.config.lr, teacher=self.plain.module,
+            device=self.config.train_device, seed=self.config.seed, progress=progress,
+        )  # fmt: skip
+
+
+def open_bench(config: RunConfig, folder: Path, progress: Progress | None = None) -> Bench:
+    """Load model, data and space, train the plain model where the run asks for it, and count its cost.
+
+    Raises GhostsearchError for anything that does not fit together, before the folder is touched.
+    """
+    weights = Path(config.weights) if config.weights else None
+    loaded = load_model(config.model, weights=weights, classes=config.classes, size=config.size, seed=config.seed)
+    task, preset = load_task(config.task), load_preset(config.space)
+    example = example_input(loaded.input)
+    anatomy = find_sites(loaded.module, example, include_first=preset.include_first)
+    if not anatomy.sites:
+        reasons = "; ".join(f"{s.path}: {s.reason}" for s in anatomy.skipped[:3])
+        raise GhostsearchError(
+            f"{config.model} has no convolution that can be replaced ({reasons or 'it has none at all'})"
+        )
+    space = preset.resolve(anatomy)
+    data = load_data(
+        config.data, input=loaded.input, batch=config.batch_size, seed=config.seed,
+        validation_list=config.validation_list, train_images=config.train_images, progress=progress,
+    )  # fmt: skip
+    check_classes(loaded, data, example)
+    images = config.calibration_images
+    calibration = calibration_batches(data, images, seed=config.seed) if images else None
+    bench = Bench(
+        config, loaded, data, task, anatomy, space, example, calibration, measure_cost(loaded.module, example)
+    )
+    check_budget(bench)
+    train_baseline(bench, folder, progress)
+    return bench
+
+
+def check_classes(loaded: LoadedModel, data: Data, example: Tensor) -> None:
+    """Raise GhostsearchError when a classifier's outputs do not match the data's classes."""
+    import torch
+
+    if not data.classes:
+        return
+    with torch.inference_mode():
+        output = copy.deepcopy(loaded.module).eval()(example)
+    if isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] != len(data.classes):
+        raise GhostsearchError(
+            f"{loaded.spec} has {output.shape[1]} outputs, {data.name} {len(data.classes)} classes; "
+            f"add --classes {len(data.classes)}"
+        )
+
+
+def check_budget(bench: Bench) -> None:
+    """Raise GhostsearchError, naming the nearest feasible one, when no architecture can meet a MACs or params limit."""
+    for limit in bench.config.limits():
+        if limit.axis not in ("macs", "params"):
+            continue
+        plain = getattr(bench.plain_cost, limit.axis)
+        least = smallest(bench, limit.axis)
+        if least > limit.absolute(plain):
+            share = -(-least * 1000 // plain) / 10
+            raise GhostsearchError(
+                f"max_{limit.axis}: no architecture of this space has at most {limit.absolute(plain):.4g} {limit.axis}; "
+                f"the nearest feasible limit is {least} ({share:g}%)"
+            )
+
+
+def smallest(bench: Bench, axis: str) -> int:
+    """The least MACs or params in the space: narrowest widths, and at each site what then is cheapest."""
+    from ghostsearch.choices import parse_layer_choice, parse_width
+    from ghostsearch.sitecost import site_weights
+
+    groups = {
+        name: min(options, key=lambda text: parse_width(text).share) for name, options in bench.space.groups.items()
+    }
+    sites = {}
+    for path, options in bench.space.sites.items():
+        site = bench.anatomy.site(path)
+        sites[path] = min(options, key=lambda text: site_weights(site, parse_layer_choice(text)))
+    # Where widths shrink a site until a ghost no longer pays, the plain convolution is the cheaper one.
+    tried = [Architecture.of(sites, groups), Architecture.of({}, groups), Architecture.of(sites)]
+    return min(int(getattr(bench.cost(a), axis)) for a in tried)
+
+
+def train_baseline(bench: Bench, folder: Path, progress: Progress | None = None) -> None:
+    """Train the plain model in place as the run asks, or take the one a former run of this study left."""
+    epochs, kept = bench.config.plain_epochs(), folder / "models" / "plain"
+    if (kept / "architecture.json").exists():
+        trained = load_directory(kept, allow_code=True).module
+        bench.plain.module.load_state_dict(trained.state_dict())
+        return
+    if epochs:
+        told = (lambda done, total, text: progress(done, total, f"plain model: {text}")) if progress else None
+        train(
+            bench.plain.module, bench.data, epochs=epochs, task=bench.task, lr=bench.config.lr,
+            device=bench.config.train_device, seed=bench.config.seed, progress=told,
+        )  # fmt: skip
+    bench.plain.module.eval()
+    save(bench.plain.module, kept, source=bench.plain, architecture=Architecture())
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the block's wall time to a stage."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+def latencies(
+    bench: Bench, models: dict[str, nn.Module], seconds: float, *, beside_plain: bool = True
+) -> dict[str, tuple[Latency, ...]]:
+    """Each model's latency on every device of the run, interleaved with the plain model."""
+    from ghostsearch.measure.latency import measure_latency
+
+    config = bench.config
+    found: dict[str, list[Latency]] = {name: [] for name in models}
+    for device in config.device:
+        options: dict[str, Any] = {
+            "device": device, "threads": config.threads, "batch": config.batch, "precision": config.precision,
+            "time_limit_s": seconds, "seed": config.seed,
+        }  # fmt: skip
+        timings = measure_latency(models, bench.example, plain=bench.plain.module if beside_plain else None, **options)
+        for name, latency in timings.items():
+            found[name].append(latency)
+    return {name: tuple(found[name]) for name in models}

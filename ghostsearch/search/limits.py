@@ -1,0 +1,49 @@
+"""Budgets as people write them: `60%` of the plain model, `12ms`, `300M`, `8MB`."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import BaseModel, ConfigDict
+
+from ghostsearch.errors import GhostsearchError
+
+FACTORS = {
+    "latency": {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6},
+    "macs": {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9},
+    "params": {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9},
+    "memory": {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30},
+}
+"""Units of each axis; letter case does not matter."""
+
+EXAMPLES = {"latency": "60% or 12ms", "macs": "50% or 300M", "params": "50% or 4M", "memory": "50% or 8MB"}
+
+
+class Limit(BaseModel):
+    """An upper bound on one axis: absolute in its base unit (seconds, MACs, parameters, bytes) or a share of plain."""
+
+    model_config = ConfigDict(frozen=True)
+
+    axis: str
+    value: float
+    relative: bool
+
+    def absolute(self, plain: float) -> float:
+        """The bound in the axis' base unit, given the plain model's figure."""
+        return self.value * plain if self.relative else self.value
+
+
+def parse_limit(axis: str, text: str) -> Limit:
+    """The bound that a text such as `60%` or `12ms` names; raises GhostsearchError when it names none."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([%a-zµ]*)\s*", text.lower())
+    units = FACTORS[axis]
+    if match:
+        number, unit = float(match[1]), match[2]
+        if unit == "%" and number > 0:
+            return Limit(axis=axis, value=number / 100, relative=True)
+        if unit in units and number > 0:
+            return Limit(axis=axis, value=number * units[unit], relative=False)
+    known = ", ".join(u for u in units if u)
+    raise GhostsearchError(
+        f"max_{axis} {text!r} does not parse: a number above 0 with % or a unit ({known}); write {EXAMPLES[axis]}"
+    )

@@ -1,0 +1,120 @@
+"""One trial: build, count, time, then score and train rung by rung while it is worth it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from math import isfinite
+from typing import Any
+
+from torch import nn
+
+from ghostsearch.choices import KEEP
+from ghostsearch.pareto import best_first
+from ghostsearch.records import Cost, Latency, Objective, Record, Score
+from ghostsearch.search.bench import Bench, latencies, timed
+from ghostsearch.search.ledger import minimised
+from ghostsearch.space import Architecture
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass
+class Draft:
+    """A record in the making."""
+
+    number: int
+    architecture: Architecture
+    origin: str
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    cost: Cost | None = None
+    latencies: tuple[Latency, ...] = ()
+    scores: list[Score] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def record(self, state: Any, reason: str = "") -> Record:
+        """The record as it stands."""
+        a = self.architecture
+        return Record(
+            number=self.number, digest=a.digest, origin=self.origin, state=state, reason=reason, cost=self.cost,
+            sites={k: str(v) for k, v in a.sites.items() if v != KEEP}, groups={k: str(v) for k, v in a.groups.items()},
+            latencies=self.latencies, scores=tuple(self.scores), seconds=self.seconds, started=self.started,
+        )  # fmt: skip
+
+
+def run_trial(
+    bench: Bench, draft: Draft, finished: Sequence[Record], progress: Progress | None = None
+) -> tuple[Record, nn.Module | None]:
+    """Evaluate an architecture; returns its record and, when it completed, the model.
+
+    Whatever goes wrong inside is a recorded failure with its reason; only an interrupt passes through.
+    """
+    try:
+        return _run(bench, draft, finished, progress)
+    except Exception as error:  # noqa: BLE001 - a trial that fails is a recorded trial, not a dead study
+        return draft.record("failed", reason_of(error)), None
+
+
+def _run(
+    bench: Bench, draft: Draft, finished: Sequence[Record], progress: Progress | None
+) -> tuple[Record, nn.Module | None]:
+    if draft.architecture.is_plain:
+        return _run_plain(bench, draft)
+    with timed(draft.seconds, "convert"):
+        draft.cost = bench.cost(draft.architecture)
+    if broken := bench.breaches(draft.record("pruned")):
+        return draft.record("pruned", "; ".join(broken)), None
+    with timed(draft.seconds, "fit"):
+        model = bench.convert(draft.architecture)
+    with timed(draft.seconds, "measure"):
+        draft.latencies = latencies(bench, {"trial": model}, bench.config.time_limit)["trial"]
+    if broken := bench.breaches(draft.record("pruned")):
+        return draft.record("pruned", "; ".join(broken)), None
+    done, rungs = 0, bench.config.rungs()
+    for rung in rungs:
+        if rung > done:
+            with timed(draft.seconds, "train"):
+                bench.train(model, rung - done, progress)
+            done = rung
+        with timed(draft.seconds, "evaluate"):
+            draft.scores.append(bench.score(model, "validation", rung))
+        if rung != rungs[-1] and not promotes(draft.record("pruned"), finished, rung, bench.objectives):
+            return draft.record("pruned", f"not among the better half at rung {rung}"), None
+    if broken := bench.breaches(draft.record("complete")):
+        return draft.record("pruned", "; ".join(broken)), None
+    return draft.record("complete"), model
+
+
+def _run_plain(bench: Bench, draft: Draft) -> tuple[Record, nn.Module | None]:
+    """The plain model needs no building; its latency is the yardstick and no limit applies to it."""
+    draft.cost, draft.latencies = bench.plain_cost, bench.plain_latencies
+    with timed(draft.seconds, "evaluate"):
+        draft.scores.append(bench.score(bench.plain.module, "validation", 0))
+    return draft.record("complete"), bench.plain.module
+
+
+def promotes(record: Record, finished: Sequence[Record], rung: float, objectives: Sequence[Objective]) -> bool:
+    """Whether a trial goes on from a rung: it is in the better half of all that were scored there.
+
+    The order is by non-dominated rank, then crowding (the rule of multi-objective ASHA, Schmucker et al. 2021). The
+    plain model is left out, as its weights were never replaced.
+    """
+    rivals = [at for r in finished if r.digest != "plain" and (at := at_rung(r, rung))]
+    points = [minimised(r, objectives) for r in (*rivals, record)]
+    if not all(all(map(isfinite, p)) for p in points):
+        points = [[x if isfinite(x) else float("1e300") for x in p] for p in points]
+    place = best_first(points).index(len(points) - 1)
+    return place < max(1, (len(points) + 1) // 2)
+
+
+def at_rung(record: Record, rung: float) -> Record | None:
+    """The record as it stood at a rung; None when it did not get there."""
+    until = tuple(s for s in record.scores if s.split == "validation" and s.epochs <= rung)
+    return record.model_copy(update={"scores": until}) if until and until[-1].epochs == rung else None
+
+
+def reason_of(error: Exception) -> str:
+    """Why a trial failed, in one line: the error's type and the first line of its message."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__

@@ -1,0 +1,143 @@
+"""A study directory on disk: what is written, and how it is read back as a StudyView."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.files import atomic_path, write_text
+from ghostsearch.pareto import knee
+from ghostsearch.records import Objective, Record, StudyView, frame
+from ghostsearch.search.config import FREE, RunConfig, configure
+from ghostsearch.search.ledger import RECORD, minimised, sqlite_url
+from ghostsearch.space import SearchSpace, read_json
+from ghostsearch.version import versions
+
+FORMAT, VERSION = "ghostsearch.study", 1
+RUN, STUDY, DATABASE, OUTCOME = "run.yaml", "study.json", "study.db", "outcome.json"
+
+
+def write_run(folder: Path, config: RunConfig) -> None:
+    """Write run.yaml: `ghostsearch search --config run.yaml` makes the same run."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_text(folder / RUN, f"# ghostsearch search --config {RUN}   makes this run again\n{text}")
+
+
+def check_directory(folder: Path, config: RunConfig, space: SearchSpace | None = None) -> None:
+    """Raise GhostsearchError when the directory holds another study, another version's, or foreign files."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / RUN).exists():
+        raise GhostsearchError(f"{folder} is not empty and holds no study of ours; choose another --out")
+    before = configure({}, folder / RUN).model_dump()
+    changed = [k for k, v in config.model_dump().items() if k not in FREE and v != before[k]]
+    if changed:
+        what = ", ".join(f"{k} {before[k]!r} → {getattr(config, k)!r}" for k in changed[:3])
+        raise GhostsearchError(
+            f"{folder} holds another study ({what}); choose another --out, or the same options to go on"
+        )
+    if (folder / STUDY).exists():
+        known = read_study(folder)["space"]
+        if space and known != space.digest:
+            raise GhostsearchError(
+                f"{folder} holds another study: its search space was {known}, now {space.digest}; choose another --out"
+            )
+
+
+def write_study(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write study.json: what stays the same as long as the study lives."""
+    write_text(folder / STUDY, json.dumps({"format": FORMAT, "version": VERSION, **content}, indent=1))
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """The content of study.json; raises GhostsearchError when it is foreign or from a newer version."""
+    data = read_json(folder / STUDY)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise GhostsearchError(f"{folder / STUDY}: not a study of ours")
+    if data.get("version") != VERSION:
+        raise GhostsearchError(
+            f"{folder}: study version {data.get('version')!r} is unknown here (known: {VERSION}); upgrade ghostsearch"
+        )
+    return data
+
+
+def environment() -> dict[str, str]:
+    """Processor, cores, system, versions, date and command: what a figure needs beside it."""
+    return {
+        "command": " ".join(["ghostsearch", *sys.argv[1:]]) if sys.argv else "",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": processor(),
+        "cores": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        **versions(),
+    }
+
+
+def processor() -> str:
+    """The processor's name as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def write_outcome(
+    folder: Path, records: Sequence[Record], objectives: Sequence[Objective], finalists: Sequence[Record],
+    front: Sequence[Record], missed: Sequence[str], extra: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Write the tables and the outcome; each file whole or not at all."""
+    best = sorted(front, key=lambda r: minimised(r, objectives)[0])
+    others = [r for r in best if r.digest != "plain"] or list(best)
+    chosen = others[knee([minimised(r, objectives) for r in others])].digest if others else ""
+    outcome = {
+        "objectives": [o.model_dump() for o in objectives],
+        "finalists": [r.model_dump(mode="json") for r in finalists],
+        "front": [r.digest for r in best],
+        "chosen": chosen,
+        "missed": list(missed),
+        **(extra or {}),
+    }
+    write_text(folder / OUTCOME, json.dumps(outcome))
+    table = frame(records)
+    write_text(folder / "trials.csv", table.to_csv(index=False))
+    with atomic_path(folder / "trials.parquet") as path:
+        table.to_parquet(path, index=False)
+    write_text(folder / "front.csv", frame(best).to_csv(index=False))
+
+
+def load_study(folder: Path | str) -> StudyView:
+    """A study as it stands on disk; raises GhostsearchError when the directory holds none."""
+    import optuna
+
+    folder = Path(folder)
+    if not (folder / RUN).is_file() or not (folder / STUDY).is_file():
+        raise GhostsearchError(f"{folder} holds no study; 'ghostsearch search --out {folder}' would make one")
+    config, study = configure({}, folder / RUN), read_study(folder)
+    try:
+        stored = optuna.load_study(study_name=study["name"], storage=sqlite_url(folder / DATABASE))
+        trials = stored.get_trials(deepcopy=False)
+        records = [Record.model_validate_json(t.user_attrs[RECORD]) for t in trials if RECORD in t.user_attrs]
+    except Exception as error:  # noqa: BLE001 - the storage raises errors of its own libraries
+        raise GhostsearchError(f"{folder / DATABASE} cannot be read ({type(error).__name__})") from None
+    outcome = read_json(folder / OUTCOME) if (folder / OUTCOME).exists() else {}
+    assert isinstance(outcome, dict)
+    return StudyView(
+        directory=str(folder), name=study["name"], config=config.model_dump(mode="json"), anatomy=study["anatomy"],
+        objectives=tuple(Objective(**o) for o in outcome.get("objectives", ())),
+        records=tuple(sorted(records, key=lambda r: r.number)),
+        front=tuple(outcome.get("front", ())), chosen=outcome.get("chosen", ""),
+        finalists=tuple(Record.model_validate(r) for r in outcome.get("finalists", ())),
+        missed=tuple(outcome.get("missed", ())), vetoed=tuple(outcome.get("vetoed", ())),
+        candidates=outcome.get("candidates", ""), audit=tuple(outcome.get("audit", ())),
+        environment=study["environment"], notes=tuple(study.get("notes", ())),
+    )  # fmt: skip
