@@ -198,8 +198,8 @@ def without(source: ImageSource, broken: dict[int, str]) -> ImageSource:
             name = source.classes[min(lost)] if source.classes else "images"
             first = next(i for i in positions if i in broken and source.labels[i] == min(lost))
             raise GhostsearchError(
-                f"class {name!r} has no readable image left in the {split} split ({len(broken)} broken in all, "
-                f"such as {source.names[first]}: {broken[first]})"
+                f"class {name!r} has no readable image left in the {split} split; of {len(broken)} broken files "
+                f"one is {source.names[first]}: {broken[first]}"
             )
         splits[split] = good
     return replace(source, splits=splits)
