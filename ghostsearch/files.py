@@ -38,7 +38,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
         yield temporary
+        # A writer may have put a file of its own there, readable by its owner alone.
+        temporary.chmod(mode)
         _publish(temporary, path)
     except OSError as error:
         raise cannot_write(path, error.strerror or str(error)) from None

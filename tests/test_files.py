@@ -23,7 +23,12 @@ def test_writes_and_replaces(tmp_path: Path) -> None:
 def test_the_mode_is_that_of_a_file_made_by_open(tmp_path: Path) -> None:
     (tmp_path / "opened").write_bytes(b"")
     write_bytes(tmp_path / "written", b"")
-    assert (tmp_path / "written").stat().st_mode == (tmp_path / "opened").stat().st_mode
+    with atomic_path(tmp_path / "replaced") as temporary:
+        private = tmp_path / "private"
+        private.touch(mode=0o600)
+        private.replace(temporary)
+    modes = {(tmp_path / name).stat().st_mode for name in ("opened", "written", "replaced")}
+    assert len(modes) == 1
 
 
 def test_a_block_that_raises_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
