@@ -22,7 +22,7 @@ from ghostsearch.report.outcome import (
     ratio_to_plain,
     score_axis,
 )
-from ghostsearch.report.units import MISSING, score_text, share_text
+from ghostsearch.report.units import MISSING, score_text, setting_text, share_text
 
 SCRIPTS = ("format", "theme", "compare")
 
@@ -75,16 +75,10 @@ def figure_rows(views: Sequence[StudyView], axes: Sequence[Axis]) -> list[tuple[
 
 def different_settings(views: Sequence[StudyView]) -> list[tuple[str, list[str]]]:
     """Options and versions that are not the same in all studies."""
-    tables = [{**v.environment, **{f"run: {k}": _setting(x) for k, x in v.config.items()}} for v in views]
+    tables = [{**v.environment, **{f"run: {k}": setting_text(x) for k, x in v.config.items()}} for v in views]
     names = dict.fromkeys(name for table in tables for name in table)
     rows = [(name, [table.get(name, MISSING) for table in tables]) for name in names]
     return [(name, cells) for name, cells in rows if len(set(cells)) > 1]
-
-
-def _setting(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or MISSING
-    return MISSING if value is None else str(value)
 
 
 def _distinct_names(views: Sequence[StudyView]) -> list[StudyView]:

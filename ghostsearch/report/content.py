@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -21,40 +22,50 @@ from ghostsearch.report.outcome import (
 )
 from ghostsearch.report.widths import width_shares
 
-MAX_TRIALS = 1500
-"""Above this the page leaves out the oldest trials off the front, and says so; trials.csv has them all."""
+MAX_MODELS_BYTES = 900_000
+"""With plotly.js (4.8 MB) this keeps the page under 6 MB. Where the trials need more, the page leaves out the
+oldest off the front, and says so; trials.csv has them all."""
 
 
 def page_content(view: StudyView) -> dict[str, Any]:
     """The JSON that the page's scripts read; numbers are in SI units, choices are indices into `choices`."""
-    shown = _shown(view)
-    texts = {t for r in (*shown, *view.finalists) for t in r.sites.values()} | {"keep"}
-    colours = choice_colours(texts)
-    axes, score = cost_axes(view), score_axis(view)
+    axes = cost_axes(view)
+    colours = choice_colours({t for r in (*view.records, *view.finalists) for t in r.sites.values()} | {"keep"})
     indices = {text: i for i, text in enumerate(colours)}
-    models = [_model(view, r, axes, indices) for r in shown]
+    models = _models(view, axes, indices)
+    shown = {m["id"] for m in models}
+    rungs = rung_curves(view)
+    rungs["curves"] = [c for c in rungs["curves"] if c["id"] in shown]
     return _finite(
         {
             "name": view.name, "headline": headline(view), "chosen": view.chosen, "front": list(view.front),
-            "missed": list(view.missed), "score": _axis(score), "axes": [_axis(a) for a in axes],
+            "missed": list(view.missed), "score": _axis(score_axis(view)), "axes": [_axis(a) for a in axes],
             "sites": _sites(view),
             "choices": [{"text": t, "colour": c, "short": short_name(t)} for t, c in colours.items()],
             "models": models, "left_out": len(view.records) - len(shown),
-            "history": hypervolume_history(view), "rungs": rung_curves(view),
+            "history": hypervolume_history(view), "rungs": rungs,
         }
     )  # fmt: skip
 
 
-def _shown(view: StudyView) -> list[Record]:
-    """The trials on the page, one a digest: all, or of very many the newest, the front and the anchors."""
+def _models(view: StudyView, axes: list[Axis], indices: dict[str, int]) -> list[dict[str, Any]]:
+    """The models on the page, one a digest, by trial: the front, the anchors, and the newest that there is room for."""
     latest: dict[str, Record] = {}
     for record in view.records:
         if record.digest not in latest or record.state == "complete":
             latest[record.digest] = record
-    important = {*view.front, *(r.digest for r in view.finalists), "plain"}
-    room = MAX_TRIALS - len(important)
-    newest = set(list(latest)[-room:]) if room > 0 else set()
-    return [r for d, r in latest.items() if d in important or d in newest or r.origin == "uniform"]
+    important = {"plain", *view.front, *(r.digest for r in view.finalists)}
+    newest_first = sorted(
+        latest.values(), key=lambda r: (r.digest in important or r.origin == "uniform", r.number), reverse=True
+    )
+    models, size = [], 0
+    for record in newest_first:
+        model = _model(view, record, axes, indices)
+        size += len(json.dumps(model))
+        if size > MAX_MODELS_BYTES:
+            break
+        models.append(model)
+    return sorted(models, key=lambda m: m["number"])
 
 
 def _axis(axis: Axis) -> dict[str, Any]:
@@ -90,7 +101,7 @@ def _model(view: StudyView, record: Record, axes: list[Axis], indices: dict[str,
         "groups": record.groups,
     }  # fmt: skip
     if widths:
-        model["widths"] = [widths.get(s["path"], 1) for s in view.anatomy.get("sites", ())]
+        model["widths"] = [round(widths.get(s["path"], 1), 3) for s in view.anatomy.get("sites", ())]
     if was_trained:
         model["final"] = {
             "score": number(final, "test_score"), "values": _values(final, plain_record(view), axes),

@@ -36,7 +36,7 @@ def _savings(view: StudyView, chosen: Record, plain: Record) -> str:
         if (ratio := ratio_to_plain(chosen, plain, column)) is not None
     ]
     if not parts:
-        return "has " + " and ".join(s.replace("its", "the plain model's", 1) for s in shares)
+        return "has " + " and ".join(shares).replace("its", "the plain model's", 1)
     return ", with ".join([*parts, " and ".join(shares)] if shares else parts)
 
 

@@ -32,11 +32,15 @@ def hypervolume_history(view: StudyView) -> dict[str, Any]:
     worst, best = (f(p[0] for _, p in points) for f in (max, min))
     span = (worst - best) or 1.0
     scaled = [(n, ((value - best) / span, cost)) for n, (value, cost) in points]
-    curve, front = [], []
+    curve: list[list[float]] = []
+    front: list[tuple[float, float]] = []
     for n, point in scaled:
         front.append(point)
         front = [front[i] for i in pareto_front(front)]
-        curve.append([n, hypervolume(front, (1.0, 1.0))])
+        value = round(hypervolume(front, (1.0, 1.0)), 6)
+        # A step needs its corners only, which keeps the page of a study with thousands of trials small.
+        if not curve or value != curve[-1][1] or n == scaled[-1][0]:
+            curve.append([n, value])
     return {"curve": curve, "cost": costs[0].label, "score": score.label}
 
 

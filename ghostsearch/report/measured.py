@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ghostsearch.records import Record, StudyView
 from ghostsearch.report.outcome import devices
+from ghostsearch.report.units import setting_text
 
 
 def measured(view: StudyView) -> list[tuple[str, str]]:
@@ -25,7 +26,8 @@ def measured(view: StudyView) -> list[tuple[str, str]]:
             )
         )
     rows += [(key, text) for key, text in view.environment.items()]
-    rows += [(f"run: {key}", str(value)) for key, value in view.config.items() if value not in (None, (), [], {})]
+    given = {key: value for key, value in view.config.items() if value not in (None, (), [], {})}
+    rows += [(f"run: {key}", setting_text(value)) for key, value in given.items()]
     return rows
 
 

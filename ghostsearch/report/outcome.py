@@ -89,6 +89,8 @@ def number(record: Record, column: str) -> float | None:
 
 def ratio_to_plain(record: Record, plain: Record | None, column: str) -> float | None:
     """A figure over the plain model's; for latency, over the plain model timed in the same run."""
+    if record.digest == "plain":
+        return None if number(record, column) is None else 1.0
     if column.startswith("latency_s["):
         latency = record.latency(column[len("latency_s[") : -1])
         if latency and latency.ratio is not None:

@@ -34,6 +34,13 @@ def share_text(value: float | None) -> str:
     return f"{value * 100:.1f} %" if value < 0.0995 else f"{value * 100:.0f} %"
 
 
+def setting_text(value: object) -> str:
+    """An option's value: lists by commas, a dash for none."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or MISSING
+    return MISSING if value is None else str(value)
+
+
 def _three_digits(value: float) -> str:
     if value == 0:
         return "0"

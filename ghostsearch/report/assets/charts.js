@@ -26,7 +26,7 @@ const drawVolume = () => {
   }
   const [x, y] = [0, 1].map((i) => study.history.curve.map((point) => point[i]));
   const trace = { x, y, mode: "lines", line: { shape: "hv", color: colour("accent"), width: 2 }, hovertemplate: "after trial %{x}: %{y:.3f}<extra></extra>", showlegend: false };
-  Plotly.react(plot, [trace], plotLayout("trial", "hypervolume (0 = plain, 1 = out of reach)", {}), PLOT_CONFIG);
+  Plotly.react(plot, [trace], plotLayout("trial", "hypervolume", {}), PLOT_CONFIG);
 };
 
 const drawRungs = () => {

@@ -35,8 +35,8 @@ const draw = () => {
     });
     return [
       { x: steps.map((p) => p.x), y: steps.map((p) => p.y), mode: "lines", hoverinfo: "skip", showlegend: false, line: { shape: comparison.score.maximize ? "hv" : "vh", color: colour(tone), width: 1.5 } },
-      marks(ends.others, { name: study.name, marker: { symbol, size: 10, color: colour(tone) } }),
-      marks(ends.plain, { name: `${study.name}, plain model`, marker: { symbol: `${symbol}-open`, size: 13, color: colour(tone), line: { width: 2.5 } } }),
+      marks(ends.others, { name: escaped(study.name), marker: { symbol, size: 10, color: colour(tone) } }),
+      marks(ends.plain, { name: `${escaped(study.name)}, plain model`, marker: { symbol: `${symbol}-open`, size: 13, color: colour(tone), line: { width: 2.5 } } }),
     ];
   });
   const title = relative.checked ? `${axis.label} (% of the study's plain model)` : axisTitle(axis);

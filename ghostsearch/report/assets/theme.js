@@ -30,7 +30,7 @@ const plotLayout = (x, y, more = {}) => {
     font: { family: "system-ui, sans-serif", size: 13, color: colour("ink") },
     margin: { l: 60, r: 12, t: 10, b: 50 },
     hoverlabel: { bgcolor: colour("panel"), bordercolor: colour("rule"), font: { color: colour("ink"), size: 12 }, align: "left" },
-    xaxis: { ...line, title: { text: x, standoff: 10 } }, yaxis: { ...line, title: { text: y, standoff: 8 } },
+    xaxis: { ...line, title: { text: escaped(x), standoff: 10 } }, yaxis: { ...line, title: { text: escaped(y), standoff: 8 } },
     legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 12 } },
     ...more,
   };

@@ -1,0 +1,119 @@
+"""The page as text: whole, small enough, escaped, and linking only into its own directory."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.records import Score, StudyView
+from ghostsearch.report.comparison import different_settings, figure_rows, write_comparison
+from ghostsearch.report.content import MAX_MODELS_BYTES, page_content
+from ghostsearch.report.links import model_links, study_links
+from ghostsearch.report.outcome import cost_axes
+from ghostsearch.report.page import render_page, write_report
+
+MAX_PAGE_BYTES = 6_000_000
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+
+
+def data_of(html: str) -> dict:
+    found = re.search(r'<script type="application/json" id="study">(.*?)</script>', html, re.DOTALL)
+    assert found
+    return json.loads(found.group(1))
+
+
+def test_writes_page_markdown_and_pictures(view: StudyView, tmp_path: Path) -> None:
+    page = write_report(view, tmp_path / "new")
+    assert sorted(p.name for p in page.parent.iterdir()) == ["front.png", "layers.png", "report.html", "report.md"]
+    assert page.stat().st_size < MAX_PAGE_BYTES
+    html = page.read_text(encoding="utf-8")
+    assert html.count("plotly.js v") == 1
+    assert data_of(html)["chosen"] == view.chosen
+
+
+def test_no_name_from_outside_becomes_markup(view: StudyView, tmp_path: Path) -> None:
+    records = list(view.records)
+    records[5] = records[5].model_copy(update={"reason": HOSTILE, "origin": HOSTILE})
+    hostile = view.model_copy(
+        update={
+            "name": HOSTILE,
+            "config": {**view.config, "model": HOSTILE},
+            "environment": {HOSTILE: HOSTILE},
+            "notes": (HOSTILE,),
+            "records": tuple(records),
+            "vetoed": ({"site": HOSTILE, "choice": HOSTILE, "device": HOSTILE, "ratio": 1.5, "interval": None},),
+            "audit": ({"predictor": HOSTILE, HOSTILE: 0.5},),
+        }
+    )
+    html = render_page(hostile, tmp_path)
+    assert "<img src=x" not in html
+    assert html.count("<script") == 3
+    assert html.count("</script>") == render_page(view, tmp_path).count("</script>")
+
+
+def test_links_exist_and_stay_inside(view: StudyView, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    model = study / "models" / "0123456789"
+    model.mkdir(parents=True)
+    (study / "trials.csv").write_text("number\n")
+    (tmp_path / "secret.csv").write_text("no")
+    (model / "architecture.json").write_text("{}")
+    (model / "outside.json").symlink_to(tmp_path / "secret.csv")
+    assert [link["name"] for link in study_links(study, "../secret.csv")] == ["trials.csv"]
+    assert [link["href"] for link in model_links(study, "0123456789")] == ["models/0123456789/architecture.json"]
+    assert model_links(study, "../models/0123456789") == []
+
+
+def test_thousands_of_trials_stay_small_and_say_what_is_left_out(view: StudyView, tmp_path: Path) -> None:
+    base = view.records[20]
+    many = tuple(base.model_copy(update={"number": 100 + i, "digest": f"{i:010x}"}) for i in range(4000))
+    huge = view.model_copy(update={"records": (*view.records, *many)})
+    content = page_content(huge)
+    shown = {m["id"] for m in content["models"]}
+    assert {*view.front, "plain"} <= shown
+    assert 100 < len(shown) < len(huge.records)
+    assert len(json.dumps(content["models"])) < MAX_MODELS_BYTES * 1.1
+    assert content["left_out"] == len(huge.records) - len(shown)
+    assert len(render_page(huge, tmp_path).encode()) < MAX_PAGE_BYTES
+
+
+def test_a_score_that_is_no_number_does_not_break_the_page(view: StudyView, tmp_path: Path) -> None:
+    broken = Score(metric="accuracy", value=float("nan"), split="validation", epochs=0, images=10, seed=0)
+    record = view.records[6].model_copy(update={"scores": (broken,), "state": "failed", "reason": "loss is NaN"})
+    html = render_page(view.model_copy(update={"records": (*view.records[:6], record, *view.records[7:])}), tmp_path)
+    model = next(m for m in data_of(html)["models"] if m["number"] == 6)
+    assert model["score"] is None
+
+
+def test_an_unfinished_study_has_a_page_too(view: StudyView, tmp_path: Path) -> None:
+    nothing = dict.fromkeys(("front", "finalists", "missed", "vetoed", "audit"), ())
+    young = view.model_copy(update={**nothing, "records": view.records[:1], "chosen": ""})
+    html = write_report(young, tmp_path).read_text(encoding="utf-8")
+    assert "No model" in html
+    assert 'id="finalists"' not in html
+
+
+def test_missed_limits_are_shown_as_missed(view: StudyView, tmp_path: Path) -> None:
+    assert view.missed
+    html = render_page(view, tmp_path)
+    row = html[html.index(f'<tr data-model="{view.missed[0]}">') :].partition("</tr>")[0]
+    assert "missed</strong>: latency on onnxruntime:cpu" in row
+
+
+def test_comparison_needs_two_studies_that_share_a_cost(view: StudyView, tmp_path: Path) -> None:
+    with pytest.raises(GhostsearchError, match="two or more studies"):
+        write_comparison([view], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_comparison_figures_and_differences(view: StudyView) -> None:
+    other = view.model_copy(update={"config": {**view.config, "seed": 7}, "front": view.front[:2]})
+    rows = dict(figure_rows([view, other], cost_axes(view)))
+    assert rows["models on the front"] == [str(len(view.front)), "2"]
+    whole, part = map(float, rows["hypervolume"])
+    assert whole > part > 0
+    assert different_settings([view, other]) == [("run: seed", ["0", "7"])]

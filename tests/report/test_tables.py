@@ -1,0 +1,87 @@
+"""Numbers as people read them, the terminal table, the Markdown report and the pictures."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from ghostsearch.records import StudyView
+from ghostsearch.report.colours import choice_colours, short_name
+from ghostsearch.report.markdown import markdown_table, plain_text, render_markdown
+from ghostsearch.report.pictures import draw_front, draw_layers
+from ghostsearch.report.tables import front_rows, front_table
+from ghostsearch.report.units import milliseconds, score_text, share_text, with_prefix
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (with_prefix(40_555_000), "40.6 M"),
+        (with_prefix(1_814_073_344), "1.81 G"),
+        (with_prefix(999), "999"),
+        (with_prefix(1_079_208, "B"), "1.08 MB"),
+        (with_prefix(None), "–"),
+        (milliseconds(0.0021549), "2.15 ms"),
+        (milliseconds(0.1234), "123 ms"),
+        (score_text(0.87649, "accuracy"), "87.6 %"),
+        (score_text(0.123456, "rmse"), "0.1235"),
+        (share_text(0.614), "61 %"),
+        (share_text(0.0614), "6.1 %"),
+    ],
+)
+def test_numbers_read_well(text: str, expected: str) -> None:
+    assert text == expected
+
+
+def test_front_table_shows_every_model_once_with_its_remark(view: StudyView) -> None:
+    header, rows = front_rows(view)
+    assert header[:3] == ["model", "validation accuracy", "test accuracy"]
+    assert [r[0] for r in rows] == ["plain", *(d for d in view.front if d != "plain")]
+    remarks = {r[0]: r[-1] for r in rows}
+    assert remarks[view.chosen].startswith("chosen")
+    assert remarks[view.missed[0]].startswith("missed: latency on onnxruntime:cpu")
+    screen = io.StringIO()
+    Console(file=screen, width=160).print(front_table(view))
+    assert all(digest in screen.getvalue() for digest in view.front)
+
+
+def test_names_do_not_become_terminal_markup(view: StudyView) -> None:
+    screen = io.StringIO()
+    Console(file=screen, width=160).print(front_table(view.model_copy(update={"name": "[red]x[/red]"})))
+    assert "[red]x[/red]" in screen.getvalue()
+
+
+def test_markdown_holds_headline_pictures_and_front(view: StudyView) -> None:
+    text = render_markdown(view)
+    for part in ("![Front](front.png)", "![Layers](layers.png)", "**Missed a limit", *view.front):
+        assert part in text
+    assert "<made up>" not in text
+    assert "&lt;made up&gt;" in text
+
+
+def test_markdown_cells_stay_in_their_cell() -> None:
+    assert plain_text("a|b\n*c* `d` [e](f) <g>") == r"a\|b \*c\* \`d\` \[e\](f) &lt;g&gt;"
+    lines = markdown_table(["a", "b"], [["x|y", "1"]]).splitlines()
+    assert lines == ["| a | b |", "| --- | ---: |", r"| x\|y | 1 |"]
+
+
+def test_pictures_are_png_of_a_readable_size(view: StudyView, tmp_path) -> None:
+    from PIL import Image
+
+    for draw, name in ((draw_front, "front.png"), (draw_layers, "layers.png")):
+        with Image.open(draw(view, tmp_path / name)) as picture:
+            assert picture.format == "PNG"
+            assert picture.width >= 1000
+            # More than a blank sheet: the drawing itself has many colours.
+            assert len(set(picture.convert("RGB").resize((200, 100)).getdata())) > 20
+
+
+def test_each_choice_has_its_own_colour_and_keep_comes_first() -> None:
+    ghosts = ["ghost(ratio=2, kernel=1)", "ghost(ratio=2, kernel=3)", "ghost(ratio=4, kernel=3)"]
+    ordered = ["keep", *ghosts, "lowrank(rank=0.5)"]
+    colours = choice_colours(reversed(ordered))
+    assert list(colours) == ordered
+    assert len(set(colours.values())) == len(ordered)
+    assert [short_name(t) for t in colours] == ["", "g2·1", "g2·3", "g4·3", "r0.5"]
