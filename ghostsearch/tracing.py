@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from ghostsearch.errors import GhostsearchError
 
@@ -54,33 +55,49 @@ def batch_size(example: Any) -> int:
     return int(first.shape[0]) if first is not None and first.dim() > 1 else 1
 
 
-def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+def copied(model: nn.Module) -> nn.Module:
     """A deep copy in the same mode; raises GhostsearchError for a model that cannot be copied."""
-    try:
-        return copy.deepcopy(model, memo)
-    except (TypeError, RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise GhostsearchError(
-            f"this model cannot be copied ({reason}); converting works on a copy"
-        ) from None
+    return _copied(model, {}, torch.clone)
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
     """The model's structure on the meta device: no data is copied, so it takes no memory and little time."""
+    _refuse_lazy(model)
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(
-            torch.empty_like(parameter, device="meta"), parameter.requires_grad
-        )
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copied(model, memo)
+        memo[id(parameter)] = nn.Parameter(_on_meta(parameter), parameter.requires_grad)
+    memo |= {id(buffer): _on_meta(buffer) for buffer in model.buffers()}
+    return _copied(model, memo, _on_meta)
 
 
 def light_copy(model: nn.Module) -> nn.Module:
     """A copy of the structure that shares the data: for changes that replace tensors, never for those in place."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in model.parameters()}
-    return copied(model, memo)
+    return _copied(model, memo, torch.clone)
+
+
+def _copied(model: nn.Module, memo: dict[int, Any], copy_tensor: Callable[[Tensor], Tensor]) -> nn.Module:
+    _refuse_lazy(model)
+    for module in model.modules():
+        for value in vars(module).values():
+            # Hooks such as weight_norm's and pruning's leave computed tensors, which deepcopy refuses.
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = copy_tensor(value.detach())
+    try:
+        return copy.deepcopy(model, memo)
+    except (TypeError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise GhostsearchError(f"this model cannot be copied ({reason}); converting works on a copy") from None
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="meta")
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    lazy = [name for name, p in model.named_parameters() if isinstance(p, UninitializedParameter)]
+    if lazy:
+        raise GhostsearchError(f"{lazy[0]!r} is lazy, it has no shape before the first forward; run one forward first")
 
 
 def forward_copy(model: nn.Module, example: Any, watch: Callable[[nn.Module], None]) -> None:
@@ -110,9 +127,7 @@ def _shapes(example: Any) -> str:
     return ", ".join(str(tuple(t.shape)) for t in tensors(example)) or "without tensors"
 
 
-def trace_shapes(
-    model: nn.Module, example: Any, kinds: tuple[type, ...]
-) -> dict[str, list[tuple[Shape, Shape]]]:
+def trace_shapes(model: nn.Module, example: Any, kinds: tuple[type, ...]) -> dict[str, list[tuple[Shape, Shape]]]:
     """Per path of a module of some kinds, the input and output shape (with batch) of each of its calls."""
     calls: dict[str, list[tuple[Shape, Shape]]] = {}
 

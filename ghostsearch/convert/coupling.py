@@ -17,6 +17,10 @@ from ghostsearch.convert.width import OUTPUT, Edit, Side, WidthPlan
 from ghostsearch.space import Group
 from ghostsearch.tracing import call, copied, meta_copy, moved
 
+MOST_PAIRS = 400_000
+"""Positions one group may reach before it is given up; the largest VGG needs a third of it."""
+MOST_TANGLED = 2
+"""Groups given up before the whole network is."""
 UNTRACED = "channel widths cannot be traced through this model ({}); convolutions can still be replaced"
 
 
@@ -26,12 +30,15 @@ def trace_plan(model: nn.Module, example: Any) -> WidthPlan:
     Traced on a copy without data where that works. A model that cannot be traced gets an empty plan whose note says why.
     """
     trouble = ""
-    for replica, device in ((meta_copy(model), "meta"), (None, "cpu")):
-        traced = replica if replica is not None else copied(model).to("cpu")
-        traced.eval().requires_grad_(True)
+    has_data = not any(p.is_meta for p in model.parameters())
+    for device in ("meta", "cpu") if has_data else ("meta",):
+        replica = meta_copy(model) if device == "meta" else copied(model).to("cpu")
+        replica.eval().requires_grad_(True)
         try:
-            graph = _dependency_graph(traced, moved(example, device))
-            return _plan(traced, graph)
+            return _plan(replica, _dependency_graph(replica, moved(example, device)))
+        except RecursionError:
+            trouble = "the network is too entangled"
+            break
         # torch-pruning raises whatever its walk runs into; the model stays usable without widths.
         except Exception as error:  # noqa: BLE001
             trouble = " ".join(f"{type(error).__name__}: {error}".split())[:120]
@@ -49,28 +56,64 @@ def _dependency_graph(model: nn.Module, example: Any) -> Any:
 
 def _plan(model: nn.Module, graph: Any) -> WidthPlan:
     names = {id(module): path for path, module in model.named_modules()}
-    parameters = {id(p): path for path, p in model.named_parameters()}
+    names |= {id(parameter): path for path, parameter in model.named_parameters()}
     owners = _owner_counts(model)
-    groups, edits, seen = [], {}, set()
+    groups, edits, seen, tangled = [], {}, set(), 0
     for path, root in _producers(model, graph):
         if path in seen:
             continue
-        traced = graph.get_pruning_group(
-            root, graph.get_pruner_of_module(root).prune_out_channels, range(_outputs(root))
-        )
-        found, fixed = _edits(graph, traced, names, parameters)
-        members = tuple(
-            e.path for e in found if e.side == "out" and _is_producer(model.get_submodule(e.path))
-        )
-        fixed = fixed or _partial(model, found, _outputs(root)) or _untouchable(model, found, owners)
+        channels = _outputs(root)
+        coupled, whole = _coupled(graph, root, channels)
+        found, fixed = _edits(graph, coupled, names)
+        if not whole:
+            fixed, tangled = "its channels reach too many others to trace (a reshape mixes them?)", tangled + 1
+            if tangled > MOST_TANGLED:
+                raise RecursionError(path)
+        members = tuple(e.path for e in found if e.side == "out" and _is_producer(model.get_submodule(e.path)))
+        fixed = fixed or _partial(model, found, channels) or _untouchable(model, found, owners)
         divisions = _divisions(model, found)
-        if not fixed and _outputs(root) % divisions:
+        if not fixed and channels % divisions:
             fixed = "grouped convolutions on it divide its channels differently"
         seen.update(members)
-        groups.append(Group(path, _outputs(root), members, fixed, divisions))
+        groups.append(Group(path, channels, members, fixed, divisions))
         edits[path] = tuple(found)
     note = "" if groups else UNTRACED.format("no layer's channels reach another layer")
     return WidthPlan(tuple(groups), edits, note)
+
+
+Coupled = dict[tuple[Any, Any], set[Any]]
+
+
+def _coupled(graph: Any, root: nn.Module, channels: int) -> tuple[Coupled, bool]:
+    """(node, pruning function) -> {(position, root channel)} of what a layer's output channels reach, and if that is all.
+
+    The closure of the graph's dependencies as its own get_pruning_group takes it, but each pair goes on only once and
+    there is a limit: attention's reshapes make the original's lists grow without bound.
+    """
+    from torch_pruning._helpers import _HybridIndex
+
+    start = graph.module2node[root]
+    function = graph.get_pruner_of_module(root).prune_out_channels
+    reached: Coupled = {(start, function): {_HybridIndex(i, i) for i in range(channels)}}
+    stack = [(start, function, list(reached[start, function]))]
+    total = 0
+    while stack:
+        node, function, indices = stack.pop()
+        for dependency in node.dependencies:
+            if not dependency.is_triggered_by(function):
+                continue
+            mapped = indices
+            for mapping in dependency.index_mapping:
+                mapped = mapping(mapped) if mapping is not None else mapped
+            known = reached.setdefault((dependency.target, dependency.handler), set())
+            fresh = [i for i in mapped if i not in known]
+            if fresh:
+                known.update(fresh)
+                total += len(fresh)
+                if total > MOST_PAIRS:
+                    return reached, False
+                stack.append((dependency.target, dependency.handler, fresh))
+    return {key: pairs for key, pairs in reached.items() if pairs}, True
 
 
 def _producers(model: nn.Module, graph: Any) -> Iterator[tuple[str, Any]]:
@@ -88,20 +131,18 @@ def _outputs(layer: Any) -> int:
     return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
 
 
-def _edits(
-    graph: Any, traced: Any, names: dict[int, str], parameters: dict[int, str]
-) -> tuple[list[Edit], str]:
-    """The edits of a traced group, and why it is fixed when it reaches the model's output or an unknown layer."""
+def _edits(graph: Any, coupled: Coupled, names: dict[int, str]) -> tuple[list[Edit], str]:
+    """The edits of a group, and why it is fixed when it reaches the model's output."""
     from torch_pruning import ops
 
     found, fixed = [], ""
-    for item in traced:
-        node, module = item.dep.target, item.dep.target.module
-        pairs = np.array(sorted(zip(item.root_idxs, item.idxs, strict=True)), dtype=np.int64).reshape(-1, 2)
+    for (node, function), indices in coupled.items():
+        module = node.module
+        pairs = np.array(sorted((i.root_idx, i.idx) for i in indices), dtype=np.int64).reshape(-1, 2)
         if isinstance(module, nn.Parameter):
-            found.append(Edit(parameters[id(module)], "parameter", pairs, node.pruning_dim % module.dim()))
+            found.append(Edit(names[id(module)], "parameter", pairs, node.pruning_dim % module.dim()))
         elif id(module) in names and node.type != ops.OPTYPE.ELEMENTWISE:
-            side: Side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
+            side: Side = "out" if graph.is_out_channel_pruning_fn(function) else "in"
             found.append(Edit(names[id(module)], side, pairs))
             if side == "out" and not node.outputs:
                 fixed = OUTPUT
@@ -117,19 +158,13 @@ def _partial(model: nn.Module, edits: list[Edit], channels: int) -> str:
             continue
         layer = model.get_submodule(edit.path)
         if edit.side == "out" and _is_producer(layer):
-            whole = (
-                len(edit.pairs) == channels == _outputs(layer)
-                and len(np.unique(edit.pairs[:, 1])) == channels
-            )
-            if not whole:
-                have = _outputs(layer)
-                return f"of the {have} channels of {edit.path} only some are coupled to it (a padded or sliced shortcut?)"
-        if (
-            isinstance(layer, _ConvNd)
-            and layer.groups > 1
-            and edit.side == "in"
-            and len(edit.pairs) != layer.in_channels
-        ):
+            have, reached = _outputs(layer), len(np.unique(edit.pairs[:, 1]))
+            if reached == have and len(edit.pairs) > have:
+                return f"the channels of {edit.path} are coupled to one another (split and joined again?)"
+            if not reached == have == channels:
+                return f"of the {have} channels of {edit.path} {reached} are coupled to it (padded, sliced or joined?)"
+        grouped = isinstance(layer, _ConvNd) and layer.groups > 1 and edit.side == "in"
+        if grouped and len(edit.pairs) != layer.in_channels:
             return f"the grouped convolution {edit.path} reads it together with other channels"
     return ""
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.parameter import UninitializedParameter
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.sitecost import intrinsic_channels
@@ -113,8 +112,6 @@ def _unsuitable(module: nn.Module) -> str:
         return "inside TorchScript: its code is compiled; convert the model before scripting it"
     if not isinstance(module, CONV_TYPES):
         return f"{type(module).__name__}: a transposed convolution"
-    if isinstance(module.weight, UninitializedParameter):
-        return "lazy: its weights do not exist before the first forward; run one"
     kind = type(module)
     base = next(t for t in CONV_TYPES if isinstance(module, t))
     own = kind.forward is not base.forward or kind._conv_forward is not base._conv_forward

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,7 +34,7 @@ def checked_plan(model: nn.Module, plan: WidthPlan, example: Any) -> WidthPlan:
         probe, example = _probe(model, example)
         failures: dict[str, str] = {}
         if open_groups:
-            _sift(probe, plan, open_groups, example, failures)
+            _accepted(probe, plan, [], open_groups, example, failures)
     groups = tuple(replace(g, fixed=g.fixed or failures.get(g.name, "")) for g in plan.groups)
     stuck = [g.name for g in groups if g.fixed and g.fixed != OUTPUT]
     if stuck:
@@ -43,23 +44,19 @@ def checked_plan(model: nn.Module, plan: WidthPlan, example: Any) -> WidthPlan:
     return replace(plan, groups=groups)
 
 
-def _sift(
-    probe: nn.Module, plan: WidthPlan, names: list[str], example: Any, failures: dict[str, str]
+def _accepted(
+    probe: nn.Module, plan: WidthPlan, sure: list[str], names: list[str], example: Any, failures: dict[str, str]
 ) -> list[str]:
-    """Names of groups that may be cut together; the others go to `failures` with a reason. Bisects."""
-    trouble = _difference(probe, plan, names, example)
+    """`sure` and those of `names` that can be cut together with them; the others go to `failures`. Bisects."""
+    trouble = _difference(probe, plan, sure + names, example)
     if not trouble:
-        return names
+        return sure + names
     if len(names) == 1:
         failures[names[0]] = trouble
-        return []
+        return sure
     half = len(names) // 2
-    left = _sift(probe, plan, names[:half], example, failures)
-    right = _sift(probe, plan, names[half:], example, failures)
-    if left and right and (trouble := _difference(probe, plan, left + right, example)):
-        failures.update(dict.fromkeys(right, f"it cannot be cut together with other groups: {trouble}"))
-        return left
-    return left + right
+    sure = _accepted(probe, plan, sure, names[:half], example, failures)
+    return _accepted(probe, plan, sure, names[half:], example, failures)
 
 
 def _difference(probe: nn.Module, plan: WidthPlan, names: Sequence[str], example: Any) -> str:
@@ -72,11 +69,11 @@ def _difference(probe: nn.Module, plan: WidthPlan, names: Sequence[str], example
             torch.rand(group.channels), max(1, run // 2) * group.divisions, group.divisions
         )
     narrow, zeroed = light_copy(probe), copied(probe)
-    for name, kept in keep.items():
-        gone = sorted(set(range(plan.group(name).channels)) - set(kept))
-        for edit in plan.edits[name]:
-            _zero(zeroed, edit, gone)
     try:
+        for name, kept in keep.items():
+            gone = sorted(set(range(plan.group(name).channels)) - set(kept))
+            for edit in plan.edits[name]:
+                _zero(zeroed, edit, gone)
         set_widths(narrow, keep, example, plan=plan)
         found, wanted = _outputs(narrow, example), _outputs(zeroed, example)
     # A wrong coupling shows as any error of the cut net's forward.
@@ -85,8 +82,8 @@ def _difference(probe: nn.Module, plan: WidthPlan, names: Sequence[str], example
     for a, b in zip(found, wanted, strict=True):
         if a.shape != b.shape:
             return f"cutting it changes the output's shape from {tuple(b.shape)} to {tuple(a.shape)}"
-        if not torch.allclose(a, b, rtol=0, atol=TOLERANCE * float(b.abs().max())):
-            return "its channels are coupled in a way that the dependency graph gets wrong (a parameter-free shortcut?)"
+        if b.numel() and not torch.allclose(a, b, rtol=0, atol=TOLERANCE * float(b.abs().max())):
+            return "its channels are coupled in a way that the dependency graph gets wrong"
     return ""
 
 
@@ -137,11 +134,9 @@ def _set_statistics(probe: nn.Module, norms: list[Any], example: Any) -> None:
     for norm in norms:
         norm.train()
         norm.momentum = 1.0
-    try:
+    # One value per channel (a 1x1 map of one image) has no variance: then the statistics stay as they came.
+    with contextlib.suppress(ValueError):
         _outputs(probe, example)
-    except ValueError:
-        # One value per channel (a 1x1 map of one image) has no variance: the statistics stay as they came.
-        pass
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
