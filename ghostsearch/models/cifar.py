@@ -1,4 +1,4 @@
-"""The CIFAR networks of the papers: ResNet-20…110 (He et al. 2016, section 4.2) and VGG-16 (Han et al. 2020, section 4.2)."""
+"""CIFAR networks of the papers: ResNet-20…110 (He et al. 2016, section 4.2), VGG-16 (Han et al. 2020, section 4.2)."""
 
 from __future__ import annotations
 

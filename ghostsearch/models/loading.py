@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError, MissingExtraError
-from ghostsearch.models import cifar, digits
+from ghostsearch.models import cifar, digits, ghostnet
+from ghostsearch.models.weights import load_weights
 from ghostsearch.space import nearest_names
 from ghostsearch.usercode import import_object, is_object_name
 
@@ -38,9 +39,12 @@ class LoadedModel:
     input: InputSpec
     classes: int | None = None
     """The number of classes asked for; None where the builder's own was kept."""
+    fresh: tuple[str, ...] = ()
+    """Tensors of the classifier that the weights, made for other classes, did not have."""
 
 
 CIFAR_INPUT = InputSpec(32)
+IMAGENET_INPUT = InputSpec(224)
 DIGITS_INPUT = InputSpec(8, 1, (0.305,), (0.376,))
 
 OWN_MODELS: dict[str, tuple[Callable[..., nn.Module], InputSpec]] = {
@@ -51,6 +55,11 @@ OWN_MODELS: dict[str, tuple[Callable[..., nn.Module], InputSpec]] = {
     "resnet56": (cifar.resnet56, CIFAR_INPUT),
     "resnet110": (cifar.resnet110, CIFAR_INPUT),
     "vgg16": (cifar.vgg16, CIFAR_INPUT),
+    "ghostnet": (ghostnet.ghostnet, IMAGENET_INPUT),
+    "ghostnet_050": (ghostnet.ghostnet_050, IMAGENET_INPUT),
+    "ghostnet_130": (ghostnet.ghostnet_130, IMAGENET_INPUT),
+    "ghostnetv2": (ghostnet.ghostnetv2, IMAGENET_INPUT),
+    "ghostnet_cifar": (ghostnet.ghostnet_cifar, CIFAR_INPUT),
 }
 """`ghostsearch:NAME`: builder and input."""
 
@@ -86,72 +95,92 @@ def load_model(
 ) -> LoadedModel:
     """A model by name, in eval mode; `package.module:function` runs that code.
 
-    `classes` replaces the last classifier layer where its width differs. Without `weights` the parameters are random,
-    by `seed`; nothing is ever downloaded. Raises GhostsearchError for an unknown name or weights that do not fit.
+    `classes` adapts the classifier; where `weights` are for another number of classes, it starts afresh. Without
+    `weights` the parameters are random, by `seed`; nothing is ever downloaded.
+    Raises GhostsearchError for an unknown name, weights that do not fit or a bad input size, mean or std.
     """
     source, _, name = spec.partition(":")
+    builders = {"ghostsearch": _build_own, "torchvision": _build_torchvision, "timm": _build_timm}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module, native = _build(spec, source, name)
-        if classes is not None:
-            set_classes(module, classes)
-    wanted = InputSpec(
-        size or native.size, native.channels, tuple(mean or native.mean), tuple(std or native.std)
-    )
+        module, native = builders.get(source, _build_users)(spec, name, classes)
+    wanted = InputSpec(size or native.size, native.channels, tuple(mean or native.mean), tuple(std or native.std))
     if len(wanted.mean) != wanted.channels or len(wanted.std) != wanted.channels:
         raise GhostsearchError(f"mean and std take {wanted.channels} values each (one a channel) for {spec}")
-    if weights is not None:
-        load_weights(module, weights)
-    return LoadedModel(module.eval(), spec, wanted, classes)
+    if min(wanted.std) <= 0 or wanted.size < 1:
+        raise GhostsearchError(f"std and size must be above 0, got {wanted.std} and {wanted.size}")
+    fresh = load_weights(module, weights, classes=classes) if weights is not None else ()
+    return LoadedModel(module.eval(), spec, wanted, classes, fresh)
 
 
-def _build(spec: str, source: str, name: str) -> tuple[nn.Module, InputSpec]:
-    match source:
-        case "ghostsearch":
-            if name not in OWN_MODELS:
-                raise _unknown(spec, [f"ghostsearch:{n}" for n in OWN_MODELS])
-            build, native = OWN_MODELS[name]
-            return build(), native
-        case "torchvision":
-            return _build_torchvision(spec, name)
-        case "timm":
-            return _build_timm(spec, name)
+Built = tuple[nn.Module, InputSpec]
+
+
+def _build_own(spec: str, name: str, classes: int | None) -> Built:
+    if name not in OWN_MODELS:
+        raise _unknown(spec, [f"ghostsearch:{n}" for n in OWN_MODELS])
+    build, native = OWN_MODELS[name]
+    return build(**_with_classes(classes)), native
+
+
+def _build_users(spec: str, name: str, classes: int | None) -> Built:  # noqa: ARG001 - the builders' signature
     if not is_object_name(spec):
         raise GhostsearchError(
-            f"model {spec!r} is neither a directory nor torchvision:NAME, timm:NAME, ghostsearch:NAME or "
-            f"package.module:function; did you mean 'torchvision:{spec}'?"
+            f"model {spec!r} is neither a directory that ghostsearch wrote nor torchvision:NAME, timm:NAME, "
+            f"ghostsearch:NAME or package.module:function; nearest: {nearest_names(spec, _bare_names())}"
         )
-    module = import_object(spec, "model")()
+    function = import_object(spec, "model")
+    if not callable(function) or isinstance(function, nn.Module):
+        raise GhostsearchError(f"model {spec!r} must be a function that returns a torch.nn.Module")
+    takes = _parameters(function)
+    options = {key: classes for key in ("num_classes", "classes") if classes is not None and key in takes}
+    try:
+        module = function(**options)
+    # The user's code may raise anything; the line says what, and the traceback hangs on the cause.
+    except Exception as error:
+        raise GhostsearchError(f"model {spec!r} failed: {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise GhostsearchError(f"model {spec!r} must return a torch.nn.Module, got {type(module).__name__}")
+    if classes is not None and not options:
+        set_classes(module, classes)
     declared = getattr(module, "input_spec", None)
     return module, declared if isinstance(declared, InputSpec) else InputSpec(224)
 
 
-def _build_torchvision(spec: str, name: str) -> tuple[nn.Module, InputSpec]:
-    from torchvision.models import get_model, get_model_weights, list_models
+def _build_torchvision(spec: str, name: str, classes: int | None) -> Built:
+    from torchvision import models
 
-    if name not in list_models():
-        raise _unknown(spec, [f"torchvision:{n}" for n in list_models()])
-    options: dict[str, Any] = {"weights": None}
-    if "weights_backbone" in _parameters(name):
+    if name not in models.list_models():
+        raise _unknown(spec, [f"torchvision:{n}" for n in models.list_models()])
+    if name in models.list_models(models.video) + models.list_models(models.optical_flow):
+        raise GhostsearchError(
+            f"model {spec!r} takes more than one image; ghostsearch loads networks for single images"
+        )
+    options: dict[str, Any] = {"weights": None, **_with_classes(classes)}
+    if "weights_backbone" in _parameters(models.get_model_builder(name)):
         options["weights_backbone"] = None
     if name in ("googlenet", "inception_v3"):
         options["init_weights"] = True
-    module = get_model(name, **options)
-    transform = next((w.transforms() for w in get_model_weights(name)), None)
-    crop = getattr(transform, "crop_size", None)
-    size = crop[-1] if isinstance(crop, list | tuple) else crop
+    # Their metadata alone is read: the transforms that the default weights were trained for.
+    transform = models.get_model_weights(name).DEFAULT.transforms()
+    side = next((s for a in ("crop_size", "resize_size") if (s := getattr(transform, a, None))), [224])
     mean, std = getattr(transform, "mean", IMAGENET_MEAN), getattr(transform, "std", IMAGENET_STD)
-    return module, InputSpec(int(size or 224), 3, tuple(mean), tuple(std))
+    native = InputSpec(side[-1] if isinstance(side, list | tuple) else side, 3, tuple(mean), tuple(std))
+    return models.get_model(name, **options), native
 
 
-def _parameters(name: str) -> set[str]:
-    import inspect
-
-    from torchvision.models import get_model_builder
-
-    return set(inspect.signature(get_model_builder(name)).parameters)
+def _build_timm(spec: str, name: str, classes: int | None) -> Built:
+    timm = _timm()
+    architecture, _, tag = name.partition(".")
+    if architecture not in timm.list_models():
+        raise _unknown(spec, [f"timm:{n}" for n in timm.list_models()])
+    tags = [t.partition(".")[2] for t in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise _unknown(spec, [f"timm:{architecture}.{t}" for t in tags] or [f"timm:{architecture}"])
+    module = timm.create_model(name, pretrained=False, **_with_classes(classes))
+    config = module.pretrained_cfg
+    channels, _, size = config["input_size"]
+    return module, InputSpec(size, channels, tuple(config["mean"]), tuple(config["std"]))
 
 
 def _timm() -> Any:
@@ -162,14 +191,20 @@ def _timm() -> Any:
     return timm
 
 
-def _build_timm(spec: str, name: str) -> tuple[nn.Module, InputSpec]:
-    timm = _timm()
-    if name.partition(".")[0] not in timm.list_models():
-        raise _unknown(spec, [f"timm:{n}" for n in timm.list_models()])
-    module = timm.create_model(name, pretrained=False)
-    config = module.default_cfg
-    channels, _, size = config["input_size"]
-    return module, InputSpec(size, channels, tuple(config["mean"]), tuple(config["std"]))
+def _with_classes(classes: int | None) -> dict[str, int]:
+    return {} if classes is None else {"num_classes": classes}
+
+
+def _parameters(function: Callable[..., Any]) -> set[str]:
+    try:
+        return set(inspect.signature(function).parameters)
+    except ValueError:  # some functions written in C tell none
+        return set()
+
+
+def _bare_names() -> list[str]:
+    """Our names and torchvision's, as somebody may have typed them without the source."""
+    return known_models("ghostsearch:") + known_models("torchvision:")
 
 
 def _unknown(spec: str, known: Sequence[str]) -> GhostsearchError:
@@ -181,9 +216,7 @@ def set_classes(module: nn.Module, classes: int) -> None:
 
     A layer that already has them keeps its parameters. Raises GhostsearchError when there is no such layer.
     """
-    last = next(
-        (p for p, m in reversed(list(module.named_modules())) if isinstance(m, nn.Linear) or _is_head(m)), None
-    )
+    last = next((p for p, m in reversed(list(module.named_modules())) if isinstance(m, nn.Linear) or _is_head(m)), None)
     if last is None:
         raise GhostsearchError("--classes: the model has no linear layer or 1×1 convolution at its end to adapt")
     old = module.get_submodule(last)
@@ -199,51 +232,9 @@ def set_classes(module: nn.Module, classes: int) -> None:
 
 
 def _is_head(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1 and module.bias is not None
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .pt file, by name; nothing in the file is ever run.
-
-    Unwraps `state_dict` and `model` entries and the `module.` prefix of data-parallel training.
-    Raises GhostsearchError when the file is missing, truncated, foreign or holds more than tensors.
-    """
-    if not path.is_file():
-        raise GhostsearchError(f"weights {path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise GhostsearchError(
-            f"weights {path}: holds more than tensors (a whole pickled model?); save model.state_dict() instead"
-        ) from None
-    except Exception as error:  # noqa: BLE001 - a foreign file may break the reader in any way
-        raise GhostsearchError(f"weights {path}: cannot be read, truncated or foreign ({type(error).__name__})") from None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise GhostsearchError(f"weights {path}: must hold named tensors (a state dict)")
-    return {str(k).removeprefix("module."): v for k, v in state.items()}
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Load trained weights into a model, strictly; in place. Raises GhostsearchError naming what does not fit."""
-    state, own = read_weights(path), module.state_dict()
-    wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    foreign = [k for k in state if k not in own]
-    if wrong:
-        k = wrong[0]
-        hint = "; give --classes" if k.endswith(("weight", "bias")) and state[k].shape[1:] == own[k].shape[1:] else ""
-        raise GhostsearchError(
-            f"weights {path}: {k} has shape {tuple(state[k].shape)}, the model wants {tuple(own[k].shape)}{hint}"
-        )
-    if missing or foreign:
-        parts = [f"{len(x)} {what}, such as {x[0]}" for x, what in ((missing, "missing"), (foreign, "unknown")) if x]
-        raise GhostsearchError(f"weights {path}: not of this model: {'; '.join(parts)}")
-    module.load_state_dict(state, strict=False)
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.groups == 1
+        and module.bias is not None
+    )
