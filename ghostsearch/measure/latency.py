@@ -165,9 +165,7 @@ def _race(
                 for entry in running:
                     _judge(entry, reference, narrow)
             if progress:
-                progress(
-                    min(int(spent), int(time_limit_s)), int(time_limit_s), f"timing {len(running)} models"
-                )
+                progress(min(int(spent), int(time_limit_s)), int(time_limit_s), f"timing {len(running)} models")
             if all(e.narrow for e in entries):
                 return "narrow"
             if last:

@@ -56,9 +56,7 @@ class ExecutorchXnnpack(Device):
         portable_lib._unsafe_reset_threadpool(threads)
         try:
             if portable_lib._threadpool_get_thread_count() != threads:
-                raise GhostsearchError(
-                    f"{self.name} cannot run on {threads} threads here; try --threads {before}"
-                )
+                raise GhostsearchError(f"{self.name} cannot run on {threads} threads here; try --threads {before}")
             yield
         finally:
             portable_lib._unsafe_reset_threadpool(before)

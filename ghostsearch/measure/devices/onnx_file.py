@@ -33,14 +33,10 @@ def onnx_bytes(model: nn.Module, example: Any) -> tuple[bytes, tuple[str, ...]]:
         # Typed as a path, yet the tracing exporter writes to any file.
         buffer: Any = io.BytesIO()
         try:
-            torch.onnx.export(
-                flat, inputs, buffer, input_names=list(names), opset_version=OPSET, dynamo=False
-            )
+            torch.onnx.export(flat, inputs, buffer, input_names=list(names), opset_version=OPSET, dynamo=False)
         # The tracing exporter meets operators it does not know; the other one may know them.
         except Exception:  # noqa: BLE001
-            program = torch.onnx.export(
-                flat, inputs, input_names=list(names), opset_version=OPSET, dynamo=True
-            )
+            program = torch.onnx.export(flat, inputs, input_names=list(names), opset_version=OPSET, dynamo=True)
             assert program is not None
             return program.model_proto.SerializeToString(), names
     return bytes(buffer.getvalue()), names

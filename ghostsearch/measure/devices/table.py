@@ -88,7 +88,5 @@ def _load(name: str) -> Device:
         shown = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise GhostsearchError(f"device {name!r} ({point.value}) cannot be loaded ({shown})") from error
     if not isinstance(made, Device):
-        raise GhostsearchError(
-            f"device {name!r} ({point.value}) must subclass ghostsearch.measure.devices.base.Device"
-        )
+        raise GhostsearchError(f"device {name!r} ({point.value}) must subclass ghostsearch.measure.devices.base.Device")
     return made
