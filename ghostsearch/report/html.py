@@ -29,7 +29,7 @@ def _environment() -> Environment:
 
 
 def render(name: str, scripts: Sequence[str], **values: Any) -> str:
-    """A page of ours as HTML: its template with style, scripts and plotly.js inside; every value is escaped."""
+    """A page of ours as HTML: template with style and scripts inside, every value escaped."""
     from ghostsearch.version import VERSION
 
     return (
@@ -38,7 +38,7 @@ def render(name: str, scripts: Sequence[str], **values: Any) -> str:
         .render(
             style=_asset("style.css"),
             scripts=_asset(*(f"{s}.js" for s in scripts)),
-            plotly=_plotly_script(),
+            plotly=_plotly_script,
             version=VERSION,
             date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             **values,

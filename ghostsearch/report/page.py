@@ -7,6 +7,7 @@ from typing import Any
 
 from ghostsearch.files import write_text
 from ghostsearch.records import StudyView
+from ghostsearch.report.compact import ComparedModel, compact_rows, conditions, read_compact
 from ghostsearch.report.content import page_content
 from ghostsearch.report.html import render
 from ghostsearch.report.links import model_links, study_links
@@ -34,6 +35,8 @@ def render_page(view: StudyView, directory: Path) -> str:
     """The page's HTML; `directory` is where it will stand, for its download links."""
     digests = [*view.front, *(r.digest for r in view.finalists)]
     content = page_content(view)
+    compact = read_compact(directory)
+    content["compact"] = [_compact_mark(model) for model in compact]
     content["files"] = {d: links for d in dict.fromkeys(digests) if (links := model_links(directory, d))}
     return render(
         "study.html",
@@ -46,6 +49,8 @@ def render_page(view: StudyView, directory: Path) -> str:
         vetoed=vetoed_rows(view),
         audit=audit_table(view),
         finalists=finalist_rows(view),
+        compact=compact_rows(compact) if compact else None,
+        compact_conditions=conditions(compact) if compact else "",
         files=study_links(directory, view.candidates),
     )
 
@@ -70,6 +75,12 @@ def finalist_rows(view: StudyView) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _compact_mark(model: ComparedModel) -> dict[str, Any]:
+    """A compact network on the front's cost axes; its published accuracy has no place on the study's own score."""
+    values = {"params": model.cost.params, "macs": model.cost.macs, "size_bytes": model.cost.size_bytes}
+    return {"name": model.name, "values": {**values, f"latency_s[{model.latency.device}]": model.latency.median_s}}
 
 
 def vetoed_rows(view: StudyView) -> list[dict[str, str]]:

@@ -65,9 +65,18 @@ const limitLines = (axis) => {
   return lines;
 };
 const limitLabels = (axis) => (known(axis.limit) ? [{
-  x: axis.limit * axis.factor, y: 0, yref: "paper", yanchor: "bottom", xanchor: "right", xshift: -4, showarrow: false,
+  x: axis.limit * axis.factor, y: 1, yref: "paper", yanchor: "top", xanchor: "right", xshift: -4, showarrow: false,
   text: `limit ${costText(axis, axis.limit)}`, font: { color: colour("warn"), size: 12 },
 }] : []);
+
+// Compact networks stand at their cost; their accuracy on this data is not known, so they have no height.
+const showCompact = document.getElementById("show-compact");
+const compactMarks = (axis) => (showCompact && showCompact.checked ? study.compact : []).filter((net) => known(net.values[axis.key]));
+const compactTrace = (axis) => ({
+  x: compactMarks(axis).map((net) => net.values[axis.key] * axis.factor), y: compactMarks(axis).map(() => 0.02), yaxis: "y2", mode: "markers+text",
+  name: "compact network (cost only)", text: compactMarks(axis).map((net) => escaped(net.name)), textposition: "top center", textfont: { size: 11, color: colour("soft") },
+  hovertemplate: "%{text}<extra></extra>", marker: { symbol: "arrow-up", size: 11, color: colour("soft") },
+});
 
 const drawFront = () => {
   const axis = study.axes[Number(axisX.value)];
@@ -90,6 +99,7 @@ const drawFront = () => {
       error_x: spread ? { type: "data", array: own.map((p) => p.high), arrayminus: own.map((p) => p.low), thickness: 1, width: 0, color: colour("other") } : undefined,
     });
   });
+  if (compactMarks(axis).length) traces.push(compactTrace(axis));
   const chosen = points.find((p) => p.id === state.selected);
   traces.push({
     x: chosen ? [chosen.x] : [], y: chosen ? [chosen.y] : [], mode: "markers", hoverinfo: "skip", showlegend: false,
@@ -97,7 +107,7 @@ const drawFront = () => {
   });
   const title = `${tested ? "test" : "validation"} ${axisTitle(study.score)}`;
   Plotly.react(frontPlot, traces, plotLayout(axisTitle(axis), title, {
-    hovermode: "closest", shapes: limitLines(axis), annotations: limitLabels(axis), uirevision: `${axisX.value} ${axisY.value}`,
+    hovermode: "closest", shapes: limitLines(axis), annotations: limitLabels(axis), yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true }, uirevision: `${axisX.value} ${axisY.value}`,
   }), PLOT_CONFIG);
 };
 
@@ -113,6 +123,7 @@ const startFront = () => {
     const id = event.points[0].customdata;
     if (id) select(id);
   });
+  if (showCompact) showCompact.addEventListener("change", drawFront);
   axisX.addEventListener("change", drawFront);
   axisY.addEventListener("change", drawFront);
   pick.addEventListener("change", () => select(pick.value));

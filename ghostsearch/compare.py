@@ -1,0 +1,119 @@
+"""Compact networks beside yours: params, MACs and latency measured alike, accuracy as published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.cost import measure_cost
+from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.shares import shares_by_kind
+from ghostsearch.models.loading import LoadedModel, example_input, known_models, load_model
+from ghostsearch.report.compact import ComparedModel, Published
+from ghostsearch.saved import load_directory
+
+Progress = Callable[[int, int, str], None]
+
+
+def compare_models(
+    names: Sequence[str],
+    *,
+    device: str = "onnxruntime:cpu",
+    threads: int = 1,
+    batch: int = 1,
+    size: int | None = None,
+    time_limit_s: float = 60.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[ComparedModel]:
+    """Measure models beside the first one on one device, interleaved, all on images of the first one's size.
+
+    A name is what `load_model` knows, a bare torchvision or timm name, a directory we wrote, or a study (its chosen
+    model). The first model is timed against itself too: how far its ratio is from 1 is the measurement's own error.
+    Raises GhostsearchError when a name is unknown, twice there, or a model cannot take the first one's images.
+    """
+    if len(set(names)) != len(names) or not names:
+        raise GhostsearchError(f"compare takes different models, at least one; got {', '.join(names) or 'none'}")
+    loaded = [find_model(name, size) for name in names]
+    shape = loaded[0].input
+    for name, model in zip(names, loaded, strict=True):
+        if model.input.channels != shape.channels:
+            theirs = f"{names[0]} {shape.channels}"
+            raise GhostsearchError(
+                f"{name} takes {model.input.channels} channels, {theirs}; compare models of one kind of image"
+            )
+    example = example_input(shape)
+    modules: dict[str, nn.Module] = {n: m.module.eval() for n, m in zip(names, loaded, strict=True)}
+    _check_forward(modules, example)
+    latencies = measure_latency(
+        modules, example, device=device, plain=modules[names[0]], threads=threads, batch=batch,
+        time_limit_s=time_limit_s, seed=seed, progress=progress,
+    )  # fmt: skip
+    return [
+        ComparedModel(
+            name=name,
+            size=shape.size,
+            cost=measure_cost(modules[name], example),
+            latency=latencies[name],
+            shares=tuple(dict(row) for row in shares_by_kind(modules[name], example)),
+            published=published_accuracy(model),
+        )
+        for name, model in zip(names, loaded, strict=True)
+    ]
+
+
+def find_model(name: str, size: int | None = None) -> LoadedModel:
+    """The model a name, a directory of ours or a study (its chosen model) stands for; raises GhostsearchError."""
+    folder = Path(name)
+    if folder.is_dir():
+        return load_directory(_model_directory(folder))
+    if ":" in name:
+        return load_model(name, size=size)
+    for source in ("torchvision", "ghostsearch", "timm"):
+        if f"{source}:{name}" in known_models(f"{source}:"):
+            return load_model(f"{source}:{name}", size=size)
+    return load_model(f"torchvision:{name}", size=size)  # raises, naming the nearest ones
+
+
+def _model_directory(folder: Path) -> Path:
+    """The directory itself when it holds a model, else the chosen model's of the study it holds."""
+    if (folder / "architecture.json").is_file():
+        return folder
+    from ghostsearch.search.view import load_study
+
+    chosen = load_study(folder).chosen
+    if not chosen or not (folder / "models" / chosen).is_dir():
+        raise GhostsearchError(f"{folder} holds a study without a chosen model yet; let 'ghostsearch search' finish")
+    return folder / "models" / chosen
+
+
+def _check_forward(modules: dict[str, nn.Module], example: torch.Tensor) -> None:
+    for name, module in modules.items():
+        try:
+            with torch.no_grad():
+                module(example)
+        # A foreign forward may raise anything; its own words say what.
+        except Exception as error:
+            shown = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            raise GhostsearchError(
+                f"{name} does not take the first model's images of {tuple(example.shape[1:])} ({shown}); give --size"
+            ) from error
+
+
+def published_accuracy(model: LoadedModel) -> Published | None:
+    """The top-1 accuracy in torchvision's metadata of the newest weights of a builder, for its own classes only."""
+    source, _, name = model.spec.partition(":")
+    if source != "torchvision" or model.classes is not None or getattr(model, "architecture", None):
+        return None
+    from torchvision.models import get_model_weights
+
+    for weights in reversed(list(get_model_weights(name))):
+        for dataset, metrics in weights.meta.get("_metrics", {}).items():
+            if "acc@1" in metrics:
+                stated = f"torchvision {weights.name}"
+                return Published(accuracy=metrics["acc@1"] / 100, dataset=dataset, source=stated)
+    return None

@@ -1,0 +1,122 @@
+"""Compact networks beside yours: the rows that `compare` measures, their table, and the file that keeps them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.files import write_text
+from ghostsearch.records import Cost, Latency
+from ghostsearch.report.units import MISSING, milliseconds, share_text, with_prefix
+from ghostsearch.space import read_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COMPACT_FILE = "compact.json"
+
+
+class Published(BaseModel):
+    """An accuracy as its publisher states it, reached with that publisher's training: never measured here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    accuracy: float
+    """Top-1, a share from 0 to 1."""
+    dataset: str
+    source: str
+    """Who states it, and of which weights."""
+
+
+class ComparedModel(BaseModel):
+    """One row of the comparison."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    size: int
+    """Side of the image it was measured on, in pixels."""
+    cost: Cost
+    latency: Latency
+    shares: tuple[dict[str, Any], ...]
+    """By kind of layer: kind, layers, params, macs and their shares (measure/shares.py)."""
+    published: Published | None = None
+
+    def share(self, kind: str, of: str = "macs") -> float:
+        """The share of the MACs (or params) in kinds of layer that start so: `conv 1x1`, `depthwise`."""
+        return sum(float(row[f"{of}_share"]) for row in self.shares if row["kind"].startswith(kind))
+
+
+def compact_rows(models: Sequence[ComparedModel]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: cost, latency, published accuracy, and where the params and MACs sit."""
+    header = ["model", "params", "MACs", "latency", "quartiles", "÷ first", "published top-1"]
+    header += ["1×1 of params", "1×1 of MACs", "depthwise of MACs"]
+    return header, [_row(model) for model in models]
+
+
+def _row(model: ComparedModel) -> list[str]:
+    low, high = model.latency.quartiles_s
+    ratio, published = model.latency.ratio, model.published
+    return [
+        model.name,
+        with_prefix(model.cost.params),
+        with_prefix(model.cost.macs),
+        milliseconds(model.latency.median_s),
+        f"{milliseconds(low).removesuffix(' ms')}–{milliseconds(high)}",
+        MISSING if ratio is None else f"{ratio:.2f}",
+        f"{published.accuracy * 100:.1f} % ({published.source})" if published else MISSING,
+        share_text(model.share("conv 1x1", "params")),
+        share_text(model.share("conv 1x1")),
+        share_text(model.share("depthwise")),
+    ]
+
+
+def conditions(models: Sequence[ComparedModel]) -> str:
+    """Device, threads, batch and image size of the comparison."""
+    first = models[0].latency
+    threads = f"{first.threads} thread{'s' * (first.threads != 1)}"
+    return f"{first.device}, {threads}, batch {first.batch}, {models[0].size}×{models[0].size} pixels"
+
+
+def compact_table(models: Sequence[ComparedModel]) -> Table:
+    """The rows as a rich table."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(
+        title=f"{conditions(models)}; published accuracy was not measured here",
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+    )
+    header, rows = compact_rows(models)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def write_compact(models: Sequence[ComparedModel], directory: Path) -> Path:
+    """Keep the rows beside a study, so that its page can mark them; returns the file's path."""
+    path = directory / COMPACT_FILE
+    write_text(path, json.dumps([m.model_dump(mode="json") for m in models]))
+    return path
+
+
+def read_compact(directory: Path) -> tuple[ComparedModel, ...]:
+    """The rows kept beside a study, none where there is no such file; raises GhostsearchError on a foreign one."""
+    path = directory / COMPACT_FILE
+    if not path.is_file():
+        return ()
+    data = read_json(path)
+    try:
+        return tuple(ComparedModel.model_validate(row) for row in (data if isinstance(data, list) else [data]))
+    except ValidationError:
+        raise GhostsearchError(
+            f"{path}: not written by 'ghostsearch compare', or by another version; delete it and compare again"
+        ) from None

@@ -1,0 +1,114 @@
+"""Pages of results/: a table as CSV, the same for reading as Markdown, and how it was made; and the index of them all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.files import write_text
+from ghostsearch.report.markdown import markdown_table, plain_text
+from ghostsearch.version import versions
+
+META_SUFFIX = ".meta.json"
+META_KEYS = ("title", "claim", "figure", "command", "seed", "device", "date", "versions")
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """Rows of plain values under one caption; every row has the same keys, which are the columns."""
+
+    caption: str
+    rows: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class ResultPage:
+    """What one run found: tables, one claim with its figure for the index, and everything needed to run it again."""
+
+    name: str
+    """File name without suffix, such as `paper_vgg16`."""
+    title: str
+    claim: str
+    """What the page shows, in one line."""
+    figure: str
+    """The number that the claim rests on."""
+    command: str
+    device: str
+    """The machine, and the runtime where something was timed."""
+    tables: Sequence[ResultTable]
+    seed: int = 0
+    notes: Sequence[str] = ()
+    pictures: Sequence[str] = ()
+    """Files beside the page to show in it."""
+    date: str = field(default_factory=lambda: datetime.now(timezone.utc).date().isoformat())
+
+
+def write_page(page: ResultPage, directory: Path) -> list[Path]:
+    """Write NAME.md, NAME.meta.json and a CSV a table (NAME.csv, NAME_2.csv, …); returns their paths."""
+    paths = []
+    for number, table in enumerate(page.tables, 1):
+        paths.append(directory / (f"{page.name}.csv" if number == 1 else f"{page.name}_{number}.csv"))
+        write_text(paths[-1], _csv(table))
+    meta = {key: getattr(page, key) for key in META_KEYS if key != "versions"} | {"versions": versions()}
+    for suffix, text in ((".md", _markdown(page)), (META_SUFFIX, json.dumps(meta, indent=2, ensure_ascii=False) + "\n")):
+        paths.append(directory / f"{page.name}{suffix}")
+        write_text(paths[-1], text)
+    return paths
+
+
+def write_index(directory: Path) -> Path:
+    """Write README.md, one line a page, from the pages' own metadata; raises GhostsearchError for a broken one."""
+    rows = []
+    for path in sorted(directory.glob(f"*{META_SUFFIX}")):
+        try:
+            meta = json.loads(path.read_text(encoding="utf-8"))
+            name = path.name.removesuffix(META_SUFFIX)
+            values = [plain_text(meta[key]) for key in ("claim", "figure", "command", "date", "device")]
+        except (ValueError, KeyError) as error:
+            raise GhostsearchError(f"{path}: not the metadata of a results page ({error!r})") from None
+        values[2] = f"`{meta['command']}`"
+        rows.append(f"| [{name}]({name}.md) | " + " | ".join(values) + " |")
+    head = "# Results\n\nEvery file here was written by the command beside it; this index is made from the pages' metadata."
+    columns = "| page | claim | figure | command | date | device |\n| --- | --- | --- | --- | --- | --- |"
+    target = directory / "README.md"
+    write_text(target, "\n".join([head, "", columns, *rows]) + "\n")
+    return target
+
+
+def _csv(table: ResultTable) -> str:
+    import pandas as pd
+
+    return pd.DataFrame(list(table.rows)).to_csv(index=False)
+
+
+def _markdown(page: ResultPage) -> str:
+    parts = [f"# {plain_text(page.title)}", f"{plain_text(page.claim)}: **{plain_text(page.figure)}**."]
+    parts += [f"![{plain_text(name)}]({name})" for name in page.pictures]
+    for table in page.tables:
+        header = list(table.rows[0]) if table.rows else []
+        rows = [[shown(row[column]) for column in header] for row in table.rows]
+        parts += [f"## {plain_text(table.caption)}", markdown_table(header, rows) if rows else "(no rows)"]
+    parts += [plain_text(note) for note in page.notes]
+    used = ", ".join(f"{name} {version}" for name, version in versions().items())
+    parts += [
+        "## How it was made",
+        f"```\n{page.command}\n```",
+        f"Seed {page.seed}; {plain_text(page.device)}; {page.date}; {plain_text(used)}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def shown(value: Any) -> str:
+    """A value as a table shows it: whole numbers in groups of three, others to four digits, nothing as a dash."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
