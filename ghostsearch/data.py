@@ -175,17 +175,12 @@ def _loaders(
             shift=shift if training else 0, flips=training and source.flips,
         )  # fmt: skip
 
-    made = {
-        split: _loader(dataset(split), split, batch, seed, 0 if in_memory else workers or 0)
-        for split in SPLITS
-    }
+    made = {split: _loader(dataset(split), split, batch, seed, 0 if in_memory else workers or 0) for split in SPLITS}
     reasons = tuple(f"{source.names[i]}: {why}" for i, why in sorted(broken.items()))
     return Data(spec, **made, classes=source.classes, broken=reasons, notes=source.notes)
 
 
-def _loader(
-    dataset: ImageSet | StreamSet, split: str, batch: int, seed: int, workers: int
-) -> DataLoader[Any]:
+def _loader(dataset: ImageSet | StreamSet, split: str, batch: int, seed: int, workers: int) -> DataLoader[Any]:
     training = split == "train"
     size = dataset.images.shape[-1] if isinstance(dataset, ImageSet) else dataset.input_spec.size
     return DataLoader(
@@ -197,8 +192,8 @@ def _loader(
         drop_last=training and len(dataset) >= batch,
         generator=torch.Generator().manual_seed(seed),
         collate_fn=_as_it_is,
+        # Workers live for an epoch: kept longer, they would draw on, and no seed could bring an epoch back.
         num_workers=workers,
-        persistent_workers=workers > 0,
     )
 
 
@@ -210,14 +205,11 @@ def _as_it_is(batch: Any) -> Any:
 def _user_data(spec: str, offered: Mapping[str, Any]) -> Data:
     if not is_object_name(spec):
         raise GhostsearchError(
-            f"no data set {spec!r}; write digits, folder:PATH, torchvision:CIFAR10@ROOT "
-            "or package.module:function"
+            f"no data set {spec!r}; write digits, folder:PATH, torchvision:CIFAR10@ROOT or package.module:function"
         )
     function = import_object(spec, "data")
     if not callable(function):
-        raise GhostsearchError(
-            f"data {spec!r} is a {type(function).__name__}, not a function that returns loaders"
-        )
+        raise GhostsearchError(f"data {spec!r} is a {type(function).__name__}, not a function that returns loaders")
     takes = inspect.signature(function).parameters
     made = function(**{key: value for key, value in offered.items() if key in takes})
     if isinstance(made, Data):
@@ -225,9 +217,7 @@ def _user_data(spec: str, offered: Mapping[str, Any]) -> Data:
     if isinstance(made, Mapping) and set(SPLITS) <= set(made):
         made = tuple(made[split] for split in SPLITS)
     if not (isinstance(made, tuple | list) and len(made) == 3):
-        raise GhostsearchError(
-            f"data {spec!r} must return three loaders (train, validation, test), or a Data"
-        )
+        raise GhostsearchError(f"data {spec!r} must return three loaders (train, validation, test), or a Data")
     dataset = getattr(made[0], "dataset", None)
     while isinstance(dataset, Subset):
         dataset = dataset.dataset

@@ -55,6 +55,9 @@ class Fitting(pl.LightningModule):
                 wanted = self.task.forward(teacher, images, target)
             share = self.recipe.distillation
             loss = (1 - share) * loss + share * self.task.distillation_loss(output, wanted)
+        if self.trainer.loggers:
+            self.log("loss", loss)
+            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -70,7 +73,7 @@ class Fitting(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Hand the score to Lightning, where callbacks find it."""
         assert self.meter is not None
-        self.log("score", score_value(self.meter), rank_zero_only=False)
+        self.log("score", score_value(self.meter), sync_dist=self.trainer.world_size > 1)
 
     def configure_optimizers(self) -> Any:
         """SGD with Nesterov momentum; the recipe's learning rate, step by step."""
@@ -85,9 +88,7 @@ class Fitting(pl.LightningModule):
             [g for g in groups if g["params"]], lr=self.recipe.lr, momentum=self.recipe.momentum,
             nesterov=self.recipe.momentum > 0,
         )  # fmt: skip
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.recipe.lr_share(step, self.total)
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.recipe.lr_share(step, self.total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -119,9 +120,7 @@ class Watch(pl.Callback):
         # Once a step's loss is not finite the sum never is again: no bad step escapes between two looks.
         mean = float(self._sum) / self._batches
         if not math.isfinite(mean):
-            raise TrainingError(
-                f"the loss is not finite by step {step} of {self.total}; lower the learning rate"
-            )
+            raise TrainingError(f"the loss is not finite by step {step} of {self.total}; lower the learning rate")
         now = time.perf_counter()
         if self.progress and (last or now - self._told > 0.1):
             self._told = now
