@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ghostsearch.choices import parse_layer_choice
-from ghostsearch.errors import GhostsearchError
 from ghostsearch.presets import load_preset
+from ghostsearch.records import Latency
 from ghostsearch.sitecost import theoretical_speedup
 from ghostsearch.space import SearchSpace
+from ghostsearch.version import versions
 
 if TYPE_CHECKING:
     from ghostsearch.models.loading import LoadedModel
@@ -49,10 +50,81 @@ def inspection(loaded: LoadedModel, space: str = "ghost") -> dict[str, Any]:
         "size_bytes": cost.size_bytes,
         "space": {"preset": space, "architectures": offered.size, "digest": offered.digest},
         "sites": sites,
-        "groups": [
-            dataclasses.asdict(g) | {"widths": list(offered.groups.get(g.name, ()))} for g in anatomy.groups
-        ],
+        "groups": [dataclasses.asdict(g) | {"widths": list(offered.groups.get(g.name, ()))} for g in anatomy.groups],
         "width_note": anatomy.width_note,
         "skipped": [{"module": s.path, "reason": s.reason} for s in anatomy.skipped],
         "shares": shares_by_kind(loaded.module, example),
+    }
+
+
+def measurement(
+    loaded: LoadedModel,
+    devices: Sequence[str] = ("onnxruntime:cpu",),
+    *,
+    threads: int = 1,
+    batch: int = 1,
+    precision: str = "float32",
+    time_limit_s: float = 20.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Cost by three counters and latency on each device; a model we converted is timed beside its plain one.
+
+    Raises GhostsearchError for an unknown or absent device.
+    """
+    from ghostsearch.measure.cost import measure_cost
+    from ghostsearch.measure.counters import compare_counters
+    from ghostsearch.measure.devices.table import get_device
+    from ghostsearch.measure.latency import measure_latency
+    from ghostsearch.models.loading import example_input
+    from ghostsearch.saved import SavedModel, load_plain
+
+    for device in devices:
+        get_device(device)
+    example = example_input(loaded.input)
+    cost, counters = measure_cost(loaded.module, example), compare_counters(loaded.module, example)
+    plain = None
+    if isinstance(loaded, SavedModel) and not loaded.architecture.is_plain:
+        plain = load_plain(loaded).module
+    timings = [
+        measure_latency(
+            {"model": loaded.module}, example, device=device, plain=plain, threads=threads, batch=batch,
+            precision=precision, time_limit_s=time_limit_s, seed=seed, progress=progress,
+        )["model"]
+        for device in devices
+    ]  # fmt: skip
+    return {
+        "model": loaded.spec,
+        "params": cost.params,
+        "macs": {"exact": cost.macs, **{k: v for k, v in counters.macs.items() if k != "torch"}},
+        "macs_reason": counters.reason,
+        "uncounted": {k: list(v) for k, v in counters.uncounted.items() if v},
+        "differences": [
+            {
+                "operator": d.operator,
+                **{"exact" if k == "torch" else k: v for k, v in d.macs.items()},
+                "reason": d.reason,
+            }
+            for d in counters.operators
+        ],
+        "size_bytes": cost.size_bytes,
+        "peak_memory_bytes": cost.peak_memory_bytes,
+        "latency": [latency_row(x) for x in timings],
+        "device": list(devices),
+        "threads": threads,
+        "batch": batch,
+        "versions": versions(),
+    }
+
+
+def latency_row(latency: Latency) -> dict[str, Any]:
+    """A latency as plain data, its derived figures beside the raw times."""
+    return {
+        **latency.model_dump(mode="json"),
+        "median_s": latency.median_s,
+        "quartiles_s": list(latency.quartiles_s),
+        "plain_median_s": latency.plain_median_s,
+        "ratio": latency.ratio,
+        "noisy": latency.noisy,
+        "runs": len(latency.times_s),
     }

@@ -56,6 +56,18 @@ class GhostConv(Block):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+class GhostConv2d(GhostConv):
+    """`nn.Conv2d`'s arguments plus `ratio`, `cheap_kernel` and `cheap`: for networks written with ghosts from the start.
+
+    x: (N, in_channels, H, W) -> (N, out_channels, H', W'). Raises GhostsearchError for a ratio below 2 or an even kernel.
+    """
+
+    def __init__(
+        self, *arguments: Any, ratio: int = 2, cheap_kernel: int = 3, cheap: str = "conv", **keywords: Any
+    ) -> None:
+        super().__init__(nn.Conv2d(*arguments, **keywords), Ghost(ratio, cheap_kernel, cheap))
+
+
 def _natural(conv: Conv, channels: int | None = None) -> Tensor:
     return torch.arange(channels or conv.out_channels, device=conv.weight.device)
 
@@ -110,9 +122,7 @@ def haar_bands(dims: int) -> Tensor:
     """The 2^dims orthonormal Haar filters of one level: (2^dims, 2, …)."""
     low, high = torch.tensor([1.0, 1.0]) / 2**0.5, torch.tensor([1.0, -1.0]) / 2**0.5
     axes = "abc"[:dims]
-    return torch.stack(
-        [torch.einsum(f"{','.join(axes)}->{axes}", *taps) for taps in product((low, high), repeat=dims)]
-    )
+    return torch.stack([torch.einsum(f"{','.join(axes)}->{axes}", *taps) for taps in product((low, high), repeat=dims)])
 
 
 CHEAP = {"conv": depthwise, "affine": affine, "wavelet": Wavelet}

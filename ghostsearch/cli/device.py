@@ -1,9 +1,66 @@
-"""Commands about devices and this machine: devices, profile, audit, doctor."""
+"""Commands about devices and this machine: devices, doctor."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
+
+from ghostsearch.cli import options as o
+from ghostsearch.cli.terminal import milliseconds, say, say_json, show_table
 
 
 def add_to(app: typer.Typer) -> None:
     """Register this file's commands."""
+    app.command("devices")(devices)
+    app.command("doctor")(doctor)
+
+
+def devices(
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Run a small network on each, at most ten seconds.")
+    ] = False,
+    as_json: o.Json = False,
+) -> None:
+    """List the devices that latency can be measured on, and how to get those that are absent.
+
+    Example: [bold]ghostsearch devices --self-test[/bold]
+    """
+    from ghostsearch.doctor import device_rows
+
+    rows = device_rows(self_test=self_test)
+    if as_json:
+        say_json(rows)
+        return
+    table = [
+        (
+            r["name"],
+            "yes" if r["available"] else "no",
+            r["place"] or r["reason"],
+            milliseconds(r["median_s"]) if self_test else "",
+        )
+        for r in rows
+    ]
+    show_table("devices", ["device", "here", "where, or how to get it", "self-test" if self_test else ""], table)
+
+
+def doctor(as_json: o.Json = False) -> None:
+    """Tell what this machine offers: versions, cores, threads, memory, devices, data sets that need no download.
+
+    Example: [bold]ghostsearch doctor[/bold]
+    """
+    from ghostsearch.doctor import diagnosis
+
+    found = diagnosis()
+    if as_json:
+        say_json(found)
+        return
+    show_table("this machine", ["", ""], list(found["machine"].items()))
+    show_table("versions", ["package", "version"], list(found["versions"].items()))
+    show_table(
+        "devices",
+        ["device", "here"],
+        [(d["name"], d["place"] if d["available"] else d["reason"]) for d in found["devices"]],
+    )
+    show_table("data", ["data set", ""], list(found["data"].items()))
+    say("next: ghostsearch search   (the quick start)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -51,6 +52,9 @@ def main() -> None:
     """Run the command line; every foreseen mistake ends in one line on standard error and exit code 2."""
     # Ray sends usage statistics unless told otherwise, and this tool sends nothing anywhere.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # What libraries say to their own developers is not for the users of this command.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
     try:
         app()
     except GhostsearchError as error:

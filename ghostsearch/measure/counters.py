@@ -75,10 +75,10 @@ class CounterComparison:
     @property
     def reason(self) -> str:
         """One sentence: what makes the totals differ most."""
-        spread = {d: max(d.macs.values()) - min(d.macs.values()) for d in self.operators if d.reason}
+        differing = [d for d in self.operators if d.reason]
         parts = [f"{c} could not count it ({why})" for c, why in self.failed.items()]
-        if spread:
-            worst = max(spread, key=lambda d: spread[d])
+        if differing:
+            worst = max(differing, key=lambda d: max(d.macs.values()) - min(d.macs.values()))
             parts.insert(0, f"{worst.operator}: {worst.reason}")
         return "; ".join(parts) or "all counters agree"
 

@@ -6,17 +6,19 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from ghostsearch.choices import parse_width
 from ghostsearch.convert.convert import convert
 from ghostsearch.convert.sites import find_sites
 from ghostsearch.data import Data, calibration_batches, load_data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.cost import measure_cost
+from ghostsearch.measure.costtable import CostTable
 from ghostsearch.models.loading import LoadedModel, example_input, load_model
 from ghostsearch.presets import load_preset
 from ghostsearch.records import Cost, Latency, Objective, Record, Score
@@ -44,8 +46,8 @@ class Bench:
     example: Tensor
     calibration: list[Tensor] | None
     plain_cost: Cost
+    table: CostTable
     plain_latencies: tuple[Latency, ...] = ()
-    _costs: dict[str, Cost] = field(default_factory=dict)
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -94,14 +96,8 @@ class Bench:
         )  # fmt: skip
 
     def cost(self, architecture: Architecture) -> Cost:
-        """Exact cost of an architecture, worked out without weights and remembered."""
-        if architecture.digest not in self._costs:
-            bare = convert(
-                self.plain.module, architecture, example=self.example, anatomy=self.anatomy,
-                width_multiple=self.space.width_multiple, seed=self.config.seed,
-            )  # fmt: skip
-            self._costs[architecture.digest] = measure_cost(bare, self.example)
-        return self._costs[architecture.digest]
+        """Exact params, MACs and bytes of an architecture by formula; peak memory needs the built model."""
+        return self.table.predict(architecture)
 
     def breaches(self, record: Record, *, only: Sequence[str] = ()) -> list[str]:
         """The limits a record is known to break, in words; `only` these objectives where given."""
@@ -138,10 +134,10 @@ class Bench:
         )  # fmt: skip
 
 
-def open_bench(config: RunConfig, folder: Path, progress: Progress | None = None) -> Bench:
-    """Load model, data and space, train the plain model where the run asks for it, and count its cost.
+def open_bench(config: RunConfig, progress: Progress | None = None) -> Bench:
+    """Load model, data and space, and count the plain model's cost; nothing is written or trained yet.
 
-    Raises GhostsearchError for anything that does not fit together, before the folder is touched.
+    Raises GhostsearchError for anything that does not fit together.
     """
     weights = Path(config.weights) if config.weights else None
     loaded = load_model(config.model, weights=weights, classes=config.classes, size=config.size, seed=config.seed)
@@ -162,10 +158,11 @@ def open_bench(config: RunConfig, folder: Path, progress: Progress | None = None
     images = config.calibration_images
     calibration = calibration_batches(data, images, seed=config.seed) if images else None
     bench = Bench(
-        config, loaded, data, task, anatomy, space, example, calibration, measure_cost(loaded.module, example)
-    )
+        config, loaded, data, task, anatomy, space, example, calibration,
+        plain_cost=measure_cost(loaded.module, example),
+        table=CostTable(loaded.module, example, anatomy, width_multiple=space.width_multiple),
+    )  # fmt: skip
     check_budget(bench)
-    train_baseline(bench, folder, progress)
     return bench
 
 
@@ -200,20 +197,17 @@ def check_budget(bench: Bench) -> None:
 
 
 def smallest(bench: Bench, axis: str) -> int:
-    """The least MACs or params in the space: narrowest widths, and at each site what then is cheapest."""
-    from ghostsearch.choices import parse_layer_choice, parse_width
-    from ghostsearch.sitecost import site_weights
+    """The least MACs or params in the space: narrowest widths, then at each site what is cheapest there.
 
-    groups = {
-        name: min(options, key=lambda text: parse_width(text).share) for name, options in bench.space.groups.items()
-    }
-    sites = {}
+    Exact, because at fixed widths a site's choice changes no other layer's cost.
+    """
+    narrow = {g: min(options, key=lambda t: parse_width(t).share) for g, options in bench.space.groups.items()}
+    least = int(getattr(bench.cost(Architecture.of({}, narrow)), axis))
+    total = least
     for path, options in bench.space.sites.items():
-        site = bench.anatomy.site(path)
-        sites[path] = min(options, key=lambda text: site_weights(site, parse_layer_choice(text)))
-    # Where widths shrink a site until a ghost no longer pays, the plain convolution is the cheaper one.
-    tried = [Architecture.of(sites, groups), Architecture.of({}, groups), Architecture.of(sites)]
-    return min(int(getattr(bench.cost(a), axis)) for a in tried)
+        alone = (int(getattr(bench.cost(Architecture.of({path: t}, narrow)), axis)) for t in options)
+        total += min(0, min(alone) - least)
+    return total
 
 
 def train_baseline(bench: Bench, folder: Path, progress: Progress | None = None) -> None:

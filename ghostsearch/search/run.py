@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Record, StudyView, anatomy_dict
-from ghostsearch.search.bench import Bench, latencies, open_bench
+from ghostsearch.search.bench import Bench, latencies, open_bench, train_baseline
 from ghostsearch.search.config import RunConfig
 from ghostsearch.search.final import final_front, forget_dominated, keep_trial, run_final, trial_front
 from ghostsearch.search.ledger import Ledger, Proposal, sqlite_url
@@ -41,9 +41,10 @@ def search(config: RunConfig, *, progress: Progress | None = None) -> StudyView:
     """
     folder = Path(config.out)
     check_directory(folder, config)
-    bench = open_bench(config, folder, progress)
+    bench = open_bench(config, progress)
     check_directory(folder, config, bench.space)
     write_run(folder, config)
+    train_baseline(bench, folder, progress)
     study = _open_study(bench, folder)
     bench.plain_latencies = tuple(study["plain_latencies"])
     ledger = Ledger(
@@ -99,12 +100,12 @@ def _evaluate(bench: Bench, proposal: Proposal, records: list[Record], folder: P
 
 
 def feasible(bench: Bench, architecture: Architecture) -> bool:
-    """Whether an architecture's exact cost meets the limits on MACs, params and memory; the plain model always may."""
+    """Whether an architecture's exact cost meets the limits on MACs and params; the plain model always may."""
     if architecture.is_plain:
         return True
     cost = bench.cost(architecture)
-    columns = (o for o in bench.objectives if o.limit is not None and hasattr(cost, o.name))
-    return all(getattr(cost, o.name) <= (o.limit or 0) for o in columns)
+    limits = {o.name: o.limit for o in bench.objectives if o.limit is not None}
+    return all(getattr(cost, name) <= limits[name] for name in ("macs", "params") if name in limits)
 
 
 def best_so_far(bench: Bench, records: list[Record]) -> str:

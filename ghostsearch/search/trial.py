@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from ghostsearch.choices import KEEP
+from ghostsearch.measure.cost import measure_cost
 from ghostsearch.pareto import best_first
 from ghostsearch.records import Cost, Latency, Objective, Record, Score
 from ghostsearch.search.bench import Bench, latencies, timed
@@ -61,13 +62,10 @@ def _run(
 ) -> tuple[Record, nn.Module | None]:
     if draft.architecture.is_plain:
         return _run_plain(bench, draft)
-    with timed(draft.seconds, "convert"):
-        draft.cost = bench.cost(draft.architecture)
-    if broken := bench.breaches(draft.record("pruned")):
-        return draft.record("pruned", "; ".join(broken)), None
     with timed(draft.seconds, "fit"):
         model = bench.convert(draft.architecture)
     with timed(draft.seconds, "measure"):
+        draft.cost = measure_cost(model, bench.example)
         draft.latencies = latencies(bench, {"trial": model}, bench.config.time_limit)["trial"]
     if broken := bench.breaches(draft.record("pruned")):
         return draft.record("pruned", "; ".join(broken)), None

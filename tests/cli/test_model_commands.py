@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ghostsearch.choices import parse_layer_choice
-from ghostsearch.sitecost import site_weights
+from ghostsearch.sitecost import site_position_macs
 
 
 def test_help_teaches_by_an_example_and_loads_no_torch(ghostsearch):
@@ -112,7 +112,7 @@ def test_an_architecture_file_gives_the_same_model_as_its_choices(ghostsearch, t
         ("exactly one", ["convert", "ghostsearch:digits_cnn", "--out", "OUT"]),
         ("weights", ["convert", "ghostsearch:digits_cnn", "--choice", "ghost", "--weights", "none.pt", "--out", "OUT"]),
         ("no convolution", ["convert", "torchvision:vit_b_16", "--choice", "ghost", "--out", "OUT"]),
-        ("unknown device", ["measure", "ghostsearch:digits_cnn", "--device", "abacus:cpu"]),
+        ("no device is called", ["measure", "ghostsearch:digits_cnn", "--device", "abacus:cpu"]),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(refused, tmp_path, told, arguments):
@@ -130,5 +130,5 @@ def test_theoretical_speedup_is_the_ratio_of_the_site_formulas(ghostsearch):
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in names}
         site = Site(path=row["site"], **values)
         for choice in row["choices"]:
-            after = site_weights(site, parse_layer_choice(choice["choice"]))
-            assert choice["speedup"] == pytest.approx(site_weights(site, parse_layer_choice("keep")) / after)
+            after = site_position_macs(site, parse_layer_choice(choice["choice"]))
+            assert choice["speedup"] == pytest.approx(site_position_macs(site, parse_layer_choice("keep")) / after)
