@@ -1,0 +1,83 @@
+"""Networks side by side: measured alike, published figures named as such, bad input refused in one line."""
+
+from __future__ import annotations
+
+import pytest
+import torchvision
+
+from ghostsearch.compare import compare_models, find_model, published_accuracy
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.models.loading import load_model
+from ghostsearch.report.compact import ComparedModel, compact_rows, read_compact, write_compact
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[ComparedModel]:
+    return compare_models(["mobilenet_v3_small", "shufflenet_v2_x0_5"], device="torch:cpu", size=32, time_limit_s=0.5)
+
+
+def test_costs_are_those_of_the_networks(rows) -> None:
+    # torchvision states the parameters of both in its weights' metadata.
+    assert [r.cost.params for r in rows] == [2_542_856, 1_366_792]
+    assert all(r.size == 32 and r.cost.macs > 0 and r.latency.median_s > 0 for r in rows)
+
+
+def test_the_first_model_is_timed_beside_itself_and_the_others(rows) -> None:
+    assert all(r.latency.device == "torch:cpu" and r.latency.ratio is not None for r in rows)
+
+
+def test_shares_add_up_and_tell_pointwise_from_depthwise(rows) -> None:
+    for row in rows:
+        for of in ("params_share", "macs_share"):
+            assert sum(s[of] for s in row.shares) == pytest.approx(1)
+        assert row.share("conv 1x1") > row.share("depthwise") > 0
+
+
+def test_published_accuracy_is_torchvisions_own_figure(rows) -> None:
+    meta = torchvision.models.MobileNet_V3_Small_Weights.IMAGENET1K_V1.meta
+    assert rows[0].published.accuracy * 100 == pytest.approx(meta["_metrics"]["ImageNet-1K"]["acc@1"])
+    assert rows[0].published.source == "torchvision IMAGENET1K_V1"
+
+
+def test_nothing_is_published_for_other_classes_or_sources() -> None:
+    assert published_accuracy(load_model("torchvision:resnet18", classes=10)) is None
+    assert published_accuracy(load_model("ghostsearch:resnet20")) is None
+
+
+def test_table_names_published_figures_and_shares(rows) -> None:
+    header, table = compact_rows(rows)
+    assert "published top-1" in header
+    cells = dict(zip(header, table[0], strict=True))
+    assert cells["published top-1"] == "67.7 % (torchvision IMAGENET1K_V1)"
+    assert cells["params"] == "2.54 M"
+    assert cells["1×1 of MACs"].endswith("%")
+
+
+def test_rows_are_kept_beside_a_study_and_foreign_files_refused(rows, tmp_path) -> None:
+    write_compact(rows, tmp_path)
+    assert read_compact(tmp_path) == tuple(rows)
+    assert read_compact(tmp_path / "elsewhere") == ()
+    (tmp_path / "compact.json").write_text('[{"name": "x"}]')
+    with pytest.raises(GhostsearchError, match="not written by 'ghostsearch compare'"):
+        read_compact(tmp_path)
+
+
+def test_bare_names_are_found_where_they_are() -> None:
+    assert find_model("resnet18").spec == "torchvision:resnet18"
+    assert find_model("resnet20").spec == "ghostsearch:resnet20"
+    with pytest.raises(GhostsearchError, match="nearest: torchvision:"):
+        find_model("resnet81")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "at least one"),
+        (["resnet18", "resnet18"], "different models"),
+        (["ghostsearch:digits_cnn", "resnet18"], "channels"),
+        (["ghostsearch:resnet20", "torchvision:alexnet"], "does not take the first model's images"),
+    ],
+)
+def test_bad_input_is_one_clear_line(names, message) -> None:
+    with pytest.raises(GhostsearchError, match=message):
+        compare_models(names, device="torch:cpu", time_limit_s=0.1)
