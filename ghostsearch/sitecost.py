@@ -1,4 +1,4 @@
-"""Params and MACs of a site under a choice, and how many channels a width keeps, by formula: the one place where they stand."""
+"""Params and MACs of a site under a choice, channels that a width keeps: the one place where the formulas stand."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ghostsearch.space import Site
 
 
 def intrinsic_channels(out_channels: int, ratio: int, groups: int = 1) -> int:
-    """m = ceil(n/s) intrinsic maps (Han et al. 2020, section 3.1), rounded up so that the convolution's groups divide it."""
+    """m = ceil(n/s) intrinsic maps (Han et al. 2020, section 3.1), rounded up to a multiple of the channel groups."""
     return groups * ceil(out_channels / (ratio * groups))
 
 
 def low_rank(in_channels: int, out_channels: int, taps: int, share: float, groups: int = 1) -> int:
-    """Maps between the two convolutions of a low-rank site: share·n, at least one and at most full rank per channel group."""
+    """Maps between a low-rank site's two convolutions: share·n, from one to full rank per channel group."""
     n, c = out_channels // groups, in_channels // groups
     return groups * min(max(1, round(share * n)), n, c * taps)
 
@@ -38,10 +38,8 @@ def site_position_macs(
     raise TypeError(f"no cost formula for {choice}")
 
 
-def site_macs(
-    site: Site, choice: LayerChoice, in_channels: int | None = None, out_channels: int | None = None
-) -> int:
-    """Multiply-adds on one image of a site under a choice: output positions of all its calls times MACs per position."""
+def site_macs(site: Site, choice: LayerChoice, in_channels: int | None = None, out_channels: int | None = None) -> int:
+    """Multiply-adds on one image of a site under a choice: output positions of all its calls, times MACs each."""
     positions = site.macs // site_position_macs(site, Keep())
     return positions * site_position_macs(site, choice, in_channels, out_channels)
 
@@ -69,7 +67,7 @@ def site_params(
 
 
 def theoretical_speedup(site: Site, choice: LayerChoice) -> float:
-    """MACs of the convolution over MACs of the choice; the paper's r_s (section 3.2, equation 4). Below 1 it is dearer."""
+    """MACs of the convolution over MACs of the choice: the paper's r_s (section 3.2, equation 4); below 1: dearer."""
     return site_position_macs(site, Keep()) / site_position_macs(site, choice)
 
 

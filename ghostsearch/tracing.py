@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 
 
 def call(model: nn.Module, example: Any) -> Any:
-    """The model's forward on an example: a tuple holds positional arguments, a dict keywords, all else is one argument."""
+    """The model's forward on an example: a tuple is positional arguments, a dict keywords, all else one argument."""
     if isinstance(example, tuple):
         return model(*example)
     if isinstance(example, dict):
@@ -127,7 +127,9 @@ def _shapes(example: Any) -> str:
     return ", ".join(str(tuple(t.shape)) for t in tensors(example)) or "without tensors"
 
 
-def trace_shapes(model: nn.Module, example: Any, kinds: tuple[type, ...]) -> dict[str, list[tuple[Shape, Shape]]]:
+def trace_shapes(
+    model: nn.Module, example: Any, kinds: tuple[type[nn.Module], ...]
+) -> dict[str, list[tuple[Shape, Shape]]]:
     """Per path of a module of some kinds, the input and output shape (with batch) of each of its calls."""
     calls: dict[str, list[tuple[Shape, Shape]]] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from ghostsearch.choices import LayerChoice
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
-CONVS: dict[int, type[Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+CONVS: dict[int, Callable[..., Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 LOOKS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
 
@@ -27,7 +28,7 @@ def resized(conv: Conv, out_channels: int, *, bias: bool | None = None) -> Conv:
 
 
 class Block(nn.Module):
-    """Base of all blocks: tells code that asks (timm's does) the shape, device and dtype of the convolution it replaced."""
+    """Base of all blocks: tells code that asks (timm's does) shape, device and dtype of the convolution it replaced."""
 
     in_channels: int
     out_channels: int

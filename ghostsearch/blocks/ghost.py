@@ -57,9 +57,9 @@ class GhostConv(Block):
 
 
 class GhostConv2d(GhostConv):
-    """`nn.Conv2d`'s arguments plus `ratio`, `cheap_kernel` and `cheap`: for networks written with ghosts from the start.
+    """`nn.Conv2d`'s arguments plus `ratio`, `cheap_kernel`, `cheap`: for networks written with ghosts from the start.
 
-    x: (N, in_channels, H, W) -> (N, out_channels, H', W'). Raises GhostsearchError for a ratio below 2 or an even kernel.
+    x: (N, C, H, W) -> (N, n, H', W'). Raises GhostsearchError for a ratio below 2 or an even kernel.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ def depthwise(conv: Conv, channels: int, choice: Ghost) -> nn.Module:
 
 
 def affine(conv: Conv, channels: int, choice: Ghost) -> nn.Module:
-    """A scale and a shift per ghost (the paper's affine transform, section 4.1): a 1×1 depthwise convolution with bias."""
+    """A scale and a shift per ghost (the paper's affine transform, section 4.1): 1×1 depthwise with bias."""
     make = CONVS[conv.weight.dim() - 2]
     return make(channels, channels * (choice.ratio - 1), 1, groups=channels, bias=True, **place(conv))
 

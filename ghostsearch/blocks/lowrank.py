@@ -12,7 +12,7 @@ from ghostsearch.sitecost import low_rank
 
 
 class LowRankConv(Block):
-    """Drop-in for a convolution: the filters' matrix (n, C·k·k) as a product of rank r (Denton et al. 2014; Zhang et al. 2016).
+    """Drop-in for a convolution: the filters' matrix (n, C·k·k) as a product of rank r (Zhang et al., TPAMI 2016).
 
     Channel groups stay: each has its own product.
 

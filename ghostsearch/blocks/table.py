@@ -1,4 +1,4 @@
-"""Which block a choice becomes: one row each. A new block is one file, one choice, one row here and one formula in sitecost."""
+"""Which block a choice becomes. A new block is one file, one choice, one row here and one formula in sitecost."""
 
 from __future__ import annotations
 

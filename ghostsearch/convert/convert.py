@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from ghostsearch.convert.inherit import copy_weights
 from torch import nn
 
+from ghostsearch.convert.inherit import copy_weights
 from ghostsearch.convert.sites import find_sites, require_sites
 from ghostsearch.convert.swap import swap_sites
 from ghostsearch.convert.width import kept_channels, set_widths, width_plan

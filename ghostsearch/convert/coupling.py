@@ -27,7 +27,7 @@ UNTRACED = "channel widths cannot be traced through this model ({}); convolution
 def trace_plan(model: nn.Module, example: Any) -> WidthPlan:
     """The coupling groups of a model as the dependency graph sees them, not yet checked.
 
-    Traced on a copy without data where that works. A model that cannot be traced gets an empty plan whose note says why.
+    Traced on a copy without data where that works. What cannot be traced gets an empty plan whose note says why.
     """
     trouble = ""
     has_data = not any(p.is_meta for p in model.parameters())
@@ -58,7 +58,8 @@ def _plan(model: nn.Module, graph: Any) -> WidthPlan:
     names = {id(module): path for path, module in model.named_modules()}
     names |= {id(parameter): path for path, parameter in model.named_parameters()}
     owners = _owner_counts(model)
-    groups, edits, seen, tangled = [], {}, set(), 0
+    groups, edits, tangled = [], {}, 0
+    seen: set[str] = set()
     for path, root in _producers(model, graph):
         if path in seen:
             continue
@@ -85,7 +86,7 @@ Coupled = dict[tuple[Any, Any], set[Any]]
 
 
 def _coupled(graph: Any, root: nn.Module, channels: int) -> tuple[Coupled, bool]:
-    """(node, pruning function) -> {(position, root channel)} of what a layer's output channels reach, and if that is all.
+    """(node, pruning function) -> {(position, root channel)} that a layer's output channels reach, and if that is all.
 
     The closure of the graph's dependencies as its own get_pruning_group takes it, but each pair goes on only once and
     there is a limit: attention's reshapes make the original's lists grow without bound.

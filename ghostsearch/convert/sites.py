@@ -30,13 +30,11 @@ HOOKS = (
 Calls = list[tuple[Shape, Shape]]
 
 
-def find_sites(
-    model: nn.Module, example: Any, *, include_first: bool = False, widths: bool = True
-) -> Anatomy:
+def find_sites(model: nn.Module, example: Any, *, include_first: bool = False, widths: bool = True) -> Anatomy:
     """Sites, skipped convolutions and coupling groups of a model; the model is left untouched.
 
     example: (N, C, H, W), a tuple of positional arguments, a dict of keywords or a list of images.
-    Shapes and MACs come from one forward of a copy in eval mode. `widths=False` leaves the groups out, which is quicker.
+    Shapes and MACs come from one forward of a copy in eval mode. `widths=False` leaves the groups out: quicker.
     Raises GhostsearchError when the forward fails.
     """
     paths = module_paths(model)
@@ -91,13 +89,9 @@ def require_sites(anatomy: Anatomy, paths: Iterable[str]) -> None:
             raise GhostsearchError(f"{path!r} cannot be replaced: {reasons[path]}; leave it at 'keep'")
         if not sites:
             counts = Counter(s.reason.split(":")[0] for s in anatomy.skipped)
-            why = (
-                ", ".join(f"{n}× {reason}" for reason, n in counts.most_common(3)) or "it has no convolution"
-            )
+            why = ", ".join(f"{n}× {reason}" for reason, n in counts.most_common(3)) or "it has no convolution"
             raise GhostsearchError(f"no convolution of this model can be replaced ({why})")
-        raise GhostsearchError(
-            f"no convolution is called {path!r}; there are {nearest_names(path, sorted(sites))}, …"
-        )
+        raise GhostsearchError(f"no convolution is called {path!r}; there are {nearest_names(path, sorted(sites))}, …")
 
 
 def _is_convolution(module: nn.Module) -> bool:
@@ -156,9 +150,7 @@ def _placement(module: Any, calls: Calls, include_first: bool, larger: Callable[
     if not calls:
         return "never called: the forward of the example does not reach it (an auxiliary head in eval mode?)"
     if module.in_channels <= IMAGE_CHANNELS and not include_first:
-        return (
-            "first layer: it reads the image, where a swap costs most accuracy; include_first makes it a site"
-        )
+        return "first layer: it reads the image, where a swap costs most accuracy; include_first makes it a site"
     if prod(module.kernel_size) == 1 and all(larger(shape) for shape, _ in calls):
         return "1x1 maps: it acts on pooled maps (squeeze-excite or head)"
     return ""

@@ -19,7 +19,9 @@ def swap_sites(model: nn.Module, choices: Mapping[str, LayerChoice]) -> Swapped:
 
     The blocks' weights are fresh; inheriting them is the caller's next step. Raises KeyError for an unknown path.
     """
-    by_path = {path: (module, names) for module, names in module_paths(model).values() for path in names}
+    by_path: dict[str, tuple[Any, tuple[str, ...]]] = {
+        path: (module, names) for module, names in module_paths(model).values() for path in names
+    }
     swapped: Swapped = {}
     for path, choice in choices.items():
         conv, names = by_path[path]

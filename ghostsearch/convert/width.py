@@ -23,7 +23,7 @@ OUTPUT = "it is an output of the model"
 
 @dataclass(frozen=True)
 class Edit:
-    """Where a group's channels are found in one layer: row r of `pairs` says that channel pairs[r, 0] is at pairs[r, 1]."""
+    """Where a group's channels are in one layer: row r of `pairs` says that channel pairs[r, 0] is at pairs[r, 1]."""
 
     path: str
     side: Side
@@ -99,9 +99,7 @@ def kept_channels(
     for name, width in widths.items():
         group = plan.group(name)
         count = kept_width(group.channels, width.share, width_multiple, group.divisions)
-        keep[name] = best_channels(
-            _importance(model, plan.edits[name], group.channels), count, group.divisions
-        )
+        keep[name] = best_channels(_importance(model, plan.edits[name], group.channels), count, group.divisions)
     return keep
 
 
@@ -125,6 +123,8 @@ def _importance(model: nn.Module, edits: Sequence[Edit], channels: int) -> Tenso
         if not isinstance(layer, _ConvNd | nn.Linear):
             continue
         weight = layer.weight.detach().double().cpu()
+        if getattr(layer, "transposed", False):
+            weight = weight.transpose(0, 1)
         if edit.side == "out":
             energy = weight.flatten(1).square().sum(1)
         else:
@@ -177,11 +177,7 @@ def cut(model: nn.Module, removals: Mapping[tuple[str, Side, int], set[int]]) ->
 
 
 def _format(weight: Tensor) -> torch.memory_format:
-    last = (
-        weight.dim() == 4
-        and not weight.is_contiguous()
-        and weight.is_contiguous(memory_format=torch.channels_last)
-    )
+    last = weight.dim() == 4 and not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 
 

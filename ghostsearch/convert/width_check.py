@@ -65,9 +65,7 @@ def _difference(probe: nn.Module, plan: WidthPlan, names: Sequence[str], example
     for name in names:
         group = plan.group(name)
         run = group.channels // group.divisions
-        keep[name] = best_channels(
-            torch.rand(group.channels), max(1, run // 2) * group.divisions, group.divisions
-        )
+        keep[name] = best_channels(torch.rand(group.channels), max(1, run // 2) * group.divisions, group.divisions)
     narrow, zeroed = light_copy(probe), copied(probe)
     try:
         for name, kept in keep.items():
@@ -99,11 +97,17 @@ def _zero(model: nn.Module, edit: Edit, channels: Sequence[int]) -> None:
         if edit.side == "parameter":
             model.get_parameter(edit.path).index_fill_(edit.dim, at, 0)
             return
-        layer = model.get_submodule(edit.path)
+        layer: Any = model.get_submodule(edit.path)
+        transposed = isinstance(layer, _ConvNd) and layer.transposed
         if edit.side == "out":
             for weight in layer.parameters(recurse=False):
-                if weight.dim() > 0 and weight.shape[0] > int(at.max()):
+                # A transposed convolution's outputs lie along the second axis of its weight.
+                if transposed and weight is layer.weight:
+                    weight[:, at] = 0
+                elif weight.dim() > 0 and weight.shape[0] > int(at.max()):
                     weight[at] = 0
+        elif transposed:
+            layer.weight[at] = 0
         elif isinstance(layer, _ConvNd) and layer.groups > 1:
             rows, columns = layer.out_channels // layer.groups, layer.in_channels // layer.groups
             for position in at.tolist():

@@ -97,7 +97,7 @@ class Renamed(nn.Conv2d):
 )
 def test_every_other_convolution_says_why_not(layer, reason):
     found = reasons(nn.Sequential(stem(), layer))
-    assert list(found)[0] == "0"
+    assert "0" in found
     assert reason in list(found.values())[1]
 
 
@@ -107,7 +107,7 @@ def test_a_subclass_with_the_inherited_forward_is_a_site():
 
 def test_a_lazy_convolution_is_told_to_run_first():
     model = Called(stem(), branch=nn.LazyConv2d(4, 1))
-    with pytest.raises(GhostsearchError, match="'branch.weight' is lazy"):
+    with pytest.raises(GhostsearchError, match=r"'branch\.weight' is lazy"):
         find_sites(model, IMAGE, widths=False)
 
 
@@ -202,5 +202,5 @@ def test_required_sites(paths, message):
 
 def test_a_model_without_sites_says_so_in_one_line():
     anatomy = find_sites(nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 4)), IMAGE)
-    with pytest.raises(GhostsearchError, match="no convolution of this model can be replaced .it has no convolution"):
+    with pytest.raises(GhostsearchError, match=r"no convolution of this model can be replaced \(it has no convolution"):
         require_sites(anatomy, ["anything"])

@@ -249,3 +249,12 @@ def test_kept_widths_obey_their_rules(runs, run, share, multiple):
     chosen = best_channels(torch.rand(channels), kept, runs)
     assert chosen == sorted(set(chosen))
     assert len(chosen) == kept
+
+
+def test_transposed_convolutions_are_cut_too():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 16, 2, stride=2), nn.Conv2d(16, 4, 1))
+    groups, _ = groups_of(model)
+    assert {n: g.fixed for n, g in groups.items() if n != "3"} == {"0": "", "2": ""}
+    set_widths(model, kept_channels(model, {"0": Width(0.5), "2": Width(0.5)}, IMAGE, 4), IMAGE)
+    assert model[2].weight.shape == (4, 8, 2, 2)
+    assert model(IMAGE).shape == (2, 4, 20, 20)
