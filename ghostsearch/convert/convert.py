@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ghostsearch.convert.inherit import copy_weights
+from ghostsearch.convert.inherit import copy_weights, fit_weights
 from ghostsearch.convert.sites import find_sites, require_sites
 from ghostsearch.convert.swap import swap_sites
 from ghostsearch.convert.width import kept_channels, set_widths, width_plan
@@ -47,15 +47,14 @@ def convert(
     if architecture.groups:
         keep = kept_channels(model, architecture.groups, example, width_multiple)
         set_widths(converted, keep, example, plan=width_plan(model, example))
+    # Fresh blocks draw random numbers before they inherit: the caller's stream must not notice.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for old, new in swap_sites(converted, architecture.sites).values():
             copy_weights(old, new)
-    if calibration is not None and not architecture.is_plain:
-        from ghostsearch.convert.inherit import fit_weights
-
-        converted = fit_weights(
+        if calibration is None or architecture.is_plain:
+            return converted
+        return fit_weights(
             model, converted, architecture, example=example, calibration=calibration, width_multiple=width_multiple,
             distill_steps=distill_steps, seed=seed, progress=progress,
         )  # fmt: skip
-    return converted

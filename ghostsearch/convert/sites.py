@@ -64,6 +64,8 @@ def find_sites(model: nn.Module, example: Any, *, include_first: bool = False, w
             sites.append(_site(module, names, calls[names[0]], batch_size(example)))
     if not widths:
         return Anatomy(tuple(sites), tuple(skipped))
+    if len(sites) + len(skipped) < 2:
+        return Anatomy(tuple(sites), tuple(skipped), (), "widths were not traced: there are no two convolutions")
     from ghostsearch.convert.width import find_groups
 
     groups, note = find_groups(model, example)
