@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ghostsearch.cli import after, device, model, study
+from ghostsearch.cli import after, compare, device, family, model, study
 from ghostsearch.cli.terminal import say_error
 from ghostsearch.errors import GhostsearchError
 
@@ -44,7 +44,7 @@ def ghostsearch(
     """
 
 
-for commands in (model, study, after, device):
+for commands in (model, study, after, compare, family, device):
     commands.add_to(app)
 
 

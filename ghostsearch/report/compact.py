@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.records import Cost, Latency
-from ghostsearch.report.units import MISSING, milliseconds, share_text, with_prefix
+from ghostsearch.report.units import MISSING, milliseconds, score_text, share_text, with_prefix
 from ghostsearch.space import read_json
 
 if TYPE_CHECKING:
@@ -52,22 +52,19 @@ class ComparedModel(BaseModel):
 
 def compact_rows(models: Sequence[ComparedModel]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: cost, latency, published accuracy, and where the params and MACs sit."""
-    header = ["model", "params", "MACs", "latency", "quartiles", "÷ first", "published top-1"]
-    header += ["1×1 of params", "1×1 of MACs", "depthwise of MACs"]
+    header = ["model", "params", "MACs", "latency", "÷ first", "published", "1×1 params", "1×1 MACs", "dw MACs"]
     return header, [_row(model) for model in models]
 
 
 def _row(model: ComparedModel) -> list[str]:
-    low, high = model.latency.quartiles_s
     ratio, published = model.latency.ratio, model.published
     return [
         model.name,
         with_prefix(model.cost.params),
         with_prefix(model.cost.macs),
-        milliseconds(model.latency.median_s),
-        f"{milliseconds(low).removesuffix(' ms')}–{milliseconds(high)}",
+        "~" * model.latency.noisy + milliseconds(model.latency.median_s),
         MISSING if ratio is None else f"{ratio:.2f}",
-        f"{published.accuracy * 100:.1f} % ({published.source})" if published else MISSING,
+        score_text(published.accuracy, "accuracy") if published else MISSING,
         share_text(model.share("conv 1x1", "params")),
         share_text(model.share("conv 1x1")),
         share_text(model.share("depthwise")),
@@ -81,6 +78,17 @@ def conditions(models: Sequence[ComparedModel]) -> str:
     return f"{first.device}, {threads}, batch {first.batch}, {models[0].size}×{models[0].size} pixels"
 
 
+def table_note(models: Sequence[ComparedModel]) -> str:
+    """What the columns mean and where the published accuracies come from."""
+    sources = sorted({f"{m.published.source}, {m.published.dataset}" for m in models if m.published})
+    notes = ["1×1, dw: share of the params or MACs in 1×1 and in depthwise convolutions"]
+    if any(m.latency.noisy for m in models):
+        notes.append("~ noisy: the quartiles lie more than a tenth of the median apart")
+    if sources:
+        notes.append(f"published: top-1 as stated by {'; '.join(sources)}, with other training, not measured here")
+    return ". ".join(notes) + "."
+
+
 def compact_table(models: Sequence[ComparedModel]) -> Table:
     """The rows as a rich table."""
     from rich import box
@@ -88,14 +96,16 @@ def compact_table(models: Sequence[ComparedModel]) -> Table:
     from rich.table import Table
 
     table = Table(
-        title=f"{conditions(models)}; published accuracy was not measured here",
+        title=conditions(models),
+        caption=table_note(models),
+        caption_justify="left",
         title_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,
     )
     header, rows = compact_rows(models)
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left", overflow="fold")
+        table.add_column(name, justify="right" if i else "left", no_wrap=not i, overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     return table

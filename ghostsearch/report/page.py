@@ -7,7 +7,7 @@ from typing import Any
 
 from ghostsearch.files import write_text
 from ghostsearch.records import StudyView
-from ghostsearch.report.compact import ComparedModel, compact_rows, conditions, read_compact
+from ghostsearch.report.compact import ComparedModel, compact_rows, conditions, read_compact, table_note
 from ghostsearch.report.content import page_content
 from ghostsearch.report.html import render
 from ghostsearch.report.links import model_links, study_links
@@ -51,6 +51,7 @@ def render_page(view: StudyView, directory: Path) -> str:
         finalists=finalist_rows(view),
         compact=compact_rows(compact) if compact else None,
         compact_conditions=conditions(compact) if compact else "",
+        compact_note=table_note(compact) if compact else "",
         files=study_links(directory, view.candidates),
     )
 

@@ -17,16 +17,18 @@ from ghostsearch.report.outcome import (
 from ghostsearch.report.units import score_text, share_text
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
     from rich.table import Table
 
 
 def front_rows(view: StudyView) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the front, plain first: digest, scores, costs with their share of plain, remark."""
     plain, metric = plain_record(view), metric_name(view)
-    axes = [a for a in cost_axes(view) if a.column != "size_bytes"]
+    wanted = {"macs", "params", *(o.name for o in view.objectives)}
+    axes = [a for a in cost_axes(view) if a.column in wanted or a.column.startswith("latency_s[")]
     tested = any(r.score("test") for r in view.finalists)
     header = ["model", f"validation {metric}", *([f"test {metric}"] if tested else [])]
-    header += [f"{axis.label} (÷ plain)" for axis in axes] + ["remark"]
+    header += [*(axis.label for axis in axes), "remark"]
     rows = []
     for digest in dict.fromkeys(["plain", *view.front]):
         record = find_record(view, digest)
@@ -36,7 +38,8 @@ def front_rows(view: StudyView) -> tuple[list[str], list[list[str]]]:
         if tested:
             row.append(score_text(number(record, "test_score"), metric))
         for axis in axes:
-            share = share_text(ratio_to_plain(record, plain, axis.column))
+            # No space inside the brackets, so that a narrow terminal breaks the line before them.
+            share = share_text(ratio_to_plain(record, plain, axis.column)).replace(" ", "")
             row.append(f"{axis.text(number(record, axis.column))} ({share})")
         rows.append([*row, remark(view, record)])
     return header, rows
@@ -46,7 +49,7 @@ def remark(view: StudyView, record: Record) -> str:
     """What to say of a model beside its figures: `chosen`, the limits it missed, noisy timing."""
     words = ["chosen"] if record.digest == view.chosen else []
     words += [f"missed: {text}" for text in breaches(view, record) if record.digest != "plain"]
-    words += ["noisy timing"] * any(x.noisy for x in record.latencies)
+    words += ["noisy"] * any(x.noisy for x in record.latencies)
     return "; ".join(words)
 
 
@@ -60,13 +63,16 @@ def front_table(view: StudyView) -> Table:
     table = Table(
         title=f"front of {escape(view.name)}: {len(view.front)} models from {len(view.records)} trials",
         title_justify="left",
+        caption="in brackets: share of the plain model's; noisy: quartiles more than a tenth of the median apart",
+        caption_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
     for number_of_column, name in enumerate(header):
-        last = number_of_column in (0, len(header) - 1)
-        table.add_column(escape(name), justify="left" if last else "right", overflow="fold")
+        text = number_of_column in (0, len(header) - 1)
+        justify: JustifyMethod = "left" if text else "right"
+        table.add_column(escape(name), justify=justify, overflow="fold", no_wrap=not number_of_column)
     for row in rows:
         style = "bold green" if row[0] == view.chosen else "dim" if row[0] == "plain" else ""
         table.add_row(*(escape(cell or "") for cell in row), style=style)

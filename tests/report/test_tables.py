@@ -25,6 +25,7 @@ from ghostsearch.report.units import milliseconds, score_text, share_text, with_
         (with_prefix(None), "–"),
         (milliseconds(0.0021549), "2.15 ms"),
         (milliseconds(0.1234), "123 ms"),
+        (milliseconds(2.134e-05), "0.0213 ms"),
         (score_text(0.87649, "accuracy"), "87.6 %"),
         (score_text(0.123456, "rmse"), "0.1235"),
         (share_text(0.614), "61 %"),

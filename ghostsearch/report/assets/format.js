@@ -14,6 +14,7 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 const digits = (value) => {
   const size = Math.abs(value);
   if (value === 0) return "0";
+  if (size < 0.9995) return String(Number(value.toPrecision(3)));
   return value.toFixed(size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2);
 };
 const withPrefix = (value, unit) => {

@@ -1,0 +1,59 @@
+"""The command that sets compact networks beside yours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ghostsearch.cli import options as o
+from ghostsearch.cli.terminal import out, progress_bar, say, say_json
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this file's command."""
+    app.command("compare")(compare)
+
+
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Names (resnet50, timm:ghostnet_100), directories or studies; the first is the yardstick.",
+            autocompletion=o.complete_model,
+            show_default=False,
+        ),
+    ],
+    device: o.Device = "onnxruntime:cpu",
+    threads: o.Threads = 1,
+    batch: o.Batch = 1,
+    size: o.Size = None,
+    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds of timing at most, all models together.")] = 60.0,
+    mark_in: Annotated[
+        Path | None, typer.Option(help="A study directory: its report page then shows these networks too.")
+    ] = None,
+    seed: o.Seed = 0,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Set compact networks beside yours: params, MACs, measured latency, published accuracy, where the MACs sit.
+
+    Example: [bold]ghostsearch compare resnet50 results/mine mobilenet_v3_large efficientnet_b0 ghostnet_100[/bold]
+    """
+    from ghostsearch.compare import compare_models
+    from ghostsearch.report.compact import compact_table, write_compact
+
+    with progress_bar(quiet or as_json) as progress:
+        rows = compare_models(
+            models, device=device, threads=threads, batch=batch, size=size, time_limit_s=time_limit, seed=seed,
+            progress=progress,
+        )  # fmt: skip
+    if mark_in:
+        write_compact(rows, mark_in)
+    if as_json:
+        say_json([row.model_dump(mode="json") for row in rows])
+        return
+    out.print(compact_table(rows))
+    if mark_in:
+        say(f"next: ghostsearch report {mark_in}   shows them beside the front")
