@@ -1,11 +1,11 @@
-"""Pages of results/: a table as CSV, the same for reading as Markdown, and how it was made; and the index of them all."""
+"""Pages of results/: tables as CSV and, for reading, as Markdown, how they were made, and the index of them all."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class ResultPage:
     notes: Sequence[str] = ()
     pictures: Sequence[str] = ()
     """Files beside the page to show in it."""
-    date: str = field(default_factory=lambda: datetime.now(timezone.utc).date().isoformat())
+    date: str = field(default_factory=lambda: datetime.now(UTC).date().isoformat())
 
 
 def write_page(page: ResultPage, directory: Path) -> list[Path]:
@@ -55,7 +55,10 @@ def write_page(page: ResultPage, directory: Path) -> list[Path]:
         paths.append(directory / (f"{page.name}.csv" if number == 1 else f"{page.name}_{number}.csv"))
         write_text(paths[-1], _csv(table))
     meta = {key: getattr(page, key) for key in META_KEYS if key != "versions"} | {"versions": versions()}
-    for suffix, text in ((".md", _markdown(page)), (META_SUFFIX, json.dumps(meta, indent=2, ensure_ascii=False) + "\n")):
+    for suffix, text in (
+        (".md", _markdown(page)),
+        (META_SUFFIX, json.dumps(meta, indent=2, ensure_ascii=False) + "\n"),
+    ):
         paths.append(directory / f"{page.name}{suffix}")
         write_text(paths[-1], text)
     return paths
@@ -69,11 +72,11 @@ def write_index(directory: Path) -> Path:
             meta = json.loads(path.read_text(encoding="utf-8"))
             name = path.name.removesuffix(META_SUFFIX)
             values = [plain_text(meta[key]) for key in ("claim", "figure", "command", "date", "device")]
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise GhostsearchError(f"{path}: not the metadata of a results page ({error!r})") from None
         values[2] = f"`{meta['command']}`"
         rows.append(f"| [{name}]({name}.md) | " + " | ".join(values) + " |")
-    head = "# Results\n\nEvery file here was written by the command beside it; this index is made from the pages' metadata."
+    head = "# Results\n\nThe command beside each page wrote it; this index is made from the pages' metadata."
     columns = "| page | claim | figure | command | date | device |\n| --- | --- | --- | --- | --- | --- |"
     target = directory / "README.md"
     write_text(target, "\n".join([head, "", columns, *rows]) + "\n")

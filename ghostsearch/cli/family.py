@@ -1,0 +1,98 @@
+"""Commands about networks of our own: train one from scratch, make the GhostNet paper's tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ghostsearch.cli import options as o
+from ghostsearch.cli.terminal import progress_bar, say, say_json
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this file's commands."""
+    app.command("train")(train)
+    app.command("paper")(paper)
+
+
+def train(
+    model: o.Model,
+    data: Annotated[str, typer.Option(help="digits, folder:PATH or torchvision:CIFAR10@ROOT.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(help="Where the model goes; the same command goes on there.", show_default=False)
+    ],
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs; cosine schedule with warm-up.")] = 20,
+    size: o.Size = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate; default: the recipe's.")] = None,
+    ema: Annotated[float, typer.Option(min=0, max=1, help="Decay of averaged weights; 0 turns averaging off.")] = 0.0,
+    validation_list: o.ValidationList = None,
+    train_images: Annotated[int | None, typer.Option(min=1, help="Use only this many training images.")] = None,
+    train_device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
+    seed: o.Seed = 0,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Train a network from random weights on your images; draws the curves, keeps the best epoch.
+
+    Example: [bold]ghostsearch train ghostsearch:ghostnet --size 96 --data folder:images --out trained[/bold]
+    """
+    from ghostsearch.scratch import CURVES_FILE, train_from_scratch
+
+    with progress_bar(quiet or as_json) as progress:
+        result, classes = train_from_scratch(
+            model, data, out, epochs=epochs, size=size, batch=batch, lr=lr, ema=ema, validation_list=validation_list,
+            train_images=train_images, device=train_device, seed=seed, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        say_json(dataclasses.asdict(result))
+        return
+    say(str(result))
+    say(f"wrote {out} (curves: {out / CURVES_FILE})")
+    given = f"--model {model} --classes {len(classes)} --weights {out / 'weights.safetensors'} --data {data}"
+    say(f"next: ghostsearch search {given}" + (f" --size {size}" if size else ""))
+
+
+def paper(
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="formulas, toy, cheap, vgg16, cifar, resnet50, small-nets, training; default: all there is input for."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the pages go.")] = Path("results"),
+    device: o.Device = "onnxruntime:cpu",
+    threads: o.Threads = 1,
+    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds of timing the small networks.")] = 60.0,
+    toy_model: Annotated[str, typer.Option(help="Network of the toy experiment.")] = "ghostsearch:resnet20",
+    toy_weights: Annotated[Path | None, typer.Option(help="Its trained weights; without them, no toy table.")] = None,
+    toy_layer: Annotated[str, typer.Option(help="Whose output maps are paired.")] = "layer1.0",
+    toy_image: Annotated[Path | None, typer.Option(help="A photograph; default: one that is shipped.")] = None,
+    data: Annotated[str | None, typer.Option(help="Images to train on; without them, no training table.")] = None,
+    train_model: Annotated[str, typer.Option(help="Network of the training table.")] = "ghostsearch:resnet20",
+    train_images: Annotated[int | None, typer.Option(min=1, help="Use only this many training images.")] = None,
+    epochs: Annotated[float, typer.Option(min=0.01, help="Epochs of the training table; the paper's take 400.")] = 3,
+    train_device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
+    seed: o.Seed = 0,
+    quiet: o.Quiet = False,
+) -> None:
+    """Make the GhostNet paper's tables: what it prints beside what is counted and measured here.
+
+    Example: [bold]ghostsearch paper vgg16 small-nets --device onnxruntime:cpu --out results[/bold]
+    """
+    from ghostsearch.paper.options import PaperOptions
+    from ghostsearch.paper.run import write_tables
+
+    options = PaperOptions(
+        device=device, threads=threads, time_limit_s=time_limit, toy_model=toy_model, toy_weights=toy_weights,
+        toy_layer=toy_layer, toy_image=toy_image, data=data, train_model=train_model, train_images=train_images,
+        epochs=epochs, train_device=train_device, seed=seed, command=shlex.join(["ghostsearch", *sys.argv[1:]]),
+    )  # fmt: skip
+    with progress_bar(quiet) as progress:
+        paths = write_tables(tables or [], out, options, progress=progress)
+    say("wrote " + ", ".join(str(path) for path in paths))

@@ -1,0 +1,183 @@
+"""Makes the paper's tables as pages of results/."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ghostsearch.choices import Ghost
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.machine import processor
+from ghostsearch.paper import counted
+from ghostsearch.paper.options import PaperOptions
+from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+from ghostsearch.space import nearest_names
+
+Progress = Callable[[int, int, str], None]
+
+KIND = "Figures named paper are printed in Han et al. 2020; its FLOPs are multiply-adds, cut to the digits shown."
+HONEST = "A figure that does not agree is left as it is: no counter was tuned to it."
+
+
+def formulas(options: PaperOptions, progress: Progress | None = None) -> ResultPage:  # noqa: ARG001
+    """r_s and r_c of every layer of VGG-16, ResNet-56 and ResNet-50."""
+    choices = (Ghost(2, 3), Ghost(4, 3))
+    specs = ("ghostsearch:vgg16", "ghostsearch:resnet56", "torchvision:resnet50")
+    tables = [ResultTable(spec, counted.formula_rows(spec, choices)) for spec in specs]
+    rows = [row for table in tables for row in table.rows]
+    exact = sum(abs(r["r_s formula"] - r["r_s counted"]) < 1e-9 for r in rows)
+    worst = max(rows, key=lambda r: r["s"] - r["r_s counted"])
+    notes = (f"Least of its promise keeps {worst['site']} with s={worst['s']}: r_s = {worst['r_s counted']:.3g}.",)
+    claim = "The speed-up formula r_s of the ghost module holds for every layer as counted on the built layers"
+    figure = f"{exact} of {len(rows)} exact"
+    return _page("paper_formulas", "Module formulas r_s and r_c", claim, figure, options, tables, notes)
+
+
+def vgg16(options: PaperOptions, progress: Progress | None = None) -> ResultPage:  # noqa: ARG001
+    """The ablation of s and d on VGG-16."""
+    rows = counted.vgg16_rows()
+    claim = "VGG-16's ablation of s and d, parameters and multiply-adds counted to the printed digit"
+    return _page(
+        "paper_vgg16", "VGG-16 on CIFAR-10: s and d", claim, _agreement(rows), options, [ResultTable("s and d", rows)]
+    )
+
+
+def cifar(options: PaperOptions, progress: Progress | None = None) -> ResultPage:  # noqa: ARG001
+    """ResNet-56 and VGG-16 beside pruned ones."""
+    rows = counted.cifar_rows()
+    notes = (
+        "Ghost-ResNet-56's printed 63 M is what d=1 counts; d=3, which its ablation settles on, counts 65 M.",
+        "The rows of l1, SBP, CP and AMC are printed only: nothing of them was run here.",
+    )
+    claim = "ResNet-56 and VGG-16 with ghost modules, counted for both kernels and with the stem kept or ghosted"
+    page = [ResultTable("ResNet-56 and VGG-16", rows)]
+    return _page("paper_cifar", "CIFAR-10 networks", claim, _agreement(rows), options, page, notes)
+
+
+def resnet50(options: PaperOptions, progress: Progress | None = None) -> ResultPage:  # noqa: ARG001
+    """ResNet-50 on ImageNet sizes."""
+    rows = counted.resnet50_rows()
+    notes = ("The printed parameters do not come out with every convolution but the stem ghosted, whatever d.",)
+    claim = "Ghost-ResNet-50: the multiply-adds come out for d=3, the parameters do not"
+    return _page(
+        "paper_resnet50", "ResNet-50", claim, _agreement(rows), options, [ResultTable("ResNet-50", rows)], notes
+    )
+
+
+def cheap(options: PaperOptions, progress: Progress | None = None) -> ResultPage:  # noqa: ARG001
+    """The cheap operations beside one another."""
+    rows = counted.cheap_operation_rows()
+    shares = {r["choice"]: r["MACs"] for r in rows if r["net"] == "ghostsearch:vgg16"}
+    least = min(shares.values()) / max(shares.values())
+    notes = ("Their accuracies under a short schedule stand in paper_training.",)
+    claim = "Affine and wavelet ghosts save hardly anything over depthwise ones, which the paper kept"
+    page = [ResultTable("cheap operations, s=2", rows)]
+    return _page("paper_cheap", "Cheap operations", claim, f"{1 - least:.1%} of VGG-16's MACs", options, page, notes)
+
+
+def small_nets(options: PaperOptions, progress: Progress | None = None) -> ResultPage:
+    """GhostNet beside its competitors."""
+    from ghostsearch.paper.measured import small_net_rows
+
+    rows, remarks = small_net_rows(options, progress)
+    ghost = next(r for r in rows if r["net"] == "GhostNet 1.0×")
+    mobile = next(r for r in rows if r["net"] == "MobileNetV3-L 1.0×")
+    share, ratio = ghost["MACs, counted"] / mobile["MACs, counted"], ghost["÷ MobileNetV3-L"]
+    claim = "GhostNet 1.0× beside MobileNetV3-L 1.0×: share of its multiply-adds, share of its time"
+    figure = f"{share:.2f} of the MACs, {ratio:.2f} of the latency"
+    notes = (
+        f"Latency: {options.device}, batch 1, {options.threads} thread(s), 224×224, timed in turns with MobileNetV3-L; "
+        "95 % interval of the ratio of medians.",
+        *remarks,
+    )
+    page = [ResultTable("params, MACs, latency", rows)]
+    return _page("paper_small_nets", "GhostNet and its competitors", claim, figure, options, page, notes)
+
+
+def toy(options: PaperOptions, progress: Progress | None = None) -> ResultPage:  # noqa: ARG001
+    """Feature-map pairs of a trained network."""
+    from ghostsearch.paper.toy import toy_rows
+
+    pairs, everywhere = toy_rows(options)
+    three = next(r for r in everywhere if r["d"] == 3)["best other map, median"]
+    picture = options.toy_image or "scikit-learn's china.jpg"
+    notes = (
+        f"Network {options.toy_model} with trained weights, output of {options.toy_layer}, image {picture}.",
+        "The paper looked into ResNet-50's first block.",
+        "Error: share of the target map's variance that the best filter leaves, corrected for its degrees of freedom.",
+    )
+    claim = (
+        "One feature map made from the most similar other one by a single 3×3 filter: variance left, median over maps"
+    )
+    tables = [ResultTable("the three most similar pairs", pairs), ResultTable("all maps of the layer", everywhere)]
+    return _page("paper_toy", "Toy experiment: pairs of feature maps", claim, f"{three:.1%}", options, tables, notes)
+
+
+def training(options: PaperOptions, progress: Progress | None = None) -> ResultPage:
+    """Short training from scratch."""
+    from ghostsearch.paper.training import trained_rows
+
+    rows = list(trained_rows(options, progress))
+    by = {r["choice"]: r["test accuracy %"] for r in rows}
+    figure = f"{by['keep']:.1f} % plain, {by['ghost(ratio=2, kernel=3)']:.1f} % ghost(ratio=2, kernel=3)"
+    images = options.train_images or "all"
+    notes = (
+        f"A short schedule: {options.epochs:g} epochs on {images} training images of {options.data}, one seed. "
+        "Published figures take 200 to 400 epochs; these say how fast each learns at first.",
+    )
+    claim = f"{options.train_model} from scratch under a short schedule, each s, d and cheap operation"
+    page = [ResultTable("short schedule", rows)]
+    return _page("paper_training", "Accuracy under a short schedule", claim, figure, options, page, notes)
+
+
+TABLES: dict[str, Callable[..., ResultPage]] = {
+    "formulas": formulas,
+    "toy": toy,
+    "cheap": cheap,
+    "vgg16": vgg16,
+    "cifar": cifar,
+    "resnet50": resnet50,
+    "small-nets": small_nets,
+    "training": training,
+}
+"""The paper's tables by name, in its order."""
+
+
+def write_tables(
+    names: Sequence[str], out: Path, options: PaperOptions, *, progress: Progress | None = None
+) -> list[Path]:
+    """Write a page a table, then the index; without names, all that the options allow. Returns the pages' paths.
+
+    Raises GhostsearchError for an unknown name, or a named table whose weights or data are not given.
+    """
+    unknown = [name for name in names if name not in TABLES]
+    if unknown:
+        raise GhostsearchError(f"no table {unknown[0]!r}; nearest: {nearest_names(unknown[0], list(TABLES))}")
+    possible = {"toy": options.toy_weights, "training": options.data}
+    wanted = list(names) or [name for name in TABLES if possible.get(name, True) is not None]
+    paths = []
+    for done, name in enumerate(wanted):
+        if progress:
+            progress(done, len(wanted), name)
+        paths += [p for p in write_page(TABLES[name](options, progress), out) if p.suffix == ".md"]
+    return [*paths, write_index(out)]
+
+
+def _page(
+    name: str,
+    title: str,
+    claim: str,
+    figure: str,
+    options: PaperOptions,
+    tables: Sequence[ResultTable],
+    notes: Sequence[str] = (),
+) -> ResultPage:
+    return ResultPage(
+        name=name, title=title, claim=claim, figure=figure, command=options.command, device=processor(),
+        tables=tables, seed=options.seed, notes=(KIND, *notes, HONEST),
+    )  # fmt: skip
+
+
+def _agreement(rows: Sequence[counted.Row]) -> str:
+    verdicts = [row[key] for row in rows for key in ("params agree", "MACs agree") if row[key] is not None]
+    return f"{sum(verdicts)} of {len(verdicts)} counts agree with the print"
