@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
-from ghostsearch.convert.width import OUTPUT, Edit, Side, WidthPlan
+from ghostsearch.convert.plan import OUTPUT, Edit, Side, WidthPlan
 from ghostsearch.space import Group
 from ghostsearch.tracing import call, copied, meta_copy, moved
 

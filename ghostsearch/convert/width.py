@@ -4,62 +4,19 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from ghostsearch.choices import Width
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.convert.coupling import trace_plan
+from ghostsearch.convert.cut import cut_channels
+from ghostsearch.convert.plan import Edit, WidthPlan, best_channels
+from ghostsearch.convert.width_check import checked_plan
 from ghostsearch.sitecost import kept_width
-from ghostsearch.space import Group, nearest_names
-
-Side = Literal["out", "in", "parameter"]
-OUTPUT = "it is an output of the model"
-
-
-@dataclass(frozen=True)
-class Edit:
-    """Where a group's channels are in one layer: row r of `pairs` says that channel pairs[r, 0] is at pairs[r, 1]."""
-
-    path: str
-    side: Side
-    pairs: np.ndarray
-    dim: int = 0
-    """Dimension of a bare parameter; layers know their own."""
-
-    def positions(self, channels: Sequence[int]) -> list[int]:
-        """Positions in this layer of some of the group's channels, ascending."""
-        return sorted(self.pairs[np.isin(self.pairs[:, 0], np.asarray(channels, dtype=np.int64)), 1].tolist())
-
-
-@dataclass(frozen=True)
-class WidthPlan:
-    """A model's coupling groups and, per group, every layer that changes with it."""
-
-    groups: tuple[Group, ...] = ()
-    edits: Mapping[str, tuple[Edit, ...]] = field(default_factory=dict)
-    note: str = ""
-
-    def group(self, name: str) -> Group:
-        """The group of a name, if its width can change; raises GhostsearchError."""
-        for group in self.groups:
-            if group.name == name:
-                if group.fixed:
-                    raise GhostsearchError(
-                        f"the width of group {name!r} cannot change: {group.fixed}; leave it at 'width(1)'"
-                    )
-                return group
-        if not self.groups:
-            raise GhostsearchError(
-                f"group {name!r}: no width of this model can change ({self.note or 'it has no groups'})"
-            )
-        near = nearest_names(name, [g.name for g in self.groups])
-        raise GhostsearchError(f"no group of channels is called {name!r}; there are {near}, …")
-
+from ghostsearch.space import Group
 
 _PLANS: weakref.WeakKeyDictionary[nn.Module, tuple[object, WidthPlan]] = weakref.WeakKeyDictionary()
 
@@ -78,9 +35,6 @@ def width_plan(model: nn.Module, example: Any) -> WidthPlan:
     key = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
     known = _PLANS.get(model)
     if known is None or known[0] != key:
-        from ghostsearch.convert.coupling import trace_plan
-        from ghostsearch.convert.width_check import checked_plan
-
         known = (key, checked_plan(model, trace_plan(model, example), example))
         _PLANS[model] = known
     return known[1]
@@ -101,17 +55,6 @@ def kept_channels(
         count = kept_width(group.channels, width.share, width_multiple, group.divisions)
         keep[name] = best_channels(_importance(model, plan.edits[name], group.channels), count, group.divisions)
     return keep
-
-
-def best_channels(importance: Tensor, count: int, divisions: int = 1) -> list[int]:
-    """The `count` most important channels, ascending; the same positions in each of the `divisions` runs.
-
-    importance: (channels,).
-    """
-    run = len(importance) // divisions
-    per_run = importance.reshape(divisions, run).sum(0)
-    best = torch.sort(per_run, descending=True, stable=True).indices[: count // divisions].sort().values
-    return [int(d * run + i) for d in range(divisions) for i in best.tolist()]
 
 
 def _importance(model: nn.Module, edits: Sequence[Edit], channels: int) -> Tensor:
@@ -145,45 +88,4 @@ def set_widths(
     `plan` is the width_plan of the uncut model; without it the model is traced. Frozen parameters stay frozen.
     Raises GhostsearchError for an unknown or fixed group.
     """
-    plan = plan or width_plan(model, example)
-    removals: dict[tuple[str, Side, int], set[int]] = {}
-    for name, kept in keep.items():
-        gone = sorted(set(range(plan.group(name).channels)) - set(kept))
-        for edit in plan.edits[name] if gone else ():
-            removals.setdefault((edit.path, edit.side, edit.dim), set()).update(edit.positions(gone))
-    cut(model, removals)
-
-
-def cut(model: nn.Module, removals: Mapping[tuple[str, Side, int], set[int]]) -> None:
-    """Remove positions from layers, each side of each layer once, with torch-pruning's own layer functions."""
-    from torch_pruning import ops
-    from torch_pruning.pruner.function import PrunerBox
-
-    for (path, side, dim), gone in removals.items():
-        if not gone:
-            continue
-        if side == "parameter":
-            _cut_parameter(model, path, dim, gone)
-            continue
-        layer = model.get_submodule(path)
-        before = {name: (p.requires_grad, _format(p)) for name, p in layer.named_parameters(recurse=False)}
-        pruner = PrunerBox[ops.module2type(layer)]
-        with torch.no_grad():
-            (pruner.prune_out_channels if side == "out" else pruner.prune_in_channels)(layer, sorted(gone))
-        for name, p in layer.named_parameters(recurse=False):
-            requires_grad, memory_format = before[name]
-            p.data = p.data.contiguous(memory_format=memory_format)
-            p.requires_grad_(requires_grad)
-
-
-def _format(weight: Tensor) -> torch.memory_format:
-    last = weight.dim() == 4 and not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def _cut_parameter(model: nn.Module, path: str, dim: int, gone: set[int]) -> None:
-    parent, _, leaf = path.rpartition(".")
-    owner = model.get_submodule(parent)
-    old = getattr(owner, leaf)
-    kept = torch.tensor([i for i in range(old.shape[dim]) if i not in gone], device=old.device)
-    setattr(owner, leaf, nn.Parameter(old.detach().index_select(dim, kept), old.requires_grad))
+    cut_channels(model, keep, plan or width_plan(model, example))

@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ghostsearch.convert.width import OUTPUT, Edit, WidthPlan, best_channels, set_widths
+from ghostsearch.convert.cut import cut_channels
+from ghostsearch.convert.plan import OUTPUT, Edit, WidthPlan, best_channels
 from ghostsearch.tracing import call, copied, light_copy, moved, tensors
 
 TOLERANCE = 1e-4
@@ -72,7 +73,7 @@ def _difference(probe: nn.Module, plan: WidthPlan, names: Sequence[str], example
             gone = sorted(set(range(plan.group(name).channels)) - set(kept))
             for edit in plan.edits[name]:
                 _zero(zeroed, edit, gone)
-        set_widths(narrow, keep, example, plan=plan)
+        cut_channels(narrow, keep, plan)
         found, wanted = _outputs(narrow, example), _outputs(zeroed, example)
     # A wrong coupling shows as any error of the cut net's forward.
     except Exception as error:  # noqa: BLE001

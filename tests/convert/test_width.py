@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ghostsearch.choices import Width
-from ghostsearch.convert.width import best_channels, find_groups, kept_channels, set_widths, width_plan
+from ghostsearch.convert.plan import best_channels
+from ghostsearch.convert.width import find_groups, kept_channels, set_widths, width_plan
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.models.cifar import resnet20
 from ghostsearch.sitecost import kept_width
@@ -258,3 +259,11 @@ def test_transposed_convolutions_are_cut_too():
     set_widths(model, kept_channels(model, {"0": Width(0.5), "2": Width(0.5)}, IMAGE, 4), IMAGE)
     assert model[2].weight.shape == (4, 8, 2, 2)
     assert model(IMAGE).shape == (2, 4, 20, 20)
+
+
+def test_a_grouped_convolution_cut_down_to_its_groups():
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 8, 3, groups=4), nn.Conv2d(8, 4, 1)).eval()
+    set_widths(model, {"1": [0, 2, 4, 6], "0": [0, 1, 4, 5, 8, 9, 12, 13]}, IMAGE)
+    assert (model[1].in_channels, model[1].out_channels, model[1].groups) == (8, 4, 4)
+    assert model[1].weight.shape == (4, 2, 3, 3)
+    assert model(IMAGE).shape == (2, 4, 10, 10)
