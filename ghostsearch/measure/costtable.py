@@ -123,7 +123,7 @@ class CostTable:
         takes. Raises GhostsearchError for a site or group that the model does not have.
         """
         columns = self._columns(space)
-        lost = self._lost(space, codes, columns)
+        lost = self.lost_channels(space, codes)
         totals = np.repeat(np.array(self._constants, dtype=np.int64)[:, None], len(codes), axis=1)
         for layer in self._matrices:
             name, j = columns.get(layer.site.path, ("", -1))
@@ -140,15 +140,15 @@ class CostTable:
             columns[self._sites[name]] = (name, i)
         return columns
 
-    def _lost(self, space: SearchSpace, codes: np.ndarray, columns: Mapping[str, Any]) -> dict[int, np.ndarray]:
-        """Channels that each group loses: (A,) each."""
+    def lost_channels(self, space: SearchSpace, codes: np.ndarray) -> dict[int, np.ndarray]:
+        """Channels that each group loses, by the group's number: (A,) each."""
         lost = {i: np.zeros(len(codes), dtype=np.int64) for i in self.groups.values()}
         for j, (name, texts) in enumerate(space.groups.items()):
             if name not in self.groups:
                 raise GhostsearchError(f"{name!r} is no group of this model; 'ghostsearch inspect' lists them")
             group = self._group_list[self.groups[name]]
             kept = [kept_width(group.channels, parse_width(t).share, self.multiple, group.divisions) for t in texts]
-            lost[self.groups[name]] = group.channels - np.array(kept)[codes[:, len(columns) + j]]
+            lost[self.groups[name]] = group.channels - np.array(kept)[codes[:, len(space.sites) + j]]
         return lost
 
     def _rest(self) -> tuple[int, int, int]:
@@ -192,7 +192,7 @@ def encode(space: SearchSpace, architectures: Sequence[Architecture]) -> np.ndar
 
 def _layers(model: nn.Module, example: Any, anatomy: Anatomy) -> tuple[list[MatrixLayer], list[ChannelLayer]]:
     """Every layer that a site or a group reaches."""
-    reached = _reached(model, example, anatomy)
+    reached = reached_layers(model, example, anatomy)
     calls = trace_shapes(model, example, (_ConvNd, nn.Linear))
     sites, images = {s.path for s in anatomy.sites}, batch_size(example)
     matrices, channels = [], []
@@ -222,7 +222,9 @@ def _layers(model: nn.Module, example: Any, anatomy: Anatomy) -> tuple[list[Matr
     return matrices, channels
 
 
-def _reached(model: nn.Module, example: Any, anatomy: Anatomy) -> dict[tuple[str, str], tuple[tuple[int, int], ...]]:
+def reached_layers(
+    model: nn.Module, example: Any, anatomy: Anatomy
+) -> dict[tuple[str, str], tuple[tuple[int, int], ...]]:
     """(path, side) of every layer that a group of changeable width reaches -> pairs (group number, times)."""
     reached: dict[tuple[str, str], tuple[tuple[int, int], ...]] = {}
     if all(group.fixed for group in anatomy.groups):

@@ -82,22 +82,44 @@ def measure_latency(
 ) -> dict[str, Latency]:
     """Seconds per forward of each model, timed in turns with the plain model in a random order.
 
-    example: (N, C, H, W) or any forward input; its first image is repeated to `batch`. Every model is warmed
-    up and visited once a round. A model is done when the 95 % interval of the ratio of medians to the plain
-    model (without `plain`: of its median) is narrower than `narrow` of it; all end at `time_limit_s` of
-    timing, after five rounds at the soonest. The models, the random state and the thread settings stay as
-    they are. Raises GhostsearchError when the device cannot run a model or does not keep to `threads`.
+    example: (N, C, H, W) or any forward input; its first image is repeated to `batch`. Every model is warmed up and
+    visited once a round. A model is done when the 95 % interval of the ratio of medians to the plain model (without
+    `plain`: of its median) is narrower than `narrow` of it; all end at `time_limit_s` of timing, after five rounds at
+    the soonest. The models, the random state and the thread settings stay as they are. Raises GhostsearchError when the
+    device cannot run a model or does not keep to `threads`.
     """
-    if not models:
+    repeated = batched(example, batch)
+    return measure_pairs(
+        {name: (model, repeated) for name, model in models.items()},
+        None if plain is None else (plain, repeated),
+        device=device, options=RunOptions(threads, precision), batch=batch, time_limit_s=time_limit_s,
+        narrow=narrow, seed=seed, progress=progress,
+    )  # fmt: skip
+
+
+def measure_pairs(
+    pairs: Mapping[str, tuple[nn.Module, Any]],
+    plain: tuple[nn.Module, Any] | None,
+    *,
+    device: str | Device,
+    options: RunOptions,
+    batch: int,
+    time_limit_s: float,
+    narrow: float = 0.02,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Latency]:
+    """Like `measure_latency`, for models that each come with an input of their own (already of `batch` images)."""
+    threads, precision = options.threads, options.precision
+    if not pairs:
         raise GhostsearchError("there is no model to measure; give at least one")
     if threads < 1 or time_limit_s <= 0:
         raise GhostsearchError(f"threads ({threads}) and the time limit ({time_limit_s:g} s) must be above 0")
     target = get_device(device) if isinstance(device, str) else device
     target.require_precision(precision)
-    options = RunOptions(threads, precision)
-    everything = {**models, **({PLAIN: plain} if plain else {})}
+    everything = {**pairs, **({PLAIN: plain} if plain else {})}
     with restored(), target.session(threads):
-        running = _prepare(target, everything, batched(example, batch), options, progress)
+        running = _prepare(target, everything, options, progress)
         entries, reference = (running[:-1], running[-1]) if plain else (running, None)
         try:
             for entry in running:
@@ -127,15 +149,14 @@ def measure_latency(
 
 def _prepare(
     device: Device,
-    models: Mapping[str, nn.Module],
-    example: Any,
+    pairs: Mapping[str, tuple[nn.Module, Any]],
     options: RunOptions,
     progress: Progress | None,
 ) -> list[Contestant]:
     entries = []
-    for i, (name, model) in enumerate(models.items()):
+    for i, (name, (model, example)) in enumerate(pairs.items()):
         if progress:
-            progress(i, len(models), f"preparing {name} for {device.name}")
+            progress(i, len(pairs), f"preparing {name} for {device.name}")
         entries.append(Contestant(name, device.prepare(model, example, options)))
     return entries
 

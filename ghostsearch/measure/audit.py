@@ -1,0 +1,200 @@
+"""How far a latency prediction can be trusted: unseen random architectures, built and measured on the device."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ghostsearch.convert.convert import convert
+from ghostsearch.measure.costtable import encode
+from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.store import Correction
+from ghostsearch.measure.table import LatencyTable, scaled
+from ghostsearch.records import Latency
+from ghostsearch.space import Anatomy, Architecture, SearchSpace
+
+Progress = Callable[[int, int, str], None]
+
+FIT_MODELS = 10
+AUDIT_MODELS = 30
+TOGETHER = 5
+"""Architectures timed in one interleaved run with the plain model: more would hold too many models in memory."""
+MODEL_S = 4.0
+"""Timing an architecture at most, in seconds."""
+RIDGE = 1e-3
+
+
+@dataclass(frozen=True)
+class PredictorError:
+    """One predictor's errors over the audited architectures."""
+
+    predictor: str
+    mape: float
+    """Mean absolute error over the measured latency, as a share."""
+    tau: float
+    """Kendall's rank correlation with the measured latencies."""
+    worst: float
+    """Largest absolute error, as a share."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Predictors side by side, and what each architecture was predicted and measured at."""
+
+    rows: tuple[PredictorError, ...]
+    models: tuple[dict[str, Any], ...]
+    """Per architecture: digest, macs_ratio, measured ratio to plain, its interval, noisy, and each prediction."""
+    plain_s: float
+
+
+def random_architectures(space: SearchSpace, count: int, seed: int) -> list[Architecture]:
+    """Architectures spread from almost plain to changed everywhere.
+
+    Each draws its own share of changed places, then a random choice for each of them: choices drawn place by place
+    alone would all cost about the same, and a ranking of equals says nothing.
+    """
+    rng = random.Random(seed)  # noqa: S311
+    found: dict[str, Architecture] = {}
+    for _ in range(100 * count):
+        if len(found) == count:
+            break
+        share = rng.random()
+
+        def drawn(table: Any, share: float = share) -> dict[str, str]:
+            return {name: rng.choice(texts[1:]) for name, texts in table.items() if rng.random() < share}
+
+        architecture = Architecture.of(drawn(space.sites), drawn(space.groups))
+        if not architecture.is_plain:
+            found[architecture.digest] = architecture
+    return list(found.values())
+
+
+def fit_correction(
+    table: LatencyTable,
+    model: nn.Module,
+    example: Any,
+    anatomy: Anatomy,
+    *,
+    count: int = FIT_MODELS,
+    model_s: float = MODEL_S,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Correction:
+    """Fit and store what the layers' sum misses (concatenations between layers, caches) on a few random architectures.
+
+    Linear in the table's terms, through the plain model, by ridge regression towards taking the layers' sum as it is.
+    """
+    architectures = random_architectures(table.space, count, seed)
+    measured = measure_architectures(
+        table, model, example, anatomy, architectures, model_s=model_s, seed=seed, progress=progress
+    )
+    plain_s = float(np.median([t for x in measured for t in x.plain_times_s]))
+    ratios = np.array([x.ratio for x in measured])
+    terms = scaled(table.terms(encode(table.space, architectures)), plain_s)
+    prior = np.array([1.0, 0.0])
+    gram = terms.T @ terms + RIDGE * np.eye(2)
+    coefficients = prior + np.linalg.solve(gram, terms.T @ (ratios - 1 - terms @ prior))
+    correction = Correction(coefficients=tuple(coefficients.tolist()), plain_s=plain_s, models=len(architectures))
+    table.store.corrections[table.digest] = correction
+    table.store.write()
+    return correction
+
+
+def audit(
+    table: LatencyTable,
+    model: nn.Module,
+    example: Any,
+    anatomy: Anatomy,
+    *,
+    count: int = AUDIT_MODELS,
+    model_s: float = MODEL_S,
+    seed: int = 1,
+    progress: Progress | None = None,
+) -> Audit:
+    """Measure random architectures that the correction has not seen and compare each predictor with them.
+
+    Beside the table: MACs alone (latency proportional to MACs), and interpolation over FLOPs between the plain model
+    and the cheapest architecture, both measured, as NVIDIA ModelOpt's search does. `seed` must differ from the fit's.
+    """
+    seen = {a.digest for a in random_architectures(table.space, FIT_MODELS, 0)}
+    unseen = [a for a in random_architectures(table.space, count + FIT_MODELS, seed) if a.digest not in seen][:count]
+    cheapest = _cheapest(table)
+    measured = measure_architectures(
+        table, model, example, anatomy, [*unseen, cheapest], model_s=model_s, seed=seed, progress=progress
+    )
+    ratios = np.array([x.ratio for x in measured])
+    codes = encode(table.space, [*unseen, cheapest])
+    macs = table.costs.predict_codes(table.space, codes)[1] / table.costs.plain.macs
+    predictions = {
+        "latency table": table.predict_ratios(codes)[:-1],
+        "MACs": macs[:-1],
+        "interpolation over FLOPs": np.interp(macs[:-1], [macs[-1], 1.0], [ratios[-1], 1.0]),
+    }
+    models = tuple(
+        {
+            "digest": a.digest, "macs_ratio": float(macs[i]), "measured": float(ratios[i]),
+            "interval": x.ratio_interval, "noisy": x.noisy, **{k: float(v[i]) for k, v in predictions.items()},
+        }
+        for i, (a, x) in enumerate(zip(unseen, measured, strict=False))
+    )  # fmt: skip
+    rows = tuple(_errors(name, values, ratios[:-1]) for name, values in predictions.items())
+    return Audit(rows, models, float(np.median([t for x in measured for t in x.plain_times_s])))
+
+
+def measure_architectures(
+    table: LatencyTable,
+    model: nn.Module,
+    example: Any,
+    anatomy: Anatomy,
+    architectures: Sequence[Architecture],
+    *,
+    model_s: float,
+    seed: int,
+    progress: Progress | None,
+) -> list[Latency]:
+    """Latencies of architectures, a few at a time, each run interleaved with the plain model."""
+    setting = table.setting
+    latencies: list[Latency] = []
+    for start in range(0, len(architectures), TOGETHER):
+        some = architectures[start : start + TOGETHER]
+        built = {
+            str(start + i): convert(
+                model, a, example=example, anatomy=anatomy, width_multiple=table.space.width_multiple, seed=seed
+            )
+            for i, a in enumerate(some)
+        }
+        found = measure_latency(
+            built, example, device=setting.device, plain=model, threads=setting.options.threads,
+            batch=setting.batch, precision=setting.options.precision, time_limit_s=model_s * (len(some) + 1),
+            narrow=0.015, seed=seed + start,
+        )  # fmt: skip
+        latencies += found.values()
+        if progress:
+            progress(len(latencies), len(architectures), f"{len(latencies)} of {len(architectures)} architectures")
+    return latencies
+
+
+def _cheapest(table: LatencyTable) -> Architecture:
+    """The architecture of fewest MACs that takes one choice everywhere and the least width."""
+    space = table.space
+    choices = sorted({text for texts in space.sites.values() for text in texts[1:]})
+    narrow = {name: texts[-1] for name, texts in space.groups.items()}
+    candidates = [
+        Architecture.of({path: text for path, texts in space.sites.items() if text in texts}, narrow)
+        for text in choices
+    ] or [Architecture.of({}, narrow)]
+    macs = table.costs.predict_many(candidates, space)[1]
+    return candidates[int(np.argmin(macs))]
+
+
+def _errors(name: str, predicted: np.ndarray, measured: np.ndarray) -> PredictorError:
+    from scipy.stats import kendalltau
+
+    errors = np.abs(predicted / measured - 1)
+    tau = kendalltau(predicted, measured).statistic
+    return PredictorError(name, float(errors.mean()), float(tau), float(errors.max()))

@@ -1,0 +1,187 @@
+"""The layers of a model that a choice or a width changes, each as a tiny model in the context it stands in."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.activation import MultiheadAttention
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from ghostsearch.blocks.conv import CONVS
+from ghostsearch.blocks.table import build_block
+from ghostsearch.choices import LayerChoice
+from ghostsearch.measure.costtable import Channels, reached_layers
+from ghostsearch.space import Anatomy
+from ghostsearch.tracing import Shape, forward_copy, tensors
+
+ACTIVATIONS = tuple(
+    kind
+    for kind in vars(nn.modules.activation).values()
+    if isinstance(kind, type) and issubclass(kind, nn.Module) and kind not in (nn.Module, MultiheadAttention)
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to time: a layer's shape, what follows it, a choice and its channels. Equal layers share a cell."""
+
+    layer: str
+    choice: str
+    inputs: int
+    outputs: int
+
+    @property
+    def key(self) -> str:
+        """The cell's name in the store."""
+        return f"{self.layer} | {self.choice} | {self.inputs}->{self.outputs}"
+
+
+@dataclass(frozen=True)
+class TimedLayer:
+    """A convolution or linear layer with all that decides its time."""
+
+    path: str
+    name: str
+    """Type, hyper-parameters, input sizes and followers; layers of one name take the same time."""
+    module: Any
+    inputs: Channels
+    outputs: Channels
+    shapes: tuple[Shape, ...]
+    """Input shape (with batch) of each of its calls in one forward."""
+    followers: tuple[nn.Module, ...]
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each output reads one channel only."""
+        groups = getattr(self.module, "groups", 1)
+        return bool(groups > 1 and groups == self.module.out_channels)
+
+    def cell(self, choice: LayerChoice, inputs: int, outputs: int) -> Cell:
+        """The cell of this layer under a choice at some channels."""
+        return Cell(self.name, str(choice), inputs, outputs)
+
+    def tiny(self, choice: LayerChoice, inputs: int, outputs: int, batch: int) -> tuple[nn.Module, Tensor]:
+        """The layer alone with its norm and activation, fresh weights, and a random input of its real size."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            block = build_block(self._resized(inputs, outputs), choice)
+            stack = nn.Sequential(block, *(_refit(follower, outputs) for follower in self.followers))
+            largest = max(self.shapes, key=prod)
+            shape = (*largest[1:-1], inputs) if isinstance(self.module, nn.Linear) else (inputs, *largest[2:])
+            return stack.eval(), torch.randn(batch, *shape)
+
+    def _resized(self, inputs: int, outputs: int) -> Any:
+        old = self.module
+        if isinstance(old, nn.Linear):
+            return nn.Linear(inputs, outputs, bias=old.bias is not None)
+        groups = outputs if self.depthwise else old.groups
+        return CONVS[old.weight.dim() - 2](
+            inputs, outputs, old.kernel_size, old.stride, old.padding, old.dilation, groups,
+            old.bias is not None, old.padding_mode,
+        )  # fmt: skip
+
+
+def timed_layers(model: nn.Module, example: Any, anatomy: Anatomy) -> list[TimedLayer]:
+    """Every convolution and linear layer that is a site or that a group of changeable width reaches, in forward order.
+
+    Transposed convolutions keep the plain model's time: they are left out.
+    """
+    reached = reached_layers(model, example, anatomy)
+    sites = {site.path for site in anatomy.sites}
+    calls, followers = _trace(model, example)
+    layers = []
+    for path, module in model.named_modules():
+        ins, outs = reached.get((path, "in"), ()), reached.get((path, "out"), ())
+        wanted = path in sites or ins or outs
+        plain_kind = isinstance(module, _ConvNd | nn.Linear) and not isinstance(module, _ConvTransposeNd)
+        if not (wanted and plain_kind and calls.get(path)):
+            continue
+        c, n = _channels(module)
+        if (depthwise := getattr(module, "groups", 1)) > 1 and depthwise == n:
+            ins = outs = outs or ins
+        after = tuple(model.get_submodule(name) for name in followers.get(path, ()))
+        shapes = tuple(calls[path])
+        name = _name(module, shapes, after)
+        layers.append(TimedLayer(path, name, module, Channels(c, ins), Channels(n, outs), shapes, after))
+    return layers
+
+
+def _channels(module: Any) -> tuple[int, int]:
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    return module.in_channels, module.out_channels
+
+
+def _name(module: Any, shapes: Sequence[Shape], followers: Sequence[nn.Module]) -> str:
+    after = "".join(f" + {type(f).__name__}" for f in followers)
+    sizes = ", ".join("x".join(map(str, s[1:-1] if isinstance(module, nn.Linear) else s[2:])) for s in shapes)
+    if isinstance(module, nn.Linear):
+        return f"Linear bias={module.bias is not None} on {sizes or 1}{after}"
+    groups = "depthwise" if module.groups > 1 and module.groups == module.out_channels else module.groups
+    what = " ".join(
+        f"{key}={'x'.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for key, value in {
+            "kernel": module.kernel_size, "stride": module.stride, "padding": module.padding,
+            "dilation": module.dilation, "groups": groups, "bias": module.bias is not None,
+            "mode": module.padding_mode,
+        }.items()
+    )  # fmt: skip
+    return f"{type(module).__name__} {what} on {sizes}{after}"
+
+
+def _refit(follower: nn.Module, channels: int) -> nn.Module:
+    """A norm of other channels with the old one's settings, or a copy of an activation."""
+    if isinstance(follower, _BatchNorm):
+        return type(follower)(channels, eps=follower.eps, affine=follower.affine)
+    return copy.deepcopy(follower)
+
+
+def _trace(model: nn.Module, example: Any) -> tuple[dict[str, list[Shape]], Mapping[str, tuple[str, ...]]]:
+    """Per layer the input shapes of its calls, and the norm and activation that read its output and nothing else's.
+
+    Runtimes fold these into a convolution, but not through the concatenation that ends a ghost block: a layer timed
+    without them would favour ghosts.
+    """
+    calls: dict[str, list[Shape]] = {}
+    readers: dict[str, list[str]] = {}
+
+    def watch(replica: nn.Module) -> None:
+        calls.clear()
+        readers.clear()
+        # Tensors are held, so that no identity is used twice in one forward.
+        made: dict[int, tuple[str, Tensor]] = {}
+
+        def hook_of(path: str, module: nn.Module) -> Any:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+                first = next(tensors((args, kwargs)))
+                if isinstance(module, _ConvNd | nn.Linear):
+                    calls.setdefault(path, []).append(tuple(first.shape))
+                if id(first) in made:
+                    readers.setdefault(made[id(first)][0], []).append(path)
+                if isinstance(output, Tensor):
+                    made[id(output)] = (path, output)
+
+            return hook
+
+        for path, module in replica.named_modules():
+            if not list(module.children()):
+                module.register_forward_hook(hook_of(path, module), with_kwargs=True)
+
+    forward_copy(model, example, watch)
+    return calls, {path: _chain(model, readers, path) for path in calls}
+
+
+def _chain(model: nn.Module, readers: Mapping[str, list[str]], path: str) -> tuple[str, ...]:
+    chain: list[str] = []
+    for kinds in ((_BatchNorm,), ACTIVATIONS):
+        nexts = readers.get(chain[-1] if chain else path, [])
+        if len(nexts) == 1 and isinstance(model.get_submodule(nexts[0]), kinds):
+            chain.append(nexts[0])
+    return tuple(chain)

@@ -1,0 +1,292 @@
+"""The latency table: every site × choice (and width) timed on the device, and what it predicts for whole models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ghostsearch.choices import KEEP, parse_layer_choice, parse_width
+from ghostsearch.measure.costtable import CostTable, encode
+from ghostsearch.measure.devices.base import Device, RunOptions
+from ghostsearch.measure.devices.table import DEFAULT_DEVICE, get_device
+from ghostsearch.measure.inputs import batched
+from ghostsearch.measure.latency import measure_pairs
+from ghostsearch.measure.layers import Cell, TimedLayer, timed_layers
+from ghostsearch.measure.store import CellStore, CellTime, Correction
+from ghostsearch.sitecost import kept_width
+from ghostsearch.space import Anatomy, Architecture, SearchSpace
+
+Progress = Callable[[int, int, str], None]
+
+CELL_S = 0.35
+"""Timing a cell at most, in seconds; most are done sooner."""
+NARROW = 0.02
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how latencies are taken."""
+
+    device: Device
+    options: RunOptions
+    batch: int = 1
+
+    @classmethod
+    def of(
+        cls, device: str | Device = DEFAULT_DEVICE, *, threads: int = 1, batch: int = 1, precision: str = "float32"
+    ) -> Setting:
+        """A setting from a device's name; raises GhostsearchError for an unknown device or precision."""
+        target = get_device(device) if isinstance(device, str) else device
+        target.require_precision(precision)
+        return cls(target, RunOptions(threads, precision), batch)
+
+
+def profile(
+    model: nn.Module,
+    example: Any,
+    anatomy: Anatomy,
+    space: SearchSpace,
+    setting: Setting,
+    *,
+    directory: Path | None = None,
+    cell_s: float = CELL_S,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> LatencyTable:
+    """Time every layer of the model under every choice of the space, deduplicated by shape, and keep the times.
+
+    Each choice is interleaved with the plain layer. Cells that the store in `directory` (default: the user's cache) has
+    of the same device, versions, threads, batch and precision are not timed again. `cell_s` bounds the timing of one.
+    Raises GhostsearchError when the device cannot run a layer.
+    """
+    store = CellStore(setting.device, setting.options, setting.batch, directory)
+    table = LatencyTable(model, example, anatomy, space, setting, store)
+    jobs = table.missing()
+    total, done = sum(map(len, jobs.values())), 0
+    for plain, cells in jobs.items():
+        layer = table.layer_of(plain)
+        pairs = {cell.key: _pair(layer, cell, setting.batch) for cell in cells}
+        times = measure_pairs(
+            pairs, _pair(layer, plain, setting.batch), device=setting.device, options=setting.options,
+            batch=setting.batch, time_limit_s=cell_s * (len(pairs) + 1), narrow=NARROW, seed=seed,
+        )  # fmt: skip
+        for key, latency in times.items():
+            assert latency.ratio is not None
+            assert latency.ratio_interval is not None
+            store.cells[key] = CellTime(median_s=latency.median_s, ratio=latency.ratio, interval=latency.ratio_interval)
+        done += len(cells)
+        if progress:
+            progress(done, total, f"{done} of {total} cells timed")
+    if jobs or not table.complete:
+        _time_plain_layers(table, setting, cell_s, seed)
+        store.write()
+    table.refresh()
+    return table
+
+
+def _pair(layer: TimedLayer, cell: Cell, batch: int) -> tuple[nn.Module, Any]:
+    return layer.tiny(parse_layer_choice(cell.choice), cell.inputs, cell.outputs, batch)
+
+
+def _time_plain_layers(table: LatencyTable, setting: Setting, cell_s: float, seed: int) -> None:
+    """All plain layers in one interleaved run, so that their shares of the model's time do not drift apart."""
+    plains = table.plain_cells()
+    pairs = {cell.key: _pair(table.layer_of(cell), cell, setting.batch) for cell in plains}
+    times = measure_pairs(
+        pairs, None, device=setting.device, options=setting.options, batch=setting.batch,
+        time_limit_s=cell_s * len(pairs), narrow=NARROW, seed=seed,
+    )  # fmt: skip
+    for key, latency in times.items():
+        table.store.cells[key] = CellTime(median_s=latency.median_s, ratio=1.0, interval=(1.0, 1.0))
+
+
+class LatencyTable:
+    """What the cells say of one model and space: seconds per layer, vetoes, and predicted latencies."""
+
+    def __init__(
+        self, model: nn.Module, example: Any, anatomy: Anatomy, space: SearchSpace, setting: Setting, store: CellStore
+    ) -> None:
+        self.setting = setting
+        self.space = space
+        self.store = store
+        self.costs = CostTable(model, example, anatomy, width_multiple=space.width_multiple)
+        self.layers = timed_layers(model, batched(example, 1), anatomy)
+        self._aliases = {name: site.path for site in anatomy.sites for name in (site.path, *site.aliases)}
+        self._anatomy = anatomy
+        self._by_name = {layer.name: layer for layer in self.layers}
+        self._surfaces: dict[tuple[str, int, int, str], np.ndarray] = {}
+        self.refresh()
+
+    @property
+    def digest(self) -> str:
+        """Names the model's layers and the space, for the correction."""
+        text = json.dumps([self.space.digest, [(x.path, x.name, x.inputs.total, x.outputs.total) for x in self.layers]])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def correction(self) -> Correction | None:
+        """The end-to-end correction, once fitted."""
+        return self.store.corrections.get(self.digest)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell has been timed."""
+        return not self.missing() and all(cell.key in self.store.cells for cell in self.plain_cells())
+
+    def layer_of(self, cell: Cell) -> TimedLayer:
+        """A layer that the cell is of."""
+        return self._by_name[cell.layer]
+
+    def plain_cells(self) -> list[Cell]:
+        """The cells of the plain model, each once."""
+        return list(dict.fromkeys(x.cell(KEEP, x.inputs.total, x.outputs.total) for x in self.layers))
+
+    def missing(self) -> dict[Cell, list[Cell]]:
+        """Cells not timed yet, by the plain cell they are timed beside."""
+        jobs: dict[Cell, list[Cell]] = {}
+        for layer in self.layers:
+            plain = layer.cell(KEEP, layer.inputs.total, layer.outputs.total)
+            for text in self._choices(layer):
+                for c, n in self._grid(layer):
+                    cell = layer.cell(parse_layer_choice(text), c, n)
+                    wanted = cell != plain and cell.key not in self.store.cells
+                    if wanted and cell not in jobs.setdefault(plain, []):
+                        jobs[plain].append(cell)
+        return {plain: cells for plain, cells in jobs.items() if cells}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Site × choice at full width: site, choice, device, latency_s, plain_s, ratio, interval, vetoed."""
+        rows = []
+        for layer in self.layers:
+            texts = self._choices(layer)
+            plain = self.store.cells[layer.cell(KEEP, layer.inputs.total, layer.outputs.total).key]
+            for text in texts[1:]:
+                cell = layer.cell(parse_layer_choice(text), layer.inputs.total, layer.outputs.total)
+                time = self.store.cells[cell.key]
+                rows.append(
+                    {
+                        "site": self._site_name(layer.path), "choice": text, "device": self.setting.device.name,
+                        "latency_s": plain.median_s * time.ratio, "plain_s": plain.median_s, "ratio": time.ratio,
+                        "interval": time.interval, "vetoed": time.interval[1] >= 1,
+                    }
+                )  # fmt: skip
+        return rows
+
+    def vetoed(self) -> tuple[dict[str, Any], ...]:
+        """Choices whose 95 % interval against the plain layer does not lie below 1, as StudyView.vetoed keeps them."""
+        keys = ("site", "choice", "device", "ratio", "interval")
+        return tuple({key: row[key] for key in keys} for row in self.rows() if row["vetoed"])
+
+    def refresh(self) -> None:
+        """Work out each layer's surface over its channels from the cells that are there."""
+        self._surfaces.clear()
+        if not self.complete:
+            return
+        for layer in self.layers:
+            for text in self._choices(layer):
+                key = (layer.name, layer.inputs.total, layer.outputs.total, text)
+                if key not in self._surfaces:
+                    self._surfaces[key] = self._surface(layer, text)
+
+    def terms(self, codes: np.ndarray) -> np.ndarray:
+        """What a prediction is made of: (A, 2): the change of the layers' summed seconds, and of MACs as a share of
+        plain.
+
+        codes: (A, sites + groups) as `encode` gives them.
+        """
+        columns = {self._aliases[name]: (name, j) for j, name in enumerate(self.space.sites)}
+        lost = self.costs.lost_channels(self.space, codes)
+        change = np.zeros(len(codes))
+        for layer in self.layers:
+            n = np.broadcast_to(layer.outputs.at(lost), len(codes)) / layer.outputs.total
+            c = np.broadcast_to(layer.inputs.at(lost), len(codes)) / layer.inputs.total
+            basis = _basis(n, c)
+            code = codes[:, columns[layer.path][1]] if layer.path in columns else np.zeros(len(codes), dtype=np.int64)
+            key = (layer.name, layer.inputs.total, layer.outputs.total)
+            surfaces = np.stack([self._surfaces[(*key, text)] for text in self._choices(layer)])
+            change += (basis * surfaces[code]).sum(1) - self._surfaces[(*key, "keep")].sum()
+        macs = self.costs.predict_codes(self.space, codes)[1] / self.costs.plain.macs
+        return np.stack([change, macs - 1], axis=1)
+
+    def predict_ratios(self, codes: np.ndarray) -> np.ndarray:
+        """Predicted latency over the plain model's: (A,). Without a correction the layers' sum stands for the model."""
+        terms = self.terms(codes)
+        correction = self.correction
+        if correction is None:
+            plain = sum(self._surfaces[(x.name, x.inputs.total, x.outputs.total, "keep")].sum() for x in self.layers)
+            return np.asarray(1 + terms[:, 0] / plain)
+        return np.asarray(1 + scaled(terms, correction.plain_s) @ np.array(correction.coefficients))
+
+    def predict(self, architectures: Sequence[Architecture]) -> np.ndarray:
+        """Predicted latency over the plain model's for architectures of the space: (A,)."""
+        return self.predict_ratios(encode(self.space, architectures))
+
+    def _site_name(self, path: str) -> str:
+        return next((name for name in self.space.sites if self._aliases.get(name) == path), path)
+
+    def _choices(self, layer: TimedLayer) -> tuple[str, ...]:
+        """The layer's choices in the space, `keep` first."""
+        return self.space.sites.get(self._site_name(layer.path), ("keep",))
+
+    def _grid(self, layer: TimedLayer) -> list[tuple[int, int]]:
+        """Channels (in, out) at which the layer is timed: the corners of what the widths allow and one in the
+        middle.
+        """
+        c, n = (self._range(x) for x in (layer.inputs, layer.outputs))
+        if layer.depthwise:
+            return list(dict.fromkeys((x, x) for x in n))
+        points = [(c[0], n[0]), (c[-1], n[0]), (c[0], n[-1]), (c[-1], n[-1]), (c[len(c) // 2], n[len(n) // 2])]
+        return list(dict.fromkeys(points))
+
+    def _range(self, channels: Any) -> list[int]:
+        """How many channels there are, from all to the fewest, when the groups take each width together."""
+        counts = {channels.total}
+        groups = self._anatomy.groups
+        steps = max((len(self.space.groups.get(groups[g].name, ())) for g, _ in channels.groups), default=0)
+        for step in range(steps):
+            lost = {}
+            for g, _ in channels.groups:
+                texts = self.space.groups.get(groups[g].name, ("width(1)",))
+                share = parse_width(texts[min(step, len(texts) - 1)]).share
+                kept = kept_width(groups[g].channels, share, self.space.width_multiple, groups[g].divisions)
+                lost[g] = np.array(groups[g].channels - kept)
+            counts.add(int(channels.at(lost)))
+        return sorted(counts, reverse=True)
+
+    def _surface(self, layer: TimedLayer, text: str) -> np.ndarray:
+        """Seconds of all the layer's calls as a bilinear function of its shares of channels, by relative least
+        squares.
+        """
+        C, N = layer.inputs.total, layer.outputs.total
+        plain_s = self.store.cells[layer.cell(KEEP, C, N).key].median_s
+        points = self._grid(layer)
+        seconds = np.array(
+            [plain_s * self.store.cells[layer.cell(parse_layer_choice(text), c, n).key].ratio for c, n in points]
+        )
+        basis = _basis(np.array([n / N for _, n in points]), np.array([c / C for c, _ in points]))
+        solved, *_ = np.linalg.lstsq(basis / seconds[:, None], np.ones(len(points)), rcond=1e-9)
+        return np.asarray(solved)
+
+
+def _basis(n: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """1, n, c, n·c: a convolution's time has parts by output, by input and by product."""
+    return np.stack([np.ones_like(n), n, c, n * c], axis=1)
+
+
+def scaled(terms: np.ndarray, plain_s: float) -> np.ndarray:
+    """Terms as shares of the plain model's latency: (A, 2)."""
+    return np.stack([terms[:, 0] / plain_s, terms[:, 1]], axis=1)
+
+
+def without_vetoed(space: SearchSpace, vetoed: Sequence[Mapping[str, Any]]) -> SearchSpace:
+    """The space without the choices that do not pay on the device; sites that are left with `keep` alone go."""
+    gone = {(row["site"], row["choice"]) for row in vetoed}
+    sites = {path: tuple(t for t in texts if (path, t) not in gone) for path, texts in space.sites.items()}
+    return SearchSpace({p: t for p, t in sites.items() if len(t) > 1}, space.groups, space.width_multiple)
