@@ -34,10 +34,10 @@ class DigitsCNN(nn.Module):
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
-        self.stem = ConvNormReLU(1, 32)
-        self.block1 = nn.Sequential(ConvNormReLU(32, 64), Residual(64))
-        self.block2 = nn.Sequential(ConvNormReLU(64, 128, stride=2), Residual(128))
-        self.classifier = nn.Linear(128, num_classes)
+        self.stem = ConvNormReLU(1, 24)
+        self.block1 = nn.Sequential(ConvNormReLU(24, 48), Residual(48))
+        self.block2 = nn.Sequential(ConvNormReLU(48, 96, stride=2), Residual(96))
+        self.classifier = nn.Linear(96, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.block2(self.block1(self.stem(x)))

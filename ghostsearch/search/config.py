@@ -92,7 +92,7 @@ class RunConfig(BaseModel):
     )
     final_epochs: int = _option(4, TRAINING, "Further epochs of each finalist.", ge=0)
     baseline_epochs: int | None = _option(
-        None, TRAINING, "Epochs to train the plain model first; default: 20 without --weights, else 0.", ge=0
+        None, TRAINING, "Epochs to train the plain model first; default: 12 without --weights, else 0.", ge=0
     )
     calibration_images: int = _option(
         512, TRAINING, "Images for the closed-form weights; 0 copies weights instead.", ge=0
@@ -141,7 +141,7 @@ class RunConfig(BaseModel):
         """Epochs the plain model is trained before the search."""
         if self.baseline_epochs is not None:
             return self.baseline_epochs
-        return 0 if self.weights else 20
+        return 0 if self.weights else 12
 
 
 FREE = frozenset(
