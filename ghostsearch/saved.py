@@ -153,9 +153,14 @@ def load_directory(directory: Path | str, *, model: nn.Module | None = None, all
     _fill(module, state, directory / WEIGHTS_FILE)
     source = manifest.source
     return SavedModel(
-        module.eval(), source.model, source.input, source.classes,
-        architecture, manifest.width_multiple, manifest.versions,
-    )  # fmt: skip
+        module=module.eval(),
+        spec=source.model,
+        input=source.input,
+        classes=source.classes,
+        architecture=architecture,
+        width_multiple=manifest.width_multiple,
+        versions=manifest.versions,
+    )
 
 
 def load_plain(saved: SavedModel, *, allow_code: bool = False) -> LoadedModel:

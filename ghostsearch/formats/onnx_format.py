@@ -56,7 +56,7 @@ def onnx_model(program: ExportedProgram, notes: Mapping[str, str]) -> Any:
 
 def onnx_runner(path: Path) -> Runner:
     """An ONNX file in a session of one thread."""
-    session = cpu_session(str(path), 1)
+    session = cpu_session(path.read_bytes(), 1)
     name = session.get_inputs()[0].name
 
     def run(images: Tensor) -> tuple[np.ndarray, ...]:
