@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ghostsearch.cli import after, compare, device, family, model, study
+from ghostsearch.cli import after, compare, device, family, latency, model, study
 from ghostsearch.cli.terminal import say_error
 from ghostsearch.errors import GhostsearchError
 
@@ -44,7 +44,7 @@ def ghostsearch(
     """
 
 
-for commands in (model, study, after, compare, family, device):
+for commands in (model, study, after, compare, family, device, latency):
     commands.add_to(app)
 
 

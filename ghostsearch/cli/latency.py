@@ -1,0 +1,105 @@
+"""Commands about the latency table: profile builds it, audit says how far it may be trusted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ghostsearch.cli import options as o
+from ghostsearch.cli.terminal import milliseconds, progress_bar, say, say_json, show_table
+
+if TYPE_CHECKING:
+    from ghostsearch.measure.table import LatencyTable
+
+DeviceName = Annotated[str, typer.Option("--device", help="Where to measure.", autocompletion=o.complete_device)]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this file's commands."""
+    app.command("profile")(profile)
+    app.command("audit")(audit)
+
+
+def profile(
+    model: o.Model,
+    device: DeviceName = "onnxruntime:cpu",
+    space: o.Space = "ghost",
+    threads: o.Threads = 1,
+    batch: o.Batch = 1,
+    classes: o.Classes = None,
+    size: o.Size = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Time every layer under every choice of a space on a device; the times are kept for later searches there.
+
+    Example: [bold]ghostsearch profile torchvision:resnet18 --device onnxruntime:cpu[/bold]
+    """
+    with progress_bar(quiet or as_json) as progress:
+        table, _ = _table(model, device, space, threads, batch, classes, size, progress)
+    if as_json:
+        say_json({"rows": table.rows(), "vetoed": list(table.vetoed())})
+        return
+    columns = list(table.rows()[0])
+    show_table(f"{model} on {device}", columns, [[_cell(row[c]) for c in columns] for row in table.rows()])
+    vetoed = [(v["site"], v["choice"], f"{v['ratio']:.2f}") for v in table.vetoed()]
+    if vetoed:
+        show_table("vetoed: these do not pay on this device", ["site", "choice", "÷ plain layer"], vetoed)
+    say(f"next: ghostsearch audit {model} --device {device} --space {space}")
+
+
+def audit(
+    model: o.Model,
+    device: DeviceName = "onnxruntime:cpu",
+    space: o.Space = "ghost",
+    threads: o.Threads = 1,
+    batch: o.Batch = 1,
+    count: Annotated[int, typer.Option(min=3, help="Random architectures to measure that the table has not seen.")] = 30,
+    classes: o.Classes = None,
+    size: o.Size = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Measure unseen random architectures and say how far the latency table is off, beside MACs alone.
+
+    Example: [bold]ghostsearch audit torchvision:resnet18 --device onnxruntime:cpu[/bold]
+    """
+    import dataclasses
+
+    from ghostsearch.measure.audit import audit as run_audit
+    from ghostsearch.measure.audit import fit_correction
+
+    with progress_bar(quiet or as_json) as progress:
+        table, parts = _table(model, device, space, threads, batch, classes, size, progress)
+        if table.correction is None:
+            fit_correction(table, *parts, progress=progress)
+        found = run_audit(table, *parts, count=count, progress=progress)
+    if as_json:
+        say_json(dataclasses.asdict(found))
+        return
+    rows = [(r.predictor, f"{r.mape:.1%}", f"{r.tau:.3f}", f"{r.worst:.1%}") for r in found.rows]
+    title = f"{model} on {device}: {len(found.models)} unseen architectures, plain model {milliseconds(found.plain_s)}"
+    show_table(title, ["predictor", "mean error", "Kendall τ", "worst error"], rows)
+
+
+def _table(
+    model: str, device: str, space: str, threads: int, batch: int, classes: int | None, size: int | None, progress: Any
+) -> tuple[LatencyTable, tuple[Any, ...]]:
+    """The latency table of a model, and the model, example and anatomy it was made from."""
+    from ghostsearch.convert.sites import find_sites
+    from ghostsearch.measure.table import Setting
+    from ghostsearch.measure.table import profile as build
+    from ghostsearch.models.loading import example_input
+    from ghostsearch.presets import load_preset
+
+    loaded, preset = o.resolve_model(model, classes=classes, size=size), load_preset(space)
+    setting = Setting.of(device, threads=threads, batch=batch)
+    example = example_input(loaded.input)
+    anatomy = find_sites(loaded.module, example, include_first=preset.include_first)
+    table = build(loaded.module, example, anatomy, preset.resolve(anatomy), setting, progress=progress)
+    return table, (loaded.module, example, anatomy)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
