@@ -55,7 +55,9 @@ def audit(
     space: o.Space = "ghost",
     threads: o.Threads = 1,
     batch: o.Batch = 1,
-    count: Annotated[int, typer.Option(min=3, help="Random architectures to measure that the table has not seen.")] = 30,
+    count: Annotated[
+        int, typer.Option(min=3, help="Random architectures to measure that the table has not seen.")
+    ] = 30,
     classes: o.Classes = None,
     size: o.Size = None,
     as_json: o.Json = False,
@@ -79,7 +81,8 @@ def audit(
         say_json(dataclasses.asdict(found))
         return
     rows = [(r.predictor, f"{r.mape:.1%}", f"{r.tau:.3f}", f"{r.worst:.1%}") for r in found.rows]
-    title = f"{model} on {device}: {len(found.models)} unseen architectures, plain model {milliseconds(found.plain_s)}"
+    plain = milliseconds(found.plain_s)
+    title = f"{model} on {device}: {len(found.models)} unseen architectures, plain model {plain}"
     show_table(title, ["predictor", "mean error", "Kendall τ", "worst error"], rows)
 
 

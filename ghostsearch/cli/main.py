@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with [bold]ghostsearch search[/bold]: no arguments, under five minutes, on digits that ship with scikit-learn.",
+    epilog="Start with [bold]ghostsearch search[/bold]: no arguments, under five minutes, on scikit-learn's digits.",
 )
 
 

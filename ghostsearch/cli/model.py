@@ -142,9 +142,8 @@ def convert_model(
         for row in table["rows"]
     ]
     show_table(f"{model}: {table['changed']} layers changed", ["", "before", "after", "share"], rows)
-    say(
-        f"weights {table['weights']}; wrote {out}\nnext: ghostsearch measure {out}   or   ghostsearch finetune {out} --data …"
-    )
+    say(f"weights {table['weights']}; wrote {out}")
+    say(f"next: ghostsearch measure {out}   or   ghostsearch finetune {out} --data …")
 
 
 def measure_model(

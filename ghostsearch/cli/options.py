@@ -117,7 +117,7 @@ def command_from(
             help=field.description, show_default=shown if shown else False, autocompletion=completion,
             rich_help_panel=str(extra.get("panel", "Options")),
         )  # fmt: skip
-        annotation = Annotated[kind, option]
+        annotation = Annotated[kind, option]  # type: ignore[valid-type]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
 
     for name, (annotation, default) in further.items():

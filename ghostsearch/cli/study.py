@@ -11,7 +11,7 @@ from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import out, progress_bar, say, say_json
 from ghostsearch.search.config import RunConfig
 
-SEARCH_HELP = """Search each layer's conv-vs-ghost choice, ratio, kernel and width for the device; end with a Pareto front.
+SEARCH_HELP = """Search each layer's choice of conv or ghost, ratio, kernel and width for the device; end with a Pareto front.
 
 Without arguments: the quick start on scikit-learn's digits, under five minutes on two cores.
 The same command goes on where a stopped or killed run ended.
@@ -19,6 +19,17 @@ The same command goes on where a stopped or killed run ended.
 Example: [bold]ghostsearch search --model torchvision:resnet18 --data folder:images --device onnxruntime:cpu
 --space ghost --max-latency 60% --trials 40 --epochs 1 --out results/mine[/bold]
 """
+
+
+WRITTEN = {
+    "report.html": "the page to look at",
+    "report.md": "the same for a pull request",
+    "front.csv": "the front",
+    "trials.csv": "every trial",
+    "study.db": "the Optuna study",
+    "models": "the front's models, ready to load",
+}
+"""What a search leaves in its directory for people."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,10 +58,7 @@ def run_search(given: dict[str, Any], *, config: Path | None, as_json: bool, qui
 
     out.print(front_table(view))
     folder = Path(view.directory)
-    for name, what in (
-        ("report.html", "the page to look at"), ("report.md", "the same for a pull request"), ("front.csv", "the front"),
-        ("trials.csv", "every trial"), ("study.db", "the Optuna study"), ("models", "the front's models, ready to load"),
-    ):  # fmt: skip
+    for name, what in WRITTEN.items():
         if (folder / name).exists():
             say(f"  {folder / name}  [dim]{what}[/dim]")
     say(headline(view))
@@ -65,8 +73,8 @@ def report(
 
     Example: [bold]ghostsearch report results/mine[/bold]
     """
-    from ghostsearch.report.headline import headline
     from ghostsearch.report.comparison import write_comparison
+    from ghostsearch.report.headline import headline
     from ghostsearch.report.page import write_report
     from ghostsearch.report.tables import front_table
     from ghostsearch.search.view import load_study

@@ -60,7 +60,7 @@ def progress_bar(quiet: bool = False) -> Iterator[Report]:
     Where standard error is no terminal, a line is written at each tenth of the work instead.
     """
     if quiet:
-        yield lambda done, total, text: None
+        yield _silent
         return
     if not err.is_terminal:
         yield _log_lines()
@@ -72,6 +72,11 @@ def progress_bar(quiet: bool = False) -> Iterator[Report]:
     with bar:
         task = bar.add_task("starting", total=None)
         yield lambda done, total, text: bar.update(task, completed=done, total=total or None, description=text[:90])
+
+
+def _silent(done: int, total: int, text: str) -> None:
+    """Tell nobody."""
+    del done, total, text
 
 
 def _log_lines() -> Report:
