@@ -62,7 +62,7 @@ def paper(
     tables: Annotated[
         list[str] | None,
         typer.Argument(
-            help="formulas, toy, cheap, vgg16, cifar, resnet50, small-nets, training; default: all there is input for."
+            help="formulas, toy, cheap, vgg16, cifar, resnet50, small-nets, training, ghostnet-search; default: all there is input for."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the pages go.")] = Path("results"),
@@ -77,6 +77,7 @@ def paper(
     train_model: Annotated[str, typer.Option(help="Network of the training table.")] = "ghostsearch:resnet20",
     train_images: Annotated[int | None, typer.Option(min=1, help="Use only this many training images.")] = None,
     epochs: Annotated[float, typer.Option(min=0.01, help="Epochs of the training table; the paper's take 400.")] = 3,
+    search_trials: Annotated[int, typer.Option(min=5, help="Networks that the search over GhostNet trains.")] = 16,
     train_device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     seed: o.Seed = 0,
     quiet: o.Quiet = False,
@@ -91,7 +92,8 @@ def paper(
     options = PaperOptions(
         device=device, threads=threads, time_limit_s=time_limit, toy_model=toy_model, toy_weights=toy_weights,
         toy_layer=toy_layer, toy_image=toy_image, data=data, train_model=train_model, train_images=train_images,
-        epochs=epochs, train_device=train_device, seed=seed, command=shlex.join(["ghostsearch", *sys.argv[1:]]),
+        epochs=epochs, search_trials=search_trials, train_device=train_device, seed=seed,
+        command=shlex.join(["ghostsearch", *sys.argv[1:]]),
     )  # fmt: skip
     with progress_bar(quiet) as progress:
         paths = write_tables(tables or [], out, options, progress=progress)

@@ -55,9 +55,7 @@ def audit(
     space: o.Space = "ghost",
     threads: o.Threads = 1,
     batch: o.Batch = 1,
-    count: Annotated[
-        int, typer.Option(min=3, help="Random architectures to measure that the table has not seen.")
-    ] = 30,
+    count: Annotated[int, typer.Option(min=3, help="Random architectures to measure.")] = 30,
     classes: o.Classes = None,
     size: o.Size = None,
     as_json: o.Json = False,

@@ -11,7 +11,7 @@ from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import out, progress_bar, say, say_json
 from ghostsearch.search.config import RunConfig
 
-SEARCH_HELP = """Search each layer's choice of conv or ghost, ratio, kernel and width for the device; end with a Pareto front.
+SEARCH_HELP = """Search each layer's choice of conv or ghost, ratio, kernel and width; end with a Pareto front.
 
 Without arguments: the quick start on scikit-learn's digits, under five minutes on two cores.
 The same command goes on where a stopped or killed run ended.
