@@ -19,6 +19,7 @@ from ghostsearch.report.outcome import (
     plain_record,
     ratio_to_plain,
     score_axis,
+    table_axes,
 )
 from ghostsearch.report.widths import width_shares
 
@@ -36,16 +37,24 @@ def page_content(view: StudyView) -> dict[str, Any]:
     shown = {m["id"] for m in models}
     rungs = rung_curves(view)
     rungs["curves"] = [c for c in rungs["curves"] if c["id"] in shown]
-    return _finite(
-        {
-            "name": view.name, "headline": headline(view), "chosen": view.chosen, "front": list(view.front),
-            "missed": list(view.missed), "score": _axis(score_axis(view)), "axes": [_axis(a) for a in axes],
-            "sites": _sites(view),
-            "choices": [{"text": t, "colour": c, "short": short_name(t)} for t, c in colours.items()],
-            "models": models, "left_out": len(view.records) - len(shown),
-            "history": hypervolume_history(view), "rungs": rungs,
-        }
-    )  # fmt: skip
+    tabled = table_axes(view)
+    content = {
+        "name": view.name,
+        "headline": headline(view),
+        "chosen": view.chosen,
+        "front": list(view.front),
+        "missed": list(view.missed),
+        "score": _axis(score_axis(view)),
+        "axes": [{**_axis(a), "table": a in tabled} for a in axes],
+        "sites": _sites(view),
+        "choices": [{"text": t, "colour": c, "short": short_name(t)} for t, c in colours.items()],
+        "models": models,
+        "left_out": len(view.records) - len(shown),
+        "history": hypervolume_history(view),
+        "rungs": rungs,
+    }
+    finite: dict[str, Any] = _finite(content)
+    return finite
 
 
 def _models(view: StudyView, axes: list[Axis], indices: dict[str, int]) -> list[dict[str, Any]]:

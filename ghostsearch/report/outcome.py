@@ -76,6 +76,12 @@ def cost_axes(view: StudyView) -> list[Axis]:
     return [a for a in axes if any(number(r, a.column) is not None for r in view.records)]
 
 
+def table_axes(view: StudyView) -> list[Axis]:
+    """The costs that tables show: the objectives, latencies, MACs and parameters; pictures offer the rest too."""
+    wanted = {"macs", "params", *(o.name for o in view.objectives)}
+    return [a for a in cost_axes(view) if a.column in wanted or a.column.startswith("latency_s[")]
+
+
 def number(record: Record, column: str) -> float | None:
     """A figure of a record by its column in the trials table; None where it was not taken."""
     if column.startswith("latency_s["):

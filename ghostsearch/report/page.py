@@ -10,13 +10,14 @@ from ghostsearch.records import StudyView
 from ghostsearch.report.compact import ComparedModel, compact_rows, conditions, read_compact, table_note
 from ghostsearch.report.content import page_content
 from ghostsearch.report.html import render
+from ghostsearch.report.layer_times import layer_times
 from ghostsearch.report.links import model_links, study_links
 from ghostsearch.report.markdown import write_markdown
 from ghostsearch.report.measured import measured
-from ghostsearch.report.outcome import breaches, cost_axes, metric_name, number
+from ghostsearch.report.outcome import breaches, metric_name, number, table_axes
 from ghostsearch.report.units import score_text
 
-SCRIPTS = ("format", "base", "theme", "front", "strips", "charts", "trials", "main")
+SCRIPTS = ("format", "base", "theme", "front", "strips", "layers", "charts", "trials", "main")
 
 
 def write_report(view: StudyView, directory: Path) -> Path:
@@ -36,6 +37,7 @@ def render_page(view: StudyView, directory: Path) -> str:
     digests = [*view.front, *(r.digest for r in view.finalists)]
     content = page_content(view)
     compact = read_compact(directory)
+    content["layer_times"] = layer_times(directory, view.candidates)
     content["compact"] = [_compact_mark(model) for model in compact]
     content["files"] = {d: links for d in dict.fromkeys(digests) if (links := model_links(directory, d))}
     return render(
@@ -58,7 +60,7 @@ def render_page(view: StudyView, directory: Path) -> str:
 
 def finalist_rows(view: StudyView) -> list[dict[str, Any]]:
     """The finalists with test score and latency as measured at the end, and each limit they missed."""
-    axes, metric = cost_axes(view), metric_name(view)
+    axes, metric = table_axes(view), metric_name(view)
     rows = []
     for record in view.finalists:
         score = record.score("test")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ MAX_STRIPS = 12
 MARKS: dict[str, dict[str, Any]] = {
     "chosen (knee)": {"marker": "*", "color": ACCENT, "s": 190},
     "plain model": {"marker": "s", "color": INK, "s": 52},
+    "missed a limit": {"marker": "X", "color": WARN, "s": 52},
     "uniform": {"marker": "D", "fc": "white", "ec": UNIFORM, "s": 36},
     "front": {"marker": "o", "color": ACCENT, "s": 44},
     "other trials": {"marker": "o", "fc": "white", "ec": OTHER, "s": 26},
@@ -32,23 +35,36 @@ MARKS: dict[str, dict[str, Any]] = {
 
 
 def draw_front(view: StudyView, path: Path) -> Path:
-    """Draw validation score against the study's first cost: every trial, the front and its marks."""
-    figure, axes = _figure(8.0, 4.6)
+    """Draw score against the study's first cost: every trial as searched and, once trained, the finalists beside."""
+    tested = any(r.score("test") for r in view.finalists)
+    figure, panels = _figure(10.5 if tested else 7.5, 4.6, 1 + tested)
     costs, score = cost_axes(view), score_axis(view)
     if not costs:
-        axes.text(0.5, 0.5, "no trial has a cost yet", ha="center", transform=axes.transAxes, color=SOFT)
+        panels[0].text(0.5, 0.5, "no trial has a cost yet", ha="center", transform=panels[0].transAxes, color=SOFT)
         return _save(figure, path)
-    cost = costs[0]
+    _panel(panels[0], view, view.records, costs[0], score)
+    panels[0].set_title("as searched", fontsize=10, color=SOFT)
+    if tested:
+        _panel(panels[1], view, view.finalists, costs[0], replace(score, column="test_score", limit=None))
+        panels[1].set_title("finalists, after final training", fontsize=10, color=SOFT)
+    handles = {text: h for p in panels for h, text in zip(*p.get_legend_handles_labels(), strict=True)}
+    shown = [kind for kind in MARKS if kind in handles]
+    figure.legend(
+        [handles[k] for k in shown], shown, loc="outside upper center", ncols=len(shown), frameon=False, fontsize=9
+    )
+    return _save(figure, path)
+
+
+def _panel(axes: Axes, view: StudyView, records: Sequence[Record], cost: Axis, score: Axis) -> None:
+    """One picture of a score against a cost."""
     for order, (kind, style) in enumerate(MARKS.items()):
-        points = _points([r for r in view.records if _kind(view, r) == kind], cost, score)
+        points = _points([r for r in records if _kind(view, r) == kind], cost, score)
         if points:
             axes.scatter(*zip(*points, strict=True), label=kind, linewidths=1.2, zorder=9 - order, **style)
-    _steps(axes, view, cost, score)
+    _steps(axes, [r for r in records if r.digest in view.front and r.digest not in view.missed], cost, score)
     _limits(axes, cost, score)
     axes.set_xlabel(_title(cost))
-    axes.set_ylabel(f"validation {_title(score)}")
-    axes.legend(frameon=False, fontsize=9, loc="lower right", labelcolor=INK)
-    return _save(figure, path)
+    axes.set_ylabel(f"{'test' if score.column == 'test_score' else 'validation'} {_title(score)}")
 
 
 def draw_layers(view: StudyView, path: Path) -> Path:
@@ -57,7 +73,7 @@ def draw_layers(view: StudyView, path: Path) -> Path:
 
     sites = [s["path"] for s in view.anatomy.get("sites", ())]
     rows = _strip_rows(view)
-    figure, axes = _figure(9.0, 1.2 + 0.42 * max(len(rows), 1))
+    figure, (axes,) = _figure(9.0, 1.2 + 0.42 * max(len(rows), 1))
     colours = choice_colours({"keep"} | {t for r in rows for t in r.sites.values()})
     axes.grid(visible=False)
     score = score_axis(view)
@@ -88,6 +104,8 @@ def _kind(view: StudyView, record: Record) -> str:
         return "plain model"
     if record.digest == view.chosen:
         return "chosen (knee)"
+    if record.digest in view.missed:
+        return "missed a limit"
     if record.origin == "uniform":
         return "uniform"
     if record.digest in view.front:
@@ -105,17 +123,16 @@ def _strip_rows(view: StudyView) -> list[Record]:
     return [r for r in found if r]
 
 
-def _points(records: list[Record], cost: Axis, score: Axis) -> list[tuple[float, float]]:
+def _points(records: Sequence[Record], cost: Axis, score: Axis) -> list[tuple[float, float]]:
     (cost_factor, _), (score_factor, _) = cost.scale, score.scale
-    pairs = [(number(r, cost.column), number(r, "score")) for r in records]
+    pairs = [(number(r, cost.column), number(r, score.column)) for r in records]
     return [(x * cost_factor, y * score_factor) for x, y in pairs if x is not None and y is not None]
 
 
-def _steps(axes: Axes, view: StudyView, cost: Axis, score: Axis) -> None:
+def _steps(axes: Axes, front: Sequence[Record], cost: Axis, score: Axis) -> None:
     """The front's staircase on these two axes."""
     sign = 1 if score.maximize else -1
     stairs: list[tuple[float, float]] = []
-    front = [r for r in view.records if r.digest in set(view.front)]
     for x, y in sorted(_points(front, cost, score), key=lambda p: (p[0], -sign * p[1])):
         if not stairs or sign * y > sign * stairs[-1][1]:
             stairs.append((x, y))
@@ -146,19 +163,20 @@ def _title(axis: Axis) -> str:
     return f"{axis.label} ({unit})" if unit and unit != axis.label else axis.label
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
     figure = Figure((width, height), dpi=150, layout="constrained", facecolor="white")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(RULE)
-    axes.tick_params(colors=SOFT, labelsize=9, length=0)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-    axes.grid(color=RULE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    return figure, axes
+    drawn: list[Axes] = list(figure.subplots(1, panels, squeeze=False)[0])
+    for axes in drawn:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(RULE)
+        axes.tick_params(colors=SOFT, labelsize=9, length=0)
+        axes.xaxis.label.set_color(INK)
+        axes.yaxis.label.set_color(INK)
+        axes.grid(color=RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+    return figure, drawn
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,17 +43,20 @@ class ResultPage:
     tables: Sequence[ResultTable]
     seed: int = 0
     notes: Sequence[str] = ()
-    pictures: Sequence[str] = ()
-    """Files beside the page to show in it."""
+    pictures: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
+    """Pictures beside the page by file name, each with the function that draws it."""
     date: str = field(default_factory=lambda: datetime.now(UTC).date().isoformat())
 
 
 def write_page(page: ResultPage, directory: Path) -> list[Path]:
-    """Write NAME.md, NAME.meta.json and a CSV a table (NAME.csv, NAME_2.csv, …); returns their paths."""
+    """Write NAME.md, NAME.meta.json, its pictures and a CSV a table (NAME.csv, NAME_2.csv, …); returns their paths."""
     paths = []
     for number, table in enumerate(page.tables, 1):
         paths.append(directory / (f"{page.name}.csv" if number == 1 else f"{page.name}_{number}.csv"))
         write_text(paths[-1], _csv(table))
+    for name, draw in page.pictures.items():
+        draw(directory / name)
+        paths.append(directory / name)
     meta = {key: getattr(page, key) for key in META_KEYS if key != "versions"} | {"versions": versions()}
     for suffix, text in (
         (".md", _markdown(page)),

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from ghostsearch.records import Record, StudyView
 from ghostsearch.report.outcome import (
     breaches,
-    cost_axes,
     find_record,
     metric_name,
     number,
     plain_record,
     ratio_to_plain,
+    table_axes,
 )
 from ghostsearch.report.units import score_text, share_text
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 def front_rows(view: StudyView) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the front, plain first: digest, scores, costs with their share of plain, remark."""
     plain, metric = plain_record(view), metric_name(view)
-    wanted = {"macs", "params", *(o.name for o in view.objectives)}
-    axes = [a for a in cost_axes(view) if a.column in wanted or a.column.startswith("latency_s[")]
+    axes = table_axes(view)
     tested = any(r.score("test") for r in view.finalists)
     header = ["model", f"validation {metric}", *([f"test {metric}"] if tested else [])]
     header += [*(axis.label for axis in axes), "remark"]

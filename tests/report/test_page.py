@@ -10,8 +10,10 @@ import pytest
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Score, StudyView
+from ghostsearch.report.compact import ComparedModel, Published, write_compact
 from ghostsearch.report.comparison import different_settings, figure_rows, write_comparison
 from ghostsearch.report.content import MAX_MODELS_BYTES, page_content
+from ghostsearch.report.layer_times import layer_times
 from ghostsearch.report.links import model_links, study_links
 from ghostsearch.report.outcome import cost_axes
 from ghostsearch.report.page import render_page, write_report
@@ -102,6 +104,42 @@ def test_missed_limits_are_shown_as_missed(view: StudyView, tmp_path: Path) -> N
     html = render_page(view, tmp_path)
     row = html[html.index(f'<tr data-model="{view.missed[0]}">') :].partition("</tr>")[0]
     assert "missed</strong>: latency on onnxruntime:cpu" in row
+
+
+def test_layer_times_come_from_the_candidate_table(view: StudyView, tmp_path: Path) -> None:
+    import pandas as pd
+
+    rows = [
+        {"site": "a", "choice": "keep", "latency_s": 2e-3, "plain_s": 2e-3},
+        {"site": "a", "choice": "ghost(ratio=2, kernel=3)", "latency_s": 1e-3, "plain_s": 2e-3},
+        {"site": "b", "choice": "keep", "latency_s": None, "plain_s": None},
+    ]
+    pd.DataFrame(rows).to_parquet(tmp_path / "candidates.parquet")
+    assert layer_times(tmp_path, "candidates.parquet") == [
+        {"site": "a", "plain": 2e-3, "choices": {"keep": 2e-3, "ghost(ratio=2, kernel=3)": 1e-3}}
+    ]
+    assert 'id="layer-plot"' in render_page(view.model_copy(update={"candidates": "candidates.parquet"}), tmp_path)
+    assert layer_times(tmp_path / "study", "../candidates.parquet") == []
+    pd.DataFrame([{"site": "a", "choice": "keep", "fit_error": 0.0}]).to_parquet(tmp_path / "untimed.parquet")
+    assert layer_times(tmp_path, "untimed.parquet") == []
+    (tmp_path / "broken.parquet").write_text("no table")
+    with pytest.raises(GhostsearchError, match="no candidate table"):
+        layer_times(tmp_path, "broken.parquet")
+
+
+def test_compact_networks_stand_on_the_page(view: StudyView, tmp_path: Path) -> None:
+    record = view.records[0]
+    shares = ({"kind": "conv 1x1", "params_share": 0.4, "macs_share": 0.6},)
+    stated = Published(accuracy=0.7, dataset="ImageNet-1K", source="torchvision IMAGENET1K_V1")
+    net = ComparedModel(
+        name=HOSTILE, size=32, cost=record.cost, latency=record.latencies[0], shares=shares, published=stated
+    )
+    assert 'id="compact"' not in render_page(view, tmp_path)
+    write_compact([net], tmp_path)
+    html = render_page(view, tmp_path)
+    assert "<img src=x" not in html
+    assert "not measured here" in html
+    assert data_of(html)["compact"][0]["values"]["macs"] == record.cost.macs
 
 
 def test_comparison_needs_two_studies_that_share_a_cost(view: StudyView, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ comparison.axes.forEach((axis, i) => axisX.append(element("option", { value: i }
 axisY.append(element("option", { value: "search" }, `validation ${comparison.score.label}, as searched`));
 if (comparison.studies.some((study) => study.models.some((model) => model.final))) {
   axisY.append(element("option", { value: "final" }, `test ${comparison.score.label}, after final training`));
+  axisY.value = "final";
 }
 
 const pointsOf = (study, axis, tested) => study.models.flatMap((model) => {

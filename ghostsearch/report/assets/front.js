@@ -8,6 +8,7 @@ study.axes.forEach((axis, i) => axisX.append(element("option", { value: i }, axi
 axisY.append(element("option", { value: "search" }, `validation ${study.score.label}, as searched`));
 if (study.models.some((model) => model.final)) {
   axisY.append(element("option", { value: "final" }, `test ${study.score.label}, after final training`));
+  axisY.value = "final";
 }
 
 // What a model is on the picture: the first kind that fits it.
@@ -33,7 +34,8 @@ const wrapped = (words, width = 58, lines = 3) => {
 // A uniform model's one choice, short enough to stand beside its mark.
 const uniformName = (model) => {
   const rows = sitesByChoice(model).filter((row) => row.text !== "keep");
-  return rows.length ? rows.map((row) => row.short).join(" ") : Object.values(model.groups)[0] || "";
+  const widths = [...new Set(Object.values(model.groups))].map((width) => width.replace(/width\((.*)\)/, "w$1"));
+  return [...rows.map((row) => row.short), ...widths].join(" ");
 };
 const hoverText = (model, axis, tested) => {
   const [value, share] = figures(model, tested).values[axis.key] || [];
@@ -82,7 +84,7 @@ const drawFront = () => {
   const axis = study.axes[Number(axisX.value)];
   const tested = axisY.value === "final";
   const points = pointsOf(axis, tested);
-  const steps = skyline(points.filter((p) => front.has(p.id)), study.score.maximize);
+  const steps = skyline(points.filter((p) => front.has(p.id) && !missed.has(p.id)), study.score.maximize);
   const traces = [{
     x: steps.map((p) => p.x), y: steps.map((p) => p.y), mode: "lines", hoverinfo: "skip", showlegend: false,
     line: { shape: study.score.maximize ? "hv" : "vh", color: colour("accent"), width: 1.5 },

@@ -60,6 +60,7 @@ onSelect(showDetail);
 onSelect(showBeside);
 startFront();
 startStrips();
+startLayerTimes();
 startCharts();
 startTrials();
 select(byId.has(study.chosen) ? study.chosen : (plain || study.models[0] || {}).id);

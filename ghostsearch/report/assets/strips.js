@@ -58,6 +58,7 @@ const startStrips = () => {
     return;
   }
   strips.style.setProperty("--strip-width", `${study.sites.length * 6}px`);
+  strips.style.setProperty("--strip-most", `${study.sites.length * 64}px`);
   const rows = study.models.filter((m) => kindOf(m) <= 4).sort((a, b) => (b.score - a.score) * (study.score.maximize ? 1 : -1));
   const shown = rows.slice(0, MAX_STRIPS);
   shown.forEach((model) => strips.append(stripRow(model)));

@@ -7,7 +7,7 @@ const COLUMNS = [
   { name: "state", of: (m) => m.state },
   { name: study.score.label, of: (m) => m.score, text: (m) => scoreText(m.score), number: true },
   { name: "rung (epochs)", of: (m) => m.rung, number: true },
-  ...study.axes.filter((a) => a.key !== "size_bytes").map((axis) => ({
+  ...study.axes.filter((axis) => axis.table).map((axis) => ({
     name: axis.label, number: true, of: (m) => (m.values[axis.key] || [])[0],
     text: (m) => `${costText(axis, (m.values[axis.key] || [])[0])}\u2002${shareText((m.values[axis.key] || [])[1])}`,
   })),
