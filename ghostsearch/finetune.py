@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ghostsearch.curves import draw_curves
 from ghostsearch.data import Data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 
 RECIPE = Recipe(lr=0.05, warmup=0.05)
-RESULT_FILE = "finetune.json"
+RESULT_FILE, CURVES_FILE = "finetune.json", "finetune.svg"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,14 @@ class FinetuneResult:
     devices: int
     precision: str
     history: tuple[Epoch, ...]
+
+    def __str__(self) -> str:
+        """One sentence for people."""
+        kept = f"epoch {self.best_epoch} of {self.epochs} kept" if self.best_epoch else "no epoch was better, start kept"
+        return (
+            f"validation {self.metric} {self.before:.4f} -> {self.validation:.4f} ({kept}), "
+            f"test {self.metric} {self.test:.4f}, {self.seconds:.0f} s on {self.device} ({self.precision})"
+        )
 
 
 def finetune(
@@ -127,7 +136,7 @@ def finetune_directory(
 ) -> FinetuneResult:
     """Fine-tune a model directory that ghostsearch wrote; the best weights and the record of it go to `out`.
 
-    `out` is a directory like the first one, with `finetune.json` and `checkpoints/` beside the model.
+    `out` is a directory like the first one, with `finetune.json`, `finetune.svg` and `checkpoints/` beside the model.
     Raises GhostsearchError for a bad directory, data or teacher, or when `out` is the directory itself.
     """
     from ghostsearch.data import load_data

@@ -34,9 +34,7 @@ class _Files:
     classes: tuple[str, ...]
 
 
-def read_folder(
-    root: Path, input_spec: InputSpec, seed: int, validation_list: Path | None = None
-) -> ImageSource:
+def read_folder(root: Path, input_spec: InputSpec, seed: int, validation_list: Path | None = None) -> ImageSource:
     """The images of a folder with every split made; nothing is decoded yet, but for the first image's colour.
 
     `train/`, `val/` and `test/` are respected. What is missing is cut from the training images, stratified,
@@ -97,9 +95,7 @@ def _read_classes(root: Path, folders: dict[str, Path]) -> _Files:
                 )
             found = _images_below(folder / name)
             if not found:
-                raise GhostsearchError(
-                    f"class folder {str(folder / name)!r} holds no image; add some or remove it"
-                )
+                raise GhostsearchError(f"class folder {str(folder / name)!r} holds no image; add some or remove it")
             parts[split].extend(range(len(names), len(names) + len(found)))
             names.extend(os.path.relpath(path, root) for path in found)
             labels.extend([number[name]] * len(found))
@@ -109,9 +105,7 @@ def _read_classes(root: Path, folders: dict[str, Path]) -> _Files:
 def _unlabelled(root: Path, folder: Path) -> _Files:
     found = _images_below(folder)
     if not found:
-        raise GhostsearchError(
-            f"folder {str(folder)!r} holds no image; it wants one sub-folder of images a class"
-        )
+        raise GhostsearchError(f"folder {str(folder)!r} holds no image; it wants one sub-folder of images a class")
     names = tuple(os.path.relpath(path, root) for path in found)
     return _Files(names, (0,) * len(names), {"train": list(range(len(names)))}, ())
 
@@ -132,9 +126,7 @@ def _images_below(folder: Path) -> list[str]:
     return found
 
 
-def _complete(
-    files: _Files, seed: int, validation_list: Path | None
-) -> tuple[dict[str, list[int]], tuple[str, ...]]:
+def _complete(files: _Files, seed: int, validation_list: Path | None) -> tuple[dict[str, list[int]], tuple[str, ...]]:
     """All three splits: those that folders or the list give, the rest cut from the training images."""
     parts, notes = dict(files.parts), []
     if validation_list is not None:
@@ -167,9 +159,7 @@ def _read_list(file: Path, files: _Files, train: Sequence[int]) -> set[int]:
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
         what = (
-            f"{len(unknown)} of {len(wanted)} are no training images, first {unknown[0]!r}"
-            if unknown
-            else "is empty"
+            f"{len(unknown)} of {len(wanted)} are no training images, first {unknown[0]!r}" if unknown else "is empty"
         )
         raise GhostsearchError(f"{file}: {what}; write one path a line, relative to the image folder")
     return {known[name] for name in wanted}

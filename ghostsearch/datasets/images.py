@@ -60,11 +60,12 @@ def fit(image: Image, input_spec: InputSpec) -> np.ndarray:
     size, side = input_spec.size, resized_side(input_spec.size)
     image = with_channels(image, input_spec.channels)
     if image.size != (side, side):
-        scale = side / min(image.size)
-        shape = (max(side, round(image.width * scale)), max(side, round(image.height * scale)))
-        image = image.resize(shape, Image.Resampling.BILINEAR, reducing_gap=3.0)
+        # Truncation here, rounding below: pixel for pixel what torchvision's Resize and CenterCrop do.
+        short = min(image.size)
+        shape = (side * image.width // short, side * image.height // short)
+        image = image.resize(shape, Image.Resampling.BILINEAR)
     if image.size != (size, size):
-        left, top = (image.width - size) // 2, (image.height - size) // 2
+        left, top = round((image.width - size) / 2), round((image.height - size) / 2)
         image = image.crop((left, top, left + size, top + size))
     array = np.asarray(image, dtype=np.uint8)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)

@@ -17,9 +17,7 @@ def held_out_count(images: int) -> int:
     return max(1, round(images * (0.2 if images < SMALL_SET else 0.1)))
 
 
-def stratified_split(
-    labels: Sequence[int], count: int, seed: int, *, keep: int = 1
-) -> tuple[list[int], list[int]]:
+def stratified_split(labels: Sequence[int], count: int, seed: int, *, keep: int = 1) -> tuple[list[int], list[int]]:
     """Positions in `labels` that stay and the `count` positions taken out, both ascending.
 
     Every class gives its proportional share (largest remainder) but keeps at least `keep` images; a class

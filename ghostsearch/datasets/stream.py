@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 class StreamSet(Dataset[tuple[Tensor, Tensor]]):
     """Images decoded when asked for, given out as normalised float batches; `x: (N, C, H, W)`."""
 
-    def __init__(
-        self, source: ImageSource, positions: Sequence[int], input_spec: InputSpec, *, augment: bool
-    ) -> None:
+    def __init__(self, source: ImageSource, positions: Sequence[int], input_spec: InputSpec, *, augment: bool) -> None:
         self.source, self.positions, self.input_spec, self.augment = source, positions, input_spec, augment
         self._random_crop = _random_crop(input_spec, source.flips) if augment else None
         self._mean = torch.tensor(input_spec.mean).view(1, -1, 1, 1)
@@ -72,9 +70,7 @@ def _random_crop(input_spec: InputSpec, flips: bool) -> Callable[[Any], Tensor]:
     return v2.Compose([*steps, v2.PILToTensor()])
 
 
-def find_unreadable(
-    source: ImageSource, progress: Callable[[int, int, str], None] | None = None
-) -> dict[int, str]:
+def find_unreadable(source: ImageSource, progress: Callable[[int, int, str], None] | None = None) -> dict[int, str]:
     """Positions of images whose header does not even parse; a full decode of a large set would take hours."""
     broken = {}
     for i in range(len(source.names)):
