@@ -38,17 +38,11 @@ def compare_models(
     """
     if len(set(names)) != len(names) or not names:
         raise GhostsearchError(f"compare takes different models, at least one; got {', '.join(names) or 'none'}")
-    loaded = [find_model(name, size) for name in names]
-    shape = loaded[0].input
-    for name, model in zip(names, loaded, strict=True):
-        if model.input.channels != shape.channels:
-            theirs = f"{names[0]} {shape.channels}"
-            raise GhostsearchError(
-                f"{name} takes {model.input.channels} channels, {theirs}; compare models of one kind of image"
-            )
+    loaded = {name: find_model(name, size) for name in names}
+    shape = loaded[names[0]].input
     example = example_input(shape)
-    modules: dict[str, nn.Module] = {n: m.module.eval() for n, m in zip(names, loaded, strict=True)}
-    _check_forward(modules, example)
+    _check_inputs(loaded, example)
+    modules: dict[str, nn.Module] = {name: model.module.eval() for name, model in loaded.items()}
     latencies = measure_latency(
         modules, example, device=device, plain=modules[names[0]], threads=threads, batch=batch,
         time_limit_s=time_limit_s, seed=seed, progress=progress,
@@ -62,7 +56,7 @@ def compare_models(
             shares=tuple(dict(row) for row in shares_by_kind(modules[name], example)),
             published=published_accuracy(model),
         )
-        for name, model in zip(names, loaded, strict=True)
+        for name, model in loaded.items()
     ]
 
 
@@ -91,11 +85,17 @@ def _model_directory(folder: Path) -> Path:
     return folder / "models" / chosen
 
 
-def _check_forward(modules: dict[str, nn.Module], example: torch.Tensor) -> None:
-    for name, module in modules.items():
+def _check_inputs(loaded: dict[str, LoadedModel], example: torch.Tensor) -> None:
+    """Raise GhostsearchError when a model cannot take the first one's images, x: (1, C, H, W)."""
+    for name, model in loaded.items():
+        if model.input.channels != example.shape[1]:
+            raise GhostsearchError(
+                f"{name} takes {model.input.channels} channels, the first model {example.shape[1]}; "
+                "compare models of one kind of image"
+            )
         try:
             with torch.no_grad():
-                module(example)
+                model.module.eval()(example)
         # A foreign forward may raise anything; its own words say what.
         except Exception as error:
             shown = " ".join(f"{type(error).__name__}: {error}".split())[:160]

@@ -17,7 +17,8 @@ def measured(view: StudyView) -> list[tuple[str, str]]:
     sample = next((r for r in view.records if r.scores), None)
     if sample and (score := sample.score()):
         rows.append(("search score", f"{score.metric} on {score.images} {score.split} images, seed {score.seed}"))
-    final = next((s for r in view.finalists if (s := r.score("test"))), None)
+    # The plain model may have had no further epoch, so the longest trained finalist speaks for all.
+    final = max((s for r in view.finalists if (s := r.score("test"))), key=lambda s: s.epochs, default=None)
     if final:
         rows.append(
             (
