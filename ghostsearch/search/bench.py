@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -28,6 +28,9 @@ from ghostsearch.search.ledger import objective_value
 from ghostsearch.space import Anatomy, Architecture, SearchSpace
 from ghostsearch.tasks import Task, load_task
 from ghostsearch.train import evaluate, train
+
+if TYPE_CHECKING:
+    from ghostsearch.measure.table import LatencyTable
 
 Progress = Callable[[int, int, str], None]
 COST_COLUMNS = {"macs": "macs", "params": "params", "memory": "peak_memory_bytes"}
@@ -89,11 +92,32 @@ class Bench:
 
     def convert(self, architecture: Architecture, progress: Progress | None = None) -> nn.Module:
         """The model of an architecture with inherited weights: closed form, or copies where no images are given."""
+        return self._convert(architecture, self.calibration, self.config.distill_steps, progress)
+
+    def convert_quickly(self, architecture: Architecture) -> nn.Module:
+        """The same from the first batch of calibration images and without distilling: for the candidate table."""
+        return self._convert(architecture, self.calibration[:1] if self.calibration else None, 0, None)
+
+    def _convert(
+        self, architecture: Architecture, calibration: list[Tensor] | None, steps: int, progress: Progress | None
+    ) -> nn.Module:
         return convert(
-            self.plain.module, architecture, example=self.example, anatomy=self.anatomy,
-            calibration=self.calibration, width_multiple=self.space.width_multiple,
-            distill_steps=self.config.distill_steps, seed=self.config.seed, progress=progress,
+            self.plain.module, architecture, example=self.example, anatomy=self.anatomy, calibration=calibration,
+            width_multiple=self.space.width_multiple, distill_steps=steps, seed=self.config.seed, progress=progress,
         )  # fmt: skip
+
+    def latency_tables(self, progress: Progress | None = None) -> dict[str, LatencyTable]:
+        """Each device's latency table of this model and space; cells timed before are taken from the user's cache."""
+        from ghostsearch.measure.table import Setting, profile
+
+        config, tables = self.config, {}
+        for device in config.device:
+            setting = Setting.of(device, threads=config.threads, batch=config.batch, precision=config.precision)
+            tables[device] = profile(
+                self.plain.module, self.example, self.anatomy, self.space, setting, cell_s=config.cell_time_limit,
+                seed=config.seed, progress=progress,
+            )  # fmt: skip
+        return tables
 
     def cost(self, architecture: Architecture) -> Cost:
         """Exact params, MACs and bytes of an architecture by formula; peak memory needs the built model."""
@@ -191,7 +215,8 @@ def check_budget(bench: Bench) -> None:
         if least > limit.absolute(plain):
             share = -(-least * 1000 // plain) / 10
             raise GhostsearchError(
-                f"max_{limit.axis}: no architecture of this space has at most {limit.absolute(plain):.4g} {limit.axis}; "
+                f"max_{limit.axis}: no architecture of this space has at most {limit.absolute(plain):.4g} "
+                f"{limit.axis}; "
                 f"the nearest feasible limit is {least} ({share:g}%)"
             )
 

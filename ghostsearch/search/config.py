@@ -73,9 +73,7 @@ class RunConfig(BaseModel):
     sampler: Literal["tpe", "nsga2", "gp", "random"] = _option(
         "tpe", SPACE, "Optuna's sampler: tpe, nsga2, gp or random."
     )
-    solver: bool = _option(
-        False, SPACE, "Build the candidate table first and start from the integer program's answers."
-    )
+    solver: bool = _option(True, SPACE, "Build the candidate table first and start from the integer program's answers.")
 
     max_latency: str | None = _option(None, BUDGET, "Latency limit, absolute (12ms) or of the plain model (60%).")
     max_macs: str | None = _option(None, BUDGET, "MACs limit, absolute (300M) or of the plain model (50%).")
@@ -107,6 +105,9 @@ class RunConfig(BaseModel):
     batch: int = _option(1, MACHINE, "Images a forward when measuring.", ge=1)
     precision: str = _option("float32", MACHINE, "float32, or float16/bfloat16 where the device has it.")
     time_limit: float = _option(2.0, MACHINE, "Seconds of timing a trial and device, at most.", gt=0)
+    cell_time_limit: float = _option(
+        0.1, MACHINE, "Seconds of timing a layer under one choice for the latency table, at most.", gt=0
+    )
     final_time_limit: float = _option(20.0, MACHINE, "Seconds of timing all finalists on a device, at most.", gt=0)
     out: str = _option("ghostsearch-run", MACHINE, "Study directory; the same command goes on with what is there.")
     seed: int = _option(0, MACHINE, "Seed of everything random.", ge=0)
@@ -151,6 +152,7 @@ FREE = frozenset(
         "finalists",
         "final_epochs",
         "final_time_limit",
+        "cell_time_limit",
         "max_latency",
         "max_macs",
         "max_params",

@@ -13,7 +13,7 @@ from ghostsearch.search.bench import Bench, latencies, open_bench, train_baselin
 from ghostsearch.search.config import RunConfig
 from ghostsearch.search.final import final_front, forget_dominated, keep_trial, run_final, trial_front
 from ghostsearch.search.ledger import Ledger, Proposal, sqlite_url
-from ghostsearch.search.seeds import uniform_seeds
+from ghostsearch.search.seeds import solver_seeds, uniform_seeds
 from ghostsearch.search.trial import Draft, run_trial
 from ghostsearch.search.view import (
     DATABASE,
@@ -57,6 +57,8 @@ def search(config: RunConfig, *, progress: Progress | None = None) -> StudyView:
     )
     ledger.recover()
     ledger.enqueue(uniform_seeds(bench.space))
+    if config.solver:
+        ledger.enqueue(solver_seeds(bench, folder, progress))
     with interruptible() as interrupted:
         _explore(bench, ledger, folder, interrupted, progress)
         records = ledger.records()

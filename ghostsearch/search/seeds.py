@@ -1,8 +1,24 @@
-"""The architectures every study starts from: the plain model, the uniform ghosts and the uniform widths."""
+"""The architectures every study starts from: the plain model, the uniform ones, and the integer program's answers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ghostsearch.search.bench import Bench
+from ghostsearch.search.candidates import add_latencies, build_candidates, losses_of
+from ghostsearch.search.interactions import decompose
+from ghostsearch.search.solver import Problem, solve_budgets
 from ghostsearch.space import Architecture, SearchSpace
+
+if TYPE_CHECKING:
+    from ghostsearch.measure.table import LatencyTable
+
+Progress = Callable[[int, int, str], None]
+BUDGETS, DIVERSE = 20, 3
 
 
 def uniform_seeds(space: SearchSpace) -> list[tuple[Architecture, str]]:
@@ -19,3 +35,53 @@ def uniform_seeds(space: SearchSpace) -> list[tuple[Architecture, str]]:
             both = Architecture(space.uniform(choice).sites, space.uniform(width).groups)
             seeds.append((both, "uniform"))
     return list({a.digest: (a, origin) for a, origin in reversed(seeds)}.values())[::-1]
+
+
+def solver_seeds(bench: Bench, folder: Path, progress: Progress | None = None) -> list[tuple[Architecture, str]]:
+    """The integer program's answers for many budgets, at most half of the trials that the uniform ones leave.
+
+    Builds the candidate table in the study's folder where it is not there yet. Budgets are spread over MACs and, where
+    latency is an objective, over the first device's latency, in turns.
+    """
+    problem = candidate_problem(bench, folder, progress)
+    limits = {o.name: o.limit for o in bench.objectives if o.limit is not None and o.name in problem.names}
+    axes = [name for name in ("macs", *(n for n in problem.names if n.startswith("latency"))) if name in problem.names]
+    found = [
+        solve_budgets(problem, axis, limits, budgets=BUDGETS // len(axes[:2]), diverse=DIVERSE) for axis in axes[:2]
+    ]
+    codes = dict.fromkeys(code for turn in _in_turns(found) for code in turn)
+    room = max(1, (bench.config.trials - len(uniform_seeds(bench.space))) // 2)
+    return [(decode(bench.space, code), "solver") for code in list(codes)[:room]]
+
+
+def candidate_problem(bench: Bench, folder: Path, progress: Progress | None = None) -> Problem:
+    """The integer program's data: the table's losses, exact params and MACs, predicted latencies in seconds."""
+    table = build_candidates(bench, folder, progress)
+    latencies: dict[str, LatencyTable] = {}
+    if any(o.name.startswith("latency_s[") for o in bench.objectives):
+        latencies = bench.latency_tables(progress)
+        table = add_latencies(bench, table, latencies, folder)
+    plain_s = {x.device: x.median_s for x in bench.plain_latencies}
+
+    def predict(codes: np.ndarray) -> np.ndarray:
+        params, macs, _ = bench.table.predict_codes(bench.space, codes)
+        return np.stack([params, macs, *(t.predict_ratios(codes) * plain_s[d] for d, t in latencies.items())])
+
+    losses = losses_of(table, bench.space)
+    names = ("params", "macs", *(f"latency_s[{device}]" for device in latencies))
+    return Problem(losses, decompose(predict, [len(x) for x in losses]), names)
+
+
+def decode(space: SearchSpace, code: Sequence[int]) -> Architecture:
+    """The architecture of choice numbers, sites first, in the space's order."""
+    sites, groups = list(space.sites.items()), list(space.groups.items())
+    return Architecture.of(_chosen(sites, code[: len(sites)]), _chosen(groups, code[len(sites) :]))
+
+
+def _chosen(options: Sequence[tuple[str, tuple[str, ...]]], code: Sequence[int]) -> Mapping[str, str]:
+    return {name: texts[i] for (name, texts), i in zip(options, code, strict=True)}
+
+
+def _in_turns(lists: Sequence[Sequence[tuple[int, ...]]]) -> list[list[tuple[int, ...]]]:
+    """First of each, second of each, …"""
+    return [[x[i] for x in lists if i < len(x)] for i in range(max(map(len, lists), default=0))]

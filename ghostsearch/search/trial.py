@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from ghostsearch.choices import KEEP
+from ghostsearch.failures import failure_reason, release_memory
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.pareto import best_first
 from ghostsearch.records import Cost, Latency, Objective, Record, Score
@@ -54,7 +55,8 @@ def run_trial(
     try:
         return _run(bench, draft, finished, progress)
     except Exception as error:  # noqa: BLE001 - a trial that fails is a recorded trial, not a dead study
-        return draft.record("failed", reason_of(error)), None
+        release_memory()
+        return draft.record("failed", failure_reason(error)), None
 
 
 def _run(
@@ -110,9 +112,3 @@ def at_rung(record: Record, rung: float) -> Record | None:
     """The record as it stood at a rung; None when it did not get there."""
     until = tuple(s for s in record.scores if s.split == "validation" and s.epochs <= rung)
     return record.model_copy(update={"scores": until}) if until and until[-1].epochs == rung else None
-
-
-def reason_of(error: Exception) -> str:
-    """Why a trial failed, in one line: the error's type and the first line of its message."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__

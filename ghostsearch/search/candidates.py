@@ -1,0 +1,183 @@
+"""The candidate table: every site × choice and group × width, alone, with inherited weights; damage, cost, latency."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.files import atomic_path
+from ghostsearch.search.bench import Bench
+from ghostsearch.space import Architecture, SearchSpace
+from ghostsearch.tasks import main_output, score_value
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ghostsearch.measure.table import LatencyTable
+
+Progress = Callable[[int, int, str], None]
+FILE = "candidates.parquet"
+PROBE_IMAGES = 1024
+"""Images of the selection split that a candidate is judged on."""
+SAVE_EVERY = 8
+COLUMNS = {
+    "kind": "site or group",
+    "name": "the site's path or the group's name",
+    "choice": "what it alone becomes",
+    "output_error": "squared error of the model's output over the plain output's variance, selection split",
+    "divergence": "the task's distillation loss from the plain model, selection split; the solver adds these up",
+    "loss_change": "the task's loss less the plain model's, selection split",
+    "score_change": "the task's score less the plain model's, selection split",
+    "macs": "multiply-adds on one image of the model with this one change",
+    "params": "parameters of the model with this one change",
+}
+"""Columns of candidates.parquet; each device adds `latency_ratio[DEVICE]`, predicted, over the plain model."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How far a model is from the plain one on the probe images."""
+
+    output_error: float
+    divergence: float
+    loss: float
+    score: float
+
+
+class Probe:
+    """Images of the selection split with the plain model's outputs on them, computed once."""
+
+    def __init__(self, bench: Bench, images: int = PROBE_IMAGES) -> None:
+        self.task = bench.task
+        self.batches: list[tuple[Any, Any]] = []
+        held = 0
+        for inputs, target in bench.data.validation:
+            self.batches.append((inputs, target))
+            held += len(target)
+            if held >= images:
+                break
+        self.outputs = self._outputs(bench.plain.module)
+        self.plain = self._judge(self.outputs)
+
+    def judge(self, model: nn.Module) -> Judgement:
+        """The model's outputs against the plain model's and the targets."""
+        return self._judge(self._outputs(model))
+
+    def _outputs(self, model: nn.Module) -> list[Any]:
+        model.eval()
+        with torch.inference_mode():
+            return [self.task.forward(model, inputs, target) for inputs, target in self.batches]
+
+    def _judge(self, outputs: list[Any]) -> Judgement:
+        meter, divergence, loss, images = self.task.meter(), 0.0, 0.0, 0
+        error, power = 0.0, 0.0
+        with torch.inference_mode():
+            for (_, target), output, plain in zip(self.batches, outputs, self.outputs, strict=True):
+                meter.update(output, target)
+                divergence += float(self.task.distillation_loss(output, plain)) * len(target)
+                loss += float(self.task.loss(output, target)) * len(target)
+                images += len(target)
+                ours, theirs = main_output(output), main_output(plain)
+                error += float((ours - theirs).square().sum())
+                power += float((theirs - theirs.mean(0)).square().sum())
+        return Judgement(error / max(power, 1e-30), divergence / images, loss / images, score_value(meter))
+
+
+def single_changes(space: SearchSpace) -> Iterator[tuple[str, str, str, Architecture]]:
+    """Kind, name, choice and architecture of every single change, sites first, in the space's order."""
+    for path, options in space.sites.items():
+        for text in options[1:]:
+            yield "site", path, text, Architecture.of({path: text})
+    for name, options in space.groups.items():
+        for text in options[1:]:
+            yield "group", name, text, Architecture.of({}, {name: text})
+
+
+def build_candidates(bench: Bench, folder: Path, progress: Progress | None = None) -> pd.DataFrame:
+    """Judge every single change of the space; rows already in the folder's table are not repeated.
+
+    The table is saved as it grows, so that a kill loses a few rows at most. Its latency columns are filled by
+    `add_latencies`.
+    """
+    import pandas as pd
+
+    changes = list(single_changes(bench.space))
+    rows: list[dict[str, Any]] = read_candidates(folder).to_dict("records") if (folder / FILE).exists() else []
+    known = {(r["kind"], r["name"], r["choice"]) for r in rows}
+    missing = [c for c in changes if c[:3] not in known]
+    if missing:
+        probe = Probe(bench)
+        for done, (kind, name, choice, architecture) in enumerate(missing, 1):
+            rows.append({"kind": kind, "name": name, "choice": choice, **_judged(bench, probe, architecture)})
+            if done % SAVE_EVERY == 0 or done == len(missing):
+                write_candidates(folder, pd.DataFrame(rows))
+            if progress:
+                total = len(changes)
+                progress(total - len(missing) + done, total, f"candidate table: {name} {choice}")
+    return read_candidates(folder)
+
+
+def _judged(bench: Bench, probe: Probe, architecture: Architecture) -> dict[str, float]:
+    cost = bench.cost(architecture)
+    found = probe.judge(bench.convert_quickly(architecture))
+    return {
+        "output_error": found.output_error,
+        "divergence": found.divergence,
+        "loss_change": found.loss - probe.plain.loss,
+        "score_change": found.score - probe.plain.score,
+        "macs": cost.macs,
+        "params": cost.params,
+    }
+
+
+def add_latencies(bench: Bench, table: pd.DataFrame, latencies: dict[str, LatencyTable], folder: Path) -> pd.DataFrame:
+    """Fill the predicted ratio to the plain model's latency for each device's latency table, and save."""
+    architectures = [architecture for *_, architecture in single_changes(bench.space)]
+    for device, predicted in latencies.items():
+        table[f"latency_ratio[{device}]"] = predicted.predict(architectures)
+    write_candidates(folder, table)
+    return table
+
+
+def read_candidates(folder: Path) -> pd.DataFrame:
+    """The table of a study directory; raises GhostsearchError when there is none or it cannot be read."""
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(folder / FILE)
+    except (OSError, ValueError) as error:
+        raise GhostsearchError(
+            f"{folder / FILE}: no candidate table can be read ({type(error).__name__}); "
+            f"'ghostsearch search --solver --out {folder}' builds it"
+        ) from None
+
+
+def write_candidates(folder: Path, table: pd.DataFrame) -> None:
+    """Save the table, whole or not at all."""
+    with atomic_path(folder / FILE) as path:
+        table.to_parquet(path, index=False)
+
+
+def losses_of(table: pd.DataFrame, space: SearchSpace, column: str = "divergence") -> list[Any]:
+    """Per site, then group, of the space the loss of each option; the plain one's is 0.
+
+    Raises GhostsearchError when the table lacks a choice of the space.
+    """
+    import numpy as np
+
+    known = {(r.kind, r.name, r.choice): getattr(r, column) for r in table.itertuples(index=False)}
+    losses = []
+    for kind, options_of in (("site", space.sites), ("group", space.groups)):
+        for name, options in options_of.items():
+            absent = [text for text in options[1:] if (kind, name, text) not in known]
+            if absent:
+                raise GhostsearchError(f"the candidate table has no {kind} {name!r} with {absent[0]!r}; build it again")
+            values = [0.0, *(known[kind, name, text] for text in options[1:])]
+            losses.append(np.nan_to_num(np.array(values), nan=1e6, posinf=1e6))
+    return losses
