@@ -6,18 +6,20 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import progress_bar, say, say_json
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.paper.options import PaperOptions
 
 
 def add_to(app: typer.Typer) -> None:
     """Register this file's commands."""
     app.command("train")(train)
-    app.command("paper")(paper)
+    app.command("paper", help=PAPER_HELP)(o.command_from(PaperOptions, paper, PAPER_FURTHER))
 
 
 def train(
@@ -58,43 +60,33 @@ def train(
     say(f"next: ghostsearch search {given}" + (f" --size {size}" if size else ""))
 
 
-def paper(
-    tables: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="formulas, toy, cheap, vgg16, cifar, resnet50, small-nets, training, ghostnet-search; default: all there is input for."
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Where the pages go.")] = Path("results"),
-    device: o.Device = "onnxruntime:cpu",
-    threads: o.Threads = 1,
-    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds of timing the small networks.")] = 60.0,
-    toy_model: Annotated[str, typer.Option(help="Network of the toy experiment.")] = "ghostsearch:resnet20",
-    toy_weights: Annotated[Path | None, typer.Option(help="Its trained weights; without them, no toy table.")] = None,
-    toy_layer: Annotated[str, typer.Option(help="Whose output maps are paired.")] = "layer1.0",
-    toy_image: Annotated[Path | None, typer.Option(help="A photograph; default: one that is shipped.")] = None,
-    data: Annotated[str | None, typer.Option(help="Images to train on; without them, no training table.")] = None,
-    train_model: Annotated[str, typer.Option(help="Network of the training table.")] = "ghostsearch:resnet20",
-    train_images: Annotated[int | None, typer.Option(min=1, help="Use only this many training images.")] = None,
-    epochs: Annotated[float, typer.Option(min=0.01, help="Epochs of the training table; the paper's take 400.")] = 3,
-    search_trials: Annotated[int, typer.Option(min=5, help="Networks that the search over GhostNet trains.")] = 16,
-    train_device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
-    seed: o.Seed = 0,
-    quiet: o.Quiet = False,
-) -> None:
-    """Make the GhostNet paper's tables: what it prints beside what is counted and measured here.
+PAPER_HELP = """Make the GhostNet paper's tables: what it prints beside what is counted and measured here.
 
-    Example: [bold]ghostsearch paper vgg16 small-nets --device onnxruntime:cpu --out results[/bold]
-    """
-    from ghostsearch.paper.options import PaperOptions
+Example: [bold]ghostsearch paper vgg16 small-nets --device onnxruntime:cpu --out results[/bold]
+"""
+
+PAPER_TABLES = (
+    "formulas, toy, cheap, vgg16, cifar, resnet50, small-nets, training, ghostnet-search; "
+    "default: all there is input for."
+)
+PAPER_FURTHER: dict[str, tuple[Any, Any]] = {
+    "tables": (Annotated[list[str] | None, typer.Argument(help=PAPER_TABLES)], None),
+    "out": (Annotated[Path, typer.Option(help="Where the pages go.")], Path("results")),
+    "quiet": (o.Quiet, False),
+}
+
+
+def paper(given: dict[str, Any], tables: list[str] | None, out: Path, quiet: bool) -> None:
+    """Write the tables that the options ask for."""
+    from pydantic import ValidationError
+
     from ghostsearch.paper.run import write_tables
 
-    options = PaperOptions(
-        device=device, threads=threads, time_limit_s=time_limit, toy_model=toy_model, toy_weights=toy_weights,
-        toy_layer=toy_layer, toy_image=toy_image, data=data, train_model=train_model, train_images=train_images,
-        epochs=epochs, search_trials=search_trials, train_device=train_device, seed=seed,
-        command=shlex.join(["ghostsearch", *sys.argv[1:]]),
-    )  # fmt: skip
+    try:
+        options = PaperOptions(**given, command=shlex.join(["ghostsearch", *sys.argv[1:]]))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise GhostsearchError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None
     with progress_bar(quiet) as progress:
         paths = write_tables(tables or [], out, options, progress=progress)
     say("wrote " + ", ".join(str(path) for path in paths))

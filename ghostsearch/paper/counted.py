@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 
 def ghosted(model: nn.Module, choice: Ghost, example: Tensor, *, include_first: bool, seed: int = 0) -> nn.Module:
-    """A copy with every convolution that may become a ghost made one, freshly initialised; the stem by `include_first`."""
+    """A copy with every convolution that may become a ghost made one, fresh; the stem only with `include_first`."""
     anatomy = find_sites(model, example, include_first=include_first, widths=False)
     network = copied(model)
     with torch.random.fork_rng(devices=[]):

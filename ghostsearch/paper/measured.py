@@ -32,7 +32,7 @@ def small_net_rows(options: PaperOptions, progress: Progress | None = None) -> t
     example = example_input(built[REFERENCE].input)
     latencies = measure_latency(
         {spec: loaded.module for spec, loaded in built.items()}, example, device=options.device,
-        plain=built[REFERENCE].module, threads=options.threads, time_limit_s=options.time_limit_s,
+        plain=built[REFERENCE].module, threads=options.threads, time_limit_s=options.time_limit,
         seed=options.seed, progress=progress,
     )  # fmt: skip
     rows = []

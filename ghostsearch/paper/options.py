@@ -1,32 +1,40 @@
-"""What the paper's tables may be told."""
+"""What the paper's tables may be told; the command line builds its options from these fields."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DATA_HELP = "Images to train on (folder:PATH, …); without them, no training table and no search over GhostNet."
 
 
-@dataclass(frozen=True)
-class PaperOptions:
+def _option(default: Any, text: str, **limits: Any) -> Any:
+    return Field(default, description=text, **limits)
+
+
+class PaperOptions(BaseModel):
     """Where to measure, which trained network to look into and how long to train."""
 
-    device: str = "onnxruntime:cpu"
-    threads: int = 1
-    time_limit_s: float = 60.0
-    """Of timing the small networks."""
-    toy_model: str = "ghostsearch:resnet20"
-    toy_weights: Path | None = None
-    """Trained weights of `toy_model`; without them there is no toy experiment, since random maps show nothing."""
-    toy_layer: str = "layer1.0"
-    """Whose output is looked at: the first residual block, as in the paper."""
-    toy_image: Path | None = None
-    """A photograph; default: the one that scikit-learn ships."""
-    data: str | None = None
-    """Images to train on; without them nothing is trained."""
-    train_model: str = "ghostsearch:resnet20"
-    train_images: int | None = None
-    epochs: float = 3
-    train_device: str = "auto"
-    seed: int = 0
-    command: str = "ghostsearch paper"
-    """The command line, for the pages."""
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device: str = _option("onnxruntime:cpu", "Where to measure; `ghostsearch devices` lists them.")
+    threads: int = _option(1, "Threads of the runtime when measuring.", ge=1)
+    time_limit: float = _option(60.0, "Seconds of timing a table's networks, at most.", gt=0)
+    toy_model: str = _option("ghostsearch:resnet20", "Network of the toy experiment.")
+    toy_weights: Path | None = _option(
+        None, "Its trained weights; without them no toy table: random maps show nothing."
+    )
+    toy_layer: str = _option("layer1.0", "Whose output maps are paired: the first residual block, as in the paper.")
+    toy_image: Path | None = _option(None, "A photograph; default: the one that scikit-learn ships.")
+    data: str | None = _option(None, DATA_HELP)
+    train_model: str = _option("ghostsearch:resnet20", "Network of the training table.")
+    train_images: int | None = _option(None, "Use only this many training images, stratified.", ge=1)
+    epochs: float = _option(3.0, "Epochs of a training; published figures take 200 to 400.", gt=0)
+    search_trials: int = _option(16, "Networks that the search over GhostNet trains, four uniform ones included.", ge=5)
+    train_device: str = _option("auto", "Where to train: cpu, cuda, cuda:1 or auto.")
+    seed: int = _option(0, "Seed of everything random.", ge=0)
+    command: str = Field(
+        "ghostsearch paper", description="The command line, for the pages.", json_schema_extra={"cli": False}
+    )

@@ -43,6 +43,7 @@ def test_block_output_is_what_the_block_gives():
         (["vgg19"], {}, "nearest: vgg16"),
         (["toy"], {}, "give --toy-weights"),
         (["training"], {}, "give --data"),
+        (["ghostnet-search"], {}, "give --data"),
         (["toy"], {"toy_layer": "nowhere"}, "no module 'nowhere'"),
         (["toy"], {"toy_layer": "layer3.0"}, "too small"),
     ],
@@ -66,4 +67,14 @@ def test_training_table_on_digits(tmp_path):
 
 def test_every_table_is_documented():
     assert all(make.__doc__ for make in TABLES.values())
-    assert set(TABLES) == {"formulas", "toy", "cheap", "vgg16", "cifar", "resnet50", "small-nets", "training"}
+    assert set(TABLES) == {
+        "formulas",
+        "toy",
+        "cheap",
+        "vgg16",
+        "cifar",
+        "resnet50",
+        "small-nets",
+        "training",
+        "ghostnet-search",
+    }

@@ -37,6 +37,12 @@ def test_page_has_tables_and_how_it_was_made(tmp_path):
     assert pd.read_csv(tmp_path / "page.csv").loc[0, "params"] == 1234567
 
 
+def test_pictures_are_drawn_beside_the_page(tmp_path):
+    page = make_page(pictures={"front.svg": lambda path: path.write_text("<svg/>")})
+    assert tmp_path / "front.svg" in write_page(page, tmp_path)
+    assert "![front.svg](front.svg)" in (tmp_path / "page.md").read_text()
+
+
 def test_index_has_a_line_a_page(tmp_path):
     write_page(make_page("one"), tmp_path)
     write_page(make_page("two", figure="2.5×"), tmp_path)

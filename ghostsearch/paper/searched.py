@@ -1,0 +1,79 @@
+"""The search over GhostNet itself, as a table and a picture beside the uniform GhostNets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ghostsearch.data import load_data
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.files import atomic_path
+from ghostsearch.models.loading import CIFAR_INPUT
+from ghostsearch.paper.counted import Row
+from ghostsearch.paper.options import PaperOptions
+from ghostsearch.search.ghostnet_study import Candidate, search_ghostnet
+
+Progress = Callable[[int, int, str], None]
+
+
+def searched(options: PaperOptions, progress: Progress | None = None) -> list[Candidate]:
+    """Uniform and searched GhostNets at 32×32 under the short schedule; raises GhostsearchError without data."""
+    if options.data is None:
+        raise GhostsearchError("the search trains on images; give --data, such as folder:PATH")
+    data = load_data(options.data, input=CIFAR_INPUT, train_images=options.train_images, seed=options.seed)
+    return search_ghostnet(
+        data, CIFAR_INPUT, trials=options.search_trials, epochs=options.epochs, train_device=options.train_device,
+        device=options.device, threads=options.threads, time_limit_s=options.time_limit, seed=options.seed,
+        progress=progress,
+    )  # fmt: skip
+
+
+def search_rows(candidates: Sequence[Candidate]) -> list[Row]:
+    """A row a network, from few multiply-adds to many."""
+    return [
+        {
+            "network": c.name,
+            "on front": c.on_front,
+            "validation accuracy %": 100 * c.score,
+            "MACs": c.cost.macs,
+            "params": c.cost.params,
+            "latency ms": None if c.latency_s is None else 1e3 * c.latency_s,
+            "÷ GhostNet 1×": c.ratio,
+            "width": c.plan.width,
+            "ratios": _counts(c.plan.ratio),
+            "kernels": _counts(c.plan.kernel),
+            "expansions": _counts(c.plan.expansion),
+            "SE": sum(c.plan.squeeze),
+        }
+        for c in sorted(candidates, key=lambda c: c.cost.macs)
+    ]
+
+
+def _counts(values: Sequence[float]) -> str:
+    """How often each value stands in a list of sixteen, such as `2×9 3×4 4×3`."""
+    return " ".join(f"{value:g}: {count}" for value, count in sorted(Counter(values).items()))
+
+
+def draw_search(candidates: Sequence[Candidate], path: Path) -> Path:
+    """Draw accuracy against multiply-adds: uniform GhostNets joined by a line, searched ones, the front filled."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((6.4, 3.8), dpi=150, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    for uniform, colour, marker in ((True, "#b35900", "D"), (False, "#1f5fa8", "o")):
+        chosen = sorted((c for c in candidates if c.name.startswith("GhostNet") is uniform), key=lambda c: c.cost.macs)
+        xs, ys = [c.cost.macs / 1e6 for c in chosen], [100 * c.score for c in chosen]
+        faces = [colour if c.on_front else "none" for c in chosen]
+        name = "uniform GhostNet 0.5–1.3×" if uniform else "searched"
+        axes.scatter(xs, ys, marker=marker, facecolors=faces, edgecolors=colour, label=f"{name} (filled: front)")
+        if uniform:
+            axes.plot(xs, ys, color=colour, linewidth=0.8)
+    axes.set_xlabel("MACs (millions, 32×32)")
+    axes.set_ylabel("validation accuracy (%), short schedule")
+    axes.grid(color="#dce1e7", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, fontsize=9)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
+    return path

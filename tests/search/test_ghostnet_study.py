@@ -1,0 +1,34 @@
+import pytest
+
+from ghostsearch.data import load_data
+from ghostsearch.models.ghostnet_space import uniform_plans
+from ghostsearch.models.loading import InputSpec
+from ghostsearch.search.ghostnet_study import search_ghostnet
+
+
+@pytest.fixture(scope="module")
+def candidates():
+    spec = InputSpec(16)
+    data = load_data("digits", input=spec, batch=32, train_images=64)
+    return search_ghostnet(data, spec, trials=5, epochs=1, train_device="cpu", time_limit_s=0.5)
+
+
+def test_uniform_networks_come_first_then_searched_ones(candidates):
+    names = [c.name for c in candidates]
+    assert names[:4] == list(uniform_plans())
+    assert len(set(names)) == len(names) == 5
+    assert all(name.startswith("searched ") for name in names[4:])
+
+
+def test_front_is_not_dominated(candidates):
+    for a in candidates:
+        beaten = any(b.score >= a.score and b.cost.macs < a.cost.macs for b in candidates)
+        assert not (a.on_front and beaten)
+    assert any(c.on_front for c in candidates)
+
+
+def test_front_and_uniform_ones_are_timed(candidates):
+    for c in candidates:
+        timed = c.on_front or c.name in uniform_plans()
+        assert (c.latency_s is not None and c.latency_s > 0) is timed
+        assert (c.ratio is not None) is timed
