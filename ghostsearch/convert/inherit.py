@@ -1,14 +1,125 @@
-"""Inherits trained weights when a convolution becomes a block."""
+"""Inherits trained weights when a model is converted: copied, or fitted in closed form to calibration images."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.blocks.ghost import GhostConv, Wavelet
 from ghostsearch.blocks.lowrank import LowRankConv
+from ghostsearch.convert.fit_layer import FitSettings
+from ghostsearch.convert.fit_model import ModelFit
+from ghostsearch.convert.fit_width import fitted_channels
+from ghostsearch.convert.swap import swap_sites
+from ghostsearch.convert.width import set_widths, width_plan
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.space import Architecture
+from ghostsearch.tracing import call, copied
+
+Progress = Callable[[int, int, str], None]
+
+
+def fit_weights(
+    plain: nn.Module,
+    converted: nn.Module,
+    architecture: Architecture,
+    *,
+    example: Any,
+    calibration: Iterable[Any],
+    width_multiple: int = 8,
+    distill_steps: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+    settings: FitSettings | None = None,
+) -> nn.Module:
+    """A module of `converted`'s structure whose weights are fitted to the plain net's values on calibration images.
+
+    Which channels a width keeps is chosen by least squares too, so they may differ from `converted`'s. Layer after layer is
+    fitted on the converted net's own inputs towards the plain net's values (asymmetric reconstruction, He et al. 2017,
+    section 3.2); no labels, no training. With `distill_steps`, that many steps of label-free distillation follow.
+    Raises GhostsearchError when there are no images.
+    """
+    batches = [b.detach().cpu().float() if isinstance(b, Tensor) else b for b in image_batches(calibration)]
+    if not batches:
+        raise GhostsearchError("there are no calibration images; give at least one batch")
+    device = next(plain.parameters()).device
+    teacher = copied(plain).cpu().float().eval()
+    narrow = copied(teacher)
+    keep: dict[str, list[int]] = {}
+    if architecture.groups:
+        plan = width_plan(plain, example)
+        keep = fitted_channels(teacher, architecture.groups, plan, batches, width_multiple)
+        set_widths(narrow, keep, example, plan=plan)
+    student = copied(narrow)
+    for old, new in swap_sites(student, architecture.sites).values():
+        copy_weights(old, new)
+    channels = _channels(plain, keep, example) if keep else {}
+    ModelFit(teacher, narrow, student, batches, channels, settings or FitSettings()).run(architecture, progress)
+    if distill_steps:
+        from ghostsearch.convert.distill import distill_blocks
+
+        distill_blocks(teacher, student, batches, distill_steps, seed=seed, progress=progress)
+    dtype = next(plain.parameters()).dtype
+    return _like(student.to(device, dtype), converted)
+
+
+def _like(student: nn.Module, converted: nn.Module) -> nn.Module:
+    """The fitted module in the mode of the converted one, its parameters as frozen."""
+    for new, old in zip(student.modules(), converted.modules(), strict=True):
+        new.training = old.training
+        if hasattr(old, "inplace"):
+            new.inplace = old.inplace  # type: ignore[assignment]
+    for new_parameter, old_parameter in zip(student.parameters(), converted.parameters(), strict=True):
+        new_parameter.requires_grad_(old_parameter.requires_grad)
+    return student
+
+
+def _channels(plain: nn.Module, keep: dict[str, list[int]], example: Any) -> dict[str, Tensor]:
+    """Per layer that makes channels of a cut group, the plain layer's positions that stay."""
+    plan = width_plan(plain, example)
+    return {
+        edit.path: torch.tensor(edit.positions(kept))
+        for name, kept in keep.items()
+        for edit in plan.edits[name]
+        if edit.side == "out"
+    }
+
+
+def image_batches(loader: Iterable[Any]) -> Iterator[Any]:
+    """The images of each batch of a loader: the batch itself, or the first of (images, …)."""
+    for batch in loader:
+        listed = isinstance(batch, list | tuple) and len(batch) > 0
+        of_images = listed and isinstance(batch, list) and all(isinstance(x, Tensor) and x.dim() == 3 for x in batch)
+        yield batch[0] if listed and not of_images else batch
+
+
+def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any]) -> None:
+    """Set every BatchNorm's statistics, in place, to the mean over a loader's batches; momentum and modes stay.
+
+    loader: batches (N, C, H, W), or (images, …).
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    before = [(module, module.training) for module in model.modules()]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    place = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            for images in image_batches(loader):
+                call(model, images.to(place) if isinstance(images, Tensor) else images)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, training in before:
+            module.training = training
 
 
 def copy_weights(old: Any, new: nn.Module) -> None:
@@ -45,7 +156,9 @@ def _copy_ghost(old: Any, new: GhostConv) -> None:
     if new.cheap.bias is not None:
         new.cheap.bias.zero_()
         if old.bias is not None:
-            new.cheap.bias[: len(filters) - m] = old.bias[m:] - scale[: len(filters) - m] * old.bias[parents][: len(filters) - m]
+            new.cheap.bias[: len(filters) - m] = (
+                old.bias[m:] - scale[: len(filters) - m] * old.bias[parents][: len(filters) - m]
+            )
 
 
 def _copy_low_rank(old: Any, new: LowRankConv) -> None:

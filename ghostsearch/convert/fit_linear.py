@@ -1,0 +1,120 @@
+"""Least squares for one layer from streamed normal equations; memory does not grow with the number of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ghostsearch.blocks.conv import Conv
+
+PATCH_ELEMENTS = 2**23
+"""Numbers in one matrix of patches; larger batches are taken in parts."""
+
+
+def padded(x: Tensor, conv: Any) -> Tensor:
+    """The input as the convolution pads it."""
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    return F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
+
+
+def patches(x: Tensor, layer: Conv | nn.Linear) -> Tensor:
+    """What each output position reads: x (N, C, *spatial) -> (groups, C/groups · taps, N · positions)."""
+    if isinstance(layer, nn.Linear):
+        return x.flatten(0, -2).T.unsqueeze(0)
+    x = padded(x, layer)
+    sizes = [
+        (length - d * (k - 1) - 1) // s + 1
+        for length, k, s, d in zip(x.shape[2:], layer.kernel_size, layer.stride, layer.dilation, strict=True)
+    ]
+    taps = []
+    for offsets in product(*[range(k) for k in layer.kernel_size]):
+        spans = [
+            slice(o * d, o * d + s * (size - 1) + 1, s)
+            for o, d, s, size in zip(offsets, layer.dilation, layer.stride, sizes, strict=True)
+        ]
+        taps.append(x[(slice(None), slice(None), *spans)].flatten(2))
+    columns = torch.stack(taps, 2).permute(1, 2, 0, 3)
+    return columns.reshape(layer.groups, x.shape[1] // layer.groups * len(taps), -1)
+
+
+def parts(x: Tensor, layer: Conv | nn.Linear) -> Iterator[slice]:
+    """Slices of a batch whose patches stay below PATCH_ELEMENTS."""
+    taps = 1 if isinstance(layer, nn.Linear) else layer.weight[0, 0].numel()
+    images = max(1, PATCH_ELEMENTS // max(1, x[0].numel() * taps))
+    for start in range(0, len(x), images):
+        yield slice(start, start + images)
+
+
+def rows_of(t: Tensor, layer: Conv | nn.Linear) -> Tensor:
+    """Targets as a matrix: (N, n, *spatial) -> (n, N · positions)."""
+    return t.flatten(0, -2).T if isinstance(layer, nn.Linear) else t.flatten(2).transpose(0, 1).flatten(1)
+
+
+class NormalEquations:
+    """Sums of x·xᵀ and x·tᵀ over batches, for a convolution or a linear layer; x are patches, t targets."""
+
+    def __init__(self, layer: Conv | nn.Linear) -> None:
+        self.layer = layer
+        self.groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+        features = layer.weight[0].numel()
+        self.features, self.outputs = features, layer.weight.shape[0]
+        double = {"dtype": torch.float64}
+        self.xx = torch.zeros(self.groups, features, features, **double)
+        self.x = torch.zeros(self.groups, features, **double)
+        self.rows = 0
+        self.factors: dict[tuple[float, bool], Tensor] = {}
+        self.clear_targets()
+
+    def clear_targets(self) -> None:
+        """Forget the targets, keep the inputs."""
+        per_group = self.outputs // self.groups
+        self.xt = torch.zeros(self.groups, self.features, per_group, dtype=torch.float64)
+        self.t = torch.zeros(self.groups, per_group, dtype=torch.float64)
+
+    def add(self, x: Tensor, t: Tensor, *, inputs: bool = True) -> None:
+        """Take in a batch; `inputs=False` when this batch's inputs are already in the sums."""
+        for part in parts(x, self.layer):
+            columns = patches(x[part].float(), self.layer)
+            targets = rows_of(t[part].float(), self.layer).reshape(self.groups, -1, columns.shape[-1])
+            self.xt += columns @ targets.transpose(1, 2)
+            self.t += targets.sum(-1)
+            if inputs:
+                self.xx += columns @ columns.transpose(1, 2)
+                self.x += columns.sum(-1)
+                self.rows += columns.shape[-1]
+
+    def centred(self) -> tuple[Tensor, Tensor]:
+        """x·xᵀ and x·tᵀ of inputs and targets less their means."""
+        xx = self.xx - self.x[:, :, None] * self.x[:, None, :] / self.rows
+        return xx, self.xt - self.x[:, :, None] * self.t[:, None, :] / self.rows
+
+    def factor(self, ridge: float, *, intercept: bool) -> Tensor:
+        """Cholesky factor of the damped x·xᵀ; kept, since only the targets change between fits of a layer."""
+        if (ridge, intercept) not in self.factors:
+            xx = self.centred()[0] if intercept else self.xx
+            # What float32 products lose of the raw moments must not outweigh the damping.
+            floor = 1e-6 * self.xx.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+            raised = xx + floor * torch.eye(self.features, dtype=xx.dtype)
+            self.factors[ridge, intercept] = torch.linalg.cholesky(damped(raised, ridge))
+        return self.factors[ridge, intercept]
+
+    def solve(self, prior: Tensor, ridge: float, *, intercept: bool) -> tuple[Tensor, Tensor]:
+        """Weights shaped like the layer's and intercepts (n,) of the least-squares fit, drawn to `prior` by the ridge."""
+        xx, xt = self.centred() if intercept else (self.xx, self.xt)
+        start = prior.double().reshape(self.groups, -1, self.features).transpose(1, 2)
+        weight = start + torch.cholesky_solve(xt - xx @ start, self.factor(ridge, intercept=intercept))
+        offset = (self.t - (self.x[:, None, :] @ weight)[:, 0]) / self.rows
+        if not intercept:
+            offset = torch.zeros_like(offset)
+        return weight.transpose(1, 2).reshape(prior.shape).to(prior.dtype), offset.flatten().to(prior.dtype)
+
+
+def damped(xx: Tensor, ridge: float) -> Tensor:
+    """x·xᵀ with `ridge` times its mean diagonal added, so that it can be inverted. xx: (…, f, f)"""
+    level = xx.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] * ridge + 1e-10
+    return xx + level * torch.eye(xx.shape[-1], dtype=xx.dtype)
