@@ -26,7 +26,9 @@ from ghostsearch.tasks import Classification
 from ghostsearch.train import Recipe, train
 from ghostsearch.version import versions
 
-IMPORT = "import torch, torchvision, time; t = time.perf_counter(); import lightning.pytorch; print(time.perf_counter() - t)"
+IMPORT = (
+    "import torch, torchvision, time; t = time.perf_counter(); import lightning.pytorch; print(time.perf_counter() - t)"
+)
 
 
 def bare_loop(model: nn.Module, data: Data, recipe: Recipe) -> None:
@@ -115,14 +117,17 @@ def main() -> None:
         columns,
         "|" + "---|" * columns.count(" | ") + "---|",
         *(
-            f"| {r['job']} | {r['steps']} | {r['bare_s']:.3f} | {r['lightning_s']:.3f} | {r['overhead_s']:+.3f} s "
-            f"({r['overhead_percent']:+.1f} %) | {r['overhead_ms_per_step']:.2f} | {r['largest_weight_difference']:.1e} |"
+            f"| {r['job']} | {r['steps']} | {r['bare_s']:.3f} | {r['lightning_s']:.3f} "
+            f"| {r['overhead_s']:+.3f} s ({r['overhead_percent']:+.1f} %) "
+            f"| {r['overhead_ms_per_step']:.2f} | {r['largest_weight_difference']:.1e} |"
             for r in rows
         ),
         "",
-        f"Medians of {options.repeats} interleaved runs after a warm-up; same seed, batches and arithmetic both ways. Importing "
-        f"Lightning takes {importing:.1f} s more, once a process. torch {used['torch']}, Lightning {used['lightning']}, "
-        f"{torch.get_num_threads()} threads, {platform.machine()}, {date.today()}.",
+        f"Medians of {options.repeats} interleaved runs after a warm-up; same seed, batches and arithmetic both ways "
+        "(weights differ by the order of sums). "
+        f"Importing Lightning takes {importing:.1f} s more, once a process. "
+        f"torch {used['torch']}, Lightning {used['lightning']}, {torch.get_num_threads()} threads, "
+        f"{platform.machine()}, {date.today()}.",
         f"Command: `python {' '.join(a if not Path(a).is_absolute() else Path(a).name for a in sys.argv)}`",
     ]
     (options.out / "trainer_overhead.md").write_text("\n".join(lines) + "\n")

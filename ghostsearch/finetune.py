@@ -51,7 +51,9 @@ class FinetuneResult:
 
     def __str__(self) -> str:
         """One sentence for people."""
-        kept = f"epoch {self.best_epoch} of {self.epochs} kept" if self.best_epoch else "no epoch was better, start kept"
+        kept = (
+            f"epoch {self.best_epoch} of {self.epochs} kept" if self.best_epoch else "no epoch was better, start kept"
+        )
         return (
             f"validation {self.metric} {self.before:.4f} -> {self.validation:.4f} ({kept}), "
             f"test {self.metric} {self.test:.4f}, {self.seconds:.0f} s on {self.device} ({self.precision})"
@@ -155,8 +157,8 @@ def finetune_directory(
         teacher=distill_from.module if distill_from else None, device=device, devices=devices, seed=seed,
         progress=progress,
     )  # fmt: skip
-    plain = replace(loaded, module=loaded.module)
-    save(loaded.module, out, source=plain, architecture=loaded.architecture, width_multiple=loaded.width_multiple)
+    save(loaded.module, out, source=loaded, architecture=loaded.architecture, width_multiple=loaded.width_multiple)
+    draw_curves(result.history, out / CURVES_FILE, metric=result.metric, title=f"fine-tuning {directory.name}")
     about: dict[str, Any] = {"model": str(directory), "data": data_spec, "broken_images": list(data.broken)}
     write_text(out / RESULT_FILE, json.dumps(about | asdict(result), indent=1) + "\n")
     return result

@@ -68,9 +68,7 @@ class Classification(Task):
         """Cross entropy, auxiliary heads added at 0.3 each; logits (N, classes), target (N,)."""
         main, auxiliary = split_output(output)
         if main.ndim != 2:
-            raise GhostsearchError(
-                f"classification wants logits (N, classes), the model gave {tuple(main.shape)}"
-            )
+            raise GhostsearchError(f"classification wants logits (N, classes), the model gave {tuple(main.shape)}")
         total = F.cross_entropy(main, target, label_smoothing=self.label_smoothing)
         for head in auxiliary:
             extra = F.cross_entropy(head, target, label_smoothing=self.label_smoothing)
@@ -141,9 +139,7 @@ def load_task(name: str = "classification") -> Task:
     if not isinstance(task, Task):
         raise GhostsearchError(f"task {name!r} is a {type(task).__name__}; subclass ghostsearch.tasks.Task")
     if not isinstance(getattr(task, "metric", None), str):
-        raise GhostsearchError(
-            f"task {name!r} names no metric; set the class attribute metric = 'mIoU' or the like"
-        )
+        raise GhostsearchError(f"task {name!r} names no metric; set the class attribute metric = 'mIoU' or the like")
     return task
 
 

@@ -58,7 +58,7 @@ def test_a_file_that_breaks_later_is_left_out_with_a_warning(streamed, digit_inp
 
 
 def test_header_damage_is_found_before_anything_runs(streamed, digit_input):
-    _, stream, root = streamed
+    root = streamed[2]
     (root / "class0" / "zzz.png").write_bytes(b"no picture")
     again = load_data(f"folder:{root}", input=digit_input, workers=0)
     assert [line.split(":")[0] for line in again.broken] == ["class0/zzz.png"]
