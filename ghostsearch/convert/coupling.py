@@ -18,8 +18,9 @@ from ghostsearch.space import Group
 from ghostsearch.tracing import call, copied, meta_copy, moved
 
 MOST_PAIRS = 400_000
-"""Positions one group may reach before it is given up; the largest VGG needs a third of it."""
-MOST_TANGLED = 2
+"""Positions one group may reach before it is given up; the widest networks need a third of it."""
+TANGLED = "its channels reach too many others to trace"
+MOST_TANGLED = 1
 """Groups given up before the whole network is."""
 UNTRACED = "channel widths cannot be traced through this model ({}); convolutions can still be replaced"
 
@@ -64,14 +65,13 @@ def _plan(model: nn.Module, graph: Any) -> WidthPlan:
         if path in seen:
             continue
         channels = _outputs(root)
-        coupled, whole = _coupled(graph, root, channels)
+        coupled, trouble = _coupled(graph, root, channels)
+        tangled += trouble == TANGLED
+        if tangled > MOST_TANGLED:
+            raise RecursionError(path)
         found, fixed = _edits(graph, coupled, names)
-        if not whole:
-            fixed, tangled = "its channels reach too many others to trace (a reshape mixes them?)", tangled + 1
-            if tangled > MOST_TANGLED:
-                raise RecursionError(path)
         members = tuple(e.path for e in found if e.side == "out" and _is_producer(model.get_submodule(e.path)))
-        fixed = fixed or _partial(model, found, channels) or _untouchable(model, found, owners)
+        fixed = trouble or fixed or _partial(model, found, channels) or _untouchable(model, found, owners)
         divisions = _divisions(model, found)
         if not fixed and channels % divisions:
             fixed = "grouped convolutions on it divide its channels differently"
@@ -85,8 +85,8 @@ def _plan(model: nn.Module, graph: Any) -> WidthPlan:
 Coupled = dict[tuple[Any, Any], set[Any]]
 
 
-def _coupled(graph: Any, root: nn.Module, channels: int) -> tuple[Coupled, bool]:
-    """(node, pruning function) -> {(position, root channel)} that a layer's output channels reach, and if that is all.
+def _coupled(graph: Any, root: nn.Module, channels: int) -> tuple[Coupled, str]:
+    """(node, pruning function) -> {(position, root channel)} that a layer's outputs reach, and why not all.
 
     The closure of the graph's dependencies as its own get_pruning_group takes it, but each pair goes on only once and
     there is a limit: attention's reshapes make the original's lists grow without bound.
@@ -112,9 +112,21 @@ def _coupled(graph: Any, root: nn.Module, channels: int) -> tuple[Coupled, bool]
                 known.update(fresh)
                 total += len(fresh)
                 if total > MOST_PAIRS:
-                    return reached, False
+                    return reached, TANGLED
+                if max(i.idx for i in fresh) >= _room(graph, dependency):
+                    return reached, "a reshape on its way cannot be followed"
                 stack.append((dependency.target, dependency.handler, fresh))
-    return {key: pairs for key, pairs in reached.items() if pairs}, True
+    return {key: pairs for key, pairs in reached.items() if pairs}, ""
+
+
+def _room(graph: Any, dependency: Any) -> float:
+    """Channels of the layer that a dependency leads to, infinite where it is no layer: positions beyond are a mistake."""
+    pruner = graph.get_pruner_of_module(dependency.target.module)
+    # One pruner serves all bare parameters: it is told the dimension first, as the graph itself does.
+    pruner.pruning_dim = dependency.target.pruning_dim
+    made = graph.is_out_channel_pruning_fn(dependency.handler)
+    channels = (pruner.get_out_channels if made else pruner.get_in_channels)(dependency.target.module)
+    return float("inf") if channels is None else float(channels)
 
 
 def _producers(model: nn.Module, graph: Any) -> Iterator[tuple[str, Any]]:
