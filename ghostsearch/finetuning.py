@@ -126,7 +126,8 @@ def fit(
         fitting = SharedFitting(data, seed, model, task, recipe, epochs * steps, teacher)
         last = folder / f"{LAST}.ckpt"
         with shared_by_name():
-            run(trainer, fitting, None, data.validation, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+            resumed = str(last) if last.exists() else None
+            run(trainer, fitting, None, data.validation, ckpt_path=resumed, weights_only=True)
     return str(precision)
 
 
