@@ -225,9 +225,7 @@ def _count_steps(data: Data, epochs: float, steps: int | None) -> int:
     per_epoch = _length(data.train)
     if per_epoch is None:
         if steps is None:
-            raise GhostsearchError(
-                f"the training loader of {data.name} has no length; say how many steps to train"
-            )
+            raise GhostsearchError(f"the training loader of {data.name} has no length; say how many steps to train")
         return steps
     if per_epoch == 0:
         raise GhostsearchError(f"the training split of {data.name} is empty")
