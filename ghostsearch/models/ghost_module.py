@@ -84,8 +84,8 @@ class AttentiveGhostModule(GhostModule):
     x: (N, C, H, W) -> (N, out_channels, H, W)
     """
 
-    def __init__(self, in_channels: int, out_channels: int, ratio: int = 2, cheap_kernel: int = 3) -> None:
-        super().__init__(in_channels, out_channels, 1, ratio, cheap_kernel)
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, ratio: int, cheap_kernel: int) -> None:
+        super().__init__(in_channels, out_channels, kernel, ratio, cheap_kernel)
         n = out_channels
         self.short_conv = nn.Sequential(
             *convolution(in_channels, n, 1),
@@ -116,25 +116,21 @@ class SqueezeExcite(nn.Module):
 class GhostBottleneck(nn.Module):
     """Expanding ghost module, strided depthwise convolution, squeeze-and-excite, projecting ghost module (section 3.2).
 
+    `expand` takes in_channels to row.expansion, `project` that to row.out without ReLU.
+
     x: (N, C, H, W) -> (N, row.out, H/stride, W/stride)
     """
 
-    def __init__(
-        self, in_channels: int, row: Row, ratio: int = 2, cheap_kernel: int = 3, attention: bool = False
-    ) -> None:
+    def __init__(self, in_channels: int, row: Row, expand: nn.Module, project: nn.Module) -> None:
         super().__init__()
         middle, out, k, stride = row.expansion, row.out, row.kernel, row.stride
-        self.ghost1 = (
-            AttentiveGhostModule(in_channels, middle, ratio, cheap_kernel)
-            if attention
-            else GhostModule(in_channels, middle, 1, ratio, cheap_kernel)
-        )
+        self.ghost1 = expand
         if stride > 1:
             self.conv_dw, self.bn_dw = convolution(middle, middle, k, stride=stride, groups=middle)
         else:
             self.conv_dw = self.bn_dw = nn.Identity()
         self.se = SqueezeExcite(middle) if row.squeeze else nn.Identity()
-        self.ghost2 = GhostModule(middle, out, 1, ratio, cheap_kernel, relu=False)
+        self.ghost2 = project
         same = in_channels == out and stride == 1
         self.shortcut = nn.Sequential() if same else nn.Sequential(
             *convolution(in_channels, in_channels, k, stride=stride, groups=in_channels),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import TypeVar
 
@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.models.ghost_module import GhostBottleneck, Row, convolution, make_divisible
+from ghostsearch.models.ghost_module import (
+    AttentiveGhostModule,
+    GhostBottleneck,
+    GhostModule,
+    Row,
+    convolution,
+    make_divisible,
+)
 
 T = TypeVar("T")
 
@@ -57,26 +64,24 @@ class GhostNet(nn.Module):
     def __init__(
         self,
         rows: Sequence[Row],
-        ratios: Sequence[int],
-        kernels: Sequence[int],
+        bottleneck: Callable[[int, int, Row], GhostBottleneck],
         *,
-        num_classes: int = 1000,
-        stem: int = STEM,
+        num_classes: int,
+        stem: int,
+        last: int,
         stem_stride: int = 2,
-        attention_from: int | None = None,
         dropout: float = 0.2,
     ) -> None:
+        """`bottleneck(i, channels, row)` makes the i-th block for so many input channels; `last` maps are pooled."""
         super().__init__()
         self.conv_stem, self.bn1 = convolution(3, stem, 3, stride=stem_stride)
         channels, blocks = stem, list[nn.Module]()
         for _, stage in groupby(enumerate(rows), key=lambda numbered: numbered[1].stage):
             bottlenecks = []
             for i, row in stage:
-                attention = attention_from is not None and i >= attention_from
-                bottlenecks.append(GhostBottleneck(channels, row, ratios[i], kernels[i], attention))
+                bottlenecks.append(bottleneck(i, channels, row))
                 channels = row.out
             blocks.append(nn.Sequential(*bottlenecks))
-        last = rows[-1].expansion
         self.blocks = nn.Sequential(*blocks, nn.Sequential(Pointwise(channels, last)))
         self.conv_head = nn.Conv2d(last, HEAD, 1)
         self.dropout = nn.Dropout(dropout)
@@ -115,15 +120,18 @@ def ghostnet(
         )
         for i, row in enumerate(ROWS)
     ]  # fmt: skip
+    s, d = per_bottleneck("ratios", ratios), per_bottleneck("kernels", kernels)
+
+    def bottleneck(i: int, channels: int, row: Row) -> GhostBottleneck:
+        attentive = attention and i >= ATTENTION_FROM
+        expand: type[GhostModule] = AttentiveGhostModule if attentive else GhostModule
+        project = GhostModule(row.expansion, row.out, 1, s[i], d[i], relu=False)
+        return GhostBottleneck(channels, row, expand(channels, row.expansion, 1, s[i], d[i]), project)
+
     return GhostNet(
-        rows,
-        per_bottleneck("ratios", ratios),
-        per_bottleneck("kernels", kernels),
-        num_classes=num_classes,
-        stem=make_divisible(STEM * width),
+        rows, bottleneck, num_classes=num_classes, stem=make_divisible(STEM * width), last=rows[-1].expansion,
         stem_stride=stem_stride,
-        attention_from=ATTENTION_FROM if attention else None,
-    )
+    )  # fmt: skip
 
 
 def per_bottleneck(name: str, value: T | Sequence[T]) -> list[T]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError, MissingExtraError
-from ghostsearch.models import cifar, digits, ghostnet
+from ghostsearch.models import cifar, digits, ghostnet, repghost
 from ghostsearch.models.weights import load_weights
 from ghostsearch.space import nearest_names
 from ghostsearch.usercode import import_object, is_object_name
@@ -59,6 +59,7 @@ OWN_MODELS: dict[str, tuple[Callable[..., nn.Module], InputSpec]] = {
     "ghostnet_050": (ghostnet.ghostnet_050, IMAGENET_INPUT),
     "ghostnet_130": (ghostnet.ghostnet_130, IMAGENET_INPUT),
     "ghostnetv2": (ghostnet.ghostnetv2, IMAGENET_INPUT),
+    "repghostnet": (repghost.repghostnet, IMAGENET_INPUT),
     "ghostnet_cifar": (ghostnet.ghostnet_cifar, CIFAR_INPUT),
 }
 """`ghostsearch:NAME`: builder and input."""
