@@ -1,0 +1,156 @@
+"""Measured latency: what it promises besides speed."""
+
+import copy
+import gc
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.devices.base import Device, Prepared
+from ghostsearch.measure.latency import MIN_ROUNDS, measure_latency
+
+EXAMPLE = torch.randn(1, 3, 16, 16)
+
+
+def net(channels=8, layers=1):
+    layers = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(layers)]
+    return nn.Sequential(nn.Conv2d(3, channels, 3), nn.BatchNorm2d(channels), nn.Dropout(), *layers)
+
+
+@pytest.mark.parametrize("device", ["onnxruntime:cpu", "torch:cpu"])
+def test_measuring_changes_nothing(device):
+    plain, candidate = net().train(), net().eval()
+    before = [copy.deepcopy(m.state_dict()) for m in (plain, candidate)]
+    torch.manual_seed(3)
+    random.seed(3)
+    np.random.seed(3)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    threads, collecting = torch.get_num_threads(), gc.isenabled()
+    measure_latency({"candidate": candidate}, EXAMPLE, device=device, plain=plain, time_limit_s=0.05)
+    assert plain.training
+    assert not candidate.training
+    for model, state in zip((plain, candidate), before, strict=True):
+        assert list(model.state_dict()) == list(state)
+        assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), state.values(), strict=True))
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert np.random.get_state()[1].tolist() == states[2]
+    assert (torch.get_num_threads(), gc.isenabled()) == (threads, collecting)
+
+
+def test_raw_times_of_both_and_an_interval_around_the_ratio():
+    found = measure_latency({"a": net(), "b": net(32, 4)}, EXAMPLE, plain=net(16), time_limit_s=0.3)
+    for latency in found.values():
+        assert min(*latency.times_s, *latency.plain_times_s) > 0
+        assert len(latency.times_s) >= MIN_ROUNDS
+        low, high = latency.ratio_interval
+        assert low <= latency.ratio <= high
+        assert (latency.device, latency.threads, latency.batch, latency.precision) == (
+            "onnxruntime:cpu",
+            1,
+            1,
+            "float32",
+        )
+        assert latency.cores_busy <= 1.35
+
+
+def test_it_says_why_it_stopped():
+    wide = measure_latency({"a": net()}, EXAMPLE, plain=net(), time_limit_s=0.05, narrow=1e-9)["a"]
+    assert wide.stopped == "time limit"
+    easy = measure_latency({"a": net()}, EXAMPLE, plain=net(), time_limit_s=60, narrow=100)["a"]
+    assert easy.stopped == "narrow"
+
+
+def test_without_a_plain_model_there_is_no_ratio():
+    latency = measure_latency({"a": net()}, EXAMPLE, time_limit_s=0.05)["a"]
+    assert (latency.ratio, latency.plain_times_s, latency.ratio_interval) == (None, (), None)
+
+
+class Noting(Device):
+    """A device that notes the order of calls instead of running anything."""
+
+    name = "noting"
+    packages = ()
+    limits_threads = False
+
+    def __init__(self):
+        self.calls, self.closed = [], []
+
+    def check(self):
+        pass
+
+    def prepare(self, model, example, options):
+        device, label = self, model.label
+        device.batch = len(example)
+
+        class Note(Prepared):
+            def run(self):
+                device.calls.append(label)
+
+            def outputs(self):
+                return ()
+
+            def close(self):
+                device.closed.append(label)
+
+        return Note()
+
+
+def labelled(label):
+    model = nn.Identity()
+    model.label = label
+    return model
+
+
+def visits(device):
+    order = []
+    for label in device.calls:
+        if not order or order[-1] != label:
+            order.append(label)
+    return order
+
+
+def test_the_plain_model_is_timed_in_turns_in_an_order_that_changes():
+    device = Noting()
+    models = {name: labelled(name) for name in "abc"}
+    found = measure_latency(
+        models, EXAMPLE, device=device, plain=labelled("plain"), time_limit_s=0.02, batch=4, narrow=1e-9
+    )
+    order = visits(device)
+    turns = {tuple(order[i : i + 4]) for i in range(8, len(order) - 4, 4)}
+    assert len(turns) > 3
+    assert {"a", "b", "c", "plain"} == set(order)
+    assert abs(device.calls.count("a") - device.calls.count("plain")) <= 0.2 * len(device.calls)
+    assert sorted(device.closed) == ["a", "b", "c", "plain"]
+    assert device.batch == 4
+    assert all(latency.cores_busy is None for latency in found.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": 0}, "must be above 0"),
+        ({"time_limit_s": 0}, "must be above 0"),
+        ({"batch": 0}, "batch must be at least 1"),
+        ({"precision": "int3"}, "has no precision 'int3'; choose from float32"),
+        ({"device": "onnxruntime:cpuu"}, "nearest: onnxruntime:cpu"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(GhostsearchError, match=message):
+        measure_latency({"a": net()}, EXAMPLE, **options)
+
+
+def test_no_model():
+    with pytest.raises(GhostsearchError, match="no model to measure"):
+        measure_latency({}, EXAMPLE)
+
+
+def test_a_model_that_the_device_cannot_take():
+    with pytest.raises(GhostsearchError, match="onnxruntime:cpu cannot run this model") as caught:
+        measure_latency({"a": net()}, torch.randn(1, 5, 16, 16))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,52 @@
+"""A runtime that takes more cores than it was given is found out."""
+
+import threading
+import time
+
+import pytest
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.devices.base import Prepared
+from ghostsearch.measure.devices.torch_cpu import TorchCpu
+from ghostsearch.measure.machine import usable_cores
+from ghostsearch.measure.threads import check_threads
+
+
+def burn(seconds):
+    import hashlib
+
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        # Hashing a large buffer runs without the interpreter's lock, so that two threads really take two cores.
+        hashlib.sha256(bytes(2**20)).digest()
+
+
+class Burning(Prepared):
+    def __init__(self, threads):
+        self.threads = threads
+
+    def run(self):
+        helpers = [threading.Thread(target=burn, args=(0.05,)) for _ in range(self.threads - 1)]
+        for helper in helpers:
+            helper.start()
+        burn(0.05)
+        for helper in helpers:
+            helper.join()
+
+    def outputs(self):
+        return ()
+
+
+def test_one_core_is_one_core():
+    assert check_threads(TorchCpu(), [Burning(1)], 1) <= 1.35
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="one core cannot be overstepped")
+def test_two_cores_for_one_thread_are_refused():
+    # On a machine that others load, two threads may get one core in all; then there is nothing to find out.
+    start, cpu = time.perf_counter(), time.process_time()
+    Burning(2).run()
+    if time.process_time() - cpu < 1.6 * (time.perf_counter() - start):
+        pytest.skip("other processes hold this machine's second core")
+    with pytest.raises(GhostsearchError, match=r"torch:cpu keeps \d\.\d cores busy although threads=1"):
+        check_threads(TorchCpu(), [Burning(3)], 1)
