@@ -70,7 +70,7 @@ class SharedFitting(Fitting):
         if not (isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler)):
             return loader
         sampler: Any = DistributedSampler(
-            loader.dataset,  # type: ignore[arg-type]
+            loader.dataset,
             self.trainer.world_size,
             self.trainer.global_rank,
             seed=self.seed,
