@@ -120,7 +120,7 @@ def _coupled(graph: Any, root: nn.Module, channels: int) -> tuple[Coupled, str]:
 
 
 def _room(graph: Any, dependency: Any) -> float:
-    """Channels of the layer that a dependency leads to, infinite where it is no layer: positions beyond are a mistake."""
+    """Channels of the layer a dependency leads to, infinite where it is no layer: positions beyond are a mistake."""
     pruner = graph.get_pruner_of_module(dependency.target.module)
     # One pruner serves all bare parameters: it is told the dimension first, as the graph itself does.
     pruner.pruning_dim = dependency.target.pruning_dim
