@@ -174,7 +174,7 @@ def fit(
 def run(
     trainer: pl.Trainer,
     fitting: Fitting,
-    loader: Iterable[Any],
+    loader: Iterable[Any] | None,
     validation: Iterable[Any] | None,
     **options: Any,
 ) -> None:
