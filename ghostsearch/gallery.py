@@ -211,24 +211,19 @@ def _shifted(source: Tensor, kernel: int) -> Tensor:
 
 
 def rank_agreement(layers: list[LayerMaps], study: Path) -> Agreement:
-    """Kendall's τ between the layers' redundancy and the candidate table's fit error of ghost(ratio=2, kernel=3).
+    """Kendall's τ between the layers' redundancy and the candidate table's output error of ghost(ratio=2, kernel=3).
 
-    Below 0 they agree: where maps are redundant, the ghost fits well. Raises GhostsearchError when the study has no
-    candidate table or fewer than four layers in common.
+    Below 0 they agree: where maps are redundant, a ghost alone harms the output little.
+    Raises GhostsearchError when the study has no candidate table or fewer than four layers in common.
     """
-    import pandas as pd
     from scipy.stats import kendalltau
 
-    from ghostsearch.search.view import load_study
+    from ghostsearch.search.candidates import read_candidates
 
-    name = load_study(study).candidates
-    path = (study / name).resolve() if name else None
-    if path is None or not path.is_relative_to(study.resolve()) or not path.is_file():
-        raise GhostsearchError(f"{study} has no candidate table; 'ghostsearch search --solver' makes one")
-    table = pd.read_parquet(path)
-    rows = table[table["choice"] == REFERENCE_CHOICE]
-    fit_errors = dict(zip(rows["site"], rows["fit_error"], strict=True))
-    both = [(x.redundancy, fit_errors[x.path]) for x in layers if x.redundancy is not None and x.path in fit_errors]
+    table = read_candidates(study)
+    rows = table[(table["kind"] == "site") & (table["choice"] == REFERENCE_CHOICE)]
+    errors = dict(zip(rows["name"], rows["output_error"], strict=True))
+    both = [(x.redundancy, errors[x.path]) for x in layers if x.redundancy is not None and x.path in errors]
     if len(both) < 4:
         raise GhostsearchError(f"{study}: its candidate table shares only {len(both)} layers with this model")
     tau, _ = kendalltau(*zip(*both, strict=True))

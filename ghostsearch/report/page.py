@@ -10,7 +10,7 @@ from ghostsearch.records import StudyView
 from ghostsearch.report.compact import ComparedModel, compact_rows, conditions, read_compact, table_note
 from ghostsearch.report.content import page_content
 from ghostsearch.report.html import render
-from ghostsearch.report.layer_times import layer_times
+from ghostsearch.report.layer_savings import layer_savings
 from ghostsearch.report.links import model_links, study_links
 from ghostsearch.report.markdown import write_markdown
 from ghostsearch.report.measured import measured
@@ -37,7 +37,7 @@ def render_page(view: StudyView, directory: Path) -> str:
     digests = [*view.front, *(r.digest for r in view.finalists)]
     content = page_content(view)
     compact = read_compact(directory)
-    content["layer_times"] = layer_times(directory, view.candidates)
+    content["layer_savings"] = layer_savings(directory, view.candidates)
     content["compact"] = [_compact_mark(model) for model in compact]
     content["files"] = {d: links for d in dict.fromkeys(digests) if (links := model_links(directory, d))}
     return render(

@@ -13,7 +13,7 @@ from ghostsearch.records import Score, StudyView
 from ghostsearch.report.compact import ComparedModel, Published, write_compact
 from ghostsearch.report.comparison import different_settings, figure_rows, write_comparison
 from ghostsearch.report.content import MAX_MODELS_BYTES, page_content
-from ghostsearch.report.layer_times import layer_times
+from ghostsearch.report.layer_savings import layer_savings
 from ghostsearch.report.links import model_links, study_links
 from ghostsearch.report.outcome import cost_axes
 from ghostsearch.report.page import render_page, write_report
@@ -106,25 +106,24 @@ def test_missed_limits_are_shown_as_missed(view: StudyView, tmp_path: Path) -> N
     assert "missed</strong>: latency on onnxruntime:cpu" in row
 
 
-def test_layer_times_come_from_the_candidate_table(view: StudyView, tmp_path: Path) -> None:
+def test_layer_savings_come_from_the_candidate_table(view: StudyView, tmp_path: Path) -> None:
     import pandas as pd
 
     rows = [
-        {"site": "a", "choice": "keep", "latency_s": 2e-3, "plain_s": 2e-3},
-        {"site": "a", "choice": "ghost(ratio=2, kernel=3)", "latency_s": 1e-3, "plain_s": 2e-3},
-        {"site": "b", "choice": "keep", "latency_s": None, "plain_s": None},
+        {"kind": "site", "name": "a", "choice": "ghost(ratio=2, kernel=3)", "latency_ratio[torch:cpu]": 0.75},
+        {"kind": "site", "name": "b", "choice": "ghost(ratio=2, kernel=3)", "latency_ratio[torch:cpu]": None},
+        {"kind": "group", "name": "a", "choice": "width(0.5)", "latency_ratio[torch:cpu]": 0.5},
     ]
     pd.DataFrame(rows).to_parquet(tmp_path / "candidates.parquet")
-    assert layer_times(tmp_path, "candidates.parquet") == [
-        {"site": "a", "plain": 2e-3, "choices": {"keep": 2e-3, "ghost(ratio=2, kernel=3)": 1e-3}}
-    ]
+    expected = {"device": "torch:cpu", "sites": {"a": {"ghost(ratio=2, kernel=3)": 0.25}}}
+    assert layer_savings(tmp_path, "candidates.parquet") == expected
     assert 'id="layer-plot"' in render_page(view.model_copy(update={"candidates": "candidates.parquet"}), tmp_path)
-    assert layer_times(tmp_path / "study", "../candidates.parquet") == []
-    pd.DataFrame([{"site": "a", "choice": "keep", "fit_error": 0.0}]).to_parquet(tmp_path / "untimed.parquet")
-    assert layer_times(tmp_path, "untimed.parquet") == []
+    assert layer_savings(tmp_path / "study", "../candidates.parquet") == {}
+    pd.DataFrame(rows).drop(columns="latency_ratio[torch:cpu]").to_parquet(tmp_path / "untimed.parquet")
+    assert layer_savings(tmp_path, "untimed.parquet") == {}
     (tmp_path / "broken.parquet").write_text("no table")
     with pytest.raises(GhostsearchError, match="no candidate table"):
-        layer_times(tmp_path, "broken.parquet")
+        layer_savings(tmp_path, "broken.parquet")
 
 
 def test_compact_networks_stand_on_the_page(view: StudyView, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ onSelect(showDetail);
 onSelect(showBeside);
 startFront();
 startStrips();
-startLayerTimes();
+startLayerSavings();
 startCharts();
 startTrials();
 select(byId.has(study.chosen) ? study.chosen : (plain || study.models[0] || {}).id);
