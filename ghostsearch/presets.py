@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ghostsearch.choices import parse_layer_choice, parse_width
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.space import MAX_FILE_BYTES, Anatomy, SearchSpace, nearest_names
+from ghostsearch.space import Anatomy, SearchSpace, nearest_names
+from ghostsearch.yaml_files import read_yaml
 
 
 class _Strict(BaseModel):
@@ -77,11 +78,7 @@ class Preset(_Strict):
             if not _wanted(site.path, self.include, self.exclude):
                 continue
             options = next(
-                (
-                    r.choices
-                    for r in self.sites
-                    if fnmatchcase(site.path, r.match) and fnmatchcase(site.kind, r.kind)
-                ),
+                (r.choices for r in self.sites if fnmatchcase(site.path, r.match) and fnmatchcase(site.kind, r.kind)),
                 (),
             )
             paying = tuple(
@@ -134,13 +131,7 @@ def load_preset(name: str | Path) -> Preset:
         raise GhostsearchError(
             f"search space {str(name)!r} is neither a file nor a preset; presets: {', '.join(known)}"
         )
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise GhostsearchError(f"{path}: larger than {MAX_FILE_BYTES} bytes, so no preset")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError, ValueError) as error:
-        raise GhostsearchError(f"{path}: not valid YAML ({' '.join(str(error).split())[:200]})") from None
-    return parse_preset(data, str(path))
+    return parse_preset(read_yaml(path), str(path))
 
 
 def parse_preset(data: object, source: str) -> Preset:
@@ -150,6 +141,4 @@ def parse_preset(data: object, source: str) -> Preset:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or "the file"
-        raise GhostsearchError(
-            f"{source}: {where}: {first['msg']}, got {str(first['input'])[:80]!r}"
-        ) from None
+        raise GhostsearchError(f"{source}: {where}: {first['msg']}, got {reprlib.repr(first['input'])[:80]}") from None

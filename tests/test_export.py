@@ -104,11 +104,6 @@ def test_no_needless_gather_or_slice(resnet: SavedModel, resnet_file: Path) -> N
     assert not {"Gather", "Slice", "Split", "Transpose", "Identity", "ScatterND"} & set(kinds)
 
 
-def test_a_slice_where_the_ratio_does_not_divide(tmp_path: Path) -> None:
-    export(ghosted("ghostsearch:digits_cnn", "ghost(ratio=3, kernel=3)"), "onnx", tmp_path / "net.onnx")
-    assert "Slice" in {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
-
-
 def test_the_file_names_its_model_and_no_path_of_this_machine(resnet: SavedModel, resnet_file: Path) -> None:
     content = resnet_file.read_bytes()
     assert os.fsencode(Path(__file__).parents[1]) not in content

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -18,7 +18,7 @@ from pydantic import (
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.search.limits import FACTORS, Limit, parse_limit
-from ghostsearch.space import MAX_FILE_BYTES
+from ghostsearch.yaml_files import read_yaml
 
 AXES = ("score", "latency", "macs", "params", "memory")
 """What an objective may be; `score` is the task's metric, `latency` one axis a device."""
@@ -34,7 +34,8 @@ def _as_tuple(value: Any) -> Any:
     """A list or a comma-separated text as a tuple, so that the command line and YAML may write either."""
     if isinstance(value, str):
         value = [value]
-    if isinstance(value, list | tuple):
+    # Only of scalars: a nest of YAML aliases would print as gigabytes.
+    if isinstance(value, list | tuple) and all(isinstance(item, str | int | float) for item in value):
         return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
     return value
 
@@ -110,6 +111,14 @@ class RunConfig(BaseModel):
     )
     final_time_limit: float = _option(20.0, MACHINE, "Seconds of timing all finalists on a device, at most.", gt=0)
     out: str = _option("ghostsearch-run", MACHINE, "Study directory; the same command goes on with what is there.")
+    storage: str | None = _option(
+        None, MACHINE, "Where the study's trials live: default SQLite in the directory; journal:FILE, postgresql://…."
+    )
+    engine: Literal["optuna", "ray"] = _option(
+        "optuna", MACHINE, "optuna: trials in this process; ray: in actors of a Ray cluster."
+    )
+    ray_address: str | None = _option(None, MACHINE, "Ray cluster to join; default: start one on this machine.")
+    resources: Texts = _option(("cpu=1",), MACHINE, "Resources of a trial under Ray, such as cpu=2,gpu=0.5.")
     seed: int = _option(0, MACHINE, "Seed of everything random.", ge=0)
 
     @field_validator("objectives")
@@ -153,6 +162,9 @@ FREE = frozenset(
         "final_epochs",
         "final_time_limit",
         "cell_time_limit",
+        "engine",
+        "ray_address",
+        "resources",
         "max_latency",
         "max_macs",
         "max_params",
@@ -174,20 +186,13 @@ def configure(given: dict[str, Any], file: Path | None = None) -> RunConfig:
         where = ".".join(str(p) for p in first["loc"])
         message = str(first["msg"]).removeprefix("Value error, ")
         prefix = f"{file}: " if file and where.partition(".")[0] not in given else ""
-        value = f", got {str(first['input'])[:80]!r}" if where else ""
+        value = f", got {reprlib.repr(first['input'])[:80]}" if where else ""
         raise GhostsearchError(f"{prefix}{where + ': ' if where else ''}{message}{value}") from None
 
 
 def read_run(file: Path) -> dict[str, Any]:
     """The mapping in a run.yaml; raises GhostsearchError when it is missing, too large or no mapping."""
-    try:
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise GhostsearchError(f"{file}: larger than {MAX_FILE_BYTES} bytes, so no run file")
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise GhostsearchError(f"{file}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise GhostsearchError(f"{file}: not valid YAML ({' '.join(str(error).split())[:200]})") from None
+    data = read_yaml(file)
     if not isinstance(data, dict) or not all(isinstance(k, str) for k in data):
         raise GhostsearchError(f"{file}: a run file maps option names to values")
     return data

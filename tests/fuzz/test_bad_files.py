@@ -1,0 +1,320 @@
+"""Files that nobody sane would write: whatever they hold, the answer is a result or one line, soon, and nothing runs.
+
+`GHOSTSEARCH_FUZZ=20 pytest tests/fuzz` makes twenty times as many inputs, from fresh seeds.
+"""
+
+import json
+import os
+import pickle
+import resource
+import shutil
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ghostsearch.choices import parse_choice
+from ghostsearch.data import load_data
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.models.loading import DIGITS_INPUT, load_model, load_weights
+from ghostsearch.presets import load_preset, parse_preset, preset_directory
+from ghostsearch.saved import load, read_manifest, save
+from ghostsearch.search.config import RunConfig, configure
+from ghostsearch.space import Architecture
+
+FACTOR = int(os.environ.get("GHOSTSEARCH_FUZZ", "1"))
+INPUTS = {
+    "choice": 5000, "preset data": 1000, "preset file": 700, "architecture": 1000, "architecture file": 900,
+    "run": 400, "run file": 400, "manifest": 500, "weights": 120, "checkpoint": 120, "images": 30,
+}  # fmt: skip
+"""Inputs per kind at FACTOR 1."""
+SLOWEST_S = 20.0
+MEMORY_BYTES = 2**30
+
+
+def fuzz(kind: str, *strategies: Any) -> Callable[[Any], Any]:
+    """Run a test on so many inputs; the same ones each time unless more are asked for."""
+
+    def decorate(function: Any) -> Any:
+        chosen = settings(
+            max_examples=INPUTS[kind] * FACTOR, deadline=None, derandomize=FACTOR == 1, database=None,
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        return chosen(given(*strategies)(function))
+
+    return decorate
+
+
+def survives(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """The result, or None where the input was refused: in one short line, and soon."""
+    started = time.monotonic()
+    try:
+        return function(*args, **options)
+    except GhostsearchError as error:
+        text = str(error)
+        assert text
+        assert "\n" not in text
+        assert len(text) < 1200, text
+        return None
+    finally:
+        assert time.monotonic() - started < SLOWEST_S
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory() -> Iterator[None]:
+    """The whole file may not let the process grow by more than MEMORY_BYTES."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert grown < MEMORY_BYTES
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@pytest.fixture(scope="module")
+def model(place: Path) -> Path:
+    """A small converted model, whole."""
+    from ghostsearch.convert.convert import convert
+    from ghostsearch.models.loading import example_input
+
+    loaded = load_model("ghostsearch:digits_cnn")
+    sites = [n for n, m in loaded.module.named_modules() if isinstance(m, torch.nn.Conv2d)]
+    architecture = Architecture.of({sites[1]: "ghost(ratio=2, kernel=3)"})
+    module = convert(loaded.module, architecture, example=example_input(loaded.input))
+    return save(module, place / "model", source=loaded, architecture=architecture)
+
+
+def test_enough_inputs() -> None:
+    assert sum(INPUTS.values()) >= 10_000
+
+
+WORDS = st.sampled_from(
+    ["ghost", "keep", "width", "lowrank",
+     "ratio", "kernel", "cheap", "rank", "conv", "(", ")", "=", ",", "2", "3", "0.5",
+     "-1", "1e999", "0", "**", "*", "[", "]", "lambda:0", "__import__('os').system('touch pwned')", "'", '"',
+     " ", "\n", "\x00",     "9" * 50, "(" * 30, "nan", "True", "None", "é", "{}"]
+)  # fmt: skip
+CHOICES = st.one_of(st.lists(WORDS, max_size=12).map("".join), st.text(max_size=300))
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), CHOICES,
+    st.sampled_from(["*", "ghost(ratio=2, kernel=3)", "width(0.5)", 8, 10**30, -1]),
+)  # fmt: skip
+KEYS = st.sampled_from(
+    ["format", "version", "sites", "groups", "match", "kind", "choices", "widths", "include", "exclude",
+     "include_first",
+     "width_multiple", "description", "source", "model", "classes", "size", "channels", "mean", "std", "weights_sha256",
+     "versions", "digest", *RunConfig.model_fields]
+)  # fmt: skip
+DATA = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.one_of(KEYS, st.text(max_size=8)), inner, max_size=5)
+    ),
+    max_leaves=12,
+)
+
+
+@st.composite
+def spoiled(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A good file with a few bytes replaced, inserted or dropped, perhaps cut short."""
+    content = bytearray(whole)
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(content)))
+        stop = min(len(content), start + draw(st.integers(0, 12)))
+        piece = draw(st.one_of(st.binary(max_size=12), WORDS.map(str.encode), st.sampled_from([b": ", b"- ", b"&a", b"*a", b"!!python/name:os.system"])))  # fmt: skip  # noqa: E501
+        content[start:stop] = piece
+    cut = draw(st.one_of(st.none(), st.integers(0, len(content))))
+    return bytes(content[:cut])
+
+
+@st.composite
+def edited(draw: st.DrawFn, whole: dict[str, Any]) -> dict[str, Any]:
+    """Good data with one or two values, at any depth, replaced by anything or dropped."""
+    data = json.loads(json.dumps(whole))
+    for _ in range(draw(st.integers(1, 2))):
+        node: Any = data
+        while isinstance(node, dict) and node:
+            key = draw(st.sampled_from(sorted(node)))
+            if not isinstance(node[key], dict) or not node[key] or draw(st.booleans()):
+                node[key] = draw(DATA)
+                break
+            node = node[key]
+    return data
+
+
+@fuzz("choice", CHOICES)
+def test_choices(text: str) -> None:
+    choice = survives(parse_choice, text)
+    if choice is not None:
+        assert parse_choice(str(choice)) == choice
+
+
+@fuzz("preset data", st.one_of(DATA, edited(yaml.safe_load((preset_directory() / "ghost.yaml").read_text()))))
+def test_preset_data(data: Any) -> None:
+    survives(parse_preset, data, "preset")
+
+
+@fuzz("preset file", st.one_of(*(spoiled(p.read_bytes()) for p in sorted(preset_directory().glob("*.yaml")))))
+def test_preset_files(place: Path, content: bytes) -> None:
+    (place / "preset.yaml").write_bytes(content)
+    survives(load_preset, place / "preset.yaml")
+
+
+GOOD = Architecture.of({"a.conv": "ghost(ratio=2, kernel=3)"}, {"b": "width(0.5)"}).to_dict()
+
+
+@fuzz("architecture", st.one_of(DATA, edited(GOOD)))
+def test_architecture_data(data: Any) -> None:
+    found = survives(Architecture.from_dict, data)
+    if found is not None:
+        assert Architecture.from_dict(found.to_dict()) == found
+
+
+@fuzz("architecture file", st.one_of(st.binary(max_size=200), spoiled(json.dumps(GOOD).encode())))
+def test_architecture_files(place: Path, content: bytes) -> None:
+    (place / "architecture.json").write_bytes(content)
+    survives(Architecture.read, place / "architecture.json")
+
+
+RUN = yaml.safe_dump(RunConfig().model_dump(mode="json")).encode()
+
+
+@fuzz("run", st.dictionaries(st.sampled_from(sorted(RunConfig.model_fields)), DATA, max_size=3))
+def test_run_options(given_values: dict[str, Any]) -> None:
+    survives(configure, given_values)
+
+
+@fuzz("run file", spoiled(RUN))
+def test_run_files(place: Path, content: bytes) -> None:
+    (place / "run.yaml").write_bytes(content)
+    survives(configure, {}, place / "run.yaml")
+
+
+@fuzz("manifest", st.data())
+def test_manifests(place: Path, model: Path, data: st.DataObject) -> None:
+    whole = (model / "architecture.json").read_bytes()
+    folder = place / "manifest"
+    folder.mkdir(exist_ok=True)
+    strategy = st.one_of(spoiled(whole), edited(json.loads(whole)).map(lambda d: json.dumps(d).encode()))
+    (folder / "architecture.json").write_bytes(data.draw(strategy))
+    survives(read_manifest, folder)
+
+
+@fuzz("weights", st.data())
+def test_weights(place: Path, model: Path, data: st.DataObject) -> None:
+    """Spoiled safetensors, read as a saved model and as --weights."""
+    folder = place / "weights"
+    if not folder.exists():
+        shutil.copytree(model, folder)
+    whole = (model / "weights.safetensors").read_bytes()
+    head = 8 + struct.unpack("<Q", whole[:8])[0]
+    spoiled_head = spoiled(whole[:head]).map(lambda start: start + whole[head:])
+    content = data.draw(st.one_of(spoiled(whole), spoiled_head, st.binary(max_size=64)))
+    (folder / "weights.safetensors").write_bytes(content)
+    survives(load, folder)
+    survives(load_weights, load_model("ghostsearch:digits_cnn").module, folder / "weights.safetensors")
+
+
+@fuzz("checkpoint", st.data())
+def test_checkpoints(place: Path, data: st.DataObject) -> None:
+    """Spoiled .pt files, read as --weights."""
+    module = load_model("ghostsearch:digits_cnn").module
+    torch.save(module.state_dict(), place / "whole.pt")
+    path = place / "net.pt"
+    path.write_bytes(data.draw(st.one_of(spoiled((place / "whole.pt").read_bytes()), st.binary(max_size=64))))
+    survives(load_weights, module, path)
+
+
+@fuzz("images", st.data())
+def test_image_folders(place: Path, data: st.DataObject) -> None:
+    """Whole, spoiled and foreign images in one folder, under names of all kinds."""
+    root = place / "images"
+    shutil.rmtree(root, ignore_errors=True)
+    png, jpeg = place / "whole.png", place / "whole.jpg"
+    Image.new("L", (8, 8), 77).save(png)
+    Image.new("RGB", (8, 8), (9, 99, 199)).save(jpeg)
+    names = st.sampled_from(["a", "b", "é", "<script>", "a b", "-rf", "%s", "\u202e", "0"])
+    for i in range(data.draw(st.integers(0, 14))):
+        folder = root / data.draw(names)
+        folder.mkdir(parents=True, exist_ok=True)
+        whole = data.draw(st.sampled_from([png, jpeg]))
+        kind = data.draw(st.integers(0, 5))
+        content = whole.read_bytes() if kind else data.draw(spoiled(whole.read_bytes()))
+        (folder / f"{i}{whole.suffix}").write_bytes(content)
+    loaded = survives(load_data, f"folder:{root}", input=DIGITS_INPUT, batch=4)
+    if loaded is not None:
+        for split in (loaded.train, loaded.validation, loaded.test):
+            for images, _ in split:
+                assert images.shape[1:] == (1, 8, 8)
+
+
+class Bomb:
+    """Unpickling it would create a file."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.canary,)
+
+
+@pytest.mark.parametrize("container", ["plain", "zip", "legacy", "inside"])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors", ".bin"])
+def test_a_malicious_pickle_is_not_run(container: str, suffix: str, tmp_path: Path) -> None:
+    canary, path = tmp_path / "canary", tmp_path / f"net{suffix}"
+    bomb = Bomb(canary)
+    if container == "plain":
+        path.write_bytes(pickle.dumps(bomb))
+    elif container == "inside":
+        torch.save({"state_dict": {"weight": torch.zeros(2), "extra": bomb}}, path)
+    else:
+        torch.save(bomb, path, _use_new_zipfile_serialization=container == "zip")
+    with pytest.raises(GhostsearchError):
+        load_weights(load_model("ghostsearch:digits_cnn").module, path)
+    assert not canary.exists()
+    if container == "plain":
+        pickle.loads(path.read_bytes())
+        assert canary.exists(), "the bomb is a dud, so this test would prove nothing"
+
+
+@pytest.mark.parametrize("read", [load_preset, lambda path: configure({}, path)])
+@pytest.mark.parametrize("field", ["description", "sites", "model", "device", "<<"])
+def test_a_yaml_bomb(read: Callable[[Path], Any], field: str, tmp_path: Path) -> None:
+    """Ten levels of ten aliases: 500 bytes that would print as ten billion words."""
+    lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+    path = tmp_path / "bomb.yaml"
+    path.write_text("\n".join([*lines, f"{field}: *a9"]))
+    assert survives(read, path) is None
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "{" * 100_000, '{"a":' * 50_000, "1" * 5_000_000, "NaN"])
+def test_deep_and_long_files(content: str, tmp_path: Path) -> None:
+    for name, read in (("x.json", Architecture.read), ("x.yaml", load_preset), ("r.yaml", lambda p: configure({}, p))):
+        path = tmp_path / name
+        path.write_text(content[:20_000] if name != "x.json" else content)
+        assert survives(read, path) is None
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_header_that_promises_the_moon(suffix: str, model: Path, tmp_path: Path) -> None:
+    """A few bytes that declare a tensor of 2^60 bytes."""
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2**29, 2**29], "data_offsets": [0, 2**60]}}).encode()
+    path = tmp_path / f"net{suffix}"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(GhostsearchError):
+        load_weights(load_model("ghostsearch:digits_cnn").module, path)
+    path.write_bytes(struct.pack("<Q", 2**62) + header)
+    with pytest.raises(GhostsearchError):
+        load_weights(load_model("ghostsearch:digits_cnn").module, path)
