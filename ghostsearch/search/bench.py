@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from ghostsearch.data import Data, calibration_batches, load_data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.costtable import CostTable
+from ghostsearch.measure.latency import measure_latency
 from ghostsearch.models.loading import LoadedModel, example_input, load_model
 from ghostsearch.presets import load_preset
 from ghostsearch.records import Cost, Latency, Objective, Record, Score
@@ -51,6 +52,8 @@ class Bench:
     plain_cost: Cost
     table: CostTable
     plain_latencies: tuple[Latency, ...] = ()
+    time_models: Callable[..., dict[str, Latency]] = measure_latency
+    """Takes `measure_latency`'s arguments; a cluster puts the timing where the device is."""
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -136,7 +139,7 @@ class Bench:
                 broken.append(f"{objective.label} {value:.4g} {sign} the limit {objective.limit:.4g}")
         return broken
 
-    def score(self, model: nn.Module, split: str, epochs: float) -> Score:
+    def score(self, model: nn.Module, split: Literal["validation", "test"], epochs: float) -> Score:
         """The task's score of a model on `validation` or `test`."""
         loader = getattr(self.data, split)
         value = evaluate(model, loader, self.task, self.config.train_device)
@@ -148,7 +151,7 @@ class Bench:
             epochs=epochs,
             images=images,
             seed=self.config.seed,
-        )  # type: ignore[arg-type]
+        )
 
     def train(self, model: nn.Module, epochs: float, progress: Progress | None = None) -> None:
         """Train a descendant in place, distilled from the plain model."""
@@ -266,8 +269,6 @@ def latencies(
     bench: Bench, models: dict[str, nn.Module], seconds: float, *, beside_plain: bool = True
 ) -> dict[str, tuple[Latency, ...]]:
     """Each model's latency on every device of the run, interleaved with the plain model."""
-    from ghostsearch.measure.latency import measure_latency
-
     config = bench.config
     found: dict[str, list[Latency]] = {name: [] for name in models}
     for device in config.device:
@@ -275,7 +276,9 @@ def latencies(
             "device": device, "threads": config.threads, "batch": config.batch, "precision": config.precision,
             "time_limit_s": seconds, "seed": config.seed,
         }  # fmt: skip
-        timings = measure_latency(models, bench.example, plain=bench.plain.module if beside_plain else None, **options)
+        timings = bench.time_models(
+            models, bench.example, plain=bench.plain.module if beside_plain else None, **options
+        )
         for name, latency in timings.items():
             found[name].append(latency)
     return {name: tuple(found[name]) for name in models}

@@ -108,7 +108,7 @@ def build_candidates(bench: Bench, folder: Path, progress: Progress | None = Non
     import pandas as pd
 
     changes = list(single_changes(bench.space))
-    rows: list[dict[str, Any]] = read_candidates(folder).to_dict("records") if (folder / FILE).exists() else []
+    rows: list[Any] = read_candidates(folder).to_dict("records") if (folder / FILE).exists() else []
     known = {(r["kind"], r["name"], r["choice"]) for r in rows}
     missing = [c for c in changes if c[:3] not in known]
     if missing:

@@ -65,7 +65,7 @@ def _finish(bench: Bench, record: Record, folder: Path, epochs: int) -> Record:
         with timed(seconds, "train"):
             bench.train(model, epochs)
     with timed(seconds, "evaluate"):
-        scores = tuple(bench.score(model, split, total) for split in ("validation", "test"))
+        scores = (bench.score(model, "validation", total), bench.score(model, "test", total))
     kept_scores = record.scores if epochs else tuple(s for s in record.scores if s.epochs != total)
     update = {"scores": (*kept_scores, *scores), "seconds": seconds}
     if not architecture.is_plain:
@@ -91,7 +91,7 @@ def _measure(bench: Bench, records: Sequence[Record], folder: Path) -> list[Reco
 
 
 def final_front(bench: Bench, finalists: Sequence[Record]) -> tuple[list[Record], list[str]]:
-    """The finalists that meet every limit as measured at the end and are not dominated, and the digests that miss one."""
+    """The finalists that meet every limit as measured at the end and are not dominated; the digests that miss one."""
     missed = [r.digest for r in finalists if bench.breaches(r)]
     kept = [r for r in finalists if r.digest not in missed]
     front = [kept[i] for i in pareto_front([minimised(r, bench.objectives) for r in kept])]
@@ -118,7 +118,8 @@ def forget_dominated(bench: Bench, records: Sequence[Record], folder: Path) -> N
     """Delete the weights of trials that fell behind the front, and models of finalists that no longer are any."""
     import shutil
 
-    front = {r.digest for r in trial_front(bench, records)}
+    # Only of trials whose records are known: another process may just have written others.
+    behind = {r.digest for r in records} - {r.digest for r in trial_front(bench, records)}
     for kept in sorted((folder / TRIAL_WEIGHTS).glob("*")):
-        if kept.is_dir() and kept.name not in front:
-            shutil.rmtree(kept)
+        if kept.is_dir() and kept.name in behind:
+            shutil.rmtree(kept, ignore_errors=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,11 @@ class Additive:
 
     def at(self, code: Sequence[int]) -> np.ndarray:
         """The resources (R,) of one architecture's codes."""
-        return self.constant + sum(t.values[(slice(None), *(code[v] for v in t.variables))] for t in self.terms)
+        total = self.constant.copy()
+        for term in self.terms:
+            at: tuple[Any, ...] = (slice(None), *(code[v] for v in term.variables))
+            total += term.values[at]
+        return total
 
 
 def decompose(predict: Predict, sizes: Sequence[int]) -> Additive:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import random
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Objective, Record
+from ghostsearch.search.owners import beating, is_alive, own_name
 from ghostsearch.space import Architecture, SearchSpace
 
-RECORD, ORIGIN = "record", "origin"
+RECORD, ORIGIN, OWNER, SEEN = "record", "origin", "owner", "seen"
+"""User attributes of a trial; SEEN is when its owner last gave a sign of life, in seconds since 1970."""
 WIDTH_SUFFIX = " [width]"
 """Marks a group's parameter, since a group is named like the site that makes its channels."""
+DATABASE = "study.db"
 ATTEMPTS = 40
 """Proposals the sampler may repeat before an unseen architecture is drawn at random."""
 
@@ -40,7 +46,7 @@ class Ledger:
 
     def __init__(
         self,
-        storage: str,
+        storage: Any,
         name: str,
         space: SearchSpace,
         objectives: Sequence[Objective],
@@ -50,7 +56,7 @@ class Ledger:
     ) -> None:
         self.space, self.objectives, self.sampler, self.seed = space, tuple(objectives), sampler, seed
         self.distributions = distributions(space)
-        directions = ["maximize" if o.maximize else "minimize" for o in objectives]
+        directions = [StudyDirection.MAXIMIZE if o.maximize else StudyDirection.MINIMIZE for o in objectives]
         try:
             self.study = optuna.create_study(
                 storage=storage, study_name=name, directions=directions, load_if_exists=True
@@ -59,21 +65,22 @@ class Ledger:
             raise GhostsearchError(f"the study's storage cannot be opened: {_first_line(error)}") from None
 
     def records(self) -> list[Record]:
-        """Every finished trial's record, in order."""
-        found = [
-            Record.model_validate_json(t.user_attrs[RECORD])
-            for t in self._trials()
-            if RECORD in t.user_attrs and t.state.is_finished()
-        ]
-        return sorted(found, key=lambda r: r.number)
+        """Every finished trial's record, in the order in which they were proposed."""
+        return finished_records(self._trials())
+
+    def running(self) -> int:
+        """How many trials are being evaluated by processes that live."""
+        return sum(_lives(t) for t in self._trials(TrialState.RUNNING))
 
     def recover(self) -> int:
-        """Settle trials that a killed process left running: tell those that had finished, propose the others again.
+        """Settle trials that a dead process left running: tell those that had finished, propose the others again.
 
         Returns how many were proposed again.
         """
         again = 0
         for trial in self._trials(TrialState.RUNNING):
+            if _lives(trial):
+                continue
             text = trial.user_attrs.get(RECORD)
             if text:
                 self._tell(optuna.trial.Trial(self.study, trial._trial_id), Record.model_validate_json(text))
@@ -99,21 +106,30 @@ class Ledger:
         """
         records = self.records()
         seen = {r.digest for r in records}
+        running = self.running()
         for attempt in range(ATTEMPTS):
             waiting = bool(self._trials(TrialState.WAITING))
             if attempt == ATTEMPTS - 1 and not waiting and not self._enqueue_unseen(seen, accepts):
                 return None
             # Seeded by how far the study is and not by what this process drew, so that a resumed run proposes
             # what an unkilled one would have.
-            self.study.sampler = make_sampler(self.sampler, self.seed + 1000 * len(records) + attempt)
+            self.study.sampler = make_sampler(self.sampler, self.seed + 1000 * (len(records) + running) + attempt)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                trial = self.study.ask(self.distributions)
+                trial = self.study.ask(dict[str, BaseDistribution](self.distributions))
+            trial.set_user_attr(OWNER, own_name())
+            trial.set_user_attr(SEEN, time.time())
             architecture = self.architecture(trial.params)
-            if architecture.digest not in seen and accepts(architecture):
+            if architecture.digest not in seen | self._taken(trial.number) and accepts(architecture):
                 return Proposal(trial, architecture, trial.user_attrs.get(ORIGIN, "sampler"))
             self.study.tell(trial.number, state=TrialState.FAIL)
         return None
+
+    @contextmanager
+    def working_on(self, proposal: Proposal) -> Iterator[None]:
+        """Within, other machines see that this one still works on the trial."""
+        with beating(lambda now: proposal.trial.set_user_attr(SEEN, now)):
+            yield
 
     def finish(self, proposal: Proposal, record: Record) -> None:
         """Close a trial: the record first, so that a kill in between loses nothing."""
@@ -141,9 +157,15 @@ class Ledger:
                 excess = objective.limit - value if objective.maximize else value - objective.limit
                 trial.set_constraint(objective.name, excess)
         if record.state == "complete":
-            self.study.tell(trial, [objective_value(record, o) for o in self.objectives])
+            values = [objective_value(record, o) for o in self.objectives]
+            self.study.tell(trial, [float("nan") if v is None else v for v in values])
         else:
             self.study.tell(trial, state=TrialState.PRUNED if record.state == "pruned" else TrialState.FAIL)
+
+    def _taken(self, number: int) -> set[str]:
+        """Digests that other processes are evaluating; of two that took the same one, the earlier trial keeps it."""
+        running = self._trials(TrialState.RUNNING)
+        return {self.architecture(t.params).digest for t in running if t.number < number and t.params and _lives(t)}
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states or None)
@@ -157,6 +179,17 @@ class Ledger:
                 self.study.enqueue_trial(params)
                 return True
         return False
+
+
+def finished_records(trials: Sequence[FrozenTrial]) -> list[Record]:
+    """The records of finished trials, numbered from 0 in the order of the trials."""
+    done = sorted((t for t in trials if RECORD in t.user_attrs and t.state.is_finished()), key=lambda t: t.number)
+    found = [Record.model_validate_json(t.user_attrs[RECORD]) for t in done]
+    return [r.model_copy(update={"number": i}) for i, r in enumerate(found)]
+
+
+def _lives(trial: FrozenTrial) -> bool:
+    return is_alive(trial.user_attrs.get(OWNER, ""), trial.user_attrs.get(SEEN, 0.0))
 
 
 def distributions(space: SearchSpace) -> dict[str, CategoricalDistribution]:
@@ -199,9 +232,22 @@ def minimised(record: Record, objectives: Sequence[Objective]) -> list[float]:
     return [float("nan") if v is None else -v if maximize else float(v) for v, maximize in values]
 
 
-def sqlite_url(path: Path) -> str:
-    """Optuna's URL of an SQLite file."""
-    return f"sqlite:///{path}"
+def open_storage(storage: str | None, folder: Path) -> Any:
+    """Optuna's storage of a run: the study directory's SQLite file, `journal:FILE`, or a database's URL.
+
+    Raises GhostsearchError when it cannot be opened.
+    """
+    if storage is None:
+        return f"sqlite:///{folder / DATABASE}"
+    if storage.startswith("journal:"):
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        return JournalStorage(JournalFileBackend(storage.removeprefix("journal:")))
+    try:
+        return optuna.storages.RDBStorage(storage)
+    except Exception as error:  # noqa: BLE001 - the database's driver raises errors of its own
+        raise GhostsearchError(f"storage {storage.split('@')[-1]!r} cannot be opened: {_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:

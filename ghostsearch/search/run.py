@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.records import Record, StudyView, anatomy_dict
+from ghostsearch.records import Latency, Record, StudyView, anatomy_dict
 from ghostsearch.search.bench import Bench, latencies, open_bench, train_baseline
 from ghostsearch.search.config import RunConfig
 from ghostsearch.search.final import final_front, forget_dominated, keep_trial, run_final, trial_front
-from ghostsearch.search.ledger import Ledger, Proposal, sqlite_url
+from ghostsearch.search.ledger import Ledger, open_storage
 from ghostsearch.search.seeds import solver_seeds, uniform_seeds
 from ghostsearch.search.trial import Draft, run_trial
 from ghostsearch.search.view import (
-    DATABASE,
     STUDY,
     check_directory,
     environment,
@@ -29,6 +30,7 @@ from ghostsearch.search.view import (
 from ghostsearch.space import Architecture
 
 Progress = Callable[[int, int, str], None]
+SETUP_LOCK, FINAL_LOCK = ".setup.lock", ".final.lock"
 FAILURES_IN_A_ROW = 5
 """So many failed trials one after the other mean that something is wrong with the run and not with an architecture."""
 
@@ -43,31 +45,14 @@ def search(config: RunConfig, *, progress: Progress | None = None) -> StudyView:
     check_directory(folder, config)
     bench = open_bench(config, progress)
     check_directory(folder, config, bench.space)
-    write_run(folder, config)
-    train_baseline(bench, folder, progress)
-    study = _open_study(bench, folder)
-    bench.plain_latencies = tuple(study["plain_latencies"])
-    ledger = Ledger(
-        sqlite_url(folder / DATABASE),
-        study["name"],
-        bench.space,
-        bench.objectives,
-        sampler=config.sampler,
-        seed=config.seed,
-    )
-    ledger.recover()
-    ledger.enqueue(uniform_seeds(bench.space))
-    if config.solver:
-        ledger.enqueue(solver_seeds(bench, folder, progress))
+    ledger = open_study(bench, folder, progress)
     with interruptible() as interrupted:
-        _explore(bench, ledger, folder, interrupted, progress)
-        records = ledger.records()
-        if interrupted():
-            write_outcome(folder, records, bench.objectives, (), trial_front(bench, records), ())
-        else:
-            finalists = run_final(bench, records, folder, progress)
-            front, missed = final_front(bench, finalists)
-            write_outcome(folder, records, bench.objectives, finalists, front, missed)
+        explore = _explore
+        if config.engine == "ray":
+            from ghostsearch.search.ray_study import explore
+        explore(bench, ledger, folder, interrupted, progress)
+        with FileLock(folder / FINAL_LOCK):
+            _finish(bench, ledger, folder, interrupted, progress)
     view = load_study(folder)
     from ghostsearch.report.page import write_report
 
@@ -75,26 +60,61 @@ def search(config: RunConfig, *, progress: Progress | None = None) -> StudyView:
     return view
 
 
+def open_study(bench: Bench, folder: Path, progress: Progress | None = None) -> Ledger:
+    """Everything before the first trial: run.yaml, the trained plain model, its latency, the seeds.
+
+    What a former run or another process has done is taken over; one process at a time gets in.
+    """
+    config = bench.config
+    write_run(folder, config)
+    with FileLock(folder / SETUP_LOCK):
+        train_baseline(bench, folder, progress)
+        name, bench.plain_latencies = _describe_study(bench, folder)
+        ledger = Ledger(
+            open_storage(config.storage, folder), name, bench.space, bench.objectives,
+            sampler=config.sampler, seed=config.seed,
+        )  # fmt: skip
+        ledger.recover()
+        ledger.enqueue(uniform_seeds(bench.space))
+        if config.solver:
+            ledger.enqueue(solver_seeds(bench, folder, progress))
+    return ledger
+
+
+def _finish(
+    bench: Bench, ledger: Ledger, folder: Path, interrupted: Callable[[], bool], progress: Progress | None
+) -> None:
+    """The final pass and the tables; of several processes the last one does it, the others write what there is."""
+    records = ledger.records()
+    if interrupted() or ledger.running():
+        write_outcome(folder, records, bench.objectives, (), trial_front(bench, records), ())
+        return
+    finalists = run_final(bench, records, folder, progress)
+    front, missed = final_front(bench, finalists)
+    write_outcome(folder, records, bench.objectives, finalists, front, missed)
+
+
 def _explore(
     bench: Bench, ledger: Ledger, folder: Path, interrupted: Callable[[], bool], progress: Progress | None
 ) -> None:
     """Evaluate proposals until the study has as many trials as asked for."""
-    records = ledger.records()
-    while len(records) < bench.config.trials and not interrupted():
+    while len(records := ledger.records()) + ledger.running() < bench.config.trials and not interrupted():
         if progress:
             progress(len(records), bench.config.trials, best_so_far(bench, records))
         proposal = ledger.ask(lambda a: feasible(bench, a))
         if proposal is None:
             break
-        record = _evaluate(bench, proposal, records, folder)
+        with ledger.working_on(proposal):
+            record = evaluate(bench, proposal.architecture, proposal.origin, records, folder)
         ledger.finish(proposal, record)
         records.append(record)
         forget_dominated(bench, records, folder)
-        _stop_when_all_fails(records)
+        stop_when_all_fails(records)
 
 
-def _evaluate(bench: Bench, proposal: Proposal, records: list[Record], folder: Path) -> Record:
-    draft = Draft(len(records), proposal.architecture, proposal.origin)
+def evaluate(bench: Bench, architecture: Architecture, origin: str, records: Sequence[Record], folder: Path) -> Record:
+    """Run one trial and keep the weights of a model that completed."""
+    draft = Draft(len(records), architecture, origin)
     record, model = run_trial(bench, draft, records)
     if model is not None and record.digest != "plain":
         keep_trial(bench, model, record, folder)
@@ -127,10 +147,8 @@ def best_so_far(bench: Bench, records: list[Record]) -> str:
     return f"front {len(front)} · best {share:.0%} of the MACs at {score.value if score else 0:.1%}"
 
 
-def _open_study(bench: Bench, folder: Path) -> dict[str, object]:
-    """study.json: made at the first run, when the plain model's latency is measured; read afterwards."""
-    from ghostsearch.records import Latency
-
+def _describe_study(bench: Bench, folder: Path) -> tuple[str, tuple[Latency, ...]]:
+    """The study's name and the plain model's latencies: measured and written to study.json once, then read there."""
     if not (folder / STUDY).exists():
         timings = latencies(bench, {"plain": bench.plain.module}, bench.config.time_limit, beside_plain=False)["plain"]
         name = f"{bench.config.model} {bench.space.digest}"
@@ -140,10 +158,7 @@ def _open_study(bench: Bench, folder: Path) -> dict[str, object]:
             "environment": environment(), "notes": _notes(bench),
         })  # fmt: skip
     study = read_study(folder)
-    return {
-        "name": study["name"],
-        "plain_latencies": [Latency.model_validate(x) for x in study["plain_latencies"]],
-    }
+    return study["name"], tuple(Latency.model_validate(x) for x in study["plain_latencies"])
 
 
 def _notes(bench: Bench) -> list[str]:
@@ -161,7 +176,8 @@ def _notes(bench: Bench) -> list[str]:
     return notes
 
 
-def _stop_when_all_fails(records: list[Record]) -> None:
+def stop_when_all_fails(records: Sequence[Record]) -> None:
+    """Raise GhostsearchError when the newest trials all failed."""
     last = records[-FAILURES_IN_A_ROW:]
     if len(last) == FAILURES_IN_A_ROW and all(r.state == "failed" for r in last):
         raise GhostsearchError(

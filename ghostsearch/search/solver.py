@@ -76,6 +76,7 @@ class Program:
         self._resources = np.zeros((len(problem.names), columns))
         for cells, values in costs:
             self._resources[:, cells] += values
+        self._whole = (np.arange(columns) < self.binaries).astype(np.int64)
         self._objective = np.zeros(columns)
         self._objective[: self.binaries] = np.concatenate(list(problem.losses))
 
@@ -95,10 +96,8 @@ class Program:
         if avoid:
             cuts = _matrix([(self.starts + np.array(code), np.ones(len(code))) for code in avoid], self.columns)
             constraints.append(LinearConstraint(cuts, -np.inf, len(self.starts) - distance))
-        whole = np.zeros(self.columns)
-        whole[: self.binaries] = 1
         found = milp(
-            self._objective, integrality=whole, bounds=Bounds(0, 1), constraints=constraints,
+            self._objective, integrality=self._whole, bounds=Bounds(0, 1), constraints=constraints,
             options={"mip_rel_gap": GAP, "time_limit": TIME_LIMIT_S},
         )  # fmt: skip
         if found.x is None:
@@ -111,12 +110,11 @@ class Program:
     def least(self, name: str) -> float:
         """The least that a resource can be."""
         i = self.problem.names.index(name)
-        whole = np.zeros(self.columns)
-        whole[: self.binaries] = 1
         equal = LinearConstraint(self._equalities, self._right, self._right)
         row = self._resources[i]
         scale = max(float(np.abs(row).max()), 1e-30)
-        found = milp(row / scale, integrality=whole, bounds=Bounds(0, 1), constraints=[equal])
+        found = milp(row / scale, integrality=self._whole, bounds=Bounds(0, 1), constraints=[equal])
+        assert found.x is not None, "without a bound there is always a solution"
         return float(self.problem.resources.constant[i] + row @ np.round(found.x))
 
 

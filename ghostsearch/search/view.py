@@ -18,12 +18,12 @@ from ghostsearch.files import atomic_path, write_text
 from ghostsearch.pareto import knee
 from ghostsearch.records import Objective, Record, StudyView, frame
 from ghostsearch.search.config import FREE, RunConfig, configure
-from ghostsearch.search.ledger import RECORD, minimised, sqlite_url
+from ghostsearch.search.ledger import finished_records, minimised, open_storage
 from ghostsearch.space import SearchSpace, read_json
 from ghostsearch.version import versions
 
 FORMAT, VERSION = "ghostsearch.study", 1
-RUN, STUDY, DATABASE, OUTCOME = "run.yaml", "study.json", "study.db", "outcome.json"
+RUN, STUDY, OUTCOME = "run.yaml", "study.json", "outcome.json"
 
 
 def write_run(folder: Path, config: RunConfig) -> None:
@@ -34,7 +34,8 @@ def write_run(folder: Path, config: RunConfig) -> None:
 
 def check_directory(folder: Path, config: RunConfig, space: SearchSpace | None = None) -> None:
     """Raise GhostsearchError when the directory holds another study, another version's, or foreign files."""
-    if not folder.exists() or not any(folder.iterdir()):
+    # Hidden names are locks and what a kill left of a file being written.
+    if not folder.exists() or all(p.name.startswith(".") for p in folder.iterdir()):
         return
     if not (folder / RUN).exists():
         raise GhostsearchError(f"{folder} is not empty and holds no study of ours; choose another --out")
@@ -124,17 +125,16 @@ def load_study(folder: Path | str) -> StudyView:
         raise GhostsearchError(f"{folder} holds no study; 'ghostsearch search --out {folder}' would make one")
     config, study = configure({}, folder / RUN), read_study(folder)
     try:
-        stored = optuna.load_study(study_name=study["name"], storage=sqlite_url(folder / DATABASE))
-        trials = stored.get_trials(deepcopy=False)
-        records = [Record.model_validate_json(t.user_attrs[RECORD]) for t in trials if RECORD in t.user_attrs]
+        stored = optuna.load_study(study_name=study["name"], storage=open_storage(config.storage, folder))
+        records = finished_records(stored.get_trials(deepcopy=False))
     except Exception as error:  # noqa: BLE001 - the storage raises errors of its own libraries
-        raise GhostsearchError(f"{folder / DATABASE} cannot be read ({type(error).__name__})") from None
+        raise GhostsearchError(f"{folder}: the study's storage cannot be read ({type(error).__name__})") from None
     outcome = read_json(folder / OUTCOME) if (folder / OUTCOME).exists() else {}
     assert isinstance(outcome, dict)
     return StudyView(
         directory=str(folder), name=study["name"], config=config.model_dump(mode="json"), anatomy=study["anatomy"],
         objectives=tuple(Objective(**o) for o in outcome.get("objectives", ())),
-        records=tuple(sorted(records, key=lambda r: r.number)),
+        records=tuple(records),
         front=tuple(outcome.get("front", ())), chosen=outcome.get("chosen", ""),
         finalists=tuple(Record.model_validate(r) for r in outcome.get("finalists", ())),
         missed=tuple(outcome.get("missed", ())), vetoed=tuple(outcome.get("vetoed", ())),

@@ -1,0 +1,139 @@
+"""Whole searches: what stands on disk, going on after kills, several processes, Ctrl-C, failing trials."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.pareto import pareto_front
+from ghostsearch.search import run as run_module
+from ghostsearch.search.config import RunConfig
+from ghostsearch.search.ledger import minimised
+from ghostsearch.search.run import search
+from ghostsearch.search.view import load_study
+
+PROGRAM = """
+import json, sys, torch
+torch.set_num_threads(1)
+from ghostsearch.search.config import RunConfig
+from ghostsearch.search.run import search
+search(RunConfig(**json.loads(sys.argv[1])))
+"""
+
+
+def start(options):
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, json.dumps(options)], stderr=subprocess.PIPE, text=True)
+
+
+def outcome(view):
+    """What must not depend on kills or on who ran it: architectures, states, exact scores and costs, front."""
+    return [
+        (r.digest, r.origin, r.state, r.cost.macs, tuple((s.split, s.epochs, s.value) for s in r.scores))
+        for r in view.records
+    ], set(view.front)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny, tmp_path_factory):
+    return search(RunConfig(**tiny(tmp_path_factory.mktemp("unbroken") / "run")))
+
+
+def test_front_is_of_measured_finalists_and_not_dominated(unbroken):
+    by_digest = {r.digest: r for r in unbroken.finalists}
+    assert set(unbroken.front) <= set(by_digest)
+    points = [minimised(by_digest[d], unbroken.objectives) for d in unbroken.front]
+    assert pareto_front(points) == list(range(len(points)))
+    for record in unbroken.finalists:
+        assert record.score("test") is not None
+        assert all(x.plain_times_s for x in record.latencies)
+
+
+def test_no_architecture_is_evaluated_twice(unbroken):
+    digests = [r.digest for r in unbroken.records]
+    assert len(set(digests)) == len(digests) == 8
+    assert [r.number for r in unbroken.records] == list(range(8))
+    assert {r.origin for r in unbroken.records} >= {"plain", "uniform", "solver"}
+
+
+def test_killed_anywhere_it_goes_on_to_the_same_front(tiny, unbroken, tmp_path):
+    options, draw = tiny(tmp_path / "run"), random.Random(0)
+    finished, kills = {}, 0
+    for _ in range(40):
+        process = start(options)
+        try:
+            process.wait(timeout=4 + draw.random() * 8 + kills)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+        else:
+            assert process.returncode == 0, process.stderr.read()
+            break
+        if (tmp_path / "run" / "study.db").exists():
+            now = {r.digest: r for r in load_study(tmp_path / "run").records}
+            assert all(now[d] == r for d, r in finished.items()), "a finished trial was lost or repeated"
+            finished = now
+    assert kills >= 1
+    assert outcome(load_study(tmp_path / "run")) == outcome(unbroken)
+    assert not [p for p in (tmp_path / "run").rglob("*.tmp*") if not p.name.startswith(".")]
+
+
+def test_several_processes_share_a_study(tiny, tmp_path):
+    options = tiny(tmp_path / "run", trials=10)
+    workers = [start(options) for _ in range(2)]
+    for worker in workers:
+        assert worker.wait(timeout=200) == 0, worker.stderr.read()
+    view = load_study(tmp_path / "run")
+    digests = [r.digest for r in view.records]
+    assert len(digests) == len(set(digests)) == 10
+    assert view.finalists, "the last of them did the final pass"
+
+
+def test_journal_storage(tiny, tmp_path, unbroken):
+    view = search(RunConfig(**tiny(tmp_path / "run", storage=f"journal:{tmp_path / 'log'}")))
+    assert outcome(view) == outcome(unbroken)
+    assert not (tmp_path / "run" / "study.db").exists()
+
+
+def test_ctrl_c_finishes_the_trial_and_reports(tiny, tmp_path):
+    process = start(tiny(tmp_path / "run", trials=500, solver=False, objectives=["score", "params"]))
+    try:
+        until = time.monotonic() + 100
+        while not list((tmp_path / "run").glob("weights/*")) and time.monotonic() < until:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0, process.stderr.read()
+    finally:
+        process.kill()
+    view = load_study(tmp_path / "run")
+    assert 1 <= len(view.records) < 500
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_failing_trials_are_recorded_and_end_the_run_with_a_diagnosis(tiny, tmp_path, monkeypatch):
+    # A learning rate that makes the loss overflow: a real failure of every trial that is trained.
+    options = tiny(tmp_path / "run", solver=False, epochs=1, lr=1e30, baseline_epochs=0)
+    monkeypatch.setattr(run_module, "FAILURES_IN_A_ROW", 1)
+    with pytest.raises(GhostsearchError, match=r"the last 1 trials failed.*not finite"):
+        search(RunConfig(**options))
+    records = load_study(tmp_path / "run").records
+    assert records[-1].state == "failed"
+    assert "not finite" in records[-1].reason
+
+
+def test_the_directory_of_another_study_is_refused(tiny, unbroken):
+    with pytest.raises(GhostsearchError, match="another study"):
+        search(RunConfig(**tiny(unbroken.directory, seed=1)))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_directory_is_one_line(tiny, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(GhostsearchError, match="cannot be written"):
+        search(RunConfig(**tiny(tmp_path / "run")))
