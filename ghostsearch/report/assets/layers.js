@@ -11,7 +11,7 @@ const drawLayerSavings = () => {
     marker: { color: rows.map((row) => row.choice.colour) }, customdata: rows.map((row) => escaped(row.choice.text)),
     hovertemplate: "%{x}<br>%{customdata}<br>saves %{y:.2f} %<extra></extra>",
   };
-  const layout = plotLayout("", "saved (% of plain latency)", { bargap: 0.25, showlegend: false });
+  const layout = plotLayout("", "saved (%)", { bargap: 0.25, showlegend: false });
   layout.xaxis = { ...layout.xaxis, tickangle: -60, tickfont: { size: 10 }, showgrid: false };
   Plotly.react(layerPlot, [trace], layout, PLOT_CONFIG);
 };
