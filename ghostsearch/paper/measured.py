@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import median
 
+from torch import nn
+
 from ghostsearch.errors import MissingExtraError
 from ghostsearch.measure.latency import measure_latency
-from ghostsearch.models.loading import example_input, load_model
+from ghostsearch.models.loading import IMAGENET_INPUT, example_input, load_model
+from ghostsearch.models.repghost import fused
 from ghostsearch.paper.counted import Row, compared
 from ghostsearch.paper.options import PaperOptions
 from ghostsearch.paper.printed import MILLION, SMALL_NETS
@@ -23,21 +26,22 @@ def small_net_rows(options: PaperOptions, progress: Progress | None = None) -> t
 
     Weights are random: they change neither counts nor, on a CPU, the time.
     """
-    built, remarks = {}, []
+    built: dict[str, nn.Module] = {}
+    remarks = []
     for spec in SMALL_NETS:
         try:
-            built[spec] = load_model(spec, seed=options.seed)
+            built[spec] = fused(load_model(spec, seed=options.seed).module)
         except MissingExtraError as error:
             remarks.append(f"{spec} is left out: {error}")
-    example = example_input(built[REFERENCE].input)
+    example = example_input(IMAGENET_INPUT)
     latencies = measure_latency(
-        {spec: loaded.module for spec, loaded in built.items()}, example, device=options.device,
-        plain=built[REFERENCE].module, threads=options.threads, time_limit_s=options.time_limit,
+        built, example, device=options.device,
+        plain=built[REFERENCE], threads=options.threads, time_limit_s=options.time_limit,
         seed=options.seed, progress=progress,
     )  # fmt: skip
     rows = []
-    for spec, loaded in built.items():
-        row = compared(SMALL_NETS[spec], loaded.module, example, MILLION, spec=spec)
+    for spec, network in built.items():
+        row = compared(SMALL_NETS[spec], network, example, MILLION, spec=spec)
         seconds, reference = median(latencies[spec].times_s), median(latencies[spec].plain_times_s)
         low, high = latencies[spec].ratio_interval or (None, None)
         row |= {

@@ -61,8 +61,10 @@ SMALL_NETS = {
     "torchvision:shufflenet_v2_x1_5": Printed("ShuffleNetV2 1.5×", "3.5", "299", "72.6"),
     "torchvision:efficientnet_b0": Printed("EfficientNet-B0", "", "", ""),
     "torchvision:resnet18": Printed("ResNet-18", "", "", ""),
+    "ghostsearch:ghostnetv2": Printed("GhostNetV2 1.0×", "", "", ""),
+    "ghostsearch:repghostnet": Printed("RepGhostNet 1.0×, fused", "", "", ""),
 }
-"""By model; MACs in millions at 224×224. The last two are not in the paper's table: they show what latency adds."""
+"""By model; MACs in millions at 224×224. The last four are not in the paper: they show what latency adds."""
 
 
 def agrees(printed: str, counted: int, unit: int) -> bool | None:
