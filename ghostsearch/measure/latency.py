@@ -170,7 +170,7 @@ def _race(
     progress: Progress | None,
 ) -> str:
     """Rounds of visits in random order until every interval is narrow or the time is up; returns which."""
-    start, rounds = time.perf_counter(), 0
+    start, rounds, next_look = time.perf_counter(), 0, 2 * MIN_ROUNDS
     with _no_garbage_collection():
         while True:
             running = [e for e in entries if not e.narrow]
@@ -182,7 +182,9 @@ def _race(
             spent = time.perf_counter() - start
             out_of_time = spent >= time_limit_s and rounds >= MIN_ROUNDS
             last = out_of_time or rounds >= MAX_ROUNDS
-            if last or (rounds >= 2 * MIN_ROUNDS and rounds % MIN_ROUNDS == 0):
+            if last or rounds >= next_look:
+                # Resampling takes time too, so the looks get rarer as the rounds get many.
+                next_look = rounds + max(MIN_ROUNDS, rounds // 4)
                 for entry in running:
                     _judge(entry, reference, narrow)
             if progress:

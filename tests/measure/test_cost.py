@@ -14,7 +14,7 @@ from ghostsearch.measure.cost import CostWarning, count_operators, measure_cost
 
 def small_net() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 5, stride=2, padding=2, groups=8, bias=False),
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 5, 2, 2, groups=8, bias=False),
         nn.Flatten(), nn.Linear(8 * 4 * 4, 10),
     )  # fmt: skip
 

@@ -68,7 +68,7 @@ class ExecutorchXnnpack(Device):
         from executorch.exir import to_edge_transform_and_lower
         from executorch.runtime import Runtime
 
-        with refusals(self.name), _quiet(), torch.no_grad():
+        with refusals(self.name), _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
             example = moved(example, "cpu")
             flat = Flat(copied(model).to("cpu"), example).eval().requires_grad_(False)
             inputs = tuple(t.contiguous() for t in flat_inputs(example))
