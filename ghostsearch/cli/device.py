@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from ghostsearch.cli import options as o
-from ghostsearch.cli.terminal import milliseconds, say, say_json, show_table
+from ghostsearch.cli.terminal import say, say_json, show_table
+from ghostsearch.report.units import milliseconds
 
 
 def add_to(app: typer.Typer) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostsearch.cli import options as o
-from ghostsearch.cli.terminal import milliseconds, progress_bar, say, say_json, show_table
+from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
+from ghostsearch.report.units import milliseconds
 
 if TYPE_CHECKING:
     from ghostsearch.measure.table import LatencyTable

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostsearch.cli import options as o
-from ghostsearch.cli.terminal import human, milliseconds, progress_bar, say, say_json, show_table
+from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.report.units import milliseconds, with_prefix
 
 if TYPE_CHECKING:
     from ghostsearch.models.loading import LoadedModel
@@ -54,7 +55,7 @@ def inspect_model(
         say_json(found)
         return
     rows = [
-        (s["site"], s["kind"], f"{s['in_channels']}→{s['out_channels']}", human(s["macs"]),
+        (s["site"], s["kind"], f"{s['in_channels']}→{s['out_channels']}", with_prefix(s["macs"]),
          "  ".join(f"{c['choice']} {c['speedup']:.2f}×" for c in s["choices"][1:]))
         for s in found["sites"]
     ]  # fmt: skip
@@ -72,7 +73,7 @@ def inspect_model(
         show_table("left as they are", ["module", "reason"], [(s["module"], s["reason"]) for s in found["skipped"]])
     kinds = [(k["kind"], k["layers"], f"{k['params_share']:.1%}", f"{k['macs_share']:.1%}") for k in found["shares"]]
     show_table("by kind of layer", ["kind", "layers", "params", "MACs"], kinds)
-    say(f"{human(found['params'])} params, {human(found['macs'], 'MACs')} at {loaded.input.size}²")
+    say(f"{with_prefix(found['params'])} params, {with_prefix(found['macs'], 'MACs')} at {loaded.input.size}²")
     if not found["sites"]:
         raise GhostsearchError(f"{model} has no convolution that can be replaced; the table above says why for each")
     say(f"next: ghostsearch convert {model} --choice 'ghost(ratio=2, kernel=3)' --out DIR")
@@ -138,7 +139,7 @@ def convert_model(
         say_json(table)
         return
     rows = [
-        (row["what"], human(row["before"]), human(row["after"]), f"{row['after'] / row['before']:.1%}")
+        (row["what"], with_prefix(row["before"]), with_prefix(row["after"]), f"{row['after'] / row['before']:.1%}")
         for row in table["rows"]
     ]
     show_table(f"{model}: {table['changed']} layers changed", ["", "before", "after", "share"], rows)
@@ -185,13 +186,13 @@ def measure_model(
         return
     macs = found["macs"]
     cost = [
-        ("params", human(found["params"])),
-        ("size", human(found["size_bytes"], "B")),
-        *((f"MACs, {k}", human(v)) for k, v in macs.items()),
+        ("params", with_prefix(found["params"])),
+        ("size", with_prefix(found["size_bytes"], "B")),
+        *((f"MACs, {k}", with_prefix(v)) for k, v in macs.items()),
     ]
     show_table(model, ["cost", ""], cost, note=found["macs_reason"])
     if explain:
-        rows = [(d["operator"], *(human(d[k]) for k in macs), d["reason"]) for d in found["differences"]]
+        rows = [(d["operator"], *(with_prefix(d[k]) for k in macs), d["reason"]) for d in found["differences"]]
         show_table("where the counters differ", ["operator", *macs, "reason"], rows)
     rows = []
     for x in found["latency"]:

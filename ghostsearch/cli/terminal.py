@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import typer
 from rich.console import Console
@@ -91,23 +90,3 @@ def _log_lines() -> Report:
             err.print(f"{done}/{total} {text}", markup=False, soft_wrap=True)
 
     return report
-
-
-def human(value: float | None, unit: str = "") -> str:
-    """A number with a decimal prefix: 1814.07e6 MACs -> `1.81 GMACs`; a dash for None."""
-    if value is None:
-        return "–"
-    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.2f} {prefix}{unit}".rstrip()
-    return f"{value:g} {unit}".rstrip()
-
-
-def milliseconds(seconds: float | None) -> str:
-    """Seconds as milliseconds with three significant digits."""
-    return "–" if seconds is None else f"{seconds * 1e3:.3g} ms"
-
-
-def flat(mapping: Mapping[str, Any]) -> str:
-    """A mapping on one line: `a 1 · b 2`."""
-    return " · ".join(f"{k} {v}" for k, v in mapping.items())
