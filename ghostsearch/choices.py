@@ -132,14 +132,10 @@ def parse_choice(text: str) -> Choice:
     name, arguments, keywords = _parse_call(text)
     kind = Choice.kinds.get(name)
     if kind is None:
-        raise GhostsearchError(
-            f"choice {text!r}: no choice is called {name!r}; there are {', '.join(Choice.kinds)}"
-        )
+        raise GhostsearchError(f"choice {text!r}: no choice is called {name!r}; there are {', '.join(Choice.kinds)}")
     names = [f.name for f in dataclasses.fields(kind)]
     if len(arguments) > len(names):
-        raise GhostsearchError(
-            f"choice {text!r}: {name} takes at most {len(names)} values ({', '.join(names)})"
-        )
+        raise GhostsearchError(f"choice {text!r}: {name} takes at most {len(names)} values ({', '.join(names)})")
     values = dict(zip(names, arguments, strict=False))
     for key, value in keywords.items():
         if key not in names or key in values:
@@ -163,9 +159,7 @@ def parse_width(text: str) -> Width:
     """Like `parse_choice`, for a group: refuses layer choices such as `keep`."""
     choice = parse_choice(text)
     if not isinstance(choice, Width):
-        raise GhostsearchError(
-            f"choice {text!r} is for a site, not for a group of channels; try 'width(0.75)'"
-        )
+        raise GhostsearchError(f"choice {text!r} is for a site, not for a group of channels; try 'width(0.75)'")
     return choice
 
 
@@ -199,11 +193,7 @@ def _parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
 def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.Name):
         return node.id
-    if (
-        isinstance(node, ast.UnaryOp)
-        and isinstance(node.op, ast.USub)
-        and isinstance(node.operand, ast.Constant)
-    ):
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
         value = node.operand.value
         return -value if _is_number(value) else value
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):

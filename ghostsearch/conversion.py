@@ -128,10 +128,7 @@ def convert_and_save(
         "changed": len(architecture.sites) + len(architecture.groups),
         "weights": _how(calibration, images, distill_steps),
         "out": str(out),
-        "rows": [
-            {"what": text, "before": getattr(before, k), "after": getattr(after, k)}
-            for k, text in names.items()
-        ],
+        "rows": [{"what": text, "before": getattr(before, k), "after": getattr(after, k)} for k, text in names.items()],
     }
 
 
@@ -139,6 +136,4 @@ def _how(calibration: str | None, images: int, distill_steps: int) -> str:
     if not calibration:
         return "copied (add --calibrate DATA to fit them in closed form)"
     fitted = f"fitted in closed form on {images} images of {calibration}"
-    return (
-        f"{fitted}, then {distill_steps} label-free distillation steps a block" if distill_steps else fitted
-    )
+    return f"{fitted}, then {distill_steps} label-free distillation steps a block" if distill_steps else fitted

@@ -106,7 +106,7 @@ class Record(_Frozen):
     scores: tuple[Score, ...] = ()
     """One per rung reached, oldest first; the test split's comes from the final pass only."""
     seconds: dict[str, float] = Field(default_factory=dict)
-    """Wall time by stage: convert, fit, train, evaluate, measure."""
+    """Wall time by stage: fit, measure, train, evaluate."""
     started: str = ""
     """ISO 8601, UTC."""
 

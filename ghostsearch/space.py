@@ -112,9 +112,7 @@ class Architecture:
         return not self.sites and not self.groups
 
     @classmethod
-    def of(
-        cls, sites: Mapping[str, str] | None = None, groups: Mapping[str, str] | None = None
-    ) -> Architecture:
+    def of(cls, sites: Mapping[str, str] | None = None, groups: Mapping[str, str] | None = None) -> Architecture:
         """An architecture from choice strings; raises GhostsearchError when one does not parse."""
         return cls(
             {path: parse_layer_choice(text) for path, text in (sites or {}).items()},
@@ -134,9 +132,7 @@ class Architecture:
     def from_dict(cls, data: object, source: str = "architecture") -> Architecture:
         """The architecture of `to_dict`'s form; raises GhostsearchError on anything else or a newer version."""
         if not isinstance(data, dict) or data.get("format") != ARCHITECTURE_FORMAT:
-            raise GhostsearchError(
-                f"{source}: not an architecture file (its 'format' must be {ARCHITECTURE_FORMAT!r})"
-            )
+            raise GhostsearchError(f"{source}: not an architecture file (its 'format' must be {ARCHITECTURE_FORMAT!r})")
         version = data.get("version")
         if version != ARCHITECTURE_VERSION:
             raise GhostsearchError(
