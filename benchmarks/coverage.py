@@ -253,7 +253,7 @@ def main() -> None:
             f"{case.name:44} sites {row['sites']:4} {row.get('convert_seconds', 0):6.2f} s  {row['status']}", flush=True
         )
         gc.collect()
-    write_tables(list(rows.values()))
+        write_tables(list(rows.values()))
 
 
 if __name__ == "__main__":
