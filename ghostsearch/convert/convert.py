@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ghostsearch.convert.fit_layer import FitSettings
 from ghostsearch.convert.inherit import copy_weights, fit_weights
 from ghostsearch.convert.sites import find_sites, require_sites
 from ghostsearch.convert.swap import swap_sites
@@ -29,13 +30,14 @@ def convert(
     width_multiple: int = 8,
     distill_steps: int = 0,
     seed: int = 0,
+    settings: FitSettings | None = None,
     progress: Progress | None = None,
 ) -> nn.Module:
     """The model of an architecture as a new module, with weights inherited from `model`, which stays untouched.
 
     example: (N, C, H, W) or any forward input. `calibration` yields image batches (or (images, …) batches) to fit the
-    weights in closed form; without it they are copied. The structure depends on the architecture alone, so that saved
-    weights load into a conversion made without images.
+    weights in closed form under `settings`; without it they are copied. The structure depends on the architecture
+    alone, so that saved weights load into a conversion made without images.
     Raises GhostsearchError for a site or group that the model does not have or that cannot change.
     """
     if architecture.sites:
@@ -56,5 +58,5 @@ def convert(
             return converted
         return fit_weights(
             model, converted, architecture, example=example, calibration=calibration, width_multiple=width_multiple,
-            distill_steps=distill_steps, seed=seed, progress=progress,
+            distill_steps=distill_steps, seed=seed, settings=settings, progress=progress,
         )  # fmt: skip

@@ -33,6 +33,8 @@ class FitSettings:
     """Whether channels whose order cannot be folded into their readers may be reordered by an index buffer."""
     joint_steps: int = 3
     """Conjugate-gradient steps on the primary in each."""
+    reach: int | None = None
+    """Layers refitted behind the last changed one; None for all. A few tell most of what a change costs, sooner."""
 
 
 @dataclass

@@ -59,6 +59,9 @@ class ModelFit:
         """Fit every layer behind the first change."""
         changed = [*architecture.sites, *self.channels]
         order = fit_order(self.places, changed)
+        if self.settings.reach is not None:
+            last = max((i for i, path in enumerate(order) if path in changed), default=-1)
+            order = order[: last + 1 + self.settings.reach]
         with torch.no_grad():
             for done, path in enumerate(order, 1):
                 self._fit(self.places[path])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ghostsearch.choices import parse_width
 from ghostsearch.convert.convert import convert
+from ghostsearch.convert.fit_layer import FitSettings
 from ghostsearch.convert.sites import find_sites
 from ghostsearch.data import Data, calibration_batches, load_data
 from ghostsearch.errors import GhostsearchError
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from ghostsearch.measure.table import LatencyTable
 
 Progress = Callable[[int, int, str], None]
+TABLE_BATCHES = 2
+"""Batches of calibration images that a candidate of the table is fitted to."""
 COST_COLUMNS = {"macs": "macs", "params": "params", "memory": "peak_memory_bytes"}
 
 
@@ -98,15 +101,18 @@ class Bench:
         return self._convert(architecture, self.calibration, self.config.distill_steps, progress)
 
     def convert_quickly(self, architecture: Architecture) -> nn.Module:
-        """The same from the first batch of calibration images and without distilling: for the candidate table."""
-        return self._convert(architecture, self.calibration[:1] if self.calibration else None, 0, None)
+        """For the candidate table: from few images, only the next layer refitted behind the change, not distilled."""
+        few = self.calibration[:TABLE_BATCHES] if self.calibration else None
+        return self._convert(architecture, few, 0, None, FitSettings(relu_rounds=1, joint_rounds=1, reach=1))
 
     def _convert(
-        self, architecture: Architecture, calibration: list[Tensor] | None, steps: int, progress: Progress | None
-    ) -> nn.Module:
+        self, architecture: Architecture, calibration: list[Tensor] | None, steps: int, progress: Progress | None,
+        settings: FitSettings | None = None,
+    ) -> nn.Module:  # fmt: skip
         return convert(
             self.plain.module, architecture, example=self.example, anatomy=self.anatomy, calibration=calibration,
-            width_multiple=self.space.width_multiple, distill_steps=steps, seed=self.config.seed, progress=progress,
+            width_multiple=self.space.width_multiple, distill_steps=steps, seed=self.config.seed,
+            settings=settings, progress=progress,
         )  # fmt: skip
 
     def latency_tables(self, progress: Progress | None = None) -> dict[str, LatencyTable]:

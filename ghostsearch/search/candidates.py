@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, str], None]
 FILE = "candidates.parquet"
-PROBE_IMAGES = 1024
+PROBE_IMAGES = 512
 """Images of the selection split that a candidate is judged on."""
 SAVE_EVERY = 8
 COLUMNS = {

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Latency, Record
@@ -175,7 +176,11 @@ class TrialActor(tune.Trainable):
 
 def _time_on_device(models: Mapping[str, Any], example: Any, **options: Any) -> dict[str, Latency]:
     """`measure_latency` as a Ray task that holds the device's resource: one at a time, where the device is."""
-    task = ray.remote(num_cpus=0, resources={device_resource(options["device"]): 1})(_measure)
+    # Outside the trial's own placement group, which has no device in it.
+    anywhere = PlacementGroupSchedulingStrategy(placement_group=None)
+    task = ray.remote(
+        num_cpus=0, resources={device_resource(options["device"]): 1}, scheduling_strategy=anywhere
+    )(_measure)  # fmt: skip
     found: dict[str, Latency] = ray.get(task.remote(models, example, options))
     return found
 
