@@ -239,15 +239,16 @@ def main() -> None:
     parser.add_argument(
         "--widths", type=int, default=0, metavar="M", help="check groups of models below M million params"
     )
+    parser.add_argument("--missing", action="store_true", help="only builders without a row in coverage.csv")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message="not in macs")  # NMS, grid sampling: the same before and after
     cases = [*torchvision_cases(), *timm_cases()]
-    wanted = [
-        c for c in cases if (not options.models or c.name in options.models) and options.family in (None, c.family)
-    ]
     old = pd.read_csv(OUT / "coverage.csv").to_dict("records") if (OUT / "coverage.csv").is_file() else []
     rows = {row["model"]: row for row in old}
-    for case in wanted:
+    for case in cases:
+        named = (not options.models or case.name in options.models) and options.family in (None, case.family)
+        if not named or (options.missing and case.name in rows):
+            continue
         rows[case.name] = row = coverage_row(case, options.widths)
         print(
             f"{case.name:44} sites {row['sites']:4} {row.get('convert_seconds', 0):6.2f} s  {row['status']}", flush=True
