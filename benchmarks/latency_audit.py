@@ -64,9 +64,8 @@ def main() -> None:
         noisy = sum(row["noisy"] for row in result.models)
         for row in result.rows:
             figures = f"{row.mape:.1%} | {row.tau:.3f} | {row.worst:.1%}"
-            lines.append(
-                f"| {name} | {row.predictor} | {figures} | {result.plain_s * 1e3:.1f} ms | {took:.0f} s | {vetoed} | {noisy} |"
-            )
+            taken = f"{result.plain_s * 1e3:.1f} ms | {took:.0f} s | {vetoed} | {noisy}"
+            lines.append(f"| {name} | {row.predictor} | {figures} | {taken} |")
             print(lines[-1], flush=True)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     with given.out.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
@@ -83,15 +82,16 @@ def _page(given: argparse.Namespace, setting: Setting, lines: list[str]) -> str:
         [
             "# Audit of the latency table",
             "",
-            f"{given.models} unseen random architectures of the space `{given.space}` each, built, measured interleaved with the plain",
-            "model, and compared with what was predicted before. Errors are of the ratio to the plain model.",
+            f"{given.models} unseen random architectures of the space `{given.space}`, built, measured interleaved",
+            "with the plain model, compared with what was predicted. Errors are of the ratio to the plain model.",
             "",
             "| model | predictor | MAPE | Kendall τ | worst | plain | profile took | vetoed | noisy of the measured |",
             "|---|---|---|---|---|---|---|---|---|",
             *lines,
             "",
-            f"Device {device.name}, {device.place()}, {given.threads} thread(s), batch {given.batch}, {given.size}², {versions}.",
-            f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}. Command: `python benchmarks/latency_audit.py --device {given.device} "
+            f"Device {device.name}, {device.place()}, {given.threads} thread(s), batch {given.batch}, {given.size}².",
+            f"{versions}. {datetime.datetime.now(datetime.UTC):%Y-%m-%d}.",
+            f"Command: `python benchmarks/latency_audit.py --device {given.device} --batch {given.batch} "
             f"--space {given.space} --models {given.models}`.",
             "",
         ]

@@ -45,6 +45,8 @@ class Latency(_Frozen):
     """Why measuring ended: `narrow` (interval small enough) or `time limit`."""
     cores_busy: float | None = None
     """Cores that the runtime kept busy, as checked before timing; None where the device is not this process's cores."""
+    disturbed: int = 0
+    """Visits taken again because another process held the core meanwhile; their times are not in `times_s`."""
 
     @property
     def median_s(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 
@@ -43,3 +44,12 @@ def _idle_cores() -> float:
     wall, cpu = time.perf_counter(), time.process_time()
     time.sleep(PROBE_S / 4)
     return (time.process_time() - cpu) / (time.perf_counter() - wall)
+
+
+def preemptions() -> int:
+    """How often the system has taken a core from this process so far; always 0 where it does not tell (Windows)."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
