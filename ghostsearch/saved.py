@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,7 +236,7 @@ def _check_spec(where: object, spec: str, allow_code: bool) -> None:
     if not allow_code and not SAFE_SPEC.fullmatch(spec):
         raise GhostsearchError(
             f"{where}: its plain network is {spec[:100]!r}, code that loading would run; "
-            "if you trust it say so (allow_code=True, --allow-code), or give the network: load(…, model=…)"
+            "if you trust it say so: load(…, allow_code=True), or give the network: load(…, model=…)"
         )
 
 
@@ -288,12 +289,16 @@ def _converted(directory: Path, plain: nn.Module, architecture: Architecture, ma
 
 def _fill(module: nn.Module, state: State, path: Path) -> None:
     """Load the file's tensors into a module, strictly, keeping the file's precision; in place."""
-    for name, own in module.state_dict(keep_vars=True).items():
-        if name in state and state[name].dtype in PRECISIONS and own.dtype in PRECISIONS:
-            own.data = own.data.to(state[name].dtype)
+    own = module.state_dict(keep_vars=True)
+    for name, value in own.items():
+        if name in state and state[name].dtype in PRECISIONS and value.dtype in PRECISIONS:
+            value.data = value.data.to(state[name].dtype)
+    found = OrderedDict(state)
+    # Some modules (MNASNet) refuse a state without the versions that PyTorch keeps beside the tensors.
+    found._metadata = getattr(own, "_metadata", {})  # type: ignore[attr-defined]
     try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
+        module.load_state_dict(found)
+    except (RuntimeError, ValueError) as error:
         shown = " ".join(str(error).split("\n", 1)[-1].split())[:160]
         raise GhostsearchError(f"{path}: tensors do not fit the architecture: {shown}") from None
     for name, block in module.named_modules():

@@ -28,6 +28,7 @@ BUILDERS = (
     ("torchvision:regnet_y_400mf", "ghost"),
     ("torchvision:convnext_tiny", "ghost"),
     ("torchvision:squeezenet1_1", "ghost"),
+    ("torchvision:mnasnet0_5", "ghost"),
     ("torchvision:lraspp_mobilenet_v3_large", "ghost"),
 )
 
@@ -297,9 +298,7 @@ def test_a_forged_channel_order(tmp_path: Path) -> None:
 
 def test_a_converted_model_is_not_a_source_for_another_conversion(written: Path, tmp_path: Path) -> None:
     saved = load_directory(written)
-    with pytest.raises(
-        GhostsearchError, match=r"converted already .*; convert the plain ghostsearch:digits_cnn"
-    ):
+    with pytest.raises(GhostsearchError, match=r"converted already .*; convert the plain ghostsearch:digits_cnn"):
         save(saved.module, tmp_path, source=saved, architecture=Architecture.of({"x": "lowrank(rank=0.5)"}))
 
 
@@ -312,7 +311,5 @@ def test_a_state_that_is_no_tensor(tmp_path: Path) -> None:
             raise AssertionError(state)
 
     with pytest.raises(GhostsearchError, match="'_extra_state' is a dict; only tensors are stored"):
-        save(
-            Odd(2, 2), tmp_path, source=LoadedModel(Odd(2, 2), "", InputSpec(8)), architecture=Architecture()
-        )
+        save(Odd(2, 2), tmp_path, source=LoadedModel(Odd(2, 2), "", InputSpec(8)), architecture=Architecture())
     assert not list(tmp_path.iterdir())
