@@ -74,7 +74,12 @@ class RunConfig(BaseModel):
     sampler: Literal["tpe", "nsga2", "gp", "random"] = _option(
         "tpe", SPACE, "Optuna's sampler: tpe, nsga2, gp or random."
     )
-    solver: bool = _option(True, SPACE, "Build the candidate table first and start from the integer program's answers.")
+    seeds: Literal["none", "uniform", "solver", "only solver"] = _option(
+        "solver",
+        SPACE,
+        "What the study starts from: none (the plain model), uniform (and each choice everywhere), solver (and the "
+        "integer program's answers over a candidate table), only solver (those instead of the uniform ones).",
+    )
 
     max_latency: str | None = _option(None, BUDGET, "Latency limit, absolute (12ms) or of the plain model (60%).")
     max_macs: str | None = _option(None, BUDGET, "MACs limit, absolute (300M) or of the plain model (50%).")
@@ -170,7 +175,7 @@ FREE = frozenset(
         "max_params",
         "max_memory",
         "min_accuracy",
-        "solver",
+        "seeds",
     }
 )
 """Fields that may change when a study goes on; all others make another study."""

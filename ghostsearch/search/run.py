@@ -15,7 +15,7 @@ from ghostsearch.search.bench import Bench, latencies, open_bench, train_baselin
 from ghostsearch.search.config import RunConfig
 from ghostsearch.search.final import final_front, forget_dominated, keep_trial, run_final, trial_front
 from ghostsearch.search.ledger import Ledger, open_storage
-from ghostsearch.search.seeds import solver_seeds, uniform_seeds
+from ghostsearch.search.seeds import seeds
 from ghostsearch.search.trial import Draft, run_trial
 from ghostsearch.search.view import (
     STUDY,
@@ -75,9 +75,7 @@ def open_study(bench: Bench, folder: Path, progress: Progress | None = None) -> 
             sampler=config.sampler, seed=config.seed,
         )  # fmt: skip
         ledger.recover()
-        ledger.enqueue(uniform_seeds(bench.space))
-        if config.solver:
-            ledger.enqueue(solver_seeds(bench, folder, progress))
+        ledger.enqueue(seeds(bench, folder, progress))
     return ledger
 
 

@@ -21,6 +21,18 @@ Progress = Callable[[int, int, str], None]
 BUDGETS, DIVERSE = 20, 3
 
 
+def seeds(bench: Bench, folder: Path, progress: Progress | None = None) -> list[tuple[Architecture, str]]:
+    """What the run asks to start from, the plain model always first."""
+    kind, uniform = bench.config.seeds, uniform_seeds(bench.space)
+    if kind in ("none", "only solver"):
+        uniform = uniform[:1]
+    if kind in ("solver", "only solver"):
+        share = 0.5 if kind == "solver" else 1.0
+        room = max(1, int((bench.config.trials - len(uniform)) * share))
+        return [*uniform, *solver_seeds(bench, folder, room, progress)]
+    return uniform
+
+
 def uniform_seeds(space: SearchSpace) -> list[tuple[Architecture, str]]:
     """The plain model, then each choice everywhere it is offered, then the widths, then each width with each choice.
 
@@ -37,8 +49,10 @@ def uniform_seeds(space: SearchSpace) -> list[tuple[Architecture, str]]:
     return list({a.digest: (a, origin) for a, origin in reversed(seeds)}.values())[::-1]
 
 
-def solver_seeds(bench: Bench, folder: Path, progress: Progress | None = None) -> list[tuple[Architecture, str]]:
-    """The integer program's answers for many budgets, at most half of the trials that the uniform ones leave.
+def solver_seeds(
+    bench: Bench, folder: Path, room: int, progress: Progress | None = None
+) -> list[tuple[Architecture, str]]:
+    """The integer program's answers for many budgets, at most `room` of them.
 
     Builds the candidate table in the study's folder where it is not there yet. Budgets are spread over MACs and, where
     latency is an objective, over the first device's latency, in turns.
@@ -50,7 +64,6 @@ def solver_seeds(bench: Bench, folder: Path, progress: Progress | None = None) -
         solve_budgets(problem, axis, limits, budgets=BUDGETS // len(axes[:2]), diverse=DIVERSE) for axis in axes[:2]
     ]
     codes = dict.fromkeys(code for turn in _in_turns(found) for code in turn)
-    room = max(1, (bench.config.trials - len(uniform_seeds(bench.space))) // 2)
     return [(decode(bench.space, code), "solver") for code in list(codes)[:room]]
 
 

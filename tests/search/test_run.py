@@ -102,7 +102,7 @@ def test_journal_storage(tiny, tmp_path, unbroken):
 
 
 def test_ctrl_c_finishes_the_trial_and_reports(tiny, tmp_path):
-    process = start(tiny(tmp_path / "run", trials=500, solver=False, objectives=["score", "params"]))
+    process = start(tiny(tmp_path / "run", trials=500, seeds="uniform", objectives=["score", "params"]))
     try:
         until = time.monotonic() + 100
         while not list((tmp_path / "run").glob("weights/*")) and time.monotonic() < until:
@@ -118,7 +118,7 @@ def test_ctrl_c_finishes_the_trial_and_reports(tiny, tmp_path):
 
 def test_failing_trials_are_recorded_and_end_the_run_with_a_diagnosis(tiny, tmp_path, monkeypatch):
     # A learning rate that makes the loss overflow: a real failure of every trial that is trained.
-    options = tiny(tmp_path / "run", solver=False, epochs=1, lr=1e30, baseline_epochs=0)
+    options = tiny(tmp_path / "run", seeds="uniform", epochs=1, lr=1e30, baseline_epochs=0)
     monkeypatch.setattr(run_module, "FAILURES_IN_A_ROW", 1)
     with pytest.raises(GhostsearchError, match=r"the last 1 trials failed.*not finite"):
         search(RunConfig(**options))

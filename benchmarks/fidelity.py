@@ -1,0 +1,93 @@
+"""How well each rung ranks architectures: Kendall's tau with longer training, beside MACs, params and the table's sum.
+
+    python benchmarks/fidelity.py --model ghostsearch:resnet20 --weights cifar_resnet20_jpeg.safetensors \\
+        --data folder:cifar10 --validation-list cifar10-jpeg-val.txt --count 12 --longest 20 --out results/fidelity
+
+One row an architecture and rung in fidelity.csv; the same command goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from scipy.stats import kendalltau
+
+from ghostsearch.files import write_text
+from ghostsearch.measure.audit import random_architectures
+from ghostsearch.measure.costtable import encode
+from ghostsearch.search.bench import Bench, open_bench, train_baseline
+from ghostsearch.search.candidates import build_candidates, losses_of
+from ghostsearch.search.config import RunConfig
+from ghostsearch.space import Architecture
+
+
+def main() -> None:
+    args = arguments()
+    config = RunConfig(
+        model=args.model, weights=args.weights, data=args.data, validation_list=args.validation_list, space=args.space,
+        train_images=args.train_images, seed=args.seed, out=str(args.out), baseline_epochs=args.baseline_epochs,
+    )  # fmt: skip
+    bench = open_bench(config)
+    train_baseline(bench, args.out)
+    architectures = random_architectures(bench.space, args.count, args.seed)
+    file = args.out / "fidelity.csv"
+    table = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=["digest", "epochs", "score"])
+    for architecture in architectures:
+        for epochs in (*args.rungs, args.longest):
+            if not ((table.digest == architecture.digest) & (table.epochs == epochs)).any():
+                table.loc[len(table)] = [architecture.digest, epochs, scored(bench, architecture, epochs)]
+                write_text(file, table.to_csv(index=False))
+                print(architecture.digest, epochs, table.score.iloc[-1], flush=True)
+    result = taus(bench, architectures, table, args)
+    write_text(args.out / "fidelity.md", result.round(3).to_markdown(index=False) + "\n")
+    print(result.round(3).to_string(index=False))
+
+
+def scored(bench: Bench, architecture: Architecture, epochs: int) -> float:
+    """Score on the selection split after so many epochs from the closed form, each a whole schedule as in a trial."""
+    model = bench.convert(architecture)
+    if epochs:
+        bench.train(model, epochs)
+    return bench.score(model, "validation", epochs).value
+
+
+def taus(
+    bench: Bench, architectures: Sequence[Architecture], table: pd.DataFrame, args: argparse.Namespace
+) -> pd.DataFrame:
+    """Each predictor's rank correlation with the score after the longest training."""
+    scores = table.pivot(index="digest", columns="epochs", values="score").loc[[a.digest for a in architectures]]
+    losses = losses_of(build_candidates(bench, args.out), bench.space)
+    codes = encode(bench.space, architectures)
+    predictors = {f"{epochs} epochs": scores[epochs].to_numpy() for epochs in args.rungs}
+    predictors["candidate table (sum of divergences)"] = [
+        -sum(losses[i][option] for i, option in enumerate(code)) for code in codes
+    ]
+    predictors["MACs"] = [bench.cost(a).macs for a in architectures]
+    predictors["params"] = [bench.cost(a).params for a in architectures]
+    truth = scores[args.longest].to_numpy()
+    rows = [(name, kendalltau(values, truth).statistic, len(truth)) for name, values in predictors.items()]
+    return pd.DataFrame(rows, columns=["predictor", f"tau with {args.longest} epochs", "architectures"])
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="ghostsearch:digits_cnn")
+    parser.add_argument("--weights")
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--validation-list")
+    parser.add_argument("--space", default="ghost_width")
+    parser.add_argument("--train-images", type=int)
+    parser.add_argument("--baseline-epochs", type=int)
+    parser.add_argument("--count", type=int, default=12)
+    parser.add_argument("--rungs", type=int, nargs="+", default=[0, 1, 3])
+    parser.add_argument("--longest", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("fidelity"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
