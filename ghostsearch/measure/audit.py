@@ -14,7 +14,7 @@ from ghostsearch.convert.convert import convert
 from ghostsearch.measure.costtable import encode
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.store import Correction
-from ghostsearch.measure.table import LatencyTable, scaled
+from ghostsearch.measure.table import UNCORRECTED, LatencyTable
 from ghostsearch.records import Latency
 from ghostsearch.space import Anatomy, Architecture, SearchSpace
 
@@ -95,8 +95,8 @@ def fit_correction(
     )
     plain_s = float(np.median([t for x in measured for t in x.plain_times_s]))
     ratios = np.array([x.ratio for x in measured])
-    terms = scaled(table.terms(encode(table.space, architectures)), plain_s)
-    prior = np.array([1.0, 0.0])
+    terms = table.terms(encode(table.space, architectures))
+    prior = np.array(UNCORRECTED)
     gram = terms.T @ terms + RIDGE * np.eye(2)
     coefficients = prior + np.linalg.solve(gram, terms.T @ (ratios - 1 - terms @ prior))
     correction = Correction(coefficients=tuple(coefficients.tolist()), plain_s=plain_s, models=len(architectures))

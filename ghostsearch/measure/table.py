@@ -28,6 +28,8 @@ Progress = Callable[[int, int, str], None]
 CELL_S = 0.35
 """Timing a cell at most, in seconds; most are done sooner."""
 NARROW = 0.02
+UNCORRECTED = (1.0, 0.0)
+"""Coefficients of the terms without a correction: the layers' sum stands for the model."""
 
 
 @dataclass(frozen=True)
@@ -195,10 +197,16 @@ class LatencyTable:
                 if key not in self._surfaces:
                     self._surfaces[key] = self._surface(layer, text)
 
+    @property
+    def plain_layers_s(self) -> float:
+        """Summed seconds of the plain model's layers that the table holds."""
+        return float(sum(self._surfaces[(x.name, x.inputs.total, x.outputs.total, "keep")].sum() for x in self.layers))
+
     def terms(self, codes: np.ndarray) -> np.ndarray:
-        """What a prediction is made of: (A, 2): the change of the layers' summed seconds, and of MACs as a share of
+        """What a prediction is made of: (A, 2): the change of the layers' summed seconds and that of MACs, as shares of
         plain.
 
+        Shares, since a machine that is slower today is so for the plain layers too.
         codes: (A, sites + groups) as `encode` gives them.
         """
         columns = {self._aliases[name]: (name, j) for j, name in enumerate(self.space.sites)}
@@ -213,16 +221,12 @@ class LatencyTable:
             surfaces = np.stack([self._surfaces[(*key, text)] for text in self._choices(layer)])
             change += (basis * surfaces[code]).sum(1) - self._surfaces[(*key, "keep")].sum()
         macs = self.costs.predict_codes(self.space, codes)[1] / self.costs.plain.macs
-        return np.stack([change, macs - 1], axis=1)
+        return np.stack([change / self.plain_layers_s, macs - 1], axis=1)
 
     def predict_ratios(self, codes: np.ndarray) -> np.ndarray:
         """Predicted latency over the plain model's: (A,). Without a correction the layers' sum stands for the model."""
-        terms = self.terms(codes)
-        correction = self.correction
-        if correction is None:
-            plain = sum(self._surfaces[(x.name, x.inputs.total, x.outputs.total, "keep")].sum() for x in self.layers)
-            return np.asarray(1 + terms[:, 0] / plain)
-        return np.asarray(1 + scaled(terms, correction.plain_s) @ np.array(correction.coefficients))
+        coefficients = self.correction.coefficients if self.correction else UNCORRECTED
+        return np.asarray(1 + self.terms(codes) @ np.array(coefficients))
 
     def predict(self, architectures: Sequence[Architecture]) -> np.ndarray:
         """Predicted latency over the plain model's for architectures of the space: (A,)."""
@@ -278,11 +282,6 @@ class LatencyTable:
 def _basis(n: np.ndarray, c: np.ndarray) -> np.ndarray:
     """1, n, c, n·c: a convolution's time has parts by output, by input and by product."""
     return np.stack([np.ones_like(n), n, c, n * c], axis=1)
-
-
-def scaled(terms: np.ndarray, plain_s: float) -> np.ndarray:
-    """Terms as shares of the plain model's latency: (A, 2)."""
-    return np.stack([terms[:, 0] / plain_s, terms[:, 1]], axis=1)
 
 
 def without_vetoed(space: SearchSpace, vetoed: Sequence[Mapping[str, Any]]) -> SearchSpace:

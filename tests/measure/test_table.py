@@ -137,7 +137,7 @@ def test_predictions_add_up_over_sites(table, setup):
 def test_narrower_layers_are_predicted_at_the_times_of_their_cells(table, setup):
     space = setup[3]
     narrow = Architecture.of({}, dict.fromkeys(space.groups, "width(0.5)"))
-    changed = table.terms(encode(space, [narrow]))[0, 0]
+    changed = table.terms(encode(space, [narrow]))[0, 0] * table.plain_layers_s
     cells = table.store.cells
     expected = 0.0
     for layer in table.layers:
