@@ -177,7 +177,7 @@ class TrialActor(tune.Trainable):
 def _time_on_device(models: Mapping[str, Any], example: Any, **options: Any) -> dict[str, Latency]:
     """`measure_latency` as a Ray task that holds the device's resource: one at a time, where the device is."""
     # Outside the trial's own placement group, which has no device in it.
-    anywhere = PlacementGroupSchedulingStrategy(placement_group=None)
+    anywhere = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
     task = ray.remote(
         num_cpus=0, resources={device_resource(options["device"]): 1}, scheduling_strategy=anywhere
     )(_measure)  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy as np
 from ghostsearch.search.bench import Bench
 from ghostsearch.search.candidates import add_latencies, build_candidates, losses_of
 from ghostsearch.search.interactions import decompose
+from ghostsearch.search.solve import decode, write_problem
 from ghostsearch.search.solver import Problem, solve_budgets
 from ghostsearch.space import Architecture, SearchSpace
 
@@ -82,17 +83,9 @@ def candidate_problem(bench: Bench, folder: Path, progress: Progress | None = No
 
     losses = losses_of(table, bench.space)
     names = ("params", "macs", *(f"latency_s[{device}]" for device in latencies))
-    return Problem(losses, decompose(predict, [len(x) for x in losses]), names)
-
-
-def decode(space: SearchSpace, code: Sequence[int]) -> Architecture:
-    """The architecture of choice numbers, sites first, in the space's order."""
-    sites, groups = list(space.sites.items()), list(space.groups.items())
-    return Architecture.of(_chosen(sites, code[: len(sites)]), _chosen(groups, code[len(sites) :]))
-
-
-def _chosen(options: Sequence[tuple[str, tuple[str, ...]]], code: Sequence[int]) -> Mapping[str, str]:
-    return {name: texts[i] for (name, texts), i in zip(options, code, strict=True)}
+    problem = Problem(losses, decompose(predict, [len(x) for x in losses]), names)
+    write_problem(folder, problem, bench.space)
+    return problem
 
 
 def _in_turns(lists: Sequence[Sequence[tuple[int, ...]]]) -> list[list[tuple[int, ...]]]:
