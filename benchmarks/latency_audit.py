@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,9 +32,11 @@ def run(name: str, setting: Setting, size: int, space: str, models: int, model_s
     anatomy = find_sites(model, example)
     offered = load_preset(space).resolve(anatomy)
     start = time.perf_counter()
-    table = profile(model, example, anatomy, offered, setting, progress=_print)
-    took = time.perf_counter() - start
-    fit_correction(table, model, example, anatomy, model_s=model_s, progress=_print)
+    # A table of its own: cells kept from a busier hour would be audited instead of the method.
+    with tempfile.TemporaryDirectory() as directory:
+        table = profile(model, example, anatomy, offered, setting, directory=Path(directory), progress=_print)
+        took = time.perf_counter() - start
+        fit_correction(table, model, example, anatomy, model_s=model_s, progress=_print)
     result = audit(table, model, example, anatomy, count=models, model_s=model_s, progress=_print)
     return result, took, len(table.vetoed())
 
