@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ghostsearch.blocks.ghost import GhostConv, Wavelet
+from ghostsearch.blocks.ghost import Wavelet
 from ghostsearch.convert.fit_linear import NormalEquations, damped, padded
 
 CONVOLVE: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
@@ -25,13 +25,14 @@ Batches = Sequence[Tensor]
 class GhostFit:
     """Weights under fit; outputs stand in block order: m intrinsic maps, then (s-1)·m ghosts, unused ones last."""
 
-    block: GhostConv
+    block: Any
+    """The GhostConv."""
     primary: Tensor
     kernels: Tensor
     """(ghosts, 1, *taps)"""
 
     @classmethod
-    def of(cls, block: GhostConv) -> GhostFit:
+    def of(cls, block: Any) -> GhostFit:
         """From the block's present weights."""
         return cls(block, block.primary.weight.detach().clone(), block.cheap.weight.detach().clone())
 
@@ -90,15 +91,17 @@ def shifted(maps: Tensor, margins: list[int], taps: Sequence[int]) -> Tensor:
 
 
 def choose_order(
-    block: GhostConv, equations: NormalEquations, full: Tensor, inputs: Batches, targets: Batches, weight: Tensor
+    block: Any, equations: NormalEquations, full: Tensor, inputs: Batches, targets: Batches, weight: Tensor
 ) -> Tensor:
-    """Original channel at each place of the block: intrinsic ones, then their ghosts, so that the whole is best predicted.
+    """Original channel at each place of the block: intrinsic ones, then their ghosts, so that the whole is best
+    predicted.
 
     Every channel's least-squares prediction from every other's map by a cheap kernel gives an explained variance;
-    facility location picks the intrinsic channels, linear assignment the ghosts' parents. full: filters that predict the
+    facility location picks the intrinsic channels, linear assignment the ghosts' parents. full: filters that
+    predict the
     targets without constraint; weight: (n,) importance of an output channel's squared error.
     """
-    explained, variance = _explained(block, full, inputs, targets)
+    explained = _explained(block, full, inputs, targets)
     gain = (explained * weight[None]).clamp_min(0)
     own = _own_variance(equations, full) * weight
     n, m, groups = block.out_channels, block.primary.out_channels, block.groups
@@ -121,15 +124,17 @@ def _packed(chosen: list[int], seats: list[int], ghost_at: dict[int, int], n: in
     return torch.tensor([chosen[i] for i in full] + ghosts)[:n]
 
 
-def _explained(block: GhostConv, full: Tensor, inputs: Batches, targets: Batches) -> tuple[Tensor, Tensor]:
-    """Variance of target j (columns) that the map of channel i (rows) explains through a cheap kernel, summed over rows."""
+def _explained(block: Any, full: Tensor, inputs: Batches, targets: Batches) -> Tensor:
+    """Variance of target j (columns) that the map of channel i (rows) explains through a cheap kernel, summed
+    over rows.
+    """
     n, fit = block.out_channels, GhostFit.of(block)
     taps = fit.kernels.shape[2:]
     q = int(np.prod(taps))
     xx = torch.zeros(n, q, q, dtype=torch.float64)
     xt = torch.zeros(n * q, n, dtype=torch.float64)
     sx, st = torch.zeros(n, q, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
-    tt, rows = torch.zeros(n, dtype=torch.float64), 0
+    rows = 0
     for x, t in zip(inputs, targets, strict=True):
         views = shifted(fit.maps(padded(x, block.primary), full), fit.margins, taps)
         flat = t.flatten(2).transpose(0, 1).flatten(1)
@@ -137,7 +142,6 @@ def _explained(block: GhostConv, full: Tensor, inputs: Batches, targets: Batches
         xt += views.flatten(0, 1) @ flat.T
         sx += views.sum(-1)
         st += flat.sum(-1)
-        tt += flat.square().sum(-1)
         rows += flat.shape[1]
     xx -= sx[:, :, None] * sx[:, None] / rows
     cross = xt.reshape(n, q, n) - sx[:, :, None] * st / rows
@@ -148,7 +152,7 @@ def _explained(block: GhostConv, full: Tensor, inputs: Batches, targets: Batches
         explained = (torch.einsum("bq,nqj->nbj", bands, cross).square() / power[..., None]).amax(1)
     else:
         explained = (cross * torch.linalg.solve(damped(xx, 1e-6), cross)).sum(1)
-    return explained, tt - st.square() / rows
+    return explained
 
 
 def _own_variance(equations: NormalEquations, full: Tensor) -> Tensor:
@@ -207,9 +211,11 @@ def fit_kernels(fit: GhostFit, inputs: Batches, targets: Batches, *, intercept: 
 
 
 class JointFit:
-    """Conjugate gradients on the primary's filters with the cheap kernels held: each filter serves its map and its ghosts.
+    """Conjugate gradients on the primary's filters with the cheap kernels held: each filter serves its map and
+    its ghosts.
 
-    For fixed kernels the outputs are linear in the primary, so each step is exact least squares in a growing subspace; the
+    For fixed kernels the outputs are linear in the primary, so each step is exact least squares in a growing
+    subspace; the
     inputs' covariance preconditions it. Filters are independent problems and share every pass over the data.
     """
 
@@ -221,11 +227,13 @@ class JointFit:
 
     def run(self, inputs: Batches, outputs: list[Tensor], targets: Batches, steps: int) -> list[Tensor]:
         """Improve the primary by some steps; returns the outputs at its new filters."""
-        fit, direction, previous = self.fit, None, None
+        fit = self.fit
+        direction: Any = None
+        previous: Any = None
         for _ in range(steps):
             residual = self._centred([t - o for t, o in zip(targets, outputs, strict=True)])
             scale = self.weight.reshape(-1, *[1] * (residual[0].dim() - 2))
-            gradient = sum(fit.gradient(x, r * scale) for x, r in zip(inputs, residual, strict=True))
+            gradient: Any = sum(fit.gradient(x, r * scale) for x, r in zip(inputs, residual, strict=True))
             step = self._preconditioned(gradient)
             slope = (step * gradient).flatten(1).sum(1)
             if direction is None:

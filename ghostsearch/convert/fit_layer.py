@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ghostsearch.blocks.ghost import GhostConv, Wavelet
-from ghostsearch.blocks.lowrank import LowRankConv
+from ghostsearch.blocks.ghost import Wavelet
 from ghostsearch.convert.fit_ghost import GhostFit, JointFit, channel_means, choose_order, fit_kernels
 from ghostsearch.convert.fit_linear import NormalEquations, padded
 
@@ -80,6 +79,7 @@ def fit_filters(
     """Unconstrained filters for the target: weights, intercepts, the equations and the last (relaxed) target."""
     equations = NormalEquations(layer)
     wanted = target.first()
+    weight, offset = prior, torch.zeros(len(prior))
     ridge = settings.linear_ridge if isinstance(layer, nn.Linear) else settings.ridge
     for turn in range(1 + settings.relu_rounds * target.relu):
         if turn:
@@ -101,10 +101,11 @@ def _columns(offset: Tensor, x: Tensor) -> Tensor:
 
 
 def fit_ghost(
-    conv: Any, block: GhostConv, prior: Tensor, inputs: Batches, target: Target, settings: FitSettings,
+    conv: Any, block: Any, prior: Tensor, inputs: Batches, target: Target, settings: FitSettings,
     *, intercept: bool, reorder: bool,
 ) -> tuple[GhostFit, Tensor, Tensor]:  # fmt: skip
-    """A ghost convolution's weights for the target: the fit, its intercepts, and the channel at each place of the block.
+    """A ghost convolution's weights for the target: the fit, its intercepts, and the channel at each place of
+    the block.
 
     `reorder=False` keeps the channels where they are. conv: the convolution replaced; prior: its filters in the target's units.
     """
@@ -140,7 +141,7 @@ def _shifted(outputs: list[Tensor], wanted: list[Tensor], intercept: bool) -> li
     return [o + offset for o in outputs]
 
 
-def write_ghost(block: GhostConv, fit: GhostFit, scale: Tensor) -> None:
+def write_ghost(block: Any, fit: GhostFit, scale: Tensor) -> None:
     """Put a fit into a block, biases at zero; output j is multiplied by scale[j] (block order)."""
     m, n = fit.intrinsic, block.out_channels
     ghosts = len(fit.kernels)
@@ -162,8 +163,10 @@ def write_ghost(block: GhostConv, fit: GhostFit, scale: Tensor) -> None:
                 bias.zero_()
 
 
-def write_biases(block: GhostConv, inputs: Batches, offset: Tensor) -> None:
-    """Biases that shift the mean of each output by its intercept (block order); the ghosts see their maps' biases too."""
+def write_biases(block: Any, inputs: Batches, offset: Tensor) -> None:
+    """Biases that shift the mean of each output by its intercept (block order); the ghosts see their maps'
+    biases too.
+    """
     if block.primary.bias is None or block.cheap.bias is None:
         return
     m, n = block.primary.out_channels, block.out_channels
@@ -176,7 +179,7 @@ def write_biases(block: GhostConv, inputs: Batches, offset: Tensor) -> None:
     block.order = order
 
 
-def write_low_rank(block: LowRankConv, full: Tensor, equations: NormalEquations, weight: Tensor) -> None:
+def write_low_rank(block: Any, full: Tensor, equations: NormalEquations, weight: Tensor) -> None:
     """Reduced-rank regression: keep the directions of the outputs in which the unconstrained prediction varies most."""
     groups, rank = equations.groups, block.reduce.out_channels // equations.groups
     covariance, _ = equations.centred()

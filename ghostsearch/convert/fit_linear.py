@@ -15,6 +15,8 @@ from ghostsearch.blocks.conv import Conv
 PATCH_ELEMENTS = 2**23
 """Numbers in one matrix of patches; larger batches are taken in parts."""
 
+DOUBLE_ELEMENTS = 2**18
+
 
 def padded(x: Tensor, conv: Any) -> Tensor:
     """The input as the convolution pads it."""
@@ -63,7 +65,7 @@ class NormalEquations:
         self.groups = 1 if isinstance(layer, nn.Linear) else layer.groups
         features = layer.weight[0].numel()
         self.features, self.outputs = features, layer.weight.shape[0]
-        double = {"dtype": torch.float64}
+        double: Any = {"dtype": torch.float64}
         self.xx = torch.zeros(self.groups, features, features, **double)
         self.x = torch.zeros(self.groups, features, **double)
         self.rows = 0
@@ -80,12 +82,14 @@ class NormalEquations:
         """Take in a batch; `inputs=False` when this batch's inputs are already in the sums."""
         for part in parts(x, self.layer):
             columns = patches(x[part].float(), self.layer)
-            targets = rows_of(t[part].float(), self.layer).reshape(self.groups, -1, columns.shape[-1])
+            # Few rows are cheap to add in double precision, and few rows are where rounding would hurt.
+            columns = columns.double() if columns.numel() <= DOUBLE_ELEMENTS else columns
+            targets = rows_of(t[part].to(columns.dtype), self.layer).reshape(self.groups, -1, columns.shape[-1])
             self.xt += columns @ targets.transpose(1, 2)
-            self.t += targets.sum(-1)
+            self.t += targets.sum(-1, dtype=torch.float64)
             if inputs:
                 self.xx += columns @ columns.transpose(1, 2)
-                self.x += columns.sum(-1)
+                self.x += columns.sum(-1, dtype=torch.float64)
                 self.rows += columns.shape[-1]
 
     def centred(self) -> tuple[Tensor, Tensor]:
@@ -98,13 +102,15 @@ class NormalEquations:
         if (ridge, intercept) not in self.factors:
             xx = self.centred()[0] if intercept else self.xx
             # What float32 products lose of the raw moments must not outweigh the damping.
-            floor = 1e-6 * self.xx.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+            floor = 3e-6 * self.xx.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
             raised = xx + floor * torch.eye(self.features, dtype=xx.dtype)
             self.factors[ridge, intercept] = torch.linalg.cholesky(damped(raised, ridge))
         return self.factors[ridge, intercept]
 
     def solve(self, prior: Tensor, ridge: float, *, intercept: bool) -> tuple[Tensor, Tensor]:
-        """Weights shaped like the layer's and intercepts (n,) of the least-squares fit, drawn to `prior` by the ridge."""
+        """Weights shaped like the layer's and intercepts (n,) of the least-squares fit, drawn to `prior` by the
+        ridge.
+        """
         xx, xt = self.centred() if intercept else (self.xx, self.xt)
         start = prior.double().reshape(self.groups, -1, self.features).transpose(1, 2)
         weight = start + torch.cholesky_solve(xt - xx @ start, self.factor(ridge, intercept=intercept))

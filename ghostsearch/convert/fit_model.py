@@ -69,9 +69,9 @@ class ModelFit:
                     progress(done, len(order), f"fitting {path}")
 
     def _fit(self, place: Place) -> None:
-        new, old = self.student.get_submodule(place.path), self.narrow.get_submodule(place.path)
-        norm = self.student.get_submodule(place.norm) if place.norm else None
-        assert norm is None or isinstance(norm, _BatchNorm)
+        new: Any = self.student.get_submodule(place.path)
+        old: Any = self.narrow.get_submodule(place.path)
+        norm: Any = self.student.get_submodule(place.norm) if place.norm else None
         unit = torch.ones(len(old.weight))
         if norm is not None:
             unit = norm.weight / (norm.running_var + norm.eps).sqrt()
@@ -111,9 +111,9 @@ class ModelFit:
         weight = torch.zeros(outputs)
         for path in found[1] if found else ():
             reader, norm = self.narrow.get_submodule(path), self.places[path].norm if path in self.places else None
-            filters = reader.weight.detach()
+            filters: Any = reader.weight.detach()
             if norm:
-                bn = self.student.get_submodule(norm)
+                bn: Any = self.student.get_submodule(norm)
                 filters = filters * (bn.weight / (bn.running_var + bn.eps).sqrt()).reshape(
                     -1, *[1] * (filters.dim() - 1)
                 )
@@ -127,7 +127,7 @@ class ModelFit:
         self,
         place: Place,
         old: Any,
-        new: GhostConv,
+        new: Any,
         norm: Any,
         prior: Tensor,
         inputs: list[Tensor],
@@ -171,12 +171,15 @@ class ModelFit:
                 for parameter in narrow.parameters(recurse=False):
                     parameter.copy_(parameter[order])
         for path in ends:
-            for module in (self.student.get_submodule(path), self.narrow.get_submodule(path)):
+            both: list[Any] = [self.student.get_submodule(path), self.narrow.get_submodule(path)]
+            for module in both:
                 module.weight.copy_(module.weight[:, order])
 
     @staticmethod
     def _scale(raw: list[Tensor], norm: Any) -> Tensor:
-        """Factors that give a layer's outputs the spread the norm has known, so that later training meets usual weights."""
+        """Factors that give a layer's outputs the spread the norm has known, so that later training meets usual
+        weights.
+        """
         _, variance = moments(raw)
         spread = variance.sqrt()
         return torch.where(

@@ -39,7 +39,9 @@ class SiteValues:
 
 
 def site_values(model: nn.Module, paths: Sequence[str], batches: Iterable[Any]) -> dict[str, SiteValues]:
-    """Inputs and outputs of some convolutions in one pass over image batches, up to CACHE_BYTES; the model stays as it is."""
+    """Inputs and outputs of some convolutions in one pass over image batches, up to CACHE_BYTES; the model stays
+    as it is.
+    """
     found = {path: SiteValues(model.get_submodule(path), [], []) for path in paths}
     held = 0
 
@@ -69,7 +71,8 @@ def site_values(model: nn.Module, paths: Sequence[str], batches: Iterable[Any]) 
 
 
 def fit_site(values: SiteValues, choice: LayerChoice) -> tuple[nn.Module, float]:
-    """A block fitted to a convolution's own inputs and outputs, and its squared error relative to the outputs' variance.
+    """A block fitted to a convolution's own inputs and outputs, and its squared error relative to the outputs'
+    variance.
 
     Its channels stand in the convolution's order (by an index buffer where a ghost needs one).
     """

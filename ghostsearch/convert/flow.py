@@ -42,11 +42,13 @@ class Place:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-        return isinstance(module, LAYERS + (_BatchNorm,)) or super().is_leaf_module(module, path)
+        return isinstance(module, (*LAYERS, _BatchNorm)) or super().is_leaf_module(module, path)
 
 
 def trace_graph(model: nn.Module) -> fx.Graph | None:
-    """The model's eval-mode graph with in-place additions written out; None where torch.fx cannot follow its forward."""
+    """The model's eval-mode graph with in-place additions written out; None where torch.fx cannot follow its
+    forward.
+    """
     try:
         graph = _Tracer().trace(without_inplace(copied(model).eval()))
     # A foreign forward raises whatever it likes under tracing; such a model is run whole, layer by layer.
@@ -87,7 +89,9 @@ def find_places(model: nn.Module, graph: fx.Graph) -> dict[str, Place]:
 
 
 def _one_claim_per_sum(places: dict[str, Place]) -> dict[str, Place]:
-    """Of two layers that end in the same sum the one with more behind it makes up for the other, which aims at its own value."""
+    """Of two layers that end in the same sum the one with more behind it makes up for the other, which aims at
+    its own value.
+    """
     depth = {
         path: len(ancestors([place.out]) - ancestors([place.shortcut]))
         for path, place in places.items()
@@ -151,7 +155,9 @@ def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
 
 
 def fit_order(places: dict[str, Place], changed: Iterable[str]) -> list[str]:
-    """Layers downstream of a change (the changed ones included), each after all that its input and its shortcut need."""
+    """Layers downstream of a change (the changed ones included), each after all that its input and its shortcut
+    need.
+    """
     known = [path for path in changed if path in places]
     if any(place.node is None for place in places.values()):
         paths = list(places)
@@ -186,6 +192,7 @@ ELEMENTWISE_FUNCTIONS = (
     *RELUS, F.relu6, F.silu, F.gelu, F.hardswish, F.leaky_relu, F.dropout, F.max_pool2d, F.avg_pool2d,
     F.adaptive_avg_pool2d,
 )  # fmt: skip
+ELEMENTWISE_METHODS = ("relu", "relu_", "sigmoid", "clamp", "contiguous")
 
 
 def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | None:
@@ -207,7 +214,10 @@ def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | 
                 continue
             elif not isinstance(module, ELEMENTWISE):
                 return None
-        elif not (node.op == "call_function" and node.target in ELEMENTWISE_FUNCTIONS):
+        elif not (
+            (node.op == "call_function" and node.target in ELEMENTWISE_FUNCTIONS)
+            or (node.op == "call_method" and node.target in ELEMENTWISE_METHODS)
+        ):
             return None
         if not node.users:
             return None

@@ -38,7 +38,8 @@ def fit_weights(
 ) -> nn.Module:
     """A module of `converted`'s structure whose weights are fitted to the plain net's values on calibration images.
 
-    Which channels a width keeps is chosen by least squares too, so they may differ from `converted`'s. Layer after layer is
+    Which channels a width keeps is chosen by least squares too, so they may differ from `converted`'s. Layer
+    after layer is
     fitted on the converted net's own inputs towards the plain net's values (asymmetric reconstruction, He et al. 2017,
     section 3.2); no labels, no training. With `distill_steps`, that many steps of label-free distillation follow.
     Raises GhostsearchError when there are no images.
@@ -72,7 +73,7 @@ def _like(student: nn.Module, converted: nn.Module) -> nn.Module:
     for new, old in zip(student.modules(), converted.modules(), strict=True):
         new.training = old.training
         if hasattr(old, "inplace"):
-            new.inplace = old.inplace  # type: ignore[assignment]
+            new.inplace = old.inplace
     for new_parameter, old_parameter in zip(student.parameters(), converted.parameters(), strict=True):
         new_parameter.requires_grad_(old_parameter.requires_grad)
     return student
@@ -135,7 +136,7 @@ def copy_weights(old: Any, new: nn.Module) -> None:
             _copy_low_rank(old, new)
 
 
-def _copy_ghost(old: Any, new: GhostConv) -> None:
+def _copy_ghost(old: Any, new: Any) -> None:
     m = new.primary.out_channels
     filters = old.weight.detach().float().flatten(1)
     new.primary.weight.copy_(old.weight[:m])
@@ -161,7 +162,7 @@ def _copy_ghost(old: Any, new: GhostConv) -> None:
             )
 
 
-def _copy_low_rank(old: Any, new: LowRankConv) -> None:
+def _copy_low_rank(old: Any, new: Any) -> None:
     groups, rank = old.groups, new.reduce.out_channels // old.groups
     down: list[Tensor] = []
     up: list[Tensor] = []

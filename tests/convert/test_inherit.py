@@ -1,0 +1,194 @@
+"""Closed-form inheritance: exact where a ghost can be exact, and honest about what it touches."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ghostsearch.convert.convert import convert
+from ghostsearch.convert.distill import distill_blocks
+from ghostsearch.convert.fit_ghost import GhostFit
+from ghostsearch.convert.fit_linear import NormalEquations, patches
+from ghostsearch.convert.inherit import recalibrate_batchnorm
+from ghostsearch.convert.sites import find_sites
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.space import Architecture
+
+GHOST = "ghost(ratio=2, kernel=3)"
+
+
+class Residual(nn.Module):
+    """A stem, a residual block with a projection, a depthwise pair and a classifier. x: (N, 3, H, W) -> (N, 5)"""
+
+    def __init__(self, conditional: bool = False) -> None:
+        super().__init__()
+        self.conditional = conditional
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv1, self.norm1 = nn.Conv2d(8, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 16, 3, padding=1)
+        self.down, self.norm_down = nn.Conv2d(8, 16, 1, 2, bias=False), nn.BatchNorm2d(16)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.pointwise, self.linear = nn.Conv2d(16, 16, 1), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x)).relu()
+        if self.conditional and x.mean() < -1:
+            x = -x
+        y = self.conv2(self.norm1(self.conv1(x)).relu())
+        y += self.norm_down(self.down(x))
+        y = self.pointwise(self.depthwise(y.relu()).relu()).relu()
+        return self.linear(y.mean((2, 3)))
+
+
+@pytest.fixture
+def images() -> list[Tensor]:
+    torch.manual_seed(3)
+    return [torch.randn(8, 3, 12, 12) for _ in range(4)]
+
+
+def plain_net(conditional: bool = False) -> Residual:
+    torch.manual_seed(1)
+    net = Residual(conditional)
+    for _ in range(20):
+        net(torch.randn(16, 3, 12, 12))
+    return net.eval()
+
+
+def everywhere(model: nn.Module, example: Tensor, choice: str = GHOST) -> Architecture:
+    return Architecture.of({s.path: choice for s in find_sites(model, example, widths=False).sites}, {})
+
+
+def error(model: nn.Module, plain: nn.Module, images: list[Tensor]) -> float:
+    x = torch.cat(images)
+    with torch.no_grad():
+        wanted, got = plain(x), model(x)
+    return float((got - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
+
+
+class Twins(nn.Module):
+    """Two convolutions whose second halves of channels are depthwise images of the first; made so exactly."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.conv = nn.Conv2d(4, 12, 3, padding=1, bias=False)
+        self.norm, self.last = nn.BatchNorm2d(12), nn.Conv2d(12, 4, 1, bias=False)
+        factor = torch.tensor([2.0, -0.5, 1.5, -1.0, 0.7, 3.0])
+        shuffled = torch.tensor([7, 0, 4, 11, 2, 9, 1, 5, 3, 10, 8, 6])
+        with torch.no_grad():
+            filters = torch.cat([self.conv.weight[:6], self.conv.weight[:6] * factor[:, None, None, None]])
+            self.conv.weight.copy_(filters[shuffled])
+        self.kernel = kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.conv(x)).relu())
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_exact_ghosts_convert_with_no_error(kernel: int) -> None:
+    plain = Twins(kernel)
+    x = [torch.randn(8, 4, 10, 10) for _ in range(3)]
+    for _ in range(10):
+        plain(torch.cat(x))
+    plain.eval()
+    architecture = Architecture.of({"conv": f"ghost(ratio=2, kernel={kernel})"}, {})
+    fitted = convert(plain, architecture, example=x[0], calibration=x)
+    assert error(fitted, plain, x) < 1e-6
+    assert fitted.conv.order is None, "the order folds into the layers behind, so no gather is needed"
+
+
+@pytest.mark.parametrize("choice", [GHOST, "ghost(ratio=3, kernel=3)", "ghost(ratio=2, kernel=3, cheap=affine)",
+                                    "ghost(ratio=2, kernel=3, cheap=wavelet)", "lowrank(rank=0.5)"])  # fmt: skip
+@pytest.mark.parametrize("conditional", [False, True], ids=["traced", "untraceable"])
+def test_the_fit_beats_copies_and_leaves_the_plain_net_alone(
+    choice: str, conditional: bool, images: list[Tensor]
+) -> None:
+    plain = plain_net(conditional)
+    before = copy.deepcopy(plain.state_dict())
+    architecture = everywhere(plain, images[0], choice)
+    fitted = convert(plain, architecture, example=images[0], calibration=images)
+    copied = convert(plain, architecture, example=images[0])
+    recalibrate_batchnorm(copied, images)
+    assert error(fitted, plain, images) < 0.7 * error(copied, plain, images)
+    assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
+    assert not plain.training
+
+
+def test_batch_size_and_repetition_do_not_matter(images: list[Tensor]) -> None:
+    plain = plain_net()
+    architecture = everywhere(plain, images[0])
+    made = [
+        convert(plain, architecture, example=images[0], calibration=batches)
+        for batches in (images, images, list(torch.cat(images).split(5)), [(b, torch.zeros(8)) for b in images])
+    ]
+    x = images[0]
+    with torch.no_grad():
+        outputs = [m(x) for m in made]
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[3])
+    torch.testing.assert_close(outputs[0], outputs[2], rtol=1e-2, atol=1e-3)
+
+
+def test_more_images_never_fit_their_own_data_worse() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3)
+    x, t = torch.randn(24, 4, 8, 8), torch.randn(24, 6, 6, 6)
+    errors = []
+    for count in (4, 8, 16, 24):
+        equations = NormalEquations(conv)
+        equations.add(x[:count], t[:count])
+        weight, offset = equations.solve(torch.zeros_like(conv.weight), 0.0, intercept=True)
+        fitted = nn.functional.conv2d(x, weight, offset)
+        errors.append(float((fitted - t).square().sum()))
+    assert min(errors) == errors[-1], "all the data's own fit is the best on all the data"
+
+
+@pytest.mark.parametrize("conv", [
+    nn.Conv1d(4, 6, 3, stride=2, padding=1), nn.Conv2d(4, 6, 3, dilation=2, padding="same", padding_mode="reflect"),
+    nn.Conv2d(4, 6, (3, 1), groups=2), nn.Conv3d(4, 6, 2, stride=(1, 2, 1)),
+])  # fmt: skip
+def test_patches_times_filters_is_the_convolution(conv: nn.Module) -> None:
+    x = torch.randn(2, 4, *[7] * (conv.weight.dim() - 2))
+    columns = patches(x, conv)
+    filters = conv.weight.flatten(1).reshape(conv.groups, -1, columns.shape[1])
+    wanted = conv._conv_forward(x, conv.weight, None).flatten(2).transpose(0, 1).flatten(1)
+    torch.testing.assert_close((filters @ columns).flatten(0, 1), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradient_of_a_ghost_fit_is_autograds(images: list[Tensor]) -> None:
+    from ghostsearch.blocks.table import build_block
+    from ghostsearch.choices import parse_layer_choice
+    from ghostsearch.convert.fit_linear import padded
+
+    for text in (GHOST, "ghost(ratio=3, kernel=5)", "ghost(ratio=2, kernel=3, cheap=wavelet)"):
+        block = build_block(nn.Conv2d(3, 8, 3, 2, 1), parse_layer_choice(text))
+        fit = GhostFit.of(block)
+        x = padded(images[0], block.primary)
+        primary = fit.primary.requires_grad_()
+        output = fit.outputs(x, primary)
+        residual = torch.randn_like(output)
+        wanted = torch.autograd.grad(output, primary, residual)[0]
+        torch.testing.assert_close(fit.gradient(x, residual), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_widths_are_fitted_and_distillation_helps(images: list[Tensor]) -> None:
+    plain = plain_net()
+    architecture = Architecture.of({}, {"conv1": "width(0.5)"})
+    fitted = convert(plain, architecture, example=images[0], calibration=images)
+    copied = convert(plain, architecture, example=images[0])
+    assert [p.shape for p in fitted.parameters()] == [p.shape for p in copied.parameters()]
+    assert error(fitted, plain, images) < error(copied, plain, images)
+    before, momentum = error(copied, plain, images), copied.norm1.momentum
+    distill_blocks(plain, copied, images, 100, flips=False, shift=0)
+    assert error(copied, plain, images) < 0.5 * before
+    assert copied.norm1.momentum == momentum
+    assert not copied.training
+
+
+def test_no_images_are_refused(images: list[Tensor]) -> None:
+    plain = plain_net()
+    with pytest.raises(GhostsearchError, match="no calibration images"):
+        convert(plain, everywhere(plain, images[0]), example=images[0], calibration=[])
