@@ -195,7 +195,8 @@ def _literal(node: ast.expr) -> Any:
         return node.id
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
         value = node.operand.value
-        return -value if _is_number(value) else value
+        if isinstance(value, int | float):
+            return -value
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):
         return node.value
     raise ValueError

@@ -66,6 +66,7 @@ def measurement(
     precision: str = "float32",
     time_limit_s: float = 20.0,
     seed: int = 0,
+    allow_code: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Cost by three counters and latency on each device; a model we converted is timed beside its plain one.
@@ -85,7 +86,7 @@ def measurement(
     cost, counters = measure_cost(loaded.module, example), compare_counters(loaded.module, example)
     plain = None
     if isinstance(loaded, SavedModel) and not loaded.architecture.is_plain:
-        plain = load_plain(loaded).module
+        plain = load_plain(loaded, allow_code=allow_code).module
     timings = [
         measure_latency(
             {"model": loaded.module}, example, device=device, plain=plain, threads=threads, batch=batch,

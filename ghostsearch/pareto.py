@@ -1,4 +1,4 @@
-"""Non-dominated models: front, ranks, crowding, hypervolume, knee. Every axis is minimised; negate what is maximised."""
+"""Non-dominated models: front, ranks, crowding, hypervolume, knee. Every axis is minimised."""
 
 from __future__ import annotations
 

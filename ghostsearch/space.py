@@ -174,7 +174,7 @@ class SearchSpace:
         return total
 
     def architecture(self, sites: Mapping[str, str], groups: Mapping[str, str] | None = None) -> Architecture:
-        """The architecture of some choice strings; raises GhostsearchError for a site, group or choice not in the space."""
+        """The architecture of some choice strings; raises GhostsearchError for a name or choice not in the space."""
         for table, chosen in ((self.sites, sites), (self.groups, groups or {})):
             for name, text in chosen.items():
                 if name not in table:

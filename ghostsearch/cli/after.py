@@ -43,6 +43,7 @@ def finetune(
     train_device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="GPUs to train on.")] = 1,
     seed: o.Seed = 0,
+    allow_code: o.AllowCode = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -54,12 +55,12 @@ def finetune(
     from ghostsearch.finetune import finetune_directory
     from ghostsearch.tasks import load_task
 
-    teacher = o.resolve_model(distill_from, weights=distill_weights) if distill_from else None
+    teacher = o.resolve_model(distill_from, weights=distill_weights, allow_code=allow_code) if distill_from else None
     with progress_bar(quiet or as_json) as progress:
         result = finetune_directory(
             directory, data, out, epochs=epochs, batch=batch, validation_list=validation_list,
             train_images=train_images, task=load_task(task), lr=lr, ema=ema, distill_from=teacher,
-            device=train_device, devices=devices, seed=seed, progress=progress,
+            device=train_device, devices=devices, seed=seed, allow_code=allow_code, progress=progress,
         )  # fmt: skip
     if as_json:
         say_json(dataclasses.asdict(result))

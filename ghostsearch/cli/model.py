@@ -164,6 +164,7 @@ def measure_model(
     classes: o.Classes = None,
     size: o.Size = None,
     seed: o.Seed = 0,
+    allow_code: o.AllowCode = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -175,11 +176,11 @@ def measure_model(
     """
     from ghostsearch.inspection import measurement
 
-    loaded = o.resolve_model(model, weights=weights, classes=classes, size=size, seed=seed)
+    loaded = o.resolve_model(model, weights=weights, classes=classes, size=size, seed=seed, allow_code=allow_code)
     with progress_bar(quiet or as_json) as progress:
         found = measurement(
             loaded, tuple(device or ("onnxruntime:cpu",)), threads=threads, batch=batch, precision=precision,
-            time_limit_s=time_limit, seed=seed, progress=progress,
+            time_limit_s=time_limit, seed=seed, allow_code=allow_code, progress=progress,
         )  # fmt: skip
     if as_json:
         say_json(found)
@@ -219,6 +220,7 @@ def export_model(
     data: o.Data = None,
     images: Annotated[int, typer.Option(min=1, help="Calibration images for --int8.")] = 128,
     validation_list: o.ValidationList = None,
+    allow_code: o.AllowCode = False,
     as_json: o.Json = False,
 ) -> None:
     """Write a model for a runtime, and check the file by running it against the module.
@@ -228,7 +230,14 @@ def export_model(
     from ghostsearch.export import export_directory
 
     result: Any = export_directory(
-        directory, to, out, int8=int8, data=data, images=images, validation_list=validation_list
+        directory,
+        to,
+        out,
+        int8=int8,
+        data=data,
+        images=images,
+        validation_list=validation_list,
+        allow_code=allow_code,
     )
     if as_json:
         say_json(result)

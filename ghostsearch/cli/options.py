@@ -72,6 +72,10 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Run the code (package.module:function) a directory's model came from.")
+]
+
 
 def resolve_model(
     model: str,
@@ -80,9 +84,11 @@ def resolve_model(
     classes: int | None = None,
     size: int | None = None,
     seed: int = 0,
+    allow_code: bool = False,
 ) -> LoadedModel:
     """The model an argument names: a directory we wrote, or a builder's name.
 
+    A directory whose model came from the user's own code is loaded only with `allow_code`.
     Raises GhostsearchError when it is unknown or the weights do not fit.
     """
     if Path(model).is_dir():
@@ -90,7 +96,7 @@ def resolve_model(
 
         if weights or classes:
             raise GhostsearchError(f"{model} is a directory with weights of its own; leave --weights and --classes out")
-        return load_directory(Path(model))
+        return load_directory(Path(model), allow_code=allow_code)
     from ghostsearch.models.loading import load_model
 
     return load_model(model, weights=weights, classes=classes, size=size, seed=seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,10 @@ def load_weights(module: nn.Module, path: Path, *, classes: int | None = None) -
     if missing or foreign:
         parts = [_some(names, what) for names, what in ((missing, "missing"), (foreign, "unknown")) if names]
         raise GhostsearchError(f"weights {path} are not of this model: {'; '.join(parts)}")
-    module.load_state_dict({k: v for k, v in state.items() if k not in fresh}, strict=False)
+    fitting = OrderedDict((k, v) for k, v in state.items() if k not in fresh)
+    # Some modules (MNASNet) refuse a state without the versions that PyTorch keeps beside the tensors.
+    fitting._metadata = getattr(own, "_metadata", {})
+    module.load_state_dict(fitting, strict=False)
     return fresh
 
 

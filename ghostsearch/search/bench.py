@@ -248,7 +248,7 @@ def train_baseline(bench: Bench, folder: Path, progress: Progress | None = None)
     """Train the plain model in place as the run asks, or take the one a former run of this study left."""
     epochs, kept = bench.config.plain_epochs(), folder / "models" / "plain"
     if (kept / "architecture.json").exists():
-        trained = load_directory(kept, allow_code=True).module
+        trained = load_directory(kept, model=bench.plain.module).module
         bench.plain.module.load_state_dict(trained.state_dict())
         return
     if epochs:

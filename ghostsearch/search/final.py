@@ -59,7 +59,7 @@ def _finish(bench: Bench, record: Record, folder: Path, epochs: int) -> Record:
         if test and test.epochs == total:
             return kept
     source = target if architecture.is_plain else folder / TRIAL_WEIGHTS / record.digest
-    model = load_directory(source, allow_code=True).module
+    model = load_directory(source, model=bench.plain.module).module
     seconds = dict(record.seconds)
     if epochs:
         with timed(seconds, "train"):
@@ -82,7 +82,7 @@ def _finish(bench: Bench, record: Record, folder: Path, epochs: int) -> Record:
 
 
 def _measure(bench: Bench, records: Sequence[Record], folder: Path) -> list[Record]:
-    models = {r.digest: load_directory(folder / MODELS / r.digest, allow_code=True).module for r in records}
+    models = {r.digest: load_directory(folder / MODELS / r.digest, model=bench.plain.module).module for r in records}
     timings = latencies(bench, models, bench.config.final_time_limit)
     measured = [r.model_copy(update={"latencies": timings[r.digest]}) for r in records]
     for record in measured:
