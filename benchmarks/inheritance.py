@@ -173,8 +173,8 @@ def wanted(epoch_seeds: int) -> Iterator[tuple[str, str, str, str, int]]:
     """Rows of the table, the most telling first: net, architecture, weights, training, seed."""
     targets = [("resnet20", "ghost2"), ("resnet20", "width"), ("resnet56", "ghost2")]
     inherited = list(SOURCES)[:5]
-    for net, architecture in targets:
-        for source in ("closed form", "closed form + distilled"):
+    for source in ("closed form", "closed form + distilled"):
+        for net, architecture in targets:
             yield net, architecture, source, "none", 0
     peers = [s for s in SOURCES if s.startswith("torch-pruning")]
     for net, architecture in targets[:2]:
@@ -256,7 +256,7 @@ cores under the load average given in the CSV. Seeds are averaged; the spread is
 
 Command: `{command}`
 
-| net | architecture | weights | training | accuracy % | share of plain % | target % | spread (seeds) | fit s | train s | load |
+| net | architecture | weights | training | accuracy % | of plain % | target % | spread (seeds) | fit s | train s | load |
 |---|---|---|---|---|---|---|---|---|---|---|
 """
 

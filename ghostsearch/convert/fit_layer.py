@@ -107,7 +107,8 @@ def fit_ghost(
     """A ghost convolution's weights for the target: the fit, its intercepts, and the channel at each place of
     the block.
 
-    `reorder=False` keeps the channels where they are. conv: the convolution replaced; prior: its filters in the target's units.
+    `reorder=False` keeps the channels where they are. conv: the convolution replaced; prior: its filters in the
+    target's units.
     """
     full, _, equations, wanted = fit_filters(conv, prior, inputs, target, settings, intercept=intercept)
     order = torch.arange(block.out_channels)

@@ -110,7 +110,8 @@ class ModelFit:
         found = readers_of(place, self.student)
         weight = torch.zeros(outputs)
         for path in found[1] if found else ():
-            reader, norm = self.narrow.get_submodule(path), self.places[path].norm if path in self.places else None
+            reader: Any = self.narrow.get_submodule(path)
+            norm = self.places[path].norm if path in self.places else None
             filters: Any = reader.weight.detach()
             if norm:
                 bn: Any = self.student.get_submodule(norm)
