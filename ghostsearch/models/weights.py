@@ -39,7 +39,7 @@ def load_weights(module: nn.Module, path: Path, *, classes: int | None = None) -
         raise GhostsearchError(f"weights {path} are not of this model: {'; '.join(parts)}")
     fitting = OrderedDict((k, v) for k, v in state.items() if k not in fresh)
     # Some modules (MNASNet) refuse a state without the versions that PyTorch keeps beside the tensors.
-    fitting._metadata = getattr(own, "_metadata", {})
+    fitting._metadata = getattr(own, "_metadata", {})  # type: ignore[attr-defined]
     module.load_state_dict(fitting, strict=False)
     return fresh
 
