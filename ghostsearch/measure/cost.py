@@ -77,7 +77,7 @@ def count_operators(model: nn.Module, example: Any) -> OperatorCount:
     for device in ("meta", "cpu"):
         try:
             replica = meta_copy(model) if device == "meta" else copied(model).to("cpu")
-            return _counted(replica.eval(), moved(example, device), device, reason)
+            return _counted(replica.eval().requires_grad_(False), moved(example, device), device, reason)
         # A foreign forward may raise anything: on meta tensors it is the reason to use the CPU, there it is
         # the user's.
         except Exception as error:  # noqa: BLE001
