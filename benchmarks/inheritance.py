@@ -256,7 +256,7 @@ cores under the load average given in the CSV. Seeds are averaged; the spread is
 
 Command: `{command}`
 
-| net | architecture | weights | training | accuracy % | of plain % | target % | spread (seeds) | fit s | train s | load |
+| net | architecture | weights | training | accuracy % | of plain % | target % | spread | fit s | train s | load |
 |---|---|---|---|---|---|---|---|---|---|---|
 """
 

@@ -73,10 +73,21 @@ class Target:
         return found
 
 
+@dataclass(frozen=True)
+class FreeFit:
+    """The best filters for a target when nothing constrains them."""
+
+    weight: Tensor
+    offset: Tensor
+    equations: NormalEquations
+    wanted: list[Tensor]
+    """The target as it was last relaxed."""
+
+
 def fit_filters(
     layer: Any, prior: Tensor, inputs: Batches, target: Target, settings: FitSettings, *, intercept: bool
-) -> tuple[Tensor, Tensor, NormalEquations, list[Tensor]]:
-    """Unconstrained filters for the target: weights, intercepts, the equations and the last (relaxed) target."""
+) -> FreeFit:
+    """Unconstrained filters for the target, drawn to `prior`."""
     equations = NormalEquations(layer)
     wanted = target.first()
     weight, offset = prior, torch.zeros(len(prior))
@@ -89,7 +100,7 @@ def fit_filters(
         for x, t in zip(inputs, wanted, strict=True):
             equations.add(x, t, inputs=turn == 0)
         weight, offset = equations.solve(prior, ridge, intercept=intercept)
-    return weight, offset, equations, wanted
+    return FreeFit(weight, offset, equations, wanted)
 
 
 def _apply(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -101,16 +112,14 @@ def _columns(offset: Tensor, x: Tensor) -> Tensor:
 
 
 def fit_ghost(
-    conv: Any, block: Any, prior: Tensor, inputs: Batches, target: Target, settings: FitSettings,
-    *, intercept: bool, reorder: bool,
-) -> tuple[GhostFit, Tensor, Tensor]:  # fmt: skip
+    block: Any, free: FreeFit, inputs: Batches, target: Target, settings: FitSettings, *, intercept: bool, reorder: bool
+) -> tuple[GhostFit, Tensor, Tensor]:
     """A ghost convolution's weights for the target: the fit, its intercepts, and the channel at each place of
     the block.
 
-    `reorder=False` keeps the channels where they are. conv: the convolution replaced; prior: its filters in the
-    target's units.
+    `reorder=False` keeps the channels where they are. free: the unconstrained fit to the same target.
     """
-    full, _, equations, wanted = fit_filters(conv, prior, inputs, target, settings, intercept=intercept)
+    full, equations, wanted = free.weight, free.equations, free.wanted
     order = torch.arange(block.out_channels)
     if reorder:
         order = choose_order(block, equations, full, inputs, wanted, target.weight)

@@ -13,6 +13,7 @@ from ghostsearch.blocks.ghost import GhostConv
 from ghostsearch.blocks.lowrank import LowRankConv
 from ghostsearch.convert.fit_layer import (
     FitSettings,
+    FreeFit,
     Target,
     fit_filters,
     fit_ghost,
@@ -79,13 +80,14 @@ class ModelFit:
         inputs = self.own_values.get(place.source)
         target = self._target(place, len(old.weight))
         intercept = norm is not None or old.bias is not None
+        free = fit_filters(old, prior, inputs, target, self.settings, intercept=intercept)
+        weight, offset = free.weight, free.offset
         if isinstance(new, GhostConv):
-            self._fit_ghost(place, old, new, norm, prior, inputs, target, intercept)
+            self._fit_ghost(place, new, norm, free, inputs, target, intercept)
             return
-        weight, offset, equations, _ = fit_filters(old, prior, inputs, target, self.settings, intercept=intercept)
         last = new.expand if isinstance(new, LowRankConv) else new
         if isinstance(new, LowRankConv):
-            write_low_rank(new, weight, equations, target.weight)
+            write_low_rank(new, weight, free.equations, target.weight)
         else:
             new.weight.copy_(weight)
         if last.bias is not None:
@@ -127,19 +129,16 @@ class ModelFit:
     def _fit_ghost(
         self,
         place: Place,
-        old: Any,
         new: Any,
         norm: Any,
-        prior: Tensor,
+        free: FreeFit,
         inputs: list[Tensor],
         target: Target,
         intercept: bool,
     ) -> None:
         found = readers_of(place, self.student)
         reorder = found is not None or self.settings.gather
-        fit, offset, order = fit_ghost(
-            old, new, prior, inputs, target, self.settings, intercept=intercept, reorder=reorder
-        )
+        fit, offset, order = fit_ghost(new, free, inputs, target, self.settings, intercept=intercept, reorder=reorder)
         natural = bool((order == torch.arange(len(order))).all())
         if found is not None and not natural:
             self._fold(place, order, *found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,13 +16,14 @@ from ghostsearch.blocks.table import build_block
 from ghostsearch.choices import Keep, LayerChoice
 from ghostsearch.convert.fit_layer import (
     FitSettings,
+    FreeFit,
     Target,
-    fit_filters,
     fit_ghost,
     write_biases,
     write_ghost,
     write_low_rank,
 )
+from ghostsearch.convert.fit_linear import NormalEquations
 from ghostsearch.tracing import call
 
 CACHE_BYTES = 2**30
@@ -36,6 +38,15 @@ class SiteValues:
     conv: Any
     inputs: list[Tensor]
     outputs: list[Tensor]
+
+    @cached_property
+    def free(self) -> FreeFit:
+        """The convolution itself, which nothing beats on its own inputs, with the sums that every choice needs."""
+        equations = NormalEquations(self.conv)
+        for x, y in zip(self.inputs, self.outputs, strict=True):
+            equations.add(x, y)
+        weight = self.conv.weight.detach().cpu().float()
+        return FreeFit(weight, torch.zeros(len(weight)), equations, self.outputs)
 
 
 def site_values(model: nn.Module, paths: Sequence[str], batches: Iterable[Any]) -> dict[str, SiteValues]:
@@ -79,21 +90,21 @@ def fit_site(values: SiteValues, choice: LayerChoice) -> tuple[nn.Module, float]
     conv = values.conv
     if isinstance(choice, Keep):
         return conv, 0.0
-    block = build_block(conv, choice).cpu().float()
+    block: Any = build_block(conv, choice).cpu().float()
     target = Target(values.outputs, None, False, _equal_importance(values.outputs))
-    prior = conv.weight.detach().cpu().float()
     with torch.no_grad():
         if isinstance(block, GhostConv):
             fit, offset, order = fit_ghost(
-                conv, block, prior, values.inputs, target, SITE_SETTINGS, intercept=True, reorder=True
+                block, values.free, values.inputs, target, SITE_SETTINGS, intercept=True, reorder=True
             )
             write_ghost(block, fit, torch.ones(len(order)))
             write_biases(block, values.inputs, offset)
             if not bool((order == torch.arange(len(order))).all()):
                 block.order = torch.argsort(order)
         elif isinstance(block, LowRankConv):
-            full, offset, equations, _ = fit_filters(conv, prior, values.inputs, target, SITE_SETTINGS, intercept=True)
-            write_low_rank(block, full, equations, target.weight)
+            write_low_rank(block, values.free.weight, values.free.equations, target.weight)
+            if conv.bias is not None:
+                block.expand.bias.copy_(conv.bias)
         else:
             raise TypeError(f"no fit for {choice}")
         return block, _relative_error(block, values, target.weight)

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ghostsearch.choices import parse_layer_choice
 from ghostsearch.convert.convert import convert
 from ghostsearch.convert.distill import distill_blocks
 from ghostsearch.convert.fit_ghost import GhostFit
 from ghostsearch.convert.fit_linear import NormalEquations, patches
+from ghostsearch.convert.fit_site import fit_site, site_values
 from ghostsearch.convert.inherit import recalibrate_batchnorm
 from ghostsearch.convert.sites import find_sites
 from ghostsearch.errors import GhostsearchError
@@ -160,7 +162,6 @@ def test_patches_times_filters_is_the_convolution(conv: nn.Module) -> None:
 
 def test_the_gradient_of_a_ghost_fit_is_autograds(images: list[Tensor]) -> None:
     from ghostsearch.blocks.table import build_block
-    from ghostsearch.choices import parse_layer_choice
     from ghostsearch.convert.fit_linear import padded
 
     for text in (GHOST, "ghost(ratio=3, kernel=5)", "ghost(ratio=2, kernel=3, cheap=wavelet)"):
@@ -192,3 +193,18 @@ def test_no_images_are_refused(images: list[Tensor]) -> None:
     plain = plain_net()
     with pytest.raises(GhostsearchError, match="no calibration images"):
         convert(plain, everywhere(plain, images[0]), example=images[0], calibration=[])
+
+
+@pytest.mark.parametrize("choice", [GHOST, "ghost(ratio=4, kernel=3)", "lowrank(rank=0.5)", "keep"])
+def test_a_site_fitted_alone_errs_as_it_says(choice: str, images: list[Tensor]) -> None:
+    plain = plain_net()
+    values = site_values(plain, ["conv1", "conv2"], images)
+    for path in ("conv1", "conv2"):
+        block, relative = fit_site(values[path], parse_layer_choice(choice))
+        x, y = torch.cat(values[path].inputs), torch.cat(values[path].outputs)
+        with torch.no_grad():
+            missed = (block(x) - y).transpose(0, 1).flatten(1).var(1)
+        spread = y.transpose(0, 1).flatten(1).var(1)
+        assert relative == pytest.approx(float((missed / spread).mean()), rel=1e-3, abs=1e-6)
+        assert relative < (1e-9 if choice == "keep" else 0.9)
+    assert not plain.conv1._forward_hooks
