@@ -199,8 +199,8 @@ def write_tables(rows: list[dict[str, Any]]) -> None:
     lines = [
         "# Coverage: what the default conversion does to every builder",
         "",
-        f"`python benchmarks/coverage.py --widths 15`, {versions}, one thread. Every convolution that `ghost.yaml`",
-        f"offers becomes `{CHOICE}`. `ok`: predicted and counted params and MACs are equal to the unit; MACs are of",
+        f"`python benchmarks/coverage.py` (some rows with `--widths 15`), {versions}, one thread.",
+        f"Every convolution that `ghost.yaml` offers becomes `{CHOICE}`. `ok`: predicted and counted params and MACs are equal to the unit; MACs are of",
         "the small input that `coverage.csv` names, where it also says why convolutions were skipped. Seconds:",
         "`convert` without calibration. Groups: channel widths traced and checked, in brackets those that cannot",
         "change (one is the model's output); – where they were not looked for or cannot be traced.",
