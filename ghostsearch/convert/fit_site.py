@@ -103,8 +103,9 @@ def fit_site(values: SiteValues, choice: LayerChoice) -> tuple[nn.Module, float]
                 block.order = torch.argsort(order)
         elif isinstance(block, LowRankConv):
             write_low_rank(block, values.free.weight, values.free.equations, target.weight)
-            if conv.bias is not None:
-                block.expand.bias.copy_(conv.bias)
+            bias = block.expand.bias
+            if bias is not None:
+                bias.copy_(conv.bias)
         else:
             raise TypeError(f"no fit for {choice}")
         return block, _relative_error(block, values, target.weight)
