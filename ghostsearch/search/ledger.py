@@ -85,15 +85,18 @@ class Ledger:
             if text:
                 self._tell(optuna.trial.Trial(self.study, trial._trial_id), Record.model_validate_json(text))
             else:
-                self.study.tell(trial.number, state=TrialState.FAIL)
-                self.study.enqueue_trial(trial.params, user_attrs={ORIGIN: trial.user_attrs.get(ORIGIN, "sampler")})
+                # Back in its own place in the queue, so that the order is that of an unkilled run.
+                self.study._storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
                 again += 1
         return again
 
     def enqueue(self, architectures: Sequence[tuple[Architecture, str]]) -> None:
         """Propose architectures before the sampler does; those already in the study are passed over."""
         known = {self.architecture(t.params).digest for t in self._trials() if t.params}
-        known |= {self.architecture(t.system_attrs["fixed_params"]).digest for t in self._trials(TrialState.WAITING)}
+        known |= {
+            self.architecture(t.system_attrs.get("fixed_params", t.params)).digest
+            for t in self._trials(TrialState.WAITING)
+        }
         for architecture, origin in architectures:
             if architecture.digest not in known:
                 known.add(architecture.digest)
