@@ -2,7 +2,7 @@
 
 Writes results/inheritance.csv row by row (a killed run goes on where it stopped) and results/inheritance.md.
 
-    python -m benchmarks.inheritance --data folder:CIFAR10_JPEG --validation-list cifar10-jpeg-val.txt --weights DIR
+    python benchmarks/inheritance.py --data folder:CIFAR10_JPEG --validation-list cifar10-jpeg-val.txt --weights DIR
 
 DIR holds cifar_resnet20_jpeg.safetensors and cifar_resnet56_jpeg.safetensors. Peers: torch-pruning's L1, group norm and
 Taylor pruners at the same widths, BatchNorm statistics recalibrated on the same images.
@@ -16,7 +16,6 @@ import csv
 import datetime
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -242,6 +241,9 @@ TARGETS = {
     ("resnet20", "ghost2", "closed form"): 0.88, ("resnet20", "ghost2", "closed form + distilled"): 0.94,
     ("resnet20", "width", "closed form"): 0.91, ("resnet20", "width", "closed form + distilled"): 0.97,
 }  # fmt: skip
+COMMAND = (
+    "python benchmarks/inheritance.py --data folder:CIFAR10_JPEG --validation-list cifar10-jpeg-val.txt --weights DIR"
+)
 PAGE = """# Inherited weights: accuracy before and after a little training
 
 CIFAR-10 (JPEG), test images; calibration on training images without labels or augmentation. `ghost2`: every 3×3
@@ -278,8 +280,7 @@ def write_page(path: Path, rows: list[dict[str, str]]) -> None:
             some[0]["fit_s"], some[0]["train_s"], some[0]["load_average"],
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
-    command = "python -m benchmarks.inheritance " + " ".join(sys.argv[1:])
-    path.write_text(PAGE.format(steps=DISTILL_STEPS, command=command) + "\n".join(lines) + "\n", encoding="utf-8")
+    path.write_text(PAGE.format(steps=DISTILL_STEPS, command=COMMAND) + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main() -> None:
