@@ -9,10 +9,11 @@ from ghostsearch.space import Anatomy, Group, Site, Skipped
 
 def conv(path, channels=64, kernel=(3, 3)):
     """A site of a k×k convolution on 8×8 maps."""
-    k = kernel[0] * kernel[1]
+    taps, shape = kernel[0] * kernel[1], (channels, 8, 8)
+    weights = channels * channels * taps
+    kind = f"Conv2d {kernel[0]}x{kernel[1]}"
     return Site(
-        path, f"Conv2d {kernel[0]}x{kernel[1]}", channels, channels, kernel, (1, 1), 1, (channels, 8, 8), (channels, 8, 8),
-        macs=channels * channels * k * 64, params=channels * channels * k,
+        path, kind, channels, channels, kernel, (1, 1), 1, shape, shape, macs=weights * 64, params=weights
     )  # fmt: skip
 
 
@@ -34,9 +35,7 @@ def test_every_shipped_preset_loads_and_explains_itself(path):
 
 
 def test_the_presets_the_readme_names_are_shipped():
-    assert {"ghost", "ghost_width", "quickstart", "paper_vgg"} <= {
-        p.stem for p in preset_directory().glob("*.yaml")
-    }
+    assert {"ghost", "ghost_width", "quickstart", "paper_vgg"} <= {p.stem for p in preset_directory().glob("*.yaml")}
 
 
 def test_the_first_matching_rule_wins():
@@ -110,5 +109,5 @@ def test_broken_files_are_one_line(tmp_path, text, told):
 
 
 def test_an_unknown_preset_names_the_known_ones():
-    with pytest.raises(GhostsearchError, match="presets: .*ghost"):
+    with pytest.raises(GhostsearchError, match=r"presets: .*ghost"):
         load_preset("nope")

@@ -11,13 +11,9 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.space import Architecture, SearchSpace
 
 names = st.sampled_from(["conv1", "layer1.0.conv1", "layer1.0.conv2", "a.b"])
-layer_texts = st.sampled_from(
-    ["keep", "ghost(ratio=2, kernel=3)", "ghost(ratio=4, kernel=3)", "lowrank(rank=0.5)"]
-)
+layer_texts = st.sampled_from(["keep", "ghost(ratio=2, kernel=3)", "ghost(ratio=4, kernel=3)", "lowrank(rank=0.5)"])
 width_texts = st.sampled_from(["width(1)", "width(0.5)", "width(0.75)"])
-architectures = st.builds(
-    Architecture.of, st.dictionaries(names, layer_texts), st.dictionaries(names, width_texts)
-)
+architectures = st.builds(Architecture.of, st.dictionaries(names, layer_texts), st.dictionaries(names, width_texts))
 
 
 @given(architectures)
@@ -78,9 +74,8 @@ def test_unreadable_files_are_refused(tmp_path):
 
 
 def test_space_counts_and_checks():
-    space = SearchSpace(
-        {"x": ("keep", "ghost(ratio=2, kernel=3)")}, {"g": ("width(1)", "width(0.5)", "width(0.25)")}
-    )
+    widths = ("width(1)", "width(0.5)", "width(0.25)")
+    space = SearchSpace({"x": ("keep", "ghost(ratio=2, kernel=3)")}, {"g": widths})
     assert space.size == 2 * 3
     assert space.uniform("ghost(ratio=2, kernel=3)").sites == {"x": parse_choice("ghost(2, 3)")}
     assert space.architecture({"x": "keep"}, {"g": "width(0.5)"}).digest != "plain"
