@@ -12,6 +12,7 @@ from ghostsearch.pareto import (
     dominates,
     hypervolume,
     knee,
+    most_volume,
     non_dominated_ranks,
     pareto_front,
 )
@@ -85,3 +86,11 @@ def test_knee_is_nearest_to_the_ideal_and_never_a_dominated_point():
     assert knee([(3, 3)]) == 0
     with pytest.raises(ValueError, match="no points"):
         knee([])
+
+
+def test_most_volume_prefers_the_middle_to_the_ends():
+    # (0, 1) and (1, 0) are the ends; the middle alone dominates (1.1 - 0.2)² of the plane, an end 1.1 · 0.1
+    points = [(0.0, 1.0), (0.2, 0.2), (1.0, 0.0)]
+    assert most_volume(points, 1) == [1]
+    assert sorted(most_volume(points, 9)) == [0, 1, 2]
+    assert most_volume([], 3) == []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ghostsearch.files import write_text
-from ghostsearch.pareto import best_first, pareto_front
+from ghostsearch.pareto import most_volume, pareto_front
 from ghostsearch.records import Record
 from ghostsearch.saved import load_directory, save
 from ghostsearch.search.bench import Bench, latencies, timed
@@ -24,10 +24,10 @@ def trial_front(bench: Bench, records: Sequence[Record]) -> list[Record]:
 
 
 def choose_finalists(bench: Bench, records: Sequence[Record]) -> list[Record]:
-    """The front's models to finish, the lonelier first, at most `finalists` of them; the plain model not counted."""
+    """The front's models to finish: those that together cover most, at most `finalists`; the plain model not counted."""
     front = [r for r in trial_front(bench, records) if r.digest != "plain"]
-    order = best_first([minimised(r, bench.objectives) for r in front])
-    return [front[i] for i in order[: bench.config.finalists]]
+    chosen = most_volume([minimised(r, bench.objectives) for r in front], bench.config.finalists)
+    return [front[i] for i in chosen]
 
 
 def run_final(bench: Bench, records: Sequence[Record], folder: Path, progress: Progress | None = None) -> list[Record]:
