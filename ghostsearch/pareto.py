@@ -97,7 +97,7 @@ def _volume(points: list[tuple[float, ...]], reference: tuple[float, ...]) -> fl
 
 
 def most_volume(points: Sequence[Point], count: int) -> list[int]:
-    """Indices of at most `count` points that dominate much together, greedily: each adds most hypervolume to those before.
+    """Indices of at most `count` points that dominate much together, greedily: each adds most hypervolume so far.
 
     Axes are scaled to the points' range, the reference lies a tenth beyond the worst (hypervolume subset selection,
     greedy: Guerreiro et al. 2016). Crowding would take the ends of every axis first, which nobody wants all of.

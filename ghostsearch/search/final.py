@@ -24,7 +24,7 @@ def trial_front(bench: Bench, records: Sequence[Record]) -> list[Record]:
 
 
 def choose_finalists(bench: Bench, records: Sequence[Record]) -> list[Record]:
-    """The front's models to finish: those that together cover most, at most `finalists`; the plain model not counted."""
+    """The front's models to finish: at most `finalists` that together cover most; the plain model not counted."""
     front = [r for r in trial_front(bench, records) if r.digest != "plain"]
     chosen = most_volume([minimised(r, bench.objectives) for r in front], bench.config.finalists)
     return [front[i] for i in chosen]
