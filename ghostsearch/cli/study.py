@@ -1,14 +1,15 @@
-"""Commands about a study: search and report."""
+"""Commands about a study: search, solve, report."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ghostsearch.cli import options as o
-from ghostsearch.cli.terminal import out, progress_bar, say, say_json
+from ghostsearch.cli.terminal import out, progress_bar, say, say_json, show_table
 from ghostsearch.search.config import RunConfig
 
 SEARCH_HELP = """Search each layer's choice of conv or ghost, ratio, kernel and width; end with a Pareto front.
@@ -36,6 +37,7 @@ def add_to(app: typer.Typer) -> None:
     """Register this file's commands."""
     further = {"config": (Config, None), "as_json": (o.Json, False), "quiet": (o.Quiet, False)}
     app.command("search", help=SEARCH_HELP)(o.command_from(RunConfig, run_search, further))
+    app.command("solve")(solve)
     app.command("report")(report)
 
 
@@ -62,6 +64,38 @@ def run_search(given: dict[str, Any], *, config: Path | None, as_json: bool, qui
         if (folder / name).exists():
             say(f"  {folder / name}  [dim]{what}[/dim]")
     say(headline(view))
+
+
+def solve(
+    directory: Annotated[Path, typer.Argument(help="A study directory with a candidate table.", show_default=False)],
+    max_latency: Annotated[str | None, typer.Option(help="Latency limit: 12ms, or 60% of the plain model.")] = None,
+    max_macs: Annotated[str | None, typer.Option(help="MACs limit: 300M or 50%.")] = None,
+    max_params: Annotated[str | None, typer.Option(help="Parameter limit: 4M or 50%.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="Write the best answer as an architecture file.")] = None,
+    as_json: o.Json = False,
+) -> None:
+    """Answer from a study's candidate table alone which architectures meet a budget; nothing is built or trained.
+
+    Example: [bold]ghostsearch solve results/mine --max-latency 60%[/bold]
+    """
+    from ghostsearch.files import write_text
+    from ghostsearch.search.solve import solve_study
+
+    given = {"latency": max_latency, "macs": max_macs, "params": max_params}
+    answers = solve_study(directory, {axis: text for axis, text in given.items() if text}, count=count)
+    if out:
+        write_text(out, json.dumps(answers[0].architecture.to_dict(), indent=1) + "\n")
+    if as_json:
+        keys = ("architecture", "loss", "predicted")
+        say_json([dict(zip(keys, (a.architecture.to_dict(), a.loss, a.resources), strict=True)) for a in answers])
+        return
+    columns = list(answers[0].resources)
+    rows = [[a.architecture.digest, f"{a.loss:.4g}", *(f"{a.resources[c]:.4g}" for c in columns)] for a in answers]
+    show_table(f"{directory}: predicted from the candidate table", ["model", "summed loss", *columns], rows)
+    say(
+        f"next: ghostsearch solve {directory} … --out best.json, then ghostsearch convert MODEL --architecture best.json"
+    )
 
 
 def report(

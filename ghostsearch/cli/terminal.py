@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -42,13 +43,14 @@ def say_json(data: object) -> None:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> None:
-    """Print a table; numbers are aligned right."""
-    table = Table(title=title, title_justify="left", caption=note or None, caption_justify="left", header_style="bold")
+    """Print a table; numbers are aligned right. Brackets stay what they are: `latency_s[DEVICE]` is no markup."""
+    options = {"title_justify": "left", "caption_justify": "left", "header_style": "bold"}
+    table = Table(title=escape(title), caption=escape(note) or None, **options)  # type: ignore[arg-type]
     for number, column in enumerate(columns):
         numeric = any(isinstance(row[number], int | float) or str(row[number])[:1].isdigit() for row in rows)
-        table.add_column(column, justify="right" if numeric and number else "left", overflow="fold")
+        table.add_column(escape(column), justify="right" if numeric and number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(escape(str(cell)) for cell in row))
     out.print(table)
 
 
