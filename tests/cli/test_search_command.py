@@ -76,7 +76,7 @@ def test_report_is_written_again_from_what_is_on_disk(ghostsearch, study):
     [
         ("nearest", ["--max-macs", "1%"]),
         ("max_latency", ["--max-latency", "fast"]),
-        ("--data", ["--data", "folder:/nonexistent/images"]),
+        ("no folder", ["--data", "folder:/nonexistent/images"]),
         ("space", ["--space", "no-such-preset"]),
         ("sampler", ["--sampler", "oracle"]),
     ],

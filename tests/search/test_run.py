@@ -70,6 +70,7 @@ STAGES = {
 """What stands on disk when a stage begins; the kill comes a random moment later."""
 
 
+@pytest.mark.timeout(900)  # seven searches one after the other
 def test_killed_in_every_stage_it_goes_on_to_the_same_front(tiny, unbroken, tmp_path):
     options, draw, finished = tiny(tmp_path / "run"), random.Random(0), {}
     for stage, sign in STAGES.items():
