@@ -89,7 +89,7 @@ class RunConfig(BaseModel):
     )
     min_accuracy: float | None = _option(None, BUDGET, "Least score of a model on the front, from 0 to 1.", ge=0, le=1)
     trials: int = _option(24, BUDGET, "Architectures to evaluate, the plain model and the uniform ones included.", ge=1)
-    finalists: int = _option(8, BUDGET, "Models of the front to train on and measure again, at most.", ge=1)
+    finalists: int = _option(10, BUDGET, "Models of the front to train on and measure again, at most.", ge=1)
 
     epochs: int = _option(
         1, TRAINING, "Proxy epochs of a trial that every rung promotes (rungs: 0, 1, 3, … epochs).", ge=0
