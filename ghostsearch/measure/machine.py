@@ -9,14 +9,19 @@ from pathlib import Path
 
 
 @lru_cache(maxsize=1)
-def processor() -> str:
-    """The processor's model name and how many of its cores this process may use."""
+def processor_name() -> str:
+    """The processor's model name as the system tells it."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
         lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), name)
-    return f"{name}, {usable_cores()} cores"
+    return name
+
+
+def processor() -> str:
+    """The processor's model name and how many of its cores this process may use."""
+    return f"{processor_name()}, {usable_cores()} cores"
 
 
 def usable_cores() -> int:

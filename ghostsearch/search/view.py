@@ -15,6 +15,7 @@ import yaml
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import atomic_path, write_text
+from ghostsearch.measure.machine import processor_name
 from ghostsearch.pareto import knee
 from ghostsearch.records import Objective, Record, StudyView, frame
 from ghostsearch.search.config import FREE, RunConfig, configure
@@ -76,20 +77,11 @@ def environment() -> dict[str, str]:
     return {
         "command": " ".join(["ghostsearch", *sys.argv[1:]]) if sys.argv else "",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
+        "processor": processor_name(),
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         **versions(),
     }
-
-
-def processor() -> str:
-    """The processor's name as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def write_outcome(
