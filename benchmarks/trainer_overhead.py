@@ -6,25 +6,23 @@ python benchmarks/trainer_overhead.py [--cifar FOLDER] [--repeats 5] [--out resu
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from datetime import date
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import nn
 
 from ghostsearch.data import Data, load_data
+from ghostsearch.measure.machine import processor
 from ghostsearch.models.loading import load_model
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.tasks import Classification
 from ghostsearch.train import Recipe, train
-from ghostsearch.version import versions
 
 IMPORT = (
     "import torch, torchvision, time; t = time.perf_counter(); import lightning.pytorch; print(time.perf_counter() - t)"
@@ -80,8 +78,8 @@ def compare(name: str, model: nn.Module, data: Data, repeats: int) -> dict[str, 
     return {
         "job": name,
         "steps": steps,
-        "bare_s": bare,
-        "lightning_s": with_lightning,
+        "epoch_s_bare": bare,
+        "epoch_s_lightning": with_lightning,
         "overhead_s": with_lightning - bare,
         "overhead_percent": 100 * (with_lightning / bare - 1),
         "overhead_ms_per_step": 1000 * (with_lightning - bare) / steps,
@@ -91,7 +89,7 @@ def compare(name: str, model: nn.Module, data: Data, repeats: int) -> dict[str, 
 
 
 def main() -> None:
-    """Measure and write trainer_overhead.csv and .md."""
+    """Measure and write the results page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cifar", type=Path, help="CIFAR-10 as an image folder with train/ and test/")
     parser.add_argument("--repeats", type=int, default=5)
@@ -106,32 +104,23 @@ def main() -> None:
         rows.append(compare("ResNet-20, 5,000 CIFAR images, 1 epoch", resnet.module, data, options.repeats))
     importing = float(subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, check=True, text=True).stdout)
 
-    table = pd.DataFrame(rows)
-    options.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(options.out / "trainer_overhead.csv", index=False, float_format="%.4g")
-    used = versions()
-    columns = "| job | steps | bare loop s | Lightning s | overhead | ms a step | weights differ by |"
-    lines = [
-        "# Lightning on short proxy epochs, beside a bare loop",
-        "",
-        columns,
-        "|" + "---|" * columns.count(" | ") + "---|",
-        *(
-            f"| {r['job']} | {r['steps']} | {r['bare_s']:.3f} | {r['lightning_s']:.3f} "
-            f"| {r['overhead_s']:+.3f} s ({r['overhead_percent']:+.1f} %) "
-            f"| {r['overhead_ms_per_step']:.2f} | {r['largest_weight_difference']:.1e} |"
-            for r in rows
+    worst = max(rows, key=lambda r: float(r["overhead_percent"]))
+    page = ResultPage(
+        name="trainer_overhead",
+        title="Lightning on short proxy epochs, beside a bare loop",
+        claim="Training by Lightning costs little over a loop that does nothing but the same arithmetic, at worst",
+        figure=f"{worst['overhead_percent']:+.1f} % of an epoch of {worst['epoch_s_bare']:.1f} s ({worst['job']})",
+        command=script_command(),
+        device=f"{processor()}, {torch.get_num_threads()} threads",
+        tables=[ResultTable("one epoch both ways", rows)],
+        notes=(
+            f"Medians of {options.repeats} interleaved runs after a warm-up; same seed, batches and arithmetic both "
+            "ways (weights differ by the order of sums).",
+            f"Importing Lightning takes {importing:.1f} s more, once a process.",
         ),
-        "",
-        f"Medians of {options.repeats} interleaved runs after a warm-up; same seed, batches and arithmetic both ways "
-        "(weights differ by the order of sums). "
-        f"Importing Lightning takes {importing:.1f} s more, once a process. "
-        f"torch {used['torch']}, Lightning {used['lightning']}, {torch.get_num_threads()} threads, "
-        f"{platform.machine()}, {date.today()}.",
-        f"Command: `python {' '.join(a if not Path(a).is_absolute() else Path(a).name for a in sys.argv)}`",
-    ]
-    (options.out / "trainer_overhead.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    )
+    for path in publish(page, options.out):
+        print(path)
 
 
 if __name__ == "__main__":

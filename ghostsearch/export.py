@@ -97,9 +97,8 @@ def export_directory(
         return dataclasses.asdict(
             export(model, format_name, out or directory / (telling_name(model) + get_format(format_name).suffix))
         )
-    from ghostsearch.quantize import quantize
-
     from ghostsearch.data import calibration_batches, load_data
+    from ghostsearch.quantize import quantize
 
     if format_name != "onnx":
         raise GhostsearchError(f"--int8 writes ONNX, not {format_name}; leave --format out")

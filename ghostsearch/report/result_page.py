@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -65,6 +67,18 @@ def write_page(page: ResultPage, directory: Path) -> list[Path]:
         paths.append(directory / f"{page.name}{suffix}")
         write_text(paths[-1], text)
     return paths
+
+
+def publish(page: ResultPage, directory: Path) -> list[Path]:
+    """`write_page`, then the index anew; returns all paths."""
+    return [*write_page(page, directory), write_index(directory)]
+
+
+def script_command() -> str:
+    """The command that runs this script, as one would type it in the repository; absolute paths by their last name."""
+    script, *given = sys.argv
+    shown = [Path(a).name if Path(a).is_absolute() else a for a in given]
+    return shlex.join(["python", f"benchmarks/{Path(script).name}", *shown])
 
 
 def write_index(directory: Path) -> Path:
