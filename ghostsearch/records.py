@@ -163,7 +163,9 @@ class StudyView(_Frozen):
     candidates: str = ""
     """Path of the candidate table (parquet) relative to the directory; empty when there is none."""
     audit: tuple[dict[str, Any], ...] = ()
-    """Rows of the latency model's audit: predictor, mape, tau, worst."""
+    """Rows of the latency model's audit over the trials: device, predictor, models, mape, tau, worst."""
+    layers: tuple[dict[str, Any], ...] = ()
+    """Each layer timed alone: device, layer, plain_s, and seconds by digest for the finalists and uniform models."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Versions, processor, cores, date, command."""
     notes: tuple[str, ...] = ()

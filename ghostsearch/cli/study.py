@@ -98,7 +98,9 @@ def solve(
 
 def report(
     directory: Annotated[Path, typer.Argument(help="A study directory.", show_default=False)],
-    compare: Annotated[Path | None, typer.Option(help="A second study to set beside the first.")] = None,
+    compare: Annotated[
+        list[Path] | None, typer.Option(help="Another study to set beside the first; repeatable.")
+    ] = None,
     as_json: o.Json = False,
 ) -> None:
     """Write the Pareto report of a study again: one HTML page, a Markdown page with pictures, a table here.
@@ -112,7 +114,8 @@ def report(
     from ghostsearch.search.view import load_study
 
     view = load_study(directory)
-    page = write_comparison([view, load_study(compare)], directory) if compare else write_report(view, directory)
+    others = [load_study(other) for other in compare or ()]
+    page = write_comparison([view, *others], directory) if others else write_report(view, directory)
     if as_json:
         say_json(view.model_dump(mode="json") | {"page": str(page)})
         return

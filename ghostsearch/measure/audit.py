@@ -142,7 +142,7 @@ def audit(
         }
         for i, (a, x) in enumerate(zip(unseen, measured, strict=False))
     )  # fmt: skip
-    rows = tuple(_errors(name, values, ratios[:-1]) for name, values in predictions.items())
+    rows = tuple(predictor_errors(name, values, ratios[:-1]) for name, values in predictions.items())
     return Audit(rows, models, float(np.median([t for x in measured for t in x.plain_times_s])))
 
 
@@ -192,7 +192,8 @@ def _cheapest(table: LatencyTable) -> Architecture:
     return candidates[int(np.argmin(macs))]
 
 
-def _errors(name: str, predicted: np.ndarray, measured: np.ndarray) -> PredictorError:
+def predictor_errors(name: str, predicted: np.ndarray, measured: np.ndarray) -> PredictorError:
+    """How far predictions are from what was measured, (A,) each, both as ratios to the plain model."""
     from scipy.stats import kendalltau
 
     errors = np.abs(predicted / measured - 1)

@@ -202,24 +202,30 @@ class LatencyTable:
         """Summed seconds of the plain model's layers that the table holds."""
         return float(sum(self._surfaces[(x.name, x.inputs.total, x.outputs.total, "keep")].sum() for x in self.layers))
 
+    def layer_seconds(self, codes: np.ndarray) -> np.ndarray:
+        """Each layer's seconds in one forward, as timed alone on the device, per architecture: (A, layers).
+
+        codes: (A, sites + groups) as `encode` gives them. Widths between the timed ones are interpolated.
+        """
+        columns = {self._aliases[name]: (name, j) for j, name in enumerate(self.space.sites)}
+        lost = self.costs.lost_channels(self.space, codes)
+        seconds = []
+        for layer in self.layers:
+            n = np.broadcast_to(layer.outputs.at(lost), len(codes)) / layer.outputs.total
+            c = np.broadcast_to(layer.inputs.at(lost), len(codes)) / layer.inputs.total
+            code = codes[:, columns[layer.path][1]] if layer.path in columns else np.zeros(len(codes), dtype=np.int64)
+            key = (layer.name, layer.inputs.total, layer.outputs.total)
+            surfaces = np.stack([self._surfaces[(*key, text)] for text in self._choices(layer)])
+            seconds.append((_basis(n, c) * surfaces[code]).sum(1))
+        return np.stack(seconds, axis=1)
+
     def terms(self, codes: np.ndarray) -> np.ndarray:
         """What a prediction is made of: (A, 2): the change of the layers' summed seconds and that of MACs, as shares of
         plain.
 
         Shares, since a machine that is slower today is so for the plain layers too.
-        codes: (A, sites + groups) as `encode` gives them.
         """
-        columns = {self._aliases[name]: (name, j) for j, name in enumerate(self.space.sites)}
-        lost = self.costs.lost_channels(self.space, codes)
-        change = np.zeros(len(codes))
-        for layer in self.layers:
-            n = np.broadcast_to(layer.outputs.at(lost), len(codes)) / layer.outputs.total
-            c = np.broadcast_to(layer.inputs.at(lost), len(codes)) / layer.inputs.total
-            basis = _basis(n, c)
-            code = codes[:, columns[layer.path][1]] if layer.path in columns else np.zeros(len(codes), dtype=np.int64)
-            key = (layer.name, layer.inputs.total, layer.outputs.total)
-            surfaces = np.stack([self._surfaces[(*key, text)] for text in self._choices(layer)])
-            change += (basis * surfaces[code]).sum(1) - self._surfaces[(*key, "keep")].sum()
+        change = self.layer_seconds(codes).sum(1) - self.plain_layers_s
         macs = self.costs.predict_codes(self.space, codes)[1] / self.costs.plain.macs
         return np.stack([change / self.plain_layers_s, macs - 1], axis=1)
 

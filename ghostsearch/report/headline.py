@@ -23,8 +23,7 @@ def headline(view: StudyView) -> str:
     if chosen.digest == "plain" or plain is None:
         return f"The plain model of {view.name} stays the choice: no other gives a better trade."
     savings = _savings(view, chosen, plain)
-    name = f"Model {chosen.digest}"
-    return f"{name} {savings}{_score_change(view, chosen, plain)}."
+    return f"Model {chosen.digest}, the knee of the front, {savings}{_score_change(view, chosen, plain)}."
 
 
 def _savings(view: StudyView, chosen: Record, plain: Record) -> str:

@@ -15,6 +15,7 @@ DESCRIPTIONS = {
     "report.md": "this report for a pull request",
     "front.png": "picture of the front",
     "layers.png": "picture of what each layer became",
+    "latency.png": "picture of each layer's latency, before and after",
 }
 
 

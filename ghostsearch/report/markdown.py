@@ -1,4 +1,4 @@
-"""report.md: the study for a pull request, with two static pictures beside it."""
+"""report.md: the study for a pull request, with static pictures beside it."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from ghostsearch.files import write_text
 from ghostsearch.records import StudyView
 from ghostsearch.report.headline import headline
 from ghostsearch.report.measured import measured
-from ghostsearch.report.pictures import draw_front, draw_layers
+from ghostsearch.report.pictures import draw_front, draw_layer_times, draw_layers
 from ghostsearch.report.tables import front_rows
 
 
 def write_markdown(view: StudyView, directory: Path) -> Path:
-    """Write report.md, front.png and layers.png into a directory; returns the Markdown file's path."""
+    """Write report.md and its pictures into a directory; returns the Markdown file's path."""
     draw_front(view, directory / "front.png")
     draw_layers(view, directory / "layers.png")
+    timed = draw_layer_times(view, directory / "latency.png")
     path = directory / "report.md"
-    write_text(path, render_markdown(view))
+    write_text(path, render_markdown(view, timed=timed is not None))
     return path
 
 
-def render_markdown(view: StudyView) -> str:
-    """The report's text; every name from outside is escaped."""
+def render_markdown(view: StudyView, *, timed: bool = False) -> str:
+    """The report's text; every name from outside is escaped. `timed`: latency.png stands beside it."""
     parts = [f"# {plain_text(view.name)}", plain_text(headline(view))]
     if view.missed:
         names = ", ".join(map(plain_text, view.missed))
         parts.append(f"**Missed a limit when measured at the end:** {names} (see the remarks).")
     parts += ["![Front](front.png)", markdown_table(*front_rows(view))]
-    parts += ["## What each layer became", "![Layers](layers.png)", "## How it was measured"]
+    parts += ["## What each layer became", "![Layers](layers.png)"]
+    parts += ["![Latency of each layer before and after](latency.png)"] * timed
+    parts += ["## How it was measured"]
     parts.append("\n".join(f"- {plain_text(name)}: {plain_text(text)}" for name, text in measured(view)))
     parts += [plain_text(note) for note in view.notes]
     return "\n\n".join(parts) + "\n"

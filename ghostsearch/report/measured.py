@@ -6,6 +6,9 @@ from ghostsearch.records import Record, StudyView
 from ghostsearch.report.outcome import devices
 from ghostsearch.report.units import setting_text
 
+CIRCUMSTANCES = ("command", "date", "processor", "cores", "system")
+"""What a study's environment holds besides versions."""
+
 
 def measured(view: StudyView) -> list[tuple[str, str]]:
     """Device, threads, batch, timing, scores, versions, seed and command, as name and text."""
@@ -26,10 +29,12 @@ def measured(view: StudyView) -> list[tuple[str, str]]:
                 f"{final.metric} on {final.images} test images, read once, after {final.epochs:g} epochs",
             )
         )
-    rows += [(key, text) for key, text in view.environment.items()]
+    circumstances = {key: view.environment[key] for key in CIRCUMSTANCES if key in view.environment}
+    rows += circumstances.items()
+    rows.append(("versions", ", ".join(f"{k} {v}" for k, v in view.environment.items() if k not in circumstances)))
     given = {key: value for key, value in view.config.items() if value not in (None, (), [], {})}
-    rows += [(f"run: {key}", setting_text(value)) for key, value in given.items()]
-    return rows
+    rows.append(("options", "; ".join(f"{key} {setting_text(value)}" for key, value in given.items())))
+    return [(name, text) for name, text in rows if text]
 
 
 def _a_latency(view: StudyView, device: str) -> str:

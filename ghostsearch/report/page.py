@@ -10,7 +10,7 @@ from ghostsearch.records import StudyView
 from ghostsearch.report.compact import ComparedModel, compact_rows, conditions, read_compact, table_note
 from ghostsearch.report.content import page_content
 from ghostsearch.report.html import render
-from ghostsearch.report.layer_savings import layer_savings
+from ghostsearch.report.layer_times import layer_times
 from ghostsearch.report.links import model_links, study_links
 from ghostsearch.report.markdown import write_markdown
 from ghostsearch.report.measured import measured
@@ -21,7 +21,7 @@ SCRIPTS = ("format", "base", "theme", "front", "strips", "layers", "charts", "tr
 
 
 def write_report(view: StudyView, directory: Path) -> Path:
-    """Write report.html, report.md, front.png and layers.png into a directory; returns the page's path.
+    """Write report.html, report.md and its pictures into a directory; returns the page's path.
 
     The page is self-contained: it needs no network and, download links apart, no file beside it.
     Raises GhostsearchError when they cannot be written.
@@ -37,7 +37,7 @@ def render_page(view: StudyView, directory: Path) -> str:
     digests = [*view.front, *(r.digest for r in view.finalists)]
     content = page_content(view)
     compact = read_compact(directory)
-    content["layer_savings"] = layer_savings(directory, view.candidates)
+    content["layer_times"] = layer_times(view)
     content["compact"] = [_compact_mark(model) for model in compact]
     content["files"] = {d: links for d in dict.fromkeys(digests) if (links := model_links(directory, d))}
     return render(
@@ -103,7 +103,12 @@ def vetoed_rows(view: StudyView) -> list[dict[str, str]]:
 
 def audit_table(view: StudyView) -> dict[str, list[Any]]:
     """The audit of the latency model as header and rows of text; errors in percent."""
-    titles = {"mape": "mean error (MAPE)", "tau": "rank correlation (Kendall τ)", "worst": "worst error"}
+    titles = {
+        "models": "measured models",
+        "mape": "mean error (MAPE)",
+        "tau": "rank correlation (Kendall τ)",
+        "worst": "worst error",
+    }
     keys = list(dict.fromkeys(key for row in view.audit for key in row))
     percent = {"mape", "worst"}
     rows = [

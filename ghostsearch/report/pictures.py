@@ -7,9 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ghostsearch.files import atomic_path
 from ghostsearch.records import Record, StudyView
 from ghostsearch.report.colours import choice_colours
+from ghostsearch.report.layer_times import layer_times
 from ghostsearch.report.outcome import Axis, cost_axes, find_record, number, score_axis
 from ghostsearch.report.widths import width_shares
 
@@ -95,6 +98,30 @@ def draw_layers(view: StudyView, path: Path) -> Path:
         spine.set_visible(False)
     handles = [Patch(color=c, label=t) for t, c in colours.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), frameon=False, fontsize=9)
+    return _save(figure, path)
+
+
+def draw_layer_times(view: StudyView, path: Path) -> Path | None:
+    """Draw each layer's latency before and after in the chosen model, as the first device has them.
+
+    None, and no file, where the study timed no layers or its choice is the plain model.
+    """
+    timed, chosen = next(iter(layer_times(view)), None), find_record(view, view.chosen)
+    if timed is None or chosen is None or chosen.digest not in timed["models"]:
+        path.unlink(missing_ok=True)
+        return None
+    before, after = (np.array(x) * 1e6 for x in (timed["plain"], timed["models"][chosen.digest]))
+    figure, (axes,) = _figure(9.0, 3.4)
+    choices = [chosen.sites.get(layer, "keep") for layer in timed["layers"]]
+    colours, places = choice_colours({"keep", *choices}), np.arange(len(before))
+    axes.bar(places - 0.2, before, 0.38, facecolor="white", edgecolor=SOFT, linewidth=0.8, label="before")
+    axes.bar(places + 0.2, after, 0.38, color=[colours[c] for c in choices], label="after, coloured by choice")
+    axes.set_xticks(places, timed["layers"], rotation=60, ha="right", fontsize=7 if len(before) < 30 else 5)
+    axes.set_ylabel("latency (µs)")
+    axes.grid(visible=False, axis="x")
+    total = f"all layers: {before.sum():.0f} µs before, {after.sum():.0f} µs after"
+    axes.set_title(f"{chosen.digest} on {timed['device']}; {total}", fontsize=10, color=SOFT)
+    axes.legend(frameon=False, fontsize=9)
     return _save(figure, path)
 
 

@@ -32,7 +32,7 @@ from ghostsearch.tasks import Task, load_task
 from ghostsearch.train import evaluate, train
 
 if TYPE_CHECKING:
-    from ghostsearch.measure.table import LatencyTable
+    from ghostsearch.measure.table import LatencyTable, Setting
 
 Progress = Callable[[int, int, str], None]
 TABLE_BATCHES = 2
@@ -117,16 +117,36 @@ class Bench:
 
     def latency_tables(self, progress: Progress | None = None) -> dict[str, LatencyTable]:
         """Each device's latency table of this model and space; cells timed before are taken from the user's cache."""
-        from ghostsearch.measure.table import Setting, profile
+        from ghostsearch.measure.table import profile
 
         config, tables = self.config, {}
         for device in config.device:
-            setting = Setting.of(device, threads=config.threads, batch=config.batch, precision=config.precision)
             tables[device] = profile(
-                self.plain.module, self.example, self.anatomy, self.space, setting, cell_s=config.cell_time_limit,
-                seed=config.seed, progress=progress,
+                self.plain.module, self.example, self.anatomy, self.space, self.setting(device),
+                cell_s=config.cell_time_limit, seed=config.seed, progress=progress,
             )  # fmt: skip
         return tables
+
+    def timed_tables(self) -> dict[str, LatencyTable]:
+        """The latency tables whose every cell is in the user's cache already; nothing is timed."""
+        from ghostsearch.measure.store import CellStore
+        from ghostsearch.measure.table import LatencyTable
+
+        tables = {}
+        for device in self.config.device:
+            setting = self.setting(device)
+            store = CellStore(setting.device, setting.options, setting.batch)
+            table = LatencyTable(self.plain.module, self.example, self.anatomy, self.space, setting, store)
+            if table.complete:
+                tables[device] = table
+        return tables
+
+    def setting(self, device: str) -> Setting:
+        """Where and how the run's latencies are taken."""
+        from ghostsearch.measure.table import Setting
+
+        config = self.config
+        return Setting.of(device, threads=config.threads, batch=config.batch, precision=config.precision)
 
     def cost(self, architecture: Architecture) -> Cost:
         """Exact params, MACs and bytes of an architecture by formula; peak memory needs the built model."""

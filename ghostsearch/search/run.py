@@ -13,6 +13,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Latency, Record, StudyView, anatomy_dict
 from ghostsearch.search.bench import Bench, latencies, open_bench, train_baseline
 from ghostsearch.search.config import RunConfig
+from ghostsearch.search.evidence import evidence
 from ghostsearch.search.final import final_front, forget_dominated, keep_trial, run_final, trial_front
 from ghostsearch.search.ledger import Ledger, open_storage
 from ghostsearch.search.seeds import seeds
@@ -89,7 +90,9 @@ def _finish(
         return
     finalists = run_final(bench, records, folder, progress)
     front, missed = final_front(bench, finalists)
-    write_outcome(folder, records, bench.objectives, finalists, front, missed)
+    shown = [r.digest for r in (*finalists, *records) if r in finalists or r.origin == "uniform"]
+    known = evidence(bench, records, list(dict.fromkeys(shown)), folder)
+    write_outcome(folder, records, bench.objectives, finalists, front, missed, known)
 
 
 def _explore(

@@ -131,5 +131,6 @@ def load_study(folder: Path | str) -> StudyView:
         finalists=tuple(Record.model_validate(r) for r in outcome.get("finalists", ())),
         missed=tuple(outcome.get("missed", ())), vetoed=tuple(outcome.get("vetoed", ())),
         candidates=outcome.get("candidates", ""), audit=tuple(outcome.get("audit", ())),
+        layers=tuple(outcome.get("layers", ())),
         environment=study["environment"], notes=tuple(study.get("notes", ())),
     )  # fmt: skip

@@ -33,6 +33,27 @@ def test_the_study_directory_holds_what_is_promised(study):
     assert "plain" in set(trials["digest"])
 
 
+def test_the_report_holds_what_the_search_learned_of_the_device(study):
+    from ghostsearch.search.view import load_study
+
+    out, _ = study
+    view = load_study(out)
+    table = pd.read_parquet(out / view.candidates)
+    assert {row["predictor"] for row in view.audit} <= {"latency table", "MACs alone"}
+    sites = {s["path"] for s in view.anatomy["sites"]}
+    assert sites <= {row["layer"] for row in view.layers}
+    for row in view.layers:
+        assert set(row["seconds"]) >= {r.digest for r in view.finalists if r.digest != "plain"}
+        for digest, seconds in row["seconds"].items():
+            kept = next(r for r in view.records if r.digest == digest)
+            if kept.groups == {} and kept.sites.get(row["layer"], "keep") == "keep":
+                assert seconds == pytest.approx(row["plain_s"], rel=1e-3)
+    for veto in view.vetoed:
+        assert veto["interval"][1] >= 1
+        assert veto["choice"] in set(table[table["name"] == veto["site"]]["choice"])
+    assert 'id="layer-plot"' in (out / "report.html").read_text()
+
+
 def test_the_same_command_goes_on_and_repeats_nothing(ghostsearch, study):
     out, _ = study
     before = pd.read_parquet(out / "trials.parquet")

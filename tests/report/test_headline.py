@@ -48,7 +48,7 @@ PLAIN = record("plain", 0.9, 8e-3, 40_000_000, test=0.91)
 def test_says_the_pace_in_the_right_direction(seconds: float, pace: str) -> None:
     small = record("0123456789", 0.88, seconds, 10_000_000)
     assert headline(study(PLAIN, small, chosen="0123456789")) == (
-        f"Model 0123456789 {pace}, with 25 % of its MACs and 25 % of its parameters, "
+        f"Model 0123456789, the knee of the front, {pace}, with 25 % of its MACs and 25 % of its parameters, "
         "at 88.0 % validation accuracy against the plain model's 90.0 %."
     )
 
@@ -63,7 +63,8 @@ def test_takes_test_scores_once_the_finalists_have_them() -> None:
 def test_without_latency_it_speaks_of_macs() -> None:
     plain, small = (r.model_copy(update={"latencies": ()}) for r in (PLAIN, record("0123456789", 0.88, 1, 10_000_000)))
     text = headline(study(plain, small, chosen="0123456789"))
-    assert text.startswith("Model 0123456789 has 25 % of the plain model's MACs and 25 % of its parameters, at 88.0 %")
+    name = "Model 0123456789, the knee of the front,"
+    assert text.startswith(f"{name} has 25 % of the plain model's MACs and 25 % of its parameters, at 88.0 %")
 
 
 def test_claims_nothing_when_the_plain_model_stays() -> None:

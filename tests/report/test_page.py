@@ -13,12 +13,12 @@ from ghostsearch.records import Score, StudyView
 from ghostsearch.report.compact import ComparedModel, Published, write_compact
 from ghostsearch.report.comparison import different_settings, figure_rows, write_comparison
 from ghostsearch.report.content import MAX_MODELS_BYTES, page_content
-from ghostsearch.report.layer_savings import layer_savings
 from ghostsearch.report.links import model_links, study_links
 from ghostsearch.report.outcome import cost_axes
 from ghostsearch.report.page import render_page, write_report
 
 MAX_PAGE_BYTES = 6_000_000
+PICTURES = ["front.png", "latency.png", "layers.png"]
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 
@@ -30,7 +30,7 @@ def data_of(html: str) -> dict:
 
 def test_writes_page_markdown_and_pictures(view: StudyView, tmp_path: Path) -> None:
     page = write_report(view, tmp_path / "new")
-    assert sorted(p.name for p in page.parent.iterdir()) == ["front.png", "layers.png", "report.html", "report.md"]
+    assert sorted(p.name for p in page.parent.iterdir()) == [*PICTURES, "report.html", "report.md"]
     assert page.stat().st_size < MAX_PAGE_BYTES
     html = page.read_text(encoding="utf-8")
     assert html.count("plotly.js v") == 1
@@ -106,24 +106,13 @@ def test_missed_limits_are_shown_as_missed(view: StudyView, tmp_path: Path) -> N
     assert "missed</strong>: latency on onnxruntime:cpu" in row
 
 
-def test_layer_savings_come_from_the_candidate_table(view: StudyView, tmp_path: Path) -> None:
-    import pandas as pd
-
-    rows = [
-        {"kind": "site", "name": "a", "choice": "ghost(ratio=2, kernel=3)", "latency_ratio[torch:cpu]": 0.75},
-        {"kind": "site", "name": "b", "choice": "ghost(ratio=2, kernel=3)", "latency_ratio[torch:cpu]": None},
-        {"kind": "group", "name": "a", "choice": "width(0.5)", "latency_ratio[torch:cpu]": 0.5},
-    ]
-    pd.DataFrame(rows).to_parquet(tmp_path / "candidates.parquet")
-    expected = {"device": "torch:cpu", "sites": {"a": {"ghost(ratio=2, kernel=3)": 0.25}}}
-    assert layer_savings(tmp_path, "candidates.parquet") == expected
-    assert 'id="layer-plot"' in render_page(view.model_copy(update={"candidates": "candidates.parquet"}), tmp_path)
-    assert layer_savings(tmp_path / "study", "../candidates.parquet") == {}
-    pd.DataFrame(rows).drop(columns="latency_ratio[torch:cpu]").to_parquet(tmp_path / "untimed.parquet")
-    assert layer_savings(tmp_path, "untimed.parquet") == {}
-    (tmp_path / "broken.parquet").write_text("no table")
-    with pytest.raises(GhostsearchError, match="no candidate table"):
-        layer_savings(tmp_path, "broken.parquet")
+def test_layer_times_are_those_of_the_study(view: StudyView, tmp_path: Path) -> None:
+    (timed,) = data_of(render_page(view, tmp_path))["layer_times"]
+    assert timed["layers"] == [site["path"] for site in view.anatomy["sites"]]
+    assert timed["plain"] == [site["macs"] / 25e9 for site in view.anatomy["sites"]]
+    assert set(timed["models"]) == {r.digest for r in view.finalists}
+    untimed = render_page(view.model_copy(update={"layers": ()}), tmp_path)
+    assert 'id="layer-plot"' not in untimed
 
 
 def test_compact_networks_stand_on_the_page(view: StudyView, tmp_path: Path) -> None:

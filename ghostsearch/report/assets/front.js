@@ -80,6 +80,14 @@ const compactTrace = (axis) => ({
   hovertemplate: "%{text}<extra></extra>", marker: { symbol: "arrow-up", size: 11, color: colour("soft") },
 });
 
+// Labels of neighbours lie on opposite sides of their marks.
+const labelPlaces = (points) => {
+  const order = points.map((_, i) => i).sort((a, b) => points[a].x - points[b].x);
+  const places = [];
+  order.forEach((i, rank) => { places[i] = rank % 2 ? "bottom right" : "top left"; });
+  return places;
+};
+
 const drawFront = () => {
   const axis = study.axes[Number(axisX.value)];
   const tested = axisY.value === "final";
@@ -96,7 +104,7 @@ const drawFront = () => {
     traces.push({
       x: own.map((p) => p.x), y: own.map((p) => p.y), customdata: own.map((p) => p.id), name: kind.name,
       mode: kind.name === "uniform" ? "markers+text" : "markers", marker: kind.mark(),
-      text: own.map((p) => escaped(uniformName(p.model))), textposition: "bottom right", textfont: { size: 11, color: colour("uniform") },
+      text: own.map((p) => escaped(uniformName(p.model))), textposition: labelPlaces(own), textfont: { size: 11, color: colour("uniform") },
       hovertext: own.map((p) => hoverText(p.model, axis, tested)), hovertemplate: "%{hovertext}<extra></extra>",
       error_x: spread ? { type: "data", array: own.map((p) => p.high), arrayminus: own.map((p) => p.low), thickness: 1, width: 0, color: colour("other") } : undefined,
     });

@@ -60,7 +60,7 @@ onSelect(showDetail);
 onSelect(showBeside);
 startFront();
 startStrips();
-startLayerSavings();
+startLayerTimes();
 startCharts();
 startTrials();
 select(byId.has(study.chosen) ? study.chosen : (plain || study.models[0] || {}).id);

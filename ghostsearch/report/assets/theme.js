@@ -20,8 +20,18 @@ themeButton.addEventListener("click", () => {
   setTheme(next);
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraws.forEach((redraw) => redraw()));
-addEventListener("beforeprint", () => { document.documentElement.dataset.theme = "light"; redraws.forEach((redraw) => redraw()); });
-addEventListener("afterprint", () => setTheme(themeButton.dataset.theme));
+// Paper is light and narrow; the plots do not hear of its width by themselves.
+const PAPER_WIDTH = 690;
+const plotsTo = (size) => document.querySelectorAll(".js-plotly-plot").forEach((plot) => Plotly.relayout(plot, size));
+addEventListener("beforeprint", () => {
+  document.documentElement.dataset.theme = "light";
+  redraws.forEach((redraw) => redraw());
+  plotsTo({ autosize: false, width: PAPER_WIDTH });
+});
+addEventListener("afterprint", () => {
+  plotsTo({ autosize: true, width: null });
+  setTheme(themeButton.dataset.theme);
+});
 
 const plotLayout = (x, y, more = {}) => {
   const line = { gridcolor: colour("rule"), linecolor: colour("rule"), zeroline: false, ticks: "", automargin: true };
