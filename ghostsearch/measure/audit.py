@@ -85,14 +85,19 @@ def fit_correction(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Correction:
-    """Fit and store what the layers' sum misses (concatenations between layers, caches) on a few random architectures.
-
-    Linear in the table's terms, through the plain model, by ridge regression towards taking the layers' sum as it is.
-    """
+    """Measure a few random architectures and store what the layers' sum misses (concatenations, caches) on them."""
     architectures = random_architectures(table.space, count, seed)
     measured = measure_architectures(
         table, model, example, anatomy, architectures, model_s=model_s, seed=seed, progress=progress
     )
+    return correct(table, architectures, measured)
+
+
+def correct(table: LatencyTable, architectures: Sequence[Architecture], measured: Sequence[Latency]) -> Correction:
+    """Fit the end-to-end correction on measured architectures and store it.
+
+    Linear in the table's terms, through the plain model, by ridge regression towards taking the layers' sum as it is.
+    """
     plain_s = float(np.median([t for x in measured for t in x.plain_times_s]))
     ratios = np.array([x.ratio for x in measured])
     terms = table.terms(encode(table.space, architectures))
@@ -121,28 +126,44 @@ def audit(
     Beside the table: MACs alone (latency proportional to MACs), and interpolation over FLOPs between the plain model
     and the cheapest architecture, both measured, as NVIDIA ModelOpt's search does. `seed` must differ from the fit's.
     """
-    seen = {a.digest for a in random_architectures(table.space, FIT_MODELS, 0)}
-    unseen = [a for a in random_architectures(table.space, count + FIT_MODELS, seed) if a.digest not in seen][:count]
-    cheapest = _cheapest(table)
+    unseen, cheapest = unseen_architectures(table.space, count, seed), cheapest_architecture(table)
     measured = measure_architectures(
         table, model, example, anatomy, [*unseen, cheapest], model_s=model_s, seed=seed, progress=progress
     )
+    return compare_predictors(table, unseen, measured[:-1], cheapest, measured[-1])
+
+
+def unseen_architectures(space: SearchSpace, count: int, seed: int = 1) -> list[Architecture]:
+    """Random architectures, none of them among those that corrections are fitted on."""
+    seen = {a.digest for a in random_architectures(space, FIT_MODELS, 0)}
+    return [a for a in random_architectures(space, count + FIT_MODELS, seed) if a.digest not in seen][:count]
+
+
+def compare_predictors(
+    table: LatencyTable,
+    architectures: Sequence[Architecture],
+    measured: Sequence[Latency],
+    cheapest: Architecture,
+    cheapest_measured: Latency,
+) -> Audit:
+    """Each predictor's errors over measured architectures."""
     ratios = np.array([x.ratio for x in measured])
-    codes = encode(table.space, [*unseen, cheapest])
+    codes = encode(table.space, [*architectures, cheapest])
     macs = table.costs.predict_codes(table.space, codes)[1] / table.costs.plain.macs
+    ends = [cheapest_measured.ratio or 1.0, 1.0]
     predictions = {
         "latency table": table.predict_ratios(codes)[:-1],
         "MACs": macs[:-1],
-        "interpolation over FLOPs": np.interp(macs[:-1], [macs[-1], 1.0], [ratios[-1], 1.0]),
+        "interpolation over FLOPs": np.interp(macs[:-1], [macs[-1], 1.0], ends),
     }
     models = tuple(
         {
             "digest": a.digest, "macs_ratio": float(macs[i]), "measured": float(ratios[i]),
             "interval": x.ratio_interval, "noisy": x.noisy, **{k: float(v[i]) for k, v in predictions.items()},
         }
-        for i, (a, x) in enumerate(zip(unseen, measured, strict=False))
+        for i, (a, x) in enumerate(zip(architectures, measured, strict=True))
     )  # fmt: skip
-    rows = tuple(predictor_errors(name, values, ratios[:-1]) for name, values in predictions.items())
+    rows = tuple(predictor_errors(name, values, ratios) for name, values in predictions.items())
     return Audit(rows, models, float(np.median([t for x in measured for t in x.plain_times_s])))
 
 
@@ -179,7 +200,7 @@ def measure_architectures(
     return latencies
 
 
-def _cheapest(table: LatencyTable) -> Architecture:
+def cheapest_architecture(table: LatencyTable) -> Architecture:
     """The architecture of fewest MACs that takes one choice everywhere and the least width."""
     space = table.space
     choices = sorted({text for texts in space.sites.values() for text in texts[1:]})

@@ -84,6 +84,8 @@ def profile(
             assert latency.ratio_interval is not None
             store.cells[key] = CellTime(median_s=latency.median_s, ratio=latency.ratio, interval=latency.ratio_interval)
         done += len(cells)
+        # After each layer, so that an interrupted profile goes on where it was.
+        store.write()
         if progress:
             progress(done, total, f"{done} of {total} cells timed")
     if jobs or not table.complete:
