@@ -140,11 +140,11 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, float, Bench]
     taken: list[dict[str, Any]] = []
     raw: list[dict[str, Any]] = []
     for name, (audit, load, bench) in found.items():
-        for row in audit.rows:
-            rows.append(
-                {"model": name, "predictor": row.predictor, "MAPE": f"{row.mape:.1%}", "Kendall τ": f"{row.tau:.3f}",
-                 "worst": f"{row.worst:.1%}"}
-            )  # fmt: skip
+        rows += [
+            {"model": name, "predictor": x.predictor, "MAPE": f"{x.mape:.1%}", "Kendall τ": f"{x.tau:.3f}",
+             "worst": f"{x.worst:.1%}"}
+            for x in audit.rows
+        ]  # fmt: skip
         table = bench.table
         taken.append(
             {"model": name, "plain ms": audit.plain_s * 1e3, "cells": len(table.store.cells),

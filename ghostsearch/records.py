@@ -47,6 +47,8 @@ class Latency(_Frozen):
     """Cores that the runtime kept busy, as checked before timing; None where the device is not this process's cores."""
     disturbed: int = 0
     """Visits taken again because another process held the core meanwhile; their times are not in `times_s`."""
+    waited_s: float = 0.0
+    """Seconds in all that the timed calls waited for a core, and that `times_s` leave out (one thread, Linux)."""
 
     @property
     def median_s(self) -> float:

@@ -21,7 +21,7 @@ from ghostsearch.measure.devices.base import Device, Prepared, RunOptions
 from ghostsearch.measure.devices.table import DEFAULT_DEVICE, get_device
 from ghostsearch.measure.inputs import batched
 from ghostsearch.measure.intervals import median_interval, ratio_interval
-from ghostsearch.measure.threads import check_threads, preemptions
+from ghostsearch.measure.threads import WaitClock, check_threads, preemptions
 from ghostsearch.records import Latency
 
 Progress = Callable[[int, int, str], None]
@@ -52,6 +52,8 @@ class Contestant:
     interval: tuple[float, float] | None = None
     narrow: bool = False
     disturbed: int = 0
+    waits: WaitClock | None = None
+    waited_s: float = 0.0
 
     def visit(self) -> None:
         """Time a few calls; again when another process took a core from this one meanwhile, unless that is the rule."""
@@ -60,19 +62,52 @@ class Contestant:
             if self.refill:
                 self.prepared.run()
             before = preemptions()
-            times = self.prepared.seconds(self.calls)
+            times, waited = self._timed()
             if preemptions() == before:
                 break
             self.disturbed += 1
         self.rounds.append(times)
+        self.waited_s += waited
 
-    def warm_up(self) -> None:
-        """Run untimed until caches and allocators are settled, then decide how many calls a visit takes."""
+    def _timed(self) -> tuple[list[float], float]:
+        """Seconds of each call of a visit less what its thread waited for a core, and the seconds waited in all."""
+        if self.waits is None:
+            return self.prepared.seconds(self.calls), 0.0
+        times, total = list[float](), 0.0
+        while len(times) < self.calls:
+            before = self.waits.seconds()
+            (wall,) = self.prepared.seconds(1)
+            waited = max(0.0, self.waits.seconds() - before)
+            # Else the core was taken between the two clocks.
+            if waited < wall:
+                times.append(wall - waited)
+                total += waited
+        return times, total
+
+    def warm_up(self, *, alone: bool) -> None:
+        """Run untimed until caches and allocators are settled, then decide how many calls a visit takes.
+
+        `alone`: one thread does the work, so that what it waits for a core can be told from what it works.
+        """
         first = self.prepared.seconds(1)[0]
-        times = self.prepared.seconds(WARM_UP_CALLS if first < 1.0 else 1)
+        times: list[float] = []
+
+        def work() -> None:
+            times.extend(self.prepared.seconds(WARM_UP_CALLS if first < 1.0 else 1))
+
+        if alone:
+            self.waits = WaitClock.of_threads_busy_in(work)
+        else:
+            work()
         typical = max(median(times), 1e-9)
         self.calls = min(MAX_CALLS, max(1, round(VISIT_S / typical)))
         self.refill = typical < REFILL_BELOW_S
+
+    def close(self) -> None:
+        """Free the prepared model and the clock."""
+        self.prepared.close()
+        if self.waits is not None:
+            self.waits.close()
 
 
 def measure_latency(
@@ -94,8 +129,9 @@ def measure_latency(
     example: (N, C, H, W) or any forward input; its first image is repeated to `batch`. Every model is warmed up and
     visited once a round. A model is done when the 95 % interval of the ratio of medians to the plain model (without
     `plain`: of its median) is narrower than `narrow` of it; all end at `time_limit_s` of timing, after five rounds at
-    the soonest. The models, the random state and the thread settings stay as they are. Raises GhostsearchError when the
-    device cannot run a model or does not keep to `threads`.
+    the soonest. With one thread on Linux, what it waits for a core that another process holds is taken off each time.
+    The models, the random state and the thread settings stay as they are. Raises GhostsearchError when the device
+    cannot run a model or does not keep to `threads`.
     """
     repeated = batched(example, batch)
     return measure_pairs(
@@ -132,14 +168,14 @@ def measure_pairs(
         entries, reference = (running[:-1], running[-1]) if plain else (running, None)
         try:
             for entry in running:
-                entry.warm_up()
+                entry.warm_up(alone=target.limits_threads and threads == 1)
             cores = None
             if target.limits_threads:
                 cores = check_threads(target, [e.prepared for e in running], threads)
             stopped = _race(entries, reference, time_limit_s, narrow, random.Random(seed), progress)  # noqa: S311
         finally:
             for entry in running:
-                entry.prepared.close()
+                entry.close()
     return {
         entry.name: Latency(
             device=target.name,
@@ -152,6 +188,7 @@ def measure_pairs(
             stopped="narrow" if entry.narrow else stopped,
             cores_busy=cores,
             disturbed=entry.disturbed,
+            waited_s=round(entry.waited_s, 6),
         )
         for entry in entries
     }

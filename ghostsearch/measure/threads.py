@@ -1,10 +1,12 @@
-"""Checks that a runtime keeps to the threads it was given, by the processor time that this process spends."""
+"""Checks that a runtime keeps to the threads it was given, and knows how long its threads waited for a core."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.devices.base import Device, Prepared
@@ -53,3 +55,58 @@ def preemptions() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+BUSY_SHARE = 0.05
+TASKS = Path("/proc/self/task")
+
+
+class WaitClock:
+    """How long the threads that do some work have waited for a core that another process held, as Linux counts it."""
+
+    def __init__(self, files: Sequence[int]) -> None:
+        self._files = files
+
+    @classmethod
+    def of_threads_busy_in(cls, work: Callable[[], object]) -> WaitClock | None:
+        """A clock of the threads that take part in `work`, which is run once; None where the system does not tell."""
+        before = _on_core()
+        work()
+        spent = {thread: used - before.get(thread, 0) for thread, used in _on_core().items()}
+        busy = [thread for thread, used in spent.items() if used > BUSY_SHARE * sum(spent.values())]
+        try:
+            return cls([os.open(TASKS / thread / "schedstat", os.O_RDONLY) for thread in busy]) if busy else None
+        except OSError:
+            return None
+
+    def seconds(self) -> float:
+        """Seconds waited so far, over the threads."""
+        return sum(_schedstat(file)[1] for file in self._files) * 1e-9
+
+    def close(self) -> None:
+        """Let go of the system's files."""
+        for file in self._files:
+            os.close(file)
+        self._files = ()
+
+
+def _on_core() -> dict[str, int]:
+    """Nanoseconds that each thread of this process has had a core; empty where the system does not tell."""
+    found = {}
+    for folder in TASKS.iterdir() if TASKS.is_dir() else ():
+        try:
+            found[folder.name] = int((folder / "schedstat").read_bytes().split()[0])
+        # The thread has ended, or the kernel was built without these statistics.
+        except (OSError, IndexError, ValueError):
+            continue
+    return found
+
+
+def _schedstat(file: int) -> tuple[int, int]:
+    """Nanoseconds on a core, and waiting for one."""
+    try:
+        on_core, waited, _ = os.pread(file, 128, 0).split()
+    # The thread has ended.
+    except ProcessLookupError:
+        return 0, 0
+    return int(on_core), int(waited)

@@ -1,5 +1,7 @@
 """A runtime that takes more cores than it was given is found out."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -9,7 +11,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.devices.base import Prepared
 from ghostsearch.measure.devices.torch_cpu import TorchCpu
 from ghostsearch.measure.machine import usable_cores
-from ghostsearch.measure.threads import check_threads
+from ghostsearch.measure.threads import WaitClock, check_threads
 
 
 def burn(seconds):
@@ -50,3 +52,35 @@ def test_two_cores_for_one_thread_are_refused():
         pytest.skip("other processes hold this machine's second core")
     with pytest.raises(GhostsearchError, match=r"torch:cpu keeps \d\.\d cores busy although threads=1"):
         check_threads(TorchCpu(), [Burning(3)], 1)
+
+
+CROWDED = """
+import os, subprocess, sys, time
+from ghostsearch.measure.threads import WaitClock
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+def work():
+    end = time.thread_time() + 0.2
+    while time.thread_time() < end:
+        pass
+clock = WaitClock.of_threads_busy_in(work)
+start, cpu, waited = time.perf_counter(), time.thread_time(), clock.seconds()
+work()
+wall = time.perf_counter() - start
+print(wall, time.thread_time() - cpu, clock.seconds() - waited)
+clock.close()
+other.kill()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells what a thread waits")
+def test_waiting_for_a_core_is_told_from_working():
+    run = subprocess.run([sys.executable, "-c", CROWDED], capture_output=True, text=True, check=True)
+    wall, cpu, waited = map(float, run.stdout.split())
+    assert wall > 1.2 * cpu  # two processes on one core
+    assert wall - waited == pytest.approx(cpu, rel=0.1)
+
+
+def test_no_clock_where_the_system_does_not_tell(monkeypatch, tmp_path):
+    monkeypatch.setattr("ghostsearch.measure.threads.TASKS", tmp_path / "absent")
+    assert WaitClock.of_threads_busy_in(lambda: burn(0.01)) is None
