@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ghostsearch.blocks.ghost import Wavelet
 from ghostsearch.convert.fit_linear import NormalEquations, damped, padded
+from ghostsearch.convert.shelf import kept
 
 CONVOLVE: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 TRANSPOSED: dict[int, Callable[..., Tensor]] = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}
@@ -231,7 +232,7 @@ class JointFit:
         direction: Any = None
         previous: Any = None
         for _ in range(steps):
-            residual = self._centred([t - o for t, o in zip(targets, outputs, strict=True)])
+            residual = self._centred([kept(t - o) for t, o in zip(targets, outputs, strict=True)])
             scale = self.weight.reshape(-1, *[1] * (residual[0].dim() - 2))
             gradient: Any = sum(fit.gradient(x, r * scale) for x, r in zip(inputs, residual, strict=True))
             step = self._preconditioned(gradient)
@@ -241,14 +242,14 @@ class JointFit:
             else:
                 direction = step + _spread(slope / previous.clamp_min(1e-30), step) * direction
             previous = slope
-            change = [fit.outputs(x, direction) for x in inputs]
+            change = [kept(fit.outputs(x, direction)) for x in inputs]
             moved = self._centred(change)
-            toward = self._per_filter([r * c for r, c in zip(residual, moved, strict=True)])
-            length = self._per_filter([c * c for c in moved])
+            toward = self._per_filter(r * c for r, c in zip(residual, moved, strict=True))
+            length = self._per_filter(c * c for c in moved)
             rate = toward / length.clamp_min(1e-30)
             fit.primary = fit.primary + _spread(rate, direction) * direction
             channel = self._of_channel(rate).reshape(-1, *[1] * (residual[0].dim() - 2))
-            outputs = [o + c * channel for o, c in zip(outputs, change, strict=True)]
+            outputs = [kept(o + c * channel) for o, c in zip(outputs, change, strict=True)]
         return outputs
 
     def _preconditioned(self, gradient: Tensor) -> Tensor:
@@ -263,7 +264,7 @@ class JointFit:
         per_map = len(self.fit.kernels) // self.fit.intrinsic
         return torch.cat([per_filter, per_filter.repeat_interleave(per_map)])[: self.fit.block.out_channels]
 
-    def _per_filter(self, values: list[Tensor]) -> Tensor:
+    def _per_filter(self, values: Iterable[Tensor]) -> Tensor:
         m, ghosts = self.fit.intrinsic, len(self.fit.kernels)
         per_channel = sum(v.transpose(0, 1).flatten(1).sum(1) for v in values) * self.weight
         total = torch.zeros(m + ghosts)
@@ -278,7 +279,7 @@ def _spread(per_filter: Tensor, like: Tensor) -> Tensor:
 def centred(values: list[Tensor]) -> list[Tensor]:
     """Values less their channel means over all batches."""
     mean = channel_means(values)
-    return [v - mean for v in values]
+    return [kept(v - mean) for v in values]
 
 
 def channel_means(values: Sequence[Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ghostsearch.blocks.ghost import Wavelet
 from ghostsearch.convert.fit_ghost import GhostFit, JointFit, channel_means, choose_order, fit_kernels
 from ghostsearch.convert.fit_linear import NormalEquations, padded
+from ghostsearch.convert.shelf import MEMORY_BYTES, kept
 
 Batches = Sequence[Tensor]
 
@@ -34,6 +35,8 @@ class FitSettings:
     """Conjugate-gradient steps on the primary in each."""
     reach: int | None = None
     """Layers refitted behind the last changed one; None for all. A few tell most of what a change costs, sooner."""
+    memory_bytes: int = MEMORY_BYTES
+    """Values of the images held in memory; more of them lie in files."""
 
 
 @dataclass
@@ -48,14 +51,14 @@ class Target:
 
     def permuted(self, order: Tensor) -> Target:
         """The same with channels in another order."""
-        shortcuts = None if self.shortcuts is None else [s[:, order] for s in self.shortcuts]
-        return Target([t[:, order] for t in self.totals], shortcuts, self.relu, self.weight[order])
+        shortcuts = None if self.shortcuts is None else [kept(s[:, order]) for s in self.shortcuts]
+        return Target([kept(t[:, order]) for t in self.totals], shortcuts, self.relu, self.weight[order])
 
     def first(self) -> list[Tensor]:
         """The layer's own share before anything is predicted."""
         if self.shortcuts is None:
             return self.totals
-        return [t - s for t, s in zip(self.totals, self.shortcuts, strict=True)]
+        return [kept(t - s) for t, s in zip(self.totals, self.shortcuts, strict=True)]
 
     def relaxed(self, outputs: Batches) -> list[Tensor]:
         """The layer's share, nothing asked of values that a ReLU hides in both nets.
@@ -69,7 +72,7 @@ class Target:
         for i, (total, output) in enumerate(zip(self.totals, outputs, strict=True)):
             shortcut = 0 if self.shortcuts is None else self.shortcuts[i]
             seen = torch.where(total > 0, total, (output + shortcut).clamp_max(0))
-            found.append(seen - shortcut)
+            found.append(kept(seen - shortcut))
         return found
 
 
@@ -94,7 +97,7 @@ def fit_filters(
     ridge = settings.linear_ridge if isinstance(layer, nn.Linear) else settings.ridge
     for turn in range(1 + settings.relu_rounds * target.relu):
         if turn:
-            outputs = [_apply(layer, x, weight) + _columns(offset, x) for x in inputs]
+            outputs = [kept(_apply(layer, x, weight) + _columns(offset, x)) for x in inputs]
             wanted = target.relaxed(outputs)
             equations.clear_targets()
         for x, t in zip(inputs, wanted, strict=True):
@@ -124,20 +127,20 @@ def fit_ghost(
     if reorder:
         order = choose_order(block, equations, full, inputs, wanted, target.weight)
         target = target.permuted(order)
-        wanted = [w[:, order] for w in wanted]
+        wanted = [kept(w[:, order]) for w in wanted]
     fit = GhostFit.of(block)
     m = fit.intrinsic
     fit.primary = full[order[:m]].clone()
-    wide = [padded(x, block.primary) for x in inputs]
+    wide = [kept(padded(x, block.primary)) for x in inputs]
     fit_kernels(fit, wide, wanted, intercept=intercept)
-    outputs = [fit.outputs(x, fit.primary) for x in wide]
+    outputs = [kept(fit.outputs(x, fit.primary)) for x in wide]
     joint = JointFit(fit, equations, target.weight, intercept=intercept, ridge=settings.ridge)
     for _ in range(settings.joint_rounds):
         wanted = target.relaxed(_shifted(outputs, wanted, intercept))
         outputs = joint.run(wide, outputs, wanted, settings.joint_steps)
         wanted = target.relaxed(_shifted(outputs, wanted, intercept))
         fit_kernels(fit, wide, wanted, intercept=intercept)
-        outputs = [fit.outputs(x, fit.primary) for x in wide]
+        outputs = [kept(fit.outputs(x, fit.primary)) for x in wide]
     return fit, _offset(outputs, wanted, intercept), order
 
 
@@ -148,7 +151,7 @@ def _offset(outputs: list[Tensor], wanted: list[Tensor], intercept: bool) -> Ten
 
 def _shifted(outputs: list[Tensor], wanted: list[Tensor], intercept: bool) -> list[Tensor]:
     offset = _columns(_offset(outputs, wanted, intercept), outputs[0])
-    return [o + offset for o in outputs]
+    return [kept(o + offset) for o in outputs]
 
 
 def write_ghost(block: Any, fit: GhostFit, scale: Tensor) -> None:
@@ -182,9 +185,9 @@ def write_biases(block: Any, inputs: Batches, offset: Tensor) -> None:
     m, n = block.primary.out_channels, block.out_channels
     order, block.order = block.order, None
     with torch.no_grad():
-        before = channel_means([block(x) for x in inputs]).flatten()
+        before = channel_means([kept(block(x)) for x in inputs]).flatten()
         block.primary.bias.copy_(offset[:m])
-        after = channel_means([block(x) for x in inputs]).flatten()
+        after = channel_means([kept(block(x)) for x in inputs]).flatten()
         block.cheap.bias[: n - m] = (before + offset - after)[m:]
     block.order = order
 

@@ -23,6 +23,7 @@ from ghostsearch.convert.fit_layer import (
 )
 from ghostsearch.convert.flow import Place, find_places, fit_order, readers_of, trace_graph, without_inplace
 from ghostsearch.convert.replay import Replay, Rerun, Values, same_forward, watched_places
+from ghostsearch.convert.shelf import kept
 from ghostsearch.space import Architecture
 
 Progress = Callable[[int, int, str], None]
@@ -96,16 +97,16 @@ class ModelFit:
                 last.bias.copy_(offset)
         if norm is None:
             return
-        scale = self._scale([new(x) for x in inputs], norm)
+        scale = self._scale([kept(new(x)) for x in inputs], norm)
         last.weight.mul_(scale.reshape(-1, *[1] * (last.weight.dim() - 1)))
-        set_norm(norm, [new(x) for x in inputs], scale, offset)
+        set_norm(norm, [kept(new(x)) for x in inputs], scale, offset)
 
     def _target(self, place: Place, outputs: int) -> Target:
         totals = self.plain_values.get(place.out)
         shortcuts = None if place.shortcut is None else self.own_values.get(place.shortcut)
-        kept = self.channels.get(place.path)
-        if kept is not None:
-            totals = [t[:, kept] for t in totals]
+        chosen = self.channels.get(place.path)
+        if chosen is not None:
+            totals = [kept(t[:, chosen]) for t in totals]
         return Target(totals, shortcuts, place.relu, self._importance(place, outputs))
 
     def _importance(self, place: Place, outputs: int) -> Tensor:
@@ -149,12 +150,12 @@ class ModelFit:
             write_biases(new, inputs, offset)
             return
         folded = new.order is None
-        raw = [new(x) for x in inputs]
+        raw = [kept(new(x)) for x in inputs]
         scale = self._scale(raw, norm)
         in_order = offset if folded else offset[torch.argsort(order)]
         block_scale = scale if folded else scale[order]
         write_ghost(new, fit, block_scale)
-        set_norm(norm, [new(x) for x in inputs], scale, in_order)
+        set_norm(norm, [kept(new(x)) for x in inputs], scale, in_order)
 
     def _fold(self, place: Place, order: Tensor, through: list[str], ends: list[str]) -> None:
         """Reorder what stands behind a layer, so that its block may make the channels in an order of its own."""

@@ -14,6 +14,8 @@ from ghostsearch.blocks.lowrank import LowRankConv
 from ghostsearch.convert.fit_layer import FitSettings
 from ghostsearch.convert.fit_model import ModelFit
 from ghostsearch.convert.fit_width import fitted_channels
+from ghostsearch.convert.plan import WidthPlan
+from ghostsearch.convert.shelf import kept, shelf
 from ghostsearch.convert.swap import swap_sites
 from ghostsearch.convert.width import set_widths, width_plan
 from ghostsearch.errors import GhostsearchError
@@ -44,28 +46,38 @@ def fit_weights(
     section 3.2); no labels, no training. With `distill_steps`, that many steps of label-free distillation follow.
     Raises GhostsearchError when there are no images.
     """
-    batches = [b.detach().cpu().float() if isinstance(b, Tensor) else b for b in image_batches(calibration)]
-    if not batches:
-        raise GhostsearchError("there are no calibration images; give at least one batch")
-    device = next(plain.parameters()).device
-    teacher = copied(plain).cpu().float().eval()
+    settings = settings or FitSettings()
+    with shelf(settings.memory_bytes):
+        batches = [kept(b.detach().cpu().float()) if isinstance(b, Tensor) else b for b in image_batches(calibration)]
+        if not batches:
+            raise GhostsearchError("there are no calibration images; give at least one batch")
+        teacher = copied(plain).cpu().float().eval()
+        student = _fitted(plain, teacher, architecture, example, batches, width_multiple, settings, progress)
+        if distill_steps:
+            from ghostsearch.convert.distill import distill_blocks
+
+            distill_blocks(teacher, student, batches, distill_steps, seed=seed, progress=progress)
+    first = next(plain.parameters())
+    return _like(student.to(first.device, first.dtype), converted)
+
+
+def _fitted(
+    plain: nn.Module, teacher: nn.Module, architecture: Architecture, example: Any, batches: list[Any],
+    width_multiple: int, settings: FitSettings, progress: Progress | None,
+) -> nn.Module:  # fmt: skip
+    """The converted net with weights in closed form. teacher: the plain net in float32 on the CPU."""
     narrow = copied(teacher)
-    keep: dict[str, list[int]] = {}
+    channels: dict[str, Tensor] = {}
     if architecture.groups:
         plan = width_plan(plain, example)
         keep = fitted_channels(teacher, architecture.groups, plan, batches, width_multiple)
         set_widths(narrow, keep, example, plan=plan)
+        channels = _channels(plan, keep)
     student = copied(narrow)
     for old, new in swap_sites(student, architecture.sites).values():
         copy_weights(old, new)
-    channels = _channels(plain, keep, example) if keep else {}
-    ModelFit(teacher, narrow, student, batches, channels, settings or FitSettings()).run(architecture, progress)
-    if distill_steps:
-        from ghostsearch.convert.distill import distill_blocks
-
-        distill_blocks(teacher, student, batches, distill_steps, seed=seed, progress=progress)
-    dtype = next(plain.parameters()).dtype
-    return _like(student.to(device, dtype), converted)
+    ModelFit(teacher, narrow, student, batches, channels, settings).run(architecture, progress)
+    return student
 
 
 def _like(student: nn.Module, converted: nn.Module) -> nn.Module:
@@ -79,12 +91,11 @@ def _like(student: nn.Module, converted: nn.Module) -> nn.Module:
     return student
 
 
-def _channels(plain: nn.Module, keep: dict[str, list[int]], example: Any) -> dict[str, Tensor]:
+def _channels(plan: WidthPlan, keep: dict[str, list[int]]) -> dict[str, Tensor]:
     """Per layer that makes channels of a cut group, the plain layer's positions that stay."""
-    plan = width_plan(plain, example)
     return {
-        edit.path: torch.tensor(edit.positions(kept))
-        for name, kept in keep.items()
+        edit.path: torch.tensor(edit.positions(left))
+        for name, left in keep.items()
         for edit in plan.edits[name]
         if edit.side == "out"
     }

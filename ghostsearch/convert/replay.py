@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.convert.flow import LAYERS, Place
+from ghostsearch.convert.shelf import kept
 from ghostsearch.tracing import call, copied, tensors
 
 
@@ -55,12 +56,16 @@ class Replay:
                 stack.extend(current.all_input_nodes)
         self.interpreter.env = values
         for current in sorted(needed, key=self.order.__getitem__):
-            values[current] = self.interpreter.run_node(current)
+            values[current] = _kept(self.interpreter.run_node(current))
             for source in current.all_input_nodes:
                 self.readers[batch][source] -= 1
                 if self.readers[batch][source] == 0 and source is not node:
                     values.pop(source, None)
         return values[node]
+
+
+def _kept(value: Any) -> Any:
+    return kept(value) if isinstance(value, Tensor) else value
 
 
 def same_forward(model: nn.Module, graph: fx.Graph, batch: Tensor) -> bool:
@@ -91,7 +96,7 @@ class Rerun:
         found: list[Tensor] = []
 
         def take(_: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
-            found.append((args[0] if side == "in" else output).clone())
+            found.append(kept((args[0] if side == "in" else output).clone()))
             raise _Reached
 
         module = self.model.get_submodule(path)

@@ -6,15 +6,19 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ghostsearch.choices import parse_layer_choice
 from ghostsearch.convert.convert import convert
 from ghostsearch.convert.distill import distill_blocks
 from ghostsearch.convert.fit_ghost import GhostFit
-from ghostsearch.convert.fit_linear import NormalEquations, patches
+from ghostsearch.convert.fit_layer import FitSettings
+from ghostsearch.convert.fit_linear import patches
 from ghostsearch.convert.fit_site import fit_site, site_values
 from ghostsearch.convert.inherit import recalibrate_batchnorm
+from ghostsearch.convert.shelf import kept, shelf
 from ghostsearch.convert.sites import find_sites
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.space import Architecture
@@ -71,34 +75,42 @@ def error(model: nn.Module, plain: nn.Module, images: list[Tensor]) -> float:
 
 
 class Twins(nn.Module):
-    """Two convolutions whose second halves of channels are depthwise images of the first; made so exactly."""
+    """A convolution whose maps are images of a few of them by small depthwise filters, exactly, in any order.
 
-    def __init__(self, kernel: int) -> None:
+    kernel 1: multiples. kernel 3: the few are read from the centre tap, so that padding is no exception.
+    """
+
+    def __init__(self, ratio: int, kernel: int, groups: int) -> None:
         super().__init__()
-        torch.manual_seed(5)
-        self.conv = nn.Conv2d(4, 12, 3, padding=1, bias=False)
-        self.norm, self.last = nn.BatchNorm2d(12), nn.Conv2d(12, 4, 1, bias=False)
-        factor = torch.tensor([2.0, -0.5, 1.5, -1.0, 0.7, 3.0])
-        shuffled = torch.tensor([7, 0, 4, 11, 2, 9, 1, 5, 3, 10, 8, 6])
-        with torch.no_grad():
-            filters = torch.cat([self.conv.weight[:6], self.conv.weight[:6] * factor[:, None, None, None]])
-            self.conv.weight.copy_(filters[shuffled])
-        self.kernel = kernel
+        n, runs = 3 * ratio, []
+        for _ in range(groups):
+            few = torch.randn(3, 4, 3, 3)
+            if kernel == 3:
+                few = few * nn.functional.pad(torch.ones(1, 1), [1, 1, 1, 1])
+            taps = torch.randn(3, ratio - 1, kernel, kernel)
+            base = few if kernel == 1 else few[:, :, 1:2, 1:2]
+            ghosts = (base[:, None] * taps[:, :, None]).flatten(0, 1)
+            runs.append(torch.cat([few, ghosts])[torch.randperm(n)])
+        self.conv = nn.Conv2d(4 * groups, n * groups, 3, padding=1, bias=False, groups=groups)
+        self.conv.weight = nn.Parameter(torch.cat(runs))
+        self.norm, self.last = nn.BatchNorm2d(n * groups), nn.Conv2d(n * groups, 4, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.norm(self.conv(x)).relu())
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
-def test_exact_ghosts_convert_with_no_error(kernel: int) -> None:
-    plain = Twins(kernel)
-    x = [torch.randn(8, 4, 10, 10) for _ in range(3)]
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from([2, 3, 4]), st.sampled_from([1, 3]), st.sampled_from([1, 2]), st.integers(0, 10**6))
+def test_exact_ghosts_convert_with_no_error(ratio: int, kernel: int, groups: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    plain = Twins(ratio, kernel, groups)
+    x = [torch.randn(8, 4 * groups, 10, 10) for _ in range(3)]
     for _ in range(10):
         plain(torch.cat(x))
     plain.eval()
-    architecture = Architecture.of({"conv": f"ghost(ratio=2, kernel={kernel})"}, {})
+    architecture = Architecture.of({"conv": f"ghost(ratio={ratio}, kernel={kernel})"}, {})
     fitted = convert(plain, architecture, example=x[0], calibration=x)
-    assert error(fitted, plain, x) < 1e-6
+    assert error(fitted, plain, x) < 1e-9
     assert fitted.conv.order is None, "the order folds into the layers behind, so no gather is needed"
 
 
@@ -134,18 +146,26 @@ def test_batch_size_and_repetition_do_not_matter(images: list[Tensor]) -> None:
     torch.testing.assert_close(outputs[0], outputs[2], rtol=1e-2, atol=1e-3)
 
 
-def test_more_images_never_fit_their_own_data_worse() -> None:
-    torch.manual_seed(0)
-    conv = nn.Conv2d(4, 6, 3)
-    x, t = torch.randn(24, 4, 8, 8), torch.randn(24, 6, 6, 6)
-    errors = []
-    for count in (4, 8, 16, 24):
-        equations = NormalEquations(conv)
-        equations.add(x[:count], t[:count])
-        weight, offset = equations.solve(torch.zeros_like(conv.weight), 0.0, intercept=True)
-        fitted = nn.functional.conv2d(x, weight, offset)
-        errors.append(float((fitted - t).square().sum()))
-    assert min(errors) == errors[-1], "all the data's own fit is the best on all the data"
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from([("lowrank(rank=0.5)", 1.0), (GHOST, 1.15)]), st.integers(0, 10**6))
+def test_more_images_never_fit_their_own_data_worse(case: tuple[str, float], seed: int) -> None:
+    """All the images' own fit is the best on all of them: no fit to a part of them may beat it.
+
+    Which maps of a ghost convolution are intrinsic is a greedy choice, which may miss the best on noise.
+    """
+    choice, slack = case
+    torch.manual_seed(seed)
+    conv = nn.Conv2d(4, 8, 3, padding=1)
+    images = torch.randn(24, 4, 8, 8)
+    whole = site_values(nn.Sequential(conv), ["0"], [images])["0"]
+    _, best = fit_site(whole, parse_layer_choice(choice))
+    for count in (4, 12):
+        part = site_values(nn.Sequential(conv), ["0"], [images[:count]])["0"]
+        block, _ = fit_site(part, parse_layer_choice(choice))
+        with torch.no_grad():
+            missed = (block(images) - whole.outputs[0]).transpose(0, 1).flatten(1).var(1)
+        error = float((missed / whole.outputs[0].transpose(0, 1).flatten(1).var(1)).mean())
+        assert best <= error * slack + 1e-6
 
 
 @pytest.mark.parametrize("conv", [
@@ -187,6 +207,28 @@ def test_widths_are_fitted_and_distillation_helps(images: list[Tensor]) -> None:
     assert error(copied, plain, images) < 0.5 * before
     assert copied.norm1.momentum == momentum
     assert not copied.training
+
+
+def test_values_on_disk_fit_the_same_weights(images: list[Tensor]) -> None:
+    plain = plain_net()
+    architecture = Architecture.of({"conv1": GHOST, "conv2": GHOST}, {})
+    made = [
+        convert(plain, architecture, example=images[0], calibration=images, settings=FitSettings(memory_bytes=limit))
+        for limit in (2**30, 0)
+    ]
+    for a, b in zip(made[0].state_dict().values(), made[1].state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_shelf_holds_what_it_says() -> None:
+    with shelf(1000) as room:
+        first = kept(torch.ones(200))
+        second = kept(torch.arange(100.0))
+        assert room.room == 200, "the second has no room and lies in a file"
+        assert torch.equal(second, torch.arange(100.0))
+        del first
+        assert room.room == 1000
+    assert kept(second) is second
 
 
 def test_no_images_are_refused(images: list[Tensor]) -> None:

@@ -1,0 +1,194 @@
+"""Where the weights of a converted net may come from: ours, and torch-pruning's. For benchmarks/inheritance.py."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ghostsearch.convert.convert import convert
+from ghostsearch.convert.distill import distill_blocks
+from ghostsearch.convert.fit_layer import FitSettings
+from ghostsearch.convert.inherit import fit_weights, recalibrate_batchnorm
+from ghostsearch.convert.width import set_widths, width_plan
+from ghostsearch.data import Data
+from ghostsearch.space import Architecture
+
+ONE_PASS = FitSettings(relu_rounds=0, joint_rounds=0)
+DISTILL_STEPS = {"resnet20": 600, "resnet56": 200}
+
+
+@dataclass
+class Spent:
+    """Seconds of making a net, on the wall and of the processor."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.wall + other.wall, self.cpu + other.cpu)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The plain net, its data and what all rows share."""
+
+    net: str
+    plain: nn.Module
+    data: Data
+    example: Tensor
+    calibration: list[Tensor]
+    cache: Path | None = None
+    """Folder where inherited weights are kept, so that rows of other runs do not make them again."""
+    made: dict[tuple[str, str], tuple[nn.Module, Spent]] = field(default_factory=dict)
+
+    def once(
+        self, source: str, architecture: Architecture, make: Callable[[], tuple[nn.Module, Spent]]
+    ) -> tuple[nn.Module, Spent]:
+        """A copy of what `make` gave the first time, and the seconds that it took then."""
+        key = (source, architecture.digest)
+        if key not in self.made:
+            stored = self._stored(source, architecture)
+            if stored is not None and stored.is_file():
+                kept = torch.load(stored, weights_only=True)
+                model = convert(self.plain, architecture, example=self.example)
+                model.load_state_dict(kept["state"])
+                self.made[key] = model, Spent(*kept["spent"])
+            else:
+                model, spent = self.made[key] = make()
+                if stored is not None:
+                    stored.parent.mkdir(parents=True, exist_ok=True)
+                    torch.save({"state": model.state_dict(), "spent": [spent.wall, spent.cpu]}, stored)
+        model, spent = self.made[key]
+        return copy.deepcopy(model), spent
+
+    def _stored(self, source: str, architecture: Architecture) -> Path | None:
+        """File of a source's weights; its name changes with the code's settings."""
+        if self.cache is None:
+            return None
+        text = f"{self.net} {source} {architecture.digest} {FitSettings()} {DISTILL_STEPS[self.net]}"
+        return self.cache / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
+
+    def architecture(self, name: str) -> Architecture:
+        """One of the table's architectures, about half the MACs (ratio 4: a quarter)."""
+        convs = [p for p, m in self.plain.named_modules() if isinstance(m, nn.Conv2d) and p != "conv1"]
+        ratio, halves = "ghost(ratio={}, kernel=3)".format, {p: "width(0.5)" for p in convs if p.endswith("conv1")}
+        if name == "ghost2":
+            return Architecture.of({p: ratio(2) for p in convs}, {})
+        if name == "ghost4":
+            return Architecture.of({p: ratio(4) for p in convs}, {})
+        if name == "width":
+            return Architecture.of({}, halves)
+        # Mixed: widths in the last stage, where channels abound, ghosts before it.
+        last = {p: w for p, w in halves.items() if p.startswith("layer3")}
+        return Architecture.of({p: ratio(2) for p in convs if not p.startswith("layer3")}, last)
+
+
+Source = Callable[[Bench, Architecture], tuple[nn.Module, Spent]]
+"""Makes a converted net; returns it and the seconds it took."""
+
+
+def timed(make: Callable[[Bench, Architecture], nn.Module]) -> Source:
+    """A source from a function that returns only the net."""
+
+    def source(bench: Bench, architecture: Architecture) -> tuple[nn.Module, Spent]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        model = make(bench, architecture)
+        return model, Spent(time.perf_counter() - wall, time.process_time() - cpu)
+
+    return source
+
+
+def random_weights(bench: Bench, architecture: Architecture) -> nn.Module:
+    """The converted structure with fresh weights, its stem and classifier too."""
+    model = convert(bench.plain, architecture, example=bench.example)
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    recalibrate_batchnorm(model, bench.calibration)
+    return model
+
+
+def copied(bench: Bench, architecture: Architecture) -> nn.Module:
+    """Copied filters, BatchNorm statistics recalibrated."""
+    model = convert(bench.plain, architecture, example=bench.example)
+    recalibrate_batchnorm(model, bench.calibration)
+    return model
+
+
+def fitted(settings: FitSettings | None = None) -> Source:
+    """Weights in closed form."""
+
+    def fit(bench: Bench, architecture: Architecture) -> nn.Module:
+        return fit_weights(
+            bench.plain, convert(bench.plain, architecture, example=bench.example), architecture,
+            example=bench.example, calibration=bench.calibration, settings=settings,
+        )  # fmt: skip
+
+    name = "closed form" if settings is None else "one pass"
+    return lambda bench, architecture: bench.once(name, architecture, lambda: timed(fit)(bench, architecture))
+
+
+def distilled(bench: Bench, architecture: Architecture) -> tuple[nn.Module, Spent]:
+    """Closed form, then distilled without labels; the seconds are of both."""
+
+    def make() -> tuple[nn.Module, Spent]:
+        model, before = fitted()(bench, architecture)
+
+        def distil(bench: Bench, _: Architecture) -> nn.Module:
+            distill_blocks(bench.plain, model, bench.calibration, DISTILL_STEPS[bench.net])
+            return model
+
+        done, spent = timed(distil)(bench, architecture)
+        return done, before + spent
+
+    return bench.once("distilled", architecture, make)
+
+
+def pruned(criterion: str) -> Source:
+    """torch-pruning's channels at the architecture's widths, weights sliced, BatchNorm statistics recalibrated."""
+
+    def make(bench: Bench, architecture: Architecture) -> nn.Module:
+        import torch_pruning as tp
+
+        model = copy.deepcopy(bench.plain).eval()
+        if criterion == "taylor":
+            loss = sum(model(x).square().mean() for x in bench.calibration)  # no labels here: outputs' energy
+            loss.backward()
+        importance = {
+            "l1": lambda: tp.importance.MagnitudeImportance(p=1, group_reduction="first"),
+            "group_norm": lambda: tp.importance.GroupMagnitudeImportance(p=2),
+            "taylor": lambda: tp.importance.GroupTaylorImportance(),
+        }[criterion]()
+        graph = tp.DependencyGraph().build_dependency(model, bench.example)
+        plan, keep = width_plan(bench.plain, bench.example), {}
+        for name in architecture.groups:
+            conv = model.get_submodule(name)
+            group = graph.get_pruning_group(conv, tp.prune_conv_out_channels, list(range(conv.out_channels)))
+            order = importance(group).argsort(descending=True)
+            keep[name] = sorted(order[: conv.out_channels // 2].tolist())
+        model = copy.deepcopy(bench.plain)
+        set_widths(model, keep, bench.example, plan=plan)
+        recalibrate_batchnorm(model, bench.calibration)
+        return model
+
+    return timed(make)
+
+
+SOURCES: dict[str, Source] = {
+    "closed form": fitted(),
+    "closed form + distilled": distilled,
+    "one-pass least squares": fitted(ONE_PASS),
+    "copied": timed(copied),
+    "random": timed(random_weights),
+    "torch-pruning L1": pruned("l1"),
+    "torch-pruning group norm": pruned("group_norm"),
+    "torch-pruning Taylor": pruned("taylor"),
+}
+PEERS = tuple(name for name in SOURCES if name.startswith("torch-pruning"))
