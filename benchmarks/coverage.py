@@ -1,4 +1,4 @@
-"""Converts every builder of torchvision and many of timm with the default preset: results/coverage.{csv,md}.
+"""Converts every builder of torchvision and many of timm with the default preset: the page results/coverage.md.
 
     python benchmarks/coverage.py --widths 15         # all, about a quarter of an hour on one core
     python benchmarks/coverage.py torchvision:resnet18 timm:ghostnet_100
@@ -12,18 +12,30 @@ MACs predicted by formula, and the seconds. Inputs are small, and models without
 from __future__ import annotations
 
 import argparse
+import csv
 import gc
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from torch import nn
 
+from ghostsearch.measure.machine import processor
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish
+
+VERSIONS = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+COLUMNS = (
+    "model", "family", "input", "sites", "skipped", "groups", "groups_fixed", "params", "params_after",
+    "params_predicted", "macs", "macs_after", "macs_predicted", "swapped", "find_seconds", "convert_seconds", "status",
+    "reasons", "width_note", "date", "versions",
+)  # fmt: skip
 CHOICE = "ghost(ratio=2, kernel=3)"
 OUT = Path(__file__).parent.parent / "results"
 TIMM = [
@@ -141,6 +153,7 @@ def _row(case: Case, model: nn.Module, widths_below: int) -> dict[str, Any]:
     from ghostsearch.sitecost import site_macs, site_params
 
     row: dict[str, Any] = {"model": case.name, "family": case.family, "input": _shape(case.example)}
+    row |= {"date": datetime.now(UTC).date().isoformat(), "versions": VERSIONS}
     model.eval()
     params = sum(p.numel() for p in model.parameters())
     start = time.perf_counter()
@@ -187,53 +200,46 @@ def _shape(example: Any) -> str:
     return " ".join("x".join(map(str, t.shape)) for t in tensors(example))
 
 
-def write_tables(rows: list[dict[str, Any]]) -> None:
-    """results/coverage.csv with all columns, results/coverage.md with the ones to read."""
-    import pandas as pd
-    import torchvision
-
-    table = pd.DataFrame(rows).sort_values(["family", "model"], kind="stable")
-    table.to_csv(OUT / "coverage.csv", index=False)
-    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
-    found = table["status"].str.split(":").str[0].value_counts()
-    lines = [
-        "# Coverage: what the default conversion does to every builder",
-        "",
-        f"`python benchmarks/coverage.py` (some rows with `--widths 15`), {versions}, one thread.",
-        f"Every convolution that `ghost.yaml` offers becomes `{CHOICE}`.",
-        "`ok`: predicted and counted params and MACs are equal to the unit; MACs are of",
-        "the small input that `coverage.csv` names, where it also says why convolutions were skipped. Seconds:",
-        "`convert` without calibration. Groups: channel widths traced and checked, in brackets those that cannot",
-        "change (one is the model's output); – where they were not looked for or cannot be traced.",
-        "",
-        ", ".join(f"{n} {status}" for status, n in found.items()) + ".",
-        "",
-        "| model | sites | skipped | groups (fixed) | params M | MMACs | seconds | |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for family, part in table.groupby("family", sort=True):
-        lines.append(f"| **{family}** ({len(part)}) | | | | | | | |")
-        lines += [_line(row) for row in part.to_dict("records")]
-    (OUT / "coverage.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+def publish_table(rows: list[dict[str, Any]]) -> None:
+    """All rows as a page of results/."""
+    ordered = sorted(rows, key=lambda row: (row["family"], row["model"]))
+    found = Counter(row["status"].split(":")[0] for row in ordered)
+    page = ResultPage(
+        name="coverage",
+        title="Coverage: what the default conversion does to every builder",
+        claim="Builders of torchvision and timm that convert at exactly the params and MACs predicted; the others have "
+        "no convolution to replace and say why",
+        figure=", ".join(f"{n} {status}" for status, n in found.items()),
+        command="python benchmarks/coverage.py",
+        device=f"{processor()}, one thread",
+        tables=[ResultTable("every builder", [{c: row.get(c, "") for c in COLUMNS} for row in ordered])],
+        notes=(
+            f"Every convolution that ghost.yaml offers becomes {CHOICE}. MACs are of the small input named. "
+            "convert_seconds: convert without calibration. groups: channel widths traced and checked, by --widths 15 "
+            "in some rows; those of them that are fixed cannot change (one is the model's output).",
+            "Each row names the day and the versions it was made with; --missing makes those that are not there.",
+        ),
+    )
+    publish(page, OUT)
 
 
-def _line(row: dict[str, Any]) -> str:
-    groups = f"{row['groups']:.0f} ({row['groups_fixed']:.0f})" if row["groups"] > 0 else "–"
-    if row["status"] == "ok":
-        params = f"{row['params'] / 1e6:.2f} → {row['params_after'] / 1e6:.2f}"
-        macs = f"{row['macs'] / 1e6:.1f} → {row['macs_after'] / 1e6:.1f}"
-        seconds = f"{row['convert_seconds']:.2f}"
-    else:
-        params, macs, seconds = f"{row['params'] / 1e6:.2f}", f"{row['macs'] / 1e6:.1f}", ""
-    status = row["status"].split(":")[0]
-    cells = [row["model"], f"{row['sites']:.0f}", f"{row['skipped']:.0f}", groups, params, macs, seconds, status]
-    return "| " + " | ".join(cells) + " |"
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows that are there already, whole numbers as such."""
+    if not path.is_file():
+        return []
+    return [{key: _number(text) for key, text in row.items()} for row in csv.DictReader(path.open(encoding="utf-8"))]
+
+
+def _number(text: str) -> Any:
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() else value
 
 
 def main() -> None:
     """Run the cases named on the command line (all without names) and update the tables."""
-    import pandas as pd
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", help="names such as torchvision:resnet18")
     parser.add_argument("--family", help="only builders of this family")
@@ -244,8 +250,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message="not in macs")  # NMS, grid sampling: the same before and after
     cases = [*torchvision_cases(), *timm_cases()]
-    old = pd.read_csv(OUT / "coverage.csv").to_dict("records") if (OUT / "coverage.csv").is_file() else []
-    rows = {row["model"]: row for row in old}
+    rows = {row["model"]: row for row in read_rows(OUT / "coverage.csv")}
     for case in cases:
         named = (not options.models or case.name in options.models) and options.family in (None, case.family)
         if not named or (options.missing and case.name in rows):
@@ -255,7 +260,8 @@ def main() -> None:
             f"{case.name:44} sites {row['sites']:4} {row.get('convert_seconds', 0):6.2f} s  {row['status']}", flush=True
         )
         gc.collect()
-        write_tables(list(rows.values()))
+        publish_table(list(rows.values()))
+    publish_table(list(rows.values()))
 
 
 if __name__ == "__main__":

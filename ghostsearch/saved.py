@@ -132,25 +132,30 @@ def save(
     return directory
 
 
-def load(directory: Path | str, *, model: nn.Module | None = None, allow_code: bool = False) -> nn.Module:
+def load(
+    directory: Path | str, *, model: nn.Module | None = None, allow_code: bool = False, example: Any = None
+) -> nn.Module:
     """The module in a directory, in eval mode, with outputs equal to those of the module that was saved.
 
     The plain network is built by name and converted, so nothing in the directory is run. A directory whose
     plain network came from the user's own code (`package.module:function`) is loaded only with that network
     as `model` (left untouched), or with `allow_code=True`, which imports and calls what the file names: only
-    for files you trust.
+    for files you trust. A network whose forward takes more than one image needs its `example` too, as `convert` does.
     Raises GhostsearchError for anything missing, truncated, foreign, forged or from a newer version.
     """
-    return load_directory(directory, model=model, allow_code=allow_code).module
+    return load_directory(directory, model=model, allow_code=allow_code, example=example).module
 
 
-def load_directory(directory: Path | str, *, model: nn.Module | None = None, allow_code: bool = False) -> SavedModel:
+def load_directory(
+    directory: Path | str, *, model: nn.Module | None = None, allow_code: bool = False, example: Any = None
+) -> SavedModel:
     """As `load`, with the plain model's name and input, the architecture and the versions of the writer."""
     directory = Path(directory)
     architecture, manifest = read_manifest(directory)
     state = _read_weights(directory / WEIGHTS_FILE, manifest.weights_sha256)
     plain = model if model is not None else _build(directory, manifest.source, state, allow_code)
-    module = _converted(directory, plain, architecture, manifest)
+    example = example_input(manifest.source.input) if example is None else example
+    module = _converted(directory, plain, architecture, manifest.width_multiple, example)
     _fill(module, state, directory / WEIGHTS_FILE)
     source = manifest.source
     return SavedModel(
@@ -273,16 +278,13 @@ def _check_size(directory: Path, spec: str, options: dict[str, Any], state: Stat
         )
 
 
-def _converted(directory: Path, plain: nn.Module, architecture: Architecture, manifest: _Manifest) -> nn.Module:
+def _converted(
+    directory: Path, plain: nn.Module, architecture: Architecture, width_multiple: int, example: Any
+) -> nn.Module:
     from ghostsearch.convert.convert import convert
 
     try:
-        return convert(
-            plain,
-            architecture,
-            example=example_input(manifest.source.input),
-            width_multiple=manifest.width_multiple,
-        )
+        return convert(plain, architecture, example=example, width_multiple=width_multiple)
     except GhostsearchError as error:
         raise GhostsearchError(f"{directory}: {error}") from None
 

@@ -40,7 +40,7 @@ def find_sites(model: nn.Module, example: Any, *, include_first: bool = False, w
     paths = module_paths(model)
     shared = _shared_parameters(model)
     calls = trace_shapes(model, example, (_ConvNd,))
-    pooled = _image_is_larger(example)
+    pooled, image = _image_is_larger(example), _image_channels(example)
     sites, skipped = [], []
     for module, names in paths.values():
         if not _is_convolution(module):
@@ -52,7 +52,7 @@ def find_sites(model: nn.Module, example: Any, *, include_first: bool = False, w
                     _unsuitable(module),
                     _shares(module, shared, names[0]),
                     _hopeless(module),
-                    _placement(module, calls.get(names[0], []), include_first, pooled),
+                    _placement(module, calls.get(names[0], []), include_first, pooled, image),
                 )
                 if text
             ),
@@ -147,15 +147,23 @@ def _hopeless(module: Any) -> str:
     return ""
 
 
-def _placement(module: Any, calls: Calls, include_first: bool, larger: Callable[[Shape], bool]) -> str:
+def _placement(module: Any, calls: Calls, include_first: bool, larger: Callable[[Shape], bool], image: set[int]) -> str:
     """Why a convolution is left alone for where it stands in the forward; empty when it is not."""
     if not calls:
         return "never called: the forward of the example does not reach it (an auxiliary head in eval mode?)"
-    if module.in_channels <= IMAGE_CHANNELS and not include_first:
-        return "first layer: it reads the image, where a swap costs most accuracy; include_first makes it a site"
     if prod(module.kernel_size) == 1 and all(larger(shape) for shape, _ in calls):
         return "1x1 maps: it acts on pooled maps (squeeze-excite or head)"
+    if module.in_channels <= IMAGE_CHANNELS and not include_first:
+        if module.in_channels in image:
+            return "first layer: it reads the image, where a swap costs most accuracy; include_first makes it a site"
+        return f"few inputs: {module.in_channels} channels leave little to gain; include_first makes it a site"
     return ""
+
+
+def _image_channels(example: Any) -> set[int]:
+    """Channels of the example's images, single ones (C, H, W) in a list or batches."""
+    single = isinstance(example, list)
+    return {t.shape[0 if single else 1] for t in tensors(example) if t.dim() > 2}
 
 
 def _image_is_larger(example: Any) -> Callable[[Shape], bool]:

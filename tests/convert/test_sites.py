@@ -128,6 +128,24 @@ def test_a_layer_that_the_forward_does_not_reach():
     assert "never called" in reasons(Called(stem(), branch=nn.Conv2d(8, 8, 3)))["branch"]
 
 
+class Excited(nn.Module):
+    """A stem whose maps are weighted by what two 1x1 convolutions make of their means. x: (N, 3, H, W)"""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.squeeze, self.excite = stem(), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return x * self.excite(self.squeeze(x.mean((2, 3), keepdim=True))).sigmoid()
+
+
+def test_few_channels_are_no_reason_to_call_a_layer_the_first():
+    assert "squeeze-excite" in reasons(Excited())["excite"]
+    few = nn.Sequential(stem(), nn.Conv2d(8, 2, 3), nn.Conv2d(2, 8, 3))
+    assert reasons(few)["2"].startswith("few inputs: 2 channels")
+
+
 def test_the_first_layer_only_on_request():
     assert "first layer" in reasons(nn.Sequential(stem()))["0"]
     assert [s.path for s in find_sites(nn.Sequential(stem()), IMAGE, include_first=True).sites] == ["0"]
