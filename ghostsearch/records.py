@@ -104,7 +104,7 @@ class Record(_Frozen):
     """Who proposed it: `plain`, `uniform`, `solver`, `sampler`."""
     state: State
     reason: str = ""
-    """Why it was pruned or failed."""
+    """Why it was pruned or failed, or, when complete, stopped at a rung: it keeps the score it had there."""
     cost: Cost | None = None
     latencies: tuple[Latency, ...] = ()
     scores: tuple[Score, ...] = ()
@@ -185,7 +185,7 @@ COLUMNS: Mapping[str, str] = {
     "digest": "name of the architecture: ten hexadecimal digits, or plain",
     "origin": "who proposed it: plain, uniform, solver or sampler",
     "state": "complete, pruned or failed",
-    "reason": "why it was pruned or failed",
+    "reason": "why it was pruned, failed or not trained on",
     "score": "newest score on the validation split, in the task's metric (accuracy: share from 0 to 1)",
     "epochs": "proxy epochs behind that score (the rung); 0 is closed form alone",
     "test_score": "score on the test split, final pass only",

@@ -10,6 +10,7 @@ from torch import nn
 
 from ghostsearch.convert.fit_layer import FitSettings
 from ghostsearch.convert.inherit import copy_weights, fit_weights
+from ghostsearch.convert.plain_pass import PlainPass
 from ghostsearch.convert.sites import find_sites, require_sites
 from ghostsearch.convert.swap import swap_sites
 from ghostsearch.convert.width import kept_channels, set_widths, width_plan
@@ -32,12 +33,14 @@ def convert(
     seed: int = 0,
     settings: FitSettings | None = None,
     progress: Progress | None = None,
+    plain_pass: PlainPass | None = None,
 ) -> nn.Module:
     """The model of an architecture as a new module, with weights inherited from `model`, which stays untouched.
 
     example: (N, C, H, W) or any forward input. `calibration` yields image batches (or (images, …) batches) to fit the
     weights in closed form under `settings`; without it they are copied. The structure depends on the architecture
-    alone, so that saved weights load into a conversion made without images.
+    alone, so that saved weights load into a conversion made without images. `plain_pass` holds the plain net's
+    values on the calibration batches, stopped before the first change, where many single changes are made in turn.
     Raises GhostsearchError for a site or group that the model does not have or that cannot change.
     """
     if architecture.sites:
@@ -59,4 +62,5 @@ def convert(
         return fit_weights(
             model, converted, architecture, example=example, calibration=calibration, width_multiple=width_multiple,
             distill_steps=distill_steps, seed=seed, settings=settings, progress=progress,
+            plain_pass=plain_pass,
         )  # fmt: skip

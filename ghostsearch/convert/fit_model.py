@@ -22,6 +22,7 @@ from ghostsearch.convert.fit_layer import (
     write_low_rank,
 )
 from ghostsearch.convert.flow import Place, find_places, fit_order, readers_of, trace_graph, without_inplace
+from ghostsearch.convert.plain_pass import PlainPass
 from ghostsearch.convert.replay import Replay, Rerun, Values, same_forward, watched_places
 from ghostsearch.convert.shelf import kept
 from ghostsearch.space import Architecture
@@ -33,22 +34,28 @@ class ModelFit:
     """One pass of closed-form fits.
 
     teacher: the plain net; narrow: the same with its widths cut; student: the narrow net with blocks, fitted in place;
-    channels: per layer whose outputs were cut, the teacher's positions that stay.
+    channels: per layer whose outputs were cut, the teacher's positions that stay; plain_pass: the plain net's values on
+    the batches, stopped before the first change.
     """
 
     def __init__(
         self, teacher: nn.Module, narrow: nn.Module, student: nn.Module, batches: Sequence[Any],
-        channels: Mapping[str, Tensor], settings: FitSettings,
+        channels: Mapping[str, Tensor], settings: FitSettings, plain_pass: PlainPass | None = None,
     ) -> None:  # fmt: skip
         self.teacher, self.student = without_inplace(teacher.eval()), without_inplace(student.eval())
         self.narrow, self.settings, self.channels = narrow, settings, dict(channels)
+        self.plain_values: Values
+        self.own_values: Values
+        if plain_pass is not None and plain_pass.traced:
+            self.places = plain_pass.places
+            self.plain_values = plain_pass.replay.fork(self.teacher)
+            self.own_values = plain_pass.replay.fork(self.student)
+            return
         graph = trace_graph(self.teacher)
         traced = graph is not None and all(
             isinstance(batches[0], Tensor) and same_forward(model, graph, batches[0][:2])
             for model in (self.teacher, self.student)
         )
-        self.plain_values: Values
-        self.own_values: Values
         if graph is not None and traced:
             self.places = find_places(self.teacher, graph)
             self.plain_values = Replay(self.teacher, graph, batches)

@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ghostsearch.choices import Width
 from ghostsearch.convert.fit_linear import NormalEquations, damped
+from ghostsearch.convert.plain_pass import PlainPass
 from ghostsearch.convert.plan import Edit, WidthPlan
 from ghostsearch.convert.width import kept_channels
 from ghostsearch.sitecost import kept_width
@@ -18,18 +19,24 @@ from ghostsearch.tracing import call
 
 
 def fitted_channels(
-    model: nn.Module, widths: Mapping[str, Width], plan: WidthPlan, batches: Sequence[Any], width_multiple: int
-) -> dict[str, list[int]]:
+    model: nn.Module, widths: Mapping[str, Width], plan: WidthPlan, batches: Sequence[Any], width_multiple: int,
+    plain_pass: PlainPass | None = None,
+) -> dict[str, list[int]]:  # fmt: skip
     """Per group the channels that stay, by backward elimination on the least-squares loss of the layers that read them.
 
     Groups with divisions, or read by nothing that least squares can refit, are chosen by weight norm (`kept_channels`).
+    plain_pass: the model's values on the batches, stopped before the groups.
     """
     readers: dict[str, list[Edit]] = {}
     for name in widths:
         found = [e for e in plan.edits[name] if e.side == "in" and _refittable(model, e)]
         if found and plan.group(name).divisions == 1:
             readers[name] = found
-    equations = _input_equations(model, sorted({e.path for es in readers.values() for e in es}), batches)
+    paths = sorted({e.path for es in readers.values() for e in es})
+    if plain_pass is not None and all(path in plain_pass.places for path in paths):
+        equations = _equations_behind(plain_pass, paths)
+    else:
+        equations = _input_equations(model, paths, batches)
     keep = {}
     for name, width in widths.items():
         group = plan.group(name)
@@ -65,6 +72,17 @@ def _input_equations(model: nn.Module, paths: list[str], batches: Sequence[Any])
     finally:
         for handle in hooks:
             handle.remove()
+    return found
+
+
+def _equations_behind(plain_pass: PlainPass, paths: list[str]) -> dict[str, NormalEquations]:
+    """The same from the point where the pass stands, without computing again what lies before."""
+    values, found = plain_pass.replay.fork(plain_pass.teacher), {}
+    for path in sorted(paths, key=plain_pass.order.__getitem__):
+        place = plain_pass.places[path]
+        found[path] = NormalEquations(plain_pass.teacher.get_submodule(path))  # type: ignore[arg-type]
+        for x, y in zip(values.get(place.source), values.get(place.node), strict=True):
+            found[path].add(x, y)
     return found
 
 

@@ -14,6 +14,7 @@ from ghostsearch.blocks.lowrank import LowRankConv
 from ghostsearch.convert.fit_layer import FitSettings
 from ghostsearch.convert.fit_model import ModelFit
 from ghostsearch.convert.fit_width import fitted_channels
+from ghostsearch.convert.plain_pass import PlainPass
 from ghostsearch.convert.plan import WidthPlan
 from ghostsearch.convert.shelf import kept, shelf
 from ghostsearch.convert.swap import swap_sites
@@ -37,6 +38,7 @@ def fit_weights(
     seed: int = 0,
     progress: Progress | None = None,
     settings: FitSettings | None = None,
+    plain_pass: PlainPass | None = None,
 ) -> nn.Module:
     """A module of `converted`'s structure whose weights are fitted to the plain net's values on calibration images.
 
@@ -44,6 +46,7 @@ def fit_weights(
     after layer is
     fitted on the converted net's own inputs towards the plain net's values (asymmetric reconstruction, He et al. 2017,
     section 3.2); no labels, no training. With `distill_steps`, that many steps of label-free distillation follow.
+    plain_pass: the plain net's values on these images, stopped before the first change.
     Raises GhostsearchError when there are no images.
     """
     settings = settings or FitSettings()
@@ -52,7 +55,9 @@ def fit_weights(
         if not batches:
             raise GhostsearchError("there are no calibration images; give at least one batch")
         teacher = copied(plain).cpu().float().eval()
-        student = _fitted(plain, teacher, architecture, example, batches, width_multiple, settings, progress)
+        student = _fitted(
+                plain, teacher, architecture, example, batches, width_multiple, settings, progress, plain_pass
+            )  # fmt: skip
         if distill_steps:
             from ghostsearch.convert.distill import distill_blocks
 
@@ -63,20 +68,20 @@ def fit_weights(
 
 def _fitted(
     plain: nn.Module, teacher: nn.Module, architecture: Architecture, example: Any, batches: list[Any],
-    width_multiple: int, settings: FitSettings, progress: Progress | None,
+    width_multiple: int, settings: FitSettings, progress: Progress | None, plain_pass: PlainPass | None,
 ) -> nn.Module:  # fmt: skip
     """The converted net with weights in closed form. teacher: the plain net in float32 on the CPU."""
     narrow = copied(teacher)
     channels: dict[str, Tensor] = {}
     if architecture.groups:
         plan = width_plan(plain, example)
-        keep = fitted_channels(teacher, architecture.groups, plan, batches, width_multiple)
+        keep = fitted_channels(teacher, architecture.groups, plan, batches, width_multiple, plain_pass)
         set_widths(narrow, keep, example, plan=plan)
         channels = _channels(plan, keep)
     student = copied(narrow)
     for old, new in swap_sites(student, architecture.sites).values():
         copy_weights(old, new)
-    ModelFit(teacher, narrow, student, batches, channels, settings).run(architecture, progress)
+    ModelFit(teacher, narrow, student, batches, channels, settings, plain_pass).run(architecture, progress)
     return student
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -38,6 +39,15 @@ class Replay:
         for batch in batches:
             holders = [n for n in graph.nodes if n.op == "placeholder"]
             self.values.append({n: n.args[0] if n.args else batch for n in holders})
+
+    def fork(self, model: nn.Module) -> Replay:
+        """The same for a model of the same graph that agrees with this one in all that was computed so far."""
+        other = copy.copy(self)
+        other.model = model
+        other.interpreter = fx.Interpreter(model, garbage_collect_values=False, graph=self.graph)
+        other.values = [dict(values) for values in self.values]
+        other.readers = [dict(readers) for readers in self.readers]
+        return other
 
     def get(self, node: fx.Node) -> list[Any]:
         """The node's value on each batch."""

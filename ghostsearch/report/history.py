@@ -16,7 +16,7 @@ def hypervolume_history(view: StudyView) -> dict[str, Any]:
     """Hypervolume of the finished trials after each one, over score and the study's first cost.
 
     The box reaches from the plain model's cost and the worst finished score to no cost and the best score,
-    so that 0 is no better than plain and 1 is out of reach. Models that stopped early do not count.
+    so that 0 is no better than plain and 1 is out of reach. Models that failed or broke a limit do not count.
     """
     score, costs, plain = score_axis(view), cost_axes(view), plain_record(view)
     if plain is None or not costs:

@@ -137,7 +137,7 @@ def _kind(view: StudyView, record: Record) -> str:
         return "uniform"
     if record.digest in view.front:
         return "front"
-    return "other trials" if record.state == "complete" else "stopped early"
+    return "other trials" if record.state == "complete" and not record.reason else "stopped early"
 
 
 def _strip_rows(view: StudyView) -> list[Record]:

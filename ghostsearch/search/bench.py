@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ghostsearch.choices import parse_width
 from ghostsearch.convert.convert import convert
 from ghostsearch.convert.fit_layer import FitSettings
+from ghostsearch.convert.plain_pass import PlainPass
 from ghostsearch.convert.sites import find_sites
 from ghostsearch.data import Data, calibration_batches, load_data
 from ghostsearch.errors import GhostsearchError
@@ -100,19 +101,27 @@ class Bench:
         """The model of an architecture with inherited weights: closed form, or copies where no images are given."""
         return self._convert(architecture, self.calibration, self.config.distill_steps, progress)
 
-    def convert_quickly(self, architecture: Architecture) -> nn.Module:
-        """For the candidate table: from few images, only the next layer refitted behind the change, not distilled."""
-        few = self.calibration[:TABLE_BATCHES] if self.calibration else None
-        return self._convert(architecture, few, 0, None, FitSettings(relu_rounds=1, joint_rounds=1, reach=1))
+    def convert_quickly(self, architecture: Architecture, plain_pass: PlainPass | None = None) -> nn.Module:
+        """For the candidate table: from few images, only the next layer refitted behind the change, not distilled.
+
+        plain_pass: the plain model's values on `few_images`, stopped before the change.
+        """
+        quick = FitSettings(relu_rounds=1, joint_rounds=1, reach=1)
+        return self._convert(architecture, self.few_images, 0, None, quick, plain_pass)
+
+    @property
+    def few_images(self) -> list[Tensor] | None:
+        """The calibration images that `convert_quickly` looks at."""
+        return self.calibration[:TABLE_BATCHES] if self.calibration else None
 
     def _convert(
         self, architecture: Architecture, calibration: list[Tensor] | None, steps: int, progress: Progress | None,
-        settings: FitSettings | None = None,
+        settings: FitSettings | None = None, plain_pass: PlainPass | None = None,
     ) -> nn.Module:  # fmt: skip
         return convert(
             self.plain.module, architecture, example=self.example, anatomy=self.anatomy, calibration=calibration,
             width_multiple=self.space.width_multiple, distill_steps=steps, seed=self.config.seed,
-            settings=settings, progress=progress,
+            settings=settings, progress=progress, plain_pass=plain_pass,
         )  # fmt: skip
 
     def latency_tables(self, progress: Progress | None = None) -> dict[str, LatencyTable]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ghostsearch.convert.plain_pass import PlainPass
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import atomic_path
 from ghostsearch.search.bench import Bench
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, str], None]
 FILE = "candidates.parquet"
-PROBE_IMAGES = 512
-"""Images of the selection split that a candidate is judged on."""
+PROBE_IMAGES, PROBE_VALUES = 512, 2**25
+"""Images of the selection split that a candidate is judged on, or as many as hold so many values (223 at 224²)."""
 SAVE_EVERY = 8
 COLUMNS = {
     "kind": "site or group",
@@ -53,21 +54,38 @@ class Judgement:
 class Probe:
     """Images of the selection split with the plain model's outputs on them, computed once."""
 
-    def __init__(self, bench: Bench, images: int = PROBE_IMAGES) -> None:
+    def __init__(self, bench: Bench) -> None:
         self.task = bench.task
         self.batches: list[tuple[Any, Any]] = []
-        held = 0
+        held = values = 0
         for inputs, target in bench.data.validation:
             self.batches.append((inputs, target))
             held += len(target)
-            if held >= images:
+            values += inputs.numel() if isinstance(inputs, Tensor) else 0
+            if held >= PROBE_IMAGES or values >= PROBE_VALUES:
                 break
         self.outputs = self._outputs(bench.plain.module)
         self.plain = self._judge(self.outputs)
+        self.plain_pass = self._plain_pass(bench.plain.module)
 
-    def judge(self, model: nn.Module) -> Judgement:
-        """The model's outputs against the plain model's and the targets."""
-        return self._judge(self._outputs(model))
+    def _plain_pass(self, plain: nn.Module) -> PlainPass | None:
+        """The plain model's values on the images where its traced graph gives what the task's forward gives."""
+        found = PlainPass(plain, [inputs for inputs, _ in self.batches])
+        if not found.traced or not isinstance(self.outputs[0], Tensor):
+            return None
+        inputs = self.batches[0][0][:2]
+        same = torch.allclose(PlainPass(plain, [inputs]).output(plain)[0], self.outputs[0][:2], rtol=1e-3, atol=1e-4)
+        return found if same else None
+
+    def judge(self, model: nn.Module, changed: Sequence[str] = ()) -> Judgement:
+        """The model's outputs against the plain model's and the targets; `changed` are the layers of a single change.
+
+        Changes must then come in the order of computation: what stands before them is not computed again.
+        """
+        if self.plain_pass is None or not changed:
+            return self._judge(self._outputs(model))
+        self.plain_pass.advance(changed)
+        return self._judge(self.plain_pass.output(model.eval()))
 
     def _outputs(self, model: nn.Module) -> list[Any]:
         model.eval()
@@ -89,56 +107,84 @@ class Probe:
         return Judgement(error / max(power, 1e-30), divergence / images, loss / images, score_value(meter))
 
 
-def single_changes(space: SearchSpace) -> Iterator[tuple[str, str, str, Architecture]]:
-    """Kind, name, choice and architecture of every single change, sites first, in the space's order."""
-    for path, options in space.sites.items():
-        for text in options[1:]:
-            yield "site", path, text, Architecture.of({path: text})
-    for name, options in space.groups.items():
-        for text in options[1:]:
-            yield "group", name, text, Architecture.of({}, {name: text})
+def single_change(kind: str, name: str, choice: str) -> Architecture:
+    """The architecture of one row of the table."""
+    return Architecture.of({name: choice}) if kind == "site" else Architecture.of({}, {name: choice})
+
+
+def single_changes(space: SearchSpace) -> Iterator[tuple[str, str, str]]:
+    """Kind, name and choice of every single change, sites first, in the space's order."""
+    for kind, options_of in (("site", space.sites), ("group", space.groups)):
+        for name, options in options_of.items():
+            for text in options[1:]:
+                yield kind, name, text
 
 
 def build_candidates(bench: Bench, folder: Path, progress: Progress | None = None) -> pd.DataFrame:
     """Judge every single change of the space; rows already in the folder's table are not repeated.
 
-    The table is saved as it grows, so that a kill loses a few rows at most. Its latency columns are filled by
-    `add_latencies`.
+    The plain model's values are computed once: each change starts from those before it, on the calibration images and
+    on the probe's. The table is saved as it grows, so that a kill loses a few rows at most. Its latency columns are
+    filled by `add_latencies`.
     """
     import pandas as pd
 
     changes = list(single_changes(bench.space))
     rows: list[Any] = read_candidates(folder).to_dict("records") if (folder / FILE).exists() else []
     known = {(r["kind"], r["name"], r["choice"]) for r in rows}
-    missing = [c for c in changes if c[:3] not in known]
+    missing = [c for c in changes if c not in known]
     if missing:
-        probe = Probe(bench)
-        for done, (kind, name, choice, architecture) in enumerate(missing, 1):
-            rows.append({"kind": kind, "name": name, "choice": choice, **_judged(bench, probe, architecture)})
+        judge = _Judge(bench)
+        missing.sort(key=judge.position)
+        for done, change in enumerate(missing, 1):
+            rows.append(dict(zip(("kind", "name", "choice"), change, strict=True)) | judge(*change))
             if done % SAVE_EVERY == 0 or done == len(missing):
                 write_candidates(folder, pd.DataFrame(rows))
             if progress:
                 total = len(changes)
-                progress(total - len(missing) + done, total, f"candidate table: {name} {choice}")
+                progress(total - len(missing) + done, total, f"candidate table: {change[1]} {change[2]}")
     return read_candidates(folder)
 
 
-def _judged(bench: Bench, probe: Probe, architecture: Architecture) -> dict[str, float]:
-    cost = bench.cost(architecture)
-    found = probe.judge(bench.convert_quickly(architecture))
-    return {
-        "output_error": found.output_error,
-        "divergence": found.divergence,
-        "loss_change": found.loss - probe.plain.loss,
-        "score_change": found.score - probe.plain.score,
-        "macs": cost.macs,
-        "params": cost.params,
-    }
+class _Judge:
+    """Fits and judges single changes in the order of computation."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.probe = bench, Probe(bench)
+        self.layers = {g.name: tuple(g.members) for g in bench.anatomy.groups}
+        few = bench.few_images
+        made = PlainPass(bench.plain.module, few) if few else None
+        self.fitting = made if made and made.traced and self.probe.plain_pass else None
+
+    def position(self, change: tuple[str, str, str]) -> int:
+        """Where in the computation a change begins."""
+        return self.fitting.position(self.changed(*change)) if self.fitting else 0
+
+    def changed(self, kind: str, name: str, choice: str) -> tuple[str, ...]:  # noqa: ARG002
+        """The layers that make what a change changes, as far as the graph shows each of them running once."""
+        layers = (name,) if kind == "site" else self.layers[name]
+        return layers if self.fitting and all(p in self.fitting.places for p in layers) else ()
+
+    def __call__(self, kind: str, name: str, choice: str) -> dict[str, float]:
+        architecture, changed = single_change(kind, name, choice), self.changed(kind, name, choice)
+        if self.fitting and changed:
+            self.fitting.advance(changed)
+        model = self.bench.convert_quickly(architecture, self.fitting if changed else None)
+        found, plain = self.probe.judge(model, changed), self.probe.plain
+        cost = self.bench.cost(architecture)
+        return {
+            "output_error": found.output_error,
+            "divergence": found.divergence,
+            "loss_change": found.loss - plain.loss,
+            "score_change": found.score - plain.score,
+            "macs": cost.macs,
+            "params": cost.params,
+        }
 
 
-def add_latencies(bench: Bench, table: pd.DataFrame, latencies: dict[str, LatencyTable], folder: Path) -> pd.DataFrame:
+def add_latencies(table: pd.DataFrame, latencies: dict[str, LatencyTable], folder: Path) -> pd.DataFrame:
     """Fill the predicted ratio to the plain model's latency for each device's latency table, and save."""
-    architectures = [architecture for *_, architecture in single_changes(bench.space)]
+    architectures = [single_change(r.kind, r.name, r.choice) for r in table.itertuples(index=False)]
     for device, predicted in latencies.items():
         table[f"latency_ratio[{device}]"] = predicted.predict(architectures)
     write_candidates(folder, table)

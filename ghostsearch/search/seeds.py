@@ -74,7 +74,7 @@ def candidate_problem(bench: Bench, folder: Path, progress: Progress | None = No
     latencies: dict[str, LatencyTable] = {}
     if any(o.name.startswith("latency_s[") for o in bench.objectives):
         latencies = bench.latency_tables(progress)
-        table = add_latencies(bench, table, latencies, folder)
+        table = add_latencies(table, latencies, folder)
     plain_s = {x.device: x.median_s for x in bench.plain_latencies}
 
     def predict(codes: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import nn
 from ghostsearch.choices import KEEP
 from ghostsearch.failures import failure_reason, release_memory
 from ghostsearch.measure.cost import measure_cost
-from ghostsearch.pareto import best_first
+from ghostsearch.pareto import best_first, dominates
 from ghostsearch.records import Cost, Latency, Objective, Record, Score
 from ghostsearch.search.bench import Bench, latencies, timed
 from ghostsearch.search.ledger import minimised
@@ -71,7 +71,7 @@ def _run(
         draft.latencies = latencies(bench, {"trial": model}, bench.config.time_limit)["trial"]
     if broken := bench.breaches(draft.record("pruned")):
         return draft.record("pruned", "; ".join(broken)), None
-    done, rungs = 0, bench.config.rungs()
+    done, rungs, reason = 0, bench.config.rungs(), ""
     for rung in rungs:
         if rung > done:
             with timed(draft.seconds, "train"):
@@ -79,11 +79,12 @@ def _run(
             done = rung
         with timed(draft.seconds, "evaluate"):
             draft.scores.append(bench.score(model, "validation", rung))
-        if rung != rungs[-1] and not promotes(draft.record("pruned"), finished, rung, bench.objectives):
-            return draft.record("pruned", f"not among the better half at rung {rung}"), None
+        reason = "" if rung == rungs[-1] else stops(draft.record("complete"), finished, rung, bench.objectives)
+        if reason:
+            break
     if broken := bench.breaches(draft.record("complete")):
         return draft.record("pruned", "; ".join(broken)), None
-    return draft.record("complete"), model
+    return draft.record("complete", reason), model
 
 
 def _run_plain(bench: Bench, draft: Draft) -> tuple[Record, nn.Module | None]:
@@ -94,18 +95,20 @@ def _run_plain(bench: Bench, draft: Draft) -> tuple[Record, nn.Module | None]:
     return draft.record("complete"), bench.plain.module
 
 
-def promotes(record: Record, finished: Sequence[Record], rung: float, objectives: Sequence[Objective]) -> bool:
-    """Whether a trial goes on from a rung: it is in the better half of all that were scored there.
+def stops(record: Record, finished: Sequence[Record], rung: float, objectives: Sequence[Objective]) -> str:
+    """Why a trial is not trained on from a rung, or nothing when it is.
 
-    The order is by non-dominated rank, then crowding (the rule of multi-objective ASHA, Schmucker et al. 2021). The
-    plain model is left out, as its weights were never replaced.
+    It goes on when nothing that was scored there dominates it and it is in the better half by non-dominated rank, then
+    crowding (the rule of multi-objective ASHA, Schmucker et al. 2021). The plain model is left out, as its weights were
+    never replaced. A stopped trial keeps the score that it has: the sampler learns from it, and the front may hold it.
     """
     rivals = [at for r in finished if r.digest != "plain" and (at := at_rung(r, rung))]
-    points = [minimised(r, objectives) for r in (*rivals, record)]
-    if not all(all(map(isfinite, p)) for p in points):
-        points = [[x if isfinite(x) else float("1e300") for x in p] for p in points]
+    points = [[x if isfinite(x) else float("1e300") for x in minimised(r, objectives)] for r in (*rivals, record)]
+    better = next((r for r, p in zip(rivals, points, strict=False) if dominates(p, points[-1])), None)
+    if better:
+        return f"stopped at rung {rung:g}: {better.digest} is better there"
     place = best_first(points).index(len(points) - 1)
-    return place < max(1, (len(points) + 1) // 2)
+    return "" if place < max(1, (len(points) + 1) // 2) else f"stopped at rung {rung:g}: in a crowd"
 
 
 def at_rung(record: Record, rung: float) -> Record | None:
