@@ -1,47 +1,55 @@
-"""Fronts of several tools on one network: same data, same recipe, same number of labelled images for all.
+"""Models of several tools on one network: same data, same recipe, same number of labelled images for all.
 
     python benchmarks/rivals.py --model ghostsearch:resnet20 --weights cifar_resnet20_jpeg.safetensors \\
-        --data folder:cifar10 --validation-list cifar10-jpeg-val.txt --study results/mine --out results/rivals
+        --data folder:cifar10-jpeg --validation-list cifar10-jpeg-val.txt --train-images 4000 --lr 0.01 \\
+        --study search_resnet20 --out rivals_resnet20
 
-Every model becomes one row of rivals.csv as soon as it is done; the same command goes on. `--tools`, `--train-images`,
-`--epochs 0` make it small. ModelOpt (FastNAS) is run where nvidia-modelopt and torchprofile==0.0.4 are installed.
+Every model becomes one row of rivals.csv as soon as it is done; the same command goes on. `--time` then measures the
+latency of all rows in one interleaved run, on a machine that should be quiet. FastNAS is run where nvidia-modelopt,
+pulp and torchprofile==0.0.4 are installed. `rivals_page.py` makes the page.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import random
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ghostsearch.choices import Ghost
+from ghostsearch.blocks.table import build_block
+from ghostsearch.choices import Ghost, parse_choice
+from ghostsearch.convert.convert import convert
+from ghostsearch.convert.inherit import recalibrate_batchnorm
 from ghostsearch.files import write_text
 from ghostsearch.measure.audit import random_architectures
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.latency import measure_latency
-from ghostsearch.pareto import hypervolume
 from ghostsearch.search.bench import Bench, open_bench, train_baseline
 from ghostsearch.search.config import RunConfig
+from ghostsearch.search.view import load_study
 from ghostsearch.space import Architecture
 from ghostsearch.tracing import copied
+from ghostsearch.train import evaluate
 
-RATIOS = (0.15, 0.3, 0.45, 0.6, 0.75)
-"""Pruning ratios of torch-pruning: from most of the MACs to a quarter."""
-FASTNAS_MACS = (0.75, 0.6, 0.5, 0.4)
+RATIOS = (0.5, 0.75, 0.25)
+"""Pruning ratios of torch-pruning on the widths that can change; 0.5 leaves about half the MACs."""
+FASTNAS_MACS, FASTNAS_IMAGES = (0.5, 0.4, 0.75), 1000
+"""Its budgets, and the images of the selection split that its score looks at."""
 COLUMNS = (
-    "tool", "point", "seed", "macs", "params", "macs_ratio", "latency_ratio", "before", "after", "test", "epochs",
-    "train_images", "search_s", "train_s",
+    "tool", "point", "seed", "macs", "params", "macs_ratio", "latency_ratio", "before", "bn_reset", "after", "epochs",
+    "train_images", "search_s", "train_s", "structure",
 )  # fmt: skip
-REFERENCE = (1.0, 1.05)
-"""Hypervolume's reference: no accuracy at all, and 5 % above the plain model's cost."""
 Build = Callable[[], nn.Module]
 
 
@@ -65,30 +73,20 @@ def main() -> None:
     config = RunConfig(
         model=args.model, weights=args.weights, data=args.data, validation_list=args.validation_list, space=args.space,
         train_images=args.train_images, seed=args.seed, out=str(args.out), baseline_epochs=args.baseline_epochs,
+        batch_size=128 if args.weights else 64, lr=args.lr,
     )  # fmt: skip
     bench = open_bench(config)
     train_baseline(bench, args.out)
     file = args.out / "rivals.csv"
-    done = {(r["tool"], r["point"], int(r["seed"])) for r in read(file)}
-    for tool in args.tools.split(";"):
-        for point, build in TOOLS[tool](bench, args):
-            if (tool, point, args.seed) not in done:
-                append(file, row(bench, tool, point, build, args))
-                print(tool, point, flush=True)
-    table = pd.read_csv(file)
-    summary = pd.DataFrame(
-        {
-            "models": table.groupby("tool").size(),
-            "least MACs": table.groupby("tool")["macs_ratio"].min(),
-            "hypervolume, MACs": volumes(table, "macs_ratio", "after"),
-            "hypervolume, latency": volumes(table, "latency_ratio", "after"),
-            "hypervolume, MACs, no label": volumes(table, "macs_ratio", "before"),
-            "CPU s of search": table.groupby("tool")["search_s"].sum(),
-            "CPU s of training": table.groupby("tool")["train_s"].sum(),
-        }
-    )
-    write_text(args.out / "rivals.md", summary.round(4).to_markdown() + "\n")
-    print(summary.round(4).to_string())
+    if args.time:
+        add_latencies(bench, file, args)
+        return
+    points = [[(tool, *made) for made in TOOLS[tool](bench, args)][: args.points] for tool in args.tools.split(";")]
+    # The first point of every tool, at half the MACs, then the second of each: a run that is cut short still compares.
+    for tool, point, build in (p for turn in zip_longest(*points) for p in turn if p):
+        if not any(r["tool"] == tool and r["point"] == point and int(r["seed"]) == args.seed for r in read(file)):
+            append(file, row(bench, tool, point, build, args))
+            print(tool, point, read(file)[-1]["after"], flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -100,48 +98,110 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--space", default="ghost_width")
     parser.add_argument("--study", type=Path, help="a finished ghostsearch study of the same model: its front enters")
     parser.add_argument("--tools", default=";".join(TOOLS), help="names joined by semicolons")
+    parser.add_argument("--points", type=int, default=6, help="models of a tool, at most")
     parser.add_argument("--train-images", type=int)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--lr", type=float)
     parser.add_argument("--baseline-epochs", type=int)
-    parser.add_argument("--random", type=int, default=12, help="architectures of random search")
-    parser.add_argument("--time-limit", type=float, default=4.0, help="seconds of timing a model")
+    parser.add_argument("--random", type=int, default=4, help="architectures of random search")
+    parser.add_argument("--time", action="store_true", help="measure the latency of the rows that are there")
+    parser.add_argument("--time-limit", type=float, default=60.0, help="seconds of timing in all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("rivals"))
     return parser.parse_args()
 
 
 def row(bench: Bench, tool: str, point: str, build: Build, args: argparse.Namespace) -> dict[str, Any]:
-    """Build a model, count and time it, score it before and after the common recipe."""
+    """Build a model, count it, score it before any label and after the common recipe; the test split is read once.
+
+    `bn_reset` gives a rival the BatchNorm statistics of the calibration images, which ours have from the start.
+    """
     started = time.process_time()
     model = build()
     search_s = time.process_time() - started
     cost = measure_cost(model, bench.example)
-    latency = measure_latency(
-        {"model": model}, bench.example, plain=bench.plain.module, time_limit_s=args.time_limit, seed=args.seed
-    )["model"]
-    before = bench.score(model, "validation", 0).value
-    started = time.process_time()
+    before = evaluate(model, bench.data.validation, bench.task)
+    reset = copied(model)
+    recalibrate_batchnorm(reset, bench.calibration or [])
+    started, found = time.process_time(), shapes(model)
     if args.epochs:
         bench.train(model, args.epochs)
+    train_s = time.process_time() - started
     return {
         "tool": tool, "point": point, "seed": args.seed, "macs": cost.macs, "params": cost.params,
-        "macs_ratio": cost.macs / bench.plain_cost.macs, "latency_ratio": latency.ratio, "before": before,
-        "after": bench.score(model, "validation", args.epochs).value,
-        "test": bench.score(model, "test", args.epochs).value, "epochs": args.epochs,
-        "train_images": args.train_images or "all", "search_s": round(search_s, 1),
-        "train_s": round(time.process_time() - started, 1),
+        "macs_ratio": cost.macs / bench.plain_cost.macs, "before": before,
+        "bn_reset": evaluate(reset, bench.data.validation, bench.task),
+        "after": bench.score(model, "test", args.epochs).value, "epochs": args.epochs,
+        "train_images": args.train_images or "all", "search_s": round(search_s, 1), "train_s": round(train_s, 1),
+        "structure": getattr(model, "structure", "") or json.dumps(found),
     }  # fmt: skip
 
 
+def add_latencies(bench: Bench, file: Path, args: argparse.Namespace) -> None:
+    """Time every row's structure beside the plain model, all in turns; weights do not matter for that."""
+    rows, names = read(file), [f"{i}" for i in range(len(read(file)))]
+    models = {name: rebuilt(bench, r) for name, r in zip(names, rows, strict=True)}
+    timed = measure_latency(
+        models, bench.example, plain=bench.plain.module, time_limit_s=args.time_limit, seed=args.seed
+    )
+    for name, values in zip(names, rows, strict=True):
+        values["latency_ratio"] = str(timed[name].ratio)
+    plain_ms = 1000 * median(timed[names[0]].plain_times_s)
+    write_text(file, pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False))
+    text = {"device": timed[names[0]].device, "forwards": len(timed[names[0]].times_s), "plain_ms": plain_ms}
+    write_text(args.out / "timing.json", json.dumps(text))
+    print(pd.DataFrame(rows)[["tool", "point", "macs_ratio", "latency_ratio", "after"]].to_string())
+
+
+def rebuilt(bench: Bench, row: dict[str, str]) -> nn.Module:
+    """A row's structure with any weights."""
+    found = json.loads(row["structure"])
+    if "sites" in found or "groups" in found:
+        architecture = Architecture.from_dict(found)
+        return convert(
+            bench.plain.module, architecture, example=bench.example, anatomy=bench.anatomy,
+            width_multiple=bench.space.width_multiple,
+        )  # fmt: skip
+    model = copied(bench.plain.module).eval()
+    if row["tool"] == "uniform ghost":
+        return random_ghosts(bench, row["point"], int(row["seed"])).eval()
+    if row["tool"] == "Vega":
+        return vega_model(bench, float(row["point"].split()[0]), int(row["seed"])).eval()
+    for path, (outputs, inputs) in found.items():
+        old: Any = model.get_submodule(path)
+        if isinstance(old, nn.Conv2d):
+            new: nn.Module = nn.Conv2d(
+                inputs, outputs, old.kernel_size, old.stride, old.padding, bias=old.bias is not None  # type: ignore[arg-type]
+            )  # fmt: skip
+        else:
+            new = nn.Linear(inputs, outputs) if isinstance(old, nn.Linear) else nn.BatchNorm2d(outputs)
+        model.set_submodule(path, new.eval())
+    return model
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of every layer that has weights, by path."""
+    return {
+        path: (m.weight.shape[0], m.weight.shape[1] if m.weight.ndim > 1 else 0)
+        for path, m in model.named_modules()
+        if isinstance(m, nn.Conv2d | nn.Linear | nn.BatchNorm2d)
+    }
+
+
+def converted(bench: Bench, architecture: Architecture) -> nn.Module:
+    """Our conversion in closed form; the architecture goes along for the row."""
+    model = bench.convert(architecture)
+    model.structure = json.dumps(architecture.to_dict())  # type: ignore[assignment]
+    return model
+
+
 def ghostsearch_front(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
-    """The finalists of a study, converted anew, so that they get the common recipe and no more."""
+    """The finalists of a study, converted anew, so that they get the common recipe and no more; half the MACs first."""
     if args.study is None:
         raise SystemExit("--tools ghostsearch needs --study DIR")
-    from ghostsearch.search.view import load_study
-
-    for record in load_study(args.study).finalists:
-        if record.digest != "plain":
-            yield record.digest, partial(bench.convert, record.architecture)
+    found = [r for r in load_study(args.study).finalists if r.digest != "plain" and r.cost]
+    for record in sorted(found, key=lambda r: abs(r.cost.macs / bench.plain_cost.macs - 0.5)):  # type: ignore[union-attr]
+        yield record.digest, partial(converted, bench, record.architecture)
 
 
 def uniform_ghosts(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
@@ -151,9 +211,7 @@ def uniform_ghosts(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str
 
 
 def random_ghosts(bench: Bench, choice: str, seed: int) -> nn.Module:
-    from ghostsearch.blocks.table import build_block
-    from ghostsearch.choices import parse_choice
-
+    """Ghost convolutions with fresh weights at every site."""
     ghost = parse_choice(choice)
     assert isinstance(ghost, Ghost)
     torch.manual_seed(seed)
@@ -162,7 +220,7 @@ def random_ghosts(bench: Bench, choice: str, seed: int) -> nn.Module:
 
 def vega(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
     """Vega's operator at random halves of the sites and at all of them."""
-    for share in (0.25, 0.5, 0.75, 1.0):
+    for share in (0.6, 1.0, 0.3):
         yield f"{share:g} of the sites", partial(vega_model, bench, share, args.seed)
 
 
@@ -221,36 +279,33 @@ def fastnas(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build
 def fastnas_model(bench: Bench, share: float, args: argparse.Namespace) -> nn.Module:
     import modelopt.torch.prune as mtp
 
+    images, held = [], 0
+    for batch, target in bench.data.validation:
+        images.append((batch, target))
+        held += len(target)
+        if held >= FASTNAS_IMAGES:
+            break
     settings = {"nn.Conv2d": {"*": {"channel_divisor": 8}}, "nn.BatchNorm2d": {"*": {"feature_divisor": 8}}}
     model, _ = mtp.prune(
         model=copied(bench.plain.module), mode=[("fastnas", settings)], constraints={"flops": f"{100 * share:g}%"},
         dummy_input=bench.example,
         config={
-            "data_loader": bench.data.train, "score_func": lambda m: bench.score(m, "validation", 0).value,
-            "checkpoint": str(args.out / f"fastnas-{share:g}.pth"), "verbose": False,
-            "collect_func": lambda batch: batch[0],
+            "data_loader": bench.data.train, "score_func": lambda m: evaluate(m, images, bench.task),
+            "checkpoint": str(args.out / "fastnas.pth"), "verbose": False, "collect_func": lambda batch: batch[0],
         },
     )  # fmt: skip
     return model
 
 
 def random_search(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
-    """Random architectures of our space with our closed-form weights."""
-    for architecture in random_architectures(bench.space, args.random, args.seed):
-        yield architecture.digest, partial(bench.convert, architecture)
-
-
-def uniform_inherited(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:  # noqa: ARG001
-    """Every site the same ghost, every group the same width, with our closed-form weights."""
-    texts = {t for options in (*bench.space.sites.values(), *bench.space.groups.values()) for t in options[1:]}
-    for text in sorted(texts):
-        architecture: Architecture = bench.space.uniform(text)
-        yield text, partial(bench.convert, architecture)
+    """Random architectures of our space with our closed-form weights; the nearest to half the MACs first."""
+    found = random_architectures(bench.space, args.random, args.seed)
+    for architecture in sorted(found, key=lambda a: abs(bench.cost(a).macs / bench.plain_cost.macs - 0.5)):
+        yield architecture.digest, partial(converted, bench, architecture)
 
 
 TOOLS: dict[str, Callable[[Bench, argparse.Namespace], Iterator[tuple[str, Build]]]] = {
     "ghostsearch": ghostsearch_front,
-    "uniform, inherited": uniform_inherited,
     "random search": random_search,
     "uniform ghost": uniform_ghosts,
     "Vega": vega,
@@ -259,11 +314,6 @@ TOOLS: dict[str, Callable[[Bench, argparse.Namespace], Iterator[tuple[str, Build
     "Taylor": partial(pruning, "Taylor"),
     "FastNAS": fastnas,
 }
-
-
-def volumes(table: pd.DataFrame, axis: str, score: str) -> pd.Series:
-    """Hypervolume of each tool's models on error and one cost axis."""
-    return table.groupby("tool").apply(lambda t: hypervolume(list(zip(1 - t[score], t[axis], strict=True)), REFERENCE))
 
 
 def read(file: Path) -> list[dict[str, str]]:

@@ -79,7 +79,7 @@ def _equations_behind(plain_pass: PlainPass, paths: list[str]) -> dict[str, Norm
     """The same from the point where the pass stands, without computing again what lies before."""
     values, found = plain_pass.replay.fork(plain_pass.teacher), {}
     for path in sorted(paths, key=plain_pass.order.__getitem__):
-        place = plain_pass.places[path]
+        place: Any = plain_pass.places[path]
         found[path] = NormalEquations(plain_pass.teacher.get_submodule(path))  # type: ignore[arg-type]
         for x, y in zip(values.get(place.source), values.get(place.node), strict=True):
             found[path].add(x, y)

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,6 +58,8 @@ class Bench:
     plain_latencies: tuple[Latency, ...] = ()
     time_models: Callable[..., dict[str, Latency]] = measure_latency
     """Takes `measure_latency`'s arguments; a cluster puts the timing where the device is."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time by stage of the search, in this process."""
 
     @property
     def objectives(self) -> tuple[Objective, ...]:

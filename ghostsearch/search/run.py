@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from filelock import FileLock
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Latency, Record, StudyView, anatomy_dict
-from ghostsearch.search.bench import Bench, latencies, open_bench, train_baseline
+from ghostsearch.search.bench import Bench, latencies, open_bench, timed, train_baseline
 from ghostsearch.search.config import RunConfig
 from ghostsearch.search.evidence import evidence
 from ghostsearch.search.final import final_front, forget_dominated, keep_trial, run_final, trial_front
@@ -20,6 +21,7 @@ from ghostsearch.search.seeds import seeds
 from ghostsearch.search.trial import Draft, run_trial
 from ghostsearch.search.view import (
     STUDY,
+    add_seconds,
     check_directory,
     environment,
     load_study,
@@ -42,9 +44,10 @@ def search(config: RunConfig, *, progress: Progress | None = None) -> StudyView:
     Interrupted once (Ctrl-C), it finishes the running trial and reports what there is; twice, it stops at once.
     Raises GhostsearchError for bad input, before anything is written, and when trial after trial fails.
     """
-    folder = Path(config.out)
+    folder, started, cpu = Path(config.out), time.perf_counter(), time.process_time()
     check_directory(folder, config)
     bench = open_bench(config, progress)
+    bench.seconds["open"] = time.perf_counter() - started
     check_directory(folder, config, bench.space)
     ledger = open_study(bench, folder, progress)
     with interruptible() as interrupted:
@@ -52,12 +55,15 @@ def search(config: RunConfig, *, progress: Progress | None = None) -> StudyView:
         if config.engine == "ray":
             from ghostsearch.search.ray_study import explore
         explore(bench, ledger, folder, interrupted, progress)
-        with FileLock(folder / FINAL_LOCK):
+        with FileLock(folder / FINAL_LOCK), timed(bench.seconds, "final"):
             _finish(bench, ledger, folder, interrupted, progress)
     view = load_study(folder)
     from ghostsearch.report.page import write_report
 
-    write_report(view, folder)
+    with timed(bench.seconds, "report"):
+        write_report(view, folder)
+    total = {"total": time.perf_counter() - started, "total, CPU": time.process_time() - cpu}
+    add_seconds(folder, bench.seconds | total)
     return view
 
 
@@ -69,7 +75,8 @@ def open_study(bench: Bench, folder: Path, progress: Progress | None = None) -> 
     config = bench.config
     write_run(folder, config)
     with FileLock(folder / SETUP_LOCK):
-        train_baseline(bench, folder, progress)
+        with timed(bench.seconds, "plain model"):
+            train_baseline(bench, folder, progress)
         name, bench.plain_latencies = _describe_study(bench, folder)
         ledger = Ledger(
             open_storage(config.storage, folder), name, bench.space, bench.objectives,
@@ -105,7 +112,7 @@ def _explore(
         proposal = ledger.ask(lambda a: feasible(bench, a))
         if proposal is None:
             break
-        with ledger.working_on(proposal):
+        with ledger.working_on(proposal), timed(bench.seconds, "trials"):
             record = evaluate(bench, proposal.architecture, proposal.origin, records, folder)
         ledger.finish(proposal, record)
         records.append(record)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ghostsearch.search.bench import Bench
+from ghostsearch.search.bench import Bench, timed
 from ghostsearch.search.candidates import add_latencies, build_candidates, losses_of
 from ghostsearch.search.interactions import decompose
 from ghostsearch.search.solve import decode, write_problem
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, str], None]
 BUDGETS, DIVERSE = 20, 3
+SOLVER_SHARE = 0.7
+"""Of the trials that neither the plain model nor a uniform one takes; the sampler has the rest."""
 
 
 def seeds(bench: Bench, folder: Path, progress: Progress | None = None) -> list[tuple[Architecture, str]]:
@@ -28,25 +30,21 @@ def seeds(bench: Bench, folder: Path, progress: Progress | None = None) -> list[
     if kind in ("none", "only solver"):
         uniform = uniform[:1]
     if kind in ("solver", "only solver"):
-        share = 0.5 if kind == "solver" else 1.0
+        share = SOLVER_SHARE if kind == "solver" else 1.0
         room = max(1, int((bench.config.trials - len(uniform)) * share))
-        return [*uniform, *solver_seeds(bench, folder, room, progress)]
+        # Right behind the plain model: what is scored later is stopped at a rung by what these reach there.
+        return [uniform[0], *solver_seeds(bench, folder, room, progress), *uniform[1:]]
     return uniform
 
 
 def uniform_seeds(space: SearchSpace) -> list[tuple[Architecture, str]]:
-    """The plain model, then each choice everywhere it is offered, then the widths, then each width with each choice.
+    """The plain model, then each choice everywhere it is offered, then each width everywhere.
 
     Uniform points are what a user would try by hand, and what any search must beat.
     """
     choices = list(dict.fromkeys(t for options in space.sites.values() for t in options[1:]))
     widths = list(dict.fromkeys(t for options in space.groups.values() for t in options[1:]))
-    seeds = [(Architecture(), "plain")]
-    seeds += [(space.uniform(text), "uniform") for text in (*choices, *widths)]
-    for width in widths:
-        for choice in choices[:1]:
-            both = Architecture(space.uniform(choice).sites, space.uniform(width).groups)
-            seeds.append((both, "uniform"))
+    seeds = [(Architecture(), "plain"), *((space.uniform(text), "uniform") for text in (*choices, *widths))]
     return list({a.digest: (a, origin) for a, origin in reversed(seeds)}.values())[::-1]
 
 
@@ -59,21 +57,28 @@ def solver_seeds(
     latency is an objective, over the first device's latency, in turns.
     """
     problem = candidate_problem(bench, folder, progress)
+    with timed(bench.seconds, "solver"):
+        return _solved(bench, problem)[:room]
+
+
+def _solved(bench: Bench, problem: Problem) -> list[tuple[Architecture, str]]:
     limits = {o.name: o.limit for o in bench.objectives if o.limit is not None and o.name in problem.names}
     axes = [name for name in ("macs", *(n for n in problem.names if n.startswith("latency"))) if name in problem.names]
     found = [
         solve_budgets(problem, axis, limits, budgets=BUDGETS // len(axes[:2]), diverse=DIVERSE) for axis in axes[:2]
     ]
     codes = dict.fromkeys(code for turn in _in_turns(found) for code in turn)
-    return [(decode(bench.space, code), "solver") for code in list(codes)[:room]]
+    return [(decode(bench.space, code), "solver") for code in codes]
 
 
 def candidate_problem(bench: Bench, folder: Path, progress: Progress | None = None) -> Problem:
     """The integer program's data: the table's losses, exact params and MACs, predicted latencies in seconds."""
-    table = build_candidates(bench, folder, progress)
+    with timed(bench.seconds, "candidate table"):
+        table = build_candidates(bench, folder, progress)
     latencies: dict[str, LatencyTable] = {}
     if any(o.name.startswith("latency_s[") for o in bench.objectives):
-        latencies = bench.latency_tables(progress)
+        with timed(bench.seconds, "latency table"):
+            latencies = bench.latency_tables(progress)
         table = add_latencies(table, latencies, folder)
     plain_s = {x.device: x.median_s for x in bench.plain_latencies}
 

@@ -24,7 +24,9 @@ from ghostsearch.space import SearchSpace, read_json
 from ghostsearch.version import versions
 
 FORMAT, VERSION = "ghostsearch.study", 1
-RUN, STUDY, OUTCOME = "run.yaml", "study.json", "outcome.json"
+RUN, STUDY, OUTCOME, SECONDS = "run.yaml", "study.json", "outcome.json", "seconds.json"
+CHOSEN_SHARE = 0.9
+"""Of the plain model's score: the model that the report speaks of first has it, where one of the front has."""
 
 
 def write_run(folder: Path, config: RunConfig) -> None:
@@ -90,7 +92,7 @@ def write_outcome(
 ) -> None:  # fmt: skip
     """Write the tables and the outcome; each file whole or not at all."""
     best = sorted(front, key=lambda r: minimised(r, objectives)[0])
-    others = [r for r in best if r.digest != "plain"] or list(best)
+    others = _good_enough(best, finalists, objectives)
     chosen = others[knee([minimised(r, objectives) for r in others])].digest if others else ""
     outcome = {
         "objectives": [o.model_dump() for o in objectives],
@@ -106,6 +108,25 @@ def write_outcome(
     with atomic_path(folder / "trials.parquet") as path:
         table.to_parquet(path, index=False)
     write_text(folder / "front.csv", frame(best).to_csv(index=False))
+
+
+def _good_enough(
+    front: Sequence[Record], finalists: Sequence[Record], objectives: Sequence[Objective]
+) -> Sequence[Record]:
+    """The front's models that keep most of the plain model's score, or all: a knee among the worst is of no use."""
+    others = [r for r in front if r.digest != "plain"] or list(front)
+    if not all(o.maximize for o in objectives if o.name == "score"):
+        return others
+    plain = next((s.value for r in finalists if r.digest == "plain" and (s := r.score())), float("inf"))
+    return [r for r in others if (s := r.score()) and s.value >= CHOSEN_SHARE * plain] or others
+
+
+def add_seconds(folder: Path, seconds: Mapping[str, float]) -> None:
+    """Add one call's wall time by stage to seconds.json: a search that goes on is the sum of its calls."""
+    known = read_json(folder / SECONDS) if (folder / SECONDS).exists() else {}
+    before = known if isinstance(known, dict) else {}
+    both = {k: round(float(before.get(k, 0)) + seconds.get(k, 0), 3) for k in {**before, **seconds}}
+    write_text(folder / SECONDS, json.dumps(both, indent=1))
 
 
 def load_study(folder: Path | str) -> StudyView:

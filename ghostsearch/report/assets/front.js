@@ -18,7 +18,7 @@ const KINDS = [
   { name: "missed a limit", fits: (m) => missed.has(m.id), mark: () => ({ symbol: "x", size: 11, color: colour("warn") }) },
   { name: "uniform", fits: (m) => m.origin === "uniform", mark: () => ({ symbol: "diamond-open", size: 11, color: colour("uniform"), line: { width: 2.2 } }) },
   { name: "front", fits: (m) => front.has(m.id), mark: () => ({ symbol: "circle", size: 11, color: colour("accent") }) },
-  { name: "other trials", fits: (m) => m.state === "complete", mark: () => ({ symbol: "circle-open", size: 8, color: colour("other"), line: { width: 1.5 } }) },
+  { name: "other trials", fits: (m) => m.state === "complete" && !m.reason, mark: () => ({ symbol: "circle-open", size: 8, color: colour("other"), line: { width: 1.5 } }) },
   { name: "stopped early", fits: () => true, mark: () => ({ symbol: "triangle-down-open", size: 6, color: colour("other"), line: { width: 1 } }) },
 ];
 const kindOf = (model) => KINDS.findIndex((kind) => kind.fits(model));
