@@ -61,13 +61,15 @@ def quantize(
     out: Path,
     *,
     task: Task | None = None,
+    split_norms: bool = True,
     time_limit_s: float = 10.0,
     progress: Progress | None = None,
 ) -> Int8Result:
     """Write a model as ONNX with int8 weights and activations, and tell what that costs and gains.
 
     `calibration` yields images (N, C, H, W), whose ranges set the activations' scales (static quantization,
-    weights per channel); `test` yields (images, target) batches for the score of both files.
+    weights per channel); `test` yields (images, target) batches for the score of both files. `split_norms` splits the
+    BatchNorm behind a ghost, so that it can be folded; without it the quantizer is left to itself, for comparison.
     Raises GhostsearchError when the model cannot be exported or quantized, or the file cannot be written.
     """
     started, task = time.perf_counter(), task or Classification()
@@ -78,7 +80,7 @@ def quantize(
         plain, small = folder / "float.onnx", drafts / out.name
         program, _ = exported_program(module, model, Onnx.max_batch)
         Onnx().write(program, plain, notes(model))
-        _quantize_file(plain, small, batches, bits)
+        _quantize_file(plain, small, batches, bits, split_norms=split_norms)
         files = {"float": OnnxFile(plain), "int8": OnnxFile(small)}
         scores = {name: evaluate(file, test, task, progress=progress) for name, file in files.items()}
         latency = measure_latency(
@@ -96,7 +98,7 @@ def quantize(
     )  # fmt: skip
 
 
-def _quantize_file(source: Path, target: Path, batches: list[Tensor], bits: int) -> None:
+def _quantize_file(source: Path, target: Path, batches: list[Tensor], bits: int, *, split_norms: bool) -> None:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -114,7 +116,8 @@ def _quantize_file(source: Path, target: Path, batches: list[Tensor], bits: int)
 
     prepared = source.with_name("prepared.onnx")
     graph = onnx.load(source)
-    split_ghost_norms(graph)
+    if split_norms:
+        split_ghost_norms(graph)
     onnx.save(graph, prepared)
     with quiet():
         # Folds BatchNorm into convolutions, so that both are quantized as one.
