@@ -1,0 +1,225 @@
+"""Pruning, decomposition, ghosts and quantization side by side on one trained net, before any label is used.
+
+Three stages, each of which goes on where it was stopped:
+
+    python benchmarks/families.py fit     closed-form weights of every family, a model directory each
+    python benchmarks/families.py score   float and int8 files of each, and their test accuracy
+    python benchmarks/families.py time    all files in one interleaved run; writes results/families.* and results/int8.*
+
+Run from a folder with cifar10-jpeg/, cifar10-jpeg-val.txt and cifar_resnet20_jpeg.safetensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ghostsearch.conversion import convert_and_save
+from ghostsearch.data import Data, calibration_batches, load_data
+from ghostsearch.export import export
+from ghostsearch.files import write_text
+from ghostsearch.measure.cost import measure_cost
+from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.machine import processor
+from ghostsearch.models.loading import LoadedModel, example_input, load_model
+from ghostsearch.quantize import OnnxFile, OnnxFileDevice, quantize
+from ghostsearch.records import Latency
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
+from ghostsearch.saved import load_directory, save
+from ghostsearch.space import Architecture
+
+MODEL, WEIGHTS = "ghostsearch:resnet20", Path("cifar_resnet20_jpeg.safetensors")
+FAMILIES = {
+    "plain": ("none", ""),
+    "ghost": ("ghost", "ghost(ratio=2, kernel=3)"),
+    "ghost1": ("ghost", "ghost(ratio=2, kernel=1)"),
+    "lowrank": ("decomposition", "lowrank(rank=0.5)"),
+    "width": ("pruning", "width(0.5)"),
+}
+"""A short name, the family and the choice that goes everywhere it fits: each about half the multiply-adds."""
+FIT_IMAGES, SCALE_IMAGES, TIMING_S = 512, 256, 150.0
+
+
+def fit(work: Path, seed: int) -> None:
+    """Convert the plain net by every choice, calibrated without labels."""
+    for name, (_, choice) in FAMILIES.items():
+        folder = work / f"{name}-{seed}"
+        if (folder / "seconds.json").exists():
+            continue
+        loaded, started = load_model(MODEL, weights=WEIGHTS), time.perf_counter()
+        if choice:
+            data = "folder:cifar10-jpeg"
+            convert_and_save(loaded, folder, choice=choice, calibration=data, images=FIT_IMAGES, seed=seed)
+        else:
+            save(loaded.module, folder, source=loaded, architecture=Architecture())
+        write_text(folder / "seconds.json", json.dumps(time.perf_counter() - started))
+        print(folder)
+
+
+def score(work: Path, seed: int, data: Data) -> None:
+    """Write each model as float and as int8 ONNX and score the files on the test split."""
+    for name in FAMILIES:
+        folder = work / f"{name}-{seed}"
+        model = load_directory(folder)
+        if not (folder / "float.onnx").exists():
+            export(model, "onnx", folder / "float.onnx")
+        # The quantizer by itself, without our split of the ghosts' norms, for comparison.
+        for kind, split in (("int8", True), *((("unsplit", False),) if name.startswith("ghost") else ())):
+            row = folder / f"{kind}.json"
+            if not row.exists():
+                found = int8_row(model, data, folder / f"{kind}.onnx", seed, split=split)
+                write_text(row, json.dumps(found))
+                print(row, found)
+
+
+def int8_row(model: LoadedModel, data: Data, out: Path, seed: int, *, split: bool) -> dict[str, Any]:
+    """Quantize to `out` and score both files; the timing here is not used."""
+    batches = calibration_batches(data, SCALE_IMAGES, seed=seed)
+    result = quantize(model, batches, data.test, out, split_norms=split, time_limit_s=0.2)
+    return dataclasses.asdict(result)
+
+
+def float_rows(work: Path, seeds: Sequence[int], timings: dict[str, Latency]) -> list[dict[str, Any]]:
+    """The families in float32: cost, latency, accuracy."""
+    rows = []
+    plain = measure_cost(load_directory(work / "plain-0").module, example_input(load_model(MODEL).input))
+    for name, (family, choice) in FAMILIES.items():
+        model = load_directory(work / f"{name}-0")
+        cost, latency = measure_cost(model.module, example_input(model.input)), timings[f"{name} float"]
+        scores = [read(work / f"{name}-{seed}" / "int8.json")["float_score"] for seed in seeds]
+        fits = [read(work / f"{name}-{seed}" / "seconds.json") for seed in seeds]
+        rows.append(
+            {
+                "family": family, "choice": choice or "keep", "params": cost.params, "macs": cost.macs,
+                "macs_share": cost.macs / plain.macs, "latency_ms": latency.median_s * 1e3,
+                "latency_share": latency.ratio, "accuracy_percent": 100 * statistics.mean(scores),
+                "spread": 100 * (max(scores) - min(scores)), "fit_s": statistics.median(fits) if choice else None,
+            }
+        )  # fmt: skip
+    int8 = read(work / "plain-0" / "int8.json")
+    latency = timings["plain int8"]
+    rows.append(
+        {
+            "family": "quantization", "choice": "int8", "params": plain.params, "macs": plain.macs, "macs_share": 1.0,
+            "latency_ms": latency.median_s * 1e3, "latency_share": latency.ratio,
+            "accuracy_percent": 100 * int8["score"], "spread": None, "fit_s": None,
+        }
+    )  # fmt: skip
+    return rows
+
+
+def int8_rows(work: Path, seeds: Sequence[int], timings: dict[str, Latency]) -> list[dict[str, Any]]:
+    """Each family's float file beside its int8 file."""
+    rows = []
+    for name, (_, choice) in FAMILIES.items():
+        for kind in ("int8", "unsplit"):
+            found = [read(p) for seed in seeds if (p := work / f"{name}-{seed}" / f"{kind}.json").exists()]
+            if not found:
+                continue
+            before, after = timings[f"{name} float"], timings[f"{name} {kind}"]
+            drops = [100 * (x["score"] - x["float_score"]) for x in found]
+            rows.append(
+                {
+                    "model": choice or "plain", "quantizer": "ours" if kind == "int8" else "ONNX Runtime's alone",
+                    "float_kB": found[0]["float_size_bytes"] / 1e3, "int8_kB": found[0]["size_bytes"] / 1e3,
+                    "float_ms": before.median_s * 1e3, "int8_ms": after.median_s * 1e3,
+                    "time_share": after.median_s / before.median_s,
+                    "float_percent": 100 * statistics.mean(x["float_score"] for x in found),
+                    "int8_percent": 100 * statistics.mean(x["score"] for x in found),
+                    "change_points": statistics.mean(drops), "worst_change": min(drops),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def read(path: Path) -> Any:
+    """A JSON file."""
+    return json.loads(path.read_text())
+
+
+def measure(work: Path) -> dict[str, Latency]:
+    """Every file of the first seed, timed in turns with the plain net's float file on one thread."""
+    files = {
+        f"{name} {kind}": OnnxFile(path)
+        for name in FAMILIES
+        for kind in ("float", "int8", "unsplit")
+        if (path := work / f"{name}-0" / f"{kind}.onnx").exists()
+    }
+    example = example_input(load_model(MODEL).input)
+    return measure_latency(files, example, device=OnnxFileDevice(), plain=files["plain float"], time_limit_s=TIMING_S)
+
+
+def pages(work: Path, seeds: Sequence[int], timings: dict[str, Latency]) -> list[ResultPage]:
+    """Two pages from the same rows: the families in float, and what int8 does to each."""
+    floats, ints = float_rows(work, seeds, timings), int8_rows(work, seeds, timings)
+    common = {"command": commands(), "device": f"{processor()}, ONNX Runtime, 1 thread, batch 1", "seed": 0}
+    test = (
+        f"CIFAR-10 (JPEG), all 10,000 test images; mean over calibration seeds {', '.join(map(str, seeds))}. "
+        f"No label was used: weights in closed form from {FIT_IMAGES} training images, int8 scales from {SCALE_IMAGES}."
+    )
+    noisy = [name for name, x in timings.items() if x.noisy]
+    timed = f"All files timed in one interleaved run; noisy: {', '.join(noisy) or 'none'}."
+    best = max((r for r in floats if r["family"] not in ("none", "quantization")), key=lambda r: r["accuracy_percent"])
+    ghost = [r for r in ints if r["model"].startswith("ghost") and r["quantizer"] == "ours"]
+    alone = [r for r in ints if r["model"].startswith("ghost") and r["quantizer"] != "ours"]
+    plain = next(r for r in ints if r["model"] == "plain")
+    return [
+        ResultPage(
+            name="families", title="Four families of compression on ResNet-20, before any label",
+            claim="At about half the multiply-adds and without training, the best single family, used everywhere",
+            figure=f"{best['choice']}: {best['accuracy_percent']:.1f} % (plain {floats[0]['accuracy_percent']:.1f} %)",
+            tables=[ResultTable("Float32, and int8 of the plain net", floats)],
+            notes=(test, f"spread: points between the best and the worst seed. {timed}"), **common,
+        ),
+        ResultPage(
+            name="int8", title="Do ghost nets quantize badly?",
+            claim="Points of accuracy that int8 costs: ghost nets, beside the plain net",
+            figure=f"{', '.join(f'{r["change_points"]:+.2f}' for r in ghost)} against {plain['change_points']:+.2f}; "
+            f"without splitting the ghosts' norms {', '.join(f'{r["change_points"]:+.2f}' for r in alone)}",
+            tables=[ResultTable("Post-training quantization by ONNX Runtime, static, weights per channel", ints)],
+            notes=(
+                test,
+                "ONNX Runtime's alone: the same quantizer on the file as exported. It folds BatchNorm only into the "
+                "convolution right before it; behind a ghost stands a concatenation, which ours splits first, exactly.",
+                timed,
+            ),
+            **common,
+        ),
+    ]  # fmt: skip
+
+
+def commands() -> str:
+    """The three stages, as they were run."""
+    last = script_command()
+    return " && ".join(last.replace(" time", f" {stage}") for stage in ("fit", "score", "time"))
+
+
+def main() -> None:
+    """Run one stage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("fit", "score", "time"))
+    parser.add_argument("--work", type=Path, default=Path("families"), help="where models and rows are kept")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.stage == "time":
+        for page in pages(options.work, options.seeds, measure(options.work)):
+            for path in publish(page, options.out):
+                print(path)
+        return
+    data = load_data("folder:cifar10-jpeg", input=load_model(MODEL).input, validation_list=Path("cifar10-jpeg-val.txt"))
+    for seed in options.seeds:
+        fit(options.work, seed) if options.stage == "fit" else score(options.work, seed, data)
+
+
+if __name__ == "__main__":
+    main()
