@@ -171,6 +171,7 @@ def pages(work: Path, seeds: Sequence[int], timings: dict[str, Latency]) -> list
     ghost = [r for r in ints if r["model"].startswith("ghost") and r["quantizer"] == "ours"]
     alone = [r for r in ints if r["model"].startswith("ghost") and r["quantizer"] != "ours"]
     plain = next(r for r in ints if r["model"] == "plain")
+    changes = [", ".join(f"{r['change_points']:+.2f}" for r in rows) for rows in (ghost, alone)]
     return [
         ResultPage(
             name="families", title="Four families of compression on ResNet-20, before any label",
@@ -182,8 +183,7 @@ def pages(work: Path, seeds: Sequence[int], timings: dict[str, Latency]) -> list
         ResultPage(
             name="int8", title="Do ghost nets quantize badly?",
             claim="Points of accuracy that int8 costs: ghost nets, beside the plain net",
-            figure=f"{', '.join(f'{r["change_points"]:+.2f}' for r in ghost)} against {plain['change_points']:+.2f}; "
-            f"without splitting the ghosts' norms {', '.join(f'{r["change_points"]:+.2f}' for r in alone)}",
+            figure=f"{changes[0]} against {plain['change_points']:+.2f}; by the quantizer alone {changes[1]}",
             tables=[ResultTable("Post-training quantization by ONNX Runtime, static, weights per channel", ints)],
             notes=(
                 test,
