@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.shares import shares_by_kind
 from ghostsearch.models.loading import LoadedModel, example_input, known_models, load_model
 from ghostsearch.report.compact import ComparedModel, Published
-from ghostsearch.saved import load_directory
+from ghostsearch.saved import SavedModel, load_directory
 
 Progress = Callable[[int, int, str], None]
 
@@ -28,6 +29,7 @@ def compare_models(
     size: int | None = None,
     time_limit_s: float = 60.0,
     seed: int = 0,
+    allow_code: bool = False,
     progress: Progress | None = None,
 ) -> list[ComparedModel]:
     """Measure models beside the first one on one device, interleaved, all on images of the first one's size.
@@ -38,7 +40,7 @@ def compare_models(
     """
     if len(set(names)) != len(names) or not names:
         raise GhostsearchError(f"compare takes different models, at least one; got {', '.join(names) or 'none'}")
-    loaded = {name: find_model(name, size) for name in names}
+    loaded = {name: find_model(name, size, allow_code=allow_code) for name in names}
     shape = loaded[names[0]].input
     example = example_input(shape)
     _check_inputs(loaded, example)
@@ -55,22 +57,34 @@ def compare_models(
             latency=latencies[name],
             shares=tuple(dict(row) for row in shares_by_kind(modules[name], example)),
             published=published_accuracy(model),
+            made_of=made_of(model),
         )
         for name, model in loaded.items()
     ]
 
 
-def find_model(name: str, size: int | None = None) -> LoadedModel:
-    """The model a name, a directory of ours or a study (its chosen model) stands for; raises GhostsearchError."""
+def find_model(name: str, size: int | None = None, *, allow_code: bool = False) -> LoadedModel:
+    """The model a name, a directory of ours or a study (its chosen model) stands for; raises GhostsearchError.
+
+    A directory whose plain network is the user's own code is loaded only with `allow_code`.
+    """
     folder = Path(name)
     if folder.is_dir():
-        return load_directory(_model_directory(folder))
+        return load_directory(_model_directory(folder), allow_code=allow_code)
     if ":" in name:
         return load_model(name, size=size)
     for source in ("torchvision", "ghostsearch", "timm"):
         if f"{source}:{name}" in known_models(f"{source}:"):
             return load_model(f"{source}:{name}", size=size)
     return load_model(f"torchvision:{name}", size=size)  # raises, naming the nearest ones
+
+
+def made_of(model: LoadedModel) -> str:
+    """The plain network and how often each choice was taken, for a directory of ours; empty for other networks."""
+    if not isinstance(model, SavedModel):
+        return ""
+    taken = Counter(map(str, (*model.architecture.sites.values(), *model.architecture.groups.values())))
+    return f"{model.spec} with " + (", ".join(f"{n} × {choice}" for choice, n in taken.items()) or "nothing changed")
 
 
 def _model_directory(folder: Path) -> Path:

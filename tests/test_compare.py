@@ -6,9 +6,20 @@ import pytest
 import torchvision
 
 from ghostsearch.compare import compare_models, find_model, published_accuracy
+from ghostsearch.convert.convert import convert
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.models.loading import load_model
-from ghostsearch.report.compact import ComparedModel, compact_rows, read_compact, table_note, write_compact
+from ghostsearch.models.loading import example_input, load_model
+from ghostsearch.report.compact import (
+    ComparedModel,
+    compact_page,
+    compact_rows,
+    read_compact,
+    table_note,
+    write_compact,
+)
+from ghostsearch.report.result_page import write_page
+from ghostsearch.saved import save
+from ghostsearch.space import Architecture
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +58,7 @@ def test_nothing_is_published_for_other_classes_or_sources() -> None:
 def test_table_names_published_figures_and_shares(rows) -> None:
     header, table = compact_rows(rows)
     cells = dict(zip(header, table[0], strict=True))
-    assert cells["published"] == "67.7 %"
+    assert cells["publ."] == "67.7 %"
     assert "torchvision IMAGENET1K_V1, ImageNet-1K" in table_note(rows)
     assert cells["params"] == "2.54 M"
     assert cells["1×1 MACs"].endswith("%")
@@ -67,6 +78,33 @@ def test_bare_names_are_found_where_they_are() -> None:
     assert find_model("resnet20").spec == "ghostsearch:resnet20"
     with pytest.raises(GhostsearchError, match="nearest: torchvision:"):
         find_model("resnet81")
+
+
+def test_a_directory_says_what_it_is_made_of_and_the_page_tells(tmp_path) -> None:
+    plain = load_model("ghostsearch:resnet20")
+    architecture = Architecture.of({"layer1.0.conv1": "ghost(ratio=2, kernel=3)"}, {"layer2.1.conv1": "width(0.5)"})
+    module = convert(plain.module, architecture, example=example_input(plain.input))
+    save(module, tmp_path / "mine", source=plain, architecture=architecture)
+    names = ["resnet20", str(tmp_path / "mine")]
+    rows = compare_models(names, device="torch:cpu", time_limit_s=0.2)
+    assert rows[1].made_of == "ghostsearch:resnet20 with 1 × ghost(ratio=2, kernel=3), 1 × width(0.5)"
+    assert rows[0].made_of == ""
+    page = compact_page(rows, command="ghostsearch compare", seed=0)
+    write_page(page, tmp_path)
+    text = (tmp_path / "compare.md").read_text()
+    assert "1 × ghost(ratio=2, kernel=3), 1 × width(0.5)" in text
+    assert f"{rows[1].cost.macs:,}" in text
+
+
+def test_a_directory_of_foreign_code_needs_leave(tmp_path, monkeypatch) -> None:
+    (tmp_path / "theirs.py").write_text("from ghostsearch.models.cifar import resnet20 as net\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plain = load_model("theirs:net", size=32)
+    save(plain.module, tmp_path / "mine", source=plain, architecture=Architecture())
+    with pytest.raises(GhostsearchError, match="allow"):
+        find_model("mine")
+    assert find_model("mine", allow_code=True).spec == "theirs:net"
 
 
 @pytest.mark.parametrize(

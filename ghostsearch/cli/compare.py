@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -33,27 +35,41 @@ def compare(
     mark_in: Annotated[
         Path | None, typer.Option(help="A study directory: its report page then shows these networks too.")
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(help="Write the table there as a page: compare.md, compare.csv."),
+    ] = None,
+    allow_code: o.AllowCode = False,
     seed: o.Seed = 0,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Set compact networks beside yours: params, MACs, measured latency, published accuracy, where the MACs sit.
 
-    Example: [bold]ghostsearch compare resnet50 results/mine mobilenet_v3_large efficientnet_b0 ghostnet_100[/bold]
+    Example: [bold]ghostsearch compare resnet50 results/mine mobilenet_v3_large shufflenet_v2_x1_0 efficientnet_b0
+    ghostnet_100 --device onnxruntime:cpu[/bold]
     """
     from ghostsearch.compare import compare_models
-    from ghostsearch.report.compact import compact_table, write_compact
+    from ghostsearch.report.compact import compact_page, compact_table, write_compact
+    from ghostsearch.report.result_page import publish
 
     with progress_bar(quiet or as_json) as progress:
         rows = compare_models(
             models, device=device, threads=threads, batch=batch, size=size, time_limit_s=time_limit, seed=seed,
-            progress=progress,
+            allow_code=allow_code, progress=progress,
         )  # fmt: skip
     if mark_in:
         write_compact(rows, mark_in)
+    if page:
+        publish(compact_page(rows, command=shlex.join(["ghostsearch", *sys.argv[1:]]), seed=seed), page)
     if as_json:
         say_json([row.model_dump(mode="json") for row in rows])
         return
     out.print(compact_table(rows))
-    if mark_in:
-        say(f"next: ghostsearch report {mark_in}   shows them beside the front")
+    if page:
+        say(f"wrote {page / 'compare.md'}")
+    say(
+        f"next: ghostsearch report {mark_in}   shows them beside the front"
+        if mark_in
+        else "next: the same with --mark-in STUDY shows them beside a study's front"
+    )

@@ -8,7 +8,7 @@ import typer
 
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import say, say_json, show_table
-from ghostsearch.report.units import milliseconds
+from ghostsearch.report.units import milliseconds, with_prefix
 
 
 def add_to(app: typer.Typer) -> None:
@@ -43,6 +43,7 @@ def devices(
         for r in rows
     ]
     show_table("devices", ["device", "here", "where, or how to get it", "self-test" if self_test else ""], table)
+    say("next: ghostsearch measure MODEL --device NAME")
 
 
 def doctor(as_json: o.Json = False) -> None:
@@ -56,7 +57,9 @@ def doctor(as_json: o.Json = False) -> None:
     if as_json:
         say_json(found)
         return
-    show_table("this machine", ["", ""], list(found["machine"].items()))
+    show_table(
+        "this machine", ["", ""], [(k.removesuffix("_bytes"), _shown(k, v)) for k, v in found["machine"].items()]
+    )
     show_table("versions", ["package", "version"], list(found["versions"].items()))
     show_table(
         "devices",
@@ -65,3 +68,7 @@ def doctor(as_json: o.Json = False) -> None:
     )
     show_table("data", ["data set", ""], list(found["data"].items()))
     say("next: ghostsearch search   (the quick start)")
+
+
+def _shown(name: str, value: object) -> str:
+    return with_prefix(float(str(value)), "B") if name.endswith("_bytes") else str(value)

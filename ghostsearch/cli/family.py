@@ -90,3 +90,4 @@ def paper(given: dict[str, Any], tables: list[str] | None, out: Path, quiet: boo
     with progress_bar(quiet) as progress:
         paths = write_tables(tables or [], out, options, progress=progress)
     say("wrote " + ", ".join(str(path) for path in paths))
+    say(f"next: read {out / 'README.md'}, the index of the pages")

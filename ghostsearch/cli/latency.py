@@ -83,6 +83,7 @@ def audit(
     plain = milliseconds(found.plain_s)
     title = f"{model} on {device}: {len(found.models)} unseen architectures, plain model {plain}"
     show_table(title, ["predictor", "mean error", "Kendall τ", "worst error"], rows)
+    say(f"next: ghostsearch search --model {model} --device {device} --space {space} --data …")
 
 
 def _table(

@@ -10,6 +10,7 @@ import typer
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.report.colours import short_name
 from ghostsearch.report.units import milliseconds, with_prefix
 
 if TYPE_CHECKING:
@@ -54,16 +55,7 @@ def inspect_model(
     if as_json:
         say_json(found)
         return
-    rows = [
-        (s["site"], s["kind"], f"{s['in_channels']}→{s['out_channels']}", with_prefix(s["macs"]),
-         "  ".join(f"{c['choice']} {c['speedup']:.2f}×" for c in s["choices"][1:]))
-        for s in found["sites"]
-    ]  # fmt: skip
-    show_table(
-        f"{model}: {len(rows)} sites",
-        ["site", "kind", "channels", "MACs", "choices and theoretical speed-up"],
-        rows,
-    )
+    _show_sites(model, found["sites"])
     if found["groups"]:
         groups = [(g["name"], g["channels"], len(g["members"]), g["fixed"] or "may change") for g in found["groups"]]
         show_table("groups of channels that change width together", ["group", "channels", "layers", "width"], groups)
@@ -79,12 +71,25 @@ def inspect_model(
     say(f"next: ghostsearch convert {model} --choice 'ghost(ratio=2, kernel=3)' --out DIR")
 
 
+def _show_sites(model: str, sites: list[dict[str, Any]]) -> None:
+    """A row a site, a column a choice with its theoretical speed-up; the choices' names in full below."""
+    names = {c["choice"]: short_name(c["choice"]) for s in sites for c in s["choices"][1:]}
+    rows = []
+    for site in sites:
+        speed = {c["choice"]: f"{c['speedup']:.2f}×" for c in site["choices"][1:]}
+        kind = f"{site['kind'].removeprefix('Conv2d ')} {site['in_channels']}→{site['out_channels']}"
+        rows.append((site["site"], kind, with_prefix(site["macs"]), *(speed.get(choice, "") for choice in names)))
+    legend = "theoretical speed-up of " + ", ".join(f"{short}: {choice}" for choice, short in names.items())
+    show_table(f"{model}: {len(rows)} sites", ["site", "kind", "MACs", *names.values()], rows, legend if names else "")
+
+
 def _gallery(loaded: LoadedModel, image: str, study: Path | None, out: Path) -> None:
     from ghostsearch.gallery import write_gallery
 
     with progress_bar() as progress:
         paths = write_gallery(loaded, None if image == "default" else Path(image), out, study=study, progress=progress)
     say("wrote " + ", ".join(str(p) for p in paths))
+    say(f"next: open {paths[0]} in a browser")
 
 
 def convert_model(
@@ -204,6 +209,8 @@ def measure_model(
         rows.append((x["device"], milliseconds(x["median_s"]), spread, ratio, x["runs"], remark))
     title = f"latency, batch {batch}, {threads} thread{'s' * (threads > 1)}, {precision}"
     show_table(title, ["device", "median", "quartiles", "÷ plain", "runs", ""], rows)
+    ours = Path(model).is_dir()
+    say(f"next: ghostsearch export {model} --format onnx" if ours else f"next: ghostsearch inspect {model}")
 
 
 def export_model(
@@ -243,3 +250,5 @@ def export_model(
         say_json(result)
         return
     show_table(str(directory), ["", ""], list(result.items()))
+    if not int8:
+        say(f"next: ghostsearch export {directory} --int8 --data …   makes a file of a quarter of the size")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import out, progress_bar, say, say_json, show_table
 from ghostsearch.search.config import RunConfig
+
+if TYPE_CHECKING:
+    from ghostsearch.records import StudyView
 
 SEARCH_HELP = """Search each layer's choice of conv or ghost, ratio, kernel and width; end with a Pareto front.
 
@@ -64,6 +67,7 @@ def run_search(given: dict[str, Any], *, config: Path | None, as_json: bool, qui
         if (folder / name).exists():
             say(f"  {folder / name}  [dim]{what}[/dim]")
     say(headline(view))
+    say(_next_step(view, folder))
 
 
 def solve(
@@ -122,3 +126,12 @@ def report(
     out.print(front_table(view))
     say(f"  {page}")
     say(headline(view))
+    say(_next_step(view, directory))
+
+
+def _next_step(view: StudyView, folder: Path) -> str:
+    """What to type once a front has been looked at."""
+    chosen = folder / "models" / view.chosen
+    if not view.chosen or not chosen.is_dir():
+        return f"next: ghostsearch search --config {folder / 'run.yaml'} --trials N   goes on with more trials"
+    return f"next: ghostsearch finetune {chosen} --data … --out DIR   or   ghostsearch export {chosen} --format onnx"

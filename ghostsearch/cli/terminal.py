@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -44,14 +46,25 @@ def say_json(data: object) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> None:
     """Print a table; numbers are aligned right. Brackets stay what they are: `latency_s[DEVICE]` is no markup."""
-    options = {"title_justify": "left", "caption_justify": "left", "header_style": "bold"}
-    table = Table(title=escape(title), caption=escape(note) or None, **options)  # type: ignore[arg-type]
+    table = Table(
+        header_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), show_header=any(columns)
+    )
     for number, column in enumerate(columns):
         numeric = any(isinstance(row[number], int | float) or str(row[number])[:1].isdigit() for row in rows)
         table.add_column(escape(column), justify="right" if numeric and number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(_together(escape(str(cell))) for cell in row))
+    # Beside the table and not inside, where rich would wrap them to its width.
+    say(f"[bold]{escape(title)}[/bold]")
     out.print(table)
+    if note:
+        out.print(f"[dim]{escape(note)}[/dim]")
+    out.print()
+
+
+def _together(text: str) -> str:
+    """A figure keeps its unit beside it, so that a narrow terminal does not break the line between them."""
+    return re.sub(r"(?<=\d) (?=\S{1,5}$)", "\u00a0", text)
 
 
 @contextmanager

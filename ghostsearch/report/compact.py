@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
+from ghostsearch.measure.machine import processor_name
 from ghostsearch.records import Cost, Latency
+from ghostsearch.report.result_page import ResultPage, ResultTable
 from ghostsearch.report.units import MISSING, milliseconds, score_text, share_text, with_prefix
 from ghostsearch.space import read_json
 
@@ -44,6 +46,8 @@ class ComparedModel(BaseModel):
     shares: tuple[dict[str, Any], ...]
     """By kind of layer: kind, layers, params, macs and their shares (measure/shares.py)."""
     published: Published | None = None
+    made_of: str = ""
+    """What a directory of ours holds: its plain network and choices; empty for a network by name."""
 
     def share(self, kind: str, of: str = "macs") -> float:
         """The share of the MACs (or params) in kinds of layer that start so: `conv 1x1`, `depthwise`."""
@@ -52,7 +56,7 @@ class ComparedModel(BaseModel):
 
 def compact_rows(models: Sequence[ComparedModel]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: cost, latency, published accuracy, and where the params and MACs sit."""
-    header = ["model", "params", "MACs", "latency", "÷ first", "published", "1×1 params", "1×1 MACs", "dw MACs"]
+    header = ["model", "params", "MACs", "latency", "÷ first", "publ.", "1×1 params", "1×1 MACs", "dw MACs"]
     return header, [_row(model) for model in models]
 
 
@@ -81,11 +85,12 @@ def conditions(models: Sequence[ComparedModel]) -> str:
 def table_note(models: Sequence[ComparedModel]) -> str:
     """What the columns mean and where the published accuracies come from."""
     sources = sorted({f"{m.published.source}, {m.published.dataset}" for m in models if m.published})
-    notes = ["1×1, dw: share of the params or MACs in 1×1 and in depthwise convolutions"]
+    notes = [f"{m.name}: {m.made_of}" for m in models if m.made_of]
+    notes += ["1×1, dw: share of the params or MACs in 1×1 and in depthwise convolutions"]
     if any(m.latency.noisy for m in models):
         notes.append("~ noisy: the quartiles lie more than a tenth of the median apart")
     if sources:
-        notes.append(f"published: top-1 as stated by {'; '.join(sources)}, with other training, not measured here")
+        notes.append(f"publ.: top-1 as published by {'; '.join(sources)}, with other training, not measured here")
     return ". ".join(notes) + "."
 
 
@@ -102,13 +107,52 @@ def compact_table(models: Sequence[ComparedModel]) -> Table:
         title_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
     )
     header, rows = compact_rows(models)
     for i, name in enumerate(header):
         table.add_column(name, justify="right" if i else "left", no_wrap=not i, overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        # Figures keep their units beside them, so that a narrow terminal breaks headings only.
+        table.add_row(*(escape(cell).replace(" ", "\u00a0") for cell in row))
     return table
+
+
+def compact_page(models: Sequence[ComparedModel], *, command: str, seed: int) -> ResultPage:
+    """The comparison as a page of results: the same figures in SI units, and where the MACs of compact nets sit."""
+    separable = [m for m in models if m.share("depthwise") > 0] or list(models)
+    shares = ", ".join(f"{m.name} {share_text(m.share('conv 1x1'))}" for m in separable)
+    return ResultPage(
+        name="compare",
+        title="Compact networks beside " + models[0].name,
+        claim="Networks made of depthwise-separable convolutions spend their MACs in 1×1 convolutions",
+        figure=shares,
+        command=command,
+        device=f"{processor_name()}; {conditions(models)}",
+        seed=seed,
+        tables=[ResultTable(conditions(models), [_plain_row(m) for m in models])],
+        notes=[
+            table_note(models) + " The first network's ratio is its own second timing: how far it is from 1 is the "
+            "measurement's own error."
+        ],
+    )
+
+
+def _plain_row(model: ComparedModel) -> dict[str, Any]:
+    low, high = model.latency.quartiles_s
+    return {
+        "model": model.name,
+        "params": model.cost.params,
+        "macs": model.cost.macs,
+        "latency_ms": model.latency.median_s * 1e3,
+        "latency_iqr_ms": (high - low) * 1e3,
+        "latency_ratio": model.latency.ratio,
+        "published_percent": model.published.accuracy * 100 if model.published else None,
+        "params_share_1x1": model.share("conv 1x1", "params"),
+        "macs_share_1x1": model.share("conv 1x1"),
+        "macs_share_depthwise": model.share("depthwise"),
+    }
 
 
 def write_compact(models: Sequence[ComparedModel], directory: Path) -> Path:
