@@ -63,6 +63,7 @@ def load_data(
     seed: int = 0,
     validation_list: str | Path | None = None,
     train_images: int | None = None,
+    test_images: int | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Data:
@@ -70,8 +71,8 @@ def load_data(
 
     `digits`, `folder:PATH`, `torchvision:NAME@ROOT` (already on disk), or `package.module:function`, which
     runs that code: it is called with those of `input`, `batch` and `seed` that it takes and returns train,
-    validation and test loaders. `train_images` keeps only so many training images, stratified. Sets up to
-    MEMORY_LIMIT_BYTES are decoded once; larger ones stream through `workers` processes (default: one a core).
+    validation and test loaders. `train_images` and `test_images` keep only so many of a split, stratified. Sets
+    up to MEMORY_LIMIT_BYTES are decoded once; larger ones stream through `workers` processes (default: one a core).
     Raises GhostsearchError for an unknown or unreadable set, an empty class, a bad list.
     """
     if batch < 1:
@@ -95,7 +96,9 @@ def load_data(
         if not root:
             raise GhostsearchError(f"data {spec!r} names no folder; write torchvision:CIFAR10@ROOT")
         source = read_torchvision(name, Path(root), seed)
-    return _loaders(spec, _shortened(source, train_images, seed), input, batch, seed, workers, progress)
+    for split, count in (("train", train_images), ("test", test_images)):
+        source = _shortened(source, split, count, seed)
+    return _loaders(spec, source, input, batch, seed, workers, progress)
 
 
 def calibration_batches(data: Data, images: int = 512, *, seed: int = 0, batch: int = 64) -> list[Tensor]:
@@ -120,15 +123,15 @@ def calibration_batches(data: Data, images: int = 512, *, seed: int = 0, batch: 
     return batches
 
 
-def _shortened(source: ImageSource, count: int | None, seed: int) -> ImageSource:
-    """The source with only `count` training images; the other positions are not even decoded."""
-    train = source.splits["train"]
+def _shortened(source: ImageSource, split: str, count: int | None, seed: int) -> ImageSource:
+    """The source with only `count` images in a split; the other positions are not even decoded."""
+    before = source.splits[split]
     if count is not None and count < 1:
-        raise GhostsearchError(f"the number of training images must be at least 1, got {count}")
-    if count is None or count >= len(train):
+        raise GhostsearchError(f"the number of {split} images must be at least 1, got {count}")
+    if count is None or count >= len(before):
         return source
-    _, taken = stratified_split([source.labels[i] for i in train], count, seed, keep=0)
-    used = sorted({train[i] for i in taken} | {i for s in SPLITS[1:] for i in source.splits[s]})
+    _, taken = stratified_split([source.labels[i] for i in before], count, seed, keep=0)
+    used = sorted({before[i] for i in taken} | {i for s in SPLITS if s != split for i in source.splits[s]})
     new = {old: i for i, old in enumerate(used)}
     return replace(
         source,
@@ -136,7 +139,7 @@ def _shortened(source: ImageSource, count: int | None, seed: int) -> ImageSource
         labels=[source.labels[i] for i in used],
         open=partial(_open_used, source.open, used),
         splits={s: [new[i] for i in source.splits[s] if i in new] for s in SPLITS},
-        notes=(*source.notes, f"train: {count} of {len(train)} images, stratified, seed {seed}"),
+        notes=(*source.notes, f"{split}: {count} of {len(before)} images, stratified, seed {seed}"),
     )
 
 

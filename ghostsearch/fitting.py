@@ -153,22 +153,23 @@ def fit(
     device: torch.device,
     seed: int,
     validate: bool,
+    precision: str | None = None,
     progress: Progress | None,
 ) -> tuple[str, list[Epoch]]:
     """Train `model` in place for `total` steps; the precision used and the epochs' history."""
     watch = Watch(total, progress)
-    precision = best_precision(device)
+    chosen: Any = precision or best_precision(device)
     with contained(model, teacher, device, seed):
         reseed(data.train, seed)
         trainer = pl.Trainer(
-            **placement(device), precision=precision, max_steps=total, max_epochs=-1, callbacks=[watch],
+            **placement(device), precision=chosen, max_steps=total, max_epochs=-1, callbacks=[watch],
             gradient_clip_val=recipe.clip_norm or None, limit_val_batches=1.0 if validate else 0,
             logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             num_sanity_val_steps=0, log_every_n_steps=0,
         )  # fmt: skip
         fitting = Fitting(model, task, recipe, total, teacher)
         run(trainer, fitting, data.train, data.validation if validate else None)
-    return precision, watch.history
+    return chosen, watch.history
 
 
 def run(

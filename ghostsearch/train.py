@@ -99,13 +99,14 @@ def train(
     seed: int = 0,
     steps: int | None = None,
     validate: bool = False,
+    precision: str | None = None,
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train a model in place on the training split for `epochs` (parts allowed), at most `steps` batches.
 
     `lr` overrides the recipe's. With a teacher, its outputs are distilled at the recipe's share. The same
-    seed gives the same weights on the same machine, whatever ran before. Mixed precision on a GPU,
-    channels_last.
+    seed gives the same weights on the same machine, whatever ran before. Precision by Lightning's names
+    (`bf16-mixed`), by default mixed on a GPU and float32 elsewhere; channels_last.
     Raises TrainingError when the loss is not finite, GhostsearchError for bad arguments or an absent device.
     """
     from ghostsearch.fitting import fit
@@ -115,9 +116,10 @@ def train(
         recipe = Recipe(**{**recipe.__dict__, "lr": lr})
     total = _count_steps(data, epochs, steps)
     started = time.perf_counter()
-    precision, history = fit(
+    used, history = fit(
         model, data, task or Classification(), recipe, total=total, teacher=teacher,
-        device=torch_device(device), seed=seed, validate=validate, progress=progress,
+        device=torch_device(device), seed=seed, validate=validate, precision=precision,
+        progress=progress,
     )  # fmt: skip
     per_epoch = _length(data.train)
     return TrainResult(
@@ -125,7 +127,7 @@ def train(
         steps=total,
         seconds=time.perf_counter() - started,
         device=device,
-        precision=precision,
+        precision=used,
         history=tuple(history),
     )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ghostsearch.choices import Ghost
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.machine import processor
 from ghostsearch.paper import counted
+from ghostsearch.paper.kept import KEPT_FILE, KeptRows
 from ghostsearch.paper.options import PaperOptions
 from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
 from ghostsearch.space import nearest_names
@@ -20,7 +21,16 @@ KIND = "Figures named paper are printed in Han et al. 2020; its FLOPs are multip
 HONEST = "A figure that does not agree is left as it is: no counter was tuned to it."
 
 
-def formulas(options: PaperOptions, progress: Progress | None = None) -> ResultPage:  # noqa: ARG001
+@dataclass(frozen=True)
+class Making:
+    """What a page is made from."""
+
+    options: PaperOptions
+    kept: KeptRows
+    progress: Progress | None = None
+
+
+def formulas(making: Making) -> ResultPage:
     """r_s and r_c of every layer of VGG-16, ResNet-56 and ResNet-50."""
     choices = (Ghost(2, 3), Ghost(4, 3))
     specs = ("ghostsearch:vgg16", "ghostsearch:resnet56", "torchvision:resnet50")
@@ -31,19 +41,19 @@ def formulas(options: PaperOptions, progress: Progress | None = None) -> ResultP
     notes = (f"Least of its promise keeps {worst['site']} with s={worst['s']}: r_s = {worst['r_s counted']:.3g}.",)
     claim = "The speed-up formula r_s of the ghost module holds for every layer as counted on the built layers"
     figure = f"{exact} of {len(rows)} exact"
-    return _page("paper_formulas", "Module formulas r_s and r_c", claim, figure, options, tables, notes)
+    return _page("paper_formulas", "Module formulas r_s and r_c", claim, figure, making, tables, notes)
 
 
-def vgg16(options: PaperOptions, progress: Progress | None = None) -> ResultPage:  # noqa: ARG001
+def vgg16(making: Making) -> ResultPage:
     """The ablation of s and d on VGG-16."""
     rows = counted.vgg16_rows()
     claim = "VGG-16's ablation of s and d, parameters and multiply-adds counted to the printed digit"
     return _page(
-        "paper_vgg16", "VGG-16 on CIFAR-10: s and d", claim, _agreement(rows), options, [ResultTable("s and d", rows)]
+        "paper_vgg16", "VGG-16 on CIFAR-10: s and d", claim, _agreement(rows), making, [ResultTable("s and d", rows)]
     )
 
 
-def cifar(options: PaperOptions, progress: Progress | None = None) -> ResultPage:  # noqa: ARG001
+def cifar(making: Making) -> ResultPage:
     """ResNet-56 and VGG-16 beside pruned ones."""
     rows = counted.cifar_rows()
     notes = (
@@ -52,20 +62,20 @@ def cifar(options: PaperOptions, progress: Progress | None = None) -> ResultPage
     )
     claim = "ResNet-56 and VGG-16 with ghost modules, counted for both kernels and with the stem kept or ghosted"
     page = [ResultTable("ResNet-56 and VGG-16", rows)]
-    return _page("paper_cifar", "CIFAR-10 networks", claim, _agreement(rows), options, page, notes)
+    return _page("paper_cifar", "CIFAR-10 networks", claim, _agreement(rows), making, page, notes)
 
 
-def resnet50(options: PaperOptions, progress: Progress | None = None) -> ResultPage:  # noqa: ARG001
+def resnet50(making: Making) -> ResultPage:
     """ResNet-50 on ImageNet sizes."""
     rows = counted.resnet50_rows()
     notes = ("The printed parameters do not come out with every convolution but the stem ghosted, whatever d.",)
     claim = "Ghost-ResNet-50: the multiply-adds come out for d=3, the parameters do not"
     return _page(
-        "paper_resnet50", "ResNet-50", claim, _agreement(rows), options, [ResultTable("ResNet-50", rows)], notes
+        "paper_resnet50", "ResNet-50", claim, _agreement(rows), making, [ResultTable("ResNet-50", rows)], notes
     )
 
 
-def cheap(options: PaperOptions, progress: Progress | None = None) -> ResultPage:  # noqa: ARG001
+def cheap(making: Making) -> ResultPage:
     """The cheap operations beside one another."""
     rows = counted.cheap_operation_rows()
     shares = {r["choice"]: r["MACs"] for r in rows if r["net"] == "ghostsearch:vgg16"}
@@ -73,14 +83,15 @@ def cheap(options: PaperOptions, progress: Progress | None = None) -> ResultPage
     notes = ("Their accuracies under a short schedule stand in paper_training.",)
     claim = "Affine and wavelet ghosts save hardly anything over depthwise ones, which the paper kept"
     page = [ResultTable("cheap operations, s=2", rows)]
-    return _page("paper_cheap", "Cheap operations", claim, f"{1 - least:.1%} of VGG-16's MACs", options, page, notes)
+    return _page("paper_cheap", "Cheap operations", claim, f"{1 - least:.1%} of VGG-16's MACs", making, page, notes)
 
 
-def small_nets(options: PaperOptions, progress: Progress | None = None) -> ResultPage:
+def small_nets(making: Making) -> ResultPage:
     """GhostNet beside its competitors."""
     from ghostsearch.paper.measured import small_net_rows
 
-    rows, remarks = small_net_rows(options, progress)
+    options = making.options
+    rows, remarks = small_net_rows(options, making.progress)
     ghost = next(r for r in rows if r["net"] == "GhostNet 1.0×")
     mobile = next(r for r in rows if r["net"] == "MobileNetV3-L 1.0×")
     share, ratio = ghost["MACs, counted"] / mobile["MACs, counted"], ghost["÷ MobileNetV3-L"]
@@ -92,13 +103,14 @@ def small_nets(options: PaperOptions, progress: Progress | None = None) -> Resul
         *remarks,
     )
     page = [ResultTable("params, MACs, latency", rows)]
-    return _page("paper_small_nets", "GhostNet and its competitors", claim, figure, options, page, notes)
+    return _page("paper_small_nets", "GhostNet and its competitors", claim, figure, making, page, notes)
 
 
-def toy(options: PaperOptions, progress: Progress | None = None) -> ResultPage:  # noqa: ARG001
+def toy(making: Making) -> ResultPage:
     """Feature-map pairs of a trained network."""
     from ghostsearch.paper.toy import toy_rows
 
+    options = making.options
     pairs, everywhere = toy_rows(options)
     three = next(r for r in everywhere if r["d"] == 3)["best other map, median"]
     picture = options.toy_image or "scikit-learn's china.jpg"
@@ -111,52 +123,62 @@ def toy(options: PaperOptions, progress: Progress | None = None) -> ResultPage: 
         "One feature map made from the most similar other one by a single 3×3 filter: variance left, median over maps"
     )
     tables = [ResultTable("the three most similar pairs", pairs), ResultTable("all maps of the layer", everywhere)]
-    return _page("paper_toy", "Toy experiment: pairs of feature maps", claim, f"{three:.1%}", options, tables, notes)
+    return _page("paper_toy", "Toy experiment: pairs of feature maps", claim, f"{three:.1%}", making, tables, notes)
 
 
-def training(options: PaperOptions, progress: Progress | None = None) -> ResultPage:
+def training(making: Making) -> ResultPage:
     """Short training from scratch."""
     from ghostsearch.paper.training import trained_rows
 
-    rows = list(trained_rows(options, progress))
-    by = {r["choice"]: r["test accuracy %"] for r in rows}
+    options = making.options
+    rows = trained_rows(options, making.kept, making.progress)
+    by = {r["choice"]: r["top-1 %, short schedule"] for r in rows}
     figure = f"{by['keep']:.1f} % plain, {by['ghost(ratio=2, kernel=3)']:.1f} % ghost(ratio=2, kernel=3)"
-    images = options.train_images or "all"
     notes = (
-        f"A short schedule: {options.epochs:g} epochs on {images} training images of {options.data}, one seed. "
-        "Published figures take 200 to 400 epochs; these say how fast each learns at first.",
+        f"A short schedule: {_schedule(options)}, {options.train_seeds} seed(s) from {options.seed} on. It says how "
+        "fast each network learns at first and ranks loosely; the published accuracies, after 200 to 400 epochs, "
+        "cannot be confirmed or refuted by it.",
+        "The paper names affine and wavelet transforms as cheap operations and prints no figure for them.",
     )
-    claim = f"{options.train_model} from scratch under a short schedule, each s, d and cheap operation"
-    page = [ResultTable("short schedule", rows)]
-    return _page("paper_training", "Accuracy under a short schedule", claim, figure, options, page, notes)
+    name = options.train_model.rpartition(":")[2]
+    claim = f"{name} from scratch under a short schedule, each s, d and cheap operation"
+    page = [ResultTable("print, count and short schedule", rows)]
+    return _page(
+        f"paper_training_{name}", f"{name}: accuracy under a short schedule", claim, figure, making, page, notes
+    )
 
 
-def ghostnet_search(options: PaperOptions, progress: Progress | None = None) -> ResultPage:
+def _schedule(options: PaperOptions) -> str:
+    """The training schedule in words."""
+    precision = f", {options.train_precision} precision" if options.train_precision else ""
+    tested = f", scored on {options.test_images} of the test images" if options.test_images else ""
+    return (
+        f"{options.epochs:g} epoch(s) on {options.train_images or 'all'} training images of {options.data}, batches of "
+        f"{options.batch}{precision}{tested}"
+    )
+
+
+def ghostnet_search(making: Making) -> ResultPage:
     """Search over GhostNet itself."""
+    from ghostsearch.models.ghostnet_space import space_size
     from ghostsearch.paper.searched import draw_search, search_rows, searched
 
-    candidates = searched(options, progress)
+    options = making.options
+    candidates = searched(options, making.kept, making.progress)
     front = [c for c in candidates if c.on_front]
     count = sum(c.name.startswith("searched") for c in front)
     notes = (
-        f"{len(candidates)} networks at 32×32, each {options.epochs:g} epochs from random weights on "
-        f"{options.train_images or 'all'} training images of {options.data}, one seed: a short schedule that favours "
-        "networks which learn fast. Score: validation split.",
-        f"NSGA-II on score and MACs over 4·54^16 plans; latency on {options.device}, in turns with GhostNet 1.0×, for "
-        "the front and the uniform networks.",
+        f"{len(candidates)} networks at {options.search_size}×{options.search_size}, each from random weights, one "
+        f"seed: {_schedule(options)}; a short schedule that favours networks which learn fast.",
+        f"NSGA-II on validation accuracy and MACs over {space_size():.1e} plans: width, and ratio, kernel, expansion "
+        f"and SE of every bottleneck. Latency on {options.device}, in turns with GhostNet 1.0×, for the front and the "
+        "uniform networks. The test split chose nothing.",
     )
     claim = "Networks on the front of accuracy and MACs that the search found, beside uniform GhostNet 0.5–1.3×"
+    name, title = "paper_ghostnet_search", "Search over GhostNet itself"
     table = ResultTable("uniform and searched", search_rows(candidates))
-    page = _page(
-        "paper_ghostnet_search",
-        "Search over GhostNet itself",
-        claim,
-        f"{count} of {len(front)}",
-        options,
-        [table],
-        notes,
-    )
-    return replace(page, pictures={"paper_ghostnet_search.png": lambda path: draw_search(candidates, path)})
+    page = _page(name, title, claim, f"{count} of {len(front)}", making, [table], notes)
+    return replace(page, pictures={f"{name}.png": lambda path: draw_search(candidates, path)})
 
 
 TABLES: dict[str, Callable[..., ResultPage]] = {
@@ -185,11 +207,11 @@ def write_tables(
         raise GhostsearchError(f"no table {unknown[0]!r}; nearest: {nearest_names(unknown[0], list(TABLES))}")
     possible = {"toy": options.toy_weights, "training": options.data, "ghostnet-search": options.data}
     wanted = list(names) or [name for name in TABLES if possible.get(name, True) is not None]
-    paths = []
+    kept, paths = KeptRows(out / KEPT_FILE), []
     for done, name in enumerate(wanted):
         if progress:
             progress(done, len(wanted), name)
-        paths += [p for p in write_page(TABLES[name](options, progress), out) if p.suffix == ".md"]
+        paths += [p for p in write_page(TABLES[name](Making(options, kept, progress)), out) if p.suffix == ".md"]
     return [*paths, write_index(out)]
 
 
@@ -198,13 +220,13 @@ def _page(
     title: str,
     claim: str,
     figure: str,
-    options: PaperOptions,
+    making: Making,
     tables: Sequence[ResultTable],
     notes: Sequence[str] = (),
 ) -> ResultPage:
     return ResultPage(
-        name=name, title=title, claim=claim, figure=figure, command=options.command, device=processor(),
-        tables=tables, seed=options.seed, notes=(KIND, *notes, HONEST),
+        name=name, title=title, claim=claim, figure=figure, command=making.options.command, device=processor(),
+        tables=tables, seed=making.options.seed, notes=(KIND, *notes, HONEST),
     )  # fmt: skip
 
 

@@ -9,23 +9,45 @@ from pathlib import Path
 from ghostsearch.data import load_data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import atomic_path
-from ghostsearch.models.loading import CIFAR_INPUT
+from ghostsearch.models.ghostnet_space import GhostNetPlan
+from ghostsearch.models.loading import InputSpec
 from ghostsearch.paper.counted import Row
+from ghostsearch.paper.kept import KeptRows
 from ghostsearch.paper.options import PaperOptions
-from ghostsearch.search.ghostnet_study import Candidate, search_ghostnet
+from ghostsearch.search.ghostnet_study import Candidate, GhostNetTrainer, search_ghostnet
 
 Progress = Callable[[int, int, str], None]
 
+SCHEDULE = {
+    "data", "validation_list", "train_images", "test_images", "search_size", "epochs", "batch", "lr", "train_precision",
+}  # fmt: skip
+"""Options that decide what a training comes to, beside its plan and seed."""
 
-def searched(options: PaperOptions, progress: Progress | None = None) -> list[Candidate]:
-    """Uniform and searched GhostNets at 32×32 under the short schedule; raises GhostsearchError without data."""
+
+def searched(options: PaperOptions, kept: KeptRows, progress: Progress | None = None) -> list[Candidate]:
+    """Uniform and searched GhostNets on small images under the short schedule; raises GhostsearchError without data."""
     if options.data is None:
         raise GhostsearchError("the search trains on images; give --data, such as folder:PATH")
-    data = load_data(options.data, input=CIFAR_INPUT, train_images=options.train_images, seed=options.seed)
+    spec = InputSpec(options.search_size)
+    data = load_data(
+        options.data, input=spec, batch=options.batch, train_images=options.train_images,
+        test_images=options.test_images, validation_list=options.validation_list, seed=options.seed,
+    )  # fmt: skip
+    trainer = GhostNetTrainer(
+        data, spec, options.epochs, options.lr, options.train_precision, options.train_device, options.seed
+    )
+
+    def scores(plan: GhostNetPlan) -> tuple[float, float]:
+        key = plan.parameters() | {"seed": options.seed} | options.model_dump(mode="json", include=SCHEDULE)
+        row = kept.get(key)
+        if row is None:
+            row = dict(zip(("score", "test"), trainer.scores(plan), strict=True))
+            kept.add(key, row)
+        return row["score"], row["test"]
+
     return search_ghostnet(
-        data, CIFAR_INPUT, trials=options.search_trials, epochs=options.epochs, train_device=options.train_device,
-        device=options.device, threads=options.threads, time_limit_s=options.time_limit, seed=options.seed,
-        progress=progress,
+        trainer, trials=options.search_trials, scores=scores, device=options.device, threads=options.threads,
+        time_limit_s=options.time_limit, progress=progress,
     )  # fmt: skip
 
 
@@ -36,6 +58,7 @@ def search_rows(candidates: Sequence[Candidate]) -> list[Row]:
             "network": c.name,
             "on front": c.on_front,
             "validation accuracy %": 100 * c.score,
+            "test accuracy %": 100 * c.test,
             "MACs": c.cost.macs,
             "params": c.cost.params,
             "latency ms": None if c.latency_s is None else 1e3 * c.latency_s,
@@ -69,7 +92,7 @@ def draw_search(candidates: Sequence[Candidate], path: Path) -> Path:
         axes.scatter(xs, ys, marker=marker, facecolors=faces, edgecolors=colour, label=f"{name} (filled: front)")
         if uniform:
             axes.plot(xs, ys, color=colour, linewidth=0.8)
-    axes.set_xlabel("MACs (millions, 32×32)")
+    axes.set_xlabel("MACs (millions)")
     axes.set_ylabel("validation accuracy (%), short schedule")
     axes.grid(color="#dce1e7", linewidth=0.6)
     axes.set_axisbelow(True)
