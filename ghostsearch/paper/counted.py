@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,20 @@ from ghostsearch.tracing import copied
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Family:
+    """Rows of a table with the networks that they count, and the plain one beside which these are timed."""
+
+    plain: nn.Module
+    example: Tensor
+    members: Sequence[tuple[Row, nn.Module]]
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows alone, as counted."""
+        return [row for row, _ in self.members]
+
+
 def ghosted(model: nn.Module, choice: Ghost, example: Tensor, *, include_first: bool, seed: int = 0) -> nn.Module:
     """A copy with every convolution that may become a ghost made one, fresh; the stem only with `include_first`."""
     anatomy = find_sites(model, example, include_first=include_first, widths=False)
@@ -45,38 +60,57 @@ def ghosted(model: nn.Module, choice: Ghost, example: Tensor, *, include_first: 
     return network
 
 
-def formula_rows(spec: str, choices: Iterable[Ghost]) -> list[Row]:
-    """Theoretical speed-up r_s and compression r_c of every layer (section 3.1, equations 4 and 5), and as counted.
+@dataclass(frozen=True)
+class Layer:
+    """A convolution as it stands in its network, and what it may become."""
+
+    site: Site
+    conv: nn.Module
+    example: Tensor
+    ghosts: dict[Ghost, nn.Module]
+
+
+def layers(spec: str, choices: Sequence[Ghost]) -> list[Layer]:
+    """Every convolution of a network, the stem too, beside its ghosts; weights are fresh."""
+    loaded = load_model(spec)
+    anatomy = find_sites(loaded.module, example_input(loaded.input), include_first=True, widths=False)
+    made = []
+    for site in anatomy.sites:
+        conv = CONVS[len(site.kernel)](
+            site.in_channels, site.out_channels, cast(Any, site.kernel), cast(Any, site.stride),
+            padding=cast(Any, tuple(k // 2 for k in site.kernel)), groups=site.groups, bias=False,
+        )  # fmt: skip
+        ghosts = {choice: build_block(conv, choice) for choice in choices}
+        made.append(Layer(site, conv, torch.zeros(1, *site.in_shape), ghosts))
+    return made
+
+
+def formula_rows(layer: Layer) -> list[Row]:
+    """Theoretical speed-up r_s and compression r_c of a layer (section 3.1, equations 4 and 5), and as counted.
 
     `counted` is the cost of the plain convolution over the cost of the built ghost convolution, both from the counter.
     """
-    loaded = load_model(spec)
-    anatomy = find_sites(loaded.module, example_input(loaded.input), include_first=True, widths=False)
-    return [_formula_row(site, choice) for site in anatomy.sites for choice in choices]
-
-
-def _formula_row(site: Site, choice: Ghost) -> Row:
-    s, d, c, k = choice.ratio, choice.kernel, site.in_channels // site.groups, site.kernel[0]
-    kernel: Any = site.kernel
-    conv = CONVS[len(site.kernel)](
-        site.in_channels, site.out_channels, kernel, padding=k // 2, groups=site.groups, bias=False
-    )
-    example = torch.zeros(1, site.in_channels, *[8] * len(site.kernel))
-    plain, ghost = measure_cost(conv, example), measure_cost(build_block(conv, choice), example)
-    return {
-        "site": site.path,
-        "c": site.in_channels,
-        "n": site.out_channels,
-        "k": k,
-        "s": s,
-        "d": d,
-        "r_s formula": c * k * k / (c * k * k / s + (s - 1) / s * d * d),
-        "r_s ≈ s·c/(c+s−1)": s * c / (c + s - 1),
-        "r_s ours (whole maps)": theoretical_speedup(site, choice),
-        "r_s counted": plain.macs / ghost.macs,
-        "r_c counted": plain.params / ghost.params,
-        "pays": ghost.macs < plain.macs,
-    }
+    site, plain = layer.site, measure_cost(layer.conv, layer.example)
+    c, k = site.in_channels // site.groups, site.kernel[0]
+    rows = []
+    for choice, block in layer.ghosts.items():
+        s, d, ghost = choice.ratio, choice.kernel, measure_cost(block, layer.example)
+        rows.append(
+            {
+                "site": site.path,
+                "c": site.in_channels,
+                "n": site.out_channels,
+                "k": k,
+                "s": s,
+                "d": d,
+                "r_s formula": c * k * k / (c * k * k / s + (s - 1) / s * d * d),
+                "r_s ≈ s·c/(c+s−1)": s * c / (c + s - 1),
+                "r_s ours (whole maps)": theoretical_speedup(site, choice),
+                "r_s counted": plain.macs / ghost.macs,
+                "r_c counted": plain.params / ghost.params,
+            }
+        )
+    return rows
 
 
 def compared(printed: Printed, model: nn.Module, example: Tensor, unit: int, **first: Any) -> Row:
@@ -96,58 +130,68 @@ def compared(printed: Printed, model: nn.Module, example: Tensor, unit: int, **f
     }
 
 
-def vgg16_rows() -> list[Row]:
+def vgg16_family() -> Family:
     """The ablation of s and d on VGG-16 (section 4.1): all thirteen convolutions ghosted, the first too."""
     loaded = load_model("ghostsearch:vgg16")
     example = example_input(loaded.input)
-    rows = [compared(VGG16, loaded.module, example, MILLION, s=None, d=None)]
+    members = [(compared(VGG16, loaded.module, example, MILLION, s=None, d=None), loaded.module)]
     for (s, d), printed in GHOST_VGG16.items():
         net = ghosted(loaded.module, Ghost(s, d), example, include_first=True)
-        rows.append(compared(printed, net, example, MILLION, s=s, d=d))
-    return rows
+        members.append((compared(printed, net, example, MILLION, s=s, d=d), net))
+    return Family(loaded.module, example, members)
 
 
-def cifar_rows() -> list[Row]:
-    """ResNet-56 and VGG-16 beside the pruned ones of others (section 4.1), counted for each way it may be meant."""
-    rows = []
-    for spec, plain, ghost in (
-        ("ghostsearch:vgg16", VGG16, GHOST_VGG16[2, 3]),
-        ("ghostsearch:resnet56", RESNET56, GHOST_RESNET56),
-    ):
-        loaded = load_model(spec)
-        example = example_input(loaded.input)
-        rows.append(compared(plain, loaded.module, example, MILLION, d=None, stem=None))
-        for d, first in ((3, True), (3, False), (1, True), (1, False)):
-            net = ghosted(loaded.module, Ghost(2, d), example, include_first=first)
-            rows.append(compared(ghost, net, example, MILLION, d=d, stem="ghosted" if first else "kept"))
-    empty = dict.fromkeys(rows[0])
-    printed_only = [
-        empty | {"net": p.net, "params M, paper": p.params, "MACs M, paper": p.macs, "top-1 %, paper": p.accuracy}
+def cifar_families() -> list[Family]:
+    """VGG-16 and ResNet-56 (section 4.1), counted for each way the ghost network may be meant."""
+    return [
+        _each_way("ghostsearch:vgg16", VGG16, GHOST_VGG16[2, 3]),
+        _each_way("ghostsearch:resnet56", RESNET56, GHOST_RESNET56),
+    ]
+
+
+def _each_way(spec: str, plain: Printed, ghost: Printed) -> Family:
+    loaded = load_model(spec)
+    example = example_input(loaded.input)
+    members = [(compared(plain, loaded.module, example, MILLION, d=None, stem=None), loaded.module)]
+    for d, first in ((3, True), (3, False), (1, True), (1, False)):
+        net = ghosted(loaded.module, Ghost(2, d), example, include_first=first)
+        members.append((compared(ghost, net, example, MILLION, d=d, stem="ghosted" if first else "kept"), net))
+    return Family(loaded.module, example, members)
+
+
+def printed_only(columns: Iterable[str]) -> list[Row]:
+    """Pruned networks of others, which the paper sets beside its own: nothing of them is run here."""
+    return [
+        dict.fromkeys(columns)
+        | {"net": p.net, "params M, paper": p.params, "MACs M, paper": p.macs, "top-1 %, paper": p.accuracy}
         for p in CIFAR_PEERS
     ]
-    return rows + printed_only
 
 
-def resnet50_rows() -> list[Row]:
+def resnet50_family() -> Family:
     """ResNet-50 with every convolution but the stem ghosted (section 4.2)."""
     loaded = load_model("torchvision:resnet50")
     example = example_input(loaded.input)
-    rows = [compared(RESNET50, loaded.module, example, BILLION, d=None)]
+    members = [(compared(RESNET50, loaded.module, example, BILLION, d=None), loaded.module)]
     for s, printed in GHOST_RESNET50.items():
         for d in (3, 1):
             net = ghosted(loaded.module, Ghost(s, d), example, include_first=False)
-            rows.append(compared(printed, net, example, BILLION, d=d))
-    return rows
+            members.append((compared(printed, net, example, BILLION, d=d), net))
+    return Family(loaded.module, example, members)
 
 
-def cheap_operation_rows() -> list[Row]:
+def cheap_operation_families() -> list[Family]:
     """VGG-16 and ResNet-20 under each cheap operation that the paper tried (section 4.1)."""
-    rows = []
+    families = []
     for spec in ("ghostsearch:vgg16", "ghostsearch:resnet20"):
         loaded = load_model(spec)
         example = example_input(loaded.input)
-        for cheap in ("conv", "affine", "wavelet"):
-            choice = Ghost(2, 3, cheap)
-            cost = measure_cost(ghosted(loaded.module, choice, example, include_first=True), example)
-            rows.append({"net": spec, "choice": str(choice), "params": cost.params, "MACs": cost.macs})
-    return rows
+        members = []
+        for cheap in (None, "conv", "affine", "wavelet"):
+            choice = Ghost(2, 3, cheap) if cheap else None
+            net = ghosted(loaded.module, choice, example, include_first=True) if choice else loaded.module
+            cost = measure_cost(net, example)
+            row = {"net": spec, "choice": str(choice or "keep"), "params": cost.params, "MACs": cost.macs}
+            members.append((row, net))
+        families.append(Family(loaded.module, example, members))
+    return families

@@ -1,17 +1,16 @@
-"""GhostNet beside the small networks of its time (section 4.2, table 7): params, multiply-adds, latency."""
+"""Latency beside the counts: of whole networks, and of single layers beside the formulas."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from statistics import median
-
-from torch import nn
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ghostsearch.errors import MissingExtraError
-from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.devices.base import RunOptions
+from ghostsearch.measure.latency import measure_latency, measure_pairs
 from ghostsearch.models.loading import IMAGENET_INPUT, example_input, load_model
 from ghostsearch.models.repghost import fused
-from ghostsearch.paper.counted import Row, compared
+from ghostsearch.paper.counted import Family, Layer, Row, compared
 from ghostsearch.paper.options import PaperOptions
 from ghostsearch.paper.printed import MILLION, SMALL_NETS
 
@@ -19,37 +18,62 @@ Progress = Callable[[int, int, str], None]
 
 REFERENCE = "torchvision:mobilenet_v3_large"
 """The network that GhostNet is compared with in the paper; latencies are ratios to it, timed in turns."""
+LAYER_S = 0.35
+"""Timing a layer at most, in seconds, once for the plain one and once for each ghost."""
 
 
-def small_net_rows(options: PaperOptions, progress: Progress | None = None) -> tuple[list[Row], list[str]]:
-    """Rows of the table and remarks on networks that could not be built; latency interleaved with MobileNetV3-L.
+def timed_rows(family: Family, options: PaperOptions, progress: Progress | None = None) -> list[Row]:
+    """The family's rows with latency, each network timed in turns with the plain one.
 
     Weights are random: they change neither counts nor, on a CPU, the time.
     """
-    built: dict[str, nn.Module] = {}
-    remarks = []
-    for spec in SMALL_NETS:
-        try:
-            built[spec] = fused(load_model(spec, seed=options.seed).module)
-        except MissingExtraError as error:
-            remarks.append(f"{spec} is left out: {error}")
-    example = example_input(IMAGENET_INPUT)
-    latencies = measure_latency(
-        built, example, device=options.device,
-        plain=built[REFERENCE], threads=options.threads, time_limit_s=options.time_limit,
+    times = measure_latency(
+        {str(i): network.eval() for i, (_, network) in enumerate(family.members)}, family.example,
+        device=options.device, plain=family.plain.eval(), threads=options.threads, time_limit_s=options.time_limit,
         seed=options.seed, progress=progress,
     )  # fmt: skip
     rows = []
-    for spec, network in built.items():
-        row = compared(SMALL_NETS[spec], network, example, MILLION, spec=spec)
-        seconds, reference = median(latencies[spec].times_s), median(latencies[spec].plain_times_s)
-        low, high = latencies[spec].ratio_interval or (None, None)
-        row |= {
-            "latency ms": seconds * 1e3,
-            "÷ MobileNetV3-L": seconds / reference,
-            "95 % from": low,
-            "95 % to": high,
-            "MACs/ns": row["MACs, counted"] / (seconds * 1e9),
-        }
-        rows.append(row)
-    return rows, remarks
+    for i, row in enumerate(family.rows):
+        latency = times[str(i)]
+        low, high = latency.ratio_interval or (None, None)
+        measured = {"latency ms": 1e3 * latency.median_s, "÷ plain": latency.ratio, "95 % from": low, "95 % to": high}
+        rows.append(row | measured)
+    return rows
+
+
+def small_nets() -> tuple[Family, list[str]]:
+    """GhostNet and the small networks of its time (section 4.2, table 7), and remarks on those that are not at hand."""
+    example, members, remarks = example_input(IMAGENET_INPUT), [], []
+    for spec, printed in SMALL_NETS.items():
+        try:
+            network = fused(load_model(spec).module)
+        except MissingExtraError as error:
+            remarks.append(f"{spec} is left out: {error}")
+            continue
+        members.append((compared(printed, network, example, MILLION, spec=spec), network))
+    plain = next(network for row, network in members if row["spec"] == REFERENCE)
+    return Family(plain, example, members), remarks
+
+
+def layer_speedups(
+    layers: Sequence[Layer], options: PaperOptions, progress: Progress | None = None
+) -> list[list[float]]:
+    """Plain latency over ghost latency of every layer and choice, on the device; layers of one shape are timed once."""
+    known: dict[Any, list[float]] = {}
+    for done, layer in enumerate(layers):
+        if _shape(layer) in known:
+            continue
+        if progress:
+            progress(done, len(layers), f"timing {layer.site.path}")
+        times = measure_pairs(
+            {str(choice): (block.eval(), layer.example) for choice, block in layer.ghosts.items()},
+            (layer.conv.eval(), layer.example), device=options.device, options=RunOptions(options.threads), batch=1,
+            time_limit_s=LAYER_S * (1 + len(layer.ghosts)), seed=options.seed,
+        )  # fmt: skip
+        known[_shape(layer)] = [1 / (times[str(choice)].ratio or float("nan")) for choice in layer.ghosts]
+    return [known[_shape(layer)] for layer in layers]
+
+
+def _shape(layer: Layer) -> tuple[Any, ...]:
+    site = layer.site
+    return site.in_shape, site.out_channels, site.kernel, site.stride, site.groups

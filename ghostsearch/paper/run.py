@@ -1,198 +1,18 @@
-"""Makes the paper's tables as pages of results/."""
+"""Writes the paper's tables as pages of results/."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ghostsearch.choices import Ghost
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.measure.machine import processor
-from ghostsearch.paper import counted
 from ghostsearch.paper.kept import KEPT_FILE, KeptRows
 from ghostsearch.paper.options import PaperOptions
-from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+from ghostsearch.paper.pages import TABLES, Making
+from ghostsearch.report.result_page import write_index, write_page
 from ghostsearch.space import nearest_names
 
 Progress = Callable[[int, int, str], None]
-
-KIND = "Figures named paper are printed in Han et al. 2020; its FLOPs are multiply-adds, cut to the digits shown."
-HONEST = "A figure that does not agree is left as it is: no counter was tuned to it."
-
-
-@dataclass(frozen=True)
-class Making:
-    """What a page is made from."""
-
-    options: PaperOptions
-    kept: KeptRows
-    progress: Progress | None = None
-
-
-def formulas(making: Making) -> ResultPage:
-    """r_s and r_c of every layer of VGG-16, ResNet-56 and ResNet-50."""
-    choices = (Ghost(2, 3), Ghost(4, 3))
-    specs = ("ghostsearch:vgg16", "ghostsearch:resnet56", "torchvision:resnet50")
-    tables = [ResultTable(spec, counted.formula_rows(spec, choices)) for spec in specs]
-    rows = [row for table in tables for row in table.rows]
-    exact = sum(abs(r["r_s formula"] - r["r_s counted"]) < 1e-9 for r in rows)
-    worst = max(rows, key=lambda r: r["s"] - r["r_s counted"])
-    notes = (f"Least of its promise keeps {worst['site']} with s={worst['s']}: r_s = {worst['r_s counted']:.3g}.",)
-    claim = "The speed-up formula r_s of the ghost module holds for every layer as counted on the built layers"
-    figure = f"{exact} of {len(rows)} exact"
-    return _page("paper_formulas", "Module formulas r_s and r_c", claim, figure, making, tables, notes)
-
-
-def vgg16(making: Making) -> ResultPage:
-    """The ablation of s and d on VGG-16."""
-    rows = counted.vgg16_rows()
-    claim = "VGG-16's ablation of s and d, parameters and multiply-adds counted to the printed digit"
-    return _page(
-        "paper_vgg16", "VGG-16 on CIFAR-10: s and d", claim, _agreement(rows), making, [ResultTable("s and d", rows)]
-    )
-
-
-def cifar(making: Making) -> ResultPage:
-    """ResNet-56 and VGG-16 beside pruned ones."""
-    rows = counted.cifar_rows()
-    notes = (
-        "Ghost-ResNet-56's printed 63 M is what d=1 counts; d=3, which its ablation settles on, counts 65 M.",
-        "The rows of l1, SBP, CP and AMC are printed only: nothing of them was run here.",
-    )
-    claim = "ResNet-56 and VGG-16 with ghost modules, counted for both kernels and with the stem kept or ghosted"
-    page = [ResultTable("ResNet-56 and VGG-16", rows)]
-    return _page("paper_cifar", "CIFAR-10 networks", claim, _agreement(rows), making, page, notes)
-
-
-def resnet50(making: Making) -> ResultPage:
-    """ResNet-50 on ImageNet sizes."""
-    rows = counted.resnet50_rows()
-    notes = ("The printed parameters do not come out with every convolution but the stem ghosted, whatever d.",)
-    claim = "Ghost-ResNet-50: the multiply-adds come out for d=3, the parameters do not"
-    return _page(
-        "paper_resnet50", "ResNet-50", claim, _agreement(rows), making, [ResultTable("ResNet-50", rows)], notes
-    )
-
-
-def cheap(making: Making) -> ResultPage:
-    """The cheap operations beside one another."""
-    rows = counted.cheap_operation_rows()
-    shares = {r["choice"]: r["MACs"] for r in rows if r["net"] == "ghostsearch:vgg16"}
-    least = min(shares.values()) / max(shares.values())
-    notes = ("Their accuracies under a short schedule stand in paper_training.",)
-    claim = "Affine and wavelet ghosts save hardly anything over depthwise ones, which the paper kept"
-    page = [ResultTable("cheap operations, s=2", rows)]
-    return _page("paper_cheap", "Cheap operations", claim, f"{1 - least:.1%} of VGG-16's MACs", making, page, notes)
-
-
-def small_nets(making: Making) -> ResultPage:
-    """GhostNet beside its competitors."""
-    from ghostsearch.paper.measured import small_net_rows
-
-    options = making.options
-    rows, remarks = small_net_rows(options, making.progress)
-    ghost = next(r for r in rows if r["net"] == "GhostNet 1.0×")
-    mobile = next(r for r in rows if r["net"] == "MobileNetV3-L 1.0×")
-    share, ratio = ghost["MACs, counted"] / mobile["MACs, counted"], ghost["÷ MobileNetV3-L"]
-    claim = "GhostNet 1.0× beside MobileNetV3-L 1.0×: share of its multiply-adds, share of its time"
-    figure = f"{share:.2f} of the MACs, {ratio:.2f} of the latency"
-    notes = (
-        f"Latency: {options.device}, batch 1, {options.threads} thread(s), 224×224, timed in turns with MobileNetV3-L; "
-        "95 % interval of the ratio of medians.",
-        *remarks,
-    )
-    page = [ResultTable("params, MACs, latency", rows)]
-    return _page("paper_small_nets", "GhostNet and its competitors", claim, figure, making, page, notes)
-
-
-def toy(making: Making) -> ResultPage:
-    """Feature-map pairs of a trained network."""
-    from ghostsearch.paper.toy import toy_rows
-
-    options = making.options
-    pairs, everywhere = toy_rows(options)
-    three = next(r for r in everywhere if r["d"] == 3)["best other map, median"]
-    picture = options.toy_image or "scikit-learn's china.jpg"
-    notes = (
-        f"Network {options.toy_model} with trained weights, output of {options.toy_layer}, image {picture}.",
-        "The paper looked into ResNet-50's first block.",
-        "Error: share of the target map's variance that the best filter leaves, corrected for its degrees of freedom.",
-    )
-    claim = (
-        "One feature map made from the most similar other one by a single 3×3 filter: variance left, median over maps"
-    )
-    tables = [ResultTable("the three most similar pairs", pairs), ResultTable("all maps of the layer", everywhere)]
-    return _page("paper_toy", "Toy experiment: pairs of feature maps", claim, f"{three:.1%}", making, tables, notes)
-
-
-def training(making: Making) -> ResultPage:
-    """Short training from scratch."""
-    from ghostsearch.paper.training import trained_rows
-
-    options = making.options
-    rows = trained_rows(options, making.kept, making.progress)
-    by = {r["choice"]: r["top-1 %, short schedule"] for r in rows}
-    figure = f"{by['keep']:.1f} % plain, {by['ghost(ratio=2, kernel=3)']:.1f} % ghost(ratio=2, kernel=3)"
-    notes = (
-        f"A short schedule: {_schedule(options)}, {options.train_seeds} seed(s) from {options.seed} on. It says how "
-        "fast each network learns at first and ranks loosely; the published accuracies, after 200 to 400 epochs, "
-        "cannot be confirmed or refuted by it.",
-        "The paper names affine and wavelet transforms as cheap operations and prints no figure for them.",
-    )
-    name = options.train_model.rpartition(":")[2]
-    claim = f"{name} from scratch under a short schedule, each s, d and cheap operation"
-    page = [ResultTable("print, count and short schedule", rows)]
-    return _page(
-        f"paper_training_{name}", f"{name}: accuracy under a short schedule", claim, figure, making, page, notes
-    )
-
-
-def _schedule(options: PaperOptions) -> str:
-    """The training schedule in words."""
-    precision = f", {options.train_precision} precision" if options.train_precision else ""
-    tested = f", scored on {options.test_images} of the test images" if options.test_images else ""
-    return (
-        f"{options.epochs:g} epoch(s) on {options.train_images or 'all'} training images of {options.data}, batches of "
-        f"{options.batch}{precision}{tested}"
-    )
-
-
-def ghostnet_search(making: Making) -> ResultPage:
-    """Search over GhostNet itself."""
-    from ghostsearch.models.ghostnet_space import space_size
-    from ghostsearch.paper.searched import draw_search, search_rows, searched
-
-    options = making.options
-    candidates = searched(options, making.kept, making.progress)
-    front = [c for c in candidates if c.on_front]
-    count = sum(c.name.startswith("searched") for c in front)
-    notes = (
-        f"{len(candidates)} networks at {options.search_size}×{options.search_size}, each from random weights, one "
-        f"seed: {_schedule(options)}; a short schedule that favours networks which learn fast.",
-        f"NSGA-II on validation accuracy and MACs over {space_size():.1e} plans: width, and ratio, kernel, expansion "
-        f"and SE of every bottleneck. Latency on {options.device}, in turns with GhostNet 1.0×, for the front and the "
-        "uniform networks. The test split chose nothing.",
-    )
-    claim = "Networks on the front of accuracy and MACs that the search found, beside uniform GhostNet 0.5–1.3×"
-    name, title = "paper_ghostnet_search", "Search over GhostNet itself"
-    table = ResultTable("uniform and searched", search_rows(candidates))
-    page = _page(name, title, claim, f"{count} of {len(front)}", making, [table], notes)
-    return replace(page, pictures={f"{name}.png": lambda path: draw_search(candidates, path)})
-
-
-TABLES: dict[str, Callable[..., ResultPage]] = {
-    "formulas": formulas,
-    "toy": toy,
-    "cheap": cheap,
-    "vgg16": vgg16,
-    "cifar": cifar,
-    "resnet50": resnet50,
-    "small-nets": small_nets,
-    "training": training,
-    "ghostnet-search": ghostnet_search,
-}
-"""The paper's tables by name, in its order."""
 
 
 def write_tables(
@@ -213,23 +33,3 @@ def write_tables(
             progress(done, len(wanted), name)
         paths += [p for p in write_page(TABLES[name](Making(options, kept, progress)), out) if p.suffix == ".md"]
     return [*paths, write_index(out)]
-
-
-def _page(
-    name: str,
-    title: str,
-    claim: str,
-    figure: str,
-    making: Making,
-    tables: Sequence[ResultTable],
-    notes: Sequence[str] = (),
-) -> ResultPage:
-    return ResultPage(
-        name=name, title=title, claim=claim, figure=figure, command=making.options.command, device=processor(),
-        tables=tables, seed=making.options.seed, notes=(KIND, *notes, HONEST),
-    )  # fmt: skip
-
-
-def _agreement(rows: Sequence[counted.Row]) -> str:
-    verdicts = [row[key] for row in rows for key in ("params agree", "MACs agree") if row[key] is not None]
-    return f"{sum(verdicts)} of {len(verdicts)} counts agree with the print"

@@ -51,9 +51,11 @@ def block_output(model: nn.Module, path: str, pixels: Tensor) -> Tensor:
 def _closest(maps: Tensor) -> list[Row]:
     rows = []
     for source, target in closest_pairs(maps, PAIRS):
-        pair = maps[[source, target]]
-        errors = {f"d={d}": float(pair_errors(pair, d)[0, 1]) for d in KERNELS}
-        rows.append({"pair": f"map {source} → map {target}", **errors})
+        pair, variance = maps[[source, target]], float(maps[target].double().var())
+        errors = {d: float(pair_errors(pair, d)[0, 1]) for d in KERNELS}
+        shares = {f"d={d}": error for d, error in errors.items()}
+        squares = {f"MSE d={d}": error * variance for d, error in errors.items()}
+        rows.append({"pair": f"map {source} → map {target}", **shares, **squares})
     return rows
 
 
