@@ -68,7 +68,7 @@ def trained_rows(options: PaperOptions, kept: KeptRows, progress: Progress | Non
         runs[choice].append(_trained(net, choice, data, seed, options, kept))
     return [
         compared(printed, _network(options.train_model, choice, example, 0), example, MILLION, choice=_name(choice))
-        | _summary(runs[choice])
+        | summary(runs[choice])
         for choice, printed in wanted.items()
     ]
 
@@ -101,7 +101,7 @@ def _trained(net: nn.Module, choice: Ghost | None, data: Data, seed: int, option
     return row
 
 
-def _summary(runs: Sequence[Row]) -> Row:
+def summary(runs: Sequence[Row]) -> Row:
     """Columns of a setting's trainings, one a seed."""
     accuracies = [100 * run["accuracy"] for run in runs]
     return {

@@ -1,5 +1,10 @@
 import json
 
+import pytest
+from PIL import Image
+from safetensors import safe_open
+from sklearn.datasets import load_digits
+
 
 def test_train_writes_a_model_and_its_curves(ghostsearch, tmp_path):
     outcome = ghostsearch(
@@ -14,10 +19,39 @@ def test_train_writes_a_model_and_its_curves(ghostsearch, tmp_path):
     assert json.loads((tmp_path / "out" / "train.json").read_text())["model"] == "ghostsearch:digits_cnn"
 
 
-def test_paper_writes_a_page_with_its_command(ghostsearch, tmp_path):
-    outcome = ghostsearch("paper", "cheap", "--out", tmp_path)
+@pytest.fixture
+def three_classes(tmp_path):
+    """A folder of three digits as PNG files, 32 of each, one folder a class."""
+    digits, left = load_digits(), dict.fromkeys((0, 1, 2), 32)
+    for number, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        if left.get(int(label), 0):
+            left[int(label)] -= 1
+            folder = tmp_path / "three" / f"digit{label}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image * 15.9).astype("uint8")).save(folder / f"{number}.png")
+    return tmp_path / "three"
+
+
+def test_ghostnet_from_scratch_on_a_folder_of_three_classes(ghostsearch, three_classes, tmp_path):
+    out = tmp_path / "trained"
+    outcome = ghostsearch(
+        "train", "ghostsearch:ghostnet", "--size", "32", "--data", f"folder:{three_classes}", "--batch", "16",
+        "--epochs", "3", "--train-device", "cpu", "--out", out,
+    )  # fmt: skip
     assert outcome.code == 0, outcome.err
-    assert f"ghostsearch paper cheap --out {tmp_path}" in (tmp_path / "paper_cheap.md").read_text()
+    assert f"--classes 3 --weights {out / 'weights.safetensors'}" in outcome.out
+    told = json.loads((out / "train.json").read_text())
+    assert told["classes"] == ["digit0", "digit1", "digit2"]
+    assert told["history"][2]["loss"] < told["history"][0]["loss"]
+    assert "<svg" in (out / "train.svg").read_text()
+    with safe_open(out / "weights.safetensors", "pt") as weights:
+        assert weights.get_slice("classifier.weight").get_shape() == [3, 1280]
+
+
+def test_paper_writes_a_page_with_its_command(ghostsearch, tmp_path):
+    outcome = ghostsearch("paper", "cheap", "--time-limit", "0.1", "--out", tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert f"ghostsearch paper cheap --time-limit 0.1 --out {tmp_path}" in (tmp_path / "paper_cheap.md").read_text()
     assert "[paper_cheap](paper_cheap.md)" in (tmp_path / "README.md").read_text()
 
 

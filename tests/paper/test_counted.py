@@ -4,7 +4,16 @@ import torch
 from ghostsearch.choices import Ghost
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.cifar import vgg16
-from ghostsearch.paper.counted import cifar_rows, formula_rows, ghosted, resnet50_rows, vgg16_rows
+from ghostsearch.paper.counted import (
+    cheap_operation_families,
+    cifar_families,
+    formula_rows,
+    ghosted,
+    layers,
+    printed_only,
+    resnet50_family,
+    vgg16_family,
+)
 
 VGG16 = [
     (15.0, 313), (7.6, 157), (7.7, 158), (7.7, 160), (7.7, 163), (5.2, 107), (4.0, 80), (3.3, 65),
@@ -13,7 +22,7 @@ VGG16 = [
 
 
 def test_vgg16_reproduces_to_the_digit():
-    rows = vgg16_rows()
+    rows = vgg16_family().rows
     counted = [(round(r["params, counted"] / 1e6, 1), r["MACs, counted"] // 10**6) for r in rows]
     assert counted == VGG16
     assert all(r["params agree"] and r["MACs agree"] for r in rows)
@@ -31,11 +40,12 @@ def test_ghost_vgg16_is_a_sum_of_products():
 
 
 def test_what_does_not_reproduce_stays_so():
-    resnet50 = {(r["net"], r["d"]): r for r in resnet50_rows()}
+    resnet50 = {(r["net"], r["d"]): r for r in resnet50_family().rows}
     two = resnet50["Ghost-ResNet-50 (s=2)", 3]
     assert (two["params, counted"], two["params agree"]) == (13_953_512, False)
     assert (two["MACs, counted"], two["MACs agree"]) == (2_151_023_360, True)
-    resnet56 = {(r["net"], r["d"], r["stem"]): r for r in cifar_rows()}
+    cifar = [r for family in cifar_families() for r in family.rows]
+    resnet56 = {(r["net"], r["d"], r["stem"]): r for r in [*cifar, *printed_only(cifar[0])]}
     assert resnet56["Ghost-ResNet-56 (s=2)", 3, "ghosted"]["MACs, counted"] == 65_139_328
     assert not resnet56["Ghost-ResNet-56 (s=2)", 3, "ghosted"]["MACs agree"]
     assert resnet56["Ghost-ResNet-56 (s=2)", 1, "ghosted"]["MACs agree"]
@@ -44,9 +54,25 @@ def test_what_does_not_reproduce_stays_so():
 
 @pytest.mark.parametrize("choice", [Ghost(2, 3), Ghost(4, 5)])
 def test_formula_is_what_the_layers_cost(choice):
-    rows = formula_rows("ghostsearch:resnet20", [choice])
-    assert len(rows) == 1 + 6 * 3
-    for row in rows:
+    every = layers("ghostsearch:resnet20", [choice])
+    assert len(every) == 1 + 6 * 3
+    for row in (row for layer in every for row in formula_rows(layer)):
         assert row["r_s counted"] == pytest.approx(row["r_s formula"])
         assert row["r_s counted"] == pytest.approx(row["r_s ours (whole maps)"])
         assert row["r_c counted"] == pytest.approx(row["r_s counted"])
+
+
+def test_layers_stand_as_in_their_network():
+    strided = next(x for x in layers("ghostsearch:resnet20", [Ghost(2, 3)]) if x.site.path == "layer2.0.conv1")
+    assert strided.example.shape == (1, 16, 32, 32)
+    for layer in (strided.conv, *strided.ghosts.values()):
+        assert layer(strided.example).shape == (1, 32, 16, 16)
+
+
+def test_cheap_operations_differ_in_their_few_weights_only():
+    rows = {r["choice"]: r for r in cheap_operation_families()[0].rows}
+    ghosts = sum((64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)) // 2
+    conv, affine, wavelet = (str(Ghost(2, 3, cheap)) for cheap in ("conv", "affine", "wavelet"))
+    assert rows[conv]["params"] - rows[wavelet]["params"] == ghosts * (3 * 3 - 1)
+    assert rows[conv]["params"] - rows[affine]["params"] == ghosts * (3 * 3 - 2)
+    assert rows["keep"]["params"] > rows[conv]["params"]

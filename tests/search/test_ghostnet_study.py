@@ -3,14 +3,31 @@ import pytest
 from ghostsearch.data import load_data
 from ghostsearch.models.ghostnet_space import uniform_plans
 from ghostsearch.models.loading import InputSpec
-from ghostsearch.search.ghostnet_study import search_ghostnet
+from ghostsearch.search.ghostnet_study import GhostNetTrainer, search_ghostnet
 
 
 @pytest.fixture(scope="module")
-def candidates():
+def trainer():
     spec = InputSpec(16)
-    data = load_data("digits", input=spec, batch=32, train_images=64)
-    return search_ghostnet(data, spec, trials=5, epochs=1, train_device="cpu", time_limit_s=0.5)
+    return GhostNetTrainer(load_data("digits", input=spec, batch=32, train_images=64), spec, epochs=1, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def remembered():
+    return {}
+
+
+@pytest.fixture(scope="module")
+def candidates(trainer, remembered):
+    def scores(plan):
+        return remembered.setdefault(plan, trainer.scores(plan))
+
+    return search_ghostnet(trainer, trials=5, scores=scores, device="torch:cpu", time_limit_s=0.2)
+
+
+def test_told_the_same_it_asks_the_same(candidates, trainer, remembered):
+    again = search_ghostnet(trainer, trials=5, scores=remembered.__getitem__, device="torch:cpu", time_limit_s=0.1)
+    assert [(c.plan, c.score, c.test) for c in again] == [(c.plan, c.score, c.test) for c in candidates]
 
 
 def test_uniform_networks_come_first_then_searched_ones(candidates):
