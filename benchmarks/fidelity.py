@@ -1,14 +1,15 @@
 """How well each rung ranks architectures: Kendall's tau with longer training, beside MACs, params and the table's sum.
 
-    python benchmarks/fidelity.py --model ghostsearch:resnet20 --weights cifar_resnet20_jpeg.safetensors \\
-        --data folder:cifar10 --validation-list cifar10-jpeg-val.txt --count 12 --longest 20 --out results/fidelity
+    python benchmarks/fidelity.py --count 12 --longest 20 --work fidelity --out results
 
-One row an architecture and rung in fidelity.csv; the same command goes on with what is missing.
+One row an architecture and rung in fidelity.csv under `--work`; the same command goes on with what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from scipy.stats import kendalltau
 from ghostsearch.files import write_text
 from ghostsearch.measure.audit import random_architectures
 from ghostsearch.measure.costtable import encode
+from ghostsearch.measure.machine import processor
+from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
 from ghostsearch.search.bench import Bench, open_bench, train_baseline
 from ghostsearch.search.candidates import build_candidates, losses_of
 from ghostsearch.search.config import RunConfig
@@ -28,12 +31,12 @@ def main() -> None:
     args = arguments()
     config = RunConfig(
         model=args.model, weights=args.weights, data=args.data, validation_list=args.validation_list, space=args.space,
-        train_images=args.train_images, seed=args.seed, out=str(args.out), baseline_epochs=args.baseline_epochs,
+        train_images=args.train_images, seed=args.seed, out=str(args.work), baseline_epochs=args.baseline_epochs,
     )  # fmt: skip
     bench = open_bench(config)
-    train_baseline(bench, args.out)
+    train_baseline(bench, args.work)
     architectures = random_architectures(bench.space, args.count, args.seed)
-    file = args.out / "fidelity.csv"
+    file = args.work / "fidelity.csv"
     table = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=["digest", "epochs", "score"])
     for architecture in architectures:
         for epochs in (*args.rungs, args.longest):
@@ -42,8 +45,29 @@ def main() -> None:
                 write_text(file, table.to_csv(index=False))
                 print(architecture.digest, epochs, table.score.iloc[-1], flush=True)
     result = taus(bench, architectures, table, args)
-    write_text(args.out / "fidelity.md", result.round(3).to_markdown(index=False) + "\n")
     print(result.round(3).to_string(index=False))
+    costs = {a.digest: bench.cost(a).macs / bench.plain_cost.macs for a in architectures}
+    scores = table.pivot(index="digest", columns="epochs", values="score").round(4)
+    rows = [
+        {"architecture": d, "share of MACs": round(costs[d], 3), **{f"{e} epochs": v for e, v in r.items()}}
+        for d, r in scores.iterrows()
+    ]
+    closed = float(result.iloc[0, 1])
+    page = ResultPage(
+        name=args.name, title=f"How well each rung ranks architectures: {args.model}",
+        claim=f"Kendall's tau of the closed form's score with {args.longest} epochs, {args.model}, "
+        f"{args.count} random architectures",
+        figure=f"{closed:.2f}",
+        command="python benchmarks/" + " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])]),
+        device=processor(), seed=args.seed,
+        tables=[
+            ResultTable("Rank correlation with the longest training", result.round(3).to_dict("records")),
+            ResultTable("Scores on the selection split", rows),
+        ],
+        notes=["Each score is of a whole schedule of so many epochs from the closed form, as in a trial; one seed."],
+    )  # fmt: skip
+    write_page(page, args.out)
+    write_index(args.out)
 
 
 def scored(bench: Bench, architecture: Architecture, epochs: int) -> float:
@@ -59,7 +83,7 @@ def taus(
 ) -> pd.DataFrame:
     """Each predictor's rank correlation with the score after the longest training."""
     scores = table.pivot(index="digest", columns="epochs", values="score").loc[[a.digest for a in architectures]]
-    losses = losses_of(build_candidates(bench, args.out), bench.space)
+    losses = losses_of(build_candidates(bench, args.work), bench.space)
     codes = encode(bench.space, architectures)
     predictors = {f"{epochs} epochs": scores[epochs].to_numpy() for epochs in args.rungs}
     predictors["candidate table (sum of divergences)"] = [
@@ -85,7 +109,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rungs", type=int, nargs="+", default=[0, 1, 3])
     parser.add_argument("--longest", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("fidelity"))
+    parser.add_argument("--name", default="fidelity", help="the page's name")
+    parser.add_argument("--work", type=Path, default=Path("fidelity"), help="where the rows are kept")
+    parser.add_argument("--out", type=Path, default=Path("results"))
     return parser.parse_args()
 
 

@@ -50,6 +50,8 @@ COLUMNS = (
     "tool", "point", "seed", "macs", "params", "macs_ratio", "latency_ratio", "before", "bn_reset", "after", "epochs",
     "train_images", "search_s", "train_s", "structure",
 )  # fmt: skip
+SCORE_IMAGES = 2000
+"""Of the selection split, for the accuracy before any label."""
 Build = Callable[[], nn.Module]
 
 
@@ -120,7 +122,8 @@ def row(bench: Bench, tool: str, point: str, build: Build, args: argparse.Namesp
     model = build()
     search_s = time.process_time() - started
     cost = measure_cost(model, bench.example)
-    before = evaluate(model, bench.data.validation, bench.task)
+    images = selection(bench, SCORE_IMAGES)
+    before = evaluate(model, images, bench.task)
     reset = copied(model)
     recalibrate_batchnorm(reset, bench.calibration or [])
     started, found = time.process_time(), shapes(model)
@@ -130,7 +133,7 @@ def row(bench: Bench, tool: str, point: str, build: Build, args: argparse.Namesp
     return {
         "tool": tool, "point": point, "seed": args.seed, "macs": cost.macs, "params": cost.params,
         "macs_ratio": cost.macs / bench.plain_cost.macs, "before": before,
-        "bn_reset": evaluate(reset, bench.data.validation, bench.task),
+        "bn_reset": evaluate(reset, images, bench.task),
         "after": bench.score(model, "test", args.epochs).value, "epochs": args.epochs,
         "train_images": args.train_images or "all", "search_s": round(search_s, 1), "train_s": round(train_s, 1),
         "structure": getattr(model, "structure", "") or json.dumps(found),
@@ -177,6 +180,17 @@ def rebuilt(bench: Bench, row: dict[str, str]) -> nn.Module:
             new = nn.Linear(inputs, outputs) if isinstance(old, nn.Linear) else nn.BatchNorm2d(outputs)
         model.set_submodule(path, new.eval())
     return model
+
+
+def selection(bench: Bench, images: int) -> list[tuple[Tensor, Tensor]]:
+    """The first batches of the selection split, so many images of them."""
+    found, held = [], 0
+    for batch, target in bench.data.validation:
+        found.append((batch, target))
+        held += len(target)
+        if held >= images:
+            break
+    return found
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -279,12 +293,7 @@ def fastnas(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build
 def fastnas_model(bench: Bench, share: float, args: argparse.Namespace) -> nn.Module:
     import modelopt.torch.prune as mtp
 
-    images, held = [], 0
-    for batch, target in bench.data.validation:
-        images.append((batch, target))
-        held += len(target)
-        if held >= FASTNAS_IMAGES:
-            break
+    images = selection(bench, FASTNAS_IMAGES)
     settings = {"nn.Conv2d": {"*": {"channel_divisor": 8}}, "nn.BatchNorm2d": {"*": {"feature_divisor": 8}}}
     model, _ = mtp.prune(
         model=copied(bench.plain.module), mode=[("fastnas", settings)], constraints={"flops": f"{100 * share:g}%"},

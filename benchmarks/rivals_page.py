@@ -1,0 +1,177 @@
+"""The page of `rivals.py`: hypervolumes, the models at half the MACs, what each tool cost, and both fronts.
+
+python benchmarks/rivals_page.py --run rivals_resnet20 --study search_resnet20 --name rivals_resnet20 --out results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from ghostsearch.measure.machine import processor
+from ghostsearch.pareto import hypervolume, pareto_front
+from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+
+OURS = "ghostsearch"
+REFERENCE = (1.0, 1.05)
+"""Hypervolume's reference: no accuracy at all, and 5 % above the plain model's cost."""
+HALF = (0.4, 0.57)
+"""Shares of the plain MACs that count as about half; of a tool's models there the most accurate speaks for it."""
+
+
+def main() -> None:
+    args = arguments()
+    table = pd.read_csv(args.run / "rivals.csv")
+    timing_file = args.run / "timing.json"
+    timing = json.loads(timing_file.read_text()) if timing_file.exists() else {}
+    half = half_the_macs(table)
+    ours = half[half.tool == OURS]
+    best = half[half.tool != OURS].sort_values("after").iloc[-1]
+    before = half[half.tool != OURS].sort_values("before").iloc[-1]
+    figure = (
+        f"{100 * (ours.after.iloc[0] - best.after):+.1f} points over {best.tool} after {table.epochs.iloc[0]} epochs, "
+        f"{100 * (ours.before.iloc[0] - before.before):+.1f} over {before.tool} before any label"
+    )
+    pictures = {f"{args.name}_macs.png": picture(table, "macs_ratio", "share of the plain model's MACs")}
+    if table.latency_ratio.notna().all():
+        text = f"latency over the plain model's on {timing['device']}, batch 1"
+        pictures[f"{args.name}_latency.png"] = picture(table, "latency_ratio", text)
+    page = ResultPage(
+        name=args.name,
+        title=f"{args.net} and its rivals: same images, same {table.epochs.iloc[0]} epochs",
+        claim=f"{args.net} at about half the MACs, test accuracy beside the best rival's",
+        figure=figure,
+        command=args.command,
+        device=processor(),
+        seed=int(table.seed.min()),
+        tables=[
+            ResultTable("Fronts", fronts(table)),
+            ResultTable("About half the MACs", half.round(4).to_dict("records")),
+            ResultTable("Cost", costs(table, args.study)),
+            ResultTable("Every model", models(table)),
+        ],
+        pictures=pictures,
+        notes=[*notes(table, timing), *args.note],
+    )
+    write_page(page, args.out)
+    write_index(args.out)
+
+
+def fronts(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Hypervolume of each tool's models, ours first, then by hypervolume."""
+    rows = []
+    for tool, models in table.groupby("tool"):
+        row: dict[str, Any] = {"tool": tool, "models": len(models), "least MACs": round(models.macs_ratio.min(), 3)}
+        for name, axis, score in (
+            ("hypervolume, MACs", "macs_ratio", "after"),
+            ("hypervolume, latency", "latency_ratio", "after"),
+            ("hypervolume, MACs, before any label", "macs_ratio", "before"),
+        ):
+            points = list(zip(1 - models[score], models[axis], strict=True))
+            row[name] = round(hypervolume(points, REFERENCE), 4) if models[axis].notna().all() else None
+        rows.append(row)
+    return sorted(rows, key=lambda r: (r["tool"] != OURS, -r["hypervolume, MACs"]))
+
+
+def half_the_macs(table: pd.DataFrame) -> pd.DataFrame:
+    """Each tool's most accurate model at about half the MACs, averaged over the seeds of that point."""
+    near = table[table.macs_ratio.between(*HALF)]
+    points = near.groupby(["tool", "point"]).agg(
+        seeds=("seed", "size"), macs_ratio=("macs_ratio", "mean"), latency_ratio=("latency_ratio", "mean"),
+        before=("before", "mean"), bn_reset=("bn_reset", "mean"), after=("after", "mean"),
+        spread=("after", lambda x: x.max() - x.min()),
+    )  # fmt: skip
+    best = points.reset_index().sort_values("after").groupby("tool").tail(1)
+    return best.sort_values("after", ascending=False)
+
+
+def costs(table: pd.DataFrame, study: Path | None) -> list[dict[str, Any]]:
+    """CPU minutes of each tool to its models; our study's own stages stand in rows of their own."""
+    rows: list[dict[str, Any]] = [
+        {
+            "tool": tool, "stage": "its models here", "trainings": len(models),
+            "CPU minutes of search or fit": round(models.search_s.sum() / 60, 2),
+            "CPU minutes of training": round(models.train_s.sum() / 60, 2),
+        }
+        for tool, models in table.groupby("tool")
+    ]  # fmt: skip
+    if study:
+        seconds = json.loads((study / "seconds.json").read_text())
+        trials = pd.read_csv(study / "trials.csv")
+        trained = int((trials.epochs > 0).sum())
+        rows.append(
+            {
+                "tool": OURS, "stage": f"the study before: {len(trials)} trials", "trainings": trained,
+                "CPU minutes of search or fit": round(seconds["total, CPU"] / 60, 2), "CPU minutes of training": None,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def models(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """All rows without their structures."""
+    return table.drop(columns="structure").round(4).sort_values(["tool", "macs_ratio"]).to_dict("records")
+
+
+def notes(table: pd.DataFrame, timing: dict[str, Any]) -> list[str]:
+    """How the figures are to be read."""
+    epochs, images = table.epochs.iloc[0], table.train_images.iloc[0]
+    found = [
+        f"CIFAR-10 (JPEG). Every model got {epochs} epochs of the same {images} stratified training images under one "
+        "recipe, distilled from the plain net. `before` is the accuracy on 2,000 images of the selection split as the "
+        "tool left the model, `bn_reset` the same after BatchNorm statistics of unlabelled images, `after` the accuracy "
+        "on the 10,000 test images, read once.",
+        f"Hypervolume lies between error and cost, reference {REFERENCE}: no accuracy and 5 % above the plain cost.",
+        "Uniform ghost and Vega start from random weights, as their code does. Pruners cut the inner widths (the "
+        "shortcuts have no parameters), FastNAS with channel divisor 8. Random search draws from our space and has our "
+        "weights.",
+    ]
+    if timing:
+        found.append(
+            f"Latency: {timing['device']}, one thread, all models in turns with the plain one, {timing['forwards']} "
+            f"forwards each; plain {timing['plain_ms']:.3f} ms."
+        )
+    return found
+
+
+def picture(table: pd.DataFrame, axis: str, label: str) -> Callable[[Path], object]:
+    """Draws every tool's models, those of its front joined by a line."""
+
+    def draw(path: Path) -> None:
+        figure, plot = plt.subplots(figsize=(7, 4.5))
+        for number, (tool, rows) in enumerate(sorted(table.groupby("tool"), key=lambda item: item[0] != OURS)):
+            points = list(zip(rows[axis], 1 - rows.after, strict=True))
+            front = sorted(points[i] for i in pareto_front(points))
+            style = {"color": "black", "linewidth": 2, "zorder": 3} if tool == OURS else {"color": f"C{number}"}
+            plot.plot([x for x, _ in points], [100 * (1 - e) for _, e in points], "o", ms=4, color=style["color"])
+            plot.plot([x for x, _ in front], [100 * (1 - e) for _, e in front], label=tool, **style)
+        plot.set(xlabel=label, ylabel="test accuracy %")
+        plot.grid(alpha=0.3)
+        plot.legend(fontsize=8)
+        figure.tight_layout()
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
+
+    return draw
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="directory of rivals.py")
+    parser.add_argument("--study", type=Path, help="the study whose front entered")
+    parser.add_argument("--net", default="ResNet-20")
+    parser.add_argument("--name", default="rivals_resnet20")
+    parser.add_argument("--command", default="python benchmarks/rivals.py", help="what made the rows")
+    parser.add_argument("--note", action="append", default=[], help="a sentence for the page; may be repeated")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
