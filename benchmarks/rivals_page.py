@@ -125,8 +125,8 @@ def notes(table: pd.DataFrame, timing: dict[str, Any]) -> list[str]:
     found = [
         f"CIFAR-10 (JPEG). Every model got {epochs} epochs of the same {images} stratified training images under one "
         "recipe, distilled from the plain net. `before` is the accuracy on 2,000 images of the selection split as the "
-        "tool left the model, `bn_reset` the same after BatchNorm statistics of unlabelled images, `after` the accuracy "
-        "on the 10,000 test images, read once.",
+        "tool left the model, `bn_reset` the same after BatchNorm statistics of unlabelled images, `after` the "
+        "accuracy on the 10,000 test images, read once.",
         f"Hypervolume lies between error and cost, reference {REFERENCE}: no accuracy and 5 % above the plain cost.",
         "Uniform ghost and Vega start from random weights, as their code does. Pruners cut the inner widths (the "
         "shortcuts have no parameters), FastNAS with channel divisor 8. Random search draws from our space and has our "
