@@ -37,6 +37,7 @@ from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.search.bench import Bench, open_bench, train_baseline
 from ghostsearch.search.config import RunConfig
+from ghostsearch.search.solve import solve_study
 from ghostsearch.search.view import load_study
 from ghostsearch.space import Architecture
 from ghostsearch.tracing import copied
@@ -46,6 +47,7 @@ RATIOS = (0.5, 0.75, 0.25)
 """Pruning ratios of torch-pruning on the widths that can change; 0.5 leaves about half the MACs."""
 FASTNAS_MACS, FASTNAS_IMAGES = (0.5, 0.4, 0.75), 1000
 """Its budgets, and the images of the selection split that its score looks at."""
+SOLVER_MACS = (0.5, 0.35, 0.22, 0.7)
 COLUMNS = (
     "tool", "point", "seed", "macs", "params", "macs_ratio", "latency_ratio", "before", "bn_reset", "after", "epochs",
     "train_images", "search_s", "train_s", "structure",
@@ -218,6 +220,15 @@ def ghostsearch_front(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[
         yield record.digest, partial(converted, bench, record.architecture)
 
 
+def solver_only(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
+    """What the candidate table of a study answers for several MACs budgets: no trial at all before these."""
+    if args.study is None:
+        raise SystemExit("--tools 'solver only' needs --study DIR")
+    for share in SOLVER_MACS:
+        answer = solve_study(args.study, {"macs": f"{100 * share:g}%"}, count=1)[0]
+        yield f"{share:g} of the MACs", partial(converted, bench, answer.architecture)
+
+
 def uniform_ghosts(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
     """Every site a ghost with random weights, as the published code does it."""
     for choice in ("ghost(ratio=2, kernel=3)", "ghost(ratio=4, kernel=3)"):
@@ -315,6 +326,7 @@ def random_search(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str,
 
 TOOLS: dict[str, Callable[[Bench, argparse.Namespace], Iterator[tuple[str, Build]]]] = {
     "ghostsearch": ghostsearch_front,
+    "solver only": solver_only,
     "random search": random_search,
     "uniform ghost": uniform_ghosts,
     "Vega": vega,

@@ -81,9 +81,9 @@ def page(args: argparse.Namespace, table: pd.DataFrame, rows: list[dict[str, Any
         notes=[
             f"Hypervolume between error and share of the plain MACs on the selection split, reference {REFERENCE}; "
             f"trials of at most {args.epochs} epochs, mean of the seeds. Minutes are wall time on a shared machine, "
-            "the candidate table's included; it is built once and serves every later budget. No seeds: the study starts "
-            "from the plain model alone. Uniform: also each choice and each width everywhere. Solver: also the integer "
-            "program's answers. "
+            "the candidate table's included; it is built once and serves every later budget. No seeds: the study "
+            "starts from the plain model alone. Uniform: also each choice and each width everywhere. Solver: also the "
+            "integer program's answers. "
             "Solver only: nothing but those.",
         ],
     )  # fmt: skip

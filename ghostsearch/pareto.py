@@ -60,15 +60,15 @@ def crowding_distances(points: Sequence[Point]) -> list[float]:
     return distances
 
 
-def best_first(points: Sequence[Point]) -> list[int]:
-    """Indices by non-dominated rank, the lonelier first within a rank: whom to promote, whom to finish."""
+def standings(points: Sequence[Point]) -> list[tuple[int, float]]:
+    """Non-dominated rank and, negative, crowding distance within the rank: the smaller, the sooner promoted."""
     ranks = non_dominated_ranks(points)
-    order: list[int] = []
+    found: dict[int, tuple[int, float]] = {}
     for rank in range(max(ranks, default=-1) + 1):
         members = [i for i, r in enumerate(ranks) if r == rank]
         crowding = crowding_distances([points[i] for i in members])
-        order += [i for _, i in sorted(zip(crowding, members, strict=True), key=lambda pair: (-pair[0], pair[1]))]
-    return order
+        found |= {i: (rank, -c) for i, c in zip(members, crowding, strict=True)}
+    return [found[i] for i in range(len(points))]
 
 
 def hypervolume(points: Sequence[Point], reference: Point) -> float:

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ghostsearch.pareto import (
-    best_first,
     crowding_distances,
     dominates,
     hypervolume,
@@ -15,6 +14,7 @@ from ghostsearch.pareto import (
     most_volume,
     non_dominated_ranks,
     pareto_front,
+    standings,
 )
 
 coordinate = st.integers(0, 6)
@@ -44,11 +44,12 @@ def test_ranks_start_at_the_front_and_fall_along_domination(points):
 
 
 @given(points_2d)
-def test_best_first_orders_all_by_rank(points):
-    order = best_first(points)
-    ranks = non_dominated_ranks(points)
-    assert sorted(order) == list(range(len(points)))
-    assert [ranks[i] for i in order] == sorted(ranks)
+def test_standings_are_by_rank_and_then_by_crowding_within_it(points):
+    found, ranks = standings(points), non_dominated_ranks(points)
+    assert [rank for rank, _ in found] == ranks
+    for rank in set(ranks):
+        members = [i for i, r in enumerate(ranks) if r == rank]
+        assert [-found[i][1] for i in members] == crowding_distances([points[i] for i in members])
 
 
 def test_crowding_by_hand():

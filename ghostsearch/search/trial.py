@@ -13,7 +13,7 @@ from torch import nn
 from ghostsearch.choices import KEEP
 from ghostsearch.failures import failure_reason, release_memory
 from ghostsearch.measure.cost import measure_cost
-from ghostsearch.pareto import best_first, dominates
+from ghostsearch.pareto import dominates, standings
 from ghostsearch.records import Cost, Latency, Objective, Record, Score
 from ghostsearch.search.bench import Bench, latencies, timed
 from ghostsearch.search.ledger import minimised
@@ -107,8 +107,9 @@ def stops(record: Record, finished: Sequence[Record], rung: float, objectives: S
     better = next((r for r, p in zip(rivals, points, strict=False) if dominates(p, points[-1])), None)
     if better:
         return f"stopped at rung {rung:g}: {better.digest} is better there"
-    place = best_first(points).index(len(points) - 1)
-    return "" if place < max(1, (len(points) + 1) // 2) else f"stopped at rung {rung:g}: in a crowd"
+    found = standings(points)
+    place = sum(other < found[-1] for other in found)
+    return "" if place < (len(points) + 1) // 2 else f"stopped at rung {rung:g}: in a crowd"
 
 
 def at_rung(record: Record, rung: float) -> Record | None:
