@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.machine import processor, usable_cores
 from ghostsearch.version import versions
-
-SELF_TEST_SECONDS = 5.0
 
 
 def diagnosis() -> dict[str, Any]:
@@ -40,6 +37,7 @@ def digits() -> str:
 
 def device_rows(*, self_test: bool = False) -> list[dict[str, Any]]:
     """Every device: whether it is here, where it runs or how to get it, and a small network's median latency on it."""
+    from ghostsearch.measure.devices.selftest import self_test as test_device
     from ghostsearch.measure.devices.table import list_devices
 
     rows = []
@@ -49,20 +47,9 @@ def device_rows(*, self_test: bool = False) -> list[dict[str, Any]]:
             "versions": status.versions, "median_s": None,
         }  # fmt: skip
         if self_test and status.available:
-            try:
-                row["median_s"] = _self_test(status.name)
-            except GhostsearchError as error:
-                row |= {"available": False, "reason": f"the self-test failed: {error}", "place": ""}
+            found = test_device(status.name)
+            row["median_s"] = found.latency_s
+            if not found.passed:
+                row |= {"available": False, "reason": f"the self-test failed: {found.detail}", "place": ""}
         rows.append(row)
     return rows
-
-
-def _self_test(name: str) -> float:
-    from ghostsearch.measure.latency import measure_latency
-    from ghostsearch.models.loading import example_input, load_model
-
-    loaded = load_model("ghostsearch:digits_cnn")
-    timing = measure_latency(
-        {"digits": loaded.module}, example_input(loaded.input), device=name, time_limit_s=SELF_TEST_SECONDS
-    )
-    return timing["digits"].median_s

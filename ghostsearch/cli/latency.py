@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,6 +29,10 @@ def profile(
     space: o.Space = "ghost",
     threads: o.Threads = 1,
     batch: o.Batch = 1,
+    precision: o.Precision = "float32",
+    correct: Annotated[
+        bool, typer.Option(help="Measure ten random architectures too and fit what the layers' sum misses.")
+    ] = True,
     classes: o.Classes = None,
     size: o.Size = None,
     as_json: o.Json = False,
@@ -37,16 +42,23 @@ def profile(
 
     Example: [bold]ghostsearch profile torchvision:resnet18 --device onnxruntime:cpu[/bold]
     """
+    from ghostsearch.measure.audit import fit_correction
+
     with progress_bar(quiet or as_json) as progress:
-        table, _ = _table(model, device, space, threads, batch, classes, size, progress)
+        table, parts = _table(model, device, space, threads, batch, precision, classes, size, progress)
+        if correct and table.correction is None:
+            fit_correction(table, *parts, progress=progress)
+    rows, vetoed = table.rows(), table.vetoed()
     if as_json:
-        say_json({"rows": table.rows(), "vetoed": list(table.vetoed())})
+        say_json({"rows": rows, "vetoed": list(vetoed), "file": str(table.store.path), "note": table.store.note})
         return
-    columns = list(table.rows()[0])
-    show_table(f"{model} on {device}", columns, [[_cell(row[c]) for c in columns] for row in table.rows()])
-    vetoed = [(v["site"], v["choice"], f"{v['ratio']:.2f}") for v in table.vetoed()]
-    if vetoed:
-        show_table("vetoed: these do not pay on this device", ["site", "choice", "÷ plain layer"], vetoed)
+    shown = [
+        (r["site"], r["choice"], milliseconds(r["plain_s"]), milliseconds(r["latency_s"]), _ratio(r), "x" * r["vetoed"])
+        for r in rows
+    ]
+    show_table(f"{model} on {device}", ["site", "choice", "plain", "time", "÷ plain (95 %)", "vetoed"], shown)
+    say(f"{len(vetoed)} of {len(rows)} choices do not pay on this device; a search for latency leaves them out")
+    say(table.store.note or f"kept in {table.store.path}")
     say(f"next: ghostsearch audit {model} --device {device} --space {space}")
 
 
@@ -56,6 +68,7 @@ def audit(
     space: o.Space = "ghost",
     threads: o.Threads = 1,
     batch: o.Batch = 1,
+    precision: o.Precision = "float32",
     count: Annotated[int, typer.Option(min=3, help="Random architectures to measure.")] = 30,
     classes: o.Classes = None,
     size: o.Size = None,
@@ -72,7 +85,7 @@ def audit(
     from ghostsearch.measure.audit import fit_correction
 
     with progress_bar(quiet or as_json) as progress:
-        table, parts = _table(model, device, space, threads, batch, classes, size, progress)
+        table, parts = _table(model, device, space, threads, batch, precision, classes, size, progress)
         if table.correction is None:
             fit_correction(table, *parts, progress=progress)
         found = run_audit(table, *parts, count=count, progress=progress)
@@ -82,13 +95,14 @@ def audit(
     rows = [(r.predictor, f"{r.mape:.1%}", f"{r.tau:.3f}", f"{r.worst:.1%}") for r in found.rows]
     plain = milliseconds(found.plain_s)
     title = f"{model} on {device}: {len(found.models)} unseen architectures, plain model {plain}"
-    show_table(title, ["predictor", "mean error", "Kendall τ", "worst error"], rows)
+    show_table(title, ["predictor", "mean error", "Kendall τ", "worst error"], rows, note=table.store.note)
     say(f"next: ghostsearch search --model {model} --device {device} --space {space} --data …")
 
 
 def _table(
-    model: str, device: str, space: str, threads: int, batch: int, classes: int | None, size: int | None, progress: Any
-) -> tuple[LatencyTable, tuple[Any, ...]]:
+    model: str, device: str, space: str, threads: int, batch: int, precision: str, classes: int | None,
+    size: int | None, progress: Any,
+) -> tuple[LatencyTable, tuple[Any, ...]]:  # fmt: skip
     """The latency table of a model, and the model, example and anatomy it was made from."""
     from ghostsearch.convert.sites import find_sites
     from ghostsearch.measure.table import Setting
@@ -97,12 +111,13 @@ def _table(
     from ghostsearch.presets import load_preset
 
     loaded, preset = o.resolve_model(model, classes=classes, size=size), load_preset(space)
-    setting = Setting.of(device, threads=threads, batch=batch)
+    setting = Setting.of(device, threads=threads, batch=batch, precision=precision)
     example = example_input(loaded.input)
     anatomy = find_sites(loaded.module, example, include_first=preset.include_first)
     table = build(loaded.module, example, anatomy, preset.resolve(anatomy), setting, progress=progress)
     return table, (loaded.module, example, anatomy)
 
 
-def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _ratio(row: Mapping[str, Any]) -> str:
+    low, high = row["interval"]
+    return f"{row['ratio']:.2f} ({low:.2f}–{high:.2f})"

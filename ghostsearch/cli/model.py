@@ -160,7 +160,7 @@ def measure_model(
     ] = None,
     threads: o.Threads = 1,
     batch: o.Batch = 1,
-    precision: Annotated[str, typer.Option(help="float32, or float16/bfloat16 where the device has it.")] = "float32",
+    precision: o.Precision = "float32",
     time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds of timing a device at most.")] = 20.0,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say operator by operator where fvcore and thop differ.")
@@ -194,6 +194,7 @@ def measure_model(
     cost = [
         ("params", with_prefix(found["params"])),
         ("size", with_prefix(found["size_bytes"], "B")),
+        ("peak activations", with_prefix(found["peak_memory_bytes"], "B")),
         *((f"MACs, {k}", with_prefix(v)) for k, v in macs.items()),
     ]
     show_table(model, ["cost", ""], cost, note=found["macs_reason"])
@@ -204,7 +205,7 @@ def measure_model(
     for x in found["latency"]:
         low, high = x["quartiles_s"]
         ratio = "–" if x["ratio"] is None else f"{x['ratio']:.3f}"
-        remark = "noisy: the spread exceeds a tenth of the median" if x["noisy"] else x["stopped"]
+        remark = f"stopped: {x['stopped']}" + "; noisy, its spread exceeds a tenth of the median" * x["noisy"]
         spread = f"{milliseconds(low)} – {milliseconds(high)}"
         rows.append((x["device"], milliseconds(x["median_s"]), spread, ratio, x["runs"], remark))
     title = f"latency, batch {batch}, {threads} thread{'s' * (threads > 1)}, {precision}"

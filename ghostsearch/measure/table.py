@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ Progress = Callable[[int, int, str], None]
 CELL_S = 0.35
 """Timing a cell at most, in seconds; most are done sooner."""
 NARROW = 0.02
+MORE = 3
+"""Times the seconds for cells of which it is not decided whether they pay."""
 UNCORRECTED = (1.0, 0.0)
 """Coefficients of the terms without a correction: the layers' sum stands for the model."""
 
@@ -75,14 +78,12 @@ def profile(
     for plain, cells in jobs.items():
         layer = table.layer_of(plain)
         pairs = {cell.key: _pair(layer, cell, setting.batch) for cell in cells}
-        times = measure_pairs(
-            pairs, _pair(layer, plain, setting.batch), device=setting.device, options=setting.options,
-            batch=setting.batch, time_limit_s=cell_s * (len(pairs) + 1), narrow=NARROW, seed=seed,
-        )  # fmt: skip
-        for key, latency in times.items():
-            assert latency.ratio is not None
-            assert latency.ratio_interval is not None
-            store.cells[key] = CellTime(median_s=latency.median_s, ratio=latency.ratio, interval=latency.ratio_interval)
+        beside = _pair(layer, plain, setting.batch)
+        store.cells |= _times(pairs, beside, setting, cell_s, seed)
+        # Whether these pay is not decided yet, and more time can decide it.
+        unsure = {key: pair for key, pair in pairs.items() if _undecided(store.cells[key])}
+        if unsure:
+            store.cells |= _times(unsure, beside, setting, MORE * cell_s, seed + 1)
         done += len(cells)
         # After each layer, so that an interrupted profile goes on where it was.
         store.write()
@@ -93,6 +94,28 @@ def profile(
         store.write()
     table.refresh()
     return table
+
+
+def _times(
+    pairs: Mapping[str, tuple[nn.Module, Any]], plain: tuple[nn.Module, Any], setting: Setting, cell_s: float, seed: int
+) -> dict[str, CellTime]:
+    """Cells timed interleaved with their plain layer, by key."""
+    found = measure_pairs(
+        pairs, plain, device=setting.device, options=setting.options, batch=setting.batch,
+        time_limit_s=cell_s * (len(pairs) + 1), narrow=NARROW, seed=seed,
+    )  # fmt: skip
+    times = {}
+    for key, latency in found.items():
+        assert latency.ratio is not None
+        assert latency.ratio_interval is not None
+        times[key] = CellTime(median_s=latency.median_s, ratio=latency.ratio, interval=latency.ratio_interval)
+    return times
+
+
+def _undecided(time: CellTime) -> bool:
+    """Whether the interval holds 1 and is wider than it would be after time enough."""
+    low, high = time.interval
+    return low < 1 <= high and high - low > NARROW
 
 
 def _pair(layer: TimedLayer, cell: Cell, batch: int) -> tuple[nn.Module, Any]:
@@ -118,7 +141,7 @@ class LatencyTable:
         self, model: nn.Module, example: Any, anatomy: Anatomy, space: SearchSpace, setting: Setting, store: CellStore
     ) -> None:
         self.setting = setting
-        self.space = space
+        self.space = self._timed_space = space
         self.store = store
         self.costs = CostTable(model, example, anatomy, width_multiple=space.width_multiple)
         self.layers = timed_layers(model, batched(example, 1), anatomy)
@@ -131,7 +154,9 @@ class LatencyTable:
     @property
     def digest(self) -> str:
         """Names the model's layers and the space, for the correction."""
-        text = json.dumps([self.space.digest, [(x.path, x.name, x.inputs.total, x.outputs.total) for x in self.layers]])
+        text = json.dumps(
+            [self._timed_space.digest, [(x.path, x.name, x.inputs.total, x.outputs.total) for x in self.layers]]
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -143,6 +168,12 @@ class LatencyTable:
     def complete(self) -> bool:
         """Whether every cell has been timed."""
         return not self.missing() and all(cell.key in self.store.cells for cell in self.plain_cells())
+
+    def within(self, space: SearchSpace) -> LatencyTable:
+        """The same table for a space that offers a part of this one's choices, with the same correction."""
+        part = copy.copy(self)
+        part.space = space
+        return part
 
     def layer_of(self, cell: Cell) -> TimedLayer:
         """A layer that the cell is of."""

@@ -56,6 +56,8 @@ class Bench:
     plain_cost: Cost
     table: CostTable
     plain_latencies: tuple[Latency, ...] = ()
+    offered: SearchSpace | None = None
+    """The whole space where a veto has taken choices out of `space`."""
     time_models: Callable[..., dict[str, Latency]] = measure_latency
     """Takes `measure_latency`'s arguments; a cluster puts the timing where the device is."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -127,19 +129,22 @@ class Bench:
         )  # fmt: skip
 
     def latency_tables(self, progress: Progress | None = None) -> dict[str, LatencyTable]:
-        """Each device's latency table of this model and space; cells timed before are taken from the user's cache."""
+        """Each device's latency table of this model, for the space as it is; cells timed before come from the user's
+        cache.
+        """
         from ghostsearch.measure.table import profile
 
         config, tables = self.config, {}
         for device in config.device:
-            tables[device] = profile(
-                self.plain.module, self.example, self.anatomy, self.space, self.setting(device),
+            whole = profile(
+                self.plain.module, self.example, self.anatomy, self.offered or self.space, self.setting(device),
                 cell_s=config.cell_time_limit, seed=config.seed, progress=progress,
             )  # fmt: skip
+            tables[device] = whole.within(self.space)
         return tables
 
     def timed_tables(self) -> dict[str, LatencyTable]:
-        """The latency tables whose every cell is in the user's cache already; nothing is timed."""
+        """The latency tables of the whole space whose every cell is in the user's cache already; nothing is timed."""
         from ghostsearch.measure.store import CellStore
         from ghostsearch.measure.table import LatencyTable
 
@@ -147,7 +152,8 @@ class Bench:
         for device in self.config.device:
             setting = self.setting(device)
             store = CellStore(setting.device, setting.options, setting.batch)
-            table = LatencyTable(self.plain.module, self.example, self.anatomy, self.space, setting, store)
+            space = self.offered or self.space
+            table = LatencyTable(self.plain.module, self.example, self.anatomy, space, setting, store)
             if table.complete:
                 tables[device] = table
         return tables

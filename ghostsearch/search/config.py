@@ -80,6 +80,9 @@ class RunConfig(BaseModel):
         "What the study starts from: none (the plain model), uniform (and each choice everywhere), solver (and the "
         "integer program's answers over a candidate table), only solver (those instead of the uniform ones).",
     )
+    veto: bool = _option(
+        True, SPACE, "Where latency counts, leave out choices that do not pay against the plain layer on the device."
+    )
 
     max_latency: str | None = _option(None, BUDGET, "Latency limit, absolute (12ms) or of the plain model (60%).")
     max_macs: str | None = _option(None, BUDGET, "MACs limit, absolute (300M) or of the plain model (50%).")

@@ -22,7 +22,7 @@ LEAST_AUDITED = 4
 
 
 def evidence(bench: Bench, records: Sequence[Record], shown: Sequence[str], folder: Path) -> dict[str, Any]:
-    """The outcome's `candidates`, `vetoed`, `audit` and `layers`, from the latency tables that the search has timed.
+    """The outcome's `candidates`, `audit` and `layers`, from the latency tables that the search has timed.
 
     `layers` holds the models named by `shown`. The audit costs nothing: the trials themselves are architectures that
     the table predicted and the device measured. Nothing is timed here; without a table its parts stay empty.
@@ -32,7 +32,6 @@ def evidence(bench: Bench, records: Sequence[Record], shown: Sequence[str], fold
     models = [newest[digest] for digest in shown if digest in newest]
     return {
         "candidates": FILE if (folder / FILE).exists() else "",
-        "vetoed": [row for table in tables.values() for row in table.vetoed()],
         "audit": [row for device, table in tables.items() for row in _audit(table, device, list(newest.values()))],
         "layers": [row for device, table in tables.items() for row in _layers(table, device, models)],
     }

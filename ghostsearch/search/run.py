@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -19,6 +20,7 @@ from ghostsearch.search.final import final_front, forget_dominated, keep_trial, 
 from ghostsearch.search.ledger import Ledger, open_storage
 from ghostsearch.search.seeds import seeds
 from ghostsearch.search.trial import Draft, run_trial
+from ghostsearch.search.veto import apply_veto, vetoed_choices
 from ghostsearch.search.view import (
     STUDY,
     add_seconds,
@@ -77,7 +79,8 @@ def open_study(bench: Bench, folder: Path, progress: Progress | None = None) -> 
     with FileLock(folder / SETUP_LOCK):
         with timed(bench.seconds, "plain model"):
             train_baseline(bench, folder, progress)
-        name, bench.plain_latencies = _describe_study(bench, folder)
+        name, bench.plain_latencies, vetoed = _describe_study(bench, folder, progress)
+        apply_veto(bench, vetoed)
         ledger = Ledger(
             open_storage(config.storage, folder), name, bench.space, bench.objectives,
             sampler=config.sampler, seed=config.seed,
@@ -155,18 +158,22 @@ def best_so_far(bench: Bench, records: list[Record]) -> str:
     return f"front {len(front)} · best {share:.0%} of the MACs at {score.value if score else 0:.1%}"
 
 
-def _describe_study(bench: Bench, folder: Path) -> tuple[str, tuple[Latency, ...]]:
-    """The study's name and the plain model's latencies: measured and written to study.json once, then read there."""
+def _describe_study(
+    bench: Bench, folder: Path, progress: Progress | None
+) -> tuple[str, tuple[Latency, ...], list[dict[str, Any]]]:
+    """The study's name, the plain model's latencies and the vetoed choices: measured and written once, then read."""
     if not (folder / STUDY).exists():
         timings = latencies(bench, {"plain": bench.plain.module}, bench.config.time_limit, beside_plain=False)["plain"]
+        vetoed = vetoed_choices(bench, progress)
         name = f"{bench.config.model} {bench.space.digest}"
         write_study(folder, {
             "name": name, "space": bench.space.digest, "anatomy": anatomy_dict(bench.anatomy),
             "plain_latencies": [x.model_dump(mode="json") for x in timings],
-            "environment": environment(), "notes": _notes(bench),
+            "vetoed": vetoed, "environment": environment(), "notes": _notes(bench),
         })  # fmt: skip
     study = read_study(folder)
-    return study["name"], tuple(Latency.model_validate(x) for x in study["plain_latencies"])
+    timings = tuple(Latency.model_validate(x) for x in study["plain_latencies"])
+    return study["name"], timings, study.get("vetoed", [])
 
 
 def _notes(bench: Bench) -> list[str]:

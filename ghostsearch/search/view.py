@@ -150,7 +150,7 @@ def load_study(folder: Path | str) -> StudyView:
         records=tuple(records),
         front=tuple(outcome.get("front", ())), chosen=outcome.get("chosen", ""),
         finalists=tuple(Record.model_validate(r) for r in outcome.get("finalists", ())),
-        missed=tuple(outcome.get("missed", ())), vetoed=tuple(outcome.get("vetoed", ())),
+        missed=tuple(outcome.get("missed", ())), vetoed=tuple(study.get("vetoed", ())),
         candidates=outcome.get("candidates", ""), audit=tuple(outcome.get("audit", ())),
         layers=tuple(outcome.get("layers", ())),
         environment=study["environment"], notes=tuple(study.get("notes", ())),

@@ -50,7 +50,8 @@ def test_the_report_holds_what_the_search_learned_of_the_device(study):
                 assert seconds == pytest.approx(row["plain_s"], rel=1e-3)
     for veto in view.vetoed:
         assert veto["interval"][1] >= 1
-        assert veto["choice"] in set(table[table["name"] == veto["site"]]["choice"])
+        assert veto["choice"] not in set(table[table["name"] == veto["site"]]["choice"])
+        assert all(r.sites.get(veto["site"]) != veto["choice"] for r in view.records)
     assert 'id="layer-plot"' in (out / "report.html").read_text()
 
 
