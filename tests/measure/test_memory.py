@@ -1,8 +1,7 @@
 """Peak activation memory: by hand, against PyTorch's allocator and against ONNX Runtime's arena."""
 
-import re
-import subprocess
-import sys
+import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 from ghostsearch.measure.cost import measure_cost
 
 FLOAT = 4
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "memory_check.py"
 
 
 def peak(model, *shape):
@@ -67,29 +67,13 @@ def test_pytorchs_allocator_agrees():
     assert at_peak <= most <= 1.01 * at_peak
 
 
-ARENA = """
-import sys, onnxruntime as ort, torch, torchvision
-from ghostsearch.measure.devices.onnx_file import onnx_bytes
-ort.set_default_logger_severity(0)
-x = torch.randn(1, 3, 112, 112)
-graph, names = onnx_bytes(torchvision.models.get_model(sys.argv[1]).eval(), x)
-info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-ort.create_and_register_allocator(info, ort.OrtArenaCfg(0, 1, -1, -1))
-options = ort.SessionOptions()
-options.intra_op_num_threads = 1
-options.enable_mem_pattern = False
-options.add_session_config_entry("session.use_env_allocators", "1")
-session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-print("RUN", file=sys.stderr, flush=True)
-session.run(None, {names[0]: x.numpy()})
-"""
-
-
 @pytest.mark.parametrize("name", ["resnet18"])
 def test_onnx_runtimes_arena_agrees(name):
-    run = subprocess.run([sys.executable, "-c", ARENA, name], capture_output=True, text=True, check=True)
-    log = run.stderr.partition("RUN\n")[2]
-    arena = sum(map(int, re.findall(r"Extended allocation by (\d+) bytes", log)))
-    ours = measure_cost(torchvision.models.get_model(name), torch.zeros(1, 3, 112, 112)).peak_memory_bytes
+    spec = importlib.util.spec_from_file_location("memory_check", BENCHMARK)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    model, example = torchvision.models.get_model(name).eval(), torch.zeros(1, 3, 112, 112)
+    arena = benchmark.arena_bytes(model, example)
+    ours = measure_cost(model, example).peak_memory_bytes
     # The arena holds the peak and what fragmentation adds; it does not hold the input.
     assert ours - FLOAT * 3 * 112 * 112 <= arena <= 1.5 * ours
