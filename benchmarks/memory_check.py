@@ -24,7 +24,7 @@ from ghostsearch.measure.machine import processor
 from ghostsearch.presets import load_preset
 from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
 
-MODELS = ["resnet18", "resnet50", "mobilenet_v2", "vgg16_bn", "efficientnet_b0", "densenet121"]
+MODELS = ["resnet18", "resnet50", "mobilenet_v2", "vgg16_bn", "efficientnet_b0"]
 CHOICE = "ghost(ratio=2, kernel=3)"
 
 PROGRAM = """
@@ -95,8 +95,8 @@ def main() -> None:
         device=f"{processor()}, onnxruntime:cpu, one thread",
         tables=[ResultTable(f"Bytes of activations at their peak, {given.size}²", rows)],
         notes=[
-            "Counted: the largest sum of buffers that live at the same time, no operator reordered. The arena also holds "
-            "what fragmentation wastes, layout conversions and convolutions' scratch space, which differ from "
+            "Counted: the largest sum of buffers that live at the same time, no operator reordered. The arena also "
+            "holds what fragmentation wastes, layout conversions and convolutions' scratch space, which differ from "
             "processor to processor; weights are in neither.",
         ],
     )  # fmt: skip

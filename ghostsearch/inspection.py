@@ -64,6 +64,7 @@ def measurement(
     threads: int = 1,
     batch: int = 1,
     precision: str = "float32",
+    channels_last: bool = True,
     time_limit_s: float = 20.0,
     seed: int = 0,
     allow_code: bool = False,
@@ -90,7 +91,7 @@ def measurement(
     timings = [
         measure_latency(
             {"model": loaded.module}, example, device=device, plain=plain, threads=threads, batch=batch,
-            precision=precision, time_limit_s=time_limit_s, seed=seed, progress=progress,
+            precision=precision, channels_last=channels_last, time_limit_s=time_limit_s, seed=seed, progress=progress,
         )["model"]
         for device in devices
     ]  # fmt: skip

@@ -12,7 +12,7 @@ from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
 from ghostsearch.report.units import milliseconds
 
 if TYPE_CHECKING:
-    from ghostsearch.measure.table import LatencyTable
+    from ghostsearch.measure.table import LatencyTable, Setting
 
 DeviceName = Annotated[str, typer.Option("--device", help="Where to measure.", autocompletion=o.complete_device)]
 
@@ -30,6 +30,7 @@ def profile(
     threads: o.Threads = 1,
     batch: o.Batch = 1,
     precision: o.Precision = "float32",
+    channels_last: o.ChannelsLast = True,
     correct: Annotated[
         bool, typer.Option(help="Measure ten random architectures too and fit what the layers' sum misses.")
     ] = True,
@@ -43,9 +44,11 @@ def profile(
     Example: [bold]ghostsearch profile torchvision:resnet18 --device onnxruntime:cpu[/bold]
     """
     from ghostsearch.measure.audit import fit_correction
+    from ghostsearch.measure.table import Setting
 
+    setting = Setting.of(device, threads=threads, batch=batch, precision=precision, channels_last=channels_last)
     with progress_bar(quiet or as_json) as progress:
-        table, parts = _table(model, device, space, threads, batch, precision, classes, size, progress)
+        table, parts = _table(model, setting, space, classes, size, progress)
         if correct and table.correction is None:
             fit_correction(table, *parts, progress=progress)
     rows, vetoed = table.rows(), table.vetoed()
@@ -69,6 +72,7 @@ def audit(
     threads: o.Threads = 1,
     batch: o.Batch = 1,
     precision: o.Precision = "float32",
+    channels_last: o.ChannelsLast = True,
     count: Annotated[int, typer.Option(min=3, help="Random architectures to measure.")] = 30,
     classes: o.Classes = None,
     size: o.Size = None,
@@ -83,9 +87,11 @@ def audit(
 
     from ghostsearch.measure.audit import audit as run_audit
     from ghostsearch.measure.audit import fit_correction
+    from ghostsearch.measure.table import Setting
 
+    setting = Setting.of(device, threads=threads, batch=batch, precision=precision, channels_last=channels_last)
     with progress_bar(quiet or as_json) as progress:
-        table, parts = _table(model, device, space, threads, batch, precision, classes, size, progress)
+        table, parts = _table(model, setting, space, classes, size, progress)
         if table.correction is None:
             fit_correction(table, *parts, progress=progress)
         found = run_audit(table, *parts, count=count, progress=progress)
@@ -100,18 +106,15 @@ def audit(
 
 
 def _table(
-    model: str, device: str, space: str, threads: int, batch: int, precision: str, classes: int | None,
-    size: int | None, progress: Any,
-) -> tuple[LatencyTable, tuple[Any, ...]]:  # fmt: skip
+    model: str, setting: Setting, space: str, classes: int | None, size: int | None, progress: Any
+) -> tuple[LatencyTable, tuple[Any, ...]]:
     """The latency table of a model, and the model, example and anatomy it was made from."""
     from ghostsearch.convert.sites import find_sites
-    from ghostsearch.measure.table import Setting
     from ghostsearch.measure.table import profile as build
     from ghostsearch.models.loading import example_input
     from ghostsearch.presets import load_preset
 
     loaded, preset = o.resolve_model(model, classes=classes, size=size), load_preset(space)
-    setting = Setting.of(device, threads=threads, batch=batch, precision=precision)
     example = example_input(loaded.input)
     anatomy = find_sites(loaded.module, example, include_first=preset.include_first)
     table = build(loaded.module, example, anatomy, preset.resolve(anatomy), setting, progress=progress)

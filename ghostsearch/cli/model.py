@@ -161,6 +161,7 @@ def measure_model(
     threads: o.Threads = 1,
     batch: o.Batch = 1,
     precision: o.Precision = "float32",
+    channels_last: o.ChannelsLast = True,
     time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds of timing a device at most.")] = 20.0,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say operator by operator where fvcore and thop differ.")
@@ -185,7 +186,7 @@ def measure_model(
     with progress_bar(quiet or as_json) as progress:
         found = measurement(
             loaded, tuple(device or ("onnxruntime:cpu",)), threads=threads, batch=batch, precision=precision,
-            time_limit_s=time_limit, seed=seed, allow_code=allow_code, progress=progress,
+            channels_last=channels_last, time_limit_s=time_limit, seed=seed, allow_code=allow_code, progress=progress,
         )  # fmt: skip
     if as_json:
         say_json(found)

@@ -66,6 +66,7 @@ Device = Annotated[
 Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads of the runtime.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images a forward.")]
 Precision = Annotated[str, typer.Option(help="float32, or float16/bfloat16 where the device has it.")]
+ChannelsLast = Annotated[bool, typer.Option(help="Memory order of PyTorch's own devices.")]
 Space = Annotated[
     str, typer.Option(help="Search space: a YAML file or a preset's name.", autocompletion=complete_space)
 ]

@@ -12,7 +12,8 @@ from torch import nn
 
 from ghostsearch.convert.convert import convert
 from ghostsearch.measure.costtable import encode
-from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.inputs import batched
+from ghostsearch.measure.latency import measure_pairs
 from ghostsearch.measure.store import Correction
 from ghostsearch.measure.table import UNCORRECTED, LatencyTable
 from ghostsearch.records import Latency
@@ -179,7 +180,7 @@ def measure_architectures(
     progress: Progress | None,
 ) -> list[Latency]:
     """Latencies of architectures, a few at a time, each run interleaved with the plain model."""
-    setting = table.setting
+    setting, repeated = table.setting, batched(example, table.setting.batch)
     latencies: list[Latency] = []
     for start in range(0, len(architectures), TOGETHER):
         some = architectures[start : start + TOGETHER]
@@ -189,10 +190,10 @@ def measure_architectures(
             )
             for i, a in enumerate(some)
         }
-        found = measure_latency(
-            built, example, device=setting.device, plain=model, threads=setting.options.threads,
-            batch=setting.batch, precision=setting.options.precision, time_limit_s=model_s * (len(some) + 1),
-            narrow=0.015, seed=seed + start,
+        found = measure_pairs(
+            {name: (some_model, repeated) for name, some_model in built.items()}, (model, repeated),
+            device=setting.device, options=setting.options, batch=setting.batch,
+            time_limit_s=model_s * (len(some) + 1), narrow=0.015, seed=seed + start,
         )  # fmt: skip
         latencies += found.values()
         if progress:

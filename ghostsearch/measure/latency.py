@@ -123,6 +123,7 @@ def measure_latency(
     threads: int = 1,
     batch: int = 1,
     precision: str = "float32",
+    channels_last: bool = True,
     time_limit_s: float = 20.0,
     narrow: float = 0.02,
     seed: int = 0,
@@ -141,7 +142,7 @@ def measure_latency(
     return measure_pairs(
         {name: (model, repeated) for name, model in models.items()},
         None if plain is None else (plain, repeated),
-        device=device, options=RunOptions(threads, precision), batch=batch, time_limit_s=time_limit_s,
+        device=device, options=RunOptions(threads, precision, channels_last), batch=batch, time_limit_s=time_limit_s,
         narrow=narrow, seed=seed, progress=progress,
     )  # fmt: skip
 

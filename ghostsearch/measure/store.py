@@ -96,6 +96,8 @@ class CellStore:
 def fingerprint(device: Device, options: RunOptions, batch: int) -> dict[str, str]:
     """Everything that a stored latency depends on besides the layer: all of it must be equal for a cell to be used."""
     how: dict[str, Any] = {"threads": options.threads, "precision": options.precision, "batch": batch}
+    if not options.channels_last:
+        how["memory order"] = "channels first"
     return {
         "device": device.name,
         "place": device.place(),

@@ -45,12 +45,18 @@ class Setting:
 
     @classmethod
     def of(
-        cls, device: str | Device = DEFAULT_DEVICE, *, threads: int = 1, batch: int = 1, precision: str = "float32"
+        cls,
+        device: str | Device = DEFAULT_DEVICE,
+        *,
+        threads: int = 1,
+        batch: int = 1,
+        precision: str = "float32",
+        channels_last: bool = True,
     ) -> Setting:
         """A setting from a device's name; raises GhostsearchError for an unknown device or precision."""
         target = get_device(device) if isinstance(device, str) else device
         target.require_precision(precision)
-        return cls(target, RunOptions(threads, precision), batch)
+        return cls(target, RunOptions(threads, precision, channels_last), batch)
 
 
 def profile(

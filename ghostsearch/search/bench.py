@@ -163,7 +163,10 @@ class Bench:
         from ghostsearch.measure.table import Setting
 
         config = self.config
-        return Setting.of(device, threads=config.threads, batch=config.batch, precision=config.precision)
+        return Setting.of(
+            device, threads=config.threads, batch=config.batch, precision=config.precision,
+            channels_last=config.channels_last,
+        )  # fmt: skip
 
     def cost(self, architecture: Architecture) -> Cost:
         """Exact params, MACs and bytes of an architecture by formula; peak memory needs the built model."""
@@ -317,6 +320,7 @@ def latencies(
     for device in config.device:
         options: dict[str, Any] = {
             "device": device, "threads": config.threads, "batch": config.batch, "precision": config.precision,
+            "channels_last": config.channels_last,
             "time_limit_s": seconds, "seed": config.seed,
         }  # fmt: skip
         timings = bench.time_models(

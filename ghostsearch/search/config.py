@@ -113,6 +113,7 @@ class RunConfig(BaseModel):
     threads: int = _option(1, MACHINE, "Threads of the runtime when measuring.", ge=1)
     batch: int = _option(1, MACHINE, "Images a forward when measuring.", ge=1)
     precision: str = _option("float32", MACHINE, "float32, or float16/bfloat16 where the device has it.")
+    channels_last: bool = _option(True, MACHINE, "Memory order of PyTorch's own devices when measuring.")
     time_limit: float = _option(2.0, MACHINE, "Seconds of timing a trial and device, at most.", gt=0)
     cell_time_limit: float = _option(
         0.1, MACHINE, "Seconds of timing a layer under one choice for the latency table, at most.", gt=0

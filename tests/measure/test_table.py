@@ -87,7 +87,7 @@ def test_a_second_profile_times_nothing(table, setup, monkeypatch):
     assert again.rows() == table.rows()
 
 
-@pytest.mark.parametrize("change", [{"threads": 2}, {"batch": 2}])
+@pytest.mark.parametrize("change", [{"threads": 2}, {"batch": 2}, {"channels_last": False}])
 def test_another_setting_has_another_file(table, setup, change):
     directory = setup[-1]
     other = Setting.of("onnxruntime:cpu", **change)

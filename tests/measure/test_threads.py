@@ -78,7 +78,7 @@ def test_waiting_for_a_core_is_told_from_working():
     run = subprocess.run([sys.executable, "-c", CROWDED], capture_output=True, text=True, check=True)
     wall, cpu, waited = map(float, run.stdout.split())
     assert wall > 1.2 * cpu  # two processes on one core
-    assert wall - waited == pytest.approx(cpu, rel=0.1)
+    assert 0.7 * (wall - cpu) < waited <= 1.05 * (wall - cpu)
 
 
 def test_no_clock_where_the_system_does_not_tell(monkeypatch, tmp_path):

@@ -24,6 +24,8 @@ class RunOptions:
 
     threads: int = 1
     precision: str = "float32"
+    channels_last: bool = True
+    """Memory order of images and weights in PyTorch's own runtimes; the others choose for themselves."""
 
 
 class Prepared(abc.ABC):

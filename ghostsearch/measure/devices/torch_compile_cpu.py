@@ -30,7 +30,7 @@ class TorchCompileCpu(TorchCpu):
     def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
         """A compiled copy; the whole graph at once, so that a graph break is an error and no silent half."""
         with refusals(self.name):
-            flat, inputs = flat_copy(model, example, dtype=getattr(torch, options.precision))
+            flat, inputs = flat_copy(model, example, options)
             # The default cache of compiled code objects would drop the first of many candidates again.
             with torch._dynamo.config.patch(cache_size_limit=10_000, accumulated_cache_size_limit=100_000):
                 prepared = TorchPrepared(torch.compile(flat, fullgraph=True, dynamic=False), inputs)

@@ -31,8 +31,8 @@ class TorchPrepared(Prepared):
 
 
 class TorchCpu(Device):
-    """Eager PyTorch, the weights and the input in channels_last order as PyTorch advises for convolutions on
-    CPUs.
+    """Eager PyTorch, the weights and the input in channels_last order, as PyTorch advises for convolutions, unless told
+    otherwise.
     """
 
     name = "torch:cpu"
@@ -55,29 +55,24 @@ class TorchCpu(Device):
     def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
         """A copy in eval mode, in the precision asked for."""
         with refusals(self.name):
-            flat, inputs = flat_copy(model, example, dtype=getattr(torch, options.precision))
+            flat, inputs = flat_copy(model, example, options)
             prepared = TorchPrepared(flat, inputs)
             prepared.run()
         return prepared
 
 
 def flat_copy(
-    model: nn.Module, example: Any, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+    model: nn.Module, example: Any, options: RunOptions, *, device: str = "cpu"
 ) -> tuple[Flat, tuple[Tensor, ...]]:
-    """A frozen copy in eval mode that takes flat tensors, and the example's tensors, on a device,
-    channels_last.
+    """A frozen copy in eval mode that takes flat tensors, and the example's tensors, on a device, in the options'
+    precision and memory order.
     """
+    dtype = getattr(torch, options.precision)
     example = moved(example, device)
     flat = Flat(copied(model), example).to(device, dtype).eval().requires_grad_(False)
     inputs = tuple(t.to(dtype) if t.is_floating_point() else t for t in flat_inputs(example))
-    return channels_last(flat), tuple(map(channels_last, inputs))
-
-
-def channels_last(value: Any) -> Any:
-    """A module, or a tensor of four dimensions, in channels_last order; other tensors as they are."""
-    if isinstance(value, Tensor) and value.dim() != 4:
-        return value
-    return value.to(memory_format=torch.channels_last)
+    order = torch.channels_last if options.channels_last else torch.contiguous_format
+    return flat.to(memory_format=order), tuple(t.to(memory_format=order) if t.dim() == 4 else t for t in inputs)
 
 
 def as_array(tensor: Tensor) -> np.ndarray:

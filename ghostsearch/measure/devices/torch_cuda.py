@@ -87,8 +87,9 @@ class CudaPrepared(Prepared):
 
 
 class TorchCuda(Device):
-    """Eager PyTorch as a CUDA graph, channels_last, cuDNN choosing its quickest algorithms; TF32 stays off in
-    float32.
+    """Eager PyTorch as a CUDA graph, channels_last unless told otherwise, cuDNN choosing its quickest algorithms.
+
+    TF32 stays off in float32.
     """
 
     name = "torch:cuda"
@@ -120,8 +121,7 @@ class TorchCuda(Device):
     def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
         """A copy on the GPU in the precision asked for."""
         with refusals(self.name):
-            dtype = getattr(torch, options.precision)
-            return CudaPrepared(*flat_copy(model, example, device="cuda", dtype=dtype))
+            return CudaPrepared(*flat_copy(model, example, options, device="cuda"))
 
 
 def require_gpu(name: str) -> None:

@@ -91,6 +91,20 @@ def test_unknown_precision_is_refused(device):
         device.require_precision("int3")
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_memory_order_and_precision_are_options(channels_last, precision):
+    model, example = probe_model()
+    with torch.no_grad():
+        wanted = copy.deepcopy(model).eval()(example).numpy()
+    ready = get_device("torch:cpu").prepare(model, example, RunOptions(1, precision, channels_last))
+    (image,) = ready.inputs
+    assert image.is_contiguous(memory_format=torch.channels_last) == channels_last
+    assert image.dtype == getattr(torch, precision)
+    tolerance = 1e-4 if precision == "float32" else 0.05
+    np.testing.assert_allclose(ready.outputs()[0], wanted, atol=tolerance * np.abs(wanted).max(), rtol=0)
+
+
 @pytest.mark.parametrize("name", ["onnxruntime:cpu", "torch:cpu"])
 def test_nested_inputs_and_outputs(name):
     class Nested(nn.Module):
