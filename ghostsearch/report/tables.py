@@ -66,12 +66,15 @@ def front_table(view: StudyView) -> Table:
         caption_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         padding=(0, 1, 0, 0),
     )
     for number_of_column, name in enumerate(header):
         text = number_of_column in (0, len(header) - 1)
         justify: JustifyMethod = "left" if text else "right"
-        table.add_column(escape(name), justify=justify, overflow="fold", no_wrap=not number_of_column)
+        # No word of a heading is broken, however narrow the terminal.
+        width = max(map(len, name.split()))
+        table.add_column(escape(name), justify=justify, overflow="fold", no_wrap=not number_of_column, min_width=width)
     for row in rows:
         style = "bold green" if row[0] == view.chosen else "dim" if row[0] == "plain" else ""
         table.add_row(*(escape(cell or "") for cell in row), style=style)
