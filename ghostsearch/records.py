@@ -197,17 +197,23 @@ COLUMNS: Mapping[str, str] = {
     "started": "start time, ISO 8601, UTC",
     "architecture": "the architecture's JSON: sites and groups with their choices",
 }
-"""Columns of trials.csv and trials.parquet, with units. Each device adds `latency_s[DEVICE]` (median seconds per
-forward), `latency_ratio[DEVICE]` (over the plain model in the same run) and `latency_iqr_s[DEVICE]`."""
+"""Columns of trials.csv and trials.parquet, with units."""
+
+DEVICE_COLUMNS: Mapping[str, str] = {
+    "latency_s": "median seconds of one forward on the device",
+    "latency_ratio": "latency over the plain model's in the same run",
+    "latency_iqr_s": "interquartile range of the latency, in seconds",
+}
+"""Further columns for each device, named `latency_s[DEVICE]`."""
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """The records as a table with the columns of COLUMNS and three more per device."""
+    """The records as a table with the columns of COLUMNS and those of DEVICE_COLUMNS per device."""
     import pandas as pd
 
     rows = [_row(r) for r in records]
     devices = sorted({x.device for r in records for x in r.latencies})
-    extra = [f"{name}[{d}]" for d in devices for name in ("latency_s", "latency_ratio", "latency_iqr_s")]
+    extra = [f"{name}[{d}]" for d in devices for name in DEVICE_COLUMNS]
     return pd.DataFrame(rows, columns=[*COLUMNS, *extra])
 
 

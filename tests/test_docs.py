@@ -1,43 +1,57 @@
-"""Every command in the documents parses, those marked `<!-- run -->` are run, and the Python is executed."""
+"""The documents are run: their commands in one directory, their Python, their files, the tour as a doctest."""
 
-import json
-import os
+import doctest
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
+from typer.testing import CliRunner
 
 from ghostsearch.cli.main import app
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.presets import parse_preset
+from ghostsearch.records import COLUMNS, DEVICE_COLUMNS
+from ghostsearch.search.candidates import COLUMNS as CANDIDATE_COLUMNS
 
 ROOT = Path(__file__).parents[1]
+GUIDES = [ROOT / "docs" / f"{name}.md" for name in ("convert", "search", "report", "measure", "finetune", "extending")]
+"""In the order of docs/README.md: later ones go on with what earlier ones wrote."""
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"(?P<run><!-- run -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
+BLOCK = re.compile(r"(?P<mark><!-- [^\n]* -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
 
 
-def commands(page: Path, *, marked: bool) -> list[list[str]]:
-    """The ghostsearch commands of a page's shell blocks (of the marked ones alone), as argument lists."""
+def blocks(page: Path, *kinds: str) -> list[re.Match[str]]:
+    return [b for b in BLOCK.finditer(page.read_text(encoding="utf-8")) if b["kind"] in kinds]
+
+
+def commands(block: re.Match[str]) -> list[list[str]]:
+    """The ghostsearch commands of a shell block, as argument lists."""
     found = []
-    for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
-        if block["kind"] not in ("console", "bash") or (marked and not block["run"]):
-            continue
-        for line in block["text"].replace("\\\n", " ").splitlines():
-            for command in line.removeprefix("$ ").split("&&"):
-                words = shlex.split(command, comments=True)
-                if words and Path(words[0]).name == "ghostsearch":
-                    found.append(words[1:])
+    for line in block["text"].replace("\\\n", " ").splitlines():
+        for command in line.removeprefix("$ ").split("&&"):
+            words = shlex.split(command, comments=True)
+            if words and Path(words[0]).name == "ghostsearch":
+                found.append(words[1:])
     return found
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, with no latency table of the user's in sight."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "120")
+    return tmp_path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_commands_parse(page: Path) -> None:
     group = typer.main.get_command(app)
-    for words in commands(page, marked=False):
+    for words in (words for block in blocks(page, "console", "bash") for words in commands(block)):
         if not words or words[0].startswith("--"):
             continue
         assert words[0] in group.commands, f"{page.name}: no command is called {words[0]}"
@@ -45,37 +59,87 @@ def test_commands_parse(page: Path) -> None:
             pass
 
 
-def test_marked_commands_run(tmp_path: Path) -> None:
-    """In order, in one empty directory, each by a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ran = 0
-    for page in PAGES:
-        for words in commands(page, marked=True):
-            done = subprocess.run(
-                [sys.executable, "-m", "ghostsearch", *words], cwd=tmp_path, env=environment, capture_output=True,
-                text=True, timeout=240,
-            )  # fmt: skip
-            assert done.returncode == 0, f"{page.name}: {shlex.join(words)}\n{done.stderr}"
-            assert done.stdout.strip()
-            if "--json" in words:
-                assert json.loads(done.stdout)
-            ran += 1
-    assert ran >= 5
-    assert (tmp_path / "converted" / "weights.safetensors").is_file()
-    assert list((tmp_path / "converted").glob("digits_cnn_ghost@*.pt2"))
+def test_the_guides_run_in_order(elsewhere: Path) -> None:
+    """Every command that is not marked `parsed:`, and every file a guide tells to save, in one directory."""
+    ran = set()
+    for page in GUIDES:
+        for block in blocks(page, "console", "python", "yaml"):
+            mark = (block["mark"] or "").removeprefix("<!-- ").partition(" -->")[0]
+            if mark.startswith("file: "):
+                (elsewhere / mark.removeprefix("file: ")).write_text(block["text"])
+            if block["kind"] != "console" or mark.startswith("parsed:"):
+                continue
+            for words in commands(block):
+                done = CliRunner().invoke(app, words)
+                said = f"{page.name}: {shlex.join(words)}\n{done.output}"
+                assert done.exit_code == 0, f"{said}\n{done.exception!r}"
+                assert done.stdout.strip() or "--quiet" in words, said
+                ran.add(words[0])
+    told = {"inspect", "convert", "search", "solve", "report", "compare", "measure", "devices", "profile", "finetune"}
+    assert ran >= told | {"export"}
+    assert list((elsewhere / "tuned").glob("digits_cnn_ghost@*_int8.onnx"))
+    assert (elsewhere / "study" / "compare.html").is_file()
+    assert "compact" in (elsewhere / "study" / "compact.json").name
+
+
+def test_the_tour_is_a_doctest(elsewhere: Path) -> None:
+    failed, tried = doctest.testfile(str(ROOT / "docs" / "tour.md"), module_relative=False, encoding="utf-8")
+    assert tried > 20
+    assert not failed
+
+
+def test_a_device_of_ones_own_measures(elsewhere: Path) -> None:
+    """The guide's device, as an object."""
+    import torch
+
+    from ghostsearch.measure.latency import measure_latency
+
+    (block,) = (b for b in blocks(ROOT / "docs" / "extending.md", "python") if "my_device" in (b["mark"] or ""))
+    names: dict = {"__name__": "my_device"}
+    exec(compile(block["text"], "my_device.py", "exec"), names)
+    net = torch.nn.Conv2d(3, 4, 3)
+    device = names["TracedCpu"]()
+    latency = measure_latency({"net": net}, torch.randn(1, 3, 8, 8), device=device, time_limit_s=0.1)["net"]
+    assert latency.device == "traced:cpu"
+    assert min(latency.times_s) > 0
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_python_runs_and_presets_load(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
-        if block["kind"] == "python":
-            exec(compile(block["text"], str(page), "exec"), {"__name__": page.stem})
-        if block["kind"] == "yaml":
-            assert parse_preset(yaml.safe_load(block["text"]), str(page))
+def test_python_runs_and_presets_load(page: Path, elsewhere: Path) -> None:
+    for block in blocks(page, "python"):
+        exec(compile(block["text"], str(page), "exec"), {"__name__": page.stem})
+    for block in blocks(page, "yaml"):
+        assert parse_preset(yaml.safe_load(block["text"]), str(page))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"({page.name})" in index
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("trials", {**COLUMNS, **{f"{k}[DEVICE]": f"{v}, a column a device" for k, v in DEVICE_COLUMNS.items()}}),
+        ("candidates", CANDIDATE_COLUMNS),
+    ],
+)
+def test_the_columns_in_the_documents_are_those_of_the_files(name: str, columns: dict[str, str]) -> None:
+    text = (ROOT / "docs" / "file-formats.md").read_text(encoding="utf-8")
+    table = text.partition(f"<!-- columns: {name} -->\n")[2].partition("<!-- end -->")[0]
+    wanted = "".join(f"| `{column}` | {what} |\n" for column, what in columns.items())
+    assert table == f"| column | content |\n|---|---|\n{wanted}"
+
+
+def test_an_unknown_name_is_not_taken_for_an_example() -> None:
+    """The runner above tells failures from successes."""
+    done = CliRunner().invoke(app, ["inspect", "nosuchnet"])
+    assert done.exit_code != 0
+    assert isinstance(done.exception, GhostsearchError)

@@ -11,7 +11,7 @@ from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.report.colours import short_name
-from ghostsearch.report.units import milliseconds, with_prefix
+from ghostsearch.report.units import milliseconds, score_text, with_prefix
 
 if TYPE_CHECKING:
     from ghostsearch.models.loading import LoadedModel
@@ -251,6 +251,33 @@ def export_model(
     if as_json:
         say_json(result)
         return
-    show_table(str(directory), ["", ""], list(result.items()))
-    if not int8:
-        say(f"next: ghostsearch export {directory} --int8 --data …   makes a file of a quarter of the size")
+    if int8:
+        _show_int8(result)
+        return
+    rows = [
+        ("size", with_prefix(result["size_bytes"], "B")),
+        ("batch", result["batch"]),
+        ("largest difference from the module", f"{result['max_difference']:.2g} of {result['largest_output']:.2g}"),
+    ]
+    show_table(result["path"], ["", ""], rows)
+    say(f"next: ghostsearch export {directory} --int8 --data …   makes a file of about a quarter of the size")
+
+
+def _show_int8(found: dict[str, Any]) -> None:
+    """Size, latency and score of the quantized file beside the float one."""
+    score, noted = found["metric"], "latency on ONNX Runtime, one thread, batch 1, timed in turns"
+    low, high = found["ratio_interval"] or (found["latency_ratio"],) * 2
+    sizes = found["float_size_bytes"], found["size_bytes"]
+    rows = [
+        ("size", *(with_prefix(x, "B") for x in sizes), f"{sizes[1] / sizes[0]:.2f}"),
+        (
+            "latency",
+            milliseconds(found["float_latency_s"]),
+            milliseconds(found["latency_s"]),
+            f"{low:.2f} – {high:.2f}",
+        ),
+        (score, score_text(found["float_score"], score), score_text(found["score"], score), ""),
+    ]
+    bits = "" if found["weight_bits"] == 8 else f"; {found['weight_bits']}-bit weights, as this processor needs"
+    show_table(found["path"], ["", "float32", "int8", "ratio"], rows, noted + bits)
+    say("next: the file runs in ONNX Runtime as it is; where it lost too much, ghostsearch finetune and export again")

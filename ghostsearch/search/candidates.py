@@ -37,8 +37,9 @@ COLUMNS = {
     "score_change": "the task's score less the plain model's, selection split",
     "macs": "multiply-adds on one image of the model with this one change",
     "params": "parameters of the model with this one change",
+    "latency_ratio[DEVICE]": "predicted latency over the plain model's, a column a device",
 }
-"""Columns of candidates.parquet; each device adds `latency_ratio[DEVICE]`, predicted, over the plain model."""
+"""Columns of candidates.parquet."""
 
 
 @dataclass(frozen=True)
