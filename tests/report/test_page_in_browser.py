@@ -119,6 +119,11 @@ def test_a_click_selects_the_model_everywhere(browser, page, view) -> None:
     assert rows
     assert all("selected" in row.get_attribute("class") for row in rows)
     assert other in browser.find_element("css selector", "#beside thead").text
+    assert other in browser.find_element("css selector", "#layer-sum").text
+    bars = browser.execute_script("return document.getElementById('layer-plot').data.map(t => t.y)")
+    rows = [(row["plain_s"], row["seconds"][other]) for row in view.layers]
+    for drawn, wanted in zip(bars, zip(*rows, strict=True), strict=True):
+        assert drawn == pytest.approx([1e6 * seconds for seconds in wanted])
 
 
 def test_the_keyboard_reaches_models_without_the_plot(browser, page, view) -> None:
@@ -195,6 +200,11 @@ def test_prints(browser, page) -> None:
     load(browser, page)
     pdf = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]
     assert pdf.startswith("JVBERi")  # %PDF
+    # Back on the screen, the plots are as wide as their places again.
+    wait(
+        browser,
+        "const p = document.getElementById('front-plot'); return Math.abs(p._fullLayout.width - p.clientWidth) < 3",
+    )
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 

@@ -1,0 +1,68 @@
+"""What the terminal shows: no bars in logs, figures with their units, one line for a mistake."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from ghostsearch.cli import terminal
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """Standard output and error as text, on a terminal of 60 columns or into a file."""
+
+    def make(*, watched):
+        out, err = io.StringIO(), io.StringIO()
+        options = {"width": 60, "highlight": False, "force_terminal": watched, "no_color": True}
+        monkeypatch.setattr(terminal, "out", Console(file=out, **options))
+        monkeypatch.setattr(terminal, "err", Console(file=err, **options))
+        return out, err
+
+    return make
+
+
+def test_a_log_gets_a_line_a_tenth_and_no_bar(screen):
+    out, err = screen(watched=False)
+    with terminal.progress_bar() as report:
+        for done in range(1000):
+            report(done, 1000, f"best {done}")
+    lines = err.getvalue().splitlines()
+    assert len(lines) == 10
+    assert lines[3] == "300/1000 best 300"
+    assert "\x1b" not in err.getvalue()
+    assert out.getvalue() == ""
+
+
+def test_a_person_sees_count_time_left_and_the_best_so_far(screen):
+    _, err = screen(watched=True)
+    with terminal.progress_bar() as report:
+        report(1, 4, "best 51% of the MACs")
+        report(2, 4, "best 49% of the MACs")
+    shown = err.getvalue()
+    assert "best 49% of the MACs" in shown
+    assert "2/4" in shown
+    assert "-:--:--" in shown or "0:0" in shown
+
+
+def test_quiet_is_quiet(screen):
+    out, err = screen(watched=True)
+    with terminal.progress_bar(quiet=True) as report:
+        report(1, 2, "half")
+    assert (out.getvalue(), err.getvalue()) == ("", "")
+
+
+def test_a_table_keeps_units_beside_figures_and_brackets_as_they_are(screen):
+    out, _ = screen(watched=False)
+    long = "a name of some length that has to be broken somewhere in a narrow terminal"
+    terminal.show_table("latency_s[torch:cpu]", ["what", "time"], [(long, "12.5 ms")] * 2, note="[bold]")
+    text = out.getvalue()
+    assert text.startswith("latency_s[torch:cpu]\n")
+    assert text.count("12.5\u00a0ms") == 2
+    assert "[bold]" in text
+
+
+def test_a_mistake_is_one_line_whatever_it_says(screen):
+    _, err = screen(watched=False)
+    terminal.say_error("first [red]line\nsecond   line")
+    assert err.getvalue() == "error: first [red]line second line\n"
