@@ -7,6 +7,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.ghost_module import GhostBottleneck, GhostModule, Row, make_divisible
 from ghostsearch.models.ghostnet import ROWS, ghostnet, ghostnet_050, ghostnet_130, ghostnet_cifar, ghostnetv2
+from ghostsearch.paper.printed import MILLION, agrees
 
 IMAGE = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
@@ -45,6 +46,17 @@ def test_same_names_and_logits_as_the_released_layout(name, build):
 def test_cost_of_ghostnet():
     cost = measure_cost(ghostnet(), IMAGE)
     assert (cost.params, cost.macs) == (5_182_508, 141_150_512)
+
+
+@pytest.mark.parametrize(
+    ("build", "params", "macs", "same"),
+    [(ghostnet_050, "2.6", "42", True), (ghostnet, "5.2", "141", True), (ghostnet_130, "7.3", "226", False)],
+)
+def test_presets_beside_the_papers_print(build, params, macs, same):
+    """GhostNet 1.3× in the released layout counts 227.0 M, one more than the paper prints."""
+    cost = measure_cost(build(), IMAGE)
+    assert agrees(params, cost.params, MILLION)
+    assert agrees(macs, cost.macs, MILLION) is same
 
 
 @pytest.mark.parametrize(("ratio", "kernel"), [(2, 3), (3, 1), (4, 5), (5, 3)])
