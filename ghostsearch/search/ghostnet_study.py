@@ -20,6 +20,8 @@ from ghostsearch.train import evaluate, train
 
 Progress = Callable[[int, int, str], None]
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
 POPULATION = 8
 
 
