@@ -71,14 +71,20 @@ const limitLabels = (axis) => (known(axis.limit) ? [{
   text: `limit ${costText(axis, axis.limit)}`, font: { color: colour("warn"), size: 12 },
 }] : []);
 
-// Compact networks stand at their cost; their accuracy on this data is not known, so they have no height.
+// Compact networks stand at their cost; their accuracy on this data is not known, so they have no height. They
+// are stacked from the bottom so that their names do not cover each other.
 const showCompact = document.getElementById("show-compact");
-const compactMarks = (axis) => (showCompact && showCompact.checked ? study.compact : []).filter((net) => known(net.values[axis.key]));
-const compactTrace = (axis) => ({
-  x: compactMarks(axis).map((net) => net.values[axis.key] * axis.factor), y: compactMarks(axis).map(() => 0.02), yaxis: "y2", mode: "markers+text",
-  name: "compact network (cost only)", text: compactMarks(axis).map((net) => escaped(net.name)), textposition: "top center", textfont: { size: 11, color: colour("soft") },
-  hovertemplate: "%{text}<extra></extra>", marker: { symbol: "arrow-up", size: 11, color: colour("soft") },
-});
+const compactMarks = (axis) => (showCompact && showCompact.checked ? study.compact : [])
+  .filter((net) => known(net.values[axis.key])).sort((a, b) => a.values[axis.key] - b.values[axis.key]);
+const compactTrace = (axis, most) => {
+  const nets = compactMarks(axis).map((net, rank) => ({ name: escaped(net.name), x: net.values[axis.key] * axis.factor, y: 0.03 + 0.055 * (rank % 6) }));
+  const widest = Math.max(most, ...nets.map((net) => net.x));
+  return {
+    x: nets.map((net) => net.x), y: nets.map((net) => net.y), yaxis: "y2", mode: "markers+text", name: "compact network (cost only)",
+    text: nets.map((net) => net.name), textposition: nets.map((net) => (net.x > 0.6 * widest ? "middle left" : "middle right")),
+    textfont: { size: 11, color: colour("soft") }, hovertemplate: "%{text}: cost only<extra></extra>", marker: { symbol: "arrow-up", size: 9, color: colour("soft") },
+  };
+};
 
 // Labels of neighbours lie on opposite sides of their marks.
 const labelPlaces = (points) => {
@@ -109,7 +115,7 @@ const drawFront = () => {
       error_x: spread ? { type: "data", array: own.map((p) => p.high), arrayminus: own.map((p) => p.low), thickness: 1, width: 0, color: colour("other") } : undefined,
     });
   });
-  if (compactMarks(axis).length) traces.push(compactTrace(axis));
+  if (compactMarks(axis).length) traces.push(compactTrace(axis, Math.max(0, ...points.map((p) => p.x))));
   const chosen = points.find((p) => p.id === state.selected);
   traces.push({
     x: chosen ? [chosen.x] : [], y: chosen ? [chosen.y] : [], mode: "markers", hoverinfo: "skip", showlegend: false,
