@@ -26,8 +26,8 @@ from ghostsearch.search.candidates import read_candidates
 MODEL, WEIGHTS, SIZE = "ghostsearch:resnet20", Path("cifar_resnet20_jpeg.safetensors"), 64
 IMAGES = ("china.jpg", "flower.jpg")
 SEARCH = (
-    "ghostsearch search --model ghostsearch:resnet20 --weights cifar_resnet20_jpeg.safetensors --data folder:cifar10-jpeg "
-    "--validation-list cifar10-jpeg-val.txt --train-images 2000 --space ghost_width --objectives score,macs "
+    "ghostsearch search --model ghostsearch:resnet20 --weights cifar_resnet20_jpeg.safetensors "
+    "--data folder:cifar10-jpeg --validation-list cifar10-jpeg-val.txt --train-images 2000 --space ghost_width --objectives score,macs "
     "--calibration-images 256 --batch-size 128 --out study"
 )
 COLUMNS = ("output_error", "divergence")
@@ -79,7 +79,7 @@ def main() -> None:
     page = ResultPage(
         name="gallery",
         title="Ghosts in a trained ResNet-20, and where ghost convolutions harm least",
-        claim="Rank correlation (Kendall) of a layer's redundancy with the output error of a ghost there; -1: they agree",
+        claim="Rank correlation (Kendall) of a layer's redundancy with the output error of a ghost there; -1 agrees",
         figure=shown,
         command=script_command(),
         device=processor(),
