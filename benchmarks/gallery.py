@@ -27,7 +27,8 @@ MODEL, WEIGHTS, SIZE = "ghostsearch:resnet20", Path("cifar_resnet20_jpeg.safeten
 IMAGES = ("china.jpg", "flower.jpg")
 SEARCH = (
     "ghostsearch search --model ghostsearch:resnet20 --weights cifar_resnet20_jpeg.safetensors "
-    "--data folder:cifar10-jpeg --validation-list cifar10-jpeg-val.txt --train-images 2000 --space ghost_width --objectives score,macs "
+    "--data folder:cifar10-jpeg --validation-list cifar10-jpeg-val.txt --train-images 2000 "
+    "--space ghost_width --objectives score,macs "
     "--calibration-images 256 --batch-size 128 --out study"
 )
 COLUMNS = ("output_error", "divergence")
