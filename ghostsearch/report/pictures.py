@@ -64,7 +64,9 @@ def _panel(axes: Axes, view: StudyView, records: Sequence[Record], cost: Axis, s
         points = _points([r for r in records if _kind(view, r) == kind], cost, score)
         if points:
             axes.scatter(*zip(*points, strict=True), label=kind, linewidths=1.2, zorder=9 - order, **style)
-    _steps(axes, [r for r in records if r.digest in view.front and r.digest not in view.missed], cost, score)
+    kept = [r for r in records if r.state == "complete" and r.digest not in view.missed]
+    kept = [r for r in kept if not any(axis.breaks_limit(number(r, axis.column)) for axis in (cost, score))]
+    _steps(axes, kept, cost, score)
     _limits(axes, cost, score)
     axes.set_xlabel(_title(cost))
     axes.set_ylabel(f"{'test' if score.column == 'test_score' else 'validation'} {_title(score)}")
@@ -156,11 +158,11 @@ def _points(records: Sequence[Record], cost: Axis, score: Axis) -> list[tuple[fl
     return [(x * cost_factor, y * score_factor) for x, y in pairs if x is not None and y is not None]
 
 
-def _steps(axes: Axes, front: Sequence[Record], cost: Axis, score: Axis) -> None:
-    """The front's staircase on these two axes."""
+def _steps(axes: Axes, records: Sequence[Record], cost: Axis, score: Axis) -> None:
+    """The staircase of the best records on these two axes."""
     sign = 1 if score.maximize else -1
     stairs: list[tuple[float, float]] = []
-    for x, y in sorted(_points(front, cost, score), key=lambda p: (p[0], -sign * p[1])):
+    for x, y in sorted(_points(records, cost, score), key=lambda p: (p[0], -sign * p[1])):
         if not stairs or sign * y > sign * stairs[-1][1]:
             stairs.append((x, y))
     if stairs:

@@ -86,11 +86,18 @@ const compactTrace = (axis, most) => {
   };
 };
 
-// Labels of neighbours lie on opposite sides of their marks.
+// Whether a point may be part of the staircase: it missed no limit, nor breaks one that is drawn here.
+const keepsLimits = (point, axis) => {
+  const { limit, maximize, factor } = study.score;
+  const score = point.y / factor;
+  return !missed.has(point.id) && !(known(axis.limit) && point.x / axis.factor > axis.limit) && !(known(limit) && (maximize ? score < limit : score > limit));
+};
+
+// Labels of neighbours lie on opposite sides of their marks, the first and the last inside the picture.
 const labelPlaces = (points) => {
   const order = points.map((_, i) => i).sort((a, b) => points[a].x - points[b].x);
   const places = [];
-  order.forEach((i, rank) => { places[i] = rank % 2 ? "bottom right" : "top left"; });
+  order.forEach((i, rank) => { places[i] = rank % 2 ? "bottom right" : rank ? "top left" : "top right"; });
   return places;
 };
 
@@ -98,7 +105,7 @@ const drawFront = () => {
   const axis = study.axes[Number(axisX.value)];
   const tested = axisY.value === "final";
   const points = pointsOf(axis, tested);
-  const steps = skyline(points.filter((p) => front.has(p.id) && !missed.has(p.id)), study.score.maximize);
+  const steps = skyline(points.filter((p) => p.model.state === "complete" && keepsLimits(p, axis)), study.score.maximize);
   const traces = [{
     x: steps.map((p) => p.x), y: steps.map((p) => p.y), mode: "lines", hoverinfo: "skip", showlegend: false,
     line: { shape: study.score.maximize ? "hv" : "vh", color: colour("accent"), width: 1.5 },
