@@ -56,6 +56,8 @@ class Bench:
     plain_cost: Cost
     table: CostTable
     plain_latencies: tuple[Latency, ...] = ()
+    notes: list[str] = field(default_factory=list)
+    """What the report should say besides, such as a cache of timed layers that could not be used."""
     offered: SearchSpace | None = None
     """The whole space where a veto has taken choices out of `space`."""
     time_models: Callable[..., dict[str, Latency]] = measure_latency
@@ -140,6 +142,8 @@ class Bench:
                 self.plain.module, self.example, self.anatomy, self.offered or self.space, self.setting(device),
                 cell_s=config.cell_time_limit, seed=config.seed, progress=progress,
             )  # fmt: skip
+            if whole.store.note and whole.store.note not in self.notes:
+                self.notes.append(whole.store.note)
             tables[device] = whole.within(self.space)
         return tables
 

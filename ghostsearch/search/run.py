@@ -164,7 +164,8 @@ def _describe_study(
     """The study's name, the plain model's latencies and the vetoed choices: measured and written once, then read."""
     if not (folder / STUDY).exists():
         timings = latencies(bench, {"plain": bench.plain.module}, bench.config.time_limit, beside_plain=False)["plain"]
-        vetoed = vetoed_choices(bench, progress)
+        with timed(bench.seconds, "latency table"):
+            vetoed = vetoed_choices(bench, progress)
         name = f"{bench.config.model} {bench.space.digest}"
         write_study(folder, {
             "name": name, "space": bench.space.digest, "anatomy": anatomy_dict(bench.anatomy),
@@ -186,6 +187,7 @@ def _notes(bench: Bench) -> list[str]:
     if config.plain_epochs():
         notes.append(f"the plain model was trained for {config.plain_epochs()} epochs first")
     notes.append("descendants are distilled from the plain model while they train")
+    notes += bench.notes
     if bench.anatomy.width_note:
         notes.append(bench.anatomy.width_note)
     return notes
