@@ -17,6 +17,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 from weight_sources import DISTILL_STEPS, PEERS, SOURCES, Bench, Spent
 
-from ghostsearch.data import calibration_batches, load_data
+from ghostsearch.data import Data, calibration_batches, load_data
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.machine import processor
 from ghostsearch.models.loading import CIFAR_INPUT, example_input, load_model
@@ -34,7 +35,8 @@ from ghostsearch.train import train
 
 NAME = "inheritance"
 KEY = ("net", "architecture", "weights", "training", "seed")
-TRAININGS = {"none": {}, "200 steps": {"steps": 200}, "2 epochs": {}}
+TRAININGS = {"none": None, "200 steps": 200, "2 epochs": None}
+"""Trainings and the steps they stop at."""
 TARGETS = {
     ("resnet56", "ghost2", "closed form"): 92, ("resnet56", "ghost2", "closed form + distilled"): 97,
     ("resnet20", "ghost2", "closed form"): 88, ("resnet20", "ghost2", "closed form + distilled"): 94,
@@ -77,7 +79,8 @@ def measure(bench: Bench, key: Wanted, plain_accuracy: float | None) -> Row:
     else:
         model, spent = SOURCES[source](bench, bench.architecture(name))
     if training != "none":
-        result = train(model, bench.data, teacher=bench.plain, seed=seed, epochs=2.0, **TRAININGS[training])
+        data = bench.data if training == "200 steps" else bench.few()
+        result = train(model, data, teacher=bench.plain, seed=seed, epochs=2.0, steps=TRAININGS[training])
         train_s, train_loss = result.seconds, result.history[-1].loss
     accuracy, loss = score(model, bench.data.test)
     cost = measure_cost(model, bench.example)
@@ -164,9 +167,9 @@ def notes(lines: list[dict[str, Any]], given: argparse.Namespace) -> list[str]:
         "mixed: ghosts in the first two stages, inner widths 0.5 in the third.",
         f"Distilled: {DISTILL_STEPS['resnet20']} (ResNet-56: {DISTILL_STEPS['resnet56']}) label-free steps of 64 of "
         "the calibration images, shifted and mirrored, towards the plain net's features and outputs.",
-        f"Training: the recipe of ghostsearch.train, distilled from the plain net, batch {given.batch}, on a "
-        f"stratified subset of {given.train_images} training images: 2 epochs are two passes over it. Spread: largest "
-        "less smallest accuracy over the seeds.",
+        f"Training: the recipe of ghostsearch.train, distilled from the plain net, batch {given.batch}; 2 epochs: two "
+        f"passes over a stratified subset of {given.train_images} training images. Spread: largest less smallest "
+        "accuracy over the seeds.",
         "fit s: wall seconds of closed form and distillation, fit CPU s the processor's, on a machine that other work "
         "shared (its load average stands beside every run). No GPU was at hand.",
     ]  # fmt: skip
@@ -216,7 +219,7 @@ def main() -> None:
             done[*k[:4], str(k[4])] = row
             rows.append(row)
             print(*list(row.values())[:7], row["fit_s"], row["fit_cpu_s"], row["train_s"], flush=True)
-        publish(page(rows, given), given.out)
+            publish(page(rows, given), given.out)
     publish(page(rows, given), given.out)
 
 
@@ -226,17 +229,27 @@ class Benches(dict[str, Bench]):
     def __init__(self, given: argparse.Namespace) -> None:
         super().__init__()
         self.given = given
-        self.data = load_data(
-            given.data, input=CIFAR_INPUT, batch=given.batch, validation_list=given.validation_list,
-            train_images=given.train_images,
-        )  # fmt: skip
+        self.data = self.load(None)
         self.calibration = calibration_batches(self.data, 512, seed=0)
+
+    def load(self, train_images: int | None) -> Data:
+        given = self.given
+        return load_data(
+            given.data, input=CIFAR_INPUT, batch=given.batch, validation_list=given.validation_list,
+            train_images=train_images,
+        )  # fmt: skip
+
+    @cached_property
+    def few(self) -> Data:
+        """The data with only so many training images."""
+        return self.load(self.given.train_images)
 
     def __missing__(self, net: str) -> Bench:
         loaded = load_model(f"ghostsearch:{net}", weights=self.given.weights / f"cifar_{net}_jpeg.safetensors")
         self[net] = Bench(
-            net, loaded.module, self.data, example_input(loaded.input), self.calibration, self.given.cache
-        )
+            net, loaded.module, self.data, lambda: self.few, example_input(loaded.input), self.calibration,
+            self.given.cache,
+        )  # fmt: skip
         return self[net]
 
 

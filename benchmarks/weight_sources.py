@@ -21,7 +21,7 @@ from ghostsearch.data import Data
 from ghostsearch.space import Architecture
 
 ONE_PASS = FitSettings(relu_rounds=0, joint_rounds=0)
-DISTILL_STEPS = {"resnet20": 600, "resnet56": 200}
+DISTILL_STEPS = {"resnet20": 800, "resnet56": 200}
 
 
 @dataclass
@@ -42,6 +42,8 @@ class Bench:
     net: str
     plain: nn.Module
     data: Data
+    few: Callable[[], Data]
+    """The data with only some of the training images, loaded when asked for."""
     example: Tensor
     calibration: list[Tensor]
     cache: Path | None = None

@@ -17,7 +17,7 @@ from ghostsearch.tracing import call, tensors
 
 Progress = Callable[[int, int, str], None]
 LEARNING_RATE = 2e-3
-LOGITS_SHARE = 0.5
+LOGITS_SHARE = 0.1
 """Weight of the outputs' loss beside the mean of the feature losses; each is relative to the plain net's variance."""
 
 
