@@ -21,6 +21,7 @@ from ghostsearch.data import Data
 from ghostsearch.space import Architecture
 
 ONE_PASS = FitSettings(relu_rounds=0, joint_rounds=0)
+NO_GATHER = FitSettings(gather=False)
 DISTILL_STEPS = {"resnet20": 800, "resnet56": 200}
 
 
@@ -133,7 +134,7 @@ def fitted(settings: FitSettings | None = None) -> Source:
             example=bench.example, calibration=bench.calibration, settings=settings,
         )  # fmt: skip
 
-    name = "closed form" if settings is None else "one pass"
+    name = "closed form" if settings is None else f"closed form {settings}"
     return lambda bench, architecture: bench.once(name, architecture, lambda: timed(fit)(bench, architecture))
 
 
@@ -186,6 +187,7 @@ def pruned(criterion: str) -> Source:
 SOURCES: dict[str, Source] = {
     "closed form": fitted(),
     "closed form + distilled": distilled,
+    "closed form, order kept": fitted(NO_GATHER),
     "one-pass least squares": fitted(ONE_PASS),
     "copied": timed(copied),
     "random": timed(random_weights),

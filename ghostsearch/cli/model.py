@@ -117,7 +117,8 @@ def convert_model(
     distill_steps: Annotated[
         int,
         typer.Option(
-            min=0, help="Label-free block distillation steps after the fit; costs a few seconds each hundred."
+            min=0,
+            help="Label-free block distillation steps after the fit; 100 cost a CIFAR ResNet-20 20 s.",
         ),
     ] = 0,
     weights: o.Weights = None,

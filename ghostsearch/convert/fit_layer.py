@@ -30,7 +30,8 @@ class FitSettings:
     joint_rounds: int = 2
     """Alternations between the primary's filters and the cheap kernels."""
     gather: bool = True
-    """Whether channels whose order cannot be folded into their readers may be reordered by an index buffer."""
+    """Whether channels whose order cannot be folded into their readers (a sum reads them) may be reordered by an
+    index buffer; results/inheritance.md tells what that is worth."""
     joint_steps: int = 3
     """Conjugate-gradient steps on the primary in each."""
     reach: int | None = None
