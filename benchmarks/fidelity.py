@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 from scipy.stats import kendalltau
+from torch import nn
 
 from ghostsearch.files import write_text
 from ghostsearch.measure.audit import random_architectures
@@ -25,6 +26,7 @@ from ghostsearch.search.bench import Bench, open_bench, train_baseline
 from ghostsearch.search.candidates import build_candidates, losses_of
 from ghostsearch.search.config import RunConfig
 from ghostsearch.space import Architecture
+from ghostsearch.tracing import copied
 
 
 def main() -> None:
@@ -32,6 +34,7 @@ def main() -> None:
     config = RunConfig(
         model=args.model, weights=args.weights, data=args.data, validation_list=args.validation_list, space=args.space,
         train_images=args.train_images, seed=args.seed, out=str(args.work), baseline_epochs=args.baseline_epochs,
+        calibration_images=args.calibration_images,
     )  # fmt: skip
     bench = open_bench(config)
     train_baseline(bench, args.work)
@@ -39,11 +42,14 @@ def main() -> None:
     file = args.work / "fidelity.csv"
     table = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=["digest", "epochs", "score"])
     for architecture in architectures:
-        for epochs in (*args.rungs, args.longest):
-            if not ((table.digest == architecture.digest) & (table.epochs == epochs)).any():
-                table.loc[len(table)] = [architecture.digest, epochs, scored(bench, architecture, epochs)]
-                write_text(file, table.to_csv(index=False))
-                print(architecture.digest, epochs, table.score.iloc[-1], flush=True)
+        known = set(table[table.digest == architecture.digest].epochs)
+        missing = [e for e in (*args.rungs, args.longest) if e not in known]
+        inherited = bench.convert(architecture) if missing else None
+        for epochs in missing:
+            assert inherited is not None
+            table.loc[len(table)] = [architecture.digest, epochs, scored(bench, inherited, epochs)]
+            write_text(file, table.to_csv(index=False))
+            print(architecture.digest, epochs, table.score.iloc[-1], flush=True)
     result = taus(bench, architectures, table, args)
     print(result.round(3).to_string(index=False))
     costs = {a.digest: bench.cost(a).macs / bench.plain_cost.macs for a in architectures}
@@ -70,9 +76,9 @@ def main() -> None:
     write_index(args.out)
 
 
-def scored(bench: Bench, architecture: Architecture, epochs: int) -> float:
+def scored(bench: Bench, inherited: nn.Module, epochs: int) -> float:
     """Score on the selection split after so many epochs from the closed form, each a whole schedule as in a trial."""
-    model = bench.convert(architecture)
+    model = copied(inherited)
     if epochs:
         bench.train(model, epochs)
     return bench.score(model, "validation", epochs).value
@@ -108,6 +114,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=12)
     parser.add_argument("--rungs", type=int, nargs="+", default=[0, 1, 3])
     parser.add_argument("--longest", type=int, default=10)
+    parser.add_argument("--calibration-images", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="fidelity", help="the page's name")
     parser.add_argument("--work", type=Path, default=Path("fidelity"), help="where the rows are kept")
