@@ -47,7 +47,7 @@ RATIOS = (0.5, 0.75, 0.25)
 """Pruning ratios of torch-pruning on the widths that can change; 0.5 leaves about half the MACs."""
 FASTNAS_MACS, FASTNAS_IMAGES = (0.5, 0.4, 0.75), 1000
 """Its budgets, and the images of the selection split that its score looks at."""
-SOLVER_MACS = (0.5, 0.35, 0.22, 0.7)
+SOLVER_BUDGETS = (("macs", 0.5), ("macs", 0.35), ("macs", 0.22), ("latency", 0.85), ("latency", 0.7), ("macs", 0.7))
 COLUMNS = (
     "tool", "point", "seed", "macs", "params", "macs_ratio", "latency_ratio", "before", "bn_reset", "after", "epochs",
     "train_images", "search_s", "train_s", "structure",
@@ -221,12 +221,12 @@ def ghostsearch_front(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[
 
 
 def solver_only(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
-    """What the candidate table of a study answers for several MACs budgets: no trial at all before these."""
+    """What the candidate table of a study answers for several budgets: no trial at all before these."""
     if args.study is None:
         raise SystemExit("--tools 'solver only' needs --study DIR")
-    for share in SOLVER_MACS:
-        answer = solve_study(args.study, {"macs": f"{100 * share:g}%"}, count=1)[0]
-        yield f"{share:g} of the MACs", partial(converted, bench, answer.architecture)
+    for axis, share in SOLVER_BUDGETS:
+        answer = solve_study(args.study, {axis: f"{100 * share:g}%"}, count=1)[0]
+        yield f"{share:g} of the {axis.replace('macs', 'MACs')}", partial(converted, bench, answer.architecture)
 
 
 def uniform_ghosts(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
