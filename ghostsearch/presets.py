@@ -10,9 +10,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from ghostsearch.choices import parse_layer_choice, parse_width
+from ghostsearch.choices import Ghost, LowRank, parse_layer_choice, parse_width
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.space import Anatomy, SearchSpace, nearest_names
+from ghostsearch.sitecost import choice_fits, kept_width
+from ghostsearch.space import Anatomy, Group, SearchSpace, nearest_names
 from ghostsearch.yaml_files import read_yaml
 
 
@@ -60,12 +61,10 @@ class Preset(_Strict):
     def resolve(self, anatomy: Anatomy) -> SearchSpace:
         """The space this preset opens on a model.
 
-        Only choices that lower the site's MACs are offered (`Site` formulas, paper section 3.2).
+        Only choices that lower the site's MACs are offered (`Site` formulas, paper section 3.2), and of widths that
+        round to the same number of channels the first.
         Raises GhostsearchError when a glob matches nothing or no site and no group is left.
         """
-        from ghostsearch.choices import Ghost, LowRank
-        from ghostsearch.sitecost import choice_fits
-
         paths = [s.path for s in anatomy.sites]
         names = [g.name for g in anatomy.groups]
         for glob in (*self.include, *self.exclude, *(r.match for r in self.sites)):
@@ -91,6 +90,7 @@ class Preset(_Strict):
         groups = {}
         for group in anatomy.groups:
             widths = next((r.widths for r in self.groups if fnmatchcase(group.name, r.match)), ())
+            widths = _different(widths, group, self.width_multiple)
             if len(widths) > 1 and not group.fixed and _wanted(group.name, self.include, self.exclude):
                 groups[group.name] = widths
         if not sites and not groups:
@@ -99,6 +99,14 @@ class Preset(_Strict):
                 "'ghostsearch inspect MODEL' says why for each"
             )
         return SearchSpace(sites, groups, self.width_multiple)
+
+
+def _different(widths: Sequence[str], group: Group, multiple: int) -> tuple[str, ...]:
+    """The widths that keep different numbers of a group's channels, the first of each."""
+    kept: dict[int, str] = {}
+    for text in widths:
+        kept.setdefault(kept_width(group.channels, parse_width(text).share, multiple, group.divisions), text)
+    return tuple(kept.values())
 
 
 def _wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:

@@ -188,11 +188,19 @@ class SearchSpace:
         return Architecture.of(sites, groups)
 
     def uniform(self, choice: str) -> Architecture:
-        """Every site that offers `choice` takes it (for a width: every group), the rest stays."""
-        return Architecture.of(
-            {path: choice for path, options in self.sites.items() if choice in options},
-            {name: choice for name, options in self.groups.items() if choice in options},
-        )
+        """Every site that offers `choice` takes it, the rest stays.
+
+        Of a width every group takes the nearest it offers: it may lack one that rounds to another's number of channels.
+        """
+        sites = {path: choice for path, options in self.sites.items() if choice in options}
+        widths = choice.startswith("width(")
+        return Architecture.of(sites, {n: _nearest(choice, o) for n, o in self.groups.items()} if widths else {})
+
+
+def _nearest(width: str, offered: Sequence[str]) -> str:
+    """The offered width whose share is nearest; of two the wider."""
+    share = parse_width(width).share
+    return min(offered, key=lambda t: (abs(parse_width(t).share - share), -parse_width(t).share))
 
 
 def read_json(path: Path) -> object:

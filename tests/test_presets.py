@@ -71,6 +71,19 @@ def test_only_choices_that_save_macs_are_offered():
     assert space.sites["thin"] == ("keep", "ghost(ratio=2, kernel=1)")
 
 
+def test_of_widths_that_round_to_the_same_channels_the_first_is_offered():
+    widths = [f"width({share})" for share in (1, 0.75, 0.5, 0.25)]
+    thin, wide = Group("thin", 16, ("thin",)), Group("wide", 32, ("wide",))
+    space = parse_preset({"width_multiple": 8, "groups": [{"widths": widths}]}, "test").resolve(
+        Anatomy(sites=(), skipped=(), groups=(thin, wide))
+    )
+    # In multiples of 8: 16·0.75 = 12 rounds to 16, 16·0.25 = 4 to 8 as 16·0.5 does; 32 has 24, 16 and 8.
+    assert space.groups == {"thin": ("width(1)", "width(0.5)"), "wide": tuple(widths)}
+    assert {n: str(w) for n, w in space.uniform("width(0.25)").groups.items()} == {
+        "thin": "width(0.5)", "wide": "width(0.25)",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [

@@ -46,10 +46,12 @@ class ModelFit:
         self.narrow, self.settings, self.channels = narrow, settings, dict(channels)
         self.plain_values: Values
         self.own_values: Values
-        if plain_pass is not None and plain_pass.traced:
-            self.places = plain_pass.places
-            self.plain_values = plain_pass.replay.fork(self.teacher)
-            self.own_values = plain_pass.replay.fork(self.student)
+        self.plain_pass = plain_pass if plain_pass is not None and plain_pass.traced else None
+        self.first: str | None = None
+        if self.plain_pass:
+            self.places = self.plain_pass.places
+            self.plain_values = self.plain_pass.replay.fork(self.teacher)
+            self.own_values = self.plain_pass.replay.fork(self.student)
             return
         graph = trace_graph(self.teacher)
         traced = graph is not None and all(
@@ -68,6 +70,7 @@ class ModelFit:
         """Fit every layer behind the first change."""
         changed = [*architecture.sites, *self.channels]
         order = fit_order(self.places, changed)
+        self.first = order[0] if order else None
         if self.settings.reach is not None:
             last = max((i for i, path in enumerate(order) if path in changed), default=-1)
             order = order[: last + 1 + self.settings.reach]
@@ -88,7 +91,7 @@ class ModelFit:
         inputs = self.own_values.get(place.source)
         target = self._target(place, len(old.weight))
         intercept = norm is not None or old.bias is not None
-        free = fit_filters(old, prior, inputs, target, self.settings, intercept=intercept)
+        free = self._free(place, lambda: fit_filters(old, prior, inputs, target, self.settings, intercept=intercept))
         weight, offset = free.weight, free.offset
         if isinstance(new, GhostConv):
             self._fit_ghost(place, new, norm, free, inputs, target, intercept)
@@ -107,6 +110,15 @@ class ModelFit:
         scale = self._scale([kept(new(x)) for x in inputs], norm)
         last.weight.mul_(scale.reshape(-1, *[1] * (last.weight.dim() - 1)))
         set_norm(norm, [kept(new(x)) for x in inputs], scale, offset)
+
+    def _free(self, place: Place, fit: Callable[[], FreeFit]) -> FreeFit:
+        """The unconstrained fit; all choices of a site share it where nothing before the site has changed."""
+        if self.plain_pass is None or self.channels or place.path != self.first:
+            return fit()
+        known = self.plain_pass.free
+        if known is None or known[0] != place.path:
+            self.plain_pass.free = known = (place.path, fit())
+        return known[1]
 
     def _target(self, place: Place, outputs: int) -> Target:
         totals = self.plain_values.get(place.out)

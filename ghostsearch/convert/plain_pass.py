@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from ghostsearch.convert.fit_layer import FreeFit
 from ghostsearch.convert.flow import Place, find_places, trace_graph, without_inplace
 from ghostsearch.convert.replay import Replay, same_forward
 from ghostsearch.tracing import copied
@@ -25,6 +26,8 @@ class PlainPass:
         tensors = all(isinstance(b, Tensor) for b in batches)
         self.traced = graph is not None and tensors and same_forward(self.teacher, graph, batches[0][:2])
         self.places: dict[str, Place] = {}
+        self.free: tuple[str, FreeFit] | None = None
+        """The last site fitted first, and its unconstrained fit."""
         if graph is not None and self.traced:
             self.graph = graph
             self.places = find_places(self.teacher, graph)
