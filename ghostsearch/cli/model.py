@@ -208,6 +208,8 @@ def measure_model(
         low, high = x["quartiles_s"]
         ratio = "–" if x["ratio"] is None else f"{x['ratio']:.3f}"
         remark = f"stopped: {x['stopped']}" + "; noisy, its spread exceeds a tenth of the median" * x["noisy"]
+        if x["waited_s"] > 0.1 * sum(x["times_s"]):
+            remark += f"; {x['waited_s']:.1f} s of waiting for a core taken off"
         spread = f"{milliseconds(low)} – {milliseconds(high)}"
         rows.append((x["device"], milliseconds(x["median_s"]), spread, ratio, x["runs"], remark))
     title = f"latency, batch {batch}, {threads} thread{'s' * (threads > 1)}, {precision}"

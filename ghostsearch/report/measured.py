@@ -48,4 +48,5 @@ def _a_latency(view: StudyView, device: str) -> str:
         f"batch {latency.batch}, {threads}, {latency.precision}; "
         f"median of {len(latency.times_s)} forwards after warm-up"
     )
-    return f"{text}, interleaved with the plain model" if latency.plain_times_s else text
+    text += ", interleaved with the plain model" if latency.plain_times_s else ""
+    return f"{text}; what it waited for a core is taken off" if latency.waited_s else text
