@@ -47,7 +47,7 @@ def inspect_model(
     """
     loaded = o.resolve_model(model, weights=weights, classes=classes, size=size)
     if gallery is not None:
-        _gallery(loaded, gallery, study, out)
+        _gallery(loaded, gallery, study, out, as_json=as_json)
         return
     from ghostsearch.inspection import inspection
 
@@ -83,11 +83,14 @@ def _show_sites(model: str, sites: list[dict[str, Any]]) -> None:
     show_table(f"{model}: {len(rows)} sites", ["site", "kind", "MACs", *names.values()], rows, legend if names else "")
 
 
-def _gallery(loaded: LoadedModel, image: str, study: Path | None, out: Path) -> None:
+def _gallery(loaded: LoadedModel, image: str, study: Path | None, out: Path, *, as_json: bool) -> None:
     from ghostsearch.gallery import write_gallery
 
-    with progress_bar() as progress:
+    with progress_bar(as_json) as progress:
         paths = write_gallery(loaded, None if image == "default" else Path(image), out, study=study, progress=progress)
+    if as_json:
+        say_json({"page": str(paths[0]), "picture": str(paths[1])})
+        return
     say("wrote " + ", ".join(str(p) for p in paths))
     say(f"next: open {paths[0]} in a browser")
 
