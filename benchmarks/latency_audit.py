@@ -38,6 +38,7 @@ from ghostsearch.records import Latency
 from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
 from ghostsearch.space import Architecture
 
+WAITING = "what a thread waits for a core that another process holds is taken off each time"
 TARGETS = {"MAPE": 0.06, "Kendall τ": 0.9}
 
 
@@ -173,8 +174,9 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, float, Bench]
             f"Each predictor is compared with {given.models} architectures of the space `{given.space}` that are built "
             "and timed interleaved with the plain model; the correction saw ten others. MACs: latency proportional to "
             "MACs. Interpolation over FLOPs: between the plain model and the cheapest architecture, both measured, as "
-            "NVIDIA ModelOpt's search does. One row an architecture: latency_audit_rows.csv. The machine was shared: "
-            "its load average is in the table. No GPU was at hand, so there are no tables for torch:cuda.",
+            "NVIDIA ModelOpt's search does. One row an architecture: latency_audit_rows.csv. The machine was shared "
+            f"(its load average is in the table): {WAITING}. No GPU was at hand, so there are no tables "
+            "for torch:cuda.",
         ],
     )  # fmt: skip
     write_page(page, given.out)

@@ -105,8 +105,8 @@ def write(rows: list[dict[str, str]], given: argparse.Namespace) -> None:
         device=f"{first.place()}, {given.threads} thread, batch 1, {given.size}²",
         tables=[ResultTable("The ratio of the copies, which should be 1", table)],
         notes=[
-            f"A try takes at most {given.time_limit:g} s. Every second try exchanges the copies. Other people's work "
-            "was on the machine too (load average as given); where it says burning, two processes of ours that never "
+            f"A try takes at most {given.time_limit:g} s; what a thread waits for a core is taken off. Every second "
+            "try exchanges the copies. Other people's work was on the machine too (load average as given); where it says burning, two processes of ours that never "
             "rest were added. One row a try: latency_quality_rows.csv.",
         ],
     )  # fmt: skip
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--tries", type=int, default=10)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--time-limit", type=float, default=8.0)
+    parser.add_argument("--time-limit", type=float, default=3.0)
     parser.add_argument("--load", type=int, default=0, help="so many further processes that burn a core each")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no try after this time")
     parser.add_argument("--out", type=Path, default=Path("results"))

@@ -96,7 +96,8 @@ def write(rows: list[dict[str, str]], given: argparse.Namespace) -> None:
             "* the spread of the calls was above a tenth of the median. All in float32, both variants interleaved with "
             "the plain network, random weights. Runtimes: "
             + ", ".join(f"{k} {v}" for k, v in versions.items()) + ". One row a measurement, with the load average of "
-            "the shared machine: runtime_speed_rows.csv. No GPU was at hand.",
+            "the shared machine: runtime_speed_rows.csv; what a thread waits for a core is taken off. No GPU "
+            "was at hand.",
         ],
     )  # fmt: skip
     write_page(page, given.out)
@@ -116,7 +117,7 @@ def main() -> None:
     parser.add_argument("--device", action="append")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--time-limit", type=float, default=25.0)
+    parser.add_argument("--time-limit", type=float, default=8.0)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no measurement after this time")
     parser.add_argument("--out", type=Path, default=Path("results"))
     given = parser.parse_args()
