@@ -106,8 +106,8 @@ def write(rows: list[dict[str, str]], given: argparse.Namespace) -> None:
         tables=[ResultTable("The ratio of the copies, which should be 1", table)],
         notes=[
             f"A try takes at most {given.time_limit:g} s; what a thread waits for a core is taken off. Every second "
-            "try exchanges the copies. Other people's work was on the machine too (load average as given); where it says burning, two processes of ours that never "
-            "rest were added. One row a try: latency_quality_rows.csv.",
+            "try exchanges the copies. Other people's work was on the machine too (load average as given); where it "
+            "says burning, two processes of ours that never rest were added. One row a try: latency_quality_rows.csv.",
         ],
     )  # fmt: skip
     write_page(page, given.out)
