@@ -59,6 +59,7 @@ def test_commands_parse(page: Path) -> None:
             pass
 
 
+@pytest.mark.timeout(900)  # half a minute alone, minutes where many share the cores
 def test_the_guides_run_in_order(elsewhere: Path) -> None:
     """Every command that is not marked `parsed:`, and every file a guide tells to save, in one directory."""
     ran = set()
