@@ -41,9 +41,17 @@ SCHEDULE = {
 """Options that decide what a training comes to, beside its choice and seed."""
 
 
-def settings(spec: str) -> Settings:
-    """The paper's choices for a network; one that it does not train gets those of VGG-16, without figures."""
-    return PRINTED.get(spec) or dict.fromkeys(PRINTED["ghostsearch:vgg16"], Printed(spec, "", ""))
+def settings(spec: str, only: Sequence[str] = ()) -> Settings:
+    """The paper's choices for a network; one that it does not train gets those of VGG-16, without figures.
+
+    With `only`, just these. Raises GhostsearchError for one that is not among them.
+    """
+    every = PRINTED.get(spec) or dict.fromkeys(PRINTED["ghostsearch:vgg16"], Printed(spec, "", ""))
+    names = {_name(choice): choice for choice in every}
+    unknown = [name for name in only if name not in names]
+    if unknown:
+        raise GhostsearchError(f"no setting {unknown[0]!r} of {spec}; choose among {', '.join(names)}")
+    return {names[name]: every[names[name]] for name in names if not only or name in only}
 
 
 def trained_rows(options: PaperOptions, kept: KeptRows, progress: Progress | None = None) -> list[Row]:
@@ -58,7 +66,7 @@ def trained_rows(options: PaperOptions, kept: KeptRows, progress: Progress | Non
         options.data, input=spec, batch=options.batch, train_images=options.train_images,
         test_images=options.test_images, validation_list=options.validation_list, seed=options.seed,
     )  # fmt: skip
-    wanted, example = settings(options.train_model), example_input(spec)
+    wanted, example = settings(options.train_model, options.train_choices), example_input(spec)
     seeds = range(options.seed, options.seed + options.train_seeds)
     runs: dict[Ghost | None, list[Row]] = {choice: [] for choice in wanted}
     for done, (seed, choice) in enumerate(product(seeds, wanted)):

@@ -54,6 +54,11 @@ def test_block_output_is_what_the_block_gives():
         (["toy"], {}, "give --toy-weights"),
         (["training"], {}, "give --data"),
         (["ghostnet-search"], {}, "give --data"),
+        (
+            ["training"],
+            {"data": "digits", "train_choices": ("ghost(9)",)},
+            "no setting 'ghost\\(9\\)' of ghostsearch:vgg16",
+        ),
         (["toy"], {"toy_layer": "nowhere"}, "no module 'nowhere'"),
         (["toy"], {"toy_layer": "layer3.0"}, "too small"),
     ],
@@ -78,6 +83,13 @@ def test_training_table_on_digits(tmp_path):
     assert text.count("ghost(ratio=2, kernel=3") >= 3
     assert "1 epoch(s) on 128 training images of digits, batches of 64, scored on 64 of the test images" in text
     assert "wavelet" in text
+
+
+def test_some_settings_alone(tmp_path):
+    one = DIGITS.model_copy(update={"train_choices": ("keep",)})
+    text = write_tables(["training"], tmp_path, one)[0].read_text()
+    assert "ghosts not trained" in text
+    assert "Not every setting was trained: 9 are left out." in text
 
 
 def test_a_stopped_training_table_goes_on(tmp_path, monkeypatch):
