@@ -112,7 +112,8 @@ def compact_table(models: Sequence[ComparedModel]) -> Table:
     )
     header, rows = compact_rows(models)
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left", no_wrap=not i, overflow="fold")
+        heading = name.replace(" ", "\n")
+        table.add_column(heading, justify="right" if i else "left", no_wrap=not i, overflow="fold")
     for row in rows:
         # Figures keep their units beside them, so that a narrow terminal breaks headings only.
         table.add_row(*(escape(cell).replace(" ", "\u00a0") for cell in row))
