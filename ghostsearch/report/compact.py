@@ -108,7 +108,7 @@ def compact_table(models: Sequence[ComparedModel]) -> Table:
         header_style="bold",
         box=box.SIMPLE_HEAD,
         show_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
     header, rows = compact_rows(models)
     for i, name in enumerate(header):
@@ -122,13 +122,15 @@ def compact_table(models: Sequence[ComparedModel]) -> Table:
 
 def compact_page(models: Sequence[ComparedModel], *, command: str, seed: int) -> ResultPage:
     """The comparison as a page of results: the same figures in SI units, and where the MACs of compact nets sit."""
-    separable = [m for m in models if m.share("depthwise") > 0] or list(models)
-    shares = ", ".join(f"{m.name} {share_text(m.share('conv 1x1'))}" for m in separable)
+    first, named = models[0], [m for m in models if not m.made_of]
+    separable = [m for m in named if m.share("depthwise") > 0]
+    others = [] if first in separable else [first]
+    figure = [", ".join(f"{m.name} {share_text(m.share('conv 1x1'))}" for m in x) for x in (separable, others) if x]
     return ResultPage(
         name="compare",
         title="Compact networks beside " + models[0].name,
         claim="Networks made of depthwise-separable convolutions spend their MACs in 1×1 convolutions",
-        figure=shares,
+        figure="; ".join(figure),
         command=command,
         device=f"{processor_name()}; {conditions(models)}",
         seed=seed,
