@@ -67,7 +67,7 @@ def front_table(view: StudyView) -> Table:
         header_style="bold",
         box=box.SIMPLE_HEAD,
         show_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
     for number_of_column, name in enumerate(header):
         text = number_of_column in (0, len(header) - 1)
