@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def front_rows(view: StudyView) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the front, plain first: digest, scores, costs with their share of plain, remark."""
+    """Header and rows of the front, plain first: digest, scores, costs, with their share of plain's, remark."""
     plain, metric = plain_record(view), metric_name(view)
     axes = table_axes(view)
     tested = any(r.score("test") for r in view.finalists)
@@ -37,6 +37,9 @@ def front_rows(view: StudyView) -> tuple[list[str], list[list[str]]]:
         if tested:
             row.append(score_text(number(record, "test_score"), metric))
         for axis in axes:
+            if digest == "plain":
+                row.append(axis.text(number(record, axis.column)))
+                continue
             # No space inside the brackets, so that a narrow terminal breaks the line before them.
             share = share_text(ratio_to_plain(record, plain, axis.column)).replace(" ", "")
             row.append(f"{axis.text(number(record, axis.column))} ({share})")
@@ -72,9 +75,9 @@ def front_table(view: StudyView) -> Table:
     for number_of_column, name in enumerate(header):
         text = number_of_column in (0, len(header) - 1)
         justify: JustifyMethod = "left" if text else "right"
-        # No word of a heading is broken, however narrow the terminal.
-        width = max(map(len, name.split()))
-        table.add_column(escape(name), justify=justify, overflow="fold", no_wrap=not number_of_column, min_width=width)
+        # In two lines, so that 80 columns hold a device and the usual axes.
+        heading = escape("\n".join(name.rsplit(" ", 1)))
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=not number_of_column)
     for row in rows:
         style = "bold green" if row[0] == view.chosen else "dim" if row[0] == "plain" else ""
         table.add_row(*(escape(cell or "") for cell in row), style=style)
