@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from torch import nn
+
 from ghostsearch.files import write_text
 from ghostsearch.pareto import most_volume, pareto_front
 from ghostsearch.records import Record
@@ -30,9 +32,13 @@ def choose_finalists(bench: Bench, records: Sequence[Record]) -> list[Record]:
     return [front[i] for i in chosen]
 
 
-def run_final(bench: Bench, records: Sequence[Record], folder: Path, progress: Progress | None = None) -> list[Record]:
+def run_final(
+    bench: Bench, records: Sequence[Record], folder: Path, interrupted: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+) -> list[Record] | None:  # fmt: skip
     """Finish the finalists and the plain model; returns their records, the plain model's first.
 
+    None when it was interrupted between two of them.
     A finalist whose record is already there, with as many epochs, is not trained again. The latencies of all come
     from one interleaved run, so that they compare.
     """
@@ -40,9 +46,13 @@ def run_final(bench: Bench, records: Sequence[Record], folder: Path, progress: P
     chosen = choose_finalists(bench, records)
     finished = [_finish(bench, plain, folder, 0)]
     for done, record in enumerate(chosen, 1):
+        if interrupted():
+            return None
         if progress:
             progress(done - 1, len(chosen) + 1, f"finishing {record.digest} of {len(chosen)} finalists")
         finished.append(_finish(bench, record, folder, bench.config.final_epochs))
+    if interrupted():
+        return None
     if progress:
         progress(len(chosen), len(chosen) + 1, "measuring the finalists beside the plain model")
     return _measure(bench, finished, folder)
@@ -59,7 +69,10 @@ def _finish(bench: Bench, record: Record, folder: Path, epochs: int) -> Record:
         if test and test.epochs == total:
             return kept
     source = target if architecture.is_plain else folder / TRIAL_WEIGHTS / record.digest
-    model = load_directory(source, model=bench.plain.module).module
+    if (source / "architecture.json").exists():
+        model = load_directory(source, model=bench.plain.module).module
+    else:
+        model = _make_again(bench, record)
     seconds = dict(record.seconds)
     if epochs:
         with timed(seconds, "train"):
@@ -81,6 +94,17 @@ def _finish(bench: Bench, record: Record, folder: Path, epochs: int) -> Record:
     return finished
 
 
+def _make_again(bench: Bench, record: Record) -> nn.Module:
+    """A trial's model from its architecture: its weights are on the machine that ran it, which shares no directory."""
+    model, done = bench.convert(record.architecture), 0.0
+    reached = record.score()
+    for rung in bench.config.rungs():
+        if reached and done < rung <= reached.epochs:
+            bench.train(model, rung - done)
+            done = rung
+    return model
+
+
 def _measure(bench: Bench, records: Sequence[Record], folder: Path) -> list[Record]:
     models = {r.digest: load_directory(folder / MODELS / r.digest, model=bench.plain.module).module for r in records}
     timings = latencies(bench, models, bench.config.final_time_limit)
@@ -98,11 +122,8 @@ def final_front(bench: Bench, finalists: Sequence[Record]) -> tuple[list[Record]
     return front, [d for d in missed if d != "plain"]
 
 
-def keep_trial(bench: Bench, model: object, record: Record, folder: Path) -> None:
+def keep_trial(bench: Bench, model: nn.Module, record: Record, folder: Path) -> None:
     """Keep the weights of a trial that may become a finalist."""
-    from torch import nn
-
-    assert isinstance(model, nn.Module)
     architecture: Architecture = record.architecture
     target = folder / TRIAL_WEIGHTS / record.digest
     save(

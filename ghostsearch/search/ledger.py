@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import random
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Objective, Record
 from ghostsearch.search.owners import beating, is_alive, own_name
+from ghostsearch.search.proposer import Proposer
+from ghostsearch.search.storage import Storage, storage_errors
 from ghostsearch.space import Architecture, SearchSpace
 
-RECORD, ORIGIN, OWNER, SEEN = "record", "origin", "owner", "seen"
+RECORD, ORIGIN, OWNER, SEEN, DIGEST, DEATHS = "record", "origin", "owner", "seen", "digest", "deaths"
 """User attributes of a trial; SEEN is when its owner last gave a sign of life, in seconds since 1970."""
+PIECE = 30_000
+"""A record is kept in pieces of so many characters, since MySQL takes no longer texts; RECORD is the first of them."""
 WIDTH_SUFFIX = " [width]"
 """Marks a group's parameter, since a group is named like the site that makes its channels."""
-DATABASE = "study.db"
+MAX_DEATHS = 5
+"""A trial in which so many processes died is recorded as failed, or it would take down every one that comes."""
 ATTEMPTS = 40
 """Proposals the sampler may repeat before an unseen architecture is drawn at random."""
 
@@ -34,113 +37,120 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 @dataclass(frozen=True)
 class Proposal:
-    """An architecture to evaluate, with the open trial that asked for it."""
+    """An architecture to evaluate, with the open trial that stands for it."""
 
-    trial: optuna.trial.Trial
+    trial_id: int
+    number: int
     architecture: Architecture
     origin: str
 
 
 class Ledger:
-    """A study in its storage: what was proposed, what became of it, what comes next."""
+    """A study in its storage: what was proposed, what became of it, what comes next.
+
+    Whatever reads and then writes does so under the storage's lock, so that several processes, on several machines,
+    never take the same architecture and never more trials than asked for.
+    """
 
     def __init__(
-        self,
-        storage: Any,
-        name: str,
-        space: SearchSpace,
-        objectives: Sequence[Objective],
-        *,
-        sampler: str,
-        seed: int,
-    ) -> None:
-        self.space, self.objectives, self.sampler, self.seed = space, tuple(objectives), sampler, seed
+        self, storage: Storage, name: str, space: SearchSpace, objectives: Sequence[Objective],
+        *, sampler: str, seed: int,
+    ) -> None:  # fmt: skip
+        self.space, self.objectives, self.seed = space, tuple(objectives), seed
+        self.exclusive = storage.exclusive
         self.distributions = distributions(space)
         directions = [StudyDirection.MAXIMIZE if o.maximize else StudyDirection.MINIMIZE for o in objectives]
-        try:
+        self.proposer = Proposer(sampler, self.distributions, directions)
+        with storage_errors("the study's storage cannot be opened", ValueError), self.exclusive():
+            # The sampler here only passes values on; proposals come from the proposer.
             self.study = optuna.create_study(
-                storage=storage, study_name=name, directions=directions, load_if_exists=True
-            )
-        except Exception as error:  # noqa: BLE001 - storages raise errors of their own libraries
-            raise GhostsearchError(f"the study's storage cannot be opened: {_first_line(error)}") from None
+                storage=storage.backend, study_name=name, directions=directions, load_if_exists=True,
+                sampler=optuna.samplers.RandomSampler(seed=0),
+            )  # fmt: skip
+        self._storage = self.study._storage
+        self._standings: dict[int, Record] = {}
 
     def records(self) -> list[Record]:
         """Every finished trial's record, in the order in which they were proposed."""
-        return finished_records(self._trials())
+        with self._using():
+            return finished_records(self._trials())
+
+    def standings(self) -> list[Record]:
+        """`records` with the medians alone of the latencies; each trial is read once, so that long studies fit."""
+        with self._using():
+            for trial in self._trials():
+                if trial.number not in self._standings and is_told(trial):
+                    self._standings[trial.number] = read_record(trial).with_medians()
+        ordered = (self._standings[n] for n in sorted(self._standings))
+        return [r if r.number == i else r.model_copy(update={"number": i}) for i, r in enumerate(ordered)]
 
     def running(self) -> int:
         """How many trials are being evaluated by processes that live."""
-        return sum(_lives(t) for t in self._trials(TrialState.RUNNING))
+        with self._locked():
+            return sum(self._lives(t) for t in self._trials(TrialState.RUNNING))
 
     def recover(self) -> int:
         """Settle trials that a dead process left running: tell those that had finished, propose the others again.
 
-        Returns how many were proposed again.
+        Returns how many were proposed again. Each `ask` does it too, so that a living worker takes over.
         """
-        again = 0
-        for trial in self._trials(TrialState.RUNNING):
-            if _lives(trial):
-                continue
-            text = trial.user_attrs.get(RECORD)
-            if text:
-                self._tell(optuna.trial.Trial(self.study, trial._trial_id), Record.model_validate_json(text))
-            else:
-                # Back in its own place in the queue, so that the order is that of an unkilled run.
-                self.study._storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
-                again += 1
-        return again
+        with self._locked():
+            return self._recover(self._trials(TrialState.RUNNING))
 
     def enqueue(self, architectures: Sequence[tuple[Architecture, str]]) -> None:
         """Propose architectures before the sampler does; those already in the study are passed over."""
-        known = {self.architecture(t.params).digest for t in self._trials() if t.params}
-        known |= {
-            self.architecture(t.system_attrs.get("fixed_params", t.params)).digest
-            for t in self._trials(TrialState.WAITING)
-        }
-        for architecture, origin in architectures:
-            if architecture.digest not in known:
-                known.add(architecture.digest)
-                self.study.enqueue_trial(self.parameters(architecture), user_attrs={ORIGIN: origin})
+        with self._locked():
+            known = {self._digest(t) for t in self._trials()}
+            for architecture, origin in architectures:
+                if architecture.digest not in known:
+                    known.add(architecture.digest)
+                    self._create(TrialState.WAITING, architecture, {ORIGIN: origin}, {})
 
-    def ask(self, accepts: Callable[[Architecture], bool]) -> Proposal | None:
+    def ask(self, accepts: Callable[[Architecture], bool], limit: int | None = None) -> Proposal | None:
         """The next architecture that the study has not seen and that `accepts` lets through.
 
-        None when the space is exhausted. A duplicate or infeasible proposal is closed at once and costs no trial.
+        None when the space is exhausted or `limit` trials are finished or running. A duplicate or infeasible proposal
+        costs no trial.
         """
-        records = self.records()
-        seen = {r.digest for r in records}
-        running = self.running()
-        for attempt in range(ATTEMPTS):
-            waiting = bool(self._trials(TrialState.WAITING))
-            if attempt == ATTEMPTS - 1 and not waiting and not self._enqueue_unseen(seen, accepts):
+        with self._locked():
+            trials = self._trials()
+            if self._recover([t for t in trials if t.state == TrialState.RUNNING]):
+                trials = self._trials()
+            finished = [t for t in trials if is_told(t)]
+            running = [t for t in trials if t.state == TrialState.RUNNING]
+            if limit is not None and len(finished) + len(running) >= limit:
                 return None
-            # Seeded by how far the study is and not by what this process drew, so that a resumed run proposes
-            # what an unkilled one would have.
-            self.study.sampler = make_sampler(self.sampler, self.seed + 1000 * (len(records) + running) + attempt)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                trial = self.study.ask(dict[str, BaseDistribution](self.distributions))
-            trial.set_user_attr(OWNER, own_name())
-            trial.set_user_attr(SEEN, time.time())
-            architecture = self.architecture(trial.params)
-            if architecture.digest not in seen | self._taken(trial.number) and accepts(architecture):
-                return Proposal(trial, architecture, trial.user_attrs.get(ORIGIN, "sampler"))
-            self.study.tell(trial.number, state=TrialState.FAIL)
-        return None
+            taken = {self._digest(t) for t in (*finished, *running)}
+            for trial in trials:
+                if trial.state == TrialState.WAITING and (queued := self._take(trial, taken, accepts)):
+                    return queued
+            return self._sample(finished, len(finished) + len(running), taken, accepts)
 
     @contextmanager
     def working_on(self, proposal: Proposal) -> Iterator[None]:
         """Within, other machines see that this one still works on the trial."""
-        with beating(lambda now: proposal.trial.set_user_attr(SEEN, now)):
+        with beating(lambda now: self.beat(proposal, now)):
             yield
 
-    def finish(self, proposal: Proposal, record: Record) -> None:
-        """Close a trial: the record first, so that a kill in between loses nothing."""
-        proposal.trial.set_user_attr("digest", record.digest)
-        proposal.trial.set_user_attr(RECORD, record.model_dump_json())
-        self._tell(proposal.trial, record)
+    def beat(self, proposal: Proposal, now: float) -> None:
+        """Leave a sign of life on a trial; `now` in seconds since 1970."""
+        self._storage.set_trial_user_attr(proposal.trial_id, SEEN, now)
 
-    def architecture(self, params: dict[str, Any]) -> Architecture:
+    def finish(self, proposal: Proposal, record: Record) -> bool:
+        """Close a trial: the record first, so that a kill in between loses nothing.
+
+        False when another worker, who took this one for dead, was quicker: then nothing is written.
+        """
+        with self._locked():
+            state = self._storage.get_trial(proposal.trial_id).state
+            if state.is_finished():
+                return False
+            if state == TrialState.WAITING:
+                self._storage.set_trial_state_values(proposal.trial_id, state=TrialState.RUNNING)
+            self._write(proposal.trial_id, record)
+            return True
+
+    def architecture(self, params: Mapping[str, Any]) -> Architecture:
         """The architecture of Optuna's parameters."""
         return Architecture.of(
             {k: v for k, v in params.items() if not k.endswith(WIDTH_SUFFIX)},
@@ -153,7 +163,111 @@ class Ledger:
         groups = {g: str(architecture.groups.get(g, options[0])) for g, options in self.space.groups.items()}
         return {**sites, **{g + WIDTH_SUFFIX: text for g, text in groups.items()}}
 
-    def _tell(self, trial: optuna.trial.Trial, record: Record) -> None:
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        with storage_errors("the study's storage failed"):
+            yield
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._using(), self.exclusive():
+            yield
+
+    def _recover(self, running: Sequence[FrozenTrial]) -> int:
+        again = 0
+        alive: dict[str, bool] = {}
+        for trial in running:
+            owner = trial.user_attrs.get(OWNER, "")
+            if owner not in alive:
+                alive[owner] = self._lives(trial)
+            # On another machine each trial has a sign of life of its own.
+            if alive[owner] or self._lives(trial):
+                continue
+            deaths = trial.user_attrs.get(DEATHS, 0) + 1
+            if RECORD in trial.user_attrs:
+                self._tell(trial._trial_id, read_record(trial))
+            elif deaths == MAX_DEATHS:
+                architecture, origin = self.architecture(trial.params), trial.user_attrs.get(ORIGIN, "sampler")
+                reason = f"worker: {MAX_DEATHS} processes died in this trial (killed, or out of memory)"
+                self._write(trial._trial_id, failed_record(architecture, origin, reason))
+            else:
+                self._storage.set_trial_user_attr(trial._trial_id, DEATHS, deaths)
+                # Back in its own place in the queue, so that the order is that of an unkilled run.
+                self._storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
+                again += 1
+        return again
+
+    def _take(
+        self, trial: FrozenTrial, taken: set[str], accepts: Callable[[Architecture], bool]
+    ) -> Proposal | None:  # fmt: skip
+        """Open a queued trial, or close it where it is not wanted."""
+        trial_id, fixed = trial._trial_id, trial.system_attrs.get("fixed_params", {})
+        for name in self.distributions.keys() & fixed.keys() - trial.params.keys():
+            # Queued from outside, by Study.enqueue_trial.
+            distribution = self.distributions[name]
+            value = distribution.to_internal_repr(fixed[name])
+            self._storage.set_trial_param(trial_id, name, value, distribution)
+        architecture = self.architecture({**fixed, **trial.params})
+        for name, value in self._ownership(architecture).items():
+            self._storage.set_trial_user_attr(trial_id, name, value)
+        self._storage.set_trial_state_values(trial_id, state=TrialState.RUNNING)
+        if architecture.digest in taken or not accepts(architecture):
+            self._storage.set_trial_state_values(trial_id, state=TrialState.FAIL)
+            return None
+        return Proposal(trial_id, trial.number, architecture, trial.user_attrs.get(ORIGIN, "sampler"))
+
+    def _sample(
+        self, finished: Sequence[FrozenTrial], count: int, taken: set[str], accepts: Callable[[Architecture], bool]
+    ) -> Proposal | None:
+        for attempt in range(ATTEMPTS):
+            # Seeded by how far the study is and not by what this process drew, so that a resumed run proposes
+            # what an unkilled one would have.
+            params, attributes = self.proposer.propose(finished, self.seed + 1000 * count + attempt)
+            architecture = self.architecture(params)
+            if architecture.digest not in taken and accepts(architecture):
+                break
+        else:
+            drawn = self._draw_unseen(taken, accepts)
+            if drawn is None:
+                return None
+            architecture, attributes = drawn, {}
+        owned = {ORIGIN: "sampler", **self._ownership(architecture)}
+        trial_id = self._create(TrialState.RUNNING, architecture, owned, attributes)
+        return Proposal(trial_id, self._storage.get_trial_number_from_id(trial_id), architecture, "sampler")
+
+    def _draw_unseen(self, taken: set[str], accepts: Callable[[Architecture], bool]) -> Architecture | None:
+        draw = random.Random(self.seed + len(taken))  # noqa: S311 - a search, not a secret
+        for _ in range(2000):
+            params = {name: draw.choice(d.choices) for name, d in self.distributions.items()}
+            architecture = self.architecture(params)
+            if architecture.digest not in taken and accepts(architecture):
+                return architecture
+        return None
+
+    def _create(
+        self, state: TrialState, architecture: Architecture, user: Mapping[str, Any], system: Mapping[str, Any]
+    ) -> int:
+        """A new trial in one write: whoever sees it sees its architecture and owner too."""
+        template = FrozenTrial(
+            number=-1, trial_id=-1, state=state, value=None, intermediate_values={}, datetime_complete=None,
+            datetime_start=None if state == TrialState.WAITING else datetime.now(),
+            params=self.parameters(architecture), distributions=dict(self.distributions),
+            user_attrs=dict(user), system_attrs=dict(system),
+        )  # fmt: skip
+        return int(self._storage.create_new_trial(self.study._study_id, template_trial=template))
+
+    def _ownership(self, architecture: Architecture) -> dict[str, Any]:
+        return {OWNER: own_name(), SEEN: time.time(), DIGEST: architecture.digest}
+
+    def _write(self, trial_id: int, record: Record) -> None:
+        text = record.model_dump_json()
+        # The first piece last: where it stands, the whole does.
+        for start in reversed(range(0, len(text), PIECE)):
+            self._storage.set_trial_user_attr(trial_id, piece_key(start // PIECE), text[start : start + PIECE])
+        self._tell(trial_id, record)
+
+    def _tell(self, trial_id: int, record: Record) -> None:
+        trial = optuna.trial.Trial(self.study, trial_id)
         for objective in self.objectives:
             value = objective_value(record, objective)
             if objective.limit is not None and value is not None:
@@ -165,34 +279,49 @@ class Ledger:
         else:
             self.study.tell(trial, state=TrialState.PRUNED if record.state == "pruned" else TrialState.FAIL)
 
-    def _taken(self, number: int) -> set[str]:
-        """Digests that other processes are evaluating; of two that took the same one, the earlier trial keeps it."""
-        running = self._trials(TrialState.RUNNING)
-        return {self.architecture(t.params).digest for t in running if t.number < number and t.params and _lives(t)}
+    def _digest(self, trial: FrozenTrial) -> str:
+        known = trial.user_attrs.get(DIGEST)
+        return known or self.architecture({**trial.system_attrs.get("fixed_params", {}), **trial.params}).digest
+
+    def _lives(self, trial: FrozenTrial) -> bool:
+        return is_alive(trial.user_attrs.get(OWNER, ""), trial.user_attrs.get(SEEN, 0.0))
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states or None)
 
-    def _enqueue_unseen(self, seen: set[str], accepts: Callable[[Architecture], bool]) -> bool:
-        draw = random.Random(self.seed + len(seen))  # noqa: S311 - a search, not a secret
-        for _ in range(2000):
-            params = {name: draw.choice(d.choices) for name, d in self.distributions.items()}
-            architecture = self.architecture(params)
-            if architecture.digest not in seen and accepts(architecture):
-                self.study.enqueue_trial(params)
-                return True
-        return False
+
+def piece_key(number: int) -> str:
+    """The attribute that holds a piece of a record."""
+    return RECORD if number == 0 else f"{RECORD}.{number}"
+
+
+def is_told(trial: FrozenTrial) -> bool:
+    """Whether a trial is finished and was one of ours; proposals that were refused have no record."""
+    return trial.state.is_finished() and RECORD in trial.user_attrs
+
+
+def read_record(trial: FrozenTrial) -> Record:
+    """The record in a trial's attributes."""
+    pieces, number = [], 0
+    while (piece := trial.user_attrs.get(piece_key(number))) is not None:
+        pieces.append(piece)
+        number += 1
+    return Record.model_validate_json("".join(pieces))
+
+
+def failed_record(architecture: Architecture, origin: str, reason: str) -> Record:
+    """The record of a trial that nobody lived to write."""
+    return Record(
+        number=0, digest=architecture.digest, origin=origin, state="failed", reason=reason,
+        sites={k: str(v) for k, v in architecture.sites.items()},
+        groups={k: str(v) for k, v in architecture.groups.items()},
+    )  # fmt: skip
 
 
 def finished_records(trials: Sequence[FrozenTrial]) -> list[Record]:
     """The records of finished trials, numbered from 0 in the order of the trials."""
-    done = sorted((t for t in trials if RECORD in t.user_attrs and t.state.is_finished()), key=lambda t: t.number)
-    found = [Record.model_validate_json(t.user_attrs[RECORD]) for t in done]
-    return [r.model_copy(update={"number": i}) for i, r in enumerate(found)]
-
-
-def _lives(trial: FrozenTrial) -> bool:
-    return is_alive(trial.user_attrs.get(OWNER, ""), trial.user_attrs.get(SEEN, 0.0))
+    done = sorted((t for t in trials if is_told(t)), key=lambda t: t.number)
+    return [read_record(t).model_copy(update={"number": i}) for i, t in enumerate(done)]
 
 
 def distributions(space: SearchSpace) -> dict[str, CategoricalDistribution]:
@@ -200,22 +329,6 @@ def distributions(space: SearchSpace) -> dict[str, CategoricalDistribution]:
     sites = {path: CategoricalDistribution(options) for path, options in space.sites.items()}
     groups = {name + WIDTH_SUFFIX: CategoricalDistribution(options) for name, options in space.groups.items()}
     return {**sites, **groups}
-
-
-def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler of a name, seeded."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        match name:
-            case "tpe":
-                return optuna.samplers.TPESampler(seed=seed, n_startup_trials=8, multivariate=True)
-            case "nsga2":
-                return optuna.samplers.NSGAIISampler(seed=seed, population_size=12)
-            case "gp":
-                return optuna.samplers.GPSampler(seed=seed)
-            case "random":
-                return optuna.samplers.RandomSampler(seed=seed)
-    raise GhostsearchError(f"sampler {name!r} is unknown; choose from tpe, nsga2, gp, random")
 
 
 def objective_value(record: Record, objective: Objective) -> float | None:
@@ -233,25 +346,3 @@ def minimised(record: Record, objectives: Sequence[Objective]) -> list[float]:
     """A record's objective values with every axis to be minimised, as `pareto` wants them; NaN where it has none."""
     values = [(objective_value(record, o), o.maximize) for o in objectives]
     return [float("nan") if v is None else -v if maximize else float(v) for v, maximize in values]
-
-
-def open_storage(storage: str | None, folder: Path) -> Any:
-    """Optuna's storage of a run: the study directory's SQLite file, `journal:FILE`, or a database's URL.
-
-    Raises GhostsearchError when it cannot be opened.
-    """
-    if storage is None:
-        return f"sqlite:///{folder / DATABASE}"
-    if storage.startswith("journal:"):
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-
-        return JournalStorage(JournalFileBackend(storage.removeprefix("journal:")))
-    try:
-        return optuna.storages.RDBStorage(storage)
-    except Exception as error:  # noqa: BLE001 - the database's driver raises errors of its own
-        raise GhostsearchError(f"storage {storage.split('@')[-1]!r} cannot be opened: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

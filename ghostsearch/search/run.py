@@ -17,8 +17,9 @@ from ghostsearch.search.bench import Bench, latencies, open_bench, timed, train_
 from ghostsearch.search.config import RunConfig
 from ghostsearch.search.evidence import evidence
 from ghostsearch.search.final import final_front, forget_dominated, keep_trial, run_final, trial_front
-from ghostsearch.search.ledger import Ledger, open_storage
+from ghostsearch.search.ledger import Ledger
 from ghostsearch.search.seeds import seeds
+from ghostsearch.search.storage import open_storage
 from ghostsearch.search.trial import Draft, run_trial
 from ghostsearch.search.veto import apply_veto, vetoed_choices
 from ghostsearch.search.view import (
@@ -29,6 +30,7 @@ from ghostsearch.search.view import (
     load_study,
     read_study,
     write_outcome,
+    write_records,
     write_run,
     write_study,
 )
@@ -85,7 +87,6 @@ def open_study(bench: Bench, folder: Path, progress: Progress | None = None) -> 
             open_storage(config.storage, folder), name, bench.space, bench.objectives,
             sampler=config.sampler, seed=config.seed,
         )  # fmt: skip
-        ledger.recover()
         ledger.enqueue(seeds(bench, folder, progress))
     return ledger
 
@@ -95,10 +96,12 @@ def _finish(
 ) -> None:
     """The final pass and the tables; of several processes the last one does it, the others write what there is."""
     records = ledger.records()
-    if interrupted() or ledger.running():
+    if bench.config.storage:
+        write_records(folder, records)
+    finalists = None if interrupted() or ledger.running() else run_final(bench, records, folder, interrupted, progress)
+    if finalists is None:
         write_outcome(folder, records, bench.objectives, (), trial_front(bench, records), ())
         return
-    finalists = run_final(bench, records, folder, progress)
     front, missed = final_front(bench, finalists)
     shown = [r.digest for r in (*finalists, *records) if r in finalists or r.origin == "uniform"]
     known = evidence(bench, records, list(dict.fromkeys(shown)), folder)
@@ -109,16 +112,17 @@ def _explore(
     bench: Bench, ledger: Ledger, folder: Path, interrupted: Callable[[], bool], progress: Progress | None
 ) -> None:
     """Evaluate proposals until the study has as many trials as asked for."""
-    while len(records := ledger.records()) + ledger.running() < bench.config.trials and not interrupted():
+    while not interrupted():
+        records = ledger.standings()
         if progress:
             progress(len(records), bench.config.trials, best_so_far(bench, records))
-        proposal = ledger.ask(lambda a: feasible(bench, a))
+        proposal = ledger.ask(lambda a: feasible(bench, a), bench.config.trials)
         if proposal is None:
             break
         with ledger.working_on(proposal), timed(bench.seconds, "trials"):
             record = evaluate(bench, proposal.architecture, proposal.origin, records, folder)
         ledger.finish(proposal, record)
-        records.append(record)
+        records.append(record.with_medians())
         forget_dominated(bench, records, folder)
         stop_when_all_fails(records)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import atomic_path, write_text
@@ -19,19 +20,25 @@ from ghostsearch.measure.machine import processor_name
 from ghostsearch.pareto import knee
 from ghostsearch.records import Objective, Record, StudyView, frame
 from ghostsearch.search.config import FREE, RunConfig, configure
-from ghostsearch.search.ledger import finished_records, minimised, open_storage
+from ghostsearch.search.ledger import finished_records, minimised
+from ghostsearch.search.storage import DATABASE, open_storage, shown_url, storage_errors
 from ghostsearch.space import SearchSpace, read_json
 from ghostsearch.version import versions
 
 FORMAT, VERSION = "ghostsearch.study", 1
-RUN, STUDY, OUTCOME, SECONDS = "run.yaml", "study.json", "outcome.json", "seconds.json"
+RUN, STUDY, OUTCOME, RECORDS = "run.yaml", "study.json", "outcome.json", "records.jsonl"
+SECONDS = "seconds.json"
 CHOSEN_SHARE = 0.9
 """Of the plain model's score: the model that the report speaks of first has it, where one of the front has."""
 
 
 def write_run(folder: Path, config: RunConfig) -> None:
     """Write run.yaml: `ghostsearch search --config run.yaml` makes the same run."""
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    data = config.model_dump(mode="json")
+    if config.storage:
+        # A password stays where it was: in the command, PGPASSWORD or the driver's own file.
+        data["storage"] = _shown_storage(config.storage)
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     write_text(folder / RUN, f"# ghostsearch search --config {RUN}   makes this run again\n{text}")
 
 
@@ -42,10 +49,13 @@ def check_directory(folder: Path, config: RunConfig, space: SearchSpace | None =
         return
     if not (folder / RUN).exists():
         raise GhostsearchError(f"{folder} is not empty and holds no study of ours; choose another --out")
-    before = configure({}, folder / RUN).model_dump()
-    changed = [k for k, v in config.model_dump().items() if k not in FREE and v != before[k]]
+    check_inside(folder)
+    before, now = configure({}, folder / RUN).model_dump(), config.model_dump()
+    for run in (before, now):
+        run["storage"] = run["storage"] and _shown_storage(run["storage"])
+    changed = [k for k, v in now.items() if k not in FREE and v != before[k]]
     if changed:
-        what = ", ".join(f"{k} {before[k]!r} → {getattr(config, k)!r}" for k in changed[:3])
+        what = ", ".join(f"{k} {before[k]!r} → {now[k]!r}" for k in changed[:3])
         raise GhostsearchError(
             f"{folder} holds another study ({what}); choose another --out, or the same options to go on"
         )
@@ -130,21 +140,25 @@ def add_seconds(folder: Path, seconds: Mapping[str, float]) -> None:
 
 
 def load_study(folder: Path | str) -> StudyView:
-    """A study as it stands on disk; raises GhostsearchError when the directory holds none."""
-    import optuna
+    """A study as it stands in its directory; raises GhostsearchError when that holds none.
 
+    Nothing outside the directory is opened: of a study in a storage of its own, the records that the last run wrote.
+    """
     folder = Path(folder)
     if not (folder / RUN).is_file() or not (folder / STUDY).is_file():
         raise GhostsearchError(f"{folder} holds no study; 'ghostsearch search --out {folder}' would make one")
+    check_inside(folder)
     config, study = configure({}, folder / RUN), read_study(folder)
-    try:
-        stored = optuna.load_study(study_name=study["name"], storage=open_storage(config.storage, folder))
-        records = finished_records(stored.get_trials(deepcopy=False))
-    except Exception as error:  # noqa: BLE001 - the storage raises errors of its own libraries
-        raise GhostsearchError(f"{folder}: the study's storage cannot be read ({type(error).__name__})") from None
+    records = read_records(folder) if config.storage else _stored_records(folder, study["name"])
     outcome = read_json(folder / OUTCOME) if (folder / OUTCOME).exists() else {}
-    assert isinstance(outcome, dict)
-    return StudyView(
+    try:
+        return _view(folder, config, study, outcome, records)
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise GhostsearchError(f"{folder}: {STUDY} or {OUTCOME} is damaged ({type(error).__name__})") from None
+
+
+def _view(folder: Path, config: RunConfig, study: Any, outcome: Any, records: Sequence[Record]) -> StudyView:
+    view = StudyView(
         directory=str(folder), name=study["name"], config=config.model_dump(mode="json"), anatomy=study["anatomy"],
         objectives=tuple(Objective(**o) for o in outcome.get("objectives", ())),
         records=tuple(records),
@@ -155,3 +169,50 @@ def load_study(folder: Path | str) -> StudyView:
         layers=tuple(outcome.get("layers", ())),
         environment=study["environment"], notes=tuple(study.get("notes", ())),
     )  # fmt: skip
+
+    # Digests name folders, so one that is no plain name would lead out of the directory.
+    digests = [*(r.digest for r in (*view.records, *view.finalists)), *view.front, *view.missed, view.chosen]
+    if any(d and not d.isalnum() for d in digests):
+        raise GhostsearchError(f"{folder}: names a model that cannot be one of ours")
+    return view
+
+
+def check_inside(folder: Path) -> None:
+    """Raise GhostsearchError when something in a study directory is a link to a place outside it."""
+    root = folder.resolve()
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise GhostsearchError(f"{path} leads out of the study's directory; put the file itself there")
+
+
+def write_records(folder: Path, records: Sequence[Record]) -> None:
+    """Write the records of a study whose storage is elsewhere, for the report."""
+    write_text(folder / RECORDS, "".join(r.model_dump_json() + "\n" for r in records))
+
+
+def read_records(folder: Path) -> list[Record]:
+    """The records that the last run wrote; none where it did not get so far."""
+    if not (folder / RECORDS).exists():
+        return []
+    try:
+        lines = (folder / RECORDS).read_text(encoding="utf-8").splitlines()
+        return [Record.model_validate_json(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise GhostsearchError(f"{folder / RECORDS}: cannot be read ({type(error).__name__})") from None
+
+
+def _stored_records(folder: Path, name: str) -> list[Record]:
+    import optuna
+
+    if not (folder / DATABASE).is_file():
+        return []
+    try:
+        with storage_errors(f"{folder / DATABASE}"):
+            stored = optuna.load_study(study_name=name, storage=open_storage(None, folder).backend)
+            return finished_records(stored.get_trials(deepcopy=False))
+    except KeyError:
+        return []
+
+
+def _shown_storage(storage: str) -> str:
+    return storage if storage.startswith("journal:") else shown_url(storage)

@@ -2,6 +2,8 @@
 
 import pytest
 
+from .servers import server
+
 SPACE = """
 width_multiple: 4
 include: ["block1.1.*"]
@@ -28,3 +30,17 @@ def tiny(tmp_path_factory):
         }  # fmt: skip
 
     return options
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """The URL of a PostgreSQL server of this session's own."""
+    with server("postgresql") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def mysql():
+    """The URL of a MariaDB server of this session's own."""
+    with server("mysql") as url:
+        yield url

@@ -91,7 +91,6 @@ def test_killed_in_every_stage_it_goes_on_to_the_same_front(tiny, unbroken, tmp_
     assert outcome(load_study(tmp_path / "run")) == outcome(unbroken)
 
 
-@pytest.mark.xfail(strict=False, reason="known race: two workers that ask at once may take one architecture twice")
 def test_several_processes_share_a_study(tiny, tmp_path):
     options = tiny(tmp_path / "run", trials=10)
     workers = [start(options) for _ in range(2)]
