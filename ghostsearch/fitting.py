@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from ghostsearch.data import Data
 from ghostsearch.errors import GhostsearchError, TrainingError
+from ghostsearch.quiet import breathe
 from ghostsearch.tasks import Meter, Task, score_value
 from ghostsearch.train import Epoch, Recipe, mode, placed, to_device
 
@@ -47,6 +48,7 @@ class Fitting(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
         """The loss of a batch: the labels' and, with a teacher, the distillation loss at its share."""
+        breathe()
         images, target = batch
         output = self.task.forward(self.model, images, target)
         loss = self.task.loss(output, target)

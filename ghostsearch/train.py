@@ -14,6 +14,7 @@ from torch import nn
 
 from ghostsearch.data import Data
 from ghostsearch.errors import GhostsearchError, TrainingError
+from ghostsearch.quiet import breathe, working
 from ghostsearch.tasks import Classification, Task, score_value
 
 Progress = Callable[[int, int, str], None]
@@ -116,11 +117,12 @@ def train(
         recipe = Recipe(**{**recipe.__dict__, "lr": lr})
     total = _count_steps(data, epochs, steps)
     started = time.perf_counter()
-    used, history = fit(
-        model, data, task or Classification(), recipe, total=total, teacher=teacher,
-        device=torch_device(device), seed=seed, validate=validate, precision=precision,
-        progress=progress,
-    )  # fmt: skip
+    with working():
+        used, history = fit(
+            model, data, task or Classification(), recipe, total=total, teacher=teacher,
+            device=torch_device(device), seed=seed, validate=validate, precision=precision,
+            progress=progress,
+        )  # fmt: skip
     per_epoch = _length(data.train)
     return TrainResult(
         epochs=total / per_epoch if per_epoch else float(len(history)),
@@ -148,8 +150,9 @@ def evaluate(
     task = task or Classification()
     meter, place = task.meter(), torch_device(device)
     total = _length(loader) or 0
-    with torch.inference_mode(), placed(model, place), mode(model, training=False):
+    with working(), torch.inference_mode(), placed(model, place), mode(model, training=False):
         for done, (images, target) in enumerate(loader, 1):
+            breathe()
             images, target = to_device(images, place), to_device(target, place)
             meter.update(task.forward(model, images, target), target)
             if progress:

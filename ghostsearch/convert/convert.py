@@ -15,6 +15,7 @@ from ghostsearch.convert.sites import find_sites, require_sites
 from ghostsearch.convert.swap import swap_sites
 from ghostsearch.convert.width import kept_channels, set_widths, width_plan
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.quiet import working
 from ghostsearch.space import Anatomy, Architecture
 from ghostsearch.tracing import copied
 
@@ -59,8 +60,9 @@ def convert(
             copy_weights(old, new)
         if calibration is None or architecture.is_plain:
             return converted
-        return fit_weights(
-            model, converted, architecture, example=example, calibration=calibration, width_multiple=width_multiple,
-            distill_steps=distill_steps, seed=seed, settings=settings, progress=progress,
-            plain_pass=plain_pass,
-        )  # fmt: skip
+        with working():
+            return fit_weights(
+                model, converted, architecture, example=example, calibration=calibration,
+                width_multiple=width_multiple, distill_steps=distill_steps, seed=seed, settings=settings,
+                progress=progress, plain_pass=plain_pass,
+            )  # fmt: skip

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.convert.flow import find_places, trace_graph
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.quiet import breathe
 from ghostsearch.tracing import call, tensors
 
 Progress = Callable[[int, int, str], None]
@@ -64,6 +65,7 @@ def distill_blocks(
         for norm in norms:
             norm.train()
         for step in range(steps):
+            breathe()
             for group in optimizer.param_groups:
                 group["lr"] = lr * _schedule(step, steps)
             x = channels_last(draw())

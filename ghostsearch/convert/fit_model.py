@@ -25,6 +25,7 @@ from ghostsearch.convert.flow import Place, find_places, fit_order, readers_of, 
 from ghostsearch.convert.plain_pass import PlainPass
 from ghostsearch.convert.replay import Replay, Rerun, Values, same_forward, watched_places
 from ghostsearch.convert.shelf import kept
+from ghostsearch.quiet import breathe
 from ghostsearch.space import Architecture
 
 Progress = Callable[[int, int, str], None]
@@ -76,6 +77,7 @@ class ModelFit:
             order = order[: last + 1 + self.settings.reach]
         with torch.no_grad():
             for done, path in enumerate(order, 1):
+                breathe()
                 self._fit(self.places[path])
                 if progress:
                     progress(done, len(order), f"fitting {path}")

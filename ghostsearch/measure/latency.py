@@ -22,6 +22,7 @@ from ghostsearch.measure.devices.table import DEFAULT_DEVICE, get_device
 from ghostsearch.measure.inputs import batched
 from ghostsearch.measure.intervals import median_interval, ratio_interval
 from ghostsearch.measure.threads import WaitClock, check_threads, preemptions
+from ghostsearch.quiet import timing
 from ghostsearch.records import Latency
 
 Progress = Callable[[int, int, str], None]
@@ -168,7 +169,7 @@ def measure_pairs(
     target = get_device(device) if isinstance(device, str) else device
     target.require_precision(precision)
     everything = {**pairs, **({PLAIN: plain} if plain else {})}
-    with restored(), target.session(threads):
+    with timing(), restored(), target.session(threads):
         running = _prepare(target, everything, options, progress)
         entries, reference = (running[:-1], running[-1]) if plain else (running, None)
         try:
