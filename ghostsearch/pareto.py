@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf, isfinite
+from math import inf
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 Point = Sequence[float]
 
@@ -18,16 +22,23 @@ def pareto_front(points: Sequence[Point]) -> list[int]:
 
     Points with a value that is not a number are never on the front.
     """
-    seen: set[tuple[float, ...]] = set()
-    front = []
-    for index, point in enumerate(points):
-        key = tuple(point)
-        if key in seen or not all(map(isfinite, key)):
-            continue
-        if not any(dominates(other, point) for other in points if all(map(isfinite, other))):
-            front.append(index)
-            seen.add(key)
-    return front
+    if not len(points):
+        return []
+    values = np.array(points, dtype=float)
+    finite = np.flatnonzero(np.isfinite(values).all(axis=1))
+    rows, first = np.unique(values[finite], axis=0, return_index=True)
+    return sorted(finite[first[_undominated(rows)]].tolist())
+
+
+def _undominated(rows: NDArray[Any]) -> NDArray[Any]:
+    """Indices of the non-dominated among different rows."""
+    left, at = np.arange(len(rows)), 0
+    while at < len(left):
+        better_somewhere = (rows[left] < rows[left[at]]).any(axis=1)
+        better_somewhere[at] = True
+        at = int(better_somewhere[:at].sum()) + 1
+        left = left[better_somewhere]
+    return left
 
 
 def non_dominated_ranks(points: Sequence[Point]) -> list[int]:
@@ -35,16 +46,17 @@ def non_dominated_ranks(points: Sequence[Point]) -> list[int]:
 
     Equal points share a rank.
     """
-    ranks = [-1] * len(points)
-    left = set(range(len(points)))
-    rank = 0
-    while left:
-        layer = {i for i in left if not any(dominates(points[j], points[i]) for j in left)}
-        for i in layer:
-            ranks[i] = rank
-        left -= layer
-        rank += 1
-    return ranks
+    if not len(points):
+        return []
+    values = np.array(points, dtype=float)
+    rows, inverse = np.unique(values, axis=0, return_inverse=True)
+    ranks = np.zeros(len(rows), dtype=int)
+    left, rank = np.arange(len(rows)), 0
+    while len(left):
+        layer = _undominated(rows[left])
+        ranks[left[layer]] = rank
+        left, rank = np.delete(left, layer), rank + 1
+    return [int(r) for r in ranks[inverse.reshape(-1)]]
 
 
 def crowding_distances(points: Sequence[Point]) -> list[float]:

@@ -33,12 +33,32 @@ from ghostsearch.tasks import Task, load_task
 from ghostsearch.train import evaluate, train
 
 if TYPE_CHECKING:
-    from ghostsearch.measure.table import LatencyTable, Setting
+    from ghostsearch.measure.table import LatencyTable
 
 Progress = Callable[[int, int, str], None]
 TABLE_BATCHES = 2
 """Batches of calibration images that a candidate of the table is fitted to."""
 COST_COLUMNS = {"macs": "macs", "params": "params", "memory": "peak_memory_bytes"}
+
+
+def call_here(device: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ARG001
+    """Measure in this process."""
+    return function(*args, **options)
+
+
+def latency_table(
+    plain: nn.Module, example: Tensor, anatomy: Anatomy, space: SearchSpace, *, device: str, threads: int, batch: int,
+    precision: str, channels_last: bool, seed: int, cell_s: float | None, progress: Progress | None = None,
+) -> LatencyTable:  # fmt: skip
+    """The latency table on a device of the machine this runs on; with `cell_s`, what is missing is timed."""
+    from ghostsearch.measure.store import CellStore
+    from ghostsearch.measure.table import LatencyTable, Setting, profile
+
+    setting = Setting.of(device, threads=threads, batch=batch, precision=precision, channels_last=channels_last)
+    if cell_s is not None:
+        return profile(plain, example, anatomy, space, setting, cell_s=cell_s, seed=seed, progress=progress)
+    store = CellStore(setting.device, setting.options, setting.batch)
+    return LatencyTable(plain, example, anatomy, space, setting, store)
 
 
 @dataclass
@@ -60,8 +80,9 @@ class Bench:
     """What the report should say besides, such as a cache of timed layers that could not be used."""
     offered: SearchSpace | None = None
     """The whole space where a veto has taken choices out of `space`."""
-    time_models: Callable[..., dict[str, Latency]] = measure_latency
-    """Takes `measure_latency`'s arguments; a cluster puts the timing where the device is."""
+    on_device: Callable[..., Any] = call_here
+    """Calls a function that measures: `on_device(device, function, *args, **options)`; a cluster does it where the
+    device is."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time by stage of the search, in this process."""
 
@@ -134,43 +155,25 @@ class Bench:
         """Each device's latency table of this model, for the space as it is; cells timed before come from the user's
         cache.
         """
-        from ghostsearch.measure.table import profile
-
-        config, tables = self.config, {}
-        for device in config.device:
-            whole = profile(
-                self.plain.module, self.example, self.anatomy, self.offered or self.space, self.setting(device),
-                cell_s=config.cell_time_limit, seed=config.seed, progress=progress,
-            )  # fmt: skip
-            if whole.store.note and whole.store.note not in self.notes:
-                self.notes.append(whole.store.note)
-            tables[device] = whole.within(self.space)
-        return tables
+        seconds = self.config.cell_time_limit
+        whole = {d: self._latency_table(d, cell_s=seconds, progress=progress) for d in self.config.device}
+        noted = dict.fromkeys(table.store.note for table in whole.values() if table.store.note)
+        self.notes += [note for note in noted if note not in self.notes]
+        return {device: table.within(self.space) for device, table in whole.items()}
 
     def timed_tables(self) -> dict[str, LatencyTable]:
         """The latency tables of the whole space whose every cell is in the user's cache already; nothing is timed."""
-        from ghostsearch.measure.store import CellStore
-        from ghostsearch.measure.table import LatencyTable
+        tables = {device: self._latency_table(device, cell_s=None) for device in self.config.device}
+        return {device: table for device, table in tables.items() if table.complete}
 
-        tables = {}
-        for device in self.config.device:
-            setting = self.setting(device)
-            store = CellStore(setting.device, setting.options, setting.batch)
-            space = self.offered or self.space
-            table = LatencyTable(self.plain.module, self.example, self.anatomy, space, setting, store)
-            if table.complete:
-                tables[device] = table
-        return tables
-
-    def setting(self, device: str) -> Setting:
-        """Where and how the run's latencies are taken."""
-        from ghostsearch.measure.table import Setting
-
+    def _latency_table(self, device: str, **options: Any) -> LatencyTable:
         config = self.config
-        return Setting.of(
-            device, threads=config.threads, batch=config.batch, precision=config.precision,
-            channels_last=config.channels_last,
+        table: LatencyTable = self.on_device(
+            device, latency_table, self.plain.module, self.example, self.anatomy, self.offered or self.space,
+            device=device, threads=config.threads, batch=config.batch, precision=config.precision,
+            channels_last=config.channels_last, seed=config.seed, **options,
         )  # fmt: skip
+        return table
 
     def cost(self, architecture: Architecture) -> Cost:
         """Exact params, MACs and bytes of an architecture by formula; peak memory needs the built model."""
@@ -327,9 +330,8 @@ def latencies(
             "channels_last": config.channels_last,
             "time_limit_s": seconds, "seed": config.seed,
         }  # fmt: skip
-        timings = bench.time_models(
-            models, bench.example, plain=bench.plain.module if beside_plain else None, **options
-        )
+        plain = bench.plain.module if beside_plain else None
+        timings = bench.on_device(device, measure_latency, models, bench.example, plain=plain, **options)
         for name, latency in timings.items():
             found[name].append(latency)
     return {name: tuple(found[name]) for name in models}

@@ -122,11 +122,11 @@ def final_front(bench: Bench, finalists: Sequence[Record]) -> tuple[list[Record]
     return front, [d for d in missed if d != "plain"]
 
 
-def keep_trial(bench: Bench, model: nn.Module, record: Record, folder: Path) -> None:
-    """Keep the weights of a trial that may become a finalist."""
+def keep_trial(bench: Bench, model: nn.Module, record: Record, folder: Path) -> Path:
+    """Keep the weights of a trial that may become a finalist; returns their directory."""
     architecture: Architecture = record.architecture
     target = folder / TRIAL_WEIGHTS / record.digest
-    save(
+    return save(
         model.eval(),
         target,
         source=bench.plain,

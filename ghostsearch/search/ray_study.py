@@ -1,14 +1,17 @@
 """The same study with its trials run by Ray Tune: the study's storage stays the only truth, Ray only executes.
 
 A `Searcher` passes proposals from the study's ask to Ray and results back to its tell; actors are reused and open the
-model and the data once; a worker that dies is retried by Ray. Timing is a task of its own that holds its node's custom
-resource of the device, so that one timing runs at a time, on the node that has the device.
+model and the data once; a worker that dies is retried by Ray. Only the driver's machine writes to the study's
+directory. Timing is a task of its own that holds its node's custom resource of the device, so that one timing runs at
+a time, on the node that has the device.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,40 +19,40 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.search import Searcher
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.records import Latency, Record
-from ghostsearch.search.bench import Bench, open_bench, train_baseline
+from ghostsearch.failures import failure_reason
+from ghostsearch.files import write_bytes
+from ghostsearch.records import Latency, Objective, Record
+from ghostsearch.search.bench import Bench, open_bench
 from ghostsearch.search.config import RunConfig
-from ghostsearch.search.ledger import SEEN, Ledger, Proposal
+from ghostsearch.search.final import TRIAL_WEIGHTS, forget_dominated, keep_trial
+from ghostsearch.search.ledger import Ledger, Proposal, failed_record
 from ghostsearch.search.owners import beating
-from ghostsearch.search.run import best_so_far, evaluate, feasible, stop_when_all_fails
-from ghostsearch.search.trial import Draft
+from ghostsearch.search.run import best_so_far, feasible, stop_when_all_fails
+from ghostsearch.search.trial import Draft, promotes, run_trial
 from ghostsearch.space import Architecture
 
 Progress = Callable[[int, int, str], None]
 RECORD, METRIC = "record", "trials"
 RETRIES = 2
+LOOK_AT_CLUSTER_S = 5.0
 
 
 def explore(
     bench: Bench, ledger: Ledger, folder: Path, interrupted: Callable[[], bool], progress: Progress | None
 ) -> None:
     """Evaluate proposals on a Ray cluster until the study has as many trials as asked for."""
-    left = bench.config.trials - len(ledger.records()) - ledger.running()
-    if left <= 0:
-        return
-    start_ray(bench.config)
-    searcher = StudySearcher(bench, ledger, interrupted, progress)
-    setup = {
-        "run": bench.config.model_dump(mode="json"), "folder": str(folder.absolute()),
-        "plain_latencies": [x.model_dump(mode="json") for x in bench.plain_latencies],
-    }  # fmt: skip
-    trainable = tune.with_resources(tune.with_parameters(TrialActor, setup=setup), resources_of(bench.config.resources))
+    board = _start_board(bench, ledger, folder)
+    searcher = StudySearcher(bench, ledger, board, interrupted, progress, folder)
+    trainable = tune.with_resources(
+        tune.with_parameters(TrialActor, setup={**to_open(bench), "board": board}),
+        {name: amount for name, amount in resources_of(bench.config.resources).items() if amount},
+    )
     tuner = tune.Tuner(
         trainable,
-        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=left, reuse_actors=True),
+        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
         run_config=tune.RunConfig(
             name="tune", storage_path=str((folder / "ray").absolute()), verbose=0,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
@@ -62,17 +65,38 @@ def explore(
         raise searcher.trouble
 
 
-def start_ray(config: RunConfig) -> None:
-    """Join the cluster of `ray_address`, or start one here that owns each device of the run once."""
+def join_cluster(bench: Bench) -> None:
+    """Join the cluster of `ray_address`, or start one here that owns each device of the run once; timings go there.
+
+    Raises GhostsearchError when no node has a device of the run or the resources of a trial.
+    """
+    config, wanted = bench.config, resources_of(bench.config.resources)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    if ray.is_initialized():
-        return
-    if config.ray_address:
-        ray.init(address=config.ray_address, log_to_driver=False, logging_level=logging.ERROR)
-        return
+    # Ctrl-C is the search's own to handle.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     devices = {device_resource(d): 1.0 for d in config.device}
-    ray.init(resources=devices, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    if not ray.is_initialized():
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if config.ray_address:
+            options["address"] = config.ray_address
+        else:
+            options |= {"resources": devices, "include_dashboard": False}
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            first = (str(error).splitlines() or [""])[0]
+            raise GhostsearchError(f"ray_address {config.ray_address!r}: cannot be joined ({first[:200]})") from None
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for name in devices:
+        if not any(node.get(name, 0) >= 1 for node in found):
+            raise GhostsearchError(
+                f"no node of the Ray cluster has {name!r}; on the machine with the device: "
+                f"ray start --address=… --resources='{{\"{name}\": 1}}'"
+            )
+    if not any(places_on(node, wanted) for node in found):
+        raise GhostsearchError(f"resources {', '.join(config.resources)}: no node of the Ray cluster has so much")
+    bench.on_device = on_device
 
 
 def device_resource(device: str) -> str:
@@ -92,33 +116,92 @@ def resources_of(texts: tuple[str, ...]) -> dict[str, float]:
     return found
 
 
+def places_on(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+    """How many times a node has what a trial wants."""
+    names = {"cpu": "CPU", "gpu": "GPU"}
+    return min((int(node.get(names.get(n, n), 0) / amount) for n, amount in wanted.items() if amount), default=1)
+
+
+def on_device(device: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a function as a Ray task that holds the device's resource: one at a time, where the device is."""
+    # A progress bar stays where its terminal is.
+    options.pop("progress", None)
+    # Outside the trial's own placement group, which has no device in it.
+    anywhere = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
+    held = {device_resource(device): 1.0}
+    remote: Any = ray.remote
+    task = remote(num_cpus=0, resources=held, scheduling_strategy=anywhere, max_retries=RETRIES)(function)
+    return ray.get(task.remote(*args, **options))
+
+
+class Board:
+    """What the actors of a study share, on the driver's machine: who goes on at a rung, and where weights go."""
+
+    def __init__(self, folder: str, objectives: tuple[Objective, ...], standings: list[Record]) -> None:
+        self.folder, self.objectives, self.standings = Path(folder), objectives, standings
+
+    def add(self, record: Record) -> None:
+        """Note a finished trial."""
+        self.standings.append(record)
+
+    def promotes(self, record: Record, rung: float) -> bool:
+        """Whether a trial goes on from a rung, among all that finished so far."""
+        return promotes(record, self.standings, rung, self.objectives)
+
+    def keep(self, digest: str, files: dict[str, bytes]) -> None:
+        """Write a trial's saved model into the study's directory."""
+        for name, content in files.items():
+            write_bytes(self.folder / TRIAL_WEIGHTS / digest / name, content)
+
+
+def _start_board(bench: Bench, ledger: Ledger, folder: Path) -> Any:
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # At once many: a trial's weights do not wait for another's.
+    remote: Any = ray.remote
+    board = remote(num_cpus=0, scheduling_strategy=here, max_concurrency=4)(Board)
+    return board.remote(str(folder.absolute()), bench.objectives, ledger.standings())
+
+
 class StudySearcher(Searcher):
     """Ray's proposals come from the study's ask; results go to its tell."""
 
     def __init__(
-        self, bench: Bench, ledger: Ledger, interrupted: Callable[[], bool], progress: Progress | None
-    ) -> None:
+        self, bench: Bench, ledger: Ledger, board: Any, interrupted: Callable[[], bool], progress: Progress | None,
+        folder: Path,
+    ) -> None:  # fmt: skip
         super().__init__(metric=METRIC, mode="max")
-        self.bench, self.ledger = bench, ledger
+        self.bench, self.ledger, self.board, self.folder = bench, ledger, board, folder
         self.interrupted, self.progress = interrupted, progress
         self.open: dict[str, Proposal] = {}
         self.trouble: GhostsearchError | None = None
+        self._places, self._looked = 1, -LOOK_AT_CLUSTER_S
 
     def suggest(self, trial_id: str) -> Any:
-        """The next proposal as a Ray configuration; FINISHED ends the run."""
+        """The next proposal as a Ray configuration; None while every worker is busy, FINISHED at the end of the run."""
         if self.interrupted() or self.trouble:
             return Searcher.FINISHED
-        records = self.ledger.records()
+        # Ray would ask ahead, and the sampler would not have seen what the running trials come to.
+        if len(self.open) >= self.places():
+            return None
+        records = self.ledger.standings()
         if self.progress:
             self.progress(len(records), self.bench.config.trials, best_so_far(self.bench, records))
-        proposal = self.ledger.ask(lambda a: feasible(self.bench, a))
+        proposal = self.ledger.ask(lambda a: feasible(self.bench, a), self.bench.config.trials)
         if proposal is None:
             return Searcher.FINISHED
         self.open[trial_id] = proposal
         return {
-            "architecture": proposal.architecture.to_dict(), "origin": proposal.origin,
-            "finished": [r.model_dump_json() for r in records],
+            "architecture": proposal.architecture.to_dict(), "origin": proposal.origin, "number": len(records),
         }  # fmt: skip
+
+    def places(self) -> int:
+        """How many trials the cluster can run at once, looked up now and then as nodes come and go."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_AT_CLUSTER_S:
+            wanted = resources_of(self.bench.config.resources)
+            self._places = max(1, sum(places_on(node["Resources"], wanted) for node in ray.nodes() if node["Alive"]))
+            self._looked = now
+        return self._places
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Nothing: a trial reports once, when it is over, so nothing can be told as complete before."""
@@ -127,20 +210,23 @@ class StudySearcher(Searcher):
         """Write the trial's record into the study; a worker that died for good leaves a failed one."""
         proposal = self.open.pop(trial_id)
         if error or not result or RECORD not in result:
-            draft = Draft(proposal.trial.number, proposal.architecture, proposal.origin)
-            record = draft.record("failed", f"worker: the Ray worker died {RETRIES + 1} times")
+            reason = f"worker: the Ray worker died {RETRIES + 1} times"
+            record = failed_record(proposal.architecture, proposal.origin, reason)
         else:
             record = Record.model_validate_json(result[RECORD])
-        self.ledger.finish(proposal, record)
         try:
-            stop_when_all_fails(self.ledger.records())
+            self.ledger.finish(proposal, record)
+            self.board.add.remote(record.with_medians())
+            records = self.ledger.standings()
+            forget_dominated(self.bench, records, self.folder)
+            stop_when_all_fails(records)
         except GhostsearchError as trouble:
             self.trouble = trouble
 
     def beat(self, now: float) -> None:
         """Show other machines that the open trials are still worked on."""
         for proposal in list(self.open.values()):
-            proposal.trial.set_user_attr(SEEN, now)
+            self.ledger.beat(proposal, now)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study's storage is the truth, and the same command goes on from it."""
@@ -155,11 +241,12 @@ class TrialActor(tune.Trainable):
     def setup(self, config: dict[str, Any], *, setup: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         """Open the bench as the driver did and take over its trained plain model."""
         assert setup, "tune.with_parameters gives it"
-        self.folder = Path(setup["folder"])
-        self.bench = open_bench(RunConfig.model_validate(setup["run"]))
-        train_baseline(self.bench, self.folder)
-        self.bench.plain_latencies = tuple(Latency.model_validate(x) for x in setup["plain_latencies"])
-        self.bench.time_models = _time_on_device
+        self.board, self.trouble = setup["board"], ""
+        try:
+            self.bench = opened_as(setup)
+            self.bench.on_device = on_device
+        except Exception as error:  # noqa: BLE001 - told as the reason of every trial of this actor
+            self.trouble = f"the worker cannot open the run: {failure_reason(error)}"
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial without being built again."""
@@ -168,24 +255,44 @@ class TrialActor(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Evaluate the architecture of the configuration."""
-        finished = [Record.model_validate_json(text) for text in self.config["finished"]]
         architecture = Architecture.from_dict(self.config["architecture"])
-        record = evaluate(self.bench, architecture, self.config["origin"], finished, self.folder)
+        if self.trouble:
+            record = failed_record(architecture, self.config["origin"], self.trouble)
+        else:
+            record = self._evaluate(Draft(self.config["number"], architecture, self.config["origin"]))
         return {RECORD: record.model_dump_json(), METRIC: 1, "done": True}
 
+    def _evaluate(self, draft: Draft) -> Record:
+        def promoted(record: Record, rung: float) -> bool:
+            answer: bool = ray.get(self.board.promotes.remote(record.with_medians(), rung))
+            return answer
 
-def _time_on_device(models: Mapping[str, Any], example: Any, **options: Any) -> dict[str, Latency]:
-    """`measure_latency` as a Ray task that holds the device's resource: one at a time, where the device is."""
-    # Outside the trial's own placement group, which has no device in it.
-    anywhere = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
-    task = ray.remote(
-        num_cpus=0, resources={device_resource(options["device"]): 1}, scheduling_strategy=anywhere
-    )(_measure)  # fmt: skip
-    found: dict[str, Latency] = ray.get(task.remote(models, example, options))
-    return found
+        record, model = run_trial(self.bench, draft, promoted)
+        if model is not None and record.digest != "plain":
+            with tempfile.TemporaryDirectory() as folder:
+                kept = keep_trial(self.bench, model, record, Path(folder))
+                files = {path.name: path.read_bytes() for path in sorted(kept.iterdir(), reverse=True)}
+            ray.get(self.board.keep.remote(record.digest, files))
+        return record
 
 
-def _measure(models: Mapping[str, Any], example: Any, options: dict[str, Any]) -> dict[str, Latency]:
-    from ghostsearch.measure.latency import measure_latency
+def to_open(bench: Bench) -> dict[str, Any]:
+    """What another process, on any machine, needs to open the same bench with its trained plain model."""
+    return {
+        "run": bench.config.model_dump(mode="json"),
+        "plain_weights": {name: value.numpy() for name, value in bench.plain.module.state_dict().items()},
+        "plain_latencies": [x.model_dump(mode="json") for x in bench.plain_latencies],
+    }
 
-    return measure_latency(models, example, **options)
+
+def opened_as(setup: Mapping[str, Any]) -> Bench:
+    """The bench of `to_open`."""
+    import torch
+
+    bench = open_bench(RunConfig.model_validate(setup["run"]))
+    # Copies, since Ray's shared memory is read-only.
+    weights = {name: torch.from_numpy(value.copy()) for name, value in setup["plain_weights"].items()}
+    bench.plain.module.load_state_dict(weights)
+    bench.plain.module.eval()
+    bench.plain_latencies = tuple(Latency.model_validate(x) for x in setup["plain_latencies"])
+    return bench

@@ -20,7 +20,7 @@ from ghostsearch.search.final import final_front, forget_dominated, keep_trial, 
 from ghostsearch.search.ledger import Ledger
 from ghostsearch.search.seeds import seeds
 from ghostsearch.search.storage import open_storage
-from ghostsearch.search.trial import Draft, run_trial
+from ghostsearch.search.trial import Draft, run_trial, stops
 from ghostsearch.search.veto import apply_veto, vetoed_choices
 from ghostsearch.search.view import (
     STUDY,
@@ -53,11 +53,13 @@ def search(config: RunConfig, *, progress: Progress | None = None) -> StudyView:
     bench = open_bench(config, progress)
     bench.seconds["open"] = time.perf_counter() - started
     check_directory(folder, config, bench.space)
+    explore = _explore
+    if config.engine == "ray":
+        from ghostsearch.search.ray_study import explore, join_cluster
+
+        join_cluster(bench)
     ledger = open_study(bench, folder, progress)
     with interruptible() as interrupted:
-        explore = _explore
-        if config.engine == "ray":
-            from ghostsearch.search.ray_study import explore
         explore(bench, ledger, folder, interrupted, progress)
         with FileLock(folder / FINAL_LOCK), timed(bench.seconds, "final"):
             _finish(bench, ledger, folder, interrupted, progress)
@@ -130,7 +132,7 @@ def _explore(
 def evaluate(bench: Bench, architecture: Architecture, origin: str, records: Sequence[Record], folder: Path) -> Record:
     """Run one trial and keep the weights of a model that completed."""
     draft = Draft(len(records), architecture, origin)
-    record, model = run_trial(bench, draft, records)
+    record, model = run_trial(bench, draft, lambda r, rung: stops(r, records, rung, bench.objectives))
     if model is not None and record.digest != "plain":
         keep_trial(bench, model, record, folder)
     return record

@@ -62,9 +62,10 @@ def storage_errors(what: str, *further: type[Exception]) -> Iterator[None]:
     """Turn what a storage raises, such as for a full disk or a server that went away, into one line; also `further`."""
     from sqlalchemy.exc import SQLAlchemyError
 
+    kinds: tuple[type[Exception], ...] = (OSError, optuna.exceptions.OptunaError, SQLAlchemyError, *further)
     try:
         yield
-    except (OSError, optuna.exceptions.OptunaError, SQLAlchemyError, *further) as error:
+    except kinds as error:
         if isinstance(error, GhostsearchError):
             raise
         # Optuna wraps the driver's words, which say more.

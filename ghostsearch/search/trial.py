@@ -20,6 +20,9 @@ from ghostsearch.search.ledger import minimised
 from ghostsearch.space import Architecture
 
 Progress = Callable[[int, int, str], None]
+Stopped = Callable[[Record, float], str]
+
+RIVALS = 1000
 
 
 @dataclass
@@ -46,22 +49,21 @@ class Draft:
 
 
 def run_trial(
-    bench: Bench, draft: Draft, finished: Sequence[Record], progress: Progress | None = None
+    bench: Bench, draft: Draft, stopped: Stopped, progress: Progress | None = None
 ) -> tuple[Record, nn.Module | None]:
     """Evaluate an architecture; returns its record and, when it completed, the model.
 
+    `stopped` says of the record as it stands at a rung why the trial ends there, or nothing.
     Whatever goes wrong inside is a recorded failure with its reason; only an interrupt passes through.
     """
     try:
-        return _run(bench, draft, finished, progress)
+        return _run(bench, draft, stopped, progress)
     except Exception as error:  # noqa: BLE001 - a trial that fails is a recorded trial, not a dead study
         release_memory()
         return draft.record("failed", failure_reason(error)), None
 
 
-def _run(
-    bench: Bench, draft: Draft, finished: Sequence[Record], progress: Progress | None
-) -> tuple[Record, nn.Module | None]:
+def _run(bench: Bench, draft: Draft, stopped: Stopped, progress: Progress | None) -> tuple[Record, nn.Module | None]:
     if draft.architecture.is_plain:
         return _run_plain(bench, draft)
     with timed(draft.seconds, "fit"):
@@ -79,7 +81,7 @@ def _run(
             done = rung
         with timed(draft.seconds, "evaluate"):
             draft.scores.append(bench.score(model, "validation", rung))
-        reason = "" if rung == rungs[-1] else stops(draft.record("complete"), finished, rung, bench.objectives)
+        reason = "" if rung == rungs[-1] else stopped(draft.record("complete"), rung)
         if reason:
             break
     if broken := bench.breaches(draft.record("complete")):
@@ -99,10 +101,10 @@ def stops(record: Record, finished: Sequence[Record], rung: float, objectives: S
     """Why a trial is not trained on from a rung, or nothing when it is.
 
     It goes on when nothing that was scored there dominates it and it is in the better half by non-dominated rank, then
-    crowding (the rule of multi-objective ASHA, Schmucker et al. 2021). The plain model is left out, as its weights were
+    crowding (the rule of multi-objective ASHA, Schmucker et al. 2021), the newest RIVALS compared. The plain model is left out, as its weights were
     never replaced. A stopped trial keeps the score that it has: the sampler learns from it, and the front may hold it.
     """
-    rivals = [at for r in finished if r.digest != "plain" and (at := at_rung(r, rung))]
+    rivals = [at for r in finished if r.digest != "plain" and (at := at_rung(r, rung))][-RIVALS:]
     points = [[x if isfinite(x) else float("1e300") for x in minimised(r, objectives)] for r in (*rivals, record)]
     better = next((r for r, p in zip(rivals, points, strict=False) if dominates(p, points[-1])), None)
     if better:
