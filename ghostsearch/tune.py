@@ -17,15 +17,13 @@ from typing import Any
 from filelock import FileLock
 from ray import tune
 
-from ghostsearch.choices import KEEP
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.saved import load_directory, save
 from ghostsearch.search.bench import Bench, latencies, open_bench, train_baseline
 from ghostsearch.search.config import RunConfig
-from ghostsearch.search.ledger import WIDTH_SUFFIX, distributions
+from ghostsearch.search.ledger import architecture_of, distributions
 from ghostsearch.search.ray_study import opened_as, to_open
 from ghostsearch.search.run import SETUP_LOCK
-from ghostsearch.space import Architecture
 
 RUNG = "rung.json"
 RESULTS = ("score", "epochs", "macs", "params", "size_bytes", "digest")
@@ -66,9 +64,7 @@ class ArchitectureTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another architecture without opening the run again."""
-        sites = {k: v for k, v in new_config.items() if not k.endswith(WIDTH_SUFFIX) and v != KEEP}
-        groups = {k.removesuffix(WIDTH_SUFFIX): v for k, v in new_config.items() if k.endswith(WIDTH_SUFFIX)}
-        self.architecture = Architecture.of(sites, groups)
+        self.architecture = architecture_of(new_config)
         self.model: Any = None
         self.rung, self.figures = -1, dict[str, Any]()
         return True

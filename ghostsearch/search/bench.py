@@ -41,7 +41,7 @@ TABLE_BATCHES = 2
 COST_COLUMNS = {"macs": "macs", "params": "params", "memory": "peak_memory_bytes"}
 
 
-def call_here(device: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ARG001
+def call_here(place: str, function: Callable[..., Any], /, *args: Any, **options: Any) -> Any:  # noqa: ARG001
     """Measure in this process."""
     return function(*args, **options)
 
@@ -81,7 +81,7 @@ class Bench:
     offered: SearchSpace | None = None
     """The whole space where a veto has taken choices out of `space`."""
     on_device: Callable[..., Any] = call_here
-    """Calls a function that measures: `on_device(device, function, *args, **options)`; a cluster does it where the
+    """Calls a function that measures: `on_device(device, function, *its_arguments)`; a cluster does it where the
     device is."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time by stage of the search, in this process."""

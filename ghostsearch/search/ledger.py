@@ -150,13 +150,6 @@ class Ledger:
             self._write(proposal.trial_id, record)
             return True
 
-    def architecture(self, params: Mapping[str, Any]) -> Architecture:
-        """The architecture of Optuna's parameters."""
-        return Architecture.of(
-            {k: v for k, v in params.items() if not k.endswith(WIDTH_SUFFIX)},
-            {k.removesuffix(WIDTH_SUFFIX): v for k, v in params.items() if k.endswith(WIDTH_SUFFIX)},
-        )
-
     def parameters(self, architecture: Architecture) -> dict[str, str]:
         """Optuna's parameters of an architecture of this space."""
         sites = {p: str(architecture.sites.get(p, options[0])) for p, options in self.space.sites.items()}
@@ -187,7 +180,7 @@ class Ledger:
             if RECORD in trial.user_attrs:
                 self._tell(trial._trial_id, read_record(trial))
             elif deaths == MAX_DEATHS:
-                architecture, origin = self.architecture(trial.params), trial.user_attrs.get(ORIGIN, "sampler")
+                architecture, origin = architecture_of(trial.params), trial.user_attrs.get(ORIGIN, "sampler")
                 reason = f"worker: {MAX_DEATHS} processes died in this trial (killed, or out of memory)"
                 self._write(trial._trial_id, failed_record(architecture, origin, reason))
             else:
@@ -207,7 +200,7 @@ class Ledger:
             distribution = self.distributions[name]
             value = distribution.to_internal_repr(fixed[name])
             self._storage.set_trial_param(trial_id, name, value, distribution)
-        architecture = self.architecture({**fixed, **trial.params})
+        architecture = architecture_of({**fixed, **trial.params})
         for name, value in self._ownership(architecture).items():
             self._storage.set_trial_user_attr(trial_id, name, value)
         self._storage.set_trial_state_values(trial_id, state=TrialState.RUNNING)
@@ -223,7 +216,7 @@ class Ledger:
             # Seeded by how far the study is and not by what this process drew, so that a resumed run proposes
             # what an unkilled one would have.
             params, attributes = self.proposer.propose(finished, self.seed + 1000 * count + attempt)
-            architecture = self.architecture(params)
+            architecture = architecture_of(params)
             if architecture.digest not in taken and accepts(architecture):
                 break
         else:
@@ -239,7 +232,7 @@ class Ledger:
         draw = random.Random(self.seed + len(taken))  # noqa: S311 - a search, not a secret
         for _ in range(2000):
             params = {name: draw.choice(d.choices) for name, d in self.distributions.items()}
-            architecture = self.architecture(params)
+            architecture = architecture_of(params)
             if architecture.digest not in taken and accepts(architecture):
                 return architecture
         return None
@@ -281,13 +274,21 @@ class Ledger:
 
     def _digest(self, trial: FrozenTrial) -> str:
         known = trial.user_attrs.get(DIGEST)
-        return known or self.architecture({**trial.system_attrs.get("fixed_params", {}), **trial.params}).digest
+        return known or architecture_of({**trial.system_attrs.get("fixed_params", {}), **trial.params}).digest
 
     def _lives(self, trial: FrozenTrial) -> bool:
         return is_alive(trial.user_attrs.get(OWNER, ""), trial.user_attrs.get(SEEN, 0.0))
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states or None)
+
+
+def architecture_of(params: Mapping[str, Any]) -> Architecture:
+    """The architecture of Optuna's parameters, or of any that are named like them."""
+    return Architecture.of(
+        {k: v for k, v in params.items() if not k.endswith(WIDTH_SUFFIX)},
+        {k.removesuffix(WIDTH_SUFFIX): v for k, v in params.items() if k.endswith(WIDTH_SUFFIX)},
+    )
 
 
 def piece_key(number: int) -> str:

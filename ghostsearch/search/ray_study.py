@@ -73,6 +73,8 @@ def join_cluster(bench: Bench) -> None:
     config, wanted = bench.config, resources_of(bench.config.resources)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Paths in a run are relative to where it was started.
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     # Ctrl-C is the search's own to handle.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     devices = {device_resource(d): 1.0 for d in config.device}
@@ -122,13 +124,13 @@ def places_on(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
     return min((int(node.get(names.get(n, n), 0) / amount) for n, amount in wanted.items() if amount), default=1)
 
 
-def on_device(device: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+def on_device(place: str, function: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
     """Call a function as a Ray task that holds the device's resource: one at a time, where the device is."""
     # A progress bar stays where its terminal is.
     options.pop("progress", None)
     # Outside the trial's own placement group, which has no device in it.
     anywhere = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
-    held = {device_resource(device): 1.0}
+    held = {device_resource(place): 1.0}
     remote: Any = ray.remote
     task = remote(num_cpus=0, resources=held, scheduling_strategy=anywhere, max_retries=RETRIES)(function)
     return ray.get(task.remote(*args, **options))
@@ -280,15 +282,18 @@ def to_open(bench: Bench) -> dict[str, Any]:
     """What another process, on any machine, needs to open the same bench with its trained plain model."""
     return {
         "run": bench.config.model_dump(mode="json"),
+        "directory": str(Path.cwd()),
         "plain_weights": {name: value.numpy() for name, value in bench.plain.module.state_dict().items()},
         "plain_latencies": [x.model_dump(mode="json") for x in bench.plain_latencies],
     }
 
 
 def opened_as(setup: Mapping[str, Any]) -> Bench:
-    """The bench of `to_open`."""
+    """The bench of `to_open`, opened in the same working directory where this machine has it."""
     import torch
 
+    if Path(setup["directory"]).is_dir():
+        os.chdir(setup["directory"])
     bench = open_bench(RunConfig.model_validate(setup["run"]))
     # Copies, since Ray's shared memory is read-only.
     weights = {name: torch.from_numpy(value.copy()) for name, value in setup["plain_weights"].items()}
