@@ -77,6 +77,9 @@ def _tau(label: str, view: StudyView, predictor: float | str, last: float) -> di
     if len(pairs) < MIN_PAIRS:
         return None
     tau, p = kendalltau(*zip(*pairs, strict=True))
+    if tau != tau:
+        # All scores are equal, so there is no order to compare.
+        return None
     return {
         "predictor": label,
         "against": f"score after {_epochs(last)}",

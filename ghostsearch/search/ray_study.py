@@ -31,7 +31,7 @@ from ghostsearch.search.final import TRIAL_WEIGHTS, forget_dominated, keep_trial
 from ghostsearch.search.ledger import Ledger, Proposal, failed_record
 from ghostsearch.search.owners import beating
 from ghostsearch.search.run import best_so_far, feasible, stop_when_all_fails
-from ghostsearch.search.trial import Draft, promotes, run_trial
+from ghostsearch.search.trial import Draft, run_trial, stops
 from ghostsearch.space import Architecture
 
 Progress = Callable[[int, int, str], None]
@@ -137,7 +137,7 @@ def on_device(place: str, function: Callable[..., Any], /, *args: Any, **options
 
 
 class Board:
-    """What the actors of a study share, on the driver's machine: who goes on at a rung, and where weights go."""
+    """What the actors of a study share, on the driver's machine: who stops at a rung, and where weights go."""
 
     def __init__(self, folder: str, objectives: tuple[Objective, ...], standings: list[Record]) -> None:
         self.folder, self.objectives, self.standings = Path(folder), objectives, standings
@@ -146,9 +146,9 @@ class Board:
         """Note a finished trial."""
         self.standings.append(record)
 
-    def promotes(self, record: Record, rung: float) -> bool:
-        """Whether a trial goes on from a rung, among all that finished so far."""
-        return promotes(record, self.standings, rung, self.objectives)
+    def stops(self, record: Record, rung: float) -> str:
+        """Why a trial ends at a rung, among all that finished so far, or nothing."""
+        return stops(record, self.standings, rung, self.objectives)
 
     def keep(self, digest: str, files: dict[str, bytes]) -> None:
         """Write a trial's saved model into the study's directory."""
@@ -265,11 +265,11 @@ class TrialActor(tune.Trainable):
         return {RECORD: record.model_dump_json(), METRIC: 1, "done": True}
 
     def _evaluate(self, draft: Draft) -> Record:
-        def promoted(record: Record, rung: float) -> bool:
-            answer: bool = ray.get(self.board.promotes.remote(record.with_medians(), rung))
+        def stopped(record: Record, rung: float) -> str:
+            answer: str = ray.get(self.board.stops.remote(record.with_medians(), rung))
             return answer
 
-        record, model = run_trial(self.bench, draft, promoted)
+        record, model = run_trial(self.bench, draft, stopped)
         if model is not None and record.digest != "plain":
             with tempfile.TemporaryDirectory() as folder:
                 kept = keep_trial(self.bench, model, record, Path(folder))

@@ -101,8 +101,9 @@ def stops(record: Record, finished: Sequence[Record], rung: float, objectives: S
     """Why a trial is not trained on from a rung, or nothing when it is.
 
     It goes on when nothing that was scored there dominates it and it is in the better half by non-dominated rank, then
-    crowding (the rule of multi-objective ASHA, Schmucker et al. 2021), the newest RIVALS compared. The plain model is left out, as its weights were
-    never replaced. A stopped trial keeps the score that it has: the sampler learns from it, and the front may hold it.
+    crowding (the rule of multi-objective ASHA, Schmucker et al. 2021), among the newest RIVALS. The plain model is left
+    out, as its weights were never replaced. A stopped trial keeps the score that it has: the sampler learns from it,
+    and the front may hold it.
     """
     rivals = [at for r in finished if r.digest != "plain" and (at := at_rung(r, rung))][-RIVALS:]
     points = [[x if isfinite(x) else float("1e300") for x in minimised(r, objectives)] for r in (*rivals, record)]
