@@ -230,6 +230,10 @@ class StudySearcher(Searcher):
         for proposal in list(self.open.values()):
             self.ledger.beat(proposal, now)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles its Tuner beside the trials, and no run is restored from there."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study's storage is the truth, and the same command goes on from it."""
 

@@ -106,8 +106,11 @@ import os, signal
 from pathlib import Path
 from ghostsearch.blocks.ghost import GhostConv
 from ghostsearch.models.digits import DigitsCNN
+from ghostsearch.models.loading import DIGITS_INPUT
 
 class Mortal(DigitsCNN):
+    input_spec = DIGITS_INPUT
+
     def forward(self, x):
         ratios = {m.choice.ratio for m in self.modules() if isinstance(m, GhostConv)}
         once = Path("died")
@@ -122,8 +125,8 @@ class Mortal(DigitsCNN):
 def test_a_worker_that_dies_is_retried_and_its_trial_given_up_after_a_few_deaths(cluster, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mortal.py").write_text(MORTAL)
-    options = tiny(tmp_path / "run", model="mortal:Mortal", classes=None, seeds="uniform", trials=3)
-    view = search(RunConfig(**options, size=8, engine="ray", resources=ONE_PLACE))
+    options = tiny(tmp_path / "run", model="mortal:Mortal", seeds="uniform", trials=3)
+    view = search(RunConfig(**options, engine="ray", resources=ONE_PLACE))
     _, died_once, dies_always = view.records
     assert (tmp_path / "died").exists()
     assert set(died_once.sites.values()) == {"ghost(ratio=2, kernel=3)"}
@@ -134,23 +137,22 @@ def test_a_worker_that_dies_is_retried_and_its_trial_given_up_after_a_few_deaths
 
 
 def test_a_users_own_tuner_stops_between_rungs(cluster, tiny, tmp_path):
-    """`ghostsearch.tune` in a Tuner with ASHA: what it reports is what the architecture costs."""
+    """`ghostsearch.tune` in a Tuner that stops trials after their first rung: what it reports is what they cost."""
     run = RunConfig(**tiny(tmp_path / "run", epochs=1))
     tuner = tune.Tuner(
         ghostsearch.tune.trainable(run),
         param_space=ghostsearch.tune.param_space(run),
         tune_config=tune.TuneConfig(
-            metric="score", mode="max", num_samples=3, reuse_actors=True, max_concurrent_trials=1,
-            scheduler=tune.schedulers.ASHAScheduler(max_t=2, grace_period=1, reduction_factor=2),
+            metric="score", mode="max", num_samples=2, reuse_actors=True, max_concurrent_trials=1
         ),
         run_config=tune.RunConfig(
-            storage_path=str(tmp_path / "tune"), verbose=0,
+            storage_path=str(tmp_path / "tune"), verbose=0, stop={"training_iteration": 1},
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True),
         ),
     )  # fmt: skip
     results = tuner.fit()
     assert not results.errors
-    assert {r.metrics["epochs"] for r in results} == {0, 1}
+    assert [(r.metrics["epochs"], r.metrics["done"]) for r in results] == [(0, True), (0, True)]
     bench = open_bench(run)
     for result in results:
         architecture = architecture_of(result.config)
