@@ -29,8 +29,10 @@ WIDTH_SUFFIX = " [width]"
 """Marks a group's parameter, since a group is named like the site that makes its channels."""
 MAX_DEATHS = 5
 """A trial in which so many processes died is recorded as failed, or it would take down every one that comes."""
-ATTEMPTS = 40
-"""Proposals the sampler may repeat before an unseen architecture is drawn at random."""
+ATTEMPTS = 2
+"""Proposals of the sampler that may be taken or infeasible before a neighbour of the last one is drawn: while many
+trials run, it would make the same few again and again."""
+DRAWS, DRAWS_A_CHANGE = 4000, 20
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -69,6 +71,8 @@ class Ledger:
             )  # fmt: skip
         self._storage = self.study._storage
         self._standings: dict[int, Record] = {}
+        self._digests: dict[int, str] = {}
+        self._settled = 0
 
     def records(self) -> list[Record]:
         """Every finished trial's record, in the order in which they were proposed."""
@@ -78,11 +82,8 @@ class Ledger:
     def standings(self) -> list[Record]:
         """`records` with the medians alone of the latencies; each trial is read once, so that long studies fit."""
         with self._using():
-            for trial in self._trials():
-                if trial.number not in self._standings and is_told(trial):
-                    self._standings[trial.number] = read_record(trial).with_medians()
-        ordered = (self._standings[n] for n in sorted(self._standings))
-        return [r if r.number == i else r.model_copy(update={"number": i}) for i, r in enumerate(ordered)]
+            self._note(self._trials())
+        return [self._standings[n] for n in sorted(self._standings)]
 
     def running(self) -> int:
         """How many trials are being evaluated by processes that live."""
@@ -114,17 +115,18 @@ class Ledger:
         """
         with self._locked():
             trials = self._trials()
-            if self._recover([t for t in trials if t.state == TrialState.RUNNING]):
+            if self._recover([t for t in trials[self._settled :] if t.state == TrialState.RUNNING]):
                 trials = self._trials()
-            finished = [t for t in trials if is_told(t)]
-            running = [t for t in trials if t.state == TrialState.RUNNING]
-            if limit is not None and len(finished) + len(running) >= limit:
+            unfinished = self._note(trials)
+            running = [t for t in unfinished if t.state == TrialState.RUNNING]
+            count = len(self._digests) + len(running)
+            if limit is not None and count >= limit:
                 return None
-            taken = {self._digest(t) for t in (*finished, *running)}
-            for trial in trials:
+            taken = {*self._digests.values(), *map(self._digest, running)}
+            for trial in unfinished:
                 if trial.state == TrialState.WAITING and (queued := self._take(trial, taken, accepts)):
                     return queued
-            return self._sample(finished, len(finished) + len(running), taken, accepts)
+            return self._sample(count, taken, accepts)
 
     @contextmanager
     def working_on(self, proposal: Proposal) -> Iterator[None]:
@@ -209,30 +211,52 @@ class Ledger:
             return None
         return Proposal(trial_id, trial.number, architecture, trial.user_attrs.get(ORIGIN, "sampler"))
 
+    def _note(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Take each newly finished trial in, once; returns those that are not finished.
+
+        `trials` are all of the study by number; those before `_settled` are finished and known.
+        """
+        unfinished = []
+        for trial in trials[self._settled :]:
+            if not trial.state.is_finished():
+                unfinished.append(trial)
+            elif is_told(trial) and trial.number not in self._digests:
+                self._digests[trial.number] = self._digest(trial)
+                self._standings[trial.number] = read_record(trial).with_medians()
+                self.proposer.take(trial)
+        while self._settled < len(trials) and trials[self._settled].state.is_finished():
+            self._settled += 1
+        return unfinished
+
     def _sample(
-        self, finished: Sequence[FrozenTrial], count: int, taken: set[str], accepts: Callable[[Architecture], bool]
-    ) -> Proposal | None:
+        self, count: int, taken: set[str], accepts: Callable[[Architecture], bool]
+    ) -> Proposal | None:  # fmt: skip
         for attempt in range(ATTEMPTS):
             # Seeded by how far the study is and not by what this process drew, so that a resumed run proposes
             # what an unkilled one would have.
-            params, attributes = self.proposer.propose(finished, self.seed + 1000 * count + attempt)
+            params, attributes = self.proposer.propose(self.seed + 1000 * count + attempt)
             architecture = architecture_of(params)
             if architecture.digest not in taken and accepts(architecture):
                 break
         else:
-            drawn = self._draw_unseen(taken, accepts)
-            if drawn is None:
+            neighbour = self._neighbour(params, taken, accepts)
+            if neighbour is None:
                 return None
-            architecture, attributes = drawn, {}
+            architecture, attributes = neighbour, {}
         owned = {ORIGIN: "sampler", **self._ownership(architecture)}
         trial_id = self._create(TrialState.RUNNING, architecture, owned, attributes)
         return Proposal(trial_id, self._storage.get_trial_number_from_id(trial_id), architecture, "sampler")
 
-    def _draw_unseen(self, taken: set[str], accepts: Callable[[Architecture], bool]) -> Architecture | None:
+    def _neighbour(
+        self, params: Mapping[str, Any], taken: set[str], accepts: Callable[[Architecture], bool]
+    ) -> Architecture | None:  # fmt: skip
+        """An architecture that is free, as few random changes from `params` as are found to lead to one."""
         draw = random.Random(self.seed + len(taken))  # noqa: S311 - a search, not a secret
-        for _ in range(2000):
-            params = {name: draw.choice(d.choices) for name, d in self.distributions.items()}
-            architecture = architecture_of(params)
+        names = sorted(self.distributions)
+        for i in range(DRAWS):
+            changed = draw.sample(names, min(len(names), 1 + i // DRAWS_A_CHANGE))
+            others = {name: draw.choice(self.distributions[name].choices) for name in changed}
+            architecture = architecture_of({**params, **others})
             if architecture.digest not in taken and accepts(architecture):
                 return architecture
         return None

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.pareto import best_first
 
-WINDOW = 250
+WINDOW = 150
 """After each so many trials beyond the first, the sampler's view is cut back to so many."""
 
 
@@ -30,15 +30,11 @@ class Proposer:
     ) -> None:
         make_sampler(sampler, 0, distributions)
         self.sampler, self.distributions, self.directions = sampler, dict(distributions), list(directions)
-        self._seen: set[int] = set()
         self._view: list[FrozenTrial] = []
         self._study = self._mirror()
 
-    def propose(self, finished: Sequence[FrozenTrial], seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    def propose(self, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Parameters, and the attributes that the sampler keeps with the trial; same trials and seed, same answer."""
-        for trial in finished:
-            if trial.number not in self._seen:
-                self._take(trial)
         self._study.sampler = make_sampler(self.sampler, seed, self.distributions)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -46,9 +42,8 @@ class Proposer:
         answer = self._study.tell(asked, state=TrialState.FAIL)
         return answer.params, answer.system_attrs
 
-    def _take(self, trial: FrozenTrial) -> None:
+    def take(self, trial: FrozenTrial) -> None:
         """Follow one finished trial; the cuts come after fixed counts, so that a resumed run makes the same ones."""
-        self._seen.add(trial.number)
         bare = optuna.trial.create_trial(
             state=trial.state, values=trial.values, params=trial.params, distributions=trial.distributions,
             system_attrs=trial.system_attrs,

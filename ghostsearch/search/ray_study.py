@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
@@ -37,7 +38,7 @@ from ghostsearch.space import Architecture
 Progress = Callable[[int, int, str], None]
 RECORD, METRIC = "record", "trials"
 RETRIES = 2
-LOOK_AT_CLUSTER_S = 5.0
+NOW_AND_THEN_S = 2.0
 
 
 def explore(
@@ -128,12 +129,28 @@ def on_device(place: str, function: Callable[..., Any], /, *args: Any, **options
     """Call a function as a Ray task that holds the device's resource: one at a time, where the device is."""
     # A progress bar stays where its terminal is.
     options.pop("progress", None)
+    # Opened there by us, when the user's own modules in the working directory can be found.
+    call = cloudpickle.dumps((function, args, options))
     # Outside the trial's own placement group, which has no device in it.
     anywhere = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
     held = {device_resource(place): 1.0}
     remote: Any = ray.remote
-    task = remote(num_cpus=0, resources=held, scheduling_strategy=anywhere, max_retries=RETRIES)(function)
-    return ray.get(task.remote(*args, **options))
+    task = remote(num_cpus=0, resources=held, scheduling_strategy=anywhere, max_retries=RETRIES)(_call)
+    return ray.get(task.remote(str(Path.cwd()), call))
+
+
+def _call(directory: str, call: bytes) -> Any:
+    _work_in(directory)
+    function, args, options = cloudpickle.loads(call)
+    return function(*args, **options)
+
+
+def _work_in(directory: str) -> None:
+    """The driver's working directory, where this machine has it: relative paths and the user's modules are there."""
+    if Path(directory).is_dir():
+        os.chdir(directory)
+        if directory not in sys.path:
+            sys.path.insert(0, directory)
 
 
 class Board:
@@ -176,7 +193,7 @@ class StudySearcher(Searcher):
         self.interrupted, self.progress = interrupted, progress
         self.open: dict[str, Proposal] = {}
         self.trouble: GhostsearchError | None = None
-        self._places, self._looked = 1, -LOOK_AT_CLUSTER_S
+        self._places, self._last = 1, dict[str, float]()
 
     def suggest(self, trial_id: str) -> Any:
         """The next proposal as a Ray configuration; None while every worker is busy, FINISHED at the end of the run."""
@@ -186,7 +203,7 @@ class StudySearcher(Searcher):
         if len(self.open) >= self.places():
             return None
         records = self.ledger.standings()
-        if self.progress:
+        if self.progress and self._due("progress"):
             self.progress(len(records), self.bench.config.trials, best_so_far(self.bench, records))
         proposal = self.ledger.ask(lambda a: feasible(self.bench, a), self.bench.config.trials)
         if proposal is None:
@@ -198,12 +215,18 @@ class StudySearcher(Searcher):
 
     def places(self) -> int:
         """How many trials the cluster can run at once, looked up now and then as nodes come and go."""
-        now = time.monotonic()
-        if now - self._looked >= LOOK_AT_CLUSTER_S:
+        if self._due("look"):
             wanted = resources_of(self.bench.config.resources)
             self._places = max(1, sum(places_on(node["Resources"], wanted) for node in ray.nodes() if node["Alive"]))
-            self._looked = now
         return self._places
+
+    def _due(self, what: str) -> bool:
+        """Whether something that takes the longer the more trials there are was done lately."""
+        now = time.monotonic()
+        due = now - self._last.get(what, -NOW_AND_THEN_S) >= NOW_AND_THEN_S
+        if due:
+            self._last[what] = now
+        return due
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Nothing: a trial reports once, when it is over, so nothing can be told as complete before."""
@@ -220,7 +243,8 @@ class StudySearcher(Searcher):
             self.ledger.finish(proposal, record)
             self.board.add.remote(record.with_medians())
             records = self.ledger.standings()
-            forget_dominated(self.bench, records, self.folder)
+            if self._due("tidy"):
+                forget_dominated(self.bench, records, self.folder)
             stop_when_all_fails(records)
         except GhostsearchError as trouble:
             self.trouble = trouble
@@ -296,8 +320,7 @@ def opened_as(setup: Mapping[str, Any]) -> Bench:
     """The bench of `to_open`, opened in the same working directory where this machine has it."""
     import torch
 
-    if Path(setup["directory"]).is_dir():
-        os.chdir(setup["directory"])
+    _work_in(setup["directory"])
     bench = open_bench(RunConfig.model_validate(setup["run"]))
     # Copies, since Ray's shared memory is read-only.
     weights = {name: torch.from_numpy(value.copy()) for name, value in setup["plain_weights"].items()}

@@ -1,0 +1,313 @@
+"""How far a study scales: proposals a second with many finished trials, stub workers up to a thousand, real ones on two cores.
+
+    python benchmarks/scaling.py proposals --results results
+    python benchmarks/scaling.py stubs --results results
+    python benchmarks/scaling.py workers --results results
+
+Each part writes a page of its own. A stub worker is a coroutine in an actor of Ray's local cluster that sleeps where a
+real one trains; everything before and after (ask, tell, storage, messages) is the real thing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ghostsearch.choices import KEEP
+from ghostsearch.measure.machine import processor
+from ghostsearch.records import Cost, Objective, Record, Score
+from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+from ghostsearch.search.ledger import DIGEST, RECORD, Ledger
+from ghostsearch.search.owners import own_name
+from ghostsearch.search.storage import open_storage
+from ghostsearch.space import Architecture, SearchSpace
+
+CHOICES = (
+    KEEP,
+    "ghost(ratio=2, kernel=3)",
+    "ghost(ratio=4, kernel=3)",
+    "ghost(ratio=2, kernel=1)",
+    "lowrank(rank=0.5)",
+)
+SPACE = SearchSpace({f"layer{i}": tuple(map(str, CHOICES)) for i in range(20)})
+OBJECTIVES = (
+    Objective(name="score", label="accuracy", unit="", maximize=True),
+    Objective(name="macs", label="macs", unit="MACs", maximize=False),
+    Objective(name="params", label="params", unit="", maximize=False),
+)
+KINDS = ("sqlite", "journal", "postgresql", "mysql")
+SHARES = dict(zip(map(str, CHOICES), (1.0, 0.55, 0.31, 0.52, 0.5), strict=True))
+
+
+def stub_record(architecture: Architecture, draw: random.Random) -> Record:
+    """What a trial might have come to: cheaper is worse, with noise."""
+    shares = [SHARES[str(architecture.sites.get(site, KEEP))] for site in SPACE.sites]
+    macs = int(sum((i + 1) * s for i, s in enumerate(shares)) * 1e6)
+    score = 0.9 - 0.01 * sum(s < 1 for s in shares) + draw.gauss(0, 0.01)
+    return Record(
+        number=0, digest=architecture.digest, origin="sampler", state="complete",
+        sites={k: str(v) for k, v in architecture.sites.items() if v != KEEP},
+        cost=Cost(params=int(sum(shares) * 1e5), macs=macs, size_bytes=0),
+        scores=(Score(metric="accuracy", value=score, split="validation", epochs=1, images=1000, seed=0),),
+    )  # fmt: skip
+
+
+def open_ledger(storage: str | None, folder: Path, sampler: str = "tpe") -> Ledger:
+    """A fresh study, or the one that is there."""
+    return Ledger(open_storage(storage, folder), "scaling", SPACE, OBJECTIVES, sampler=sampler, seed=0)
+
+
+def fill(ledger: Ledger, count: int, draw: random.Random) -> None:
+    """Finished trials of random architectures, written as a study has them."""
+    from optuna.trial import TrialState, create_trial
+
+    trials, seen = [], set[str]()
+    while len(trials) < count:
+        params = {name: draw.choice(d.choices) for name, d in ledger.distributions.items()}
+        architecture = Architecture.of(params)
+        if architecture.digest in seen:
+            continue
+        seen.add(architecture.digest)
+        record = stub_record(architecture, draw)
+        assert record.cost
+        values = [record.scores[0].value, record.cost.macs, record.cost.params]
+        trial = create_trial(
+            state=TrialState.COMPLETE, values=values, params=params, distributions=dict(ledger.distributions),
+            user_attrs={DIGEST: record.digest, RECORD: record.model_dump_json(), "owner": own_name()},
+        )  # fmt: skip
+        trial.datetime_start = datetime.now()
+        trials.append(trial)
+    ledger.study.add_trials(trials)
+
+
+def storage_of(kind: str, place: Path, stack: ExitStack) -> str | None:
+    """A fresh storage of a kind."""
+    if kind == "sqlite":
+        return None
+    if kind == "journal":
+        return f"journal:{place / 'log'}"
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "search"))
+    from servers import server
+
+    return stack.enter_context(server(kind))
+
+
+def measure_proposals(kinds: Sequence[str], counts: Sequence[int], asks: int) -> list[dict[str, Any]]:
+    """Asks, and asks with their tells, a second, by storage and by how many trials are finished."""
+    rows = []
+    for kind in kinds:
+        for count in counts:
+            with ExitStack() as stack:
+                place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                ledger, draw = open_ledger(storage_of(kind, place, stack), place), random.Random(0)
+                fill(ledger, count, draw)
+                began = time.perf_counter()
+                first = ledger.ask(lambda a: True)
+                opening = time.perf_counter() - began
+                began = time.perf_counter()
+                proposals = [ledger.ask(lambda a: True) for _ in range(asks)]
+                asked = time.perf_counter() - began
+                began = time.perf_counter()
+                for proposal in (first, *proposals):
+                    assert proposal
+                    ledger.finish(proposal, stub_record(proposal.architecture, draw))
+                told = time.perf_counter() - began
+                began = time.perf_counter()
+                ledger.standings()
+                read = time.perf_counter() - began
+                rows.append({
+                    "storage": kind, "finished trials": count, "proposals a second": round(asks / asked, 1),
+                    "tells a second": round((asks + 1) / told, 1),
+                    "first proposal of a process, s": round(opening, 2), "reading all records, s": round(read, 2),
+                })  # fmt: skip
+                print(rows[-1], flush=True)
+    return rows
+
+
+def proposals(given: argparse.Namespace) -> ResultPage:
+    """The page of proposals a second."""
+    rows = measure_proposals(given.storages.split(","), (100, 1000, 10_000), given.asks)
+    full = {r["storage"]: r["proposals a second"] for r in rows if r["finished trials"] == 10_000}
+    return ResultPage(
+        name="scaling_proposals", title="Proposals a second", tables=[ResultTable("One process asks (TPE, 20 sites of five choices, three objectives)", rows)],
+        claim="Proposals a second with 10,000 finished trials in the study (at least 50 wanted)",
+        figure=", ".join(f"{kind} {value}" for kind, value in full.items()),
+        command=command(), device=processor(),
+        notes=[
+            "A proposal is an ask of the study: the lock, the sampler, one write of the new trial. The running trials add up while it asks, as with many workers.",
+            "TPE sees all of a study of up to 299 trials; of a longer one the 75 best and 75 newest at each cut, and what came since.",
+        ],
+    )  # fmt: skip
+
+
+def simulate(workers: int, seconds: float, train_s: float, storage: str | None, place: Path) -> dict[str, Any]:
+    """Stub workers on Ray's local cluster, fed by this process for a while."""
+    import ray
+
+    class Stubs:
+        """So many workers as coroutines of one process."""
+
+        async def train(self, sites: dict[str, str], seed: int) -> str:
+            draw = random.Random(seed)
+            await asyncio.sleep(train_s * draw.uniform(0.8, 1.2))
+            return stub_record(Architecture.of(sites), draw).model_dump_json()
+
+    per_actor = 125
+    remote: Any = ray.remote(num_cpus=0, max_concurrency=per_actor)
+    actors = [remote(Stubs).remote() for _ in range(-(-workers // per_actor))]
+    ledger = open_ledger(storage, place)
+    ray.get([a.train.remote({}, 0) for a in actors])
+    began, asked, busy = time.perf_counter(), 0, 0.0
+    open_: dict[Any, Any] = {}
+    done = 0
+    while time.perf_counter() - began < seconds:
+        working = time.perf_counter()
+        if len(open_) < workers:
+            proposal = ledger.ask(lambda a: True)
+            assert proposal
+            sites = {k: str(v) for k, v in proposal.architecture.sites.items()}
+            open_[actors[asked % len(actors)].train.remote(sites, asked)] = proposal
+            asked += 1
+        busy += time.perf_counter() - working
+        ready, _ = ray.wait(list(open_), num_returns=min(len(open_), 20), timeout=0 if len(open_) < workers else 0.05)
+        working = time.perf_counter()
+        for reference in ready:
+            ledger.finish(open_.pop(reference), Record.model_validate_json(ray.get(reference)))
+            done += 1
+        busy += time.perf_counter() - working
+    wall = time.perf_counter() - began
+    ideal = workers / train_s
+    for actor in actors:
+        ray.kill(actor)
+    return {
+        "stub workers": workers, "stub training, s": train_s, "trials a second": round(done / wall, 2),
+        "if workers never waited": round(ideal, 2), "running at the end": len(open_),
+        "proposer busy": f"{busy / wall:.0%}", "trials": done,
+    }  # fmt: skip
+
+
+def stubs(given: argparse.Namespace) -> ResultPage:
+    """The page of stub workers."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    rows = []
+    for workers in (1, 10, 100, 300, 1000):
+        with ExitStack() as stack:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            storage = storage_of(given.storage, place, stack)
+            rows.append(simulate(workers, given.seconds, given.train, storage, place))
+            print(rows[-1], flush=True)
+    best = max(r["trials a second"] for r in rows)
+    return ResultPage(
+        name="scaling_stubs", title="Stub workers up to a thousand", tables=[ResultTable(f"{given.storage}, {given.seconds:g} s each", rows)],
+        claim="Simulation: up to 1,000 stub workers (each sleeps where a real one trains) on Ray's local cluster, one proposer",
+        figure=f"{best:g} trials a second at most", command=command(), device=processor(),
+        notes=[
+            f"Where the proposer is the limit, trials that take longer than workers / {best:g} seconds keep all workers busy: 1,000 workers from {1000 / best:.0f} s a trial on.",
+            "The workers share this machine's two cores with the proposer.",
+        ],
+    )  # fmt: skip
+
+
+RUN = """
+import json, sys, time, torch
+torch.set_num_threads(1)
+from ghostsearch.search.config import RunConfig
+from ghostsearch.search.run import search
+view = search(RunConfig(**json.loads(sys.argv[1])))
+"""
+
+
+def real(out: Path, processes: int, **changed: Any) -> dict[str, Any]:
+    """Trials per hour of a real study on digits, from the first trial's start to the last one's end."""
+    options = {
+        "objectives": ["score", "macs"], "trials": 24, "epochs": 1, "final_epochs": 0, "finalists": 1, "seeds": "uniform",
+        "baseline_epochs": 1, "time_limit": 0.5, "final_time_limit": 0.1, "out": str(out),
+    }  # fmt: skip
+    commands = [[sys.executable, "-c", RUN, json.dumps({**options, **changed})] for _ in range(processes)]
+    running = [subprocess.Popen(c, env={**os.environ, "OMP_NUM_THREADS": "1"}) for c in commands]
+    if any(p.wait() for p in running):
+        raise SystemExit("a search failed")
+    import optuna
+
+    name = json.loads((out / "study.json").read_text())["name"]
+    trials = optuna.load_study(study_name=name, storage=f"sqlite:///{out / 'study.db'}").get_trials()
+    records = [
+        Record.model_validate_json("".join(v for k, v in sorted(t.user_attrs.items()) if k.startswith(RECORD)))
+        for t in trials
+        if RECORD in t.user_attrs
+    ]
+    ends = [t.datetime_complete.timestamp() for t in trials if t.datetime_complete]
+    starts = [datetime.fromisoformat(r.started).timestamp() for r in records]
+    # Without the first trial of each worker, which starts slowly.
+    spent = max(ends) - min(starts)
+    inside = sum(sum(r.seconds.values()) for r in records)
+    return {
+        "trials": len(records), "trials per hour": round(3600 * len(records) / spent), "seconds": round(spent, 1),
+        "seconds inside trials": round(inside, 1),
+    }  # fmt: skip
+
+
+def workers(given: argparse.Namespace) -> ResultPage:
+    """The page of real workers."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for engine, count in (("optuna", 1), ("optuna", 2), ("ray", 1), ("ray", 2)):
+            changed: dict[str, Any] = {"engine": engine}
+            if engine == "ray":
+                changed["resources"] = "cpu=2" if count == 1 else "cpu=1"
+            row = real(Path(folder) / f"{engine}{count}", count if engine == "optuna" else 1, **changed)
+            outside = (row["seconds"] * count - row["seconds inside trials"]) / row["trials"]
+            rows.append({"engine": engine, "workers": count, **row, "overhead a trial, s": round(outside, 2)})
+            print(rows[-1], flush=True)
+    one, two = rows[0]["trials per hour"], rows[1]["trials per hour"]
+    return ResultPage(
+        name="scaling_workers", title="Real workers on two cores", tables=[ResultTable("digits_cnn, one proxy epoch, 24 trials", rows)],
+        claim="Trials per hour with one and two workers on two cores (processes on one study; Ray actors), and what a trial costs beside its own work",
+        figure=f"{one} and {two} by processes, {rows[2]['trials per hour']} and {rows[3]['trials per hour']} by Ray; overhead a trial under Ray {rows[2]['overhead a trial, s']} s",
+        command=command(), device=processor(),
+        notes=[
+            "Work pauses while another worker times (2 × 0.5 s of timing a trial are the share that cannot be parallel), so two workers are not twice as quick.",
+            "Overhead: workers × wall time less the seconds inside trials, a trial; for Ray it holds the start of the actors (imports, model, data) too.",
+        ],
+    )  # fmt: skip
+
+
+def command() -> str:
+    """This command as it was given."""
+    return " ".join(["python", "benchmarks/scaling.py", *sys.argv[1:]])
+
+
+def main() -> None:
+    """One part, and its page."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("part", choices=["proposals", "stubs", "workers"])
+    parser.add_argument("--storages", default=",".join(KINDS))
+    parser.add_argument("--storage", default="journal")
+    parser.add_argument("--asks", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=40)
+    parser.add_argument("--train", type=float, default=10)
+    parser.add_argument("--results", type=Path)
+    given = parser.parse_args()
+    page = {"proposals": proposals, "stubs": stubs, "workers": workers}[given.part](given)
+    print(page.figure)
+    if given.results:
+        write_page(page, given.results)
+        write_index(given.results)
+
+
+if __name__ == "__main__":
+    main()
