@@ -2,6 +2,7 @@
 
     python benchmarks/kills.py --results results
 
+It goes on where it was stopped (--steps) until all kills are done, then writes the page.
 The run is the tiny digits study of the tests with every stage in it. A killed run is started again by the same command
 until it ends; after each kill what is on disk is read.
 """
@@ -15,10 +16,9 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,95 +140,126 @@ def told_trials(folder: Path, storage: Any) -> dict[str, str]:
     return {r.digest: r.model_dump_json(exclude={"number"}) for r in records}
 
 
-def killed_runs(
-    make: Callable[[int], dict[str, Any]], kills: int, draw: random.Random, typical_s: float, wanted: dict[str, Any]
-) -> tuple[list[dict[str, Any]], int, int]:
-    """Kill searches until there were so many kills; a run that ended is compared, and another one begun.
+class Series:
+    """Searches on one storage that are killed again and again; kept in a file, so that it goes on row by row."""
 
-    Returns a row a kill, and how many runs there were and how many of them came to what was wanted.
-    """
-    rows: list[dict[str, Any]] = []
-    runs = equal = 0
-    while len(rows) < kills:
-        runs, finished = runs + 1, dict[str, str]()
-        given = make(runs)
-        folder = Path(given["out"])
-        while len(rows) < kills:
-            process, wait = start(given), draw.uniform(0.1, 0.7) * typical_s
-            try:
-                told = process.communicate(timeout=wait)[1]
-            except subprocess.TimeoutExpired:
-                at = stage_of(folder)
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
-            else:
-                if process.returncode:
-                    raise SystemExit(f"the search failed: {told[-2000:]}")
-                break
-            now = told_trials(folder, given.get("storage"))
-            rows.append({
-                "kill": len(rows) + 1, "run": runs, "after seconds": round(wait, 2), "stage": at,
-                "finished trials": len(now), "lost or repeated": sum(now.get(d) != t for d, t in finished.items()),
-                "half-written files": len(half_written(folder)),
-            })  # fmt: skip
-            print(rows[-1], flush=True)
-            finished = now
-        finish(given)
-        equal += outcome(folder) == wanted
-        print("run", runs, "ended; equal so far:", equal, flush=True)
-    return rows, runs, equal
+    def __init__(self, kind: str, kills: int, seed: int, work: Path) -> None:
+        self.kind, self.kills, self.seed, self.work = kind, kills, seed, work / kind
+        self.file = self.work / "series.json"
+        self.work.mkdir(parents=True, exist_ok=True)
+        (self.work / "space.yaml").write_text(SPACE)
+        self.state: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
+
+    @property
+    def over(self) -> bool:
+        """Whether there were all kills and the last run came to its end."""
+        return self.state.get("over", False)
+
+    def step(self) -> None:
+        """The run that nobody kills, or one kill, or a last run to its end."""
+        state = self.state
+        if not state:
+            clean = options(self.work / "space.yaml", self.work / "unkilled")
+            state |= {"typical_s": finish(clean), "wanted": outcome(self.work / "unkilled")}
+            state |= {"rows": [], "run": 1, "told": {}, "equal": 0}
+        else:
+            folder = self.work / f"run{state['run']}"
+            given = options(self.work / "space.yaml", folder, storage=storage_of(self.kind, folder))
+            if len(state["rows"]) == self.kills:
+                finish(given)
+                self._compare(folder)
+                state["over"] = True
+            elif not self._kill(given, folder):
+                self._compare(folder)
+                state |= {"run": state["run"] + 1, "told": {}}
+        self.file.write_text(json.dumps(state))
+
+    def _kill(self, given: dict[str, Any], folder: Path) -> bool:
+        """Kill a run a random while after its start; False when it ended before."""
+        rows = self.state["rows"]
+        draw = random.Random(f"{self.seed} {len(rows)} {self.state['run']}")
+        process, wait = start(given), draw.uniform(0.1, 0.7) * self.state["typical_s"]
+        try:
+            told = process.communicate(timeout=wait)[1]
+        except subprocess.TimeoutExpired:
+            at = stage_of(folder)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        else:
+            if process.returncode:
+                raise SystemExit(f"the search failed: {told[-2000:]}")
+            return False
+        now, before = told_trials(folder, given["storage"]), self.state["told"]
+        rows.append({
+            "kill": len(rows) + 1, "run": self.state["run"], "after seconds": round(wait, 2), "stage": at,
+            "finished trials": len(now), "lost or repeated": sum(now.get(d) != t for d, t in before.items()),
+            "half-written files": len(half_written(folder)),
+        })  # fmt: skip
+        print(rows[-1], flush=True)
+        self.state["told"] = now
+        return True
+
+    def _compare(self, folder: Path) -> None:
+        same = json.loads(json.dumps(outcome(folder))) == json.loads(json.dumps(self.state["wanted"]))
+        self.state["equal"] += same
+        print(self.kind, "run", self.state["run"], "ended:", "equal" if same else "NOT EQUAL", flush=True)
 
 
 def main() -> None:
-    """Runs on each storage, and the page."""
+    """Steps of every series until all are over or the time is up, then the page."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storages", default="sqlite,journal")
+    parser.add_argument("--work", type=Path, default=Path("kills-work"))
+    parser.add_argument("--steps", type=int, help="Stop after so many runs; the same command goes on.")
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
-    tables, runs, equal = [], 0, 0
-    for kind in given.storages.split(","):
-        with ExitStack() as stack:
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            (place / "space.yaml").write_text(SPACE)
-            clean = options(place / "space.yaml", place / "unkilled")
-            typical = finish(clean)
-            rows, made, same = killed_runs(
-                lambda number, place=place, kind=kind, stack=stack: options(
-                    place / "space.yaml", place / f"run{number}", storage=storage_of(kind, place, number, stack)
-                ),
-                given.kills, random.Random(given.seed), typical, outcome(place / "unkilled"),
-            )  # fmt: skip
-        caption = f"{kind}: {made} runs, {same} equal to the one that nobody killed, which took {typical:.0f} s"
-        tables.append(ResultTable(caption, rows))
-        runs, equal = runs + made, equal + same
-    bad = sum(r["lost or repeated"] + r["half-written files"] for t in tables for r in t.rows)
-    total = sum(len(t.rows) for t in tables)
-    figure = f"{bad} in {total} kills; {equal} of {runs} runs equal"
-    print(figure)
-    if given.results:
-        page = ResultPage(
-            name="kills", title="SIGKILL at random, and going on", seed=given.seed, tables=tables, figure=figure,
-            claim="Searches killed at random in every stage and started again by the same command: trials lost or "
-            "repeated and files half-written; runs whose trials, scores, finalists and front equal an unkilled run's",
-            command=" ".join(["python", "benchmarks/kills.py", *sys.argv[1:]]), device=processor(),
-            notes=["The stage is told by what stood on disk at the kill."],
-        )  # fmt: skip
-        write_page(page, given.results)
+    series = [Series(kind, given.kills, given.seed, given.work) for kind in given.storages.split(",")]
+    steps = 0
+    for one in series:
+        while not one.over and steps != given.steps:
+            one.step()
+            steps += 1
+    if given.results and all(one.over for one in series):
+        write_page(page_of(series, given), given.results)
         write_index(given.results)
 
 
-def storage_of(kind: str, place: Path, number: int, stack: ExitStack) -> str | None:
+def page_of(series: Sequence[Series], given: argparse.Namespace) -> ResultPage:
+    """All series on one page."""
+    tables, runs, equal = [], 0, 0
+    for one in series:
+        state = one.state
+        made, typical = state["run"], state["typical_s"]
+        caption = f"{one.kind}: {made} runs, {state['equal']} equal to the one that nobody killed ({typical:.0f} s)"
+        tables.append(ResultTable(caption, state["rows"]))
+        runs, equal = runs + made, equal + state["equal"]
+    bad = sum(r["lost or repeated"] + r["half-written files"] for t in tables for r in t.rows)
+    total = sum(len(t.rows) for t in tables)
+    stages = Counter(r["stage"] for t in tables for r in t.rows)
+    command = ["python", "benchmarks/kills.py", "--kills", str(given.kills), "--storages", given.storages]
+    return ResultPage(
+        name="kills", title="SIGKILL at random, and going on", seed=given.seed, tables=tables,
+        figure=f"{bad} in {total} kills; {equal} of {runs} runs equal",
+        claim="Searches killed at random in every stage and started again by the same command: trials lost or "
+        "repeated and files half-written; runs whose trials, scores, finalists and front equal an unkilled run's",
+        command=" ".join([*command, "--results", "results"]), device=processor(),
+        notes=[
+            "The stage is told by what stood on disk at the kill: "
+            + ", ".join(f"{name} {count}" for name, count in stages.most_common()) + ".",
+            "Processes run on one thread beside other work of the machine.",
+        ],
+    )  # fmt: skip
+
+
+def storage_of(kind: str, folder: Path) -> str | None:
     """The storage of a run; each has one of its own."""
     if kind == "sqlite":
         return None
     if kind == "journal":
-        return f"journal:{place / f'log{number}'}"
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "search"))
-    from servers import server
-
-    return stack.enter_context(server(kind))
+        return f"journal:{folder}.log"
+    raise SystemExit(f"--storages {kind}: choose sqlite or journal")
 
 
 if __name__ == "__main__":
