@@ -57,8 +57,8 @@ STAGES = (
 def options(space: Path, out: Path, **changed: Any) -> dict[str, Any]:
     """A study of seconds with every stage in it, on objectives that do not depend on the clock."""
     return {
-        "space": str(space), "objectives": ["score", "macs"], "trials": 12, "epochs": 1, "final_epochs": 1,
-        "finalists": 3, "baseline_epochs": 1, "train_images": 192, "calibration_images": 64, "time_limit": 0.05,
+        "space": str(space), "objectives": ["score", "macs"], "trials": 9, "epochs": 1, "final_epochs": 1,
+        "finalists": 2, "baseline_epochs": 1, "train_images": 128, "calibration_images": 64, "time_limit": 0.05,
         "final_time_limit": 0.2, "cell_time_limit": 0.02, "out": str(out), **changed,
     }  # fmt: skip
 
