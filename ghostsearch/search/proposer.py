@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.pareto import best_first
+from ghostsearch.pareto import standings
 
 WINDOW = 150
 """After each so many trials beyond the first, the sampler's view is cut back to so many."""
@@ -69,7 +69,8 @@ def best_and_newest(
     feasible = [i for i in complete if all(v <= 0 for k, v in trials[i].system_attrs.items() if _is_constraint(k, v))]
     signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in directions]
     points = [[s * v for s, v in zip(signs, trials[i].values or (), strict=True)] for i in feasible]
-    kept = {feasible[i] for i in best_first(points)[: count // 2]}
+    found = standings(points)
+    kept = {feasible[i] for i in sorted(range(len(found)), key=found.__getitem__)[: count // 2]}
     newest = [i for i in range(len(trials)) if i not in kept][-(count - len(kept)) :]
     return [trials[i] for i in sorted(kept.union(newest))]
 
