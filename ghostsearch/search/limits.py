@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import inf
 
 from pydantic import BaseModel, ConfigDict
 
@@ -39,11 +40,11 @@ def parse_limit(axis: str, text: str) -> Limit:
     units = FACTORS[axis]
     if match:
         number, unit = float(match[1]), match[2]
-        if unit == "%" and number > 0:
+        if unit == "%" and 0 < number < inf:
             return Limit(axis=axis, value=number / 100, relative=True)
-        if unit in units and number > 0:
+        if unit in units and 0 < number < inf:
             return Limit(axis=axis, value=number * units[unit], relative=False)
     known = ", ".join(u for u in units if u)
     raise GhostsearchError(
-        f"max_{axis} {text!r} does not parse: a number above 0 with % or a unit ({known}); write {EXAMPLES[axis]}"
+        f"max_{axis} {text[:60]!r} does not parse: a number above 0 with % or a unit ({known}); write {EXAMPLES[axis]}"
     )

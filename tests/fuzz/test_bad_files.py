@@ -26,14 +26,19 @@ from ghostsearch.data import load_data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.models.loading import DIGITS_INPUT, load_model, load_weights
 from ghostsearch.presets import load_preset, parse_preset, preset_directory
+from ghostsearch.records import Cost, Objective, Record, Score
 from ghostsearch.saved import load, read_manifest, save
 from ghostsearch.search.config import RunConfig, configure
-from ghostsearch.space import Architecture
+from ghostsearch.search.ledger import Ledger
+from ghostsearch.search.storage import open_storage
+from ghostsearch.search.view import check_directory, load_study, write_outcome, write_records, write_run, write_study
+from ghostsearch.space import Architecture, SearchSpace
 
 FACTOR = int(os.environ.get("GHOSTSEARCH_FUZZ", "1"))
 INPUTS = {
     "choice": 5000, "preset data": 1000, "preset file": 700, "architecture": 1000, "architecture file": 900,
     "run": 400, "run file": 400, "manifest": 500, "weights": 120, "checkpoint": 120, "images": 30,
+    "study": 150, "database": 20,
 }  # fmt: skip
 """Inputs per kind at FACTOR 1."""
 SLOWEST_S = 20.0
@@ -257,6 +262,96 @@ def test_image_folders(place: Path, data: st.DataObject) -> None:
         for split in (loaded.train, loaded.validation, loaded.test):
             for images, _ in split:
                 assert images.shape[1:] == (1, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def study(place: Path) -> Path:
+    """A study directory as a search leaves it, with its trials both in a database and in records.jsonl."""
+    record = Record(
+        number=0, digest="plain", origin="plain", state="complete", cost=Cost(params=1, macs=2, size_bytes=4),
+        scores=(Score(metric="accuracy", value=0.5, split="validation", epochs=0, images=9, seed=0),),
+    )  # fmt: skip
+    objectives = [Objective(name="score", label="accuracy", unit="", maximize=True),
+                  Objective(name="macs", label="macs", unit="MACs", maximize=False)]  # fmt: skip
+    folder = place / "study"
+    write_run(folder, RunConfig())
+    write_study(folder, {"name": "s", "space": "0", "anatomy": {}, "plain_latencies": [], "environment": {}})
+    write_records(folder, [record])
+    write_outcome(folder, [record], objectives, [record], [record], [])
+    space = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)")})
+    ledger = Ledger(open_storage(None, folder), "s", space, objectives, sampler="random", seed=0)
+    proposal = ledger.ask(lambda a: True)
+    assert proposal
+    ledger.finish(proposal, record)
+    assert load_study(folder).records[0].digest == "plain"
+    return folder
+
+
+STUDY_FILES = ("run.yaml", "study.json", "outcome.json", "records.jsonl")
+
+
+@fuzz("study", st.data())
+def test_study_directories(study: Path, place: Path, data: st.DataObject) -> None:
+    folder = place / "spoiled-study"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    bad = data.draw(st.sampled_from(STUDY_FILES))
+    for name in STUDY_FILES:
+        whole = (study / name).read_bytes()
+        if name == "run.yaml":
+            # Its trials elsewhere, so that records.jsonl is what is read.
+            whole = whole.replace(b"storage: null", b"storage: journal:/nonexistent/log")
+        if name == bad:
+            strategy = spoiled(whole)
+            if name in ("study.json", "outcome.json"):
+                strategy = st.one_of(strategy, edited(json.loads(whole)).map(lambda d: json.dumps(d).encode()))
+            whole = data.draw(strategy)
+        (folder / name).write_bytes(whole)
+    view = survives(load_study, folder)
+    if view is not None:
+        assert all(d.isalnum() for d in view.front)
+
+
+@fuzz("database", st.data())
+def test_study_databases(study: Path, place: Path, data: st.DataObject) -> None:
+    folder = place / "spoiled-database"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(study, folder)
+    whole = (study / "study.db").read_bytes()
+    (folder / "study.db").write_bytes(data.draw(st.one_of(spoiled(whole), st.binary(max_size=64))))
+    survives(load_study, folder)
+
+
+@pytest.mark.parametrize("storage", ["sqlite:///OUTSIDE/other.db", "journal:OUTSIDE/log", "postgresql://1.2.3.4/x"])
+def test_a_study_directory_opens_no_storage_outside_itself(storage: str, study: Path, tmp_path: Path) -> None:
+    shutil.copytree(study, tmp_path / "study")
+    run = tmp_path / "study" / "run.yaml"
+    run.write_text(run.read_text().replace("storage: null", f"storage: {storage.replace('OUTSIDE', str(tmp_path))}"))
+    assert [r.digest for r in load_study(tmp_path / "study").records] == ["plain"]
+    assert [p.name for p in tmp_path.iterdir()] == ["study"]
+
+
+@pytest.mark.parametrize("name", ["models", "study.db", "pictures", "outcome.json"])
+def test_a_study_directory_cannot_lead_outside_itself(name: str, study: Path, tmp_path: Path) -> None:
+    shutil.copytree(study, tmp_path / "study")
+    (tmp_path / "secret").mkdir()
+    path = tmp_path / "study" / name
+    path.unlink(missing_ok=True)
+    path.symlink_to(tmp_path / "secret")
+    with pytest.raises(GhostsearchError, match="leads out of the study's directory"):
+        load_study(tmp_path / "study")
+    with pytest.raises(GhostsearchError, match="leads out of the study's directory"):
+        check_directory(tmp_path / "study", RunConfig())
+
+
+@pytest.mark.parametrize("digest", ["../../secret", "/etc", "a/b", "..", "<script>"])
+def test_a_models_name_cannot_lead_outside(digest: str, study: Path, tmp_path: Path) -> None:
+    shutil.copytree(study, tmp_path / "study")
+    outcome = json.loads((tmp_path / "study" / "outcome.json").read_text())
+    outcome["front"] = outcome["missed"] = [digest]
+    (tmp_path / "study" / "outcome.json").write_text(json.dumps(outcome))
+    with pytest.raises(GhostsearchError, match="cannot be one of ours"):
+        load_study(tmp_path / "study")
 
 
 class Bomb:

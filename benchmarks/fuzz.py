@@ -1,0 +1,181 @@
+"""Every reader fed spoiled and made-up files: the tests' inputs many times over, and atheris guided by coverage.
+
+    pip install atheris
+    python benchmarks/fuzz.py --factor 3 --results results
+
+The hypothesis part is tests/fuzz with GHOSTSEARCH_FUZZ; its asserts are the rules: a result or one line of
+GhostsearchError, within 20 seconds, less than 1 GiB more memory, nothing run. Atheris runs each text
+reader for --seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ghostsearch.measure.machine import processor
+from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+
+ROOT = Path(__file__).parents[1]
+TARGETS = ("choice", "limit", "preset", "architecture", "run", "manifest")
+SEEDS = {
+    "choice": ["ghost(ratio=2, kernel=3)", "width(0.5)", "lowrank(rank=0.5)", "keep"],
+    "limit": ["60%", "12ms", "300M", "8MiB"],
+    "preset": [(ROOT / "search_spaces" / f"{name}.yaml").read_text() for name in ("ghost", "families")],
+    "architecture": ['{"format": "ghostsearch.architecture", "version": 1, "sites": {"a": "keep"}, "groups": {}}'],
+    "run": ["trials: 5\nspace: ghost\nmax_latency: 60%\n", "data: folder:x\nobjectives: [score, macs]\n"],
+    "manifest": ['{"format": "ghostsearch.architecture", "version": 1, "sites": {}, "groups": {}, "source": {}}'],
+}
+
+
+def guided(target: str, seconds: float, folder: Path) -> None:
+    """In a process of its own: atheris on one reader; any other exception than GhostsearchError ends it."""
+    import atheris
+
+    with atheris.instrument_imports(include=["ghostsearch", "yaml"]):
+        from ghostsearch.choices import parse_choice
+        from ghostsearch.errors import GhostsearchError
+        from ghostsearch.presets import load_preset
+        from ghostsearch.saved import read_manifest
+        from ghostsearch.search.config import configure
+        from ghostsearch.search.limits import FACTORS, parse_limit
+        from ghostsearch.space import Architecture
+
+    names = {"preset": "p.yaml", "architecture": "a.json", "run": "r.yaml", "manifest": "architecture.json"}
+    file = folder / names.get(target, "x")
+    readers: dict[str, Any] = {
+        "choice": lambda data: parse_choice(data.decode("utf-8", "replace")),
+        "limit": lambda data: [parse_limit(axis, data.decode("utf-8", "replace")) for axis in FACTORS],
+        "preset": lambda data: load_preset(file),  # noqa: ARG005
+        "architecture": lambda data: Architecture.read(file),  # noqa: ARG005
+        "run": lambda data: configure({}, file),  # noqa: ARG005
+        "manifest": lambda data: read_manifest(folder),  # noqa: ARG005
+    }
+    count = 0
+
+    def one(data: bytes) -> None:
+        nonlocal count
+        count += 1
+        if target in names:
+            file.write_bytes(data)
+        try:
+            readers[target](data)
+        except GhostsearchError as error:
+            text = str(error)
+            if "\n" in text or len(text) >= 1200:
+                raise AssertionError("no short line") from error
+        if count % 500 == 0:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+            (folder / "count.json").write_text(json.dumps({"inputs": count, "peak MiB": peak}))
+
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    for i, text in enumerate(SEEDS[target]):
+        (corpus / str(i)).write_text(text)
+    options = [f"-max_total_time={seconds:g}", "-timeout=20", "-rss_limit_mb=3000", "-max_len=4096"]
+    atheris.Setup([sys.argv[0], *options, str(corpus)], one)
+    atheris.Fuzz()
+
+
+def run_guided(target: str, seconds: float) -> dict[str, Any]:
+    """One reader under atheris: how many inputs, and how it ended."""
+    with tempfile.TemporaryDirectory() as place:
+        folder, began = Path(place), time.monotonic()
+        command = [sys.executable, __file__, "--guided", target, "--seconds", str(seconds), "--folder", place]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=place)
+        wall = time.monotonic() - began
+        counted = json.loads((folder / "count.json").read_text()) if (folder / "count.json").exists() else {}
+        fine = done.returncode == 0
+        if not fine:
+            print(done.stderr[-3000:])
+        found = re.findall(r"cov: (\d+)", done.stderr)
+        return {
+            "reader": target, "inputs": counted.get("inputs", 0), "branches reached": int(found[-1]) if found else None,
+            "seconds": round(wall), "peak MiB": counted.get("peak MiB"), "other exceptions": 0 if fine else 1,
+        }  # fmt: skip
+
+
+def run_hypothesis(factor: int) -> list[dict[str, Any]]:
+    """tests/fuzz with `factor` times its inputs from fresh seeds, a process a kind."""
+    sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
+    from test_bad_files import INPUTS
+
+    tests = {
+        "choice": "choices", "preset data": "preset_data", "preset file": "preset_files",
+        "architecture": "architecture_data", "architecture file": "architecture_files", "run": "run_options",
+        "run file": "run_files", "manifest": "manifests", "weights": "weights", "checkpoint": "checkpoints",
+        "images": "image_folders", "study": "study_directories", "database": "study_databases",
+    }  # fmt: skip
+    rows = []
+    for kind, inputs in INPUTS.items():
+        began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        test = f"tests/fuzz/test_bad_files.py::test_{tests[kind]}"
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "--timeout=0", test], capture_output=True, text=True, check=False,
+            cwd=ROOT, env={**os.environ, "GHOSTSEARCH_FUZZ": str(factor)},
+        )  # fmt: skip
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if done.returncode:
+            print(done.stdout[-4000:])
+        rows.append({
+            "files": kind, "inputs": inputs * factor, "seconds": round(time.monotonic() - began),
+            "CPU seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime),
+            "failures": int(done.returncode != 0),
+        })  # fmt: skip
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    """Both parts, and the page."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--factor", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--guided", choices=TARGETS)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--results", type=Path)
+    given = parser.parse_args()
+    if given.guided:
+        guided(given.guided, given.seconds, given.folder)
+        return
+    by_coverage = []
+    for target in TARGETS:
+        by_coverage.append(run_guided(target, given.seconds))
+        print(by_coverage[-1], flush=True)
+    made = run_hypothesis(given.factor)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+    total = sum(r["inputs"] for r in (*made, *by_coverage))
+    bad = sum(r["failures"] for r in made) + sum(r["other exceptions"] for r in by_coverage)
+    page = ResultPage(
+        name="fuzz", title="Files that nobody sane would write",
+        claim="Spoiled and made-up choices, presets, architectures, run files, weights, images and studies; kinds of "
+        "file for which one input did anything but give a result or one line",
+        figure=f"{total:,} inputs, {bad} kinds", device=processor(),
+        command=" ".join(["python", "benchmarks/fuzz.py", *sys.argv[1:]]),
+        tables=[
+            ResultTable(f"hypothesis, {given.factor} times the tests' inputs from fresh seeds", made),
+            ResultTable("atheris, guided by coverage", by_coverage),
+        ],
+        notes=[
+            "Each input: a result or one line of GhostsearchError, within 20 seconds; a process may grow by at most "
+            f"1 GiB. The largest process took {peak} MiB, torch and hypothesis in it.",
+            "Malicious pickles, alias bombs and headers that promise the moon are tests of their own in tests/fuzz.",
+        ],
+    )  # fmt: skip
+    print(page.figure)
+    if given.results:
+        write_page(page, given.results)
+        write_index(given.results)
+
+
+if __name__ == "__main__":
+    main()
