@@ -6,17 +6,19 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import optuna
 from filelock import FileLock
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, MissingExtraError
 
 DATABASE = "study.db"
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 """Database servers and the driver of the extra that is used unless the URL names another."""
+EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 BUSY_S = 60.0
 """How long a write waits for another process' in SQLite."""
 PATIENCE_S = 3600
@@ -106,6 +108,8 @@ def _database(url: str) -> Storage:
     if kind not in DRIVERS:
         raise GhostsearchError(f"storage {shown_url(url)!r}: choose sqlite, journal:FILE, postgresql or mysql")
     if parsed.drivername == kind:
+        if find_spec(DRIVERS[kind]) is None:
+            raise MissingExtraError(f"{DRIVERS[kind]}, the driver of {kind}", EXTRAS[kind])
         parsed = parsed.set(drivername=f"{kind}+{DRIVERS[kind]}")
     backend = optuna.storages.RDBStorage(
         parsed.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True}

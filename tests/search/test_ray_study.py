@@ -59,7 +59,8 @@ def test_one_worker_comes_to_the_same_trials_as_the_plain_engine_and_goes_on_fro
 
 def test_two_workers_under_a_latency_limit(cluster, tiny, tmp_path):
     """A measured limit is a constraint of the study; stopped trials are told as pruned and never as complete."""
-    options = tiny(tmp_path / "run", engine="ray", objectives=["score", "latency"], max_latency="40%", trials=6)
+    limit = {"objectives": ["score", "latency"], "max_latency": "40%", "veto": False}
+    options = tiny(tmp_path / "run", engine="ray", trials=6, **limit)
     view = search(RunConfig(**options))
     assert len({r.digest for r in view.records}) == len(view.records) == 6
     pruned = [r for r in view.records if r.state == "pruned"]

@@ -1,0 +1,107 @@
+"""The A/A test under load: a model against itself, alone, beside two trainings that pause, and beside two that do not.
+
+    python benchmarks/quiet.py --results results
+
+Each repetition times the same network as candidate and as plain model, so the ratio should be 1 and the median that of
+a quiet machine. The trainings that do not pause look for the locks in another place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.machine import processor
+from ghostsearch.models.loading import example_input, load_model
+from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+
+TRAINING = """
+import torch
+from ghostsearch.data import load_data
+from ghostsearch.models.loading import DIGITS_INPUT, load_model
+from ghostsearch.train import train
+torch.set_num_threads(1)
+data = load_data("digits", input=DIGITS_INPUT, batch=64)
+model = load_model("ghostsearch:digits_cnn").module
+while True:
+    train(model, data, epochs=1)
+"""
+WAYS = ("nothing beside", "two trainings that pause", "two trainings that do not")
+
+
+def beside(way: str, repetitions: int, seconds: float) -> dict[str, Any]:
+    """Repetitions of the A/A test in one way."""
+    loaded = load_model("ghostsearch:resnet20")
+    example, twin = example_input(loaded.input), load_model("ghostsearch:resnet20").module
+    trainings: list[subprocess.Popen[bytes]] = []
+    with tempfile.TemporaryDirectory() as elsewhere:
+        if way != WAYS[0]:
+            env = {**os.environ, "OMP_NUM_THREADS": "1"}
+            if way == WAYS[2]:
+                env["XDG_RUNTIME_DIR"] = elsewhere
+            trainings = [subprocess.Popen([sys.executable, "-c", TRAINING], env=env) for _ in range(2)]
+            time.sleep(15)
+        found = []
+        try:
+            for seed in range(repetitions):
+                found.append(
+                    measure_latency(
+                        {"twin": twin}, example, plain=loaded.module, time_limit_s=seconds, narrow=0.001, seed=seed
+                    )["twin"]
+                )
+                # The trainings go on between two timings, as in a search.
+                time.sleep(1)
+        finally:
+            for training in trainings:
+                training.kill()
+                training.wait()
+    ratios = [x.ratio or 0 for x in found]
+    intervals = [x.ratio_interval or (0, 9) for x in found]
+    medians = [1e3 * x.median_s for x in found]
+    return {
+        "beside": way, "repetitions": repetitions,
+        "median ms": round(statistics.median(medians), 3),
+        "largest over smallest median": round(max(medians) / min(medians), 3),
+        "largest |ratio − 1|": round(max(abs(r - 1) for r in ratios), 4),
+        "intervals that hold 1": sum(low <= 1 <= high for low, high in intervals),
+        "noisy": sum(x.noisy for x in found), "visits taken again": sum(x.disturbed for x in found),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """All ways, and the page."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repetitions", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--results", type=Path)
+    given = parser.parse_args()
+    rows = []
+    for way in WAYS:
+        rows.append(beside(way, given.repetitions, given.seconds))
+        print(rows[-1], flush=True)
+    alone, paused, loaded = (r["median ms"] for r in rows)
+    page = ResultPage(
+        name="quiet", title="The A/A test under load",
+        claim="Median latency of ResNet-20 against that of a quiet machine: beside two trainings that pause while it is "
+        "timed, and beside two that do not",
+        figure=f"{paused / alone:.2f} times and {loaded / alone:.2f} times",
+        command=" ".join(["python", "benchmarks/quiet.py", *sys.argv[1:]]),
+        device=f"{processor()}, onnxruntime:cpu, one thread",
+        tables=[ResultTable("A model against itself (the ratio should be 1)", rows)],
+        notes=["Other work of this machine, which knows nothing of the locks, is in all three rows."],
+    )  # fmt: skip
+    if given.results:
+        write_page(page, given.results)
+        write_index(given.results)
+
+
+if __name__ == "__main__":
+    main()
