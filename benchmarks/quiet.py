@@ -90,7 +90,7 @@ def main() -> None:
     alone, paused, loaded = (r["median ms"] for r in rows)
     page = ResultPage(
         name="quiet", title="The A/A test under load",
-        claim="Median latency of ResNet-20 against that of a quiet machine: beside two trainings that pause while it is "
+        claim="Median latency of ResNet-20 against a quiet machine: beside two trainings that pause while it is "
         "timed, and beside two that do not",
         figure=f"{paused / alone:.2f} times and {loaded / alone:.2f} times",
         command=" ".join(["python", "benchmarks/quiet.py", *sys.argv[1:]]),
