@@ -25,7 +25,7 @@ from typing import Any
 from ghostsearch.measure.machine import processor
 from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("choice", "limit", "preset", "architecture", "run", "manifest")
 SEEDS = {
     "choice": ["ghost(ratio=2, kernel=3)", "width(0.5)", "lowrank(rank=0.5)", "keep"],
@@ -90,8 +90,18 @@ def run_guided(target: str, seconds: float) -> dict[str, Any]:
     """One reader under atheris: how many inputs, and how it ended."""
     with tempfile.TemporaryDirectory() as place:
         folder, began = Path(place), time.monotonic()
-        command = [sys.executable, __file__, "--guided", target, "--seconds", str(seconds), "--folder", place]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=place)
+        command = [
+            sys.executable,
+            str(Path(__file__).resolve()),
+            "--guided",
+            target,
+            "--seconds",
+            str(seconds),
+            "--folder",
+            place,
+        ]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=place, env=env)
         wall = time.monotonic() - began
         counted = json.loads((folder / "count.json").read_text()) if (folder / "count.json").exists() else {}
         fine = done.returncode == 0
