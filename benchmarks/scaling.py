@@ -144,18 +144,22 @@ def proposals(given: argparse.Namespace) -> ResultPage:
     rows = []
     for kind in given.storages.split(","):
         rows += measure_proposals([kind], COUNTS if kind == "journal" else DATABASE_COUNTS, given.asks)
-    full = {r["storage"]: r["proposals a second"] for r in rows if r["finished trials"] == COUNTS[-1]}
+    full = [r for r in rows if r["finished trials"] == COUNTS[-1]]
     return ResultPage(
         name="scaling_proposals", title="Proposals a second",
         tables=[ResultTable("One process asks: TPE, 20 sites of five choices, three objectives", rows)],
         claim="Proposals a second with 10,000 finished trials in the study (at least 50 wanted)",
-        figure=", ".join(f"{kind} {value}" for kind, value in full.items()), command=command(), device=processor(),
+        figure=", ".join(
+            f"{r['storage']}: {r['proposals a second']} by the clock, {1000 / r['CPU ms a proposal']:.0f} a CPU second"
+            for r in full
+        ), command=command(), device=processor(),
         notes=[
             "A proposal is an ask of the study: the lock, the sampler, one write of the new trial. The running trials "
             "add up while it asks, as with many workers. CPU ms is what this process spent; the rest is the disk, the "
             "server and whatever else ran on the machine.",
             "TPE sees all of a study of up to 299 trials; of a longer one the 75 best and 75 newest at each cut, and "
             "what came since.",
+            f"Load average of the machine while it was measured: {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores.",
             f"The databases were filled with fewer trials: {DATABASE_COUNTS}.",
         ],
     )  # fmt: skip
