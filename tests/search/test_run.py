@@ -108,8 +108,9 @@ def test_journal_storage(tiny, tmp_path, unbroken):
     assert not (tmp_path / "run" / "study.db").exists()
 
 
-def test_ctrl_c_finishes_the_trial_and_reports(tiny, tmp_path):
-    process = start(tiny(tmp_path / "run", trials=500, seeds="uniform", objectives=["score", "params"]))
+def test_ctrl_c_once_finishes_the_trial_and_reports_and_twice_stops_at_once(tiny, tmp_path):
+    options = tiny(tmp_path / "run", trials=500, seeds="uniform", objectives=["score", "params"])
+    process = start(options)
     try:
         until = time.monotonic() + 100
         while not list((tmp_path / "run").glob("weights/*")) and time.monotonic() < until:
@@ -121,6 +122,20 @@ def test_ctrl_c_finishes_the_trial_and_reports(tiny, tmp_path):
     view = load_study(tmp_path / "run")
     assert 1 <= len(view.records) < 500
     assert (tmp_path / "run" / "report.html").exists()
+    process = start(options)
+    try:
+        weights, until = tmp_path / "run" / "weights", time.monotonic() + 100
+        before = {p.stat().st_mtime_ns for p in weights.glob("*")}
+        while {p.stat().st_mtime_ns for p in weights.glob("*")} <= before and time.monotonic() < until:
+            time.sleep(0.05)
+        while process.poll() is None and time.monotonic() < until:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+        assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+        assert process.returncode
+    finally:
+        process.kill()
+    assert load_study(tmp_path / "run").records[: len(view.records)] == view.records
 
 
 def test_failing_trials_are_recorded_and_end_the_run_with_a_diagnosis(tiny, tmp_path, monkeypatch):
