@@ -15,10 +15,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray import cloudpickle, tune
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
@@ -38,6 +39,7 @@ from ghostsearch.space import Architecture
 Progress = Callable[[int, int, str], None]
 RECORD, METRIC = "record", "trials"
 RETRIES = 2
+NAMESPACE = "ghostsearch"
 NOW_AND_THEN_S = 2.0
 
 
@@ -126,23 +128,38 @@ def places_on(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
 
 
 def on_device(place: str, function: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
-    """Call a function as a Ray task that holds the device's resource: one at a time, where the device is."""
+    """Call a function in the actor that holds the device's resource: one at a time, where the device is.
+
+    The actor is shared by all that measure on the cluster; where its first user went away, another one is made.
+    """
     # A progress bar stays where its terminal is.
     options.pop("progress", None)
     # Opened there by us, when the user's own modules in the working directory can be found.
     call = cloudpickle.dumps((function, args, options))
-    # Outside the trial's own placement group, which has no device in it.
+    # Outside a trial's own placement group, which has no device in it.
     anywhere = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
-    held = {device_resource(place): 1.0}
-    remote: Any = ray.remote
-    task = remote(num_cpus=0, resources=held, scheduling_strategy=anywhere, max_retries=RETRIES)(_call)
-    return ray.get(task.remote(str(Path.cwd()), call))
+    name, remote = device_resource(place), cast(Any, ray.remote)
+    kind = remote(num_cpus=0, resources={name: 1.0}, scheduling_strategy=anywhere)(Measurer)
+    for left in reversed(range(RETRIES + 1)):
+        measurer = kind.options(name=name, namespace=NAMESPACE, get_if_exists=True).remote()
+        try:
+            return ray.get(measurer.call.remote(str(Path.cwd()), call))
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayActorError:
+            if not left:
+                raise
+    return None
 
 
-def _call(directory: str, call: bytes) -> Any:
-    _work_in(directory)
-    function, args, options = cloudpickle.loads(call)
-    return function(*args, **options)
+class Measurer:
+    """Lives on the device's node and keeps what it imported, so that a timing costs no start of a process."""
+
+    def call(self, directory: str, call: bytes) -> Any:
+        """Run what `on_device` was given."""
+        _work_in(directory)
+        function, args, options = cloudpickle.loads(call)
+        return function(*args, **options)
 
 
 def _work_in(directory: str) -> None:
