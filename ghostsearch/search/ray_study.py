@@ -2,8 +2,8 @@
 
 A `Searcher` passes proposals from the study's ask to Ray and results back to its tell; actors are reused and open the
 model and the data once; a worker that dies is retried by Ray. Only the driver's machine writes to the study's
-directory. Timing is a task of its own that holds its node's custom resource of the device, so that one timing runs at
-a time, on the node that has the device.
+directory. Timing is done by an actor that holds its node's custom resource of the device, so that one timing runs at a
+time, on the node that has the device.
 """
 
 from __future__ import annotations
