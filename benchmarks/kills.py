@@ -242,7 +242,7 @@ def page_of(series: Sequence[Series], given: argparse.Namespace) -> ResultPage:
     return ResultPage(
         name="kills", title="SIGKILL at random, and going on", seed=given.seed, tables=tables,
         figure=f"{bad} in {total} kills; {equal} of {runs} runs equal",
-        claim="Searches killed at random in every stage and started again by the same command: trials lost or "
+        claim="Searches killed at random moments and started again by the same command: trials lost or "
         "repeated and files half-written; runs whose trials, scores, finalists and front equal an unkilled run's",
         command=" ".join([*command, "--results", "results"]), device=processor(),
         notes=[
