@@ -101,7 +101,7 @@ class Contestant:
             times.extend(self.prepared.seconds(WARM_UP_CALLS if first < 1.0 else 1))
 
         if alone:
-            self.waits = WaitClock.of_threads_busy_in(work)
+            self.waits = WaitClock.of_thread_busy_in(work)
         else:
             work()
         typical = max(median(times), 1e-9)

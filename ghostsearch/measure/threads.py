@@ -57,37 +57,43 @@ def preemptions() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-BUSY_SHARE = 0.05
+MAIN_SHARE = 0.5
 TASKS = Path("/proc/self/task")
 
 
 class WaitClock:
-    """How long the threads that do some work have waited for a core that another process held, as Linux counts it."""
+    """How long the thread that does some work has waited for a core that others held, as Linux counts it."""
 
-    def __init__(self, files: Sequence[int]) -> None:
-        self._files = files
+    def __init__(self, file: int) -> None:
+        self._file = file
 
     @classmethod
-    def of_threads_busy_in(cls, work: Callable[[], object]) -> WaitClock | None:
-        """A clock of the threads that take part in `work`, which is run once; None where the system does not tell."""
+    def of_thread_busy_in(cls, work: Callable[[], object]) -> WaitClock | None:
+        """A clock of the thread that does most of `work`, which is run once.
+
+        None where no thread does most of it, or the system does not tell.
+        """
         before = _on_core()
         work()
         spent = {thread: used - before.get(thread, 0) for thread, used in _on_core().items()}
-        busy = [thread for thread, used in spent.items() if used > BUSY_SHARE * sum(spent.values())]
+        busiest = max(spent, key=lambda thread: spent[thread], default="")
+        if not busiest or spent[busiest] <= MAIN_SHARE * sum(spent.values()):
+            return None
         try:
-            return cls([os.open(TASKS / thread / "schedstat", os.O_RDONLY) for thread in busy]) if busy else None
+            return cls(os.open(TASKS / busiest / "schedstat", os.O_RDONLY))
         except OSError:
             return None
 
     def seconds(self) -> float:
-        """Seconds waited so far, over the threads."""
-        return sum(_schedstat(file)[1] for file in self._files) * 1e-9
+        """Seconds waited so far; 0 once the thread has ended."""
+        try:
+            return int(os.pread(self._file, 128, 0).split()[1]) * 1e-9
+        except ProcessLookupError:
+            return 0.0
 
     def close(self) -> None:
-        """Let go of the system's files."""
-        for file in self._files:
-            os.close(file)
-        self._files = ()
+        """Let go of the system's file."""
+        os.close(self._file)
 
 
 def _on_core() -> dict[str, int]:
@@ -100,13 +106,3 @@ def _on_core() -> dict[str, int]:
         except (OSError, IndexError, ValueError):
             continue
     return found
-
-
-def _schedstat(file: int) -> tuple[int, int]:
-    """Nanoseconds on a core, and waiting for one."""
-    try:
-        on_core, waited, _ = os.pread(file, 128, 0).split()
-    # The thread has ended.
-    except ProcessLookupError:
-        return 0, 0
-    return int(on_core), int(waited)

@@ -63,7 +63,7 @@ def work():
     end = time.thread_time() + 0.2
     while time.thread_time() < end:
         pass
-clock = WaitClock.of_threads_busy_in(work)
+clock = WaitClock.of_thread_busy_in(work)
 start, cpu, waited = time.perf_counter(), time.thread_time(), clock.seconds()
 work()
 wall = time.perf_counter() - start
@@ -83,4 +83,10 @@ def test_waiting_for_a_core_is_told_from_working():
 
 def test_no_clock_where_the_system_does_not_tell(monkeypatch, tmp_path):
     monkeypatch.setattr("ghostsearch.measure.threads.TASKS", tmp_path / "absent")
-    assert WaitClock.of_threads_busy_in(lambda: burn(0.01)) is None
+    assert WaitClock.of_thread_busy_in(lambda: burn(0.01)) is None
+
+
+def test_no_clock_where_the_work_is_spread_over_threads(monkeypatch):
+    counts = iter([{"1": 10}, {"1": 60, "2": 50}])
+    monkeypatch.setattr("ghostsearch.measure.threads._on_core", lambda: next(counts))
+    assert WaitClock.of_thread_busy_in(lambda: None) is None
