@@ -70,11 +70,9 @@ def write(rows: list[dict[str, str]], given: argparse.Namespace) -> None:
         for device in devices:
             row[device] = _shown(some[device]) if device in some else ""
         table.append(row)
-    plain = [
-        {"model": name, **{d: next(float(r["plain_ms"]) for r in rows if (r["model"], r["device"]) == (name, d))
-                           for d in devices if any((r["model"], r["device"]) == (name, d) for r in rows)}}
-        for name in dict.fromkeys(r["model"] for r in rows)
-    ]  # fmt: skip
+    milliseconds = {(r["model"], r["device"]): float(r["plain_ms"]) for r in rows}
+    names = list(dict.fromkeys(r["model"] for r in rows))
+    plain = [{"model": name, **{d: milliseconds.get((name, d)) for d in devices}} for name in names]
     slower = sum(float(r["low"]) > 1 for r in rows)
     losing = sum(float(r["time_ratio"]) > float(r["macs_ratio"]) for r in rows)
     ratios = [float(r["time_ratio"]) for r in rows]
@@ -93,11 +91,11 @@ def write(rows: list[dict[str, str]], given: argparse.Namespace) -> None:
             ResultTable("The plain network, milliseconds", plain),
         ],
         notes=[
-            "* the spread of the calls was above a tenth of the median. All in float32, both variants interleaved with "
-            "the plain network, random weights. Runtimes: "
-            + ", ".join(f"{k} {v}" for k, v in versions.items()) + ". One row a measurement, with the load average of "
-            "the shared machine: runtime_speed_rows.csv; what a thread waits for a core is taken off. No GPU "
-            "was at hand.",
+            "–: not measured yet, the same command goes on there. *: calls spread over more than a tenth of the median. "
+            "All in float32, both variants interleaved with the plain network, random weights. Runtimes: "
+            + ", ".join(f"{k} {v}" for k, v in versions.items())
+            + ". One row a measurement, with the load average of the shared machine: runtime_speed_rows.csv; what a "
+            "thread waits for a core is taken off. No GPU was at hand.",
         ],
     )  # fmt: skip
     write_page(page, given.out)
