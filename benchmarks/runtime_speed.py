@@ -91,7 +91,7 @@ def write(rows: list[dict[str, str]], given: argparse.Namespace) -> None:
             ResultTable("The plain network, milliseconds", plain),
         ],
         notes=[
-            "–: not measured yet, the same command goes on there. *: calls spread over more than a tenth of the median. "
+            "–: not measured yet, the same command goes on. *: calls spread over more than a tenth of the median. "
             "All in float32, both variants interleaved with the plain network, random weights. Runtimes: "
             + ", ".join(f"{k} {v}" for k, v in versions.items())
             + ". One row a measurement, with the load average of the shared machine: runtime_speed_rows.csv; what a "
