@@ -31,6 +31,7 @@ from ghostsearch.blocks.table import build_block
 from ghostsearch.choices import Ghost, parse_choice
 from ghostsearch.convert.convert import convert
 from ghostsearch.convert.inherit import recalibrate_batchnorm
+from ghostsearch.data import spread_batches
 from ghostsearch.files import write_text
 from ghostsearch.measure.audit import random_architectures
 from ghostsearch.measure.cost import measure_cost
@@ -124,7 +125,7 @@ def row(bench: Bench, tool: str, point: str, build: Build, args: argparse.Namesp
     model = build()
     search_s = time.process_time() - started
     cost = measure_cost(model, bench.example)
-    images = selection(bench, SCORE_IMAGES)
+    images = spread_batches(bench.data.validation, SCORE_IMAGES)
     before = evaluate(model, images, bench.task)
     reset = copied(model)
     recalibrate_batchnorm(reset, bench.calibration or [])
@@ -182,17 +183,6 @@ def rebuilt(bench: Bench, row: dict[str, str]) -> nn.Module:
             new = nn.Linear(inputs, outputs) if isinstance(old, nn.Linear) else nn.BatchNorm2d(outputs)
         model.set_submodule(path, new.eval())
     return model
-
-
-def selection(bench: Bench, images: int) -> list[tuple[Tensor, Tensor]]:
-    """The first batches of the selection split, so many images of them."""
-    found, held = [], 0
-    for batch, target in bench.data.validation:
-        found.append((batch, target))
-        held += len(target)
-        if held >= images:
-            break
-    return found
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -304,7 +294,7 @@ def fastnas(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build
 def fastnas_model(bench: Bench, share: float, args: argparse.Namespace) -> nn.Module:
     import modelopt.torch.prune as mtp
 
-    images = selection(bench, FASTNAS_IMAGES)
+    images = spread_batches(bench.data.validation, FASTNAS_IMAGES)
     settings = {"nn.Conv2d": {"*": {"channel_divisor": 8}}, "nn.BatchNorm2d": {"*": {"feature_divisor": 8}}}
     model, _ = mtp.prune(
         model=copied(bench.plain.module), mode=[("fastnas", settings)], constraints={"flops": f"{100 * share:g}%"},

@@ -43,7 +43,8 @@ def main() -> None:
     for seed in range(args.seeds):
         for name in args.variants.split(";"):
             folder = args.work / name.replace(", ", "-").replace(" ", "-") / str(seed)
-            run(args, VARIANTS[name], seed, folder)
+            if not (folder / SECONDS).exists() or len(load_study(folder).records) < args.trials:
+                run(args, VARIANTS[name], seed, folder)
             curves.append(curve(load_study(folder), folder).assign(variant=name, seed=seed))
             print(name, seed, curves[-1].hypervolume.iloc[-1], flush=True)
     table = pd.concat(curves)

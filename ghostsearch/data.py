@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from ghostsearch.datasets.folder import read_folder, without
 from ghostsearch.datasets.images import ImageSource
@@ -120,6 +120,25 @@ def calibration_batches(data: Data, images: int = 512, *, seed: int = 0, batch: 
                 break
     if not batches:
         raise GhostsearchError(f"{data.name} has no training images to calibrate on")
+    return batches
+
+
+def spread_batches(loader: Iterable[Any], images: int) -> list[Any]:
+    """Batches of `images` images evenly spaced over a loader's set; of a loader without positions the first ones.
+
+    The first alone would be of one class where a folder is read class by class.
+    """
+    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+        total = len(loader.dataset)  # type: ignore[arg-type]
+        count = min(images, total)
+        places = Subset(loader.dataset, [i * total // count for i in range(count)])
+        loader = DataLoader(places, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn)
+    batches, held = [], 0
+    for batch in loader:
+        batches.append(batch)
+        held += len(batch[-1])
+        if held >= images:
+            break
     return batches
 
 

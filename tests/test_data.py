@@ -12,7 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
-from ghostsearch.data import Data, calibration_batches, load_data
+from ghostsearch.data import Data, calibration_batches, load_data, spread_batches
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.models.loading import InputSpec
 
@@ -197,3 +197,12 @@ def test_calibrating_on_nothing_gets_one_line():
     empty = DataLoader(TensorDataset(torch.zeros(0, 1, 8, 8), torch.zeros(0)))
     with pytest.raises(GhostsearchError, match="no training images"):
         calibration_batches(Data("x", empty, empty, empty))
+
+
+def test_spread_batches_see_every_class_of_a_folder_read_class_by_class():
+    images, labels = torch.arange(40.0).reshape(40, 1), torch.arange(40) // 10
+    loader = DataLoader(TensorDataset(images, labels), batch_size=4)
+    batches = spread_batches(loader, 8)
+    assert [len(target) for _, target in batches] == [4, 4]
+    assert torch.cat([target for _, target in batches]).bincount().tolist() == [2, 2, 2, 2]
+    assert [x.tolist() for x, _ in spread_batches(list(loader), 6)] == [x.tolist() for x, _ in list(loader)[:2]]

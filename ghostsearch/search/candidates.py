@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.convert.plain_pass import PlainPass
+from ghostsearch.data import spread_batches
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import atomic_path
 from ghostsearch.search.bench import Bench
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 FILE = "candidates.parquet"
 PROBE_IMAGES, PROBE_VALUES = 512, 2**25
-"""Images of the selection split that a candidate is judged on, or as many as hold so many values (223 at 224²)."""
+"""Images of the selection split, spread over it, that a candidate is judged on, or as many as hold so many values."""
 SAVE_EVERY = 8
 COLUMNS = {
     "kind": "site or group",
@@ -57,14 +58,9 @@ class Probe:
 
     def __init__(self, bench: Bench) -> None:
         self.task = bench.task
-        self.batches: list[tuple[Any, Any]] = []
-        held = values = 0
-        for inputs, target in bench.data.validation:
-            self.batches.append((inputs, target))
-            held += len(target)
-            values += inputs.numel() if isinstance(inputs, Tensor) else 0
-            if held >= PROBE_IMAGES or values >= PROBE_VALUES:
-                break
+        values = bench.example.numel() if isinstance(bench.example, Tensor) else 1
+        images = min(PROBE_IMAGES, max(1, PROBE_VALUES // values))
+        self.batches: list[tuple[Any, Any]] = spread_batches(bench.data.validation, images)
         self.outputs = self._outputs(bench.plain.module)
         self.plain = self._judge(self.outputs)
         self.plain_pass = self._plain_pass(bench.plain.module)
