@@ -80,7 +80,9 @@ def fronts(table: pd.DataFrame) -> list[dict[str, Any]]:
             ("hypervolume, MACs, before any label", "macs_ratio", "before"),
         ):
             points = list(zip(1 - models[score], models[axis], strict=True))
-            row[name] = round(hypervolume(points, REFERENCE), 4) if models[axis].notna().all() else None
+            row[name] = (
+                round(hypervolume(points, REFERENCE), 4) if models[[axis, score]].notna().all(axis=None) else None
+            )
         rows.append(row)
     return sorted(rows, key=lambda r: (r["tool"] != OURS, -r["hypervolume, MACs"]))
 
@@ -122,7 +124,8 @@ def costs(table: pd.DataFrame, study: Path | None) -> list[dict[str, Any]]:
 
 def models(table: pd.DataFrame) -> list[dict[str, Any]]:
     """All rows without their structures."""
-    return table.drop(columns="structure").round(4).sort_values(["tool", "macs_ratio"]).to_dict("records")
+    shown = table.drop(columns="structure").round(4).sort_values(["tool", "macs_ratio"]).astype(object)
+    return shown.where(shown.notna(), None).to_dict("records")
 
 
 def notes(table: pd.DataFrame, timing: dict[str, Any]) -> list[str]:
