@@ -175,8 +175,9 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, float, Bench]
             "and timed interleaved with the plain model; the correction saw ten others. MACs: latency proportional to "
             "MACs. Interpolation over FLOPs: between the plain model and the cheapest architecture, both measured, as "
             "NVIDIA ModelOpt's search does. One row an architecture: latency_audit_rows.csv. The machine was shared "
-            f"(its load average is in the table): {WAITING}. No GPU was at hand, so there are no tables "
-            "for torch:cuda.",
+            f"(its load average is in the table): {WAITING}. Where the load was above 15, seconds a cell and an "
+            "architecture were three times as many, since a third of them were waited. No GPU was at hand, so there "
+            "are no tables for torch:cuda.",
         ],
     )  # fmt: skip
     write_page(page, given.out)
