@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.convert.convert import convert
-from ghostsearch.convert.distill import distill_blocks
+from ghostsearch.convert.distill import LOGITS_SHARE, distill_blocks
 from ghostsearch.convert.fit_layer import FitSettings
 from ghostsearch.convert.inherit import fit_weights, recalibrate_batchnorm
 from ghostsearch.convert.width import set_widths, width_plan
@@ -22,7 +22,7 @@ from ghostsearch.space import Architecture
 
 ONE_PASS = FitSettings(relu_rounds=0, joint_rounds=0)
 NO_GATHER = FitSettings(gather=False)
-DISTILL_STEPS = {"resnet20": 800, "resnet56": 200}
+DISTILL_STEPS = {"resnet20": 300, "resnet56": 100}
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Bench:
         """File of a source's weights; its name changes with the code's settings."""
         if self.cache is None:
             return None
-        text = f"{self.net} {source} {architecture.digest} {FitSettings()} {DISTILL_STEPS[self.net]}"
+        text = f"{self.net} {source} {architecture.digest} {FitSettings()}"
         return self.cache / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
 
     def architecture(self, name: str) -> Architecture:
@@ -151,7 +151,7 @@ def distilled(bench: Bench, architecture: Architecture) -> tuple[nn.Module, Spen
         done, spent = timed(distil)(bench, architecture)
         return done, before + spent
 
-    return bench.once("distilled", architecture, make)
+    return bench.once(f"distilled {DISTILL_STEPS[bench.net]} {LOGITS_SHARE}", architecture, make)
 
 
 def pruned(criterion: str) -> Source:
