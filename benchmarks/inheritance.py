@@ -143,12 +143,14 @@ def page(rows: list[Row], given: argparse.Namespace) -> ResultPage:
     """The rows as a page of results/."""
     lines = summary(rows)
     aimed = [x for x in lines if x["target %"]]
+    left = len(TARGETS) - len(aimed)
     return ResultPage(
         name=NAME,
         title="Inherited weights: accuracy before and after a little training",
         claim="Targets met for nets of half the MACs that have seen 512 images and no label, as a share of the plain "
         "net's accuracy",
-        figure=f"{sum(x['met'] == 'yes' for x in aimed)} of {len(aimed)}: "
+        figure=f"{sum(x['met'] == 'yes' for x in aimed)} of {len(aimed)}"
+        + (f" ({left} more not measured yet): " if left else ": ")
         + ", ".join(
             f"{x['net']} {x['architecture']} {x['weights']} {x['of plain %']} % ({x['target %']} aimed at)"
             for x in aimed
