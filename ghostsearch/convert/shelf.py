@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -15,17 +17,25 @@ MEMORY_BYTES = 2**30
 """Values that one fit holds in memory; what goes beyond is mapped from files, so more images need no more memory."""
 
 
+TRIM_BYTES = 2**26
+
+
 class Shelf:
     """Room in memory for tensors that outlive a batch; a tensor that is dropped gives its room back."""
 
     def __init__(self, memory_bytes: int) -> None:
         self.room = memory_bytes
+        self.moved = 0
 
     def put(self, value: Tensor) -> Tensor:
         """The value itself, or where there is no room for it a copy whose memory is a file's."""
         if value.device.type != "cpu" or value.numel() == 0:
             return value
         if value.nbytes > self.room:
+            self.moved += value.nbytes
+            if self.moved > TRIM_BYTES:
+                self.moved = 0
+                _give_back_freed_memory()
             return _on_disk(value)
         self.room -= value.nbytes
         weakref.finalize(value, self._back, value.nbytes)
@@ -40,6 +50,13 @@ def _on_disk(value: Tensor) -> Tensor:
     with tempfile.NamedTemporaryFile(prefix="ghostsearch-") as file:
         mapped = torch.from_file(file.name, shared=True, size=value.numel(), dtype=value.dtype)
     return mapped.reshape(value.shape).copy_(value)
+
+
+def _give_back_freed_memory() -> None:
+    """Have glibc return what was freed: among blocks of this size it would keep almost all of it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 _CURRENT: ContextVar[Shelf | None] = ContextVar("shelf", default=None)
