@@ -15,9 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import torchvision
+from scipy.stats import kendalltau
 
 from ghostsearch.convert.sites import find_sites
 from ghostsearch.measure.audit import (
@@ -110,6 +112,18 @@ def _print(done: int, total: int, text: str) -> None:
         print(text, flush=True)
 
 
+def best_tau(audit: Audit, draws: int = 200) -> float:
+    """Kendall's τ that a perfect predictor would reach in the mean, given the 95 % intervals of what was measured."""
+    rng = np.random.default_rng(0)
+    true = np.array([x["measured"] for x in audit.models])
+    spread = np.array([(high - low) / 3.92 for low, high in (x["interval"] for x in audit.models)])
+    return float(np.mean([kendalltau(true, true + rng.normal(0, spread)).statistic for _ in range(draws)]))
+
+
+def _half_width(audit: Audit) -> float:
+    return float(np.median([(high - low) / 2 for low, high in (x["interval"] for x in audit.models)]))
+
+
 def main() -> None:
     """Measure what is missing for as long as allowed, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -151,6 +165,7 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, float, Bench]
             {"model": name, "plain ms": audit.plain_s * 1e3, "cells": len(table.store.cells),
              "choices vetoed": f"{len(table.vetoed())} of {len(table.rows())}",
              "noisy latencies": f"{sum(bool(x['noisy']) for x in audit.models)} of {len(audit.models)}",
+             "median interval": f"±{_half_width(audit):.1%}", "τ at most": f"{best_tau(audit):.2f}",
              "median load": load}
         )  # fmt: skip
         raw += [{"model": name, **x} for x in audit.models]
@@ -175,9 +190,10 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, float, Bench]
             "and timed interleaved with the plain model; the correction saw ten others. MACs: latency proportional to "
             "MACs. Interpolation over FLOPs: between the plain model and the cheapest architecture, both measured, as "
             "NVIDIA ModelOpt's search does. One row an architecture: latency_audit_rows.csv. The machine was shared "
-            f"(its load average is in the table): {WAITING}. Where the load was above 15, seconds a cell and an "
-            "architecture were three times as many, since a third of them were waited. No GPU was at hand, so there "
-            "are no tables for torch:cuda.",
+            f"(its load average is in the table): {WAITING}. At a load above "
+            "15 (resnet50) a cell was given up to 1.5 s and an architecture up to 12 s. \"τ at most\" is what a "
+            "perfect predictor would reach in the mean, since the measurements have intervals of their own; on "
+            "resnet50 the ratios lie close together. No GPU was at hand, so there are no tables for torch:cuda.",
         ],
     )  # fmt: skip
     write_page(page, given.out)
