@@ -148,5 +148,6 @@ def parse_preset(data: object, source: str) -> Preset:
         return Preset.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"]) or "the file"
+        # A key may be anything, line breaks too.
+        where = " ".join(".".join(str(p) for p in first["loc"]).split())[:100] or "the file"
         raise GhostsearchError(f"{source}: {where}: {first['msg']}, got {reprlib.repr(first['input'])[:80]}") from None

@@ -198,7 +198,7 @@ def _checked(data: object, where: str) -> _Manifest:
         return _Manifest.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(p) for p in first["loc"])[:100]
+        key = " ".join(".".join(str(p) for p in first["loc"]).split())[:100]
         got = " ".join(repr(first["input"]).split())[:80]
         raise GhostsearchError(f"{where}: {key}: {first['msg']}, got {got}") from None
 

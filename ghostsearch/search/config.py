@@ -192,7 +192,8 @@ def configure(given: dict[str, Any], file: Path | None = None) -> RunConfig:
         return RunConfig.model_validate({**base, **given})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"])
+        # A key may be anything, line breaks too.
+        where = " ".join(".".join(str(p) for p in first["loc"]).split())[:100]
         message = str(first["msg"]).removeprefix("Value error, ")
         prefix = f"{file}: " if file and where.partition(".")[0] not in given else ""
         value = f", got {reprlib.repr(first['input'])[:80]}" if where else ""

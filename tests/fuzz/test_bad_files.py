@@ -170,6 +170,14 @@ def test_preset_data(data: Any) -> None:
     survives(parse_preset, data, "preset")
 
 
+@pytest.mark.parametrize("key", ["\n", "a\nb", "\r", "x" * 5000])
+def test_keys_that_break_lines(key: str, place: Path) -> None:
+    """Found by the fuzz benchmark."""
+    assert survives(parse_preset, {key: None}, "preset") is None
+    (place / "keys.yaml").write_text(yaml.safe_dump({key: None}))
+    assert survives(configure, {}, place / "keys.yaml") is None
+
+
 @fuzz("preset file", st.one_of(*(spoiled(p.read_bytes()) for p in sorted(preset_directory().glob("*.yaml")))))
 def test_preset_files(place: Path, content: bytes) -> None:
     (place / "preset.yaml").write_bytes(content)
