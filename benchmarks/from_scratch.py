@@ -32,7 +32,8 @@ def main() -> None:
     result, classes = train_from_scratch(
         MODEL, data, options.work, epochs=options.epochs, size=options.size, train_images=options.train_images
     )
-    images = options.train_images or "all"
+    files = sum(path.is_file() for path in options.folder.rglob("*.*"))
+    images = f"{options.train_images} training images" if options.train_images else "all training images"
     same = ["ghostsearch", "train", MODEL, "--data", data, "--size", options.size, "--epochs", options.epochs]
     same += ["--train-images", options.train_images] if options.train_images else []
     page = ResultPage(
@@ -45,8 +46,8 @@ def main() -> None:
         tables=[ResultTable("epochs", [vars(epoch) for epoch in result.history])],
         notes=(
             f"The same training as a command: {shlex.join(map(str, [*same, '--out', options.work]))}",
-            f"{images} training images at {options.size}×{options.size}, one seed; the epoch that scored best on the "
-            f"validation split is kept ({result.best_epoch}, {result.validation:.1%}), the test split is read once.",
+            f"{files} files in the folder, {images}, at {options.size}×{options.size}, one seed; the epoch that scored best "
+            f"on the validation split is kept ({result.best_epoch}, {result.validation:.1%}), the test split is read once.",
         ),
         pictures={f"{NAME}.png": lambda path: draw_curves(result.history, path, metric=result.metric)},
     )
