@@ -46,8 +46,9 @@ def main() -> None:
         tables=[ResultTable("epochs", [vars(epoch) for epoch in result.history])],
         notes=(
             f"The same training as a command: {shlex.join(map(str, [*same, '--out', options.work]))}",
-            f"{files} files in the folder, {images}, at {options.size}×{options.size}, one seed; the epoch that scored best "
-            f"on the validation split is kept ({result.best_epoch}, {result.validation:.1%}), the test split is read once.",
+            f"{files} files in the folder, {images}, at {options.size}×{options.size}, one seed; the epoch that scored "
+            f"best on the validation split is kept ({result.best_epoch}, {result.validation:.1%}), the test split is "
+            "read once.",
         ),
         pictures={f"{NAME}.png": lambda path: draw_curves(result.history, path, metric=result.metric)},
     )
