@@ -58,7 +58,7 @@ def test_one_worker_comes_to_the_same_trials_as_the_plain_engine_and_goes_on_fro
 
 
 def test_two_workers_under_a_latency_limit(cluster, tiny, tmp_path):
-    """A measured limit is a constraint of the study; stopped trials are told as pruned and never as complete."""
+    """A measured limit is a constraint of the study: a trial over it is told as pruned, never as complete."""
     limit = {"objectives": ["score", "latency"], "max_latency": "40%", "veto": False}
     options = tiny(tmp_path / "run", engine="ray", trials=6, **limit)
     view = search(RunConfig(**options))
