@@ -190,8 +190,7 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, float, Bench]
             "and timed interleaved with the plain model; the correction saw ten others. MACs: latency proportional to "
             "MACs. Interpolation over FLOPs: between the plain model and the cheapest architecture, both measured, as "
             "NVIDIA ModelOpt's search does. One row an architecture: latency_audit_rows.csv. The machine was shared "
-            f"(its load average is in the table): {WAITING}. At a load above "
-            "15 (resnet50) a cell was given up to 1.5 s and an architecture up to 12 s. \"τ at most\" is what a "
+            f"(its load average is in the table): {WAITING}. \"τ at most\" is what a "
             "perfect predictor would reach in the mean, since the measurements have intervals of their own; on "
             "resnet50 the ratios lie close together. No GPU was at hand, so there are no tables for torch:cuda.",
         ],

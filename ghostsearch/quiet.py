@@ -89,6 +89,8 @@ def timing() -> Iterator[None]:
         _own.times = False
         os.close(floor)
         os.close(gate)
+        # Else one timing right behind another takes the gate before those who look now and then have seen it open.
+        time.sleep(5 * LOOK_S)
         if _own.depth:
             _own.floor = _enter()
 

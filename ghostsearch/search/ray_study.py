@@ -76,6 +76,8 @@ def join_cluster(bench: Bench) -> None:
     config, wanted = bench.config, resources_of(bench.config.resources)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Ray's workers would otherwise stand behind every other process of the machine, and be timed from there.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # Paths in a run are relative to where it was started.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     # Ctrl-C is the search's own to handle.

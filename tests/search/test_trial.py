@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ghostsearch.records import Cost, Objective, Record, Score
-from ghostsearch.search import trial
+from ghostsearch.search import run
 from ghostsearch.search.bench import Bench
 from ghostsearch.search.config import RunConfig
 from ghostsearch.search.run import search
@@ -45,7 +45,7 @@ def test_of_many_on_the_front_the_crowded_half_waits():
 def stopped(tiny, tmp_path_factory):
     """A study in which no trial but the plain model's gets past rung 0."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trial, "stops", lambda *_: "stopped at rung 0: for the test")
+        patch.setattr(run, "stops", lambda *_: "stopped at rung 0: for the test")
         return search(RunConfig(**tiny(tmp_path_factory.mktemp("stopped") / "run", epochs=1, trials=6)))
 
 
