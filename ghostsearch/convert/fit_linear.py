@@ -104,7 +104,7 @@ class NormalEquations:
             # What float32 products lose of the raw moments must not outweigh the damping.
             floor = 3e-6 * self.xx.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
             raised = xx + floor * torch.eye(self.features, dtype=xx.dtype)
-            self.factors[ridge, intercept] = torch.linalg.cholesky(damped(raised, ridge))
+            self.factors[ridge, intercept] = cholesky(raised, ridge)
         return self.factors[ridge, intercept]
 
     def solve(self, prior: Tensor, ridge: float, *, intercept: bool) -> tuple[Tensor, Tensor]:
@@ -118,6 +118,15 @@ class NormalEquations:
         if not intercept:
             offset = torch.zeros_like(offset)
         return weight.transpose(1, 2).reshape(prior.shape).to(prior.dtype), offset.flatten().to(prior.dtype)
+
+
+def cholesky(xx: Tensor, ridge: float) -> Tensor:
+    """Factor of the damped x·xᵀ; with thousands of features and few rows, rounding may ask for more damping."""
+    for times in (1.0, 10.0, 100.0, 1000.0):
+        factor, failed = torch.linalg.cholesky_ex(damped(xx, max(ridge, 1e-6) * times if times > 1 else ridge))
+        if not failed.any():
+            return factor
+    return torch.linalg.cholesky(damped(xx, 0.1))
 
 
 def damped(xx: Tensor, ridge: float) -> Tensor:

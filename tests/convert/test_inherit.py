@@ -15,7 +15,7 @@ from ghostsearch.convert.convert import convert
 from ghostsearch.convert.distill import distill_blocks
 from ghostsearch.convert.fit_ghost import GhostFit
 from ghostsearch.convert.fit_layer import FitSettings
-from ghostsearch.convert.fit_linear import patches
+from ghostsearch.convert.fit_linear import cholesky, damped, patches
 from ghostsearch.convert.fit_site import fit_site, site_values
 from ghostsearch.convert.inherit import recalibrate_batchnorm
 from ghostsearch.convert.shelf import kept, shelf
@@ -250,3 +250,15 @@ def test_a_site_fitted_alone_errs_as_it_says(choice: str, images: list[Tensor]) 
         assert relative == pytest.approx(float((missed / spread).mean()), rel=1e-3, abs=1e-6)
         assert relative < (1e-9 if choice == "keep" else 0.9)
     assert not plain.conv1._forward_hooks
+
+
+def test_equations_that_rounding_left_indefinite_are_damped_until_they_factor():
+    features = 40
+    rows = torch.randn(3, features, generator=torch.Generator().manual_seed(0)).double()
+    xx = (rows.T @ rows)[None]
+    level = float(xx.diagonal(dim1=-2, dim2=-1).mean())
+    broken = xx - 2e-5 * level * torch.eye(features)
+    factor = cholesky(broken, 1e-5)
+    assert torch.allclose(factor @ factor.mT, broken, atol=1e-2 * level)
+    with pytest.raises(torch.linalg.LinAlgError):
+        torch.linalg.cholesky(damped(broken, 1e-5))
