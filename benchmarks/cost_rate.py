@@ -24,7 +24,7 @@ from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.costtable import CostTable
 from ghostsearch.measure.machine import processor
 from ghostsearch.presets import load_preset
-from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space import Architecture, SearchSpace
 
 MODELS = ["resnet18", "resnet50", "mobilenet_v2", "vgg16_bn", "efficientnet_b0"]
@@ -101,8 +101,7 @@ def main() -> None:
             "the meta device on every builder of torchvision: coverage.md.",
         ],
     )  # fmt: skip
-    write_page(page, given.out)
-    write_index(given.out)
+    publish(page, given.out)
 
 
 if __name__ == "__main__":

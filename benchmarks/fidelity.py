@@ -22,7 +22,7 @@ from ghostsearch.files import write_text
 from ghostsearch.measure.audit import random_architectures
 from ghostsearch.measure.costtable import encode
 from ghostsearch.measure.machine import processor
-from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.search.bench import Bench, open_bench, train_baseline
 from ghostsearch.search.candidates import build_candidates, losses_of
 from ghostsearch.search.config import RunConfig
@@ -79,8 +79,7 @@ def main() -> None:
             "they lie close, chance orders them.",
         ],
     )  # fmt: skip
-    write_page(page, args.out)
-    write_index(args.out)
+    publish(page, args.out)
 
 
 def scored(bench: Bench, inherited: nn.Module, epochs: int) -> float:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostsearch.measure.machine import processor
-from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("choice", "limit", "preset", "architecture", "run", "manifest")
@@ -183,8 +183,7 @@ def main() -> None:
     )  # fmt: skip
     print(page.figure)
     if given.results:
-        write_page(page, given.results)
-        write_index(given.results)
+        publish(page, given.results)
 
 
 if __name__ == "__main__":

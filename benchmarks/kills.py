@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostsearch.measure.machine import processor
-from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.search.view import load_study
 
 SPACE = """
@@ -222,8 +222,7 @@ def main() -> None:
             one.step()
             steps += 1
     if given.results and all(one.over for one in series):
-        write_page(page_of(series, given), given.results)
-        write_index(given.results)
+        publish(page_of(series, given), given.results)
 
 
 def page_of(series: Sequence[Series], given: argparse.Namespace) -> ResultPage:

@@ -37,7 +37,7 @@ from ghostsearch.measure.audit import (
 from ghostsearch.measure.table import LatencyTable, Setting, profile
 from ghostsearch.presets import load_preset
 from ghostsearch.records import Latency
-from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space import Architecture
 
 WAITING = "what a thread waits for a core that another process holds is taken off each time"
@@ -195,9 +195,8 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, float, Bench]
             "resnet50 the ratios lie close together. No GPU was at hand, so there are no tables for torch:cuda.",
         ],
     )  # fmt: skip
-    write_page(page, given.out)
+    publish(page, given.out)
     pd.DataFrame(raw).to_csv(given.out / "latency_audit_rows.csv", index=False)
-    write_index(given.out)
     for row in rows:
         print(row)
 

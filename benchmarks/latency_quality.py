@@ -27,7 +27,7 @@ from rows import append_row, read_rows
 
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.latency import measure_latency
-from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 
 TARGET = 0.02
 
@@ -110,8 +110,7 @@ def write(rows: list[dict[str, str]], given: argparse.Namespace) -> None:
             "says burning, two processes of ours that never rest were added. One row a try: latency_quality_rows.csv.",
         ],
     )  # fmt: skip
-    write_page(page, given.out)
-    write_index(given.out)
+    publish(page, given.out)
     for row in table:
         print(row)
 

@@ -22,7 +22,7 @@ from ghostsearch.convert.sites import find_sites
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.machine import processor
 from ghostsearch.presets import load_preset
-from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 
 MODELS = ["resnet18", "resnet50", "mobilenet_v2", "vgg16_bn", "efficientnet_b0"]
 CHOICE = "ghost(ratio=2, kernel=3)"
@@ -100,8 +100,7 @@ def main() -> None:
             "processor to processor; weights are in neither.",
         ],
     )  # fmt: skip
-    write_page(page, given.out)
-    write_index(given.out)
+    publish(page, given.out)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.machine import processor
 from ghostsearch.models.loading import example_input, load_model
-from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 
 TRAINING = """
 import torch
@@ -99,8 +99,7 @@ def main() -> None:
         notes=["Other work of this machine, which knows nothing of the locks, is in all three rows."],
     )  # fmt: skip
     if given.results:
-        write_page(page, given.results)
-        write_index(given.results)
+        publish(page, given.results)
 
 
 if __name__ == "__main__":

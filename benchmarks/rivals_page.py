@@ -16,7 +16,7 @@ import pandas as pd
 
 from ghostsearch.measure.machine import processor
 from ghostsearch.pareto import hypervolume, pareto_front
-from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 
 OURS = "ghostsearch"
 REFERENCE = (1.0, 1.05)
@@ -53,8 +53,7 @@ def main() -> None:
         pictures=pictures,
         notes=[*notes(table, timing), *args.note],
     )
-    write_page(page, args.out)
-    write_index(args.out)
+    publish(page, args.out)
 
 
 def figure(half: pd.DataFrame, epochs: int) -> str:

@@ -25,7 +25,7 @@ from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.presets import load_preset
-from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 
 MODELS = ["resnet18", "resnet50", "vgg16_bn"]
 RUNTIMES = ["torch:cpu", "onnxruntime:cpu", "openvino:cpu", "executorch:xnnpack"]
@@ -98,8 +98,7 @@ def write(rows: list[dict[str, str]], given: argparse.Namespace) -> None:
             "thread waits for a core is taken off. No GPU was at hand.",
         ],
     )  # fmt: skip
-    write_page(page, given.out)
-    write_index(given.out)
+    publish(page, given.out)
 
 
 def _shown(row: dict[str, str]) -> str:

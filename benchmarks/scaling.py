@@ -28,7 +28,7 @@ from typing import Any
 from ghostsearch.choices import KEEP
 from ghostsearch.measure.machine import processor
 from ghostsearch.records import Cost, Objective, Record, Score
-from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.search.ledger import DIGEST, RECORD, Ledger
 from ghostsearch.search.owners import own_name
 from ghostsearch.search.storage import open_storage
@@ -321,8 +321,7 @@ def main() -> None:
     page = {"proposals": proposals, "stubs": stubs, "workers": workers}[given.part](given)
     print(page.figure)
     if given.results:
-        write_page(page, given.results)
-        write_index(given.results)
+        publish(page, given.results)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import pandas as pd
 from ghostsearch.measure.machine import processor
 from ghostsearch.pareto import hypervolume
 from ghostsearch.records import StudyView
-from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.search.config import RunConfig
 from ghostsearch.search.run import search
 from ghostsearch.search.view import SECONDS, load_study
@@ -49,8 +49,7 @@ def main() -> None:
             print(name, seed, curves[-1].hypervolume.iloc[-1], flush=True)
     table = pd.concat(curves)
     rows = summary(table)
-    write_page(page(args, table, rows), args.out)
-    write_index(args.out)
+    publish(page(args, table, rows), args.out)
 
 
 def summary(table: pd.DataFrame) -> list[dict[str, Any]]:

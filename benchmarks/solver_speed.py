@@ -20,7 +20,7 @@ from ghostsearch.convert.sites import find_sites
 from ghostsearch.measure.costtable import CostTable
 from ghostsearch.measure.machine import processor
 from ghostsearch.models.loading import example_input, load_model
-from ghostsearch.report.result_page import ResultPage, ResultTable, write_index, write_page
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.search.interactions import decompose
 from ghostsearch.search.solver import Problem, Program
 from ghostsearch.space import SearchSpace
@@ -108,8 +108,7 @@ def main() -> None:
         seed=args.seed, tables=[ResultTable(f"{BUDGETS} budgets, {DIVERSE} solutions each", rows)],
         notes=["CPU time: the machine was shared. Each solution stops at 0.5 % of the best or after 2 s."],
     )  # fmt: skip
-    write_page(page, args.out)
-    write_index(args.out)
+    publish(page, args.out)
     print(rows)
 
 
