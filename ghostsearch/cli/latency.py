@@ -110,7 +110,7 @@ def _table(
 ) -> tuple[LatencyTable, tuple[Any, ...]]:
     """The latency table of a model, and the model, example and anatomy it was made from."""
     from ghostsearch.convert.sites import find_sites
-    from ghostsearch.measure.table import profile as build
+    from ghostsearch.measure.profiling import profile as build
     from ghostsearch.models.loading import example_input
     from ghostsearch.presets import load_preset
 

@@ -120,7 +120,7 @@ def _place(node: fx.Node, modules: dict[str, nn.Module], calls: dict[int, int]) 
             norm, out = str(reader.target), reader
     shortcut = None
     total = _sole_reader(out)
-    if total is not None and _is_add(total):
+    if total is not None and is_add(total):
         others = [a for a in total.args if a is not out]
         if len(others) == 1 and isinstance(others[0], fx.Node):
             shortcut, out = others[0], total
@@ -137,7 +137,7 @@ def _sole_reader(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _is_add(node: fx.Node) -> bool:
+def is_add(node: fx.Node) -> bool:
     function = node.op == "call_function" and node.target in ADDS
     return (function or (node.op == "call_method" and node.target in ("add", "add_"))) and len(node.args) == 2
 

@@ -27,7 +27,7 @@ TOGETHER = 5
 """Architectures timed in one interleaved run with the plain model: more would hold too many models in memory."""
 MODEL_S = 4.0
 """Timing an architecture at most, in seconds."""
-RIDGE = 1e-3
+RIDGE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def correct(table: LatencyTable, architectures: Sequence[Architecture], measured
     ratios = np.array([x.ratio for x in measured])
     terms = table.terms(encode(table.space, architectures))
     prior = np.array(UNCORRECTED)
-    gram = terms.T @ terms + RIDGE * np.eye(2)
+    gram = terms.T @ terms + RIDGE * np.eye(len(prior))
     coefficients = prior + np.linalg.solve(gram, terms.T @ (ratios - 1 - terms @ prior))
     correction = Correction(coefficients=tuple(coefficients.tolist()), plain_s=plain_s, models=len(architectures))
     table.store.corrections[table.digest] = correction

@@ -16,8 +16,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ghostsearch.blocks.conv import CONVS
 from ghostsearch.blocks.table import build_block
-from ghostsearch.choices import LayerChoice
+from ghostsearch.choices import LayerChoice, parse_layer_choice
 from ghostsearch.measure.costtable import Channels, reached_layers
+from ghostsearch.measure.streams import SUMS, Stream, WithSums, find_streams
 from ghostsearch.space import Anatomy
 from ghostsearch.tracing import Shape, forward_copy, tensors
 
@@ -36,11 +37,13 @@ class Cell:
     choice: str
     inputs: int
     outputs: int
+    behind: str = ""
+    """The sums behind it, when it is timed with them."""
 
     @property
     def key(self) -> str:
         """The cell's name in the store."""
-        return f"{self.layer} | {self.choice} | {self.inputs}->{self.outputs}"
+        return f"{self.layer} | {self.choice} | {self.inputs}->{self.outputs}{self.behind and ' | '}{self.behind}"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class TimedLayer:
     shapes: tuple[Shape, ...]
     """Input shape (with batch) of each of its calls in one forward."""
     followers: tuple[nn.Module, ...]
+    stream: Stream
 
     @property
     def depthwise(self) -> bool:
@@ -67,12 +71,20 @@ class TimedLayer:
         """The cell of this layer under a choice at some channels."""
         return Cell(self.name, str(choice), inputs, outputs)
 
-    def tiny(self, choice: LayerChoice, inputs: int, outputs: int, batch: int) -> tuple[nn.Module, Tensor]:
-        """The layer alone with its norm and activation, fresh weights, and a random input of its real size."""
+    def stream_cell(self, choice: LayerChoice) -> Cell:
+        """The cell of this layer at full width, with the sums behind it."""
+        behind = f"then {SUMS} sums{' with ReLU' * self.stream.relu}"
+        return Cell(self.name, str(choice), self.inputs.total, self.outputs.total, behind)
+
+    def tiny(self, cell: Cell, batch: int) -> tuple[nn.Module, Tensor]:
+        """A cell's layer with its norm and activation, fresh weights, and a random input of its real size."""
+        inputs, outputs = cell.inputs, cell.outputs
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            block = build_block(self._resized(inputs, outputs), choice)
-            stack = nn.Sequential(block, *(_refit(follower, outputs) for follower in self.followers))
+            block = build_block(self._resized(inputs, outputs), parse_layer_choice(cell.choice))
+            stack: nn.Module = nn.Sequential(block, *(_refit(follower, outputs) for follower in self.followers))
+            if cell.behind:
+                stack = WithSums(stack, CONVS[self.module.weight.dim() - 2], outputs, relu=self.stream.relu)
             largest = max(self.shapes, key=prod)
             shape = (*largest[1:-1], inputs) if isinstance(self.module, nn.Linear) else (inputs, *largest[2:])
             return stack.eval(), torch.randn(batch, *shape)
@@ -96,6 +108,7 @@ def timed_layers(model: nn.Module, example: Any, anatomy: Anatomy) -> list[Timed
     reached = reached_layers(model, example, anatomy)
     sites = {site.path for site in anatomy.sites}
     calls, followers = _trace(model, example)
+    streams = find_streams(model)
     layers = []
     for path, module in model.named_modules():
         ins, outs = reached.get((path, "in"), ()), reached.get((path, "out"), ())
@@ -108,8 +121,9 @@ def timed_layers(model: nn.Module, example: Any, anatomy: Anatomy) -> list[Timed
             ins = outs = outs or ins
         after = tuple(model.get_submodule(name) for name in followers.get(path, ()))
         shapes = tuple(calls[path])
+        stream = streams.get(path, Stream()) if isinstance(module, _ConvNd) else Stream()
         name = _name(module, shapes, after)
-        layers.append(TimedLayer(path, name, module, Channels(c, ins), Channels(n, outs), shapes, after))
+        layers.append(TimedLayer(path, name, module, Channels(c, ins), Channels(n, outs), shapes, after, stream))
     return layers
 
 
@@ -156,23 +170,27 @@ def _trace(model: nn.Module, example: Any) -> tuple[dict[str, list[Shape]], Mapp
         calls.clear()
         readers.clear()
         # Tensors are held, so that no identity is used twice in one forward.
-        made: dict[int, tuple[str, Tensor]] = {}
+        made: dict[int, tuple[str, Tensor, int]] = {}
 
-        def hook_of(path: str, module: nn.Module) -> Any:
-            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-                first = next(tensors((args, kwargs)))
-                if isinstance(module, _ConvNd | nn.Linear):
-                    calls.setdefault(path, []).append(tuple(first.shape))
-                if id(first) in made:
-                    readers.setdefault(made[id(first)][0], []).append(path)
-                if isinstance(output, Tensor):
-                    made[id(output)] = (path, output)
+        def before(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            first = next(tensors((args, kwargs)))
+            if isinstance(module, _ConvNd | nn.Linear):
+                calls.setdefault(path, []).append(tuple(first.shape))
+            source = made.get(id(first))
+            # A residual sum in place leaves another value in the same tensor.
+            if source is not None and source[2] == first._version:
+                readers.setdefault(source[0], []).append(path)
 
-            return hook
+        def after(path: str, output: Any) -> None:
+            if isinstance(output, Tensor):
+                made[id(output)] = (path, output, output._version)
 
         for path, module in replica.named_modules():
             if not list(module.children()):
-                module.register_forward_hook(hook_of(path, module), with_kwargs=True)
+                module.register_forward_pre_hook(
+                    lambda m, args, kwargs, path=path: before(path, m, args, kwargs), with_kwargs=True
+                )
+                module.register_forward_hook(lambda _, __, output, path=path: after(path, output))
 
     forward_copy(model, example, watch)
     return calls, {path: _chain(model, readers, path) for path in calls}

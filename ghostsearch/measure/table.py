@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,21 +17,14 @@ from ghostsearch.measure.costtable import CostTable, encode
 from ghostsearch.measure.devices.base import Device, RunOptions
 from ghostsearch.measure.devices.table import DEFAULT_DEVICE, get_device
 from ghostsearch.measure.inputs import batched
-from ghostsearch.measure.latency import measure_pairs
 from ghostsearch.measure.layers import Cell, TimedLayer, timed_layers
-from ghostsearch.measure.store import CellStore, CellTime, Correction
+from ghostsearch.measure.store import CellStore, Correction
+from ghostsearch.measure.streams import SUMS, SpoiledSums, one_sum_each, spoiled_sums
 from ghostsearch.sitecost import kept_width
 from ghostsearch.space import Anatomy, Architecture, SearchSpace
 
-Progress = Callable[[int, int, str], None]
-
-CELL_S = 0.35
-"""Timing a cell at most, in seconds; most are done sooner."""
-NARROW = 0.02
-MORE = 3
-"""Times the seconds for cells of which it is not decided whether they pay."""
-UNCORRECTED = (1.0, 0.0)
-"""Coefficients of the terms without a correction: the layers' sum stands for the model."""
+UNCORRECTED = (1.0, 1.0, 0.0)
+"""Coefficients of the terms without a correction: the layers and the sums behind them stand for the model."""
 
 
 @dataclass(frozen=True)
@@ -59,87 +51,6 @@ class Setting:
         return cls(target, RunOptions(threads, precision, channels_last), batch)
 
 
-def profile(
-    model: nn.Module,
-    example: Any,
-    anatomy: Anatomy,
-    space: SearchSpace,
-    setting: Setting,
-    *,
-    directory: Path | None = None,
-    cell_s: float = CELL_S,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> LatencyTable:
-    """Time every layer of the model under every choice of the space, deduplicated by shape, and keep the times.
-
-    Each choice is interleaved with the plain layer. Cells that the store in `directory` (default: the user's cache) has
-    of the same device, versions, threads, batch and precision are not timed again. `cell_s` bounds the timing of one.
-    Raises GhostsearchError when the device cannot run a layer.
-    """
-    store = CellStore(setting.device, setting.options, setting.batch, directory)
-    table = LatencyTable(model, example, anatomy, space, setting, store)
-    jobs = table.missing()
-    total, done = sum(map(len, jobs.values())), 0
-    for plain, cells in jobs.items():
-        layer = table.layer_of(plain)
-        pairs = {cell.key: _pair(layer, cell, setting.batch) for cell in cells}
-        beside = _pair(layer, plain, setting.batch)
-        store.cells |= _times(pairs, beside, setting, cell_s, seed)
-        # Whether these pay is not decided yet, and more time can decide it.
-        unsure = {key: pair for key, pair in pairs.items() if _undecided(store.cells[key])}
-        if unsure:
-            store.cells |= _times(unsure, beside, setting, MORE * cell_s, seed + 1)
-        done += len(cells)
-        # After each layer, so that an interrupted profile goes on where it was.
-        store.write()
-        if progress:
-            progress(done, total, f"{done} of {total} cells timed")
-    if jobs or not table.complete:
-        _time_plain_layers(table, setting, cell_s, seed)
-        store.write()
-    table.refresh()
-    return table
-
-
-def _times(
-    pairs: Mapping[str, tuple[nn.Module, Any]], plain: tuple[nn.Module, Any], setting: Setting, cell_s: float, seed: int
-) -> dict[str, CellTime]:
-    """Cells timed interleaved with their plain layer, by key."""
-    found = measure_pairs(
-        pairs, plain, device=setting.device, options=setting.options, batch=setting.batch,
-        time_limit_s=cell_s * (len(pairs) + 1), narrow=NARROW, seed=seed,
-    )  # fmt: skip
-    times = {}
-    for key, latency in found.items():
-        assert latency.ratio is not None
-        assert latency.ratio_interval is not None
-        times[key] = CellTime(median_s=latency.median_s, ratio=latency.ratio, interval=latency.ratio_interval)
-    return times
-
-
-def _undecided(time: CellTime) -> bool:
-    """Whether the interval holds 1 and is wider than it would be after time enough."""
-    low, high = time.interval
-    return low < 1 <= high and high - low > NARROW
-
-
-def _pair(layer: TimedLayer, cell: Cell, batch: int) -> tuple[nn.Module, Any]:
-    return layer.tiny(parse_layer_choice(cell.choice), cell.inputs, cell.outputs, batch)
-
-
-def _time_plain_layers(table: LatencyTable, setting: Setting, cell_s: float, seed: int) -> None:
-    """All plain layers in one interleaved run, so that their shares of the model's time do not drift apart."""
-    plains = table.plain_cells()
-    pairs = {cell.key: _pair(table.layer_of(cell), cell, setting.batch) for cell in plains}
-    times = measure_pairs(
-        pairs, None, device=setting.device, options=setting.options, batch=setting.batch,
-        time_limit_s=cell_s * len(pairs), narrow=NARROW, seed=seed,
-    )  # fmt: skip
-    for key, latency in times.items():
-        table.store.cells[key] = CellTime(median_s=latency.median_s, ratio=1.0, interval=(1.0, 1.0))
-
-
 class LatencyTable:
     """What the cells say of one model and space: seconds per layer, vetoes, and predicted latencies."""
 
@@ -155,6 +66,7 @@ class LatencyTable:
         self._anatomy = anatomy
         self._by_name = {layer.name: layer for layer in self.layers}
         self._surfaces: dict[tuple[str, int, int, str], np.ndarray] = {}
+        self._spoils: dict[tuple[str, str], float] = {}
         self.refresh()
 
     @property
@@ -200,6 +112,10 @@ class LatencyTable:
                     wanted = cell != plain and cell.key not in self.store.cells
                     if wanted and cell not in jobs.setdefault(plain, []):
                         jobs[plain].append(cell)
+            if layer.stream.sums:
+                behind = [layer.stream_cell(parse_layer_choice(text)) for text in self._choices(layer)]
+                some = jobs.setdefault(behind[0], [])
+                some += [c for c in behind[1:] if c.key not in self.store.cells and c not in some]
         return {plain: cells for plain, cells in jobs.items() if cells}
 
     def rows(self) -> list[dict[str, Any]]:
@@ -228,6 +144,7 @@ class LatencyTable:
     def refresh(self) -> None:
         """Work out each layer's surface over its channels from the cells that are there."""
         self._surfaces.clear()
+        self._spoils.clear()
         if not self.complete:
             return
         for layer in self.layers:
@@ -235,6 +152,7 @@ class LatencyTable:
                 key = (layer.name, layer.inputs.total, layer.outputs.total, text)
                 if key not in self._surfaces:
                     self._surfaces[key] = self._surface(layer, text)
+                self._spoils[layer.path, text] = self._spoil(layer, text)
 
     @property
     def plain_layers_s(self) -> float:
@@ -246,32 +164,60 @@ class LatencyTable:
 
         codes: (A, sites + groups) as `encode` gives them. Widths between the timed ones are interpolated.
         """
-        columns = {self._aliases[name]: (name, j) for j, name in enumerate(self.space.sites)}
         lost = self.costs.lost_channels(self.space, codes)
         seconds = []
-        for layer in self.layers:
+        for layer, code in zip(self.layers, self._layer_codes(codes), strict=True):
             n = np.broadcast_to(layer.outputs.at(lost), len(codes)) / layer.outputs.total
             c = np.broadcast_to(layer.inputs.at(lost), len(codes)) / layer.inputs.total
-            code = codes[:, columns[layer.path][1]] if layer.path in columns else np.zeros(len(codes), dtype=np.int64)
             key = (layer.name, layer.inputs.total, layer.outputs.total)
             surfaces = np.stack([self._surfaces[(*key, text)] for text in self._choices(layer)])
             seconds.append((_basis(n, c) * surfaces[code]).sum(1))
         return np.stack(seconds, axis=1)
 
     def terms(self, codes: np.ndarray) -> np.ndarray:
-        """What a prediction is made of: (A, 2): the change of the layers' summed seconds and that of MACs, as shares of
-        plain.
+        """What a prediction is made of, as shares of plain: (A, 3).
 
-        Shares, since a machine that is slower today is so for the plain layers too.
+        The change of the layers' summed seconds; what sums behind them cost more, each as much as the layer that spoils
+        it most; the change of MACs. Shares, since a machine that is slower today is so for the plain layers too.
         """
-        change = self.layer_seconds(codes).sum(1) - self.plain_layers_s
-        macs = self.costs.predict_codes(self.space, codes)[1] / self.costs.plain.macs
-        return np.stack([change / self.plain_layers_s, macs - 1], axis=1)
+        return self._terms(codes, spoiled_sums)
+
+    def additive_ratios(self, codes: np.ndarray) -> np.ndarray:
+        """`predict_ratios` as a sum over the layers, for a linear program: (A,).
+
+        Each layer answers for one spoiled sum: as much as all do together when the whole stream is spoiled, and less
+        than one alone does.
+        """
+        return self._ratios(self._terms(codes, one_sum_each))
 
     def predict_ratios(self, codes: np.ndarray) -> np.ndarray:
         """Predicted latency over the plain model's: (A,). Without a correction the layers' sum stands for the model."""
+        return self._ratios(self.terms(codes))
+
+    def _terms(self, codes: np.ndarray, count: SpoiledSums) -> np.ndarray:
+        layers_s = self.plain_layers_s
+        change = self.layer_seconds(codes).sum(1) - layers_s
+        macs = self.costs.predict_codes(self.space, codes)[1] / self.costs.plain.macs
+        sums = count([x.stream for x in self.layers], self._stream_seconds(codes))
+        return np.stack([change / layers_s, sums / layers_s, macs - 1], axis=1)
+
+    def _ratios(self, terms: np.ndarray) -> np.ndarray:
         coefficients = self.correction.coefficients if self.correction else UNCORRECTED
-        return np.asarray(1 + self.terms(codes) @ np.array(coefficients))
+        return np.asarray(1 + terms @ np.array(coefficients))
+
+    def _stream_seconds(self, codes: np.ndarray) -> np.ndarray:
+        """Seconds that each layer adds to one sum behind it: (A, layers)."""
+        seconds = np.zeros((len(codes), len(self.layers)))
+        for (i, layer), code in zip(enumerate(self.layers), self._layer_codes(codes), strict=True):
+            if layer.stream.sums:
+                seconds[:, i] = np.array([self._spoils[layer.path, text] for text in self._choices(layer)])[code]
+        return seconds
+
+    def _layer_codes(self, codes: np.ndarray) -> Iterator[np.ndarray]:
+        """Per layer the number of its choice in each architecture: (A,)."""
+        columns = {self._aliases[name]: j for j, name in enumerate(self.space.sites)}
+        for layer in self.layers:
+            yield codes[:, columns[layer.path]] if layer.path in columns else np.zeros(len(codes), dtype=np.int64)
 
     def predict(self, architectures: Sequence[Architecture]) -> np.ndarray:
         """Predicted latency over the plain model's for architectures of the space: (A,)."""
@@ -308,6 +254,18 @@ class LatencyTable:
                 lost[g] = np.array(groups[g].channels - kept)
             counts.add(int(channels.at(lost)))
         return sorted(counts, reverse=True)
+
+    def _spoil(self, layer: TimedLayer, text: str) -> float:
+        """Seconds that a choice adds to one sum behind the layer; 0 where the interval does not show any."""
+        if text == str(KEEP) or not layer.stream.sums:
+            return 0.0
+        choice, (c, n) = parse_layer_choice(text), (layer.inputs.total, layer.outputs.total)
+        alone, behind = self.store.cells[layer.cell(choice, c, n).key], self.store.cells[layer.stream_cell(choice).key]
+        own = self.store.cells[layer.cell(KEEP, c, n).key].median_s * (alone.ratio - 1)
+        plain_s = behind.median_s / behind.ratio
+        if plain_s * (behind.interval[0] - 1) <= own:
+            return 0.0
+        return (plain_s * (behind.ratio - 1) - own) / SUMS
 
     def _surface(self, layer: TimedLayer, text: str) -> np.ndarray:
         """Seconds of all the layer's calls as a bilinear function of its shares of channels, by relative least

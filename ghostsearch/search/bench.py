@@ -51,8 +51,9 @@ def latency_table(
     precision: str, channels_last: bool, seed: int, cell_s: float | None, progress: Progress | None = None,
 ) -> LatencyTable:  # fmt: skip
     """The latency table on a device of the machine this runs on; with `cell_s`, what is missing is timed."""
+    from ghostsearch.measure.profiling import profile
     from ghostsearch.measure.store import CellStore
-    from ghostsearch.measure.table import LatencyTable, Setting, profile
+    from ghostsearch.measure.table import LatencyTable, Setting
 
     setting = Setting.of(device, threads=threads, batch=batch, precision=precision, channels_last=channels_last)
     if cell_s is not None:

@@ -84,7 +84,7 @@ def candidate_problem(bench: Bench, folder: Path, progress: Progress | None = No
 
     def predict(codes: np.ndarray) -> np.ndarray:
         params, macs, _ = bench.table.predict_codes(bench.space, codes)
-        return np.stack([params, macs, *(t.predict_ratios(codes) * plain_s[d] for d, t in latencies.items())])
+        return np.stack([params, macs, *(t.additive_ratios(codes) * plain_s[d] for d, t in latencies.items())])
 
     losses = losses_of(table, bench.space)
     names = ("params", "macs", *(f"latency_s[{device}]" for device in latencies))

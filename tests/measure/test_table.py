@@ -16,8 +16,9 @@ from ghostsearch.measure.costtable import encode
 from ghostsearch.measure.devices.base import RunOptions
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.layers import timed_layers
+from ghostsearch.measure.profiling import profile
 from ghostsearch.measure.store import CellStore, CellTime
-from ghostsearch.measure.table import Setting, profile, without_vetoed
+from ghostsearch.measure.table import Setting, without_vetoed
 from ghostsearch.presets import parse_preset
 from ghostsearch.space import Architecture, SearchSpace
 
@@ -82,7 +83,7 @@ def test_a_second_profile_times_nothing(table, setup, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("a stored cell was timed again")
 
-    monkeypatch.setattr("ghostsearch.measure.table.measure_pairs", never)
+    monkeypatch.setattr("ghostsearch.measure.profiling.measure_pairs", never)
     again = profile(model, example, anatomy, space, setting, directory=directory)
     assert again.rows() == table.rows()
 

@@ -71,7 +71,7 @@ def test_a_limit_that_only_vetoed_choices_meet_is_told(opened):
 
 @pytest.mark.parametrize("changed", [{"veto": False}, {"objectives": ("score", "macs")}])
 def test_nothing_is_timed_where_latency_is_no_matter(opened, changed, monkeypatch):
-    monkeypatch.setattr("ghostsearch.measure.table.measure_pairs", None)
+    monkeypatch.setattr("ghostsearch.measure.profiling.measure_pairs", None)
     assert DEVICE in DEVICES
     assert vetoed_choices(bench_of(opened, **changed)) == []
 

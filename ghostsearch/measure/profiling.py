@@ -1,0 +1,104 @@
+"""Times the cells of a latency table on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ghostsearch.measure.latency import measure_pairs
+from ghostsearch.measure.layers import Cell, TimedLayer
+from ghostsearch.measure.store import CellStore, CellTime
+from ghostsearch.measure.table import LatencyTable, Setting
+from ghostsearch.space import Anatomy, SearchSpace
+
+Progress = Callable[[int, int, str], None]
+
+CELL_S = 0.35
+"""Timing a cell at most, in seconds; most are done sooner."""
+NARROW = 0.02
+MORE = 3
+"""Times the seconds for cells of which it is not decided whether they pay."""
+
+
+def profile(
+    model: nn.Module,
+    example: Any,
+    anatomy: Anatomy,
+    space: SearchSpace,
+    setting: Setting,
+    *,
+    directory: Path | None = None,
+    cell_s: float = CELL_S,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> LatencyTable:
+    """Time every layer of the model under every choice of the space, deduplicated by shape, and keep the times.
+
+    Each choice is interleaved with the plain layer. Cells that the store in `directory` (default: the user's cache) has
+    of the same device, versions, threads, batch and precision are not timed again. `cell_s` bounds the timing of one.
+    Raises GhostsearchError when the device cannot run a layer.
+    """
+    store = CellStore(setting.device, setting.options, setting.batch, directory)
+    table = LatencyTable(model, example, anatomy, space, setting, store)
+    jobs = table.missing()
+    total, done = sum(map(len, jobs.values())), 0
+    for plain, cells in jobs.items():
+        layer = table.layer_of(plain)
+        pairs = {cell.key: _pair(layer, cell, setting.batch) for cell in cells}
+        beside = _pair(layer, plain, setting.batch)
+        store.cells |= _times(pairs, beside, setting, cell_s, seed)
+        # Whether these pay is not decided yet, and more time can decide it.
+        unsure = {key: pair for key, pair in pairs.items() if _undecided(store.cells[key])}
+        if unsure:
+            store.cells |= _times(unsure, beside, setting, MORE * cell_s, seed + 1)
+        done += len(cells)
+        # After each layer, so that an interrupted profile goes on where it was.
+        store.write()
+        if progress:
+            progress(done, total, f"{done} of {total} cells timed")
+    if jobs or not table.complete:
+        _time_plain_layers(table, setting, cell_s, seed)
+        store.write()
+    table.refresh()
+    return table
+
+
+def _times(
+    pairs: Mapping[str, tuple[nn.Module, Any]], plain: tuple[nn.Module, Any], setting: Setting, cell_s: float, seed: int
+) -> dict[str, CellTime]:
+    """Cells timed interleaved with their plain layer, by key."""
+    found = measure_pairs(
+        pairs, plain, device=setting.device, options=setting.options, batch=setting.batch,
+        time_limit_s=cell_s * (len(pairs) + 1), narrow=NARROW, seed=seed,
+    )  # fmt: skip
+    times = {}
+    for key, latency in found.items():
+        assert latency.ratio is not None
+        assert latency.ratio_interval is not None
+        times[key] = CellTime(median_s=latency.median_s, ratio=latency.ratio, interval=latency.ratio_interval)
+    return times
+
+
+def _undecided(time: CellTime) -> bool:
+    """Whether the interval holds 1 and is wider than it would be after time enough."""
+    low, high = time.interval
+    return low < 1 <= high and high - low > NARROW
+
+
+def _pair(layer: TimedLayer, cell: Cell, batch: int) -> tuple[nn.Module, Any]:
+    return layer.tiny(cell, batch)
+
+
+def _time_plain_layers(table: LatencyTable, setting: Setting, cell_s: float, seed: int) -> None:
+    """All plain layers in one interleaved run, so that their shares of the model's time do not drift apart."""
+    plains = table.plain_cells()
+    pairs = {cell.key: _pair(table.layer_of(cell), cell, setting.batch) for cell in plains}
+    times = measure_pairs(
+        pairs, None, device=setting.device, options=setting.options, batch=setting.batch,
+        time_limit_s=cell_s * len(pairs), narrow=NARROW, seed=seed,
+    )  # fmt: skip
+    for key, latency in times.items():
+        table.store.cells[key] = CellTime(median_s=latency.median_s, ratio=1.0, interval=(1.0, 1.0))
