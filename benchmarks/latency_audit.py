@@ -195,7 +195,8 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, float, Bench]
             "perfect predictor would reach in the mean, since the measurements have intervals of their own. What moved "
             "resnet50, whose ratios lie close together, from τ 0.69: a concatenation in a residual stream takes the "
             "runtime out of its memory order for all later sums of that stream, which cells with sums behind them "
-            "now time; and the ReLU behind a sum in place is no longer taken for the layer's own. No GPU was at hand, so there are no tables for torch:cuda.",
+            "now time; and the ReLU behind a sum in place is no longer taken for the layer's own. No GPU was at hand, "
+            "so there are no tables for torch:cuda.",
         ],
     )  # fmt: skip
     publish(page, given.out)
