@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
@@ -101,26 +101,51 @@ def load_data(
     return _loaders(spec, source, input, batch, seed, workers, progress)
 
 
-def calibration_batches(data: Data, images: int = 512, *, seed: int = 0, batch: int = 64) -> list[Tensor]:
+class ReadBatches(Sequence[Tensor]):
+    """Batches of images of a set by position, read anew each time one is looked at, so none stays in memory."""
+
+    def __init__(self, images: Any, positions: Sequence[Sequence[int]]) -> None:
+        self.images, self.positions = images, positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> ReadBatches: ...
+    def __getitem__(self, index: int | slice) -> Tensor | ReadBatches:
+        if isinstance(index, slice):
+            return ReadBatches(self.images, self.positions[index])
+        batch: Tensor = self.images.__getitems__(self.positions[index])[0]
+        return batch
+
+
+def calibration_batches(data: Data, images: int = 512, *, seed: int = 0, batch: int = 64) -> Sequence[Tensor]:
     """Batches of `images` training images (fewer where there are not so many) without augmentation or labels.
 
-    The same seed draws the same images. Raises GhostsearchError when the training split is empty.
+    Those of a folder or packaged set are read when looked at; a loader of the user's own is read once and kept. The
+    same seed draws the same images. Raises GhostsearchError when the training split is empty.
     """
     dataset = getattr(data.train, "dataset", None)
+    batches: Sequence[Tensor]
     if isinstance(dataset, ImageSet | StreamSet):
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:images].tolist()
-        plain = dataset.plain()
-        batches = [plain.__getitems__(order[i : i + batch])[0] for i in range(0, len(order), batch)]
+        batches = ReadBatches(dataset.plain(), [order[i : i + batch] for i in range(0, len(order), batch)])
     else:
-        batches, held = [], 0
-        for first, *_ in data.train:
-            batches.append(first[: images - held])
-            held += len(batches[-1])
-            if held >= images:
-                break
+        batches = list(_first_images(data.train, images))
     if not batches:
         raise GhostsearchError(f"{data.name} has no training images to calibrate on")
     return batches
+
+
+def _first_images(loader: Iterable[Any], images: int) -> Iterator[Tensor]:
+    held = 0
+    for first, *_ in loader:
+        yield first[: images - held]
+        held += len(first)
+        if held >= images:
+            return
 
 
 def spread_batches(loader: Iterable[Any], images: int) -> list[Any]:

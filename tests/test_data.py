@@ -85,13 +85,16 @@ def test_a_small_training_set_keeps_its_only_batch():
 def test_calibration_images_are_plain_training_images(digits):
     batches = calibration_batches(digits, 100, seed=3, batch=48)
     assert [len(b) for b in batches] == [48, 48, 4]
+    # They are read when looked at: nothing is held, and every pass reads the same.
+    assert batches[0] is not batches[0]
+    assert [len(b) for b in batches[1:]] == [48, 4]
     again = calibration_batches(digits, 100, seed=3, batch=48)
     assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
     assert not torch.equal(batches[0], calibration_batches(digits, 100, seed=4, batch=48)[0])
     plain = digits.train.dataset.plain()
     everything = {x.numpy().tobytes() for x, _ in (plain[i] for i in range(len(plain)))}
     assert {x.numpy().tobytes() for x in torch.cat(batches)} <= everything
-    assert len(torch.cat(calibration_batches(digits, 10_000))) == 1077
+    assert len(torch.cat(list(calibration_batches(digits, 10_000)))) == 1077
 
 
 def write_idx(path, array):

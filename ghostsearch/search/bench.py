@@ -237,7 +237,8 @@ def open_bench(config: RunConfig, progress: Progress | None = None) -> Bench:
     )  # fmt: skip
     check_classes(loaded, data, example)
     images = config.calibration_images
-    calibration = calibration_batches(data, images, seed=config.seed) if images else None
+    # Every candidate and trial is fitted to them: kept, not read again.
+    calibration = list(calibration_batches(data, images, seed=config.seed)) if images else None
     bench = Bench(
         config, loaded, data, task, anatomy, space, example, calibration,
         plain_cost=measure_cost(loaded.module, example),

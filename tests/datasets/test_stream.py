@@ -30,7 +30,7 @@ def test_unaugmented_batches_are_the_same_as_from_memory(streamed):
         torch.testing.assert_close(a[0], b[0])
         assert torch.equal(a[1], b[1])
     torch.testing.assert_close(
-        torch.cat(calibration_batches(in_memory, 12)), torch.cat(calibration_batches(stream, 12))
+        torch.cat(list(calibration_batches(in_memory, 12))), torch.cat(list(calibration_batches(stream, 12)))
     )
 
 
