@@ -93,7 +93,7 @@ def test_calibration_images_are_plain_training_images(digits):
     assert not torch.equal(batches[0], calibration_batches(digits, 100, seed=4, batch=48)[0])
     plain = digits.train.dataset.plain()
     everything = {x.numpy().tobytes() for x, _ in (plain[i] for i in range(len(plain)))}
-    assert {x.numpy().tobytes() for x in torch.cat(batches)} <= everything
+    assert {x.numpy().tobytes() for x in torch.cat(list(batches))} <= everything
     assert len(torch.cat(list(calibration_batches(digits, 10_000)))) == 1077
 
 
