@@ -12,7 +12,6 @@ pulp and torchprofile==0.0.4 are installed. `rivals_page.py` makes the page.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import random
 import time
@@ -25,6 +24,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from rows import append_row, read_rows
 from torch import Tensor, nn
 
 from ghostsearch.blocks.table import build_block
@@ -89,9 +89,9 @@ def main() -> None:
     points = [[(tool, *made) for made in TOOLS[tool](bench, args)][: args.points] for tool in args.tools.split(";")]
     # The first point of every tool, at half the MACs, then the second of each: a run that is cut short still compares.
     for tool, point, build in (p for turn in zip_longest(*points) for p in turn if p):
-        if not any(r["tool"] == tool and r["point"] == point and int(r["seed"]) == args.seed for r in read(file)):
-            append(file, row(bench, tool, point, build, args))
-            print(tool, point, read(file)[-1]["after"], flush=True)
+        if not any(r["tool"] == tool and r["point"] == point and int(r["seed"]) == args.seed for r in read_rows(file)):
+            append_row(file, dict.fromkeys(COLUMNS, "") | row(bench, tool, point, build, args))
+            print(tool, point, read_rows(file)[-1]["after"], flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -145,7 +145,7 @@ def row(bench: Bench, tool: str, point: str, build: Build, args: argparse.Namesp
 
 def add_latencies(bench: Bench, file: Path, args: argparse.Namespace) -> None:
     """Time every row's structure beside the plain model, all in turns; weights do not matter for that."""
-    rows, names = read(file), [f"{i}" for i in range(len(read(file)))]
+    rows, names = read_rows(file), [f"{i}" for i in range(len(read_rows(file)))]
     models = {name: rebuilt(bench, r) for name, r in zip(names, rows, strict=True)}
     timed = measure_latency(
         models, bench.example, plain=bench.plain.module, time_limit_s=args.time_limit, seed=args.seed
@@ -325,18 +325,6 @@ TOOLS: dict[str, Callable[[Bench, argparse.Namespace], Iterator[tuple[str, Build
     "Taylor": partial(pruning, "Taylor"),
     "FastNAS": fastnas,
 }
-
-
-def read(file: Path) -> list[dict[str, str]]:
-    if not file.exists():
-        return []
-    with file.open(newline="", encoding="utf-8") as lines:
-        return list(csv.DictReader(lines))
-
-
-def append(file: Path, values: dict[str, Any]) -> None:
-    rows = [*read(file), values]
-    write_text(file, pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False))
 
 
 if __name__ == "__main__":
