@@ -17,6 +17,7 @@ import pandas as pd
 from ghostsearch.measure.machine import processor
 from ghostsearch.pareto import hypervolume, pareto_front
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
+from ghostsearch.search.view import load_study
 
 OURS = ("ghostsearch", "solver only")
 """A study's front, and what its candidate table answers alone."""
@@ -48,6 +49,7 @@ def main() -> None:
             ResultTable("Fronts", fronts(table)),
             ResultTable("About half the MACs", half.round(4).to_dict("records")),
             ResultTable("Cost", costs(table, args.study)),
+            *([ResultTable("Where the study's time went", stages(args.study))] if args.study else []),
             ResultTable("Every model", models(table)),
         ],
         pictures=pictures,
@@ -123,6 +125,21 @@ def costs(table: pd.DataFrame, study: Path | None) -> list[dict[str, Any]]:
             }
         )  # fmt: skip
     return rows
+
+
+def stages(study: Path) -> list[dict[str, Any]]:
+    """Wall seconds of a study by what they were spent on; what is left over is our own book-keeping."""
+    seconds, view = json.loads((study / "seconds.json").read_text()), load_study(study)
+    rows = [("candidate table", seconds["candidate table"]), ("latency table", seconds["latency table"])]
+    for part, records in (("trials", view.records), ("final", view.finalists)):
+        kinds = sorted({kind for r in records for kind in r.seconds})
+        # A finalist's record carries the seconds of its trial.
+        earlier = {r.digest: r.seconds for r in view.records} if part == "final" else {}
+        spent = {k: sum(r.seconds.get(k, 0.0) - earlier.get(r.digest, {}).get(k, 0.0) for r in records) for k in kinds}
+        rows += [(f"{part}: {kind}", value) for kind, value in spent.items()]
+    total = seconds["total"]
+    rows.append(("everything else: solver, storage, sampler, report, start", total - sum(x for _, x in rows)))
+    return [{"stage": name, "seconds": round(x, 1), "share %": round(100 * x / total, 1)} for name, x in rows]
 
 
 def models(table: pd.DataFrame) -> list[dict[str, Any]]:
