@@ -97,6 +97,11 @@ class Bench:
         print(f"{self.name}: {len(done) + len(missing)} architectures, load {os.getloadavg()[0]:.1f}", flush=True)
         return True
 
+    def timed_s(self) -> float:
+        """Seconds of forwards of an architecture, the plain model's beside it included; median."""
+        found = [sum(x.times_s) + sum(x.plain_times_s) for x, _ in self.measured().values()]
+        return float(np.median(found))
+
     def audit(self) -> tuple[Audit, float]:
         """The correction fitted and the predictors compared; and the median load while measuring."""
         done, wanted = self.measured(), self.wanted()
@@ -166,6 +171,7 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, float, Bench]
             {"model": name, "plain ms": audit.plain_s * 1e3, "cells": len(table.store.cells),
              "choices vetoed": f"{len(table.vetoed())} of {len(table.rows())}",
              "noisy latencies": f"{sum(bool(x['noisy']) for x in audit.models)} of {len(audit.models)}",
+             "timed s": f"{bench.timed_s():.1f}",
              "median interval": f"±{_half_width(audit):.1%}", "τ at most": f"{best_tau(audit):.2f}",
              "median load": load}
         )  # fmt: skip

@@ -27,6 +27,8 @@ TOGETHER = 5
 """Architectures timed in one interleaved run with the plain model: more would hold too many models in memory."""
 MODEL_S = 4.0
 """Timing an architecture at most, in seconds."""
+NARROW = 0.006
+"""Width of the ratio's interval at which timing one stops: architectures of one net often differ by a hundredth."""
 RIDGE = 1e-2
 
 
@@ -193,7 +195,7 @@ def measure_architectures(
         found = measure_pairs(
             {name: (some_model, repeated) for name, some_model in built.items()}, (model, repeated),
             device=setting.device, options=setting.options, batch=setting.batch,
-            time_limit_s=model_s * (len(some) + 1), narrow=0.015, seed=seed + start,
+            time_limit_s=model_s * (len(some) + 1), narrow=NARROW, seed=seed + start,
         )  # fmt: skip
         latencies += found.values()
         if progress:
