@@ -48,9 +48,10 @@ TARGETS = {"MAPE": 0.06, "Kendall τ": 0.9}
 class Bench:
     """One model's table and the architectures measured so far."""
 
-    def __init__(self, name: str, given: argparse.Namespace) -> None:
+    def __init__(self, text: str, given: argparse.Namespace) -> None:
         torch.manual_seed(0)
-        self.name, self.given, self.work = name, given, given.work / name
+        name, _, sessions = text.partition(":")
+        self.name, self.given, self.work, self.sessions = name, given, given.work / name, int(sessions or 1)
         self.model = torchvision.models.get_model(name, weights=None).eval()
         self.example = torch.randn(1, 3, given.size, given.size)
         self.anatomy = find_sites(self.model, self.example)
@@ -74,43 +75,67 @@ class Bench:
             "cheapest": [cheapest_architecture(self.table)],
         }
 
-    def measured(self) -> dict[str, tuple[Latency, float]]:
-        """By digest, the latency and the machine's load then."""
+    def measured(self, session: int) -> dict[str, tuple[Latency, float]]:
+        """By digest, a session's latency and the machine's load then."""
         lines = self.rows.read_text(encoding="utf-8").splitlines() if self.rows.exists() else []
-        found = map(json.loads, lines)
+        found = [x for x in map(json.loads, lines) if x["session"] == session]
         return {x["digest"]: (Latency.model_validate(x["latency"]), x["load"]) for x in found}
+
+    def pooled(self, digest: str) -> Latency:
+        """The forwards of all sessions together."""
+        some = [self.measured(i)[digest][0] for i in range(self.sessions)]
+        times = {k: tuple(t for x in some for t in getattr(x, k)) for k in ("times_s", "plain_times_s")}
+        return some[0].model_copy(update=times)
 
     def measure_next(self) -> bool:
         """Measure a handful; False when none is missing."""
-        done = self.measured()
-        missing = [a for some in self.wanted().values() for a in some if a.digest not in done][:TOGETHER]
-        if not missing:
+        wanted = [a for some in self.wanted().values() for a in some]
+        left = {i: [a for a in wanted if a.digest not in self.measured(i)] for i in range(self.sessions)}
+        session = next((i for i, some in left.items() if some), None)
+        if session is None:
             return False
+        missing, done = left[session][:TOGETHER], self.measured(session)
         latencies = measure_architectures(
-            self.table, self.model, self.example, self.anatomy, missing, model_s=self.given.model_s, seed=len(done),
-            progress=None,
+            self.table, self.model, self.example, self.anatomy, missing, model_s=self.given.model_s, progress=None,
+            seed=1000 * session + len(done),
         )  # fmt: skip
         with self.rows.open("a", encoding="utf-8") as file:
             for architecture, latency in zip(missing, latencies, strict=True):
-                row = {"digest": architecture.digest, "latency": latency.model_dump(), "load": os.getloadavg()[0]}
+                row: dict[str, Any] = {"session": session, "digest": architecture.digest}
+                row |= {"latency": latency.model_dump(), "load": os.getloadavg()[0]}
                 file.write(json.dumps(row) + "\n")
-        print(f"{self.name}: {len(done) + len(missing)} architectures, load {os.getloadavg()[0]:.1f}", flush=True)
+        print(
+            f"{self.name}, session {session}: {len(done) + len(missing)} architectures, load {os.getloadavg()[0]:.1f}",
+            flush=True,
+        )
         return True
 
     def timed_s(self) -> float:
         """Seconds of forwards of an architecture, the plain model's beside it included; median."""
-        found = [sum(x.times_s) + sum(x.plain_times_s) for x, _ in self.measured().values()]
-        return float(np.median(found))
+        found = [self.pooled(digest) for digest in self.measured(0)]
+        return float(np.median([sum(x.times_s) + sum(x.plain_times_s) for x in found]))
 
-    def audit(self) -> tuple[Audit, float]:
-        """The correction fitted and the predictors compared; and the median load while measuring."""
-        done, wanted = self.measured(), self.wanted()
-        latencies = {role: [done[a.digest][0] for a in some] for role, some in wanted.items()}
+    def audit(self, session: int | None = None) -> Audit:
+        """The correction fitted and the predictors compared, on one session's forwards or on all of them."""
+        done = self.measured(session or 0)
+        latencies = {
+            role: [self.pooled(a.digest) if session is None else done[a.digest][0] for a in some]
+            for role, some in self.wanted().items()
+        }
+        wanted = self.wanted()
         correct(self.table, wanted["fit"], latencies["fit"])
-        audit = compare_predictors(
+        return compare_predictors(
             self.table, wanted["unseen"], latencies["unseen"], wanted["cheapest"][0], latencies["cheapest"][0]
         )
-        return audit, float(pd.Series([load for _, load in done.values()]).median())
+
+    def session_taus(self) -> str:
+        """τ of the latency table on each session alone, largest first."""
+        taus = [self.audit(i).rows[0].tau for i in range(self.sessions)]
+        return ", ".join(f"{x:.3f}" for x in sorted(taus, reverse=True))
+
+    def load(self) -> float:
+        """The machine's median load while measuring."""
+        return float(np.median([load for i in range(self.sessions) for _, load in self.measured(i).values()]))
 
 
 def _print(done: int, total: int, text: str) -> None:
@@ -133,7 +158,7 @@ def _half_width(audit: Audit) -> float:
 def main() -> None:
     """Measure what is missing for as long as allowed, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append")
+    parser.add_argument("--model", action="append", help="name, or name:SESSIONS to build and time all so often")
     parser.add_argument("--device", default="onnxruntime:cpu")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
@@ -144,6 +169,7 @@ def main() -> None:
     parser.add_argument("--cell-s", type=float, default=0.35, help="seconds of timing a cell")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no measurement after this time")
     parser.add_argument("--work", type=Path, default=Path("latency-audit"), help="where cells and latencies are kept")
+    parser.add_argument("--note", action="append", default=[], help="a sentence for the page; may be repeated")
     parser.add_argument("--out", type=Path, default=Path("results"))
     given = parser.parse_args()
     started = time.perf_counter()
@@ -152,15 +178,15 @@ def main() -> None:
         while time.perf_counter() - started < given.seconds and bench.measure_next():
             pass
     if time.perf_counter() - started < given.seconds:
-        write(given, {bench.name: (*bench.audit(), bench) for bench in benches})
+        write(given, {bench.name: (bench.audit(), bench) for bench in benches})
 
 
-def write(given: argparse.Namespace, found: dict[str, tuple[Audit, float, Bench]]) -> None:
+def write(given: argparse.Namespace, found: dict[str, tuple[Audit, Bench]]) -> None:
     """The page, its rows and the index."""
     rows: list[dict[str, Any]] = []
     taken: list[dict[str, Any]] = []
     raw: list[dict[str, Any]] = []
-    for name, (audit, load, bench) in found.items():
+    for name, (audit, bench) in found.items():
         rows += [
             {"model": name, "predictor": x.predictor, "MAPE": f"{x.mape:.1%}", "Kendall τ": f"{x.tau:.3f}",
              "worst": f"{x.worst:.1%}"}
@@ -173,12 +199,13 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, float, Bench]
              "noisy latencies": f"{sum(bool(x['noisy']) for x in audit.models)} of {len(audit.models)}",
              "timed s": f"{bench.timed_s():.1f}",
              "median interval": f"±{_half_width(audit):.1%}", "τ at most": f"{best_tau(audit):.2f}",
-             "median load": load}
+             "median load": bench.load(),
+             "sessions": bench.sessions, "τ of one session alone": bench.session_taus()}
         )  # fmt: skip
         raw += [{"model": name, **x} for x in audit.models]
-    own = [(n, x) for n, (audit, *_) in found.items() for x in audit.rows if x.predictor == "latency table"]
+    own = [(n, x) for n, (audit, _) in found.items() for x in audit.rows if x.predictor == "latency table"]
     met = sum(x.mape <= TARGETS["MAPE"] and x.tau >= TARGETS["Kendall τ"] for _, x in own)
-    setting = next(iter(found.values()))[2].table.setting
+    setting = next(iter(found.values()))[1].table.setting
     page = ResultPage(
         name="latency_audit",
         title="Audit of the latency table",
@@ -201,8 +228,10 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, float, Bench]
             "perfect predictor would reach in the mean, since the measurements have intervals of their own. What moved "
             "resnet50, whose ratios lie close together, from τ 0.69: a concatenation in a residual stream takes the "
             "runtime out of its memory order for all later sums of that stream, which cells with sums behind them "
-            "now time; and the ReLU behind a sum in place is no longer taken for the layer's own. No GPU was at hand, "
-            "so there are no tables for torch:cuda.",
+            "now time; and the ReLU behind a sum in place is no longer taken for the layer's own. Built "
+            "anew the same architecture takes another time by up to a hundredth, as much as sets many of resnet50's apart: "
+            "there its forwards are of several sessions. No GPU was at hand, so there are no tables for torch:cuda.",
+            *given.note,
         ],
     )  # fmt: skip
     publish(page, given.out)
