@@ -229,8 +229,9 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, Bench]]) -> N
             "resnet50, whose ratios lie close together, from τ 0.69: a concatenation in a residual stream takes the "
             "runtime out of its memory order for all later sums of that stream, which cells with sums behind them "
             "now time; and the ReLU behind a sum in place is no longer taken for the layer's own. Built "
-            "anew the same architecture takes another time by up to a hundredth, as much as sets many of resnet50's apart: "
-            "there its forwards are of several sessions. No GPU was at hand, so there are no tables for torch:cuda.",
+            "anew the same architecture takes another time by up to a hundredth, as much as sets many of resnet50's "
+            "apart: there its forwards are of several sessions. No GPU was at hand, so there are no tables for "
+            "torch:cuda.",
             *given.note,
         ],
     )  # fmt: skip
