@@ -219,7 +219,9 @@ def main() -> None:
     parser.add_argument("--epoch-seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no row after this time")
-    parser.add_argument("--only", default="", help="rows whose 'net/architecture/weights/training' has this text")
+    parser.add_argument(
+        "--only", action="append", help="rows whose 'net/architecture/weights/training' has this text; may be repeated"
+    )
     parser.add_argument("--free-cores", type=Path, help="inheritance_2.csv of a run with --threads 2 on free cores")
     parser.add_argument("--cache", type=Path, help="folder for inherited weights, so that other runs find them")
     given = parser.parse_args()
@@ -227,7 +229,11 @@ def main() -> None:
     started, file = time.perf_counter(), given.out / f"{NAME}_2.csv"
     rows = list(csv.DictReader(file.open(encoding="utf-8"))) if file.exists() else []
     done = {tuple(r[c] for c in KEY): r for r in rows}
-    left = [k for k in wanted(given.step_seeds, given.epoch_seeds) if given.only in "/".join(k[:4])]
+    left = [
+        k
+        for k in wanted(given.step_seeds, given.epoch_seeds)
+        if any(text in "/".join(k[:4]) for text in given.only or ("",))
+    ]
     left = [k for k in left if (*k[:4], str(k[4])) not in done]
     benches = Benches(given) if left else None
     for key in left:
