@@ -157,7 +157,7 @@ def page(rows: list[Row], given: argparse.Namespace) -> ResultPage:
         ),
         command=script_command(),
         device=f"{processor()}, {given.threads} thread(s), a shared machine",
-        tables=[ResultTable("seeds averaged", lines), *free_cores(given), ResultTable("every run", rows)],
+        tables=[ResultTable("seeds averaged", lines), ResultTable("every run", rows), *free_cores(given)],
         notes=notes(lines, given),
     )
 
@@ -231,7 +231,7 @@ def main() -> None:
     done = {tuple(r[c] for c in KEY): r for r in rows}
     left = [
         k
-        for k in wanted(given.step_seeds, given.epoch_seeds)
+        for k in dict.fromkeys(wanted(given.step_seeds, given.epoch_seeds))
         if any(text in "/".join(k[:4]) for text in given.only or ("",))
     ]
     left = [k for k in left if (*k[:4], str(k[4])) not in done]
