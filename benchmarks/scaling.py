@@ -296,6 +296,8 @@ def workers(given: argparse.Namespace) -> ResultPage:  # noqa: ARG001
         command=command(), device=processor(),
         notes=[
             "Workers pause while another one times, so two of them are not twice as quick.",
+            f"One Ray worker spends {rows[2]['seconds inside trials'] / rows[0]['seconds inside trials']:.1f} times the "
+            "seconds of a process inside its trials.",
             "From the first trial's start to the last one's end. Overhead: workers × this time less the seconds inside "
             "trials, over the trials. The actors' start lies before the first trial, a second actor's within.",
         ],
