@@ -286,7 +286,7 @@ def workers(given: argparse.Namespace) -> ResultPage:  # noqa: ARG001
             outside = (row["seconds"] * count - row["seconds inside trials"]) / row["trials"]
             rows.append({"engine": engine, "workers": count, **row, "overhead a trial, s": round(outside, 2)})
             print(rows[-1], flush=True)
-    by = [r["trials per hour"] for r in rows]
+    by, inside = [r["trials per hour"] for r in rows], [r["seconds inside trials"] for r in rows]
     return ResultPage(
         name="scaling_workers", title="Real workers on two cores",
         tables=[ResultTable("digits_cnn, one proxy epoch, 24 trials", rows)],
@@ -296,8 +296,7 @@ def workers(given: argparse.Namespace) -> ResultPage:  # noqa: ARG001
         command=command(), device=processor(),
         notes=[
             "Workers pause while another one times, so two of them are not twice as quick.",
-            f"One Ray worker spends {rows[2]['seconds inside trials'] / rows[0]['seconds inside trials']:.1f} times the "
-            "seconds of a process inside its trials.",
+            f"One Ray worker spends {inside[2] / inside[0]:.1f} times the seconds of a process inside its trials.",
             "From the first trial's start to the last one's end. Overhead: workers × this time less the seconds inside "
             "trials, over the trials. The actors' start lies before the first trial, a second actor's within.",
         ],
