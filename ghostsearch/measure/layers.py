@@ -84,7 +84,8 @@ class TimedLayer:
             block = build_block(self._resized(inputs, outputs), parse_layer_choice(cell.choice))
             stack: nn.Module = nn.Sequential(block, *(_refit(follower, outputs) for follower in self.followers))
             if cell.behind:
-                stack = WithSums(stack, CONVS[self.module.weight.dim() - 2], outputs, relu=self.stream.relu)
+                # By the cell, not by this layer: a twin without a stream may build it too.
+                stack = WithSums(stack, CONVS[self.module.weight.dim() - 2], outputs, relu="ReLU" in cell.behind)
             largest = max(self.shapes, key=prod)
             shape = (*largest[1:-1], inputs) if isinstance(self.module, nn.Linear) else (inputs, *largest[2:])
             return stack.eval(), torch.randn(batch, *shape)

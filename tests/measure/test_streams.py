@@ -78,7 +78,8 @@ def test_a_sum_in_place_stands_between_a_norm_and_the_activation():
 
 def test_a_cell_with_sums_runs_them_behind_its_layer():
     model, example = residual(), torch.randn(1, 3, 8, 8)
-    layer = next(x for x in timed_layers(model, example, find_sites(model, example)) if x.path == "0.conv2")
+    layers = {x.path: x for x in timed_layers(model, example, find_sites(model, example))}
+    layer = layers["0.conv2"]
     cell = layer.stream_cell(layer_choice(GHOST))
     assert cell.key.endswith(f"then {SUMS} sums with ReLU")
     assert cell.key != layer.cell(layer_choice(GHOST), 32, 32).key
@@ -89,6 +90,8 @@ def test_a_cell_with_sums_runs_them_behind_its_layer():
     for branch in stack.branches:
         expected = torch.relu(branch(expected) + expected)
     assert torch.equal(y, expected)
+    # A layer of no stream that is otherwise the same builds the same cell.
+    assert isinstance(layers["1.conv1"].tiny(cell, 2)[0].relu, nn.ReLU)
 
 
 def layer_choice(text):
