@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,11 +125,7 @@ def _place(node: fx.Node, modules: dict[str, nn.Module], calls: dict[int, int]) 
         if len(others) == 1 and isinstance(others[0], fx.Node):
             shortcut, out = others[0], total
     last = _sole_reader(out)
-    relu = last is not None and (
-        (last.op == "call_module" and isinstance(modules[str(last.target)], nn.ReLU | nn.ReLU6))
-        or (last.op == "call_function" and last.target in RELUS)
-        or (last.op == "call_method" and last.target in ("relu", "relu_"))
-    )
+    relu = last is not None and is_relu(last, modules)
     return Place(str(node.target), norm, node.args[0], out, shortcut, relu, node)
 
 
@@ -137,7 +133,17 @@ def _sole_reader(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
+def is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a node is a ReLU, as a module, a function or a method."""
+    return (
+        (node.op == "call_module" and isinstance(modules[str(node.target)], nn.ReLU | nn.ReLU6))
+        or (node.op == "call_function" and node.target in RELUS)
+        or (node.op == "call_method" and node.target in ("relu", "relu_"))
+    )
+
+
 def is_add(node: fx.Node) -> bool:
+    """Whether a node is the sum of two values."""
     function = node.op == "call_function" and node.target in ADDS
     return (function or (node.op == "call_method" and node.target in ("add", "add_"))) and len(node.args) == 2
 
@@ -214,15 +220,19 @@ def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | 
                 continue
             elif not isinstance(module, ELEMENTWISE):
                 return None
-        elif not (
-            (node.op == "call_function" and node.target in ELEMENTWISE_FUNCTIONS)
-            or (node.op == "call_method" and node.target in ELEMENTWISE_METHODS)
-        ):
+        elif not is_elementwise_call(node):
             return None
         if not node.users:
             return None
         stack.extend(node.users)
     return (through, ends) if ends else None
+
+
+def is_elementwise_call(node: fx.Node) -> bool:
+    """Whether a node is a function or method that leaves the channels where they are."""
+    return (node.op == "call_function" and node.target in ELEMENTWISE_FUNCTIONS) or (
+        node.op == "call_method" and node.target in ELEMENTWISE_METHODS
+    )
 
 
 def _is_depthwise(module: nn.Module) -> bool:

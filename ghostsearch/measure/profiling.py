@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from ghostsearch.measure.latency import measure_pairs
-from ghostsearch.measure.layers import Cell, TimedLayer
 from ghostsearch.measure.store import CellStore, CellTime
 from ghostsearch.measure.table import LatencyTable, Setting
 from ghostsearch.space import Anatomy, SearchSpace
@@ -47,8 +46,8 @@ def profile(
     total, done = sum(map(len, jobs.values())), 0
     for plain, cells in jobs.items():
         layer = table.layer_of(plain)
-        pairs = {cell.key: _pair(layer, cell, setting.batch) for cell in cells}
-        beside = _pair(layer, plain, setting.batch)
+        pairs = {cell.key: layer.tiny(cell, setting.batch) for cell in cells}
+        beside = layer.tiny(plain, setting.batch)
         store.cells |= _times(pairs, beside, setting, cell_s, seed)
         # Whether these pay is not decided yet, and more time can decide it.
         unsure = {key: pair for key, pair in pairs.items() if _undecided(store.cells[key])}
@@ -88,14 +87,10 @@ def _undecided(time: CellTime) -> bool:
     return low < 1 <= high and high - low > NARROW
 
 
-def _pair(layer: TimedLayer, cell: Cell, batch: int) -> tuple[nn.Module, Any]:
-    return layer.tiny(cell, batch)
-
-
 def _time_plain_layers(table: LatencyTable, setting: Setting, cell_s: float, seed: int) -> None:
     """All plain layers in one interleaved run, so that their shares of the model's time do not drift apart."""
     plains = table.plain_cells()
-    pairs = {cell.key: _pair(table.layer_of(cell), cell, setting.batch) for cell in plains}
+    pairs = {cell.key: table.layer_of(cell).tiny(cell, setting.batch) for cell in plains}
     times = measure_pairs(
         pairs, None, device=setting.device, options=setting.options, batch=setting.batch,
         time_limit_s=cell_s * len(pairs), narrow=NARROW, seed=seed,

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ghostsearch.convert.flow import ELEMENTWISE, ELEMENTWISE_FUNCTIONS, ELEMENTWISE_METHODS, is_add, trace_graph
+from ghostsearch.convert.flow import ELEMENTWISE, is_add, is_elementwise_call, is_relu, trace_graph
 
 SUMS = 3
 """Sums behind the layer in a cell that is timed with its stream."""
@@ -44,7 +44,7 @@ def find_streams(model: nn.Module) -> dict[str, Stream]:
             sums = [n for n in _reached(node, modules) if is_add(n)]
             if sums:
                 found[str(node.target)] = Stream(
-                    tuple(n.name for n in sums), any(_is_relu(n, modules) for n in sums[0].users)
+                    tuple(n.name for n in sums), any(is_relu(n, modules) for n in sums[0].users)
                 )
     return found
 
@@ -63,15 +63,7 @@ def _reached(node: fx.Node, modules: dict[str, nn.Module]) -> Iterator[fx.Node]:
 def _passes(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
         return isinstance(modules[str(node.target)], (*ELEMENTWISE, _BatchNorm))
-    if node.op == "call_function":
-        return is_add(node) or node.target in ELEMENTWISE_FUNCTIONS
-    return is_add(node) or (node.op == "call_method" and node.target in ELEMENTWISE_METHODS)
-
-
-def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        return isinstance(modules[str(node.target)], nn.ReLU | nn.ReLU6)
-    return "relu" in str(node.target)
+    return is_add(node) or is_elementwise_call(node)
 
 
 SpoiledSums = Callable[[Sequence[Stream], np.ndarray], np.ndarray]
