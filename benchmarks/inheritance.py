@@ -11,7 +11,6 @@ and Taylor criteria at the same widths, BatchNorm statistics recalibrated on the
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import os
 import statistics
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from rows import read_rows
 from torch import nn
 from weight_sources import DISTILL_STEPS, PEERS, SOURCES, Bench, Spent
 
@@ -167,7 +167,7 @@ def free_cores(given: argparse.Namespace) -> list[ResultTable]:
     if given.free_cores is None:
         return []
     columns = ("net", "architecture", "weights", "accuracy", "fit_s", "fit_cpu_s", "threads", "load_average", "date")
-    rows = list(csv.DictReader(given.free_cores.open(encoding="utf-8")))
+    rows = read_rows(given.free_cores)
     return [
         ResultTable(
             "seconds on two free cores (closed form: 120 allowed, with distillation: 240)",
@@ -227,7 +227,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     started, file = time.perf_counter(), given.out / f"{NAME}_2.csv"
-    rows = list(csv.DictReader(file.open(encoding="utf-8"))) if file.exists() else []
+    rows = read_rows(file)
     done = {tuple(r[c] for c in KEY): r for r in rows}
     left = [
         k

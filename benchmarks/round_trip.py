@@ -10,7 +10,6 @@ one would show.
 from __future__ import annotations
 
 import argparse
-import csv
 import gc
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 from coverage import Case, timm_cases, torchvision_cases
+from rows import read_rows
 from torch import nn
 
 from ghostsearch.convert.convert import convert
@@ -116,7 +116,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     file, started = options.out / "round_trip.csv", time.perf_counter()
-    rows: list[dict[str, Any]] = list(csv.DictReader(file.open(encoding="utf-8"))) if file.is_file() else []
+    rows: list[dict[str, Any]] = [*read_rows(file)]
     done = {row["model"] for row in rows}
     for case in (*torchvision_cases(), *timm_cases()):
         late = time.perf_counter() - started > options.seconds

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ghostsearch.choices import Ghost, LowRank, parse_layer_choice, parse_width
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, key_of
 from ghostsearch.sitecost import choice_fits, kept_width
 from ghostsearch.space import Anatomy, Group, SearchSpace, nearest_names
 from ghostsearch.yaml_files import read_yaml
@@ -148,6 +148,5 @@ def parse_preset(data: object, source: str) -> Preset:
         return Preset.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        # A key may be anything, line breaks too.
-        where = " ".join(".".join(str(p) for p in first["loc"]).split())[:100] or "the file"
+        where = key_of(first["loc"]) or "the file"
         raise GhostsearchError(f"{source}: {where}: {first['msg']}, got {reprlib.repr(first['input'])[:80]}") from None

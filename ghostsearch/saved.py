@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ghostsearch.blocks.ghost import GhostConv
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, key_of
 from ghostsearch.files import atomic_path, cannot_write, write_text
 from ghostsearch.models.loading import InputSpec, LoadedModel, example_input, load_model
 from ghostsearch.space import Architecture, read_json
@@ -198,7 +198,7 @@ def _checked(data: object, where: str) -> _Manifest:
         return _Manifest.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        key = " ".join(".".join(str(p) for p in first["loc"]).split())[:100]
+        key = key_of(first["loc"])
         got = " ".join(repr(first["input"]).split())[:80]
         raise GhostsearchError(f"{where}: {key}: {first['msg']}, got {got}") from None
 

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, key_of
 from ghostsearch.search.limits import FACTORS, Limit, parse_limit
 from ghostsearch.yaml_files import read_yaml
 
@@ -192,8 +192,7 @@ def configure(given: dict[str, Any], file: Path | None = None) -> RunConfig:
         return RunConfig.model_validate({**base, **given})
     except ValidationError as error:
         first = error.errors()[0]
-        # A key may be anything, line breaks too.
-        where = " ".join(".".join(str(p) for p in first["loc"]).split())[:100]
+        where = key_of(first["loc"])
         message = str(first["msg"]).removeprefix("Value error, ")
         prefix = f"{file}: " if file and where.partition(".")[0] not in given else ""
         value = f", got {reprlib.repr(first['input'])[:80]}" if where else ""
