@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,26 +76,34 @@ class Bench:
             "cheapest": [cheapest_architecture(self.table)],
         }
 
-    def measured(self, session: int) -> dict[str, tuple[Latency, float]]:
-        """By digest, a session's latency and the machine's load then."""
-        lines = self.rows.read_text(encoding="utf-8").splitlines() if self.rows.exists() else []
-        found = [x for x in map(json.loads, lines) if x["session"] == session]
-        return {x["digest"]: (Latency.model_validate(x["latency"]), x["load"]) for x in found}
+    def measured(self) -> list[dict[str, tuple[Latency, float]]]:
+        """Per session, by digest, the latency and the machine's load then."""
+        sessions: list[dict[str, tuple[Latency, float]]] = [{} for _ in range(self.sessions)]
+        for line in self.rows.read_text(encoding="utf-8").splitlines() if self.rows.exists() else []:
+            row = json.loads(line)
+            if row["session"] < self.sessions:
+                sessions[row["session"]][row["digest"]] = Latency.model_validate(row["latency"]), row["load"]
+        return sessions
 
-    def pooled(self, digest: str) -> Latency:
-        """The forwards of all sessions together."""
-        some = [self.measured(i)[digest][0] for i in range(self.sessions)]
-        times = {k: tuple(t for x in some for t in getattr(x, k)) for k in ("times_s", "plain_times_s")}
-        return some[0].model_copy(update=times)
+    def pooled(self) -> dict[str, Latency]:
+        """By digest, the forwards of all sessions together."""
+        sessions = self.measured()
+        found = {}
+        for digest, (first, _) in sessions[0].items():
+            some = [done[digest][0] for done in sessions]
+            times = {k: tuple(t for x in some for t in getattr(x, k)) for k in ("times_s", "plain_times_s")}
+            found[digest] = first.model_copy(update=times)
+        return found
 
     def measure_next(self) -> bool:
         """Measure a handful; False when none is missing."""
         wanted = [a for some in self.wanted().values() for a in some]
-        left = {i: [a for a in wanted if a.digest not in self.measured(i)] for i in range(self.sessions)}
-        session = next((i for i, some in left.items() if some), None)
+        sessions = self.measured()
+        session = next((i for i, done in enumerate(sessions) if any(a.digest not in done for a in wanted)), None)
         if session is None:
             return False
-        missing, done = left[session][:TOGETHER], self.measured(session)
+        done = sessions[session]
+        missing = [a for a in wanted if a.digest not in done][:TOGETHER]
         latencies = measure_architectures(
             self.table, self.model, self.example, self.anatomy, missing, model_s=self.given.model_s, progress=None,
             seed=1000 * session + len(done),
@@ -112,17 +121,12 @@ class Bench:
 
     def timed_s(self) -> float:
         """Seconds of forwards of an architecture, the plain model's beside it included; median."""
-        found = [self.pooled(digest) for digest in self.measured(0)]
-        return float(np.median([sum(x.times_s) + sum(x.plain_times_s) for x in found]))
+        return float(np.median([sum(x.times_s) + sum(x.plain_times_s) for x in self.pooled().values()]))
 
-    def audit(self, session: int | None = None) -> Audit:
-        """The correction fitted and the predictors compared, on one session's forwards or on all of them."""
-        done = self.measured(session or 0)
-        latencies = {
-            role: [self.pooled(a.digest) if session is None else done[a.digest][0] for a in some]
-            for role, some in self.wanted().items()
-        }
+    def audit(self, measured: Mapping[str, Latency]) -> Audit:
+        """The correction fitted and the predictors compared, on some latencies by digest."""
         wanted = self.wanted()
+        latencies = {role: [measured[a.digest] for a in some] for role, some in wanted.items()}
         correct(self.table, wanted["fit"], latencies["fit"])
         return compare_predictors(
             self.table, wanted["unseen"], latencies["unseen"], wanted["cheapest"][0], latencies["cheapest"][0]
@@ -130,12 +134,13 @@ class Bench:
 
     def session_taus(self) -> str:
         """τ of the latency table on each session alone, largest first."""
-        taus = [self.audit(i).rows[0].tau for i in range(self.sessions)]
+        latencies = [{digest: latency for digest, (latency, _) in done.items()} for done in self.measured()]
+        taus = [self.audit(some).rows[0].tau for some in latencies]
         return ", ".join(f"{x:.3f}" for x in sorted(taus, reverse=True))
 
     def load(self) -> float:
         """The machine's median load while measuring."""
-        return float(np.median([load for i in range(self.sessions) for _, load in self.measured(i).values()]))
+        return float(np.median([load for done in self.measured() for _, load in done.values()]))
 
 
 def _print(done: int, total: int, text: str) -> None:
@@ -178,7 +183,7 @@ def main() -> None:
         while time.perf_counter() - started < given.seconds and bench.measure_next():
             pass
     if time.perf_counter() - started < given.seconds:
-        write(given, {bench.name: (bench.audit(), bench) for bench in benches})
+        write(given, {bench.name: (bench.audit(bench.pooled()), bench) for bench in benches})
 
 
 def write(given: argparse.Namespace, found: dict[str, tuple[Audit, Bench]]) -> None:

@@ -15,9 +15,8 @@ from torch import Tensor
 
 MEMORY_BYTES = 2**30
 """Values that one fit holds in memory; what goes beyond is mapped from files, so more images need no more memory."""
-
-
 TRIM_BYTES = 2**26
+"""Values moved to files until freed memory is given back to the system."""
 
 
 class Shelf:
