@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, str], None]
 FILE = "candidates.parquet"
-PROBE_IMAGES, PROBE_VALUES = 512, 2**25
+PROBE_IMAGES, PROBE_VALUES = 512, 256 * 3 * 224 * 224
 """Images of the selection split, spread over it, that a candidate is judged on, or as many as hold so many values."""
 SAVE_EVERY = 8
 COLUMNS = {
@@ -58,9 +58,7 @@ class Probe:
 
     def __init__(self, bench: Bench) -> None:
         self.task = bench.task
-        values = bench.example.numel() if isinstance(bench.example, Tensor) else 1
-        images = min(PROBE_IMAGES, max(1, PROBE_VALUES // values))
-        self.batches: list[tuple[Any, Any]] = spread_batches(bench.data.validation, images)
+        self.batches: list[tuple[Any, Any]] = spread_batches(bench.data.validation, probe_images(bench.example))
         self.outputs = self._outputs(bench.plain.module)
         self.plain = self._judge(self.outputs)
         self.plain_pass = self._plain_pass(bench.plain.module)
@@ -102,6 +100,12 @@ class Probe:
                 error += float((ours - theirs).square().sum())
                 power += float((theirs - theirs.mean(0)).square().sum())
         return Judgement(error / max(power, 1e-30), divergence / images, loss / images, score_value(meter))
+
+
+def probe_images(example: Any) -> int:
+    """Images of the selection split that a candidate is judged on, if there are so many."""
+    values = example.numel() if isinstance(example, Tensor) else 1
+    return min(PROBE_IMAGES, max(1, PROBE_VALUES // values))
 
 
 def single_change(kind: str, name: str, choice: str) -> Architecture:

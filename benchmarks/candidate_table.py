@@ -1,0 +1,124 @@
+"""How long the candidate table of a network takes, candidate by candidate, on its own images at its own size.
+
+    python benchmarks/candidate_table.py --model torchvision:resnet50 --size 224 --classes 10 \\
+        --data folder:cifar10-jpeg --name candidates_resnet50 --out results
+
+Weights do not matter for the time: without `--weights` the network stays as it was initialised, and its rows say
+nothing about its layers. The command starts from nothing each time, since a resumed table would have no whole time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ghostsearch.measure.machine import processor
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
+from ghostsearch.search.bench import Bench, open_bench
+from ghostsearch.search.candidates import build_candidates, probe_images
+from ghostsearch.search.config import RunConfig
+
+PARTS = 6
+"""The table of times has so many rows, from the network's first candidates to its last."""
+
+
+def main() -> None:
+    args = arguments()
+    config = RunConfig(
+        model=args.model, weights=args.weights, data=args.data, validation_list=args.validation_list, space=args.space,
+        classes=args.classes, size=args.size, train_images=args.train_images, batch_size=args.batch_size,
+        calibration_images=args.calibration_images, seed=args.seed, out=args.name,
+    )  # fmt: skip
+    started = time.perf_counter()
+    bench = open_bench(config)
+    opened = time.perf_counter() - started
+    with tempfile.TemporaryDirectory() as folder:
+        times = candidate_times(bench, Path(folder))
+    rows = parts(times)
+    print(pd.DataFrame(rows).to_string(index=False))
+    publish(page(args, bench, times, rows, opened), args.out)
+
+
+def candidate_times(bench: Bench, folder: Path) -> pd.DataFrame:
+    """Wall and CPU seconds from the start, after each candidate, in the order of computation."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    rows: list[tuple[str, float, float]] = []
+
+    def told(done: int, total: int, text: str) -> None:
+        rows.append((text.split(": ")[-1], time.perf_counter() - wall, time.process_time() - cpu))
+        print(f"{done}/{total} {text}, {rows[-1][1]:.0f} s", flush=True)
+
+    build_candidates(bench, folder, told)
+    return pd.DataFrame(rows, columns=["candidate", "wall", "cpu"])
+
+
+def parts(times: pd.DataFrame) -> list[dict[str, Any]]:
+    """Seconds of equal parts of the candidates, the first network layer's first; the teacher's pass is in the first."""
+    rows, before = [], (0.0, 0.0)
+    for part in range(PARTS):
+        mine = times.iloc[len(times) * part // PARTS : len(times) * (part + 1) // PARTS]
+        last = mine.iloc[-1]
+        wall, cpu = float(last.wall) - before[0], float(last.cpu) - before[1]
+        before = (float(last.wall), float(last.cpu))
+        rows.append({
+            "from": mine.iloc[0].candidate, "to": last.candidate, "candidates": len(mine),
+            "minutes": round(wall / 60, 2), "CPU minutes": round(cpu / 60, 2),
+            "seconds each": round(wall / len(mine), 2),
+        })  # fmt: skip
+    return rows
+
+
+def page(
+    args: argparse.Namespace, bench: Bench, times: pd.DataFrame, rows: list[dict[str, Any]], opened: float
+) -> ResultPage:
+    """The page, with what was computed and with how many threads."""
+    last, threads = times.iloc[-1], torch.get_num_threads()
+    size = " × ".join(map(str, bench.example.shape[-2:]))  # type: ignore[union-attr]
+    fitted = sum(len(b) for b in bench.few_images or [])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    name = args.model.split(":")[-1]
+    return ResultPage(
+        name=args.name, title=f"The candidate table of {name} at {size}: how long it takes",
+        claim=f"Candidate table of {name} at {size}, {len(times)} candidates, {threads} threads, wall time",
+        figure=f"{last.wall / 60:.1f} minutes", command=script_command(), device=processor(), seed=args.seed,
+        tables=[ResultTable("From the first layer to the last", rows)],
+        notes=[
+            f"Each candidate is one site's choice or one group's width, alone: fitted in closed form to {fitted} "
+            f"calibration images and judged on {probe_images(bench.example)} images of the selection split. The plain "
+            "model's values are computed once; each candidate starts from them, so late layers cost less.",
+            f"CPU time {last.cpu / 60:.1f} minutes, largest memory {peak:.1f} GiB, load of the machine at the end "
+            f"{os.getloadavg()[0]:.1f}. Opening model and images before took {opened:.0f} s; latency columns come from "
+            "the latency table and are not in this.",
+            *([] if args.weights else ["The network has random weights, which does not change the time."]),
+        ],
+    )  # fmt: skip
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="ghostsearch:digits_cnn")
+    parser.add_argument("--weights")
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--validation-list")
+    parser.add_argument("--space", default="ghost_width")
+    parser.add_argument("--classes", type=int)
+    parser.add_argument("--size", type=int)
+    parser.add_argument("--train-images", type=int)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--calibration-images", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="candidate_table", help="the page's name")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
