@@ -91,18 +91,16 @@ def shifted(maps: Tensor, margins: list[int], taps: Sequence[int]) -> Tensor:
     return torch.stack([v.flatten(2).transpose(0, 1).flatten(1) for v in views], 1)
 
 
-def choose_order(
-    block: Any, equations: NormalEquations, full: Tensor, inputs: Batches, targets: Batches, weight: Tensor
-) -> Tensor:
+def choose_order(block: Any, equations: NormalEquations, full: Tensor, explained: Tensor, weight: Tensor) -> Tensor:
     """Original channel at each place of the block: intrinsic ones, then their ghosts, so that the whole is best
     predicted.
 
     Every channel's least-squares prediction from every other's map by a cheap kernel gives an explained variance;
     facility location picks the intrinsic channels, linear assignment the ghosts' parents. full: filters that
     predict the
-    targets without constraint; weight: (n,) importance of an output channel's squared error.
+    targets without constraint; explained: what `explained_variance` finds for them; weight: (n,) importance of an
+    output channel's squared error.
     """
-    explained = _explained(block, full, inputs, targets)
     gain = (explained * weight[None]).clamp_min(0)
     own = _own_variance(equations, full) * weight
     n, m, groups = block.out_channels, block.primary.out_channels, block.groups
@@ -125,7 +123,7 @@ def _packed(chosen: list[int], seats: list[int], ghost_at: dict[int, int], n: in
     return torch.tensor([chosen[i] for i in full] + ghosts)[:n]
 
 
-def _explained(block: Any, full: Tensor, inputs: Batches, targets: Batches) -> Tensor:
+def explained_variance(block: Any, full: Tensor, inputs: Batches, targets: Batches) -> Tensor:
     """Variance of target j (columns) that the map of channel i (rows) explains through a cheap kernel, summed
     over rows.
     """
@@ -284,6 +282,7 @@ def centred(values: list[Tensor]) -> list[Tensor]:
 
 def channel_means(values: Sequence[Tensor]) -> Tensor:
     """Mean of each channel over all batches and positions, shaped to broadcast: (n, 1, …)."""
-    total: Any = sum(v.double().transpose(0, 1).flatten(1).sum(1) for v in values)
+    dims = [0, *range(2, values[0].dim())]
+    total: Any = sum(v.sum(dims, dtype=torch.float64) for v in values)
     count = sum(v.numel() // v.shape[1] for v in values)
     return (total / count).to(values[0].dtype).reshape(-1, *[1] * (values[0].dim() - 2))

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ghostsearch.blocks.ghost import Wavelet
-from ghostsearch.convert.fit_ghost import GhostFit, JointFit, channel_means, choose_order, fit_kernels
+from ghostsearch.convert.fit_ghost import (
+    GhostFit,
+    JointFit,
+    channel_means,
+    choose_order,
+    explained_variance,
+    fit_kernels,
+)
 from ghostsearch.convert.fit_linear import NormalEquations, padded
 from ghostsearch.convert.shelf import MEMORY_BYTES, kept
 
@@ -86,6 +93,15 @@ class FreeFit:
     equations: NormalEquations
     wanted: list[Tensor]
     """The target as it was last relaxed."""
+    explained: dict[Any, Tensor] = field(default_factory=dict)
+    """`explained_variance` by kind of cheap operation: blocks of several ratios share it."""
+
+    def explained_by(self, block: Any, inputs: Batches) -> Tensor:
+        """How much of each target a block's cheap operation explains from each other channel."""
+        key = type(block.cheap), tuple(block.cheap.weight.shape[2:])
+        if key not in self.explained:
+            self.explained[key] = explained_variance(block, self.weight, inputs, self.wanted)
+        return self.explained[key]
 
 
 def fit_filters(
@@ -126,7 +142,7 @@ def fit_ghost(
     full, equations, wanted = free.weight, free.equations, free.wanted
     order = torch.arange(block.out_channels)
     if reorder:
-        order = choose_order(block, equations, full, inputs, wanted, target.weight)
+        order = choose_order(block, equations, full, free.explained_by(block, inputs), target.weight)
         target = target.permuted(order)
         wanted = [kept(w[:, order]) for w in wanted]
     fit = GhostFit.of(block)

@@ -17,6 +17,9 @@ PATCH_ELEMENTS = 2**23
 
 DOUBLE_ELEMENTS = 2**18
 
+GRAM_BLOCK = 256
+"""Features whose products with themselves and all later ones are computed at once."""
+
 
 def padded(x: Tensor, conv: Any) -> Tensor:
     """The input as the convolution pads it."""
@@ -57,6 +60,17 @@ def rows_of(t: Tensor, layer: Conv | nn.Linear) -> Tensor:
     return t.flatten(0, -2).T if isinstance(layer, nn.Linear) else t.flatten(2).transpose(0, 1).flatten(1)
 
 
+def gram(columns: Tensor) -> Tensor:
+    """columns · columnsᵀ, its lower half copied from the upper: (groups, f, r) -> (groups, f, f)."""
+    features = columns.shape[1]
+    product = columns.new_empty(len(columns), features, features)
+    for start in range(0, features, GRAM_BLOCK):
+        block = columns[:, start : start + GRAM_BLOCK] @ columns[:, start:].transpose(1, 2)
+        product[:, start : start + GRAM_BLOCK, start:] = block
+        product[:, start:, start : start + GRAM_BLOCK] = block.transpose(1, 2)
+    return product
+
+
 class NormalEquations:
     """Sums of x·xᵀ and x·tᵀ over batches, for a convolution or a linear layer; x are patches, t targets."""
 
@@ -88,7 +102,7 @@ class NormalEquations:
             self.xt += columns @ targets.transpose(1, 2)
             self.t += targets.sum(-1, dtype=torch.float64)
             if inputs:
-                self.xx += columns @ columns.transpose(1, 2)
+                self.xx += gram(columns)
                 self.x += columns.sum(-1, dtype=torch.float64)
                 self.rows += columns.shape[-1]
 

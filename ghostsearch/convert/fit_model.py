@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.blocks.ghost import GhostConv
 from ghostsearch.blocks.lowrank import LowRankConv
+from ghostsearch.convert.fit_ghost import channel_means
 from ghostsearch.convert.fit_layer import (
     FitSettings,
     FreeFit,
@@ -221,8 +222,7 @@ def set_norm(norm: Any, raw: list[Tensor], scale: Tensor, offset: Tensor) -> Non
 def moments(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and unbiased variance of each channel over all batches: (n,), (n,)."""
     count = sum(v.numel() // v.shape[1] for v in values)
-    total: Any = sum(v.double().transpose(0, 1).flatten(1).sum(1) for v in values)
-    mean = total / count
-    shaped = mean.reshape(-1, *[1] * (values[0].dim() - 2))
-    spread: Any = sum((v.double() - shaped).square().transpose(0, 1).flatten(1).sum(1) for v in values)
-    return mean.float(), (spread / max(1, count - 1)).float()
+    shaped = channel_means(values)
+    dims = [0, *range(2, values[0].dim())]
+    spread: Any = sum((v - shaped).square_().sum(dims, dtype=torch.float64) for v in values)
+    return shaped.flatten(), (spread / max(1, count - 1)).float()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from ghostsearch.choices import Width
-from ghostsearch.convert.fit_linear import NormalEquations, damped
+from ghostsearch.convert.fit_linear import NormalEquations, cholesky
 from ghostsearch.convert.plain_pass import PlainPass
 from ghostsearch.convert.plan import Edit, WidthPlan
 from ghostsearch.convert.width import kept_channels
@@ -27,24 +27,29 @@ def fitted_channels(
     Groups with divisions, or read by nothing that least squares can refit, are chosen by weight norm (`kept_channels`).
     plain_pass: the model's values on the batches, stopped before the groups.
     """
+    spared: dict[str, Elimination] = {}
     readers: dict[str, list[Edit]] = {}
     for name in widths:
         found = [e for e in plan.edits[name] if e.side == "in" and _refittable(model, e)]
-        if found and plan.group(name).divisions == 1:
+        if plan.group(name).divisions == 1 and found:
             readers[name] = found
-    paths = sorted({e.path for es in readers.values() for e in es})
-    if plain_pass is not None and all(path in plain_pass.places for path in paths):
-        equations = _equations_behind(plain_pass, paths)
+    if plain_pass is not None and all(e.path in plain_pass.places for es in readers.values() for e in es):
+        for name, edits in readers.items():
+            # The widths of a group differ in how far they go, no more.
+            if plain_pass.spared is None or plain_pass.spared[0] != name:
+                equations = _equations_behind(plain_pass, [e.path for e in edits])
+                plain_pass.spared = (name, Elimination(model, edits, equations, plan.group(name).channels))
+            spared[name] = plain_pass.spared[1]
     else:
-        equations = _input_equations(model, paths, batches)
+        equations = _input_equations(model, sorted({e.path for es in readers.values() for e in es}), batches)
+        spared = {n: Elimination(model, es, equations, plan.group(n).channels) for n, es in readers.items()}
     keep = {}
     for name, width in widths.items():
         group = plan.group(name)
-        count = kept_width(group.channels, width.share, width_multiple, group.divisions)
-        if name not in readers:
+        if name in spared:
+            keep[name] = spared[name].left(kept_width(group.channels, width.share, width_multiple, group.divisions))
+        else:
             keep.update(kept_channels(model, {name: width}, batches[0], width_multiple))
-            continue
-        keep[name] = _eliminate(model, readers[name], equations, group.channels, count)
     return keep
 
 
@@ -86,54 +91,84 @@ def _equations_behind(plain_pass: PlainPass, paths: list[str]) -> dict[str, Norm
     return found
 
 
-class _Elimination:
-    """A layer's least-squares problem while input channels leave it one by one."""
+class _Reader:
+    """A layer's least-squares problem while input channels leave it one by one.
+
+    With P the inverse of the inputs' second moments and W the weights, a channel's loss is tr(P_cc⁻¹ W_c W_cᵀ). A
+    channel that leaves takes v vᵀ from P and v nᵀ + n vᵀ from W Wᵀ. The v and n are kept and only the blocks on the
+    diagonals brought up to date, so that a removal reads its own columns and never writes a whole matrix.
+    """
 
     def __init__(self, layer: Any, equations: NormalEquations, edit: Edit, channels: int) -> None:
         xx, xt = equations.centred()
         taps = equations.features // (layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)
-        self.inverse = torch.linalg.inv(damped(xx[0], 1e-4))
-        self.weight = self.inverse @ xt[0]
-        variance = (self.weight * xt[0]).sum(0).clamp_min(1e-12)
-        self.weight = self.weight / variance.mean().sqrt()
-        self.columns = {
-            c: torch.cat(
-                [torch.arange(p * taps, (p + 1) * taps) for p in edit.pairs[edit.pairs[:, 0] == c, 1].tolist()]
-            )
-            for c in range(channels)
-            if (edit.pairs[:, 0] == c).any()
-        }
+        inverse = torch.cholesky_inverse(cholesky(xx[0], 1e-4))
+        weight = inverse @ xt[0]
+        variance = (weight * xt[0]).sum(0).clamp_min(1e-12)
+        weight = weight / variance.mean().sqrt()
+        # One more row and column of zeros: where a channel has fewer inputs than another, its list is filled with it.
+        self.inverse, self.gram = (nn.functional.pad(m, (0, 1, 0, 1)) for m in (inverse, weight @ weight.T))
+        self.at = _columns(edit, taps, channels, empty=len(inverse))
+        self.inverse_blocks, self.gram_blocks = (
+            m[self.at[:, :, None], self.at[:, None, :]] for m in (self.inverse, self.gram)
+        )
+        self.inverse_blocks += torch.diag_embed((self.at == len(inverse)).to(inverse))
+        # Memory that is asked for and not written is not taken.
+        self.v, self.n = torch.empty_like(self.inverse), torch.empty_like(self.inverse)
+        self.used = 0
 
-    def rise(self, channel: int) -> float:
-        """How much the loss rises when a channel leaves and all others are refitted."""
-        at = self.columns.get(channel)
-        if at is None:
-            return 0.0
-        weight = self.weight[at]
-        return float((weight * torch.linalg.solve(self.inverse[at][:, at], weight)).sum())
+    def rises(self) -> Tensor:
+        """How much the loss rises when each channel alone leaves and all others are refitted. Returns: (channels,)"""
+        return torch.linalg.solve(self.inverse_blocks, self.gram_blocks).diagonal(dim1=1, dim2=2).sum(1)
 
     def remove(self, channel: int) -> None:
         """Take a channel out and refit the others (block inverse)."""
-        at = self.columns.pop(channel, None)
-        if at is None:
+        at = self.at[channel]
+        at = at[at < len(self.inverse) - 1]
+        if not len(at):
             return
-        gain = torch.linalg.solve(self.inverse[at][:, at], torch.cat([self.inverse[at], self.weight[at]], 1))
-        cross = self.inverse[:, at]
-        self.weight = self.weight - cross @ gain[:, self.inverse.shape[1] :]
-        self.inverse = self.inverse - cross @ gain[:, : self.inverse.shape[1]]
-        self.weight[at] = 0
-        self.inverse[at] = 0
-        self.inverse[:, at] = 0
+        v, n = self.v[:, : self.used], self.n[:, : self.used]
+        column = self.inverse[:, at] - v @ v[at].T
+        root = torch.linalg.cholesky(column[at])
+        new_v = torch.linalg.solve_triangular(root, column.T, upper=False).T
+        column = self.gram[:, at] - v @ n[at].T - n @ v[at].T
+        new_n = torch.linalg.solve_triangular(root, column.T, upper=False).T
+        new_n = new_n - new_v @ torch.linalg.solve_triangular(root, new_n[at], upper=False) / 2
+        self.used += len(at)
+        self.v[:, self.used - len(at) : self.used], self.n[:, self.used - len(at) : self.used] = new_v, new_n
+        v, n = new_v[self.at], new_n[self.at]
+        self.inverse_blocks -= v @ v.mT
+        self.gram_blocks -= v @ n.mT + n @ v.mT
+        self.inverse_blocks[channel] = torch.eye(self.at.shape[1]).to(v)
+        self.gram_blocks[channel] = 0
 
 
-def _eliminate(
-    model: nn.Module, readers: Sequence[Edit], equations: Mapping[str, NormalEquations], channels: int, count: int
-) -> list[int]:
-    problems = [_Elimination(model.get_submodule(e.path), equations[e.path], e, channels) for e in readers]
-    left = list(range(channels))
-    while len(left) > count:
-        loss = [sum(p.rise(c) for p in problems) for c in left]
-        gone = left.pop(min(range(len(left)), key=loss.__getitem__))
-        for problem in problems:
-            problem.remove(gone)
-    return left
+def _columns(edit: Edit, taps: int, channels: int, empty: int) -> Tensor:
+    """Which of a layer's inputs, taps of a kernel apart, each channel of a group is; filled with `empty`."""
+    positions = [torch.from_numpy(edit.pairs[edit.pairs[:, 0] == c, 1]) for c in range(channels)]
+    at = nn.utils.rnn.pad_sequence(positions, batch_first=True, padding_value=-1)
+    columns = at[:, :, None] * taps + torch.arange(taps)
+    return torch.where(at[:, :, None] < 0, empty, columns).flatten(1)
+
+
+class Elimination:
+    """The channels of a group leave one by one, always the one that its readers, refitted, miss least."""
+
+    def __init__(
+        self, model: nn.Module, edits: Sequence[Edit], equations: Mapping[str, NormalEquations], channels: int
+    ) -> None:
+        self.readers = [_Reader(model.get_submodule(e.path), equations[e.path], e, channels) for e in edits]
+        self.channels, self.gone = channels, list[int]()
+
+    def left(self, count: int) -> list[int]:
+        """The channels that stay when so many do."""
+        while self.channels - len(self.gone) > count:
+            self._remove_one()
+        return sorted(set(range(self.channels)) - set(self.gone[: self.channels - count]))
+
+    def _remove_one(self) -> None:
+        loss = sum((r.rises() for r in self.readers), torch.zeros(self.channels, dtype=torch.float64))
+        loss[self.gone] = torch.inf
+        self.gone.append(int(loss.argmin()))
+        for reader in self.readers:
+            reader.remove(self.gone[-1])

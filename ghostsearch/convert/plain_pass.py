@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
 
@@ -11,6 +11,9 @@ from ghostsearch.convert.fit_layer import FreeFit
 from ghostsearch.convert.flow import Place, find_places, trace_graph, without_inplace
 from ghostsearch.convert.replay import Replay, same_forward
 from ghostsearch.tracing import copied
+
+if TYPE_CHECKING:
+    from ghostsearch.convert.fit_width import Elimination
 
 
 class PlainPass:
@@ -28,6 +31,8 @@ class PlainPass:
         self.places: dict[str, Place] = {}
         self.free: tuple[str, FreeFit] | None = None
         """The last site fitted first, and its unconstrained fit."""
+        self.spared: tuple[str, Elimination] | None = None
+        """The last group cut, and its channels in the order in which they can be spared."""
         if graph is not None and self.traced:
             self.graph = graph
             self.places = find_places(self.teacher, graph)
