@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +120,11 @@ def test_a_click_selects_the_model_everywhere(browser, page, view) -> None:
     assert rows
     assert all("selected" in row.get_attribute("class") for row in rows)
     assert other in browser.find_element("css selector", "#beside thead").text
+    searched, final = (next(r for r in rs if r.digest == other).score() for rs in (view.records, view.finalists))
+    for part in ("#detail", "#beside"):
+        text = browser.find_element("css selector", part).text
+        for score, label in ((searched, "as searched"), (final, "after final training")):
+            assert re.search(rf"validation accuracy, {label}\b[^v]*\b{100 * score.value:.1f} %", text)
     assert other in browser.find_element("css selector", "#layer-sum").text
     bars = browser.execute_script("return document.getElementById('layer-plot').data.map(t => t.y)")
     rows = [(row["plain_s"], row["seconds"][other]) for row in view.layers]

@@ -4,8 +4,11 @@ const detail = document.getElementById("detail");
 const facts = (model) => {
   const list = element("dl");
   const add = (name, text) => list.append(element("dt", {}, name), element("dd", {}, text));
-  add(`validation ${study.score.label}`, scoreText(model.score));
-  if (model.final) add(`test ${study.score.label}`, scoreText(model.final.score));
+  add(`validation ${study.score.label}, as searched`, scoreText(model.score));
+  if (model.final) {
+    add(`validation ${study.score.label}, after final training`, scoreText(model.final.validation));
+    add(`test ${study.score.label}, after final training`, scoreText(model.final.score));
+  }
   for (const axis of study.axes) {
     const [value, share] = (model.final || model).values[axis.key] || [];
     add(axis.label, `${costText(axis, value)} (${shareText(share)})`);
@@ -40,7 +43,10 @@ const showBeside = (model) => {
   const head = element("tr", {}, element("td", {}), ...titles.map((text) => element("th", { scope: "col", class: "num" }, text)));
   const line = (name, of) => element("tr", {}, element("th", { scope: "row" }, name), ...columns.map((m) => element("td", { class: "num" }, of(m))));
   const rows = [line(`validation ${study.score.label}, as searched`, (m) => scoreText(m.score))];
-  if (columns.some((m) => m.final)) rows.push(line(`test ${study.score.label}, after final training`, (m) => scoreText(m.final && m.final.score)));
+  if (columns.some((m) => m.final)) {
+    rows.push(line(`validation ${study.score.label}, after final training`, (m) => scoreText(m.final && m.final.validation)));
+    rows.push(line(`test ${study.score.label}, after final training`, (m) => scoreText(m.final && m.final.score)));
+  }
   for (const axis of study.axes) {
     rows.push(line(axis.label, (m) => {
       const [value, share, low, high] = (m.final || m).values[axis.key] || [];
