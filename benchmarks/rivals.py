@@ -102,7 +102,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--validation-list")
     parser.add_argument("--space", default="ghost_width")
-    parser.add_argument("--study", type=Path, help="a finished ghostsearch study of the same model: its front enters")
+    parser.add_argument(
+        "--study", type=Path, nargs="+", default=[],
+        help="finished ghostsearch studies of the same model: their fronts enter; 'solver only' asks the first",
+    )  # fmt: skip
     parser.add_argument("--tools", default=";".join(TOOLS), help="names joined by semicolons")
     parser.add_argument("--points", type=int, default=6, help="models of a tool, at most")
     parser.add_argument("--train-images", type=int)
@@ -203,21 +206,24 @@ def converted(bench: Bench, architecture: Architecture) -> nn.Module:
 
 
 def ghostsearch_front(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
-    """The finalists of a study, converted anew, so that they get the common recipe and no more; half the MACs first."""
-    if args.study is None:
+    """The finalists of the studies, converted anew, so that they get the common recipe and no more; half the MACs
+    first.
+    """
+    if not args.study:
         raise SystemExit("--tools ghostsearch needs --study DIR")
-    found = [r for r in load_study(args.study).finalists if r.digest != "plain" and r.cost]
+    views = [load_study(study) for study in args.study]
+    found = [r for v in views for r in v.finalists if r.digest != "plain" and r.cost]
     for record in sorted(found, key=lambda r: abs(r.cost.macs / bench.plain_cost.macs - 0.5)):  # type: ignore[union-attr]
         yield record.digest, partial(converted, bench, record.architecture)
 
 
 def solver_only(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
     """What the candidate table of a study answers for several budgets: no trial at all before these."""
-    if args.study is None:
+    if not args.study:
         raise SystemExit("--tools 'solver only' needs --study DIR")
     for axis, share in SOLVER_BUDGETS:
         try:
-            answer = solve_study(args.study, {axis: f"{100 * share:g}%"}, count=1)[0]
+            answer = solve_study(args.study[0], {axis: f"{100 * share:g}%"}, count=1)[0]
         except GhostsearchError as error:
             print(f"solver only, {share:g} of the {axis}: {error}", flush=True)
             continue

@@ -49,7 +49,7 @@ def main() -> None:
             ResultTable("Fronts", fronts(table)),
             ResultTable("About half the MACs", half.round(4).to_dict("records")),
             ResultTable("Cost", costs(table, args.study)),
-            *([ResultTable("Where the study's time went", stages(args.study))] if args.study else []),
+            *(ResultTable(f"Where the time of {study.name} went", stages(study)) for study in args.study),
             ResultTable("Every model", models(table)),
         ],
         pictures=pictures,
@@ -104,8 +104,8 @@ def half_the_macs(table: pd.DataFrame) -> pd.DataFrame:
     return best.sort_values("after", ascending=False)
 
 
-def costs(table: pd.DataFrame, study: Path | None) -> list[dict[str, Any]]:
-    """CPU minutes of each tool to its models; our study's own stages stand in rows of their own."""
+def costs(table: pd.DataFrame, studies: list[Path]) -> list[dict[str, Any]]:
+    """CPU minutes of each tool to its models; our studies stand in rows of their own."""
     rows: list[dict[str, Any]] = [
         {
             "tool": tool, "stage": "its models here", "trainings": len(models),
@@ -114,13 +114,13 @@ def costs(table: pd.DataFrame, study: Path | None) -> list[dict[str, Any]]:
         }
         for tool, models in table.groupby("tool")
     ]  # fmt: skip
-    if study:
+    for study in studies:
         seconds = json.loads((study / "seconds.json").read_text())
         trials = pd.read_csv(study / "trials.csv")
-        trained = int((trials.epochs > 0).sum())
         rows.append(
             {
-                "tool": OURS[0], "stage": f"the study before: {len(trials)} trials", "trainings": trained,
+                "tool": OURS[0], "stage": f"{study.name} before: {len(trials)} trials",
+                "trainings": int((trials.epochs > 0).sum()),
                 "CPU minutes of search or fit": round(seconds["total, CPU"] / 60, 2), "CPU minutes of training": None,
             }
         )  # fmt: skip
@@ -193,7 +193,7 @@ def picture(table: pd.DataFrame, axis: str, label: str) -> Callable[[Path], obje
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, nargs="+", required=True, help="directories of rivals.py; times: the first")
-    parser.add_argument("--study", type=Path, help="the study whose front entered")
+    parser.add_argument("--study", type=Path, nargs="*", default=[], help="the studies whose fronts entered")
     parser.add_argument("--net", default="ResNet-20")
     parser.add_argument("--name", default="rivals_resnet20")
     parser.add_argument("--command", default="python benchmarks/rivals.py", help="what made the rows")
