@@ -92,7 +92,7 @@ def fronts(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def half_the_macs(table: pd.DataFrame) -> pd.DataFrame:
-    """Each tool's model nearest to half the MACs, averaged over the seeds of that point."""
+    """Each tool's model nearest to half the MACs, of those with most seeds, averaged over them."""
     near = table[table.macs_ratio.between(*HALF)]
     points = near.groupby(["tool", "point"]).agg(
         seeds=("seed", "size"), macs_ratio=("macs_ratio", "mean"), latency_ratio=("latency_ratio", "mean"),
@@ -100,7 +100,8 @@ def half_the_macs(table: pd.DataFrame) -> pd.DataFrame:
         spread=("after", lambda x: x.max() - x.min()),
     )  # fmt: skip
     points["distance"] = (points.macs_ratio - 0.5).abs()
-    best = points.reset_index().sort_values("distance").groupby("tool").head(1).drop(columns="distance")
+    ranked = points.reset_index().sort_values(["seeds", "distance"], ascending=[False, True])
+    best = ranked.groupby("tool").head(1).drop(columns="distance")
     return best.sort_values("after", ascending=False)
 
 
