@@ -14,17 +14,20 @@ import os
 import resource
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
+from ghostsearch.data import images_within
 from ghostsearch.measure.machine import processor
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.search.bench import Bench, open_bench
-from ghostsearch.search.candidates import build_candidates, probe_images
+from ghostsearch.search.candidates import PROBE_IMAGES, PROBE_VALUES, build_candidates
 from ghostsearch.search.config import RunConfig
+from ghostsearch.space import SearchSpace
 
 PARTS = 6
 """The table of times has so many rows, from the network's first candidates to its last."""
@@ -40,11 +43,18 @@ def main() -> None:
     started = time.perf_counter()
     bench = open_bench(config)
     opened = time.perf_counter() - started
+    bench = replace(bench, space=every(bench.space, args.every))
     with tempfile.TemporaryDirectory() as folder:
         times = candidate_times(bench, Path(folder))
     rows = parts(times)
     print(pd.DataFrame(rows).to_string(index=False))
     publish(page(args, bench, times, rows, opened), args.out)
+
+
+def every(space: SearchSpace, nth: int) -> SearchSpace:
+    """The space of every nth site and every nth group."""
+    sites, groups = (dict(list(options.items())[::nth]) for options in (space.sites, space.groups))
+    return replace(space, sites=sites, groups=groups)
 
 
 def candidate_times(bench: Bench, folder: Path) -> pd.DataFrame:
@@ -83,16 +93,18 @@ def page(
     last, threads = times.iloc[-1], torch.get_num_threads()
     size = " × ".join(map(str, bench.example.shape[-2:]))  # type: ignore[union-attr]
     fitted = sum(len(b) for b in bench.few_images or [])
+    judged = images_within(PROBE_VALUES, bench.example, PROBE_IMAGES)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     name = args.model.split(":")[-1]
+    part = f" of every {args.every}th site and group" if args.every > 1 else ""
     return ResultPage(
         name=args.name, title=f"The candidate table of {name} at {size}: how long it takes",
-        claim=f"Candidate table of {name} at {size}, {len(times)} candidates, {threads} threads, wall time",
+        claim=f"Candidate table of {name} at {size}, {len(times)} candidates{part}, {threads} threads, wall time",
         figure=f"{last.wall / 60:.1f} minutes", command=script_command(), device=processor(), seed=args.seed,
         tables=[ResultTable("From the first layer to the last", rows)],
         notes=[
             f"Each candidate is one site's choice or one group's width, alone: fitted in closed form to {fitted} "
-            f"calibration images and judged on {probe_images(bench.example)} images of the selection split. The plain "
+            f"calibration images and judged on {judged} images of the selection split. The plain "
             "model's values are computed once; each candidate starts from them, so late layers cost less.",
             f"CPU time {last.cpu / 60:.1f} minutes, largest memory {peak:.1f} GiB, load of the machine at the end "
             f"{os.getloadavg()[0]:.1f}. Opening model and images before took {opened:.0f} s; latency columns come from "
@@ -114,6 +126,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train-images", type=int)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--calibration-images", type=int, default=256)
+    parser.add_argument("--every", type=int, default=1, help="take every nth site and every nth group alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="candidate_table", help="the page's name")
     parser.add_argument("--out", type=Path, default=Path("results"))

@@ -139,6 +139,11 @@ def calibration_batches(data: Data, images: int = 512, *, seed: int = 0, batch: 
     return batches
 
 
+def images_within(values: int, example: Any, most: int) -> int:
+    """How many images of an example's size, which is a batch of one, hold at most so many values; 1 to `most`."""
+    return max(1, min(most, values // example.numel())) if isinstance(example, Tensor) else most
+
+
 def _first_images(loader: Iterable[Any], images: int) -> Iterator[Tensor]:
     held = 0
     for first, *_ in loader:
@@ -148,16 +153,18 @@ def _first_images(loader: Iterable[Any], images: int) -> Iterator[Tensor]:
             return
 
 
-def spread_batches(loader: Iterable[Any], images: int) -> list[Any]:
+def spread_batches(loader: Iterable[Any], images: int, *, size: int | None = None) -> list[Any]:
     """Batches of `images` images evenly spaced over a loader's set; of a loader without positions the first ones.
 
-    The first alone would be of one class where a folder is read class by class.
+    The first alone would be of one class where a folder is read class by class. size: images in each, where that is
+    less than the loader's own.
     """
     if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
         total = len(loader.dataset)  # type: ignore[arg-type]
         count = min(images, total)
         places = Subset(loader.dataset, [i * total // count for i in range(count)])
-        loader = DataLoader(places, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn)
+        size = min(loader.batch_size or 1, size or images)
+        loader = DataLoader(places, batch_size=size, collate_fn=loader.collate_fn)
     batches, held = [], 0
     for batch in loader:
         batches.append(batch)

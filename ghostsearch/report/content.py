@@ -113,8 +113,8 @@ def _model(view: StudyView, record: Record, axes: list[Axis], indices: dict[str,
         model["widths"] = [round(widths.get(s["path"], 1), 3) for s in view.anatomy.get("sites", ())]
     if was_trained:
         model["final"] = {
-            "score": number(final, "test_score"), "validation": number(final, "score"), "values": _values(final, plain_record(view), axes),
-            "breaches": breaches(view, final),
+            "score": number(final, "test_score"), "validation": number(final, "score"),
+            "values": _values(final, plain_record(view), axes), "breaches": breaches(view, final),
         }  # fmt: skip
     return model
 

@@ -17,7 +17,7 @@ from ghostsearch.convert.convert import convert
 from ghostsearch.convert.fit_layer import FitSettings
 from ghostsearch.convert.plain_pass import PlainPass
 from ghostsearch.convert.sites import find_sites
-from ghostsearch.data import Data, calibration_batches, load_data
+from ghostsearch.data import Data, calibration_batches, images_within, load_data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.costtable import CostTable
@@ -36,8 +36,12 @@ if TYPE_CHECKING:
     from ghostsearch.measure.table import LatencyTable
 
 Progress = Callable[[int, int, str], None]
-TABLE_BATCHES = 2
-"""Batches of calibration images that a candidate of the table is fitted to."""
+TABLE_IMAGES, TABLE_VALUES = 128, 64 * 3 * 224 * 224
+"""Calibration images that a candidate of the table is fitted to, or as many as hold so many values."""
+BATCH_IMAGES, BATCH_VALUES = 64, 8 * 3 * 224 * 224
+"""Images in a batch, or as many as hold so many values: a large tensor's memory comes anew from the system each time,
+and clearing it takes a third of the time of a forward.
+"""
 COST_COLUMNS = {"macs": "macs", "params": "params", "memory": "peak_memory_bytes"}
 
 
@@ -140,7 +144,10 @@ class Bench:
     @property
     def few_images(self) -> list[Tensor] | None:
         """The calibration images that `convert_quickly` looks at."""
-        return self.calibration[:TABLE_BATCHES] if self.calibration else None
+        if not self.calibration:
+            return None
+        images = images_within(TABLE_VALUES, self.example, TABLE_IMAGES)
+        return self.calibration[: max(1, images // len(self.calibration[0]))]
 
     def _convert(
         self, architecture: Architecture, calibration: list[Tensor] | None, steps: int, progress: Progress | None,
@@ -238,7 +245,8 @@ def open_bench(config: RunConfig, progress: Progress | None = None) -> Bench:
     check_classes(loaded, data, example)
     images = config.calibration_images
     # Every candidate and trial is fitted to them: kept, not read again.
-    calibration = list(calibration_batches(data, images, seed=config.seed)) if images else None
+    batch = images_within(BATCH_VALUES, example, BATCH_IMAGES)
+    calibration = list(calibration_batches(data, images, seed=config.seed, batch=batch)) if images else None
     bench = Bench(
         config, loaded, data, task, anatomy, space, example, calibration,
         plain_cost=measure_cost(loaded.module, example),

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.convert.plain_pass import PlainPass
-from ghostsearch.data import spread_batches
+from ghostsearch.data import images_within, spread_batches
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import atomic_path
-from ghostsearch.search.bench import Bench
+from ghostsearch.search.bench import BATCH_VALUES, Bench
 from ghostsearch.space import Architecture, SearchSpace
 from ghostsearch.tasks import main_output, score_value
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, str], None]
 FILE = "candidates.parquet"
-PROBE_IMAGES, PROBE_VALUES = 512, 256 * 3 * 224 * 224
+PROBE_IMAGES, PROBE_VALUES = 512, 192 * 3 * 224 * 224
 """Images of the selection split, spread over it, that a candidate is judged on, or as many as hold so many values."""
 SAVE_EVERY = 8
 COLUMNS = {
@@ -58,7 +58,11 @@ class Probe:
 
     def __init__(self, bench: Bench) -> None:
         self.task = bench.task
-        self.batches: list[tuple[Any, Any]] = spread_batches(bench.data.validation, probe_images(bench.example))
+        self.batches: list[tuple[Any, Any]] = spread_batches(
+            bench.data.validation,
+            images_within(PROBE_VALUES, bench.example, PROBE_IMAGES),
+            size=images_within(BATCH_VALUES, bench.example, PROBE_IMAGES),
+        )
         self.outputs = self._outputs(bench.plain.module)
         self.plain = self._judge(self.outputs)
         self.plain_pass = self._plain_pass(bench.plain.module)
@@ -100,12 +104,6 @@ class Probe:
                 error += float((ours - theirs).square().sum())
                 power += float((theirs - theirs.mean(0)).square().sum())
         return Judgement(error / max(power, 1e-30), divergence / images, loss / images, score_value(meter))
-
-
-def probe_images(example: Any) -> int:
-    """Images of the selection split that a candidate is judged on, if there are so many."""
-    values = example.numel() if isinstance(example, Tensor) else 1
-    return min(PROBE_IMAGES, max(1, PROBE_VALUES // values))
 
 
 def single_change(kind: str, name: str, choice: str) -> Architecture:
