@@ -61,7 +61,7 @@ def rows_of(t: Tensor, layer: Conv | nn.Linear) -> Tensor:
 
 
 def gram(columns: Tensor) -> Tensor:
-    """columns · columnsᵀ, its lower half copied from the upper: (groups, f, r) -> (groups, f, f)."""
+    """columns · columnsᵀ, its lower blocks copied from the upper: (groups, f, r) -> (groups, f, f)."""
     features = columns.shape[1]
     product = columns.new_empty(len(columns), features, features)
     for start in range(0, features, GRAM_BLOCK):
