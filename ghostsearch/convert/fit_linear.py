@@ -61,11 +61,14 @@ def rows_of(t: Tensor, layer: Conv | nn.Linear) -> Tensor:
 
 
 def gram(columns: Tensor) -> Tensor:
-    """columns · columnsᵀ, its lower blocks copied from the upper: (groups, f, r) -> (groups, f, f)."""
+    """columns · columnsᵀ from half of its blocks, symmetric to the bit: (groups, f, r) -> (groups, f, f)."""
     features = columns.shape[1]
     product = columns.new_empty(len(columns), features, features)
     for start in range(0, features, GRAM_BLOCK):
         block = columns[:, start : start + GRAM_BLOCK] @ columns[:, start:].transpose(1, 2)
+        square = block[:, :, : block.shape[1]]
+        # Not every processor gives both halves of a product with itself the same bits.
+        square.copy_((square + square.mT) / 2)
         product[:, start : start + GRAM_BLOCK, start:] = block
         product[:, start:, start : start + GRAM_BLOCK] = block.transpose(1, 2)
     return product
