@@ -25,7 +25,7 @@ from ghostsearch.data import images_within
 from ghostsearch.measure.machine import processor
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.search.bench import Bench, open_bench
-from ghostsearch.search.candidates import PROBE_IMAGES, PROBE_VALUES, build_candidates
+from ghostsearch.search.candidates import PROBE_IMAGES, PROBE_VALUES, build_candidates, single_changes
 from ghostsearch.search.config import RunConfig
 from ghostsearch.space import SearchSpace
 
@@ -43,12 +43,13 @@ def main() -> None:
     started = time.perf_counter()
     bench = open_bench(config)
     opened = time.perf_counter() - started
+    whole = sum(1 for _ in single_changes(bench.space))
     bench = replace(bench, space=every(bench.space, args.every))
     with tempfile.TemporaryDirectory() as folder:
         times = candidate_times(bench, Path(folder))
     rows = parts(times)
     print(pd.DataFrame(rows).to_string(index=False))
-    publish(page(args, bench, times, rows, opened), args.out)
+    publish(page(args, bench, times, rows, opened, whole), args.out)
 
 
 def every(space: SearchSpace, nth: int) -> SearchSpace:
@@ -87,7 +88,7 @@ def parts(times: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def page(
-    args: argparse.Namespace, bench: Bench, times: pd.DataFrame, rows: list[dict[str, Any]], opened: float
+    args: argparse.Namespace, bench: Bench, times: pd.DataFrame, rows: list[dict[str, Any]], opened: float, whole: int
 ) -> ResultPage:
     """The page, with what was computed and with how many threads."""
     last, threads = times.iloc[-1], torch.get_num_threads()
@@ -96,7 +97,7 @@ def page(
     judged = images_within(PROBE_VALUES, bench.example, PROBE_IMAGES)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     name = args.model.split(":")[-1]
-    part = f" of every {args.every}th site and group" if args.every > 1 else ""
+    part = f" of {whole} (one site and one group in {args.every})" if args.every > 1 else ""
     return ResultPage(
         name=args.name, title=f"The candidate table of {name} at {size}: how long it takes",
         claim=f"Candidate table of {name} at {size}, {len(times)} candidates{part}, {threads} threads, wall time",

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ghostsearch.convert.flow import find_places, trace_graph
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.quiet import breathe
-from ghostsearch.tracing import call, tensors
+from ghostsearch.tracing import call, channels_last, tensors
 
 Progress = Callable[[int, int, str], None]
 LEARNING_RATE = 2e-3
@@ -85,11 +85,6 @@ def distill_blocks(
         for module, training in modes:
             module.training = training
     recalibrate_batchnorm(converted, images)
-
-
-def channels_last(x: Any) -> Any:
-    """Images (N, C, H, W) in the memory order in which convolutions, above all depthwise ones, train fastest."""
-    return x.contiguous(memory_format=torch.channels_last) if isinstance(x, Tensor) and x.dim() == 4 else x
 
 
 def _schedule(step: int, steps: int) -> float:

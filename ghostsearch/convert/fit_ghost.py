@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ghostsearch.blocks.ghost import Wavelet
-from ghostsearch.convert.fit_linear import NormalEquations, damped, padded
+from ghostsearch.convert.fit_linear import NormalEquations, damped, padded, parts, unfolded
 from ghostsearch.convert.shelf import kept
 
 CONVOLVE: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
@@ -83,12 +82,22 @@ def _pairs(margins: list[int]) -> list[tuple[int, int]]:
 
 def shifted(maps: Tensor, margins: list[int], taps: Sequence[int]) -> Tensor:
     """The maps as each tap of the cheap kernel sees them: (N, m, *spatial) -> (m, taps, N · positions)."""
-    wide, sizes = F.pad(maps, margins), maps.shape[2:]
-    views = [
-        wide[(slice(None), slice(None), *[slice(o, o + size) for o, size in zip(offsets, sizes, strict=True)])]
-        for offsets in product(*[range(k) for k in taps])
-    ]
-    return torch.stack([v.flatten(2).transpose(0, 1).flatten(1) for v in views], 1)
+    ones = [1] * len(taps)
+    return unfolded(F.pad(maps, margins), taps, ones, ones)
+
+
+def seen_parts(
+    fit: GhostFit, primary: Tensor, inputs: Iterable[Tensor], targets: Batches
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What each tap of the cheap kernel sees of the primary's maps, and the targets (n, rows) there, part by part.
+
+    inputs are padded already.
+    """
+    taps = fit.kernels.shape[2:]
+    for x, t in zip(inputs, targets, strict=True):
+        positions = t[0, 0].numel()
+        for part in parts(len(x), len(primary) * positions * int(np.prod(taps))):
+            yield shifted(fit.maps(x[part], primary), fit.margins, taps), t[part].flatten(2).transpose(0, 1).flatten(1)
 
 
 def choose_order(block: Any, equations: NormalEquations, full: Tensor, explained: Tensor, weight: Tensor) -> Tensor:
@@ -134,9 +143,7 @@ def explained_variance(block: Any, full: Tensor, inputs: Batches, targets: Batch
     xt = torch.zeros(n * q, n, dtype=torch.float64)
     sx, st = torch.zeros(n, q, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
     rows = 0
-    for x, t in zip(inputs, targets, strict=True):
-        views = shifted(fit.maps(padded(x, block.primary), full), fit.margins, taps)
-        flat = t.flatten(2).transpose(0, 1).flatten(1)
+    for views, flat in seen_parts(fit, full, (padded(x, block.primary) for x in inputs), targets):
         xx += views @ views.transpose(1, 2)
         xt += views.flatten(0, 1) @ flat.T
         sx += views.sum(-1)
@@ -156,8 +163,8 @@ def explained_variance(block: Any, full: Tensor, inputs: Batches, targets: Batch
 
 def _own_variance(equations: NormalEquations, full: Tensor) -> Tensor:
     """Variance that each channel's own filter explains."""
-    _, xt = equations.centred()
-    return (full.double().reshape(equations.groups, -1, equations.features).transpose(1, 2) * xt).sum(1).flatten()
+    filters = full.double().reshape(equations.groups, -1, equations.features)
+    return (filters.transpose(1, 2) * equations.centred_xt()).sum(1).flatten()
 
 
 def _facility_location(gain: np.ndarray, own: np.ndarray, per_group: int, groups: int) -> list[int]:
@@ -186,10 +193,9 @@ def fit_kernels(fit: GhostFit, inputs: Batches, targets: Batches, *, intercept: 
     xx = torch.zeros(m, q, q, dtype=torch.float64)
     xt = torch.zeros(m, q, per_map, dtype=torch.float64)
     sx, st, rows = torch.zeros(m, q, dtype=torch.float64), torch.zeros(m, per_map, dtype=torch.float64), 0
-    for x, t in zip(inputs, targets, strict=True):
-        views = shifted(fit.maps(x, fit.primary), fit.margins, taps)
+    for views, flat in seen_parts(fit, fit.primary, inputs, targets):
         wanted = torch.zeros(ghosts, views.shape[-1])
-        wanted[: t.shape[1] - m] = t[:, m:].flatten(2).transpose(0, 1).flatten(1)
+        wanted[: len(flat) - m] = flat[m:]
         wanted = wanted.reshape(m, per_map, -1)
         xx += views @ views.transpose(1, 2)
         xt += views @ wanted.transpose(1, 2)
@@ -283,6 +289,6 @@ def centred(values: list[Tensor]) -> list[Tensor]:
 def channel_means(values: Sequence[Tensor]) -> Tensor:
     """Mean of each channel over all batches and positions, shaped to broadcast: (n, 1, …)."""
     dims = [0, *range(2, values[0].dim())]
-    total: Any = sum(v.sum(dims, dtype=torch.float64) for v in values)
+    total: Any = sum(v.sum(dims).double() for v in values)
     count = sum(v.numel() // v.shape[1] for v in values)
     return (total / count).to(values[0].dtype).reshape(-1, *[1] * (values[0].dim() - 2))

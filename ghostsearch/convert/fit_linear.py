@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from ghostsearch.blocks.conv import Conv
 
-PATCH_ELEMENTS = 2**23
-"""Numbers in one matrix of patches; larger batches are taken in parts."""
+PATCH_ELEMENTS = 2**22
+"""Numbers in one matrix of patches; larger batches are taken in parts, whose memory is used again: from 32 MiB on it
+would come anew from the system each time.
+"""
 
 DOUBLE_ELEMENTS = 2**18
 
@@ -31,28 +33,42 @@ def patches(x: Tensor, layer: Conv | nn.Linear) -> Tensor:
     """What each output position reads: x (N, C, *spatial) -> (groups, C/groups · taps, N · positions)."""
     if isinstance(layer, nn.Linear):
         return x.flatten(0, -2).T.unsqueeze(0)
-    x = padded(x, layer)
+    columns = unfolded(padded(x, layer), layer.kernel_size, layer.stride, layer.dilation)
+    return columns.reshape(layer.groups, -1, columns.shape[-1])
+
+
+def unfolded(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """What each tap of a kernel reads of an input that is padded already: (N, C, *spatial) -> (C, taps, N · positions).
+
+    A 1×1 kernel's is a view where the memory order allows it.
+    """
     sizes = [
         (length - d * (k - 1) - 1) // s + 1
-        for length, k, s, d in zip(x.shape[2:], layer.kernel_size, layer.stride, layer.dilation, strict=True)
+        for length, k, s, d in zip(x.shape[2:], kernel, stride, dilation, strict=True)
     ]
-    taps = []
-    for offsets in product(*[range(k) for k in layer.kernel_size]):
-        spans = [
+    spans = [
+        [
             slice(o * d, o * d + s * (size - 1) + 1, s)
-            for o, d, s, size in zip(offsets, layer.dilation, layer.stride, sizes, strict=True)
+            for o, d, s, size in zip(offsets, dilation, stride, sizes, strict=True)
         ]
-        taps.append(x[(slice(None), slice(None), *spans)].flatten(2))
-    columns = torch.stack(taps, 2).permute(1, 2, 0, 3)
-    return columns.reshape(layer.groups, x.shape[1] // layer.groups * len(taps), -1)
+        for offsets in product(*[range(k) for k in kernel])
+    ]
+    by_channel = x.transpose(0, 1)
+    if len(spans) == 1:
+        return by_channel[(slice(None), slice(None), *spans[0])].flatten(1).unsqueeze(1)
+    # Put in order once, and each tap then copied straight to its place: memory is what this costs.
+    by_channel = by_channel.contiguous()
+    columns = x.new_empty(x.shape[1], len(spans), x.shape[0], *sizes)
+    for tap, span in enumerate(spans):
+        columns[:, tap] = by_channel[(slice(None), slice(None), *span)]
+    return columns.flatten(2)
 
 
-def parts(x: Tensor, layer: Conv | nn.Linear) -> Iterator[slice]:
-    """Slices of a batch whose patches stay below PATCH_ELEMENTS."""
-    taps = 1 if isinstance(layer, nn.Linear) else layer.weight[0, 0].numel()
-    images = max(1, PATCH_ELEMENTS // max(1, x[0].numel() * taps))
-    for start in range(0, len(x), images):
-        yield slice(start, start + images)
+def parts(images: int, values: int) -> Iterator[slice]:
+    """Slices of a batch of images that stay below PATCH_ELEMENTS when each of them makes so many values."""
+    step = max(1, PATCH_ELEMENTS // max(1, values))
+    for start in range(0, images, step):
+        yield slice(start, start + step)
 
 
 def rows_of(t: Tensor, layer: Conv | nn.Linear) -> Tensor:
@@ -97,40 +113,45 @@ class NormalEquations:
 
     def add(self, x: Tensor, t: Tensor, *, inputs: bool = True) -> None:
         """Take in a batch; `inputs=False` when this batch's inputs are already in the sums."""
-        for part in parts(x, self.layer):
+        taps = 1 if isinstance(self.layer, nn.Linear) else self.layer.weight[0, 0].numel()
+        for part in parts(len(x), x[0].numel() * taps):
             columns = patches(x[part].float(), self.layer)
             # Few rows are cheap to add in double precision, and few rows are where rounding would hurt.
             columns = columns.double() if columns.numel() <= DOUBLE_ELEMENTS else columns
             targets = rows_of(t[part].to(columns.dtype), self.layer).reshape(self.groups, -1, columns.shape[-1])
             self.xt += columns @ targets.transpose(1, 2)
-            self.t += targets.sum(-1, dtype=torch.float64)
+            self.t += targets.sum(-1)
             if inputs:
                 self.xx += gram(columns)
-                self.x += columns.sum(-1, dtype=torch.float64)
+                self.x += columns.sum(-1)
                 self.rows += columns.shape[-1]
 
     def centred(self) -> tuple[Tensor, Tensor]:
         """x·xᵀ and x·tᵀ of inputs and targets less their means."""
-        xx = self.xx - self.x[:, :, None] * self.x[:, None, :] / self.rows
-        return xx, self.xt - self.x[:, :, None] * self.t[:, None, :] / self.rows
+        return torch.baddbmm(self.xx, self.x[:, :, None], self.x[:, None, :], alpha=-1 / self.rows), self.centred_xt()
+
+    def centred_xt(self) -> Tensor:
+        """The products with the targets alone."""
+        return torch.baddbmm(self.xt, self.x[:, :, None], self.t[:, None, :], alpha=-1 / self.rows)
 
     def factor(self, ridge: float, *, intercept: bool) -> Tensor:
         """Cholesky factor of the damped x·xᵀ; kept, since only the targets change between fits of a layer."""
         if (ridge, intercept) not in self.factors:
             xx = self.centred()[0] if intercept else self.xx
             # What float32 products lose of the raw moments must not outweigh the damping.
-            floor = 3e-6 * self.xx.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-            raised = xx + floor * torch.eye(self.features, dtype=xx.dtype)
-            self.factors[ridge, intercept] = cholesky(raised, ridge)
+            floor = 3e-6 * self.xx.diagonal(dim1=-2, dim2=-1).mean(-1)
+            self.factors[ridge, intercept] = cholesky(raised(xx, floor), ridge)
         return self.factors[ridge, intercept]
 
     def solve(self, prior: Tensor, ridge: float, *, intercept: bool) -> tuple[Tensor, Tensor]:
         """Weights shaped like the layer's and intercepts (n,) of the least-squares fit, drawn to `prior` by the
         ridge.
         """
-        xx, xt = self.centred() if intercept else (self.xx, self.xt)
         start = prior.double().reshape(self.groups, -1, self.features).transpose(1, 2)
-        weight = start + torch.cholesky_solve(xt - xx @ start, self.factor(ridge, intercept=intercept))
+        missing = (self.centred_xt() if intercept else self.xt) - self.xx @ start
+        if intercept:
+            missing += self.x[:, :, None] * (self.x[:, None, :] @ start) / self.rows
+        weight = start + torch.cholesky_solve(missing, self.factor(ridge, intercept=intercept))
         offset = (self.t - (self.x[:, None, :] @ weight)[:, 0]) / self.rows
         if not intercept:
             offset = torch.zeros_like(offset)
@@ -148,5 +169,11 @@ def cholesky(xx: Tensor, ridge: float) -> Tensor:
 
 def damped(xx: Tensor, ridge: float) -> Tensor:
     """x·xᵀ with `ridge` times its mean diagonal added, so that it can be inverted. xx: (…, f, f)"""
-    level = xx.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] * ridge + 1e-10
-    return xx + level * torch.eye(xx.shape[-1], dtype=xx.dtype)
+    return raised(xx, xx.diagonal(dim1=-2, dim2=-1).mean(-1) * ridge + 1e-10)
+
+
+def raised(xx: Tensor, level: Tensor) -> Tensor:
+    """A copy with a level added to each diagonal. xx: (…, f, f), level: (…)"""
+    copy = xx.clone()
+    copy.diagonal(dim1=-2, dim2=-1).add_(level[..., None])
+    return copy

@@ -224,5 +224,5 @@ def moments(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     count = sum(v.numel() // v.shape[1] for v in values)
     shaped = channel_means(values)
     dims = [0, *range(2, values[0].dim())]
-    spread: Any = sum((v - shaped).square_().sum(dims, dtype=torch.float64) for v in values)
+    spread: Any = sum((v - shaped).square_().sum(dims).double() for v in values)
     return shaped.flatten(), (spread / max(1, count - 1)).float()

@@ -54,7 +54,7 @@ def fit_weights(
         batches = [kept(b.detach().cpu().float()) if isinstance(b, Tensor) else b for b in image_batches(calibration)]
         if not batches:
             raise GhostsearchError("there are no calibration images; give at least one batch")
-        teacher = copied(plain).cpu().float().eval()
+        teacher = plain_pass.teacher if plain_pass else copied(plain).cpu().float().eval()
         student = _fitted(
                 plain, teacher, architecture, example, batches, width_multiple, settings, progress, plain_pass
             )  # fmt: skip

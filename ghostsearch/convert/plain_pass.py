@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ghostsearch.convert.fit_layer import FreeFit
-from ghostsearch.convert.flow import Place, find_places, trace_graph, without_inplace
+from ghostsearch.convert.flow import Place, find_places, is_add, is_relu, trace_graph, without_inplace
 from ghostsearch.convert.replay import Replay, same_forward
-from ghostsearch.tracing import copied
+from ghostsearch.tracing import channels_last, copied, light_copy
 
 if TYPE_CHECKING:
     from ghostsearch.convert.fit_width import Elimination
@@ -24,7 +25,7 @@ class PlainPass:
 
     def __init__(self, plain: nn.Module, batches: Sequence[Any]) -> None:
         self.teacher = without_inplace(copied(plain).cpu().float().eval())
-        self.batches = batches
+        self.batches = batches = [channels_last(b) for b in batches]
         graph = trace_graph(self.teacher)
         tensors = all(isinstance(b, Tensor) for b in batches)
         self.traced = graph is not None and tensors and same_forward(self.teacher, graph, batches[0][:2])
@@ -54,4 +55,50 @@ class PlainPass:
         """The outputs of a model that differs from the plain one only behind the present point."""
         end = next(n for n in self.graph.nodes if n.op == "output").args[0]
         assert isinstance(end, fx.Node)
-        return self.replay.fork(without_inplace(model)).get(end)
+        replay = self.replay.fork(self._folded(without_inplace(light_copy(model))))
+        replay.interpreter = _Overwriting(replay, self.places)
+        return replay.get(end)
+
+    def _folded(self, model: nn.Module) -> nn.Module:
+        """The model itself, each BatchNorm that follows a convolution made part of it: a pass less over the values."""
+        for path, place in self.places.items():
+            layer: Any = model.get_submodule(path)
+            if place.norm and type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+                norm: Any = model.get_submodule(place.norm)
+                model.set_submodule(path, fuse_conv_bn_eval(layer, norm))
+                model.set_submodule(place.norm, nn.Identity())
+        return model
+
+
+class _Overwriting(fx.Interpreter):
+    """Lets a sum or a ReLU write into a value that nothing else reads: new memory costs as much as the arithmetic."""
+
+    def __init__(self, replay: Replay, places: Mapping[str, Place]) -> None:
+        super().__init__(replay.model, garbage_collect_values=False, graph=replay.graph)
+        makers = {*places, *(place.norm for place in places.values())}
+        modules = dict(replay.model.named_modules(remove_duplicate=False))
+        # What the plain net's pass holds is read again by the next change's.
+        fresh = {
+            node
+            for node in replay.graph.nodes
+            if len(node.users) == 1 and node not in replay.values[0]
+            if is_add(node) or (node.op == "call_module" and node.target in makers)
+        }
+        after_fresh = [n for n in replay.graph.nodes if not n.kwargs and n.args and n.args[0] in fresh]
+        self.sums = {n for n in after_fresh if is_add(n)}
+        self.relus = {n for n in after_fresh if is_relu(n, modules) and not _is_relu6(n, modules)}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """The node's value, in the memory of the first one that it reads where that may be."""
+        values: Any = self.map_nodes_to_values(n.args, n) if n in self.relus or n in self.sums else ()
+        if n in self.relus:
+            return values[0].relu_()
+        if n in self.sums and isinstance(values[1], Tensor):
+            first, second = values
+            if (first.shape, first.dtype) == (second.shape, second.dtype):
+                return first.add_(second)
+        return super().run_node(n)
+
+
+def _is_relu6(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    return node.op == "call_module" and isinstance(modules[str(node.target)], nn.ReLU6)

@@ -48,7 +48,8 @@ def _on_disk(value: Tensor) -> Tensor:
     """A copy in a file that has no name any more: it goes when the tensor goes, even when the process is killed."""
     with tempfile.NamedTemporaryFile(prefix="ghostsearch-") as file:
         mapped = torch.from_file(file.name, shared=True, size=value.numel(), dtype=value.dtype)
-    return mapped.reshape(value.shape).copy_(value)
+    # The meta tensor has the memory order that PyTorch gives a copy: channels_last stays channels_last.
+    return mapped.as_strided(value.shape, torch.empty_like(value, device="meta").stride()).copy_(value)
 
 
 def _give_back_freed_memory() -> None:

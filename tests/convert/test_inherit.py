@@ -226,6 +226,8 @@ def test_a_shelf_holds_what_it_says() -> None:
         second = kept(torch.arange(100.0))
         assert room.room == 200, "the second has no room and lies in a file"
         assert torch.equal(second, torch.arange(100.0))
+        images = kept(torch.rand(2, 3, 5, 5).contiguous(memory_format=torch.channels_last))
+        assert images.is_contiguous(memory_format=torch.channels_last), "the memory order is kept in the file"
         del first
         assert room.room == 1000
     assert kept(second) is second
