@@ -247,6 +247,9 @@ view = search(RunConfig(**json.loads(sys.argv[1])))
 """
 
 
+PARTS = ("fit", "measure", "train", "evaluate")
+
+
 def real(out: Path, processes: int, **changed: Any) -> dict[str, Any]:
     """Trials per hour of a real study on digits, from the first trial's start to the last one's end."""
     options = {
@@ -271,6 +274,7 @@ def real(out: Path, processes: int, **changed: Any) -> dict[str, Any]:
     return {
         "trials": len(records), "trials per hour": round(3600 * len(records) / spent), "seconds": round(spent, 1),
         "seconds inside trials": round(inside, 1),
+        **{f"of these {part}": round(sum(r.seconds.get(part, 0.0) for r in records), 1) for part in PARTS},
     }  # fmt: skip
 
 

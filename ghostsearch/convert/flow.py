@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from ghostsearch.blocks.conv import Block
-from ghostsearch.tracing import copied
+from ghostsearch.tracing import call, copied, tensors
 
 ADDS = (operator.add, operator.iadd, torch.add)
 RELUS = (F.relu, torch.relu, F.relu_)
@@ -69,6 +69,19 @@ def without_inplace(model: nn.Module) -> nn.Module:
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
     return model
+
+
+def overwrites_what_is_read(model: nn.Module, batch: Any) -> bool:
+    """Whether in-place activations change values that other layers read: without them the model computes another thing.
+
+    model: in eval mode.
+    """
+    if not any(getattr(module, "inplace", False) is True for module in model.modules()):
+        return False
+    images = batch[:2] if isinstance(batch, Tensor) else batch
+    with torch.no_grad():
+        pairs = zip(tensors(call(model, images)), tensors(call(without_inplace(copied(model)), images)), strict=False)
+        return any(a.shape != b.shape or not torch.allclose(a, b, 1e-3, 1e-4, equal_nan=True) for a, b in pairs)
 
 
 def find_places(model: nn.Module, graph: fx.Graph) -> dict[str, Place]:

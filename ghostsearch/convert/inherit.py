@@ -14,6 +14,7 @@ from ghostsearch.blocks.lowrank import LowRankConv
 from ghostsearch.convert.fit_layer import FitSettings
 from ghostsearch.convert.fit_model import ModelFit
 from ghostsearch.convert.fit_width import fitted_channels
+from ghostsearch.convert.flow import overwrites_what_is_read
 from ghostsearch.convert.plain_pass import PlainPass
 from ghostsearch.convert.plan import WidthPlan
 from ghostsearch.convert.shelf import kept, shelf
@@ -47,7 +48,7 @@ def fit_weights(
     fitted on the converted net's own inputs towards the plain net's values (asymmetric reconstruction, He et al. 2017,
     section 3.2); no labels, no training. With `distill_steps`, that many steps of label-free distillation follow.
     plain_pass: the plain net's values on these images, stopped before the first change.
-    Raises GhostsearchError when there are no images.
+    Raises GhostsearchError when there are no images, or when in-place activations change what other layers read.
     """
     settings = settings or FitSettings()
     with shelf(settings.memory_bytes):
@@ -55,6 +56,11 @@ def fit_weights(
         if not batches:
             raise GhostsearchError("there are no calibration images; give at least one batch")
         teacher = plain_pass.teacher if plain_pass else copied(plain).cpu().float().eval()
+        if overwrites_what_is_read(teacher, batches[0]):
+            raise GhostsearchError(
+                "an in-place activation of the network changes values that other layers read, so its layers cannot be "
+                "fitted one by one; build it with inplace=False there, or convert without calibration images"
+            )
         student = _fitted(
                 plain, teacher, architecture, example, batches, width_multiple, settings, progress, plain_pass
             )  # fmt: skip

@@ -233,6 +233,30 @@ def test_a_shelf_holds_what_it_says() -> None:
     assert kept(second) is second
 
 
+class Overwriting(nn.Module):
+    """A shortcut that an in-place ReLU changes before the sum reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.conv(self.relu(x)) + x
+
+
+def test_activations_that_overwrite_what_others_read_are_refused(images: list[Tensor]) -> None:
+    plain = Overwriting().eval()
+    architecture = Architecture.of({"conv": GHOST})
+    with pytest.raises(GhostsearchError, match="inplace=False"):
+        convert(plain, architecture, example=images[0], calibration=images)
+    plain.relu.inplace = False
+    convert(plain, architecture, example=images[0], calibration=images)
+    plain.relu.inplace = True
+    assert convert(plain, architecture, example=images[0]).relu.inplace, "without images nothing is computed apart"
+
+
 def test_no_images_are_refused(images: list[Tensor]) -> None:
     plain = plain_net()
     with pytest.raises(GhostsearchError, match="no calibration images"):
