@@ -142,16 +142,26 @@ def on_device(place: str, function: Callable[..., Any], /, *args: Any, **options
     anywhere = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
     name, remote = device_resource(place), cast(Any, ray.remote)
     kind = remote(num_cpus=0, resources={name: 1.0}, scheduling_strategy=anywhere)(Measurer)
+    # Of this cluster: a process may have left another one.
+    key = ray.get_runtime_context().get_node_id(), name
     for left in reversed(range(RETRIES + 1)):
-        measurer = kind.options(name=name, namespace=NAMESPACE, get_if_exists=True).remote()
+        if key not in _MEASURERS:
+            _MEASURERS[key] = kind.options(name=name, namespace=NAMESPACE, get_if_exists=True).remote()
         try:
-            return ray.get(measurer.call.remote(str(Path.cwd()), call))
+            return ray.get(_MEASURERS[key].call.remote(str(Path.cwd()), call))
         except RayTaskError as error:
             raise error.cause from None
         except RayActorError:
+            del _MEASURERS[key]
             if not left:
                 raise
     return None
+
+
+_MEASURERS: dict[tuple[str, str], Any] = {}
+"""Handles of the device actors this process has used: Ray ends an actor that nobody holds, and a new one's start costs
+seconds a trial.
+"""
 
 
 class Measurer:

@@ -1,5 +1,7 @@
 """The same study on a two-node Ray cluster of one machine: same trials, timing undisturbed, dead workers retried."""
 
+import os
+import signal
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -101,6 +103,14 @@ def test_timing_is_pinned_to_the_device_serialised_and_never_beside_work(cluster
     assert {node for *_, node in timed} == {nodes["first"]}
     assert all(a[1] <= b[0] for a, b in pairwise(timed))
     assert not [1 for t in timed for w in worked if t[0] < w[1] and w[0] < t[1]]
+
+
+def test_one_process_on_the_device_does_all_timings_until_it_dies(cluster):
+    """A process's start takes seconds, which a trial must not pay."""
+    first = on_device(DEVICE, os.getpid)
+    assert on_device(DEVICE, os.getpid) == first != os.getpid()
+    os.kill(first, signal.SIGKILL)
+    assert on_device(DEVICE, os.getpid) not in (first, os.getpid())
 
 
 MORTAL = """
