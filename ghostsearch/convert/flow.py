@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from ghostsearch.blocks.conv import Block
-from ghostsearch.tracing import call, copied, tensors
+from ghostsearch.tracing import call, copied, light_copy, tensors
 
 ADDS = (operator.add, operator.iadd, torch.add)
 RELUS = (F.relu, torch.relu, F.relu_)
@@ -80,7 +80,9 @@ def overwrites_what_is_read(model: nn.Module, batch: Any) -> bool:
         return False
     images = batch[:2] if isinstance(batch, Tensor) else batch
     with torch.no_grad():
-        pairs = zip(tensors(call(model, images)), tensors(call(without_inplace(copied(model)), images)), strict=False)
+        pairs = zip(
+            tensors(call(model, images)), tensors(call(without_inplace(light_copy(model)), images)), strict=False
+        )
         return any(a.shape != b.shape or not torch.allclose(a, b, 1e-3, 1e-4, equal_nan=True) for a, b in pairs)
 
 

@@ -86,7 +86,8 @@ class _Overwriting(fx.Interpreter):
         }
         after_fresh = [n for n in replay.graph.nodes if not n.kwargs and n.args and n.args[0] in fresh]
         self.sums = {n for n in after_fresh if is_add(n)}
-        self.relus = {n for n in after_fresh if is_relu(n, modules) and not _is_relu6(n, modules)}
+        clipped = {path for path, module in modules.items() if isinstance(module, nn.ReLU6)}
+        self.relus = {n for n in after_fresh if is_relu(n, modules) and n.target not in clipped}
 
     def run_node(self, n: fx.Node) -> Any:
         """The node's value, in the memory of the first one that it reads where that may be."""
@@ -98,7 +99,3 @@ class _Overwriting(fx.Interpreter):
             if (first.shape, first.dtype) == (second.shape, second.dtype):
                 return first.add_(second)
         return super().run_node(n)
-
-
-def _is_relu6(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    return node.op == "call_module" and isinstance(modules[str(node.target)], nn.ReLU6)
