@@ -21,13 +21,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ghostsearch.data import images_within
-from ghostsearch.measure.machine import processor
+from ghostsearch.data.load import images_within
+from ghostsearch.machine import processor
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
-from ghostsearch.search.bench import Bench, open_bench
-from ghostsearch.search.candidates import PROBE_IMAGES, PROBE_VALUES, build_candidates, single_changes
-from ghostsearch.search.config import RunConfig
-from ghostsearch.space import SearchSpace
+from ghostsearch.space.architecture import SearchSpace
+from ghostsearch.study.bench import Bench, open_bench
+from ghostsearch.study.candidates import PROBE_IMAGES, PROBE_VALUES, build_candidates, single_changes
+from ghostsearch.study.config import RunConfig
 
 PARTS = 6
 """The table of times has so many rows, from the network's first candidates to its last."""

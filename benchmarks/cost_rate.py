@@ -18,14 +18,14 @@ import numpy as np
 import torch
 import torchvision
 
-from ghostsearch.convert.convert import convert
-from ghostsearch.convert.sites import find_sites
+from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
-from ghostsearch.measure.costtable import CostTable
-from ghostsearch.measure.machine import processor
-from ghostsearch.presets import load_preset
+from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
-from ghostsearch.space import Architecture, SearchSpace
+from ghostsearch.space.architecture import Architecture, SearchSpace
+from ghostsearch.space.preset import load_preset
+from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.sites import find_sites
 
 MODELS = ["resnet18", "resnet50", "mobilenet_v2", "vgg16_bn", "efficientnet_b0"]
 TARGET = 50_000

@@ -27,7 +27,7 @@ import torch
 import torchvision
 from torch import nn
 
-from ghostsearch.measure.machine import processor
+from ghostsearch.machine import processor
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 
 VERSIONS = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
@@ -145,12 +145,12 @@ def coverage_row(case: Case, widths_below: int = 0) -> dict[str, Any]:
 
 
 def _row(case: Case, model: nn.Module, widths_below: int) -> dict[str, Any]:
-    from ghostsearch.convert.convert import convert
-    from ghostsearch.convert.sites import find_sites
+    from ghostsearch.blocks.formulas import site_macs, site_params
     from ghostsearch.errors import GhostsearchError
     from ghostsearch.measure.cost import measure_cost
-    from ghostsearch.presets import load_preset
-    from ghostsearch.sitecost import site_macs, site_params
+    from ghostsearch.space.preset import load_preset
+    from ghostsearch.surgery.convert import convert
+    from ghostsearch.surgery.sites import find_sites
 
     row: dict[str, Any] = {"model": case.name, "family": case.family, "input": _shape(case.example)}
     row |= {"date": datetime.now(UTC).date().isoformat(), "versions": VERSIONS}
@@ -195,7 +195,7 @@ def _reasons(anatomy: Any) -> Counter[str]:
 
 
 def _shape(example: Any) -> str:
-    from ghostsearch.tracing import tensors
+    from ghostsearch.graph.capture import tensors
 
     return " ".join("x".join(map(str, t.shape)) for t in tensors(example))
 

@@ -22,19 +22,19 @@ from typing import Any
 
 import torch
 
-from ghostsearch.conversion import convert_and_save
-from ghostsearch.data import Data, calibration_batches, load_data
-from ghostsearch.export import export
+from ghostsearch.data.load import Data, calibration_batches, load_data
+from ghostsearch.export.convert_directory import convert_and_save
+from ghostsearch.export.int8 import OnnxFile, OnnxFileDevice, quantize
+from ghostsearch.export.saved import load_directory, save
+from ghostsearch.export.writer import export
 from ghostsearch.files import write_text
+from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.latency import measure_latency
-from ghostsearch.measure.machine import processor
-from ghostsearch.models.loading import LoadedModel, example_input, load_model
-from ghostsearch.quantize import OnnxFile, OnnxFileDevice, quantize
+from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.records import Latency
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
-from ghostsearch.saved import load_directory, save
-from ghostsearch.space import Architecture
+from ghostsearch.space.architecture import Architecture
 
 MODEL, WEIGHTS = "ghostsearch:resnet20", Path("cifar_resnet20_jpeg.safetensors")
 FAMILIES = {

@@ -19,15 +19,15 @@ from scipy.stats import kendalltau
 from torch import nn
 
 from ghostsearch.files import write_text
+from ghostsearch.graph.capture import copied
+from ghostsearch.machine import processor
 from ghostsearch.measure.audit import random_architectures
-from ghostsearch.measure.costtable import encode
-from ghostsearch.measure.machine import processor
+from ghostsearch.measure.cost_table import encode
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
-from ghostsearch.search.bench import Bench, open_bench, train_baseline
-from ghostsearch.search.candidates import build_candidates, losses_of
-from ghostsearch.search.config import RunConfig
-from ghostsearch.space import Architecture
-from ghostsearch.tracing import copied
+from ghostsearch.space.architecture import Architecture
+from ghostsearch.study.bench import Bench, open_bench, train_baseline
+from ghostsearch.study.candidates import build_candidates, losses_of
+from ghostsearch.study.config import RunConfig
 
 
 def main() -> None:

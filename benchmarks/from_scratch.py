@@ -9,10 +9,10 @@ import argparse
 import shlex
 from pathlib import Path
 
-from ghostsearch.curves import draw_curves
-from ghostsearch.measure.machine import processor
+from ghostsearch.machine import processor
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
-from ghostsearch.scratch import train_from_scratch
+from ghostsearch.training.curves import draw_curves
+from ghostsearch.training.from_scratch import train_from_scratch
 
 MODEL, NAME = "ghostsearch:ghostnet", "from_scratch"
 

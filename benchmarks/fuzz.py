@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ghostsearch.measure.machine import processor
+from ghostsearch.machine import processor
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,13 +42,13 @@ def guided(target: str, seconds: float, folder: Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["ghostsearch", "yaml"]):
-        from ghostsearch.choices import parse_choice
         from ghostsearch.errors import GhostsearchError
-        from ghostsearch.presets import load_preset
-        from ghostsearch.saved import read_manifest
-        from ghostsearch.search.config import configure
-        from ghostsearch.search.limits import FACTORS, parse_limit
-        from ghostsearch.space import Architecture
+        from ghostsearch.export.saved import read_manifest
+        from ghostsearch.space.architecture import Architecture
+        from ghostsearch.space.choice import parse_choice
+        from ghostsearch.space.limits import FACTORS, parse_limit
+        from ghostsearch.space.preset import load_preset
+        from ghostsearch.study.config import configure
 
     names = {"preset": "p.yaml", "architecture": "a.json", "run": "r.yaml", "manifest": "architecture.json"}
     file = folder / names.get(target, "x")

@@ -16,12 +16,12 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
-from ghostsearch.gallery import REFERENCE_CHOICE, image_tensor, open_image, similar_maps
-from ghostsearch.measure.machine import processor
-from ghostsearch.models.loading import load_model
+from ghostsearch.machine import processor
+from ghostsearch.models.load import load_model
 from ghostsearch.report.gallery import Gallery, LayerMaps, draw_gallery
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
-from ghostsearch.search.candidates import read_candidates
+from ghostsearch.report.similar_maps import REFERENCE_CHOICE, image_tensor, open_image, similar_maps
+from ghostsearch.study.candidates import read_candidates
 
 MODEL, WEIGHTS, SIZE = "ghostsearch:resnet20", Path("cifar_resnet20_jpeg.safetensors"), 64
 IMAGES = ("china.jpg", "flower.jpg")

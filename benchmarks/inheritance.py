@@ -26,12 +26,12 @@ from rows import read_rows
 from torch import nn
 from weight_sources import DISTILL_STEPS, PEERS, SOURCES, Bench, Spent
 
-from ghostsearch.data import Data, calibration_batches, load_data
+from ghostsearch.data.load import Data, calibration_batches, load_data
+from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
-from ghostsearch.measure.machine import processor
-from ghostsearch.models.loading import CIFAR_INPUT, example_input, load_model
+from ghostsearch.models.load import CIFAR_INPUT, example_input, load_model
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
-from ghostsearch.train import train
+from ghostsearch.training.train import train
 
 NAME = "inheritance"
 KEY = ("net", "architecture", "weights", "training", "seed")
@@ -184,8 +184,9 @@ def notes(lines: list[dict[str, Any]], given: argparse.Namespace) -> list[str]:
         "mixed: ghosts in the first two stages, inner widths 0.5 in the third.",
         f"Distilled: {DISTILL_STEPS['resnet20']} (ResNet-56: {DISTILL_STEPS['resnet56']}) label-free steps of 64 of "
         "the calibration images, shifted and mirrored, towards the plain net's features and outputs.",
-        f"Training: the recipe of ghostsearch.train, distilled from the plain net, batch {given.batch}; 2 epochs: two "
-        f"passes over a stratified subset of {given.train_images} training images. Spread: largest less smallest "
+        "Training: the recipe of ghostsearch.training.train, distilled from the plain net, "
+        f"batch {given.batch}; 2 epochs: two passes "
+        f"over a stratified subset of {given.train_images} training images. Spread: largest less smallest "
         "accuracy over the seeds.",
         "Order kept: no channel is moved, so no index operation stands before the sums of the residual blocks.",
         "fit s: wall seconds of closed form and distillation, fit CPU s the processor's, on a machine that other work "

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ghostsearch.measure.machine import processor
+from ghostsearch.machine import processor
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
-from ghostsearch.search.view import load_study
+from ghostsearch.study.directory import load_study
 
 SPACE = """
 width_multiple: 4
@@ -39,8 +39,8 @@ groups:
 PROGRAM = """
 import json, sys, torch
 torch.set_num_threads(1)
-from ghostsearch.search.config import RunConfig
-from ghostsearch.search.run import search
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.run import search
 search(RunConfig(**json.loads(sys.argv[1])))
 """
 STAGES = (
@@ -124,8 +124,8 @@ def told_trials(folder: Path, storage: Any) -> dict[str, str]:
     """Finished trials in the study's storage: digest and record."""
     import optuna
 
-    from ghostsearch.search.ledger import finished_records
-    from ghostsearch.search.storage import open_storage
+    from ghostsearch.study.ledger import finished_records
+    from ghostsearch.study.store import open_storage
 
     if not (folder / "study.json").exists():
         return {}

@@ -22,7 +22,6 @@ import torch
 import torchvision
 from scipy.stats import kendalltau
 
-from ghostsearch.convert.sites import find_sites
 from ghostsearch.measure.audit import (
     AUDIT_MODELS,
     FIT_MODELS,
@@ -35,12 +34,13 @@ from ghostsearch.measure.audit import (
     random_architectures,
     unseen_architectures,
 )
+from ghostsearch.measure.latency_table import LatencyTable, Setting
 from ghostsearch.measure.profiling import profile
-from ghostsearch.measure.table import LatencyTable, Setting
-from ghostsearch.presets import load_preset
 from ghostsearch.records import Latency
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
-from ghostsearch.space import Architecture
+from ghostsearch.space.architecture import Architecture
+from ghostsearch.space.preset import load_preset
+from ghostsearch.surgery.sites import find_sites
 
 WAITING = "what a thread waits for a core that another process holds is taken off each time"
 TARGETS = {"MAPE": 0.06, "Kendall τ": 0.9}

@@ -18,16 +18,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ghostsearch.machine import processor
 from ghostsearch.measure.latency import measure_latency
-from ghostsearch.measure.machine import processor
-from ghostsearch.models.loading import example_input, load_model
+from ghostsearch.models.load import example_input, load_model
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 
 TRAINING = """
 import torch
-from ghostsearch.data import load_data
-from ghostsearch.models.loading import DIGITS_INPUT, load_model
-from ghostsearch.train import train
+from ghostsearch.data.load import load_data
+from ghostsearch.models.load import DIGITS_INPUT, load_model
+from ghostsearch.training.train import train
 torch.set_num_threads(1)
 data = load_data("digits", input=DIGITS_INPUT, batch=64)
 model = load_model("ghostsearch:digits_cnn").module

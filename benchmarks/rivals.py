@@ -28,22 +28,22 @@ from rows import append_row, read_rows
 from torch import Tensor, nn
 
 from ghostsearch.blocks.table import build_block
-from ghostsearch.choices import Ghost, parse_choice
-from ghostsearch.convert.convert import convert
-from ghostsearch.convert.inherit import recalibrate_batchnorm
-from ghostsearch.data import spread_batches
+from ghostsearch.data.load import spread_batches
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
+from ghostsearch.graph.capture import copied
 from ghostsearch.measure.audit import random_architectures
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.latency import measure_latency
-from ghostsearch.search.bench import Bench, open_bench, train_baseline
-from ghostsearch.search.config import RunConfig
-from ghostsearch.search.solve import solve_study
-from ghostsearch.search.view import load_study
-from ghostsearch.space import Architecture
-from ghostsearch.tracing import copied
-from ghostsearch.train import evaluate
+from ghostsearch.space.architecture import Architecture
+from ghostsearch.space.choice import Ghost, parse_choice
+from ghostsearch.study.bench import Bench, open_bench, train_baseline
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.directory import load_study
+from ghostsearch.study.solve import solve_study
+from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.inherit import recalibrate_batchnorm
+from ghostsearch.training.train import evaluate
 
 RATIOS = (0.5, 0.75, 0.25)
 """Pruning ratios of torch-pruning on the widths that can change; 0.5 leaves about half the MACs."""

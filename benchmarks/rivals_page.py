@@ -14,10 +14,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ghostsearch.measure.machine import processor
+from ghostsearch.machine import processor
 from ghostsearch.pareto import hypervolume, pareto_front
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
-from ghostsearch.search.view import load_study
+from ghostsearch.study.directory import load_study
 
 OURS = ("ghostsearch", "solver only")
 """A study's front, and what its candidate table answers alone."""

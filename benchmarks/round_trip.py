@@ -25,15 +25,15 @@ from coverage import Case, timm_cases, torchvision_cases
 from rows import read_rows
 from torch import nn
 
-from ghostsearch.convert.convert import convert
-from ghostsearch.convert.sites import find_sites
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.measure.machine import processor
-from ghostsearch.models.loading import InputSpec, LoadedModel
-from ghostsearch.presets import load_preset
+from ghostsearch.export.saved import load, save
+from ghostsearch.graph.capture import call, tensors
+from ghostsearch.machine import processor
+from ghostsearch.models.load import InputSpec, LoadedModel
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
-from ghostsearch.saved import load, save
-from ghostsearch.tracing import call, tensors
+from ghostsearch.space.preset import load_preset
+from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.sites import find_sites
 
 COLUMNS = ("model", "family", "sites", "bit_equal", "size_bytes", "save_s", "load_s", "note")
 

@@ -19,13 +19,13 @@ import torch
 import torchvision
 from rows import append_row, read_rows
 
-from ghostsearch.convert.convert import convert
-from ghostsearch.convert.sites import find_sites
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.latency import measure_latency
-from ghostsearch.presets import load_preset
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
+from ghostsearch.space.preset import load_preset
+from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.sites import find_sites
 
 MODELS = ["resnet18", "resnet50", "vgg16_bn"]
 RUNTIMES = ["torch:cpu", "onnxruntime:cpu", "openvino:cpu", "executorch:xnnpack"]

@@ -25,14 +25,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ghostsearch.choices import KEEP
-from ghostsearch.measure.machine import processor
+from ghostsearch.machine import processor
 from ghostsearch.records import Cost, Objective, Record, Score
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
-from ghostsearch.search.ledger import DIGEST, RECORD, Ledger
-from ghostsearch.search.owners import own_name
-from ghostsearch.search.storage import open_storage
-from ghostsearch.space import Architecture, SearchSpace
+from ghostsearch.space.architecture import Architecture, SearchSpace
+from ghostsearch.space.choice import KEEP
+from ghostsearch.study.ledger import DIGEST, RECORD, Ledger
+from ghostsearch.study.owners import own_name
+from ghostsearch.study.store import open_storage
 
 SHARES = {
     str(KEEP): 1.0, "ghost(ratio=2, kernel=3)": 0.55, "ghost(ratio=4, kernel=3)": 0.31,
@@ -100,7 +100,7 @@ def storage_of(kind: str, place: Path, stack: ExitStack) -> str | None:
         return None
     if kind == "journal":
         return f"journal:{place / 'log'}"
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "search"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "study"))
     from servers import server
 
     return stack.enter_context(server(kind))
@@ -241,8 +241,8 @@ def stubs(given: argparse.Namespace) -> ResultPage:
 RUN = """
 import json, sys, time, torch
 torch.set_num_threads(1)
-from ghostsearch.search.config import RunConfig
-from ghostsearch.search.run import search
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.run import search
 view = search(RunConfig(**json.loads(sys.argv[1])))
 """
 
@@ -262,7 +262,7 @@ def real(out: Path, processes: int, **changed: Any) -> dict[str, Any]:
         raise SystemExit("a search failed")
     import optuna
 
-    from ghostsearch.search.ledger import is_told, read_record
+    from ghostsearch.study.ledger import is_told, read_record
 
     name = json.loads((out / "study.json").read_text())["name"]
     trials = optuna.load_study(study_name=name, storage=f"sqlite:///{out / 'study.db'}").get_trials()

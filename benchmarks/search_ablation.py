@@ -19,13 +19,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ghostsearch.measure.machine import processor
+from ghostsearch.machine import processor
 from ghostsearch.pareto import hypervolume
 from ghostsearch.records import StudyView
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
-from ghostsearch.search.config import RunConfig
-from ghostsearch.search.run import search
-from ghostsearch.search.view import SECONDS, load_study
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.directory import SECONDS, load_study
+from ghostsearch.study.run import search
 
 REFERENCE = (1.0, 1.05)
 """No accuracy at all, and 5 % above the plain model's MACs."""

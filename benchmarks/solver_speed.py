@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ghostsearch.convert.sites import find_sites
-from ghostsearch.measure.costtable import CostTable
-from ghostsearch.measure.machine import processor
-from ghostsearch.models.loading import example_input, load_model
+from ghostsearch.machine import processor
+from ghostsearch.measure.cost_table import CostTable
+from ghostsearch.models.load import example_input, load_model
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
-from ghostsearch.search.interactions import decompose
-from ghostsearch.search.solver import Problem, Program
-from ghostsearch.space import SearchSpace
+from ghostsearch.space.architecture import SearchSpace
+from ghostsearch.study.interactions import decompose
+from ghostsearch.study.solver import Problem, Program
+from ghostsearch.surgery.sites import find_sites
 
 CHOICES = ("keep", *(f"ghost(ratio={r}, kernel={k})" for r, k in (
     (2, 1), (2, 3), (2, 5), (2, 7), (3, 1), (3, 3), (3, 5), (4, 1), (4, 3), (4, 5), (5, 3))))  # fmt: skip

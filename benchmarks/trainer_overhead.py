@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ghostsearch.data import Data, load_data
-from ghostsearch.measure.machine import processor
-from ghostsearch.models.loading import load_model
+from ghostsearch.data.load import Data, load_data
+from ghostsearch.machine import processor
+from ghostsearch.models.load import load_model
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
-from ghostsearch.tasks import Classification
-from ghostsearch.train import Recipe, train
+from ghostsearch.training.tasks import Classification
+from ghostsearch.training.train import Recipe, train
 
 IMPORT = (
     "import torch, torchvision, time; t = time.perf_counter(); import lightning.pytorch; print(time.perf_counter() - t)"

@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ghostsearch.convert.convert import convert
-from ghostsearch.convert.distill import LOGITS_SHARE, distill_blocks
-from ghostsearch.convert.fit_layer import FitSettings
-from ghostsearch.convert.inherit import fit_weights, recalibrate_batchnorm
-from ghostsearch.convert.width import set_widths, width_plan
-from ghostsearch.data import Data
-from ghostsearch.space import Architecture
+from ghostsearch.data.load import Data
+from ghostsearch.graph.widths import set_widths, width_plan
+from ghostsearch.space.architecture import Architecture
+from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.distillation import LOGITS_SHARE, distill_blocks
+from ghostsearch.surgery.fit_layer import FitSettings
+from ghostsearch.surgery.inherit import fit_weights, recalibrate_batchnorm
 
 ONE_PASS = FitSettings(relu_rounds=0, joint_rounds=0)
 NO_GATHER = FitSettings(gather=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ghostsearch.space import Anatomy, Architecture
+from ghostsearch.space.architecture import Anatomy, Architecture
 
 if TYPE_CHECKING:
     import pandas as pd

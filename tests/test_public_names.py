@@ -15,7 +15,7 @@ def test_every_public_name_is_callable(name):
 
 def test_folders_do_not_hide_the_functions_of_their_name():
     code = (
-        "import ghostsearch.convert.sites, ghostsearch.search.config, ghostsearch; "
+        "import ghostsearch.surgery.sites, ghostsearch.study.config, ghostsearch; "
         "from ghostsearch import convert, search; print(callable(convert), callable(search))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

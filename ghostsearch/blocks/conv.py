@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ghostsearch.choices import LayerChoice
+from ghostsearch.space.choice import LayerChoice
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 CONVS: dict[int, Callable[..., Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

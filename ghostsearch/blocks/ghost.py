@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostsearch.blocks.conv import CONVS, Block, Conv, place, resized
-from ghostsearch.choices import Ghost
-from ghostsearch.sitecost import intrinsic_channels
+from ghostsearch.blocks.formulas import intrinsic_channels
+from ghostsearch.space.choice import Ghost
 
 
 class GhostConv(Block):

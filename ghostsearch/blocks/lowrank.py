@@ -7,8 +7,8 @@ from math import prod
 from torch import Tensor
 
 from ghostsearch.blocks.conv import CONVS, Block, Conv, place, resized
-from ghostsearch.choices import LowRank
-from ghostsearch.sitecost import low_rank
+from ghostsearch.blocks.formulas import low_rank
+from ghostsearch.space.choice import LowRank
 
 
 class LowRankConv(Block):

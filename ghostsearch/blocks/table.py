@@ -11,7 +11,7 @@ from torch import nn
 from ghostsearch.blocks.conv import Conv
 from ghostsearch.blocks.ghost import GhostConv
 from ghostsearch.blocks.lowrank import LowRankConv
-from ghostsearch.choices import Ghost, Keep, LayerChoice, LowRank
+from ghostsearch.space.choice import Ghost, Keep, LayerChoice, LowRank
 
 
 class BlockType(Protocol):

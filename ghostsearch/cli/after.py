@@ -52,8 +52,8 @@ def finetune(
     Example: [bold]ghostsearch finetune results/mine/models/1a2b3c4d5e --data folder:images --epochs 20
     --distill-from results/mine/models/plain --out tuned[/bold]
     """
-    from ghostsearch.finetune import finetune_directory
-    from ghostsearch.tasks import load_task
+    from ghostsearch.training.finetune import finetune_directory
+    from ghostsearch.training.tasks import load_task
 
     teacher = o.resolve_model(distill_from, weights=distill_weights, allow_code=allow_code) if distill_from else None
     with progress_bar(quiet or as_json) as progress:

@@ -27,7 +27,7 @@ def devices(
 
     Example: [bold]ghostsearch devices --self-test[/bold]
     """
-    from ghostsearch.doctor import device_rows
+    from ghostsearch.measure.doctor import device_rows
 
     rows = device_rows(self_test=self_test)
     if as_json:
@@ -51,7 +51,7 @@ def doctor(as_json: o.Json = False) -> None:
 
     Example: [bold]ghostsearch doctor[/bold]
     """
-    from ghostsearch.doctor import diagnosis
+    from ghostsearch.measure.doctor import diagnosis
 
     found = diagnosis()
     if as_json:

@@ -44,7 +44,7 @@ def train(
 
     Example: [bold]ghostsearch train ghostsearch:ghostnet --size 96 --data folder:images --out trained[/bold]
     """
-    from ghostsearch.scratch import CURVES_FILE, train_from_scratch
+    from ghostsearch.training.from_scratch import CURVES_FILE, train_from_scratch
 
     with progress_bar(quiet or as_json) as progress:
         result, classes = train_from_scratch(

@@ -12,7 +12,7 @@ from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
 from ghostsearch.report.units import milliseconds
 
 if TYPE_CHECKING:
-    from ghostsearch.measure.table import LatencyTable, Setting
+    from ghostsearch.measure.latency_table import LatencyTable, Setting
 
 DeviceName = Annotated[str, typer.Option("--device", help="Where to measure.", autocompletion=o.complete_device)]
 
@@ -44,7 +44,7 @@ def profile(
     Example: [bold]ghostsearch profile torchvision:resnet18 --device onnxruntime:cpu[/bold]
     """
     from ghostsearch.measure.audit import fit_correction
-    from ghostsearch.measure.table import Setting
+    from ghostsearch.measure.latency_table import Setting
 
     setting = Setting.of(device, threads=threads, batch=batch, precision=precision, channels_last=channels_last)
     with progress_bar(quiet or as_json) as progress:
@@ -87,7 +87,7 @@ def audit(
 
     from ghostsearch.measure.audit import audit as run_audit
     from ghostsearch.measure.audit import fit_correction
-    from ghostsearch.measure.table import Setting
+    from ghostsearch.measure.latency_table import Setting
 
     setting = Setting.of(device, threads=threads, batch=batch, precision=precision, channels_last=channels_last)
     with progress_bar(quiet or as_json) as progress:
@@ -109,10 +109,10 @@ def _table(
     model: str, setting: Setting, space: str, classes: int | None, size: int | None, progress: Any
 ) -> tuple[LatencyTable, tuple[Any, ...]]:
     """The latency table of a model, and the model, example and anatomy it was made from."""
-    from ghostsearch.convert.sites import find_sites
     from ghostsearch.measure.profiling import profile as build
-    from ghostsearch.models.loading import example_input
-    from ghostsearch.presets import load_preset
+    from ghostsearch.models.load import example_input
+    from ghostsearch.space.preset import load_preset
+    from ghostsearch.surgery.sites import find_sites
 
     loaded, preset = o.resolve_model(model, classes=classes, size=size), load_preset(space)
     example = example_input(loaded.input)

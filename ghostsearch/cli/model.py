@@ -14,7 +14,7 @@ from ghostsearch.report.colours import short_name
 from ghostsearch.report.units import milliseconds, score_text, with_prefix
 
 if TYPE_CHECKING:
-    from ghostsearch.models.loading import LoadedModel
+    from ghostsearch.models.load import LoadedModel
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,7 +49,7 @@ def inspect_model(
     if gallery is not None:
         _gallery(loaded, gallery, study, out, as_json=as_json)
         return
-    from ghostsearch.inspection import inspection
+    from ghostsearch.report.inspection import inspection
 
     found = inspection(loaded, space)
     if as_json:
@@ -84,7 +84,7 @@ def _show_sites(model: str, sites: list[dict[str, Any]]) -> None:
 
 
 def _gallery(loaded: LoadedModel, image: str, study: Path | None, out: Path, *, as_json: bool) -> None:
-    from ghostsearch.gallery import write_gallery
+    from ghostsearch.report.similar_maps import write_gallery
 
     with progress_bar(as_json) as progress:
         paths = write_gallery(loaded, None if image == "default" else Path(image), out, study=study, progress=progress)
@@ -135,7 +135,7 @@ def convert_model(
 
     Example: [bold]ghostsearch convert torchvision:resnet18 --choice 'ghost(ratio=2, kernel=3)' --out converted[/bold]
     """
-    from ghostsearch.conversion import convert_and_save
+    from ghostsearch.export.convert_directory import convert_and_save
 
     loaded = o.resolve_model(model, weights=weights, classes=classes, size=size, seed=seed)
     with progress_bar(quiet or as_json) as progress:
@@ -184,7 +184,7 @@ def measure_model(
 
     Example: [bold]ghostsearch measure torchvision:resnet18 --device onnxruntime:cpu --device torch:cpu[/bold]
     """
-    from ghostsearch.inspection import measurement
+    from ghostsearch.report.inspection import measurement
 
     loaded = o.resolve_model(model, weights=weights, classes=classes, size=size, seed=seed, allow_code=allow_code)
     with progress_bar(quiet or as_json) as progress:
@@ -242,7 +242,7 @@ def export_model(
 
     Example: [bold]ghostsearch export results/mine/models/1a2b3c4d5e --format onnx[/bold]
     """
-    from ghostsearch.export import export_directory
+    from ghostsearch.export.writer import export_directory
 
     result: Any = export_directory(
         directory,

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from ghostsearch.errors import GhostsearchError
 
 if TYPE_CHECKING:
-    from ghostsearch.models.loading import LoadedModel
+    from ghostsearch.models.load import LoadedModel
 
 MODEL_HELP = (
     "torchvision:NAME, timm:NAME, ghostsearch:NAME, package.module:function (this runs that code), "
@@ -23,7 +23,7 @@ MODEL_HELP = (
 
 def complete_model(incomplete: str) -> list[str]:
     """Model names that go on from what was typed; torchvision is only imported once its prefix stands there."""
-    from ghostsearch.models.loading import known_models
+    from ghostsearch.models.load import known_models
 
     prefixes = ["ghostsearch:", "torchvision:", "timm:"]
     matching = [p for p in prefixes if p.startswith(incomplete)]
@@ -32,7 +32,7 @@ def complete_model(incomplete: str) -> list[str]:
 
 def complete_space(incomplete: str) -> list[str]:
     """Shipped presets that go on from what was typed."""
-    from ghostsearch.presets import preset_directory
+    from ghostsearch.space.preset import preset_directory
 
     return [p.stem for p in sorted(preset_directory().glob("*.yaml")) if p.stem.startswith(incomplete)]
 
@@ -94,12 +94,12 @@ def resolve_model(
     Raises GhostsearchError when it is unknown or the weights do not fit.
     """
     if Path(model).is_dir():
-        from ghostsearch.saved import load_directory
+        from ghostsearch.export.saved import load_directory
 
         if weights or classes:
             raise GhostsearchError(f"{model} is a directory with weights of its own; leave --weights and --classes out")
         return load_directory(Path(model), allow_code=allow_code)
-    from ghostsearch.models.loading import load_model
+    from ghostsearch.models.load import load_model
 
     return load_model(model, weights=weights, classes=classes, size=size, seed=seed)
 

@@ -10,7 +10,7 @@ import typer
 
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import out, progress_bar, say, say_json, show_table
-from ghostsearch.search.config import RunConfig
+from ghostsearch.study.config import RunConfig
 
 if TYPE_CHECKING:
     from ghostsearch.records import StudyView
@@ -50,8 +50,8 @@ Config = Annotated[Path | None, typer.Option(help="A run.yaml to start from; opt
 def run_search(given: dict[str, Any], *, config: Path | None, as_json: bool, quiet: bool) -> None:
     """Run or resume the study that the options (and --config) describe, then show its front."""
     from ghostsearch.report.tables import front_table
-    from ghostsearch.search.config import configure
-    from ghostsearch.search.run import search
+    from ghostsearch.study.config import configure
+    from ghostsearch.study.run import search
 
     run = configure(given, config)
     with progress_bar(quiet or as_json) as progress:
@@ -84,7 +84,7 @@ def solve(
     Example: [bold]ghostsearch solve results/mine --max-latency 60%[/bold]
     """
     from ghostsearch.files import write_text
-    from ghostsearch.search.solve import solve_study
+    from ghostsearch.study.solve import solve_study
 
     given = {"latency": max_latency, "macs": max_macs, "params": max_params}
     answers = solve_study(directory, {axis: text for axis, text in given.items() if text}, count=count)
@@ -115,7 +115,7 @@ def report(
     from ghostsearch.report.headline import headline
     from ghostsearch.report.page import write_report
     from ghostsearch.report.tables import front_table
-    from ghostsearch.search.view import load_study
+    from ghostsearch.study.directory import load_study
 
     view = load_study(directory)
     others = [load_study(other) for other in compare or ()]

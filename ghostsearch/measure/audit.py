@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ghostsearch.convert.convert import convert
-from ghostsearch.measure.costtable import encode
+from ghostsearch.measure.cells import Correction
+from ghostsearch.measure.cost_table import encode
 from ghostsearch.measure.inputs import batched
 from ghostsearch.measure.latency import measure_pairs
-from ghostsearch.measure.store import Correction
-from ghostsearch.measure.table import UNCORRECTED, LatencyTable
+from ghostsearch.measure.latency_table import UNCORRECTED, LatencyTable
 from ghostsearch.records import Latency
-from ghostsearch.space import Anatomy, Architecture, SearchSpace
+from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace
+from ghostsearch.surgery.convert import convert
 
 Progress = Callable[[int, int, str], None]
 

@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.capture import batch_size, call, copied, meta_copy, moved
 from ghostsearch.measure.memory import LivenessMode, weight_bytes
 from ghostsearch.records import Cost
-from ghostsearch.tracing import batch_size, call, copied, meta_copy, moved
 
 aten = torch.ops.aten
 

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.capture import batch_size, copied, moved
 from ghostsearch.measure.cost import count_operators, plain_attention
 from ghostsearch.measure.inputs import Flat, flat_inputs
-from ghostsearch.tracing import batch_size, copied, moved
 
 COUNTERS = ("torch", "fvcore", "thop")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.tracing import call, tensors
+from ghostsearch.graph.capture import call, tensors
 
 
 class Flat(nn.Module):

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ghostsearch.busy import timing
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.devices.base import Device, Prepared, RunOptions
 from ghostsearch.measure.devices.table import DEFAULT_DEVICE, get_device
 from ghostsearch.measure.inputs import batched
 from ghostsearch.measure.intervals import median_interval, ratio_interval
 from ghostsearch.measure.threads import WaitClock, check_threads, preemptions
-from ghostsearch.quiet import timing
 from ghostsearch.records import Latency
 
 Progress = Callable[[int, int, str], None]

@@ -16,11 +16,11 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ghostsearch.blocks.conv import CONVS
 from ghostsearch.blocks.table import build_block
-from ghostsearch.choices import LayerChoice, parse_layer_choice
-from ghostsearch.measure.costtable import Channels, reached_layers
+from ghostsearch.graph.capture import Shape, forward_copy, tensors
+from ghostsearch.measure.cost_table import Channels, reached_layers
 from ghostsearch.measure.streams import SUMS, Stream, WithSums, find_streams
-from ghostsearch.space import Anatomy
-from ghostsearch.tracing import Shape, forward_copy, tensors
+from ghostsearch.space.architecture import Anatomy
+from ghostsearch.space.choice import LayerChoice, parse_layer_choice
 
 ACTIVATIONS = tuple(
     kind

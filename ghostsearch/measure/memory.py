@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ghostsearch.tracing import tensors
+from ghostsearch.graph.capture import tensors
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from ghostsearch.measure.cells import CellStore, CellTime
 from ghostsearch.measure.latency import measure_pairs
-from ghostsearch.measure.store import CellStore, CellTime
-from ghostsearch.measure.table import LatencyTable, Setting
-from ghostsearch.space import Anatomy, SearchSpace
+from ghostsearch.measure.latency_table import LatencyTable, Setting
+from ghostsearch.space.architecture import Anatomy, SearchSpace
 
 Progress = Callable[[int, int, str], None]
 

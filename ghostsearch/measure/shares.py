@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from ghostsearch.graph.capture import batch_size
 from ghostsearch.measure.cost import count_operators
-from ghostsearch.tracing import batch_size
 
 
 def shares_by_kind(model: nn.Module, example: Any) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostsearch.choices import Ghost
-from ghostsearch.sitecost import intrinsic_channels
+from ghostsearch.blocks.formulas import intrinsic_channels
+from ghostsearch.space.choice import Ghost
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ghostsearch.graph.capture import copied
 from ghostsearch.models.ghost_module import GhostBottleneck, Row, convolution, make_divisible
 from ghostsearch.models.ghostnet import ROWS, STEM, GhostNet
-from ghostsearch.tracing import copied
 
 EXPANSIONS = (8, 24, 36, 36, 60, 120, 100, 120, 120, 240, 336, 336, 480, 480, 480, 480)
 """Of the sixteen bottlenecks; the rest of the table is GhostNet's (Chen et al. 2022, table 2)."""

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.blocks.conv import CONVS
+from ghostsearch.blocks.formulas import theoretical_speedup
 from ghostsearch.blocks.table import build_block
-from ghostsearch.choices import Ghost
-from ghostsearch.convert.sites import find_sites
-from ghostsearch.convert.swap import swap_sites
+from ghostsearch.graph.capture import copied
 from ghostsearch.measure.cost import measure_cost
-from ghostsearch.models.loading import example_input, load_model
+from ghostsearch.models.load import example_input, load_model
 from ghostsearch.paper.printed import (
     BILLION,
     CIFAR_PEERS,
@@ -29,9 +28,10 @@ from ghostsearch.paper.printed import (
     Printed,
     agrees,
 )
-from ghostsearch.sitecost import theoretical_speedup
-from ghostsearch.space import Site
-from ghostsearch.tracing import copied
+from ghostsearch.space.architecture import Site
+from ghostsearch.space.choice import Ghost
+from ghostsearch.surgery.sites import find_sites
+from ghostsearch.surgery.swap import swap_sites
 
 Row = dict[str, Any]
 

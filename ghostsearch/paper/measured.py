@@ -8,7 +8,7 @@ from typing import Any
 from ghostsearch.errors import MissingExtraError
 from ghostsearch.measure.devices.base import RunOptions
 from ghostsearch.measure.latency import measure_latency, measure_pairs
-from ghostsearch.models.loading import IMAGENET_INPUT, example_input, load_model
+from ghostsearch.models.load import IMAGENET_INPUT, example_input, load_model
 from ghostsearch.models.repghost import fused
 from ghostsearch.paper.counted import Family, Layer, Row, compared
 from ghostsearch.paper.options import PaperOptions

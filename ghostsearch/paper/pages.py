@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from ghostsearch.choices import Ghost
-from ghostsearch.measure.machine import processor
+from ghostsearch.machine import processor
 from ghostsearch.paper import counted, measured
 from ghostsearch.paper.kept import KeptRows
 from ghostsearch.paper.options import PaperOptions
 from ghostsearch.report.result_page import ResultPage, ResultTable
+from ghostsearch.space.choice import Ghost
 
 Progress = Callable[[int, int, str], None]
 
@@ -216,7 +216,7 @@ def ghostnet_search(making: Making) -> ResultPage:
     """Search over GhostNet itself."""
     from ghostsearch.models.ghostnet_space import space_size
     from ghostsearch.paper.searched import draw_search, search_rows, searched
-    from ghostsearch.search.ghostnet_study import POPULATION
+    from ghostsearch.study.ghostnet_study import POPULATION
 
     options = making.options
     candidates = searched(options, making.kept, making.progress)

@@ -10,7 +10,7 @@ from ghostsearch.paper.kept import KEPT_FILE, KeptRows
 from ghostsearch.paper.options import PaperOptions
 from ghostsearch.paper.pages import TABLES, Making
 from ghostsearch.report.result_page import write_index, write_page
-from ghostsearch.space import nearest_names
+from ghostsearch.space.architecture import nearest_names
 
 Progress = Callable[[int, int, str], None]
 

@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ghostsearch.data import load_data
+from ghostsearch.data.load import load_data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import atomic_path
 from ghostsearch.models.ghostnet_space import GhostNetPlan
-from ghostsearch.models.loading import InputSpec
+from ghostsearch.models.load import InputSpec
 from ghostsearch.paper.counted import Row
 from ghostsearch.paper.kept import KeptRows
 from ghostsearch.paper.options import PaperOptions
-from ghostsearch.search.ghostnet_study import Candidate, GhostNetTrainer, search_ghostnet
+from ghostsearch.study.ghostnet_study import Candidate, GhostNetTrainer, search_ghostnet
 
 Progress = Callable[[int, int, str], None]
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.gallery import KERNELS, closest_pairs, image_tensor, open_image, pair_errors
-from ghostsearch.models.loading import load_model
+from ghostsearch.models.load import load_model
 from ghostsearch.paper.counted import Row
 from ghostsearch.paper.options import PaperOptions
+from ghostsearch.report.similar_maps import KERNELS, closest_pairs, image_tensor, open_image, pair_errors
 
 PAIRS = 3
 

@@ -8,15 +8,15 @@ from statistics import mean
 
 from torch import Tensor, nn
 
-from ghostsearch.choices import Ghost
-from ghostsearch.data import Data, load_data
+from ghostsearch.data.load import Data, load_data
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.models.loading import example_input, load_model
+from ghostsearch.models.load import example_input, load_model
 from ghostsearch.paper.counted import Row, compared, ghosted
 from ghostsearch.paper.kept import KeptRows
 from ghostsearch.paper.options import PaperOptions
 from ghostsearch.paper.printed import GHOST_RESNET56, GHOST_VGG16, MILLION, RESNET56, VGG16, Printed
-from ghostsearch.train import evaluate, train
+from ghostsearch.space.choice import Ghost
+from ghostsearch.training.train import evaluate, train
 
 Progress = Callable[[int, int, str], None]
 Settings = dict[Ghost | None, Printed]

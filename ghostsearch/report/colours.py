@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ghostsearch.choices import Choice, Ghost, Keep, LowRank, parse_choice
+from ghostsearch.space.choice import Choice, Ghost, Keep, LowRank, parse_choice
 
 KEEP_COLOUR = "#a8b0b9"
 RATIO_COLOURS = {2: "#4477aa", 3: "#44aa99", 4: "#ee8833", 5: "#bb4433"}

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
-from ghostsearch.measure.machine import processor_name
+from ghostsearch.machine import processor_name
 from ghostsearch.records import Cost, Latency
 from ghostsearch.report.result_page import ResultPage, ResultTable
 from ghostsearch.report.units import MISSING, milliseconds, score_text, share_text, with_prefix
-from ghostsearch.space import read_json
+from ghostsearch.space.architecture import read_json
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ghostsearch.files import write_text
 from ghostsearch.records import StudyView
+from ghostsearch.report.conditions import measured
 from ghostsearch.report.headline import headline
-from ghostsearch.report.measured import measured
 from ghostsearch.report.pictures import draw_front, draw_layer_times, draw_layers
 from ghostsearch.report.tables import front_rows
 

@@ -8,12 +8,12 @@ from typing import Any
 from ghostsearch.files import write_text
 from ghostsearch.records import StudyView
 from ghostsearch.report.compact import ComparedModel, compact_rows, conditions, read_compact, table_note
+from ghostsearch.report.conditions import measured
 from ghostsearch.report.content import page_content
 from ghostsearch.report.html import render
 from ghostsearch.report.layer_times import layer_times
 from ghostsearch.report.links import model_links, study_links
 from ghostsearch.report.markdown import write_markdown
-from ghostsearch.report.measured import measured
 from ghostsearch.report.outcome import breaches, metric_name, number, table_axes
 from ghostsearch.report.units import score_text
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 
-from ghostsearch.choices import parse_width
+from ghostsearch.blocks.formulas import kept_width
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.presets import load_preset
 from ghostsearch.records import StudyView
-from ghostsearch.sitecost import kept_width
+from ghostsearch.space.choice import parse_width
+from ghostsearch.space.preset import load_preset
 
 
 def width_shares(view: StudyView, groups: Mapping[str, str]) -> dict[str, float]:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ghostsearch.blocks.ghost import GhostConv, haar_bands
-from ghostsearch.choices import Ghost
+from ghostsearch.space.choice import Ghost
 
 
 def test_parameters_of_the_papers_layer():

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ghostsearch.blocks.formulas import site_macs, site_params
 from ghostsearch.blocks.table import BLOCKS, build_block
-from ghostsearch.choices import CHEAP_OPERATIONS, KEEP, Choice, Ghost, LayerChoice, LowRank
-from ghostsearch.convert.inherit import copy_weights
-from ghostsearch.convert.sites import find_sites
-from ghostsearch.sitecost import site_macs, site_params
+from ghostsearch.space.choice import CHEAP_OPERATIONS, KEEP, Choice, Ghost, LayerChoice, LowRank
+from ghostsearch.surgery.inherit import copy_weights
+from ghostsearch.surgery.sites import find_sites
 
 CHOICES = [
     *(kind() for kind in BLOCKS),

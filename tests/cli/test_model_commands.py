@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from ghostsearch.choices import parse_layer_choice
-from ghostsearch.sitecost import site_position_macs
+from ghostsearch.blocks.formulas import site_position_macs
+from ghostsearch.space.choice import parse_layer_choice
 
 
 def test_help_teaches_by_an_example_and_loads_no_torch(ghostsearch):
@@ -50,7 +50,7 @@ def test_inspect_of_a_net_without_sites_says_so_in_one_line(refused):
 def test_convert_measure_load_round_trip(ghostsearch, tmp_path):
     import torch
 
-    from ghostsearch.saved import load
+    from ghostsearch.export.saved import load
 
     out = tmp_path / "converted"
     done = ghostsearch(
@@ -123,7 +123,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(refused, tmp_path, told, argum
 
 def test_theoretical_speedup_is_the_ratio_of_the_site_formulas(ghostsearch):
     found = ghostsearch("inspect", "ghostsearch:digits_cnn", "--space", "quickstart", "--json").data
-    from ghostsearch.space import Site
+    from ghostsearch.space.architecture import Site
 
     names = {f.name for f in __import__("dataclasses").fields(Site)}
     for row in found["sites"]:

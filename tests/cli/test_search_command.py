@@ -34,7 +34,7 @@ def test_the_study_directory_holds_what_is_promised(study):
 
 
 def test_the_report_holds_what_the_search_learned_of_the_device(study):
-    from ghostsearch.search.view import load_study
+    from ghostsearch.study.directory import load_study
 
     out, _ = study
     view = load_study(out)

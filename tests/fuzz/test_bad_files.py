@@ -21,18 +21,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ghostsearch.choices import parse_choice
-from ghostsearch.data import load_data
+from ghostsearch.data.load import load_data
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.models.loading import DIGITS_INPUT, load_model, load_weights
-from ghostsearch.presets import load_preset, parse_preset, preset_directory
+from ghostsearch.export.saved import load, read_manifest, save
+from ghostsearch.models.load import DIGITS_INPUT, load_model, load_weights
 from ghostsearch.records import Cost, Objective, Record, Score
-from ghostsearch.saved import load, read_manifest, save
-from ghostsearch.search.config import RunConfig, configure
-from ghostsearch.search.ledger import Ledger
-from ghostsearch.search.storage import open_storage
-from ghostsearch.search.view import check_directory, load_study, write_outcome, write_records, write_run, write_study
-from ghostsearch.space import Architecture, SearchSpace
+from ghostsearch.space.architecture import Architecture, SearchSpace
+from ghostsearch.space.choice import parse_choice
+from ghostsearch.space.preset import load_preset, parse_preset, preset_directory
+from ghostsearch.study.config import RunConfig, configure
+from ghostsearch.study.directory import (
+    check_directory,
+    load_study,
+    write_outcome,
+    write_records,
+    write_run,
+    write_study,
+)
+from ghostsearch.study.ledger import Ledger
+from ghostsearch.study.store import open_storage
 
 FACTOR = int(os.environ.get("GHOSTSEARCH_FUZZ", "1"))
 INPUTS = {
@@ -90,8 +97,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(place: Path) -> Path:
     """A small converted model, whole."""
-    from ghostsearch.convert.convert import convert
-    from ghostsearch.models.loading import example_input
+    from ghostsearch.models.load import example_input
+    from ghostsearch.surgery.convert import convert
 
     loaded = load_model("ghostsearch:digits_cnn")
     sites = [n for n, m in loaded.module.named_modules() if isinstance(m, torch.nn.Conv2d)]

@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from ghostsearch.convert.sites import find_sites
-from ghostsearch.measure.costtable import encode
+from ghostsearch.measure.cost_table import encode
+from ghostsearch.measure.latency_table import UNCORRECTED, Setting
 from ghostsearch.measure.layers import timed_layers
 from ghostsearch.measure.profiling import profile
 from ghostsearch.measure.streams import SUMS, Stream, find_streams, one_sum_each, spoiled_sums
-from ghostsearch.measure.table import UNCORRECTED, Setting
-from ghostsearch.presets import parse_preset
-from ghostsearch.space import Architecture, SearchSpace
+from ghostsearch.space.architecture import Architecture, SearchSpace
+from ghostsearch.space.preset import parse_preset
+from ghostsearch.surgery.sites import find_sites
 
 GHOST = "ghost(ratio=4, kernel=3)"
 
@@ -95,7 +95,7 @@ def test_a_cell_with_sums_runs_them_behind_its_layer():
 
 
 def layer_choice(text):
-    from ghostsearch.choices import parse_layer_choice
+    from ghostsearch.space.choice import parse_layer_choice
 
     return parse_layer_choice(text)
 

@@ -8,9 +8,9 @@ import time
 import pytest
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.machine import usable_cores
 from ghostsearch.measure.devices.base import Prepared
 from ghostsearch.measure.devices.torch_cpu import TorchCpu
-from ghostsearch.measure.machine import usable_cores
 from ghostsearch.measure.threads import WaitClock, check_threads
 
 

@@ -1,9 +1,9 @@
 import torch
 
-from ghostsearch.choices import parse_layer_choice
-from ghostsearch.convert.sites import find_sites
+from ghostsearch.blocks.formulas import theoretical_speedup
 from ghostsearch.models.digits import digits_cnn
-from ghostsearch.sitecost import theoretical_speedup
+from ghostsearch.space.choice import parse_layer_choice
+from ghostsearch.surgery.sites import find_sites
 
 IMAGE = torch.zeros(1, 1, 8, 8)
 

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from ghostsearch.choices import Ghost
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.cifar import vgg16
 from ghostsearch.paper.counted import (
@@ -14,6 +13,7 @@ from ghostsearch.paper.counted import (
     resnet50_family,
     vgg16_family,
 )
+from ghostsearch.space.choice import Ghost
 
 VGG16 = [
     (15.0, 313), (7.6, 157), (7.7, 158), (7.7, 160), (7.7, 163), (5.2, 107), (4.0, 80), (3.3, 65),

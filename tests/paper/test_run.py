@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import nn
 
-from ghostsearch.choices import Ghost
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.latency import measure_pairs
 from ghostsearch.models.cifar import resnet20
@@ -14,7 +13,8 @@ from ghostsearch.paper.pages import TABLES
 from ghostsearch.paper.printed import SMALL_NETS
 from ghostsearch.paper.run import write_tables
 from ghostsearch.paper.toy import block_output, toy_rows
-from ghostsearch.train import train
+from ghostsearch.space.choice import Ghost
+from ghostsearch.training.train import train
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ class Device(abc.ABC):
         """The hardware, such as the processor's name and cores; part of the fingerprint of the latency
         table.
         """
-        from ghostsearch.measure.machine import processor
+        from ghostsearch.machine import processor
 
         return processor()
 

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError, MissingExtraError
+from ghostsearch.graph.capture import copied, moved
 from ghostsearch.measure.devices.base import Device, Prepared, RunOptions, refusals
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.measure.inputs import Flat, flat_inputs
-from ghostsearch.tracing import copied, moved
 
 
 class ExecutorchPrepared(Prepared):

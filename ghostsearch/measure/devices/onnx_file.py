@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ghostsearch.graph.capture import copied, moved
 from ghostsearch.measure.inputs import Flat, flat_inputs
-from ghostsearch.tracing import copied, moved
 
 OPSET = 18
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.devices.base import Device
-from ghostsearch.space import nearest_names
+from ghostsearch.space.architecture import nearest_names
 
 DEVICES: Mapping[str, str] = {
     "onnxruntime:cpu": "onnxruntime_cpu:OnnxRuntimeCpu",

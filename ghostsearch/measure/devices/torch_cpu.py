@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ghostsearch.graph.capture import copied, moved
 from ghostsearch.measure.devices.base import Device, Prepared, RunOptions, refusals
 from ghostsearch.measure.inputs import Flat, flat_inputs
-from ghostsearch.tracing import copied, moved
 
 
 class TorchPrepared(Prepared):

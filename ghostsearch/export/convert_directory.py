@@ -1,0 +1,139 @@
+"""The first daily job in one call: convert a network, inherit its weights, save it, tell before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.space.architecture import Anatomy, Architecture, nearest_names
+from ghostsearch.space.choice import Width, parse_choice
+from ghostsearch.space.preset import GroupRule, Preset, SiteRule
+
+if TYPE_CHECKING:
+    from ghostsearch.models.load import LoadedModel
+
+Progress = Callable[[int, int, str], None]
+
+
+def requested_architecture(
+    anatomy: Anatomy,
+    *,
+    choice: str | None,
+    file: Path | None,
+    include: tuple[str, ...] = ("*",),
+    exclude: tuple[str, ...] = (),
+    width_multiple: int = 8,
+) -> Architecture:
+    """The architecture that one choice for every place, or a file, asks for.
+
+    A choice goes to every site (a width to every group) that it fits and that the globs let through. Raises
+    GhostsearchError unless exactly one of the two is given, for unknown sites, and when nothing would change.
+    """
+    if (choice is None) == (file is None):
+        raise GhostsearchError(
+            "say what to convert to by exactly one of --choice 'ghost(ratio=2, kernel=3)' and --architecture FILE"
+        )
+    if file is not None:
+        architecture = Architecture.read(file)
+        check_names(anatomy, architecture)
+        return architecture
+    text = str(parse_choice(str(choice)))
+    if isinstance(parse_choice(text), Width):
+        rules = Preset(
+            groups=(GroupRule(widths=(text,)),),
+            include=include,
+            exclude=exclude,
+            width_multiple=width_multiple,
+        )
+    else:
+        rules = Preset(sites=(SiteRule(choices=(text,)),), include=include, exclude=exclude)
+    return rules.resolve(anatomy).uniform(text)
+
+
+def check_names(anatomy: Anatomy, architecture: Architecture) -> None:
+    """Raise GhostsearchError when an architecture names a site or group that the model does not have."""
+    sites = {s.path for s in anatomy.sites}
+    groups = {g.name: g for g in anatomy.groups}
+    for name in architecture.sites:
+        if name not in sites:
+            reason = next((s.reason for s in anatomy.skipped if s.path == name), "")
+            why = f"it was skipped: {reason}" if reason else f"nearest: {nearest_names(name, sorted(sites))}"
+            raise GhostsearchError(f"the architecture names {name!r}, which is no site of this model ({why})")
+    for name in architecture.groups:
+        if name not in groups:
+            near = nearest_names(name, sorted(groups))
+            raise GhostsearchError(
+                f"the architecture names the group {name!r}, which this model has not; nearest: {near}"
+            )
+        if groups[name].fixed:
+            raise GhostsearchError(f"the width of group {name!r} cannot change: {groups[name].fixed}")
+
+
+def convert_and_save(
+    loaded: LoadedModel,
+    out: Path,
+    *,
+    choice: str | None = None,
+    architecture_file: Path | None = None,
+    include: tuple[str, ...] = ("*",),
+    exclude: tuple[str, ...] = (),
+    include_first: bool = False,
+    width_multiple: int = 8,
+    calibration: str | None = None,
+    images: int = 512,
+    distill_steps: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Convert a loaded model, write it to a directory and return the before/after table as plain data.
+
+    Raises GhostsearchError for bad choices, globs or data; the directory is written only when all went well.
+    """
+    from ghostsearch.data.load import calibration_batches, load_data
+    from ghostsearch.export.saved import save
+    from ghostsearch.measure.cost import measure_cost
+    from ghostsearch.models.load import example_input
+    from ghostsearch.surgery.convert import convert
+    from ghostsearch.surgery.sites import find_sites
+
+    if distill_steps and not calibration:
+        raise GhostsearchError("--distill-steps needs images to distil on; add --calibrate DATA")
+    example = example_input(loaded.input)
+    anatomy = find_sites(loaded.module, example, include_first=include_first)
+    architecture = requested_architecture(
+        anatomy,
+        choice=choice,
+        file=architecture_file,
+        include=include,
+        exclude=exclude,
+        width_multiple=width_multiple,
+    )
+    batches = None
+    if calibration:
+        data = load_data(calibration, input=loaded.input, seed=seed, progress=progress)
+        batches = calibration_batches(data, images, seed=seed)
+    converted = convert(
+        loaded.module, architecture, example=example, anatomy=anatomy, calibration=batches,
+        width_multiple=width_multiple, distill_steps=distill_steps, seed=seed, progress=progress,
+    )  # fmt: skip
+    save(converted, out, source=loaded, architecture=architecture, width_multiple=width_multiple)
+    before, after = measure_cost(loaded.module, example), measure_cost(converted, example)
+    names = {"params": "params", "macs": "MACs", "size_bytes": "bytes"}
+    return {
+        "model": loaded.spec,
+        "architecture": architecture.to_dict(),
+        "digest": architecture.digest,
+        "changed": len(architecture.sites) + len(architecture.groups),
+        "weights": _how(calibration, images, distill_steps),
+        "out": str(out),
+        "rows": [{"what": text, "before": getattr(before, k), "after": getattr(after, k)} for k, text in names.items()],
+    }
+
+
+def _how(calibration: str | None, images: int, distill_steps: int) -> str:
+    if not calibration:
+        return "copied (add --calibrate DATA to fit them in closed form)"
+    fitted = f"fitted in closed form on {images} images of {calibration}"
+    return f"{fitted}, then {distill_steps} label-free distillation steps a block" if distill_steps else fitted

@@ -1,0 +1,65 @@
+"""ONNX, by PyTorch's exporter over torch.export; run by ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.export.formats.base import INPUT_NAME, Format, Runner, quiet
+from ghostsearch.measure.devices.onnx_file import OPSET
+from ghostsearch.measure.devices.onnxruntime_cpu import cpu_session
+
+MAX_BYTES = 2**31 - 1
+"""A protocol buffer holds no more, and one file is easier to pass on than two."""
+
+
+class Onnx(Format):
+    """One .onnx file, weights inside, batch dimension named `batch`."""
+
+    name = "onnx"
+    suffix = ".onnx"
+
+    def write(self, program: ExportedProgram, path: Path, notes: Mapping[str, str]) -> None:
+        """Export, drop the exporter's notes on source files, save."""
+        path.write_bytes(onnx_model(program, notes).SerializeToString())
+
+    def open(self, path: Path) -> Runner:
+        """A session of one thread."""
+        return onnx_runner(path)
+
+
+def onnx_model(program: ExportedProgram, notes: Mapping[str, str]) -> Any:
+    """The program as an ONNX ModelProto; raises GhostsearchError when it is too large for one file."""
+    size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
+    if size > MAX_BYTES:
+        raise GhostsearchError(f"an ONNX file holds at most 2 GiB, the weights take {size} bytes; use torch-export")
+    with quiet(), torch.no_grad():
+        made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, input_names=[INPUT_NAME], verbose=False)
+    assert made is not None
+    model = made.model_proto
+    # The exporter writes the author's source paths into every node, a fifth of a small file.
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer,
+                 *model.graph.input, *model.graph.output, *model.functions):  # fmt: skip
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for key, value in notes.items():
+        model.metadata_props.add(key=f"ghostsearch.{key}", value=value)
+    return model
+
+
+def onnx_runner(path: Path) -> Runner:
+    """An ONNX file in a session of one thread."""
+    session = cpu_session(path.read_bytes(), 1)
+    name = session.get_inputs()[0].name
+
+    def run(images: Tensor) -> tuple[np.ndarray, ...]:
+        return tuple(np.asarray(y) for y in session.run(None, {name: images.numpy()}))
+
+    return run

@@ -1,0 +1,38 @@
+"""PyTorch's own exported programs (.pt2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from ghostsearch.export.formats.base import Format, Runner, quiet
+from ghostsearch.graph.capture import tensors
+from ghostsearch.measure.devices.torch_cpu import as_array
+
+
+class TorchExport(Format):
+    """One .pt2 file: `torch.export.load(path).module()` runs it, without this package."""
+
+    name = "torch-export"
+    suffix = ".pt2"
+
+    def write(self, program: ExportedProgram, path: Path, notes: Mapping[str, str]) -> None:
+        """Save the program with the notes as a file of its archive."""
+        with quiet():
+            torch.export.save(program, path, extra_files={f"ghostsearch.{k}": v for k, v in notes.items()})
+
+    def open(self, path: Path) -> Runner:
+        """The loaded program as a module."""
+        with quiet():
+            module = torch.export.load(path).module()
+
+        def run(images: Tensor) -> tuple[np.ndarray, ...]:
+            with torch.no_grad():
+                return tuple(as_array(y) for y in tensors(module(images)))
+
+        return run

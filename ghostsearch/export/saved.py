@@ -1,0 +1,309 @@
+"""Models on disk: architecture.json tells what was built from what, weights.safetensors the tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ghostsearch.blocks.ghost import GhostConv
+from ghostsearch.errors import GhostsearchError, key_of
+from ghostsearch.files import atomic_path, cannot_write, write_text
+from ghostsearch.models.load import InputSpec, LoadedModel, example_input, load_model
+from ghostsearch.space.architecture import Architecture, read_json
+from ghostsearch.version import versions
+
+ARCHITECTURE_FILE = "architecture.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+SAFE_SPEC = re.compile(r"(torchvision|timm|ghostsearch):[\w.\-]{1,100}")
+"""Model names whose builders come with a library; any other name would run code of the file's choosing."""
+
+PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+LARGEST_SHRINK, SMALL = 64, 2**25
+"""The plain network that a directory names may have 64 times the stored parameters, or 2^25 in any case."""
+
+State = Mapping[str, Tensor]
+
+
+class _Source(BaseModel):
+    """The plain model: builder, classes and input, bounded so that a forged file cannot ask for much."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+    model: Annotated[str, Field(max_length=200)]
+    classes: Annotated[int, Field(ge=1, le=10**5)] | None
+    size: Annotated[int, Field(ge=1, le=4096)]
+    channels: Annotated[int, Field(ge=1, le=1024)]
+    mean: Annotated[tuple[Finite, ...], Field(strict=False)]
+    std: Annotated[tuple[Annotated[Finite, Field(gt=0)], ...], Field(strict=False)]
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> _Source:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError("mean and std take one value a channel")
+        return self
+
+    @property
+    def input(self) -> InputSpec:
+        return InputSpec(self.size, self.channels, self.mean, self.std)
+
+
+class _Manifest(BaseModel):
+    """What architecture.json holds beside the architecture itself."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+    source: _Source
+    width_multiple: Annotated[int, Field(ge=1, le=1024)]
+    weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    versions: Annotated[dict[str, str], Field(max_length=100)] = {}
+
+
+@dataclass(frozen=True)
+class SavedModel(LoadedModel):
+    """A model that was read from a directory; `spec` names the plain model it was converted from."""
+
+    architecture: Architecture = field(default_factory=Architecture)
+    width_multiple: int = 8
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Package versions it was written with."""
+
+
+def save(
+    module: nn.Module,
+    directory: Path | str,
+    *,
+    source: LoadedModel,
+    architecture: Architecture,
+    width_multiple: int = 8,
+) -> Path:
+    """Write a converted (or plain) model to a directory; killed halfway, it loads or says why not.
+
+    `source` is the model that `architecture` was applied to: its `spec` (empty for a network made in Python),
+    classes and input are kept. Tensors are stored contiguous, in their dtype; shared ones once a name.
+    Returns the directory.
+    Raises GhostsearchError when the source is itself converted, when the state holds more than tensors, or
+    when the directory cannot be written.
+    """
+    if isinstance(source, SavedModel) and source.architecture not in (architecture, Architecture()):
+        raise GhostsearchError(
+            f"the model is converted already ({source.architecture.digest}); convert the plain {source.spec} instead"
+        )
+    directory = Path(directory)
+    weights = directory / WEIGHTS_FILE
+    state = {name: _storable(name, value) for name, value in module.state_dict().items()}
+    with atomic_path(weights) as temporary:
+        try:
+            save_file(state, temporary)
+        except SafetensorError as error:
+            raise cannot_write(weights, str(error)) from None
+        digest = _sha256(temporary)
+    shape = source.input
+    manifest = _checked(
+        {
+            "source": {
+                "model": source.spec,
+                "classes": source.classes,
+                "size": shape.size,
+                "channels": shape.channels,
+                "mean": shape.mean,
+                "std": shape.std,
+            },
+            "width_multiple": width_multiple,
+            "weights_sha256": digest,
+            "versions": versions(),
+        },
+        "cannot save",
+    )
+    content = architecture.to_dict() | {"digest": architecture.digest} | manifest.model_dump()
+    write_text(directory / ARCHITECTURE_FILE, json.dumps(content, indent=1) + "\n")
+    return directory
+
+
+def load(
+    directory: Path | str, *, model: nn.Module | None = None, allow_code: bool = False, example: Any = None
+) -> nn.Module:
+    """The module in a directory, in eval mode, with outputs equal to those of the module that was saved.
+
+    The plain network is built by name and converted, so nothing in the directory is run. A directory whose
+    plain network came from the user's own code (`package.module:function`) is loaded only with that network
+    as `model` (left untouched), or with `allow_code=True`, which imports and calls what the file names: only
+    for files you trust. A network whose forward takes more than one image needs its `example` too, as `convert` does.
+    Raises GhostsearchError for anything missing, truncated, foreign, forged or from a newer version.
+    """
+    return load_directory(directory, model=model, allow_code=allow_code, example=example).module
+
+
+def load_directory(
+    directory: Path | str, *, model: nn.Module | None = None, allow_code: bool = False, example: Any = None
+) -> SavedModel:
+    """As `load`, with the plain model's name and input, the architecture and the versions of the writer."""
+    directory = Path(directory)
+    architecture, manifest = read_manifest(directory)
+    state = _read_weights(directory / WEIGHTS_FILE, manifest.weights_sha256)
+    plain = model if model is not None else _build(directory, manifest.source, state, allow_code)
+    example = example_input(manifest.source.input) if example is None else example
+    module = _converted(directory, plain, architecture, manifest.width_multiple, example)
+    _fill(module, state, directory / WEIGHTS_FILE)
+    source = manifest.source
+    return SavedModel(
+        module=module.eval(),
+        spec=source.model,
+        input=source.input,
+        classes=source.classes,
+        architecture=architecture,
+        width_multiple=manifest.width_multiple,
+        versions=manifest.versions,
+    )
+
+
+def load_plain(saved: SavedModel, *, allow_code: bool = False) -> LoadedModel:
+    """The plain model that a saved one came from, with random weights: to compare cost and latency.
+
+    Raises GhostsearchError as `load` does when the plain model comes from the user's own code.
+    """
+    _check_spec(saved.spec, saved.spec, allow_code)
+    shape = saved.input
+    return load_model(saved.spec, classes=saved.classes, size=shape.size, mean=shape.mean, std=shape.std)
+
+
+def read_manifest(directory: Path) -> tuple[Architecture, _Manifest]:
+    """Architecture and manifest of a directory, checked; raises GhostsearchError."""
+    path = directory / ARCHITECTURE_FILE
+    if not path.is_file():
+        raise GhostsearchError(f"{directory}: no model of ours ({ARCHITECTURE_FILE} is missing)")
+    data = read_json(path)
+    architecture = Architecture.from_dict(data, str(path))
+    if isinstance(data, dict) and "source" not in data:
+        raise GhostsearchError(
+            f"{path}: an architecture without a model; apply it by 'ghostsearch convert MODEL --architecture {path}'"
+        )
+    return architecture, _checked(data, str(path))
+
+
+def _checked(data: object, where: str) -> _Manifest:
+    try:
+        return _Manifest.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = key_of(first["loc"])
+        got = " ".join(repr(first["input"]).split())[:80]
+        raise GhostsearchError(f"{where}: {key}: {first['msg']}, got {got}") from None
+
+
+def _storable(name: str, value: object) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise GhostsearchError(
+            f"cannot save: the model's state {name!r} is a {type(value).__name__}; only tensors are stored"
+        )
+    # A copy each: safetensors refuses memory that two names share, and anything but contiguous.
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_weights(path: Path, sha256: str) -> State:
+    """The tensors of a directory's weights file; raises GhostsearchError unless they are the manifest's."""
+    if not path.is_file():
+        raise GhostsearchError(f"{path.parent}: no model of ours ({path.name} is missing)")
+    try:
+        found, state = _sha256(path), load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        shown = " ".join(str(error).split())[:120]
+        raise GhostsearchError(f"{path}: not a safetensors file (truncated or foreign?): {shown}") from None
+    if found != sha256:
+        raise GhostsearchError(
+            f"{path}: not the weights that {ARCHITECTURE_FILE} was written with (interrupted, or replaced)"
+        )
+    return state
+
+
+def _check_spec(where: object, spec: str, allow_code: bool) -> None:
+    if not spec:
+        raise GhostsearchError(
+            f"{where}: its plain network was made in Python and has no name; load(directory, model=NETWORK)"
+        )
+    if not allow_code and not SAFE_SPEC.fullmatch(spec):
+        raise GhostsearchError(
+            f"{where}: its plain network is {spec[:100]!r}, code that loading would run; "
+            "if you trust it say so: load(…, allow_code=True), or give the network: load(…, model=…)"
+        )
+
+
+def _build(directory: Path, source: _Source, state: State, allow_code: bool) -> nn.Module:
+    _check_spec(directory, source.model, allow_code)
+    if source.classes and not any(source.classes in t.shape and t.numel() for t in state.values()):
+        raise GhostsearchError(
+            f"{directory}: declares {source.classes} classes, but no tensor in {WEIGHTS_FILE} has as many"
+        )
+    options: dict[str, Any] = {
+        "classes": source.classes,
+        "size": source.size,
+        "mean": source.mean,
+        "std": source.std,
+    }
+    if not allow_code:
+        _check_size(directory, source.model, options, state)
+    return load_model(source.model, **options).module
+
+
+def _check_size(directory: Path, spec: str, options: dict[str, Any], state: State) -> None:
+    """Refuse a plain network out of all proportion to the weights, before it takes any memory."""
+    try:
+        with torch.device("meta"):
+            plain = load_model(spec, **options).module
+    except (NotImplementedError, RuntimeError):
+        # A few of torchvision's initialisers want data; its largest network has 0.6 G parameters.
+        return
+    stored = sum(t.numel() for t in state.values())
+    needed = sum(p.numel() for p in plain.parameters())
+    if needed > LARGEST_SHRINK * stored + SMALL:
+        raise GhostsearchError(
+            f"{directory}: {spec} has {needed} parameters, {WEIGHTS_FILE} only {stored}: forged or mixed up"
+        )
+
+
+def _converted(
+    directory: Path, plain: nn.Module, architecture: Architecture, width_multiple: int, example: Any
+) -> nn.Module:
+    from ghostsearch.surgery.convert import convert
+
+    try:
+        return convert(plain, architecture, example=example, width_multiple=width_multiple)
+    except GhostsearchError as error:
+        raise GhostsearchError(f"{directory}: {error}") from None
+
+
+def _fill(module: nn.Module, state: State, path: Path) -> None:
+    """Load the file's tensors into a module, strictly, keeping the file's precision; in place."""
+    own = module.state_dict(keep_vars=True)
+    for name, value in own.items():
+        if name in state and state[name].dtype in PRECISIONS and value.dtype in PRECISIONS:
+            value.data = value.data.to(state[name].dtype)
+    found = OrderedDict(state)
+    # Some modules (MNASNet) refuse a state without the versions that PyTorch keeps beside the tensors.
+    found._metadata = getattr(own, "_metadata", {})  # type: ignore[attr-defined]
+    try:
+        module.load_state_dict(found)
+    except (RuntimeError, ValueError) as error:
+        shown = " ".join(str(error).split("\n", 1)[-1].split())[:160]
+        raise GhostsearchError(f"{path}: tensors do not fit the architecture: {shown}") from None
+    for name, block in module.named_modules():
+        order = getattr(block, "order", None) if isinstance(block, GhostConv) else None
+        if order is not None and not torch.equal(order.sort().values, torch.arange(len(order))):
+            raise GhostsearchError(f"{path}: {name}.order is no order of {len(order)} channels")

@@ -1,0 +1,198 @@
+"""Writes models for runtimes, and checks each file by running it against the module."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.export.formats.base import Runner, quiet
+from ghostsearch.export.formats.table import get_format
+from ghostsearch.export.saved import SavedModel, load_directory
+from ghostsearch.files import atomic_path, cannot_write
+from ghostsearch.graph.capture import copied, tensors
+from ghostsearch.measure.cost import measure_cost
+from ghostsearch.measure.devices.base import refusals
+from ghostsearch.measure.devices.torch_cpu import as_array
+from ghostsearch.models.load import LoadedModel, example_input
+from ghostsearch.space.architecture import Architecture
+
+TOLERANCE = 1e-2
+"""Largest difference, as a share of the largest output, that another runtime's order of sums explains."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A written file, and how close its outputs came to the module's on the same images."""
+
+    format: str
+    path: str
+    size_bytes: int
+    """Of all files the format writes."""
+    batch: str
+    """Which batches the file takes: `1 to N`, or `1` where the model itself fixes its batch."""
+    max_difference: float
+    largest_output: float
+    """What `max_difference` is to be compared with."""
+    seconds: float
+    """Wall time of exporting and checking."""
+
+
+def export(model: LoadedModel, format_name: str = "onnx", out: Path | None = None) -> ExportResult:
+    """Write a model to a file of a format (`onnx`, `torch-export`, `executorch`, `openvino`) in float32.
+
+    The batch stays free wherever the model allows it. The file is run by its own runtime on images of several
+    batches before it gets its name; `out` is by default `telling_name` in the working directory.
+    Raises GhostsearchError when the model cannot be exported, when the file computes something else, or when
+    it cannot be written; MissingExtraError when the runtime is not installed.
+    """
+    started = time.perf_counter()
+    form = get_format(format_name)
+    out = out or Path(telling_name(model) + form.suffix)
+    if out.suffix != form.suffix:
+        raise GhostsearchError(f"--out {out}: a file of format {form.name} ends in {form.suffix}")
+    module = copied(model.module).to("cpu", torch.float32).eval().requires_grad_(False)
+    with refusals(f"format {form.name}"), workplace(out) as folder:
+        program, largest = exported_program(module, model, form.max_batch)
+        draft = folder / f"model{form.suffix}"
+        form.write(program, draft, notes(model))
+        difference, output = _compare(form.open(draft), module, model, largest)
+        size = publish(folder, out)
+    return ExportResult(
+        form.name, str(out), size, f"1 to {largest}" if largest > 1 else "1", difference, output,
+        time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def export_directory(
+    directory: Path,
+    format_name: str = "onnx",
+    out: Path | None = None,
+    *,
+    int8: bool = False,
+    data: str | None = None,
+    images: int = 128,
+    validation_list: Path | None = None,
+    allow_code: bool = False,
+) -> dict[str, Any]:
+    """Export the model in a directory we wrote and tell what came of it, as plain data; see `export`.
+
+    With `int8` the file is ONNX, quantized with `images` of `data`; see `ghostsearch.export.int8.quantize`.
+    """
+    model = load_directory(directory, allow_code=allow_code)
+    if not int8:
+        return dataclasses.asdict(
+            export(model, format_name, out or directory / (telling_name(model) + get_format(format_name).suffix))
+        )
+    from ghostsearch.data.load import calibration_batches, load_data
+    from ghostsearch.export.int8 import quantize
+
+    if format_name != "onnx":
+        raise GhostsearchError(f"--int8 writes ONNX, not {format_name}; leave --format out")
+    if data is None:
+        raise GhostsearchError("--int8 needs images to calibrate on; add --data")
+    loaders = load_data(data, input=model.input, validation_list=validation_list)
+    result = quantize(
+        model,
+        calibration_batches(loaders, images),
+        loaders.test,
+        out or directory / f"{telling_name(model)}_int8.onnx",
+    )
+    return dataclasses.asdict(result)
+
+
+def telling_name(model: LoadedModel) -> str:
+    """A name such as `resnet50_ghost@2.1GMACs`: plain network, kinds of choices, multiply-adds on one image."""
+    name = model.spec.rpartition(":")[2] or type(model.module).__name__
+    architecture = model.architecture if isinstance(model, SavedModel) else Architecture()
+    kinds = {c.name for c in (*architecture.sites.values(), *architecture.groups.values())}
+    macs = measure_cost(model.module, example_input(model.input)).macs
+    unit, size = next((u, n) for u, n in (("G", 10**9), ("M", 10**6), ("k", 10**3), ("", 1)) if macs >= n or n == 1)
+    return "_".join([re.sub(r"[^\w.\-]+", "-", name), *sorted(kinds)]) + f"@{macs / size:.1f}{unit}MACs"
+
+
+def notes(model: LoadedModel) -> Mapping[str, str]:
+    """What a user of the file must know: the model and how its images are normalised."""
+    found = {
+        "model": model.spec,
+        "size": str(model.input.size),
+        "mean": " ".join(map(str, model.input.mean)),
+        "std": " ".join(map(str, model.input.std)),
+    }
+    return found | ({"digest": model.architecture.digest} if isinstance(model, SavedModel) else {})
+
+
+def exported_program(module: nn.Module, model: LoadedModel, max_batch: int) -> tuple[ExportedProgram, int]:
+    """The module through torch.export and the largest batch it takes: `max_batch`, or 1 where it is fixed."""
+    try:
+        program = _trace(module, example_input(model.input, 2), {0: Dim("batch", min=1, max=max_batch)})
+        largest = max_batch
+    # Anything may be raised by tracing with a free batch; a fixed one may still do, and the result says so.
+    except Exception:  # noqa: BLE001
+        program, largest = _trace(module, example_input(model.input), None), 1
+    for node in program.graph.nodes:
+        # Source paths of this machine are no business of the file's readers.
+        node.meta.pop("stack_trace", None)
+    return program, largest
+
+
+def _trace(module: nn.Module, images: Tensor, shape: dict[int, Any] | None) -> ExportedProgram:
+    with quiet(), torch.no_grad():
+        return torch.export.export(module, (images,), dynamic_shapes=(shape,) if shape else None, strict=False)
+
+
+def _compare(run: Runner, module: nn.Module, model: LoadedModel, largest: int) -> tuple[float, float]:
+    """Largest difference between file and module over all outputs, and the largest output.
+
+    Raises GhostsearchError when that is more than rounding.
+    """
+    difference = output = 0.0
+    for batch in (1, 3) if largest > 1 else (1,):
+        images = example_input(model.input, batch)
+        with torch.no_grad():
+            wanted = [as_array(y) for y in tensors(module(images))]
+        found = run(images)
+        if [y.shape for y in found] != [y.shape for y in wanted]:
+            raise GhostsearchError(f"the file gives {[y.shape for y in found]}, the module {[y.shape for y in wanted]}")
+        for got, want in zip(found, wanted, strict=True):
+            output = max(output, float(np.abs(want).max(initial=0)))
+            difference = max(difference, float(np.abs(got - want).max(initial=0)))
+    if not difference <= TOLERANCE * output:
+        raise GhostsearchError(
+            f"the file computes something else: outputs of up to {output:.3g} differ by up to {difference:.3g}"
+        )
+    return difference, output
+
+
+@contextmanager
+def workplace(out: Path) -> Iterator[Path]:
+    """A folder on the disk of `out` to write drafts in; raises GhostsearchError where the system refuses."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise cannot_write(out, error.strerror or str(error)) from None
+
+
+def publish(folder: Path, out: Path) -> int:
+    """Give checked drafts their names beside `out`, all or none; returns their bytes."""
+    drafts = sorted(folder.iterdir())
+    size = sum(file.stat().st_size for file in drafts)
+    with ExitStack() as stack:
+        for draft in drafts:
+            os.replace(draft, stack.enter_context(atomic_path(out.with_suffix(draft.suffix))))
+    return size

@@ -1,0 +1,254 @@
+"""How values flow between a model's layers, by torch.fx: which norm, sum and activation follow a convolution."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from ghostsearch.blocks.conv import Block
+from ghostsearch.graph.capture import call, copied, light_copy, tensors
+
+ADDS = (operator.add, operator.iadd, torch.add)
+RELUS = (F.relu, torch.relu, F.relu_)
+LAYERS = (_ConvNd, nn.Linear, Block)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer that can be fitted and what surrounds it."""
+
+    path: str
+    norm: str | None
+    """The BatchNorm that alone reads it."""
+    source: Any
+    """Key of the value it reads."""
+    out: Any
+    """Key of the value the fit aims at: the layer's, the norm's, or a sum it ends in."""
+    shortcut: Any = None
+    """Key of the sum's other operand."""
+    relu: bool = False
+    """Whether a ReLU alone reads that value."""
+    node: fx.Node | None = None
+    """Where it stands in the graph; None when there is none."""
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+        return isinstance(module, (*LAYERS, _BatchNorm)) or super().is_leaf_module(module, path)
+
+
+def trace_graph(model: nn.Module) -> fx.Graph | None:
+    """The model's eval-mode graph with in-place additions written out; None where torch.fx cannot follow its
+    forward.
+    """
+    try:
+        graph = _Tracer().trace(without_inplace(copied(model).eval()))
+    # A foreign forward raises whatever it likes under tracing; such a model is run whole, layer by layer.
+    except Exception:  # noqa: BLE001
+        return None
+    for node in graph.nodes:
+        if node.target is operator.iadd:
+            node.target = operator.add
+        if node.op == "call_function" and node.kwargs.get("inplace"):
+            node.kwargs = {**node.kwargs, "inplace": False}
+    placeholders = [n for n in graph.nodes if n.op == "placeholder"]
+    return graph if sum(not n.args for n in placeholders) == 1 else None
+
+
+def without_inplace(model: nn.Module) -> nn.Module:
+    """The model itself, its activations set to leave their inputs alone."""
+    for module in model.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+    return model
+
+
+def overwrites_what_is_read(model: nn.Module, batch: Any) -> bool:
+    """Whether in-place activations change values that other layers read: without them the model computes another thing.
+
+    model: in eval mode.
+    """
+    if not any(getattr(module, "inplace", False) is True for module in model.modules()):
+        return False
+    images = batch[:2] if isinstance(batch, Tensor) else batch
+    with torch.no_grad():
+        pairs = zip(
+            tensors(call(model, images)), tensors(call(without_inplace(light_copy(model)), images)), strict=False
+        )
+        return any(a.shape != b.shape or not torch.allclose(a, b, 1e-3, 1e-4, equal_nan=True) for a, b in pairs)
+
+
+def find_places(model: nn.Module, graph: fx.Graph) -> dict[str, Place]:
+    """Per path of a layer that runs once, its place; in the order of execution."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    calls: dict[int, int] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            calls[id(modules[node.target])] = calls.get(id(modules[node.target]), 0) + 1
+    places = {}
+    for node in graph.nodes:
+        if node.op != "call_module" or len(node.args) != 1:
+            continue
+        module = modules[str(node.target)]
+        if isinstance(module, LAYERS) and calls[id(module)] == 1:
+            places[str(node.target)] = _place(node, modules, calls)
+    return _one_claim_per_sum(places)
+
+
+def _one_claim_per_sum(places: dict[str, Place]) -> dict[str, Place]:
+    """Of two layers that end in the same sum the one with more behind it makes up for the other, which aims at
+    its own value.
+    """
+    depth = {
+        path: len(ancestors([place.out]) - ancestors([place.shortcut]))
+        for path, place in places.items()
+        if place.shortcut
+    }
+    best: dict[fx.Node, str] = {}
+    for path in depth:
+        total = places[path].out
+        if total not in best or depth[path] > depth[best[total]]:
+            best[total] = path
+    resolved = {}
+    for path, place in places.items():
+        if place.shortcut is not None and best[place.out] != path:
+            own = next(n for n in place.out.all_input_nodes if n is not place.shortcut)
+            place = Place(path, place.norm, place.source, own, node=place.node)
+        resolved[path] = place
+    return resolved
+
+
+def _place(node: fx.Node, modules: dict[str, nn.Module], calls: dict[int, int]) -> Place:
+    norm, out = None, node
+    reader = _sole_reader(node)
+    if reader is not None and reader.op == "call_module":
+        module = modules[str(reader.target)]
+        if isinstance(module, _BatchNorm) and module.track_running_stats and module.affine and calls[id(module)] == 1:
+            norm, out = str(reader.target), reader
+    shortcut = None
+    total = _sole_reader(out)
+    if total is not None and is_add(total):
+        others = [a for a in total.args if a is not out]
+        if len(others) == 1 and isinstance(others[0], fx.Node):
+            shortcut, out = others[0], total
+    last = _sole_reader(out)
+    relu = last is not None and is_relu(last, modules)
+    return Place(str(node.target), norm, node.args[0], out, shortcut, relu, node)
+
+
+def _sole_reader(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a node is a ReLU, as a module, a function or a method."""
+    return (
+        (node.op == "call_module" and isinstance(modules[str(node.target)], nn.ReLU | nn.ReLU6))
+        or (node.op == "call_function" and node.target in RELUS)
+        or (node.op == "call_method" and node.target in ("relu", "relu_"))
+    )
+
+
+def is_add(node: fx.Node) -> bool:
+    """Whether a node is the sum of two values."""
+    function = node.op == "call_function" and node.target in ADDS
+    return (function or (node.op == "call_method" and node.target in ("add", "add_"))) and len(node.args) == 2
+
+
+def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """All nodes that some nodes are computed from, themselves included."""
+    found: set[fx.Node] = set()
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack.extend(node.all_input_nodes)
+    return found
+
+
+def fit_order(places: dict[str, Place], changed: Iterable[str]) -> list[str]:
+    """Layers downstream of a change (the changed ones included), each after all that its input and its shortcut
+    need.
+    """
+    known = [path for path in changed if path in places]
+    if any(place.node is None for place in places.values()):
+        paths = list(places)
+        return paths[min((paths.index(path) for path in known), default=len(paths)) :]
+    nodes = {place.node: path for path, place in places.items()}
+    first = {places[path].node for path in known}
+    order: list[str] = []
+    positions = {n: i for i, n in enumerate(next(iter(places.values())).node.graph.nodes)} if places else {}  # type: ignore[union-attr]
+    affected = {path for path, place in places.items() if first & ancestors([place.node])}  # type: ignore[list-item]
+
+    def visit(path: str) -> None:
+        place = places[path]
+        needed = [place.source] + ([place.shortcut] if place.shortcut is not None else [])
+        for node in sorted(ancestors(n for n in needed if isinstance(n, fx.Node)), key=positions.__getitem__):
+            if node in nodes and nodes[node] not in order and nodes[node] in affected and nodes[node] != path:
+                visit(nodes[node])
+        if path not in order:
+            order.append(path)
+
+    for path in places:
+        if path in affected and path not in order:
+            visit(path)
+    return order
+
+
+ELEMENTWISE = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardtanh, nn.Sigmoid, nn.Hardsigmoid, nn.ELU,
+    nn.Mish, nn.Identity, nn.modules.dropout._DropoutNd, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd,
+)  # fmt: skip
+ELEMENTWISE_FUNCTIONS = (
+    *RELUS, F.relu6, F.silu, F.gelu, F.hardswish, F.leaky_relu, F.dropout, F.max_pool2d, F.avg_pool2d,
+    F.adaptive_avg_pool2d,
+)  # fmt: skip
+ELEMENTWISE_METHODS = ("relu", "relu_", "sigmoid", "clamp", "contiguous")
+
+
+def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | None:
+    """Paths that a reordering of a layer's channels passes through, and those that read them and can absorb it.
+
+    None when something else sees the channels too (a sum, a concatenation, a grouped convolution): then they must stay.
+    """
+    through: list[str] = []
+    ends: list[str] = []
+    stack = list(place.node.users) if place.node is not None else []
+    while stack:
+        node = stack.pop()
+        if node.op == "call_module":
+            module = model.get_submodule(str(node.target))
+            if isinstance(module, _BatchNorm) or _is_depthwise(module):
+                through.append(str(node.target))
+            elif isinstance(module, _ConvNd | Block) and module.groups == 1:
+                ends.append(str(node.target))
+                continue
+            elif not isinstance(module, ELEMENTWISE):
+                return None
+        elif not is_elementwise_call(node):
+            return None
+        if not node.users:
+            return None
+        stack.extend(node.users)
+    return (through, ends) if ends else None
+
+
+def is_elementwise_call(node: fx.Node) -> bool:
+    """Whether a node is a function or method that leaves the channels where they are."""
+    return (node.op == "call_function" and node.target in ELEMENTWISE_FUNCTIONS) or (
+        node.op == "call_method" and node.target in ELEMENTWISE_METHODS
+    )
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, _ConvNd) and module.groups == module.in_channels == module.out_channels > 1

@@ -1,0 +1,106 @@
+"""Timed cells on disk, one file a device and its versions, so that the next search on the device starts at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.files import write_text
+from ghostsearch.measure.devices.base import Device, RunOptions
+from ghostsearch.space.architecture import read_json
+
+FORMAT = "ghostsearch.latency"
+VERSION = 2
+"""Raise it whenever cells are timed differently: older files are then left alone."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CellTime(_Strict):
+    """What was measured of one cell."""
+
+    median_s: float = Field(gt=0)
+    ratio: float = Field(gt=0)
+    """Over the plain layer's median in the same interleaved run."""
+    interval: tuple[float, float]
+    """95 % confidence interval of the ratio."""
+
+
+class Correction(_Strict):
+    """End-to-end correction of one model: measured ratio to plain - 1, as a linear function of the predicted terms."""
+
+    coefficients: tuple[float, ...]
+    plain_s: float = Field(gt=0)
+    """Median seconds of the plain model in the runs that the fit saw."""
+    models: int
+    """Random architectures in the fit."""
+
+
+class CellFile(_Strict):
+    """The content of one file."""
+
+    format: str = FORMAT
+    version: int = VERSION
+    fingerprint: dict[str, str]
+    cells: dict[str, CellTime] = Field(default_factory=dict)
+    corrections: dict[str, Correction] = Field(default_factory=dict)
+    """By the digest of the model's layers and the space."""
+
+
+class CellStore:
+    """Cells of one device, its versions, threads, batch and precision; other devices' files are never read."""
+
+    def __init__(self, device: Device, options: RunOptions, batch: int, directory: Path | None = None) -> None:
+        self.fingerprint = fingerprint(device, options, batch)
+        digest = hashlib.sha256(json.dumps(self.fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+        folder = directory or Path(platformdirs.user_cache_dir("ghostsearch")) / "latency"
+        self.path = folder / f"{device.name.replace(':', '-')}-{digest}.json"
+        self.note = ""
+        """Why an existing file was not used; empty when there was none or it served."""
+        found = self._read()
+        self.cells, self.corrections = dict(found.cells), dict(found.corrections)
+
+    def _read(self) -> CellFile:
+        nothing = CellFile(fingerprint=self.fingerprint)
+        if not self.path.is_file():
+            return nothing
+        try:
+            found = CellFile.model_validate(read_json(self.path))
+        except (GhostsearchError, ValidationError) as error:
+            self.note = f"{self.path} is damaged and was not used ({' '.join(str(error).split())[:120]})"
+            return nothing
+        if (found.format, found.version, found.fingerprint) != (FORMAT, VERSION, self.fingerprint):
+            self.note = f"{self.path} is of another device or version and was not used"
+            return nothing
+        return found
+
+    def write(self) -> None:
+        """Write every cell; a reader finds the old file or the new one."""
+        before = self._read()
+        merged = CellFile(
+            fingerprint=self.fingerprint,
+            cells={**before.cells, **self.cells},
+            corrections={**before.corrections, **self.corrections},
+        )
+        write_text(self.path, merged.model_dump_json(indent=1))
+
+
+def fingerprint(device: Device, options: RunOptions, batch: int) -> dict[str, str]:
+    """Everything that a stored latency depends on besides the layer: all of it must be equal for a cell to be used."""
+    how: dict[str, Any] = {"threads": options.threads, "precision": options.precision, "batch": batch}
+    if not options.channels_last:
+        how["memory order"] = "channels first"
+    return {
+        "device": device.name,
+        "place": device.place(),
+        **{f"version of {name}": version for name, version in device.versions().items()},
+        **{key: str(value) for key, value in how.items()},
+    }

@@ -1,0 +1,294 @@
+"""The latency table: every site × choice (and width) timed on the device, and what it predicts for whole models."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ghostsearch.blocks.formulas import kept_width
+from ghostsearch.measure.cells import CellStore, Correction
+from ghostsearch.measure.cost_table import CostTable, encode
+from ghostsearch.measure.devices.base import Device, RunOptions
+from ghostsearch.measure.devices.table import DEFAULT_DEVICE, get_device
+from ghostsearch.measure.inputs import batched
+from ghostsearch.measure.layers import Cell, TimedLayer, timed_layers
+from ghostsearch.measure.streams import SUMS, SpoiledSums, one_sum_each, spoiled_sums
+from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace
+from ghostsearch.space.choice import KEEP, parse_layer_choice, parse_width
+
+UNCORRECTED = (1.0, 1.0, 0.0)
+"""Coefficients of the terms without a correction: the layers and the sums behind them stand for the model."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how latencies are taken."""
+
+    device: Device
+    options: RunOptions
+    batch: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        device: str | Device = DEFAULT_DEVICE,
+        *,
+        threads: int = 1,
+        batch: int = 1,
+        precision: str = "float32",
+        channels_last: bool = True,
+    ) -> Setting:
+        """A setting from a device's name; raises GhostsearchError for an unknown device or precision."""
+        target = get_device(device) if isinstance(device, str) else device
+        target.require_precision(precision)
+        return cls(target, RunOptions(threads, precision, channels_last), batch)
+
+
+class LatencyTable:
+    """What the cells say of one model and space: seconds per layer, vetoes, and predicted latencies."""
+
+    def __init__(
+        self, model: nn.Module, example: Any, anatomy: Anatomy, space: SearchSpace, setting: Setting, store: CellStore
+    ) -> None:
+        self.setting = setting
+        self.space = self._timed_space = space
+        self.store = store
+        self.costs = CostTable(model, example, anatomy, width_multiple=space.width_multiple)
+        self.layers = timed_layers(model, batched(example, 1), anatomy)
+        self._aliases = {name: site.path for site in anatomy.sites for name in (site.path, *site.aliases)}
+        self._anatomy = anatomy
+        self._by_name = {layer.name: layer for layer in self.layers}
+        self._surfaces: dict[tuple[str, int, int, str], np.ndarray] = {}
+        self._spoils: dict[tuple[str, str], float] = {}
+        self.refresh()
+
+    @property
+    def digest(self) -> str:
+        """Names the model's layers and the space, for the correction."""
+        text = json.dumps(
+            [self._timed_space.digest, [(x.path, x.name, x.inputs.total, x.outputs.total) for x in self.layers]]
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def correction(self) -> Correction | None:
+        """The end-to-end correction, once fitted."""
+        return self.store.corrections.get(self.digest)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell has been timed."""
+        return not self.missing() and all(cell.key in self.store.cells for cell in self.plain_cells())
+
+    def within(self, space: SearchSpace) -> LatencyTable:
+        """The same table for a space that offers a part of this one's choices, with the same correction."""
+        part = copy.copy(self)
+        part.space = space
+        return part
+
+    def layer_of(self, cell: Cell) -> TimedLayer:
+        """A layer that the cell is of."""
+        return self._by_name[cell.layer]
+
+    def plain_cells(self) -> list[Cell]:
+        """The cells of the plain model, each once."""
+        return list(dict.fromkeys(x.cell(KEEP, x.inputs.total, x.outputs.total) for x in self.layers))
+
+    def missing(self) -> dict[Cell, list[Cell]]:
+        """Cells not timed yet, by the plain cell they are timed beside."""
+        jobs: dict[Cell, list[Cell]] = {}
+        for layer in self.layers:
+            plain = layer.cell(KEEP, layer.inputs.total, layer.outputs.total)
+            for text in self._choices(layer):
+                for c, n in self._grid(layer):
+                    cell = layer.cell(parse_layer_choice(text), c, n)
+                    wanted = cell != plain and cell.key not in self.store.cells
+                    if wanted and cell not in jobs.setdefault(plain, []):
+                        jobs[plain].append(cell)
+            if layer.stream.sums:
+                behind = [layer.stream_cell(parse_layer_choice(text)) for text in self._choices(layer)]
+                some = jobs.setdefault(behind[0], [])
+                some += [c for c in behind[1:] if c.key not in self.store.cells and c not in some]
+        return {plain: cells for plain, cells in jobs.items() if cells}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Site × choice at full width: site, choice, device, latency_s, plain_s, ratio, interval, vetoed."""
+        rows = []
+        for layer in self.layers:
+            texts = self._choices(layer)
+            plain = self.store.cells[layer.cell(KEEP, layer.inputs.total, layer.outputs.total).key]
+            for text in texts[1:]:
+                cell = layer.cell(parse_layer_choice(text), layer.inputs.total, layer.outputs.total)
+                time = self.store.cells[cell.key]
+                rows.append(
+                    {
+                        "site": self._site_name(layer.path), "choice": text, "device": self.setting.device.name,
+                        "latency_s": plain.median_s * time.ratio, "plain_s": plain.median_s, "ratio": time.ratio,
+                        "interval": time.interval, "vetoed": time.interval[1] >= 1,
+                    }
+                )  # fmt: skip
+        return rows
+
+    def vetoed(self) -> tuple[dict[str, Any], ...]:
+        """Choices whose 95 % interval against the plain layer does not lie below 1, as StudyView.vetoed keeps them."""
+        keys = ("site", "choice", "device", "ratio", "interval")
+        return tuple({key: row[key] for key in keys} for row in self.rows() if row["vetoed"])
+
+    def refresh(self) -> None:
+        """Work out each layer's surface over its channels from the cells that are there."""
+        self._surfaces.clear()
+        self._spoils.clear()
+        if not self.complete:
+            return
+        for layer in self.layers:
+            for text in self._choices(layer):
+                key = (layer.name, layer.inputs.total, layer.outputs.total, text)
+                if key not in self._surfaces:
+                    self._surfaces[key] = self._surface(layer, text)
+                self._spoils[layer.path, text] = self._spoil(layer, text)
+
+    @property
+    def plain_layers_s(self) -> float:
+        """Summed seconds of the plain model's layers that the table holds."""
+        return float(sum(self._surfaces[(x.name, x.inputs.total, x.outputs.total, "keep")].sum() for x in self.layers))
+
+    def layer_seconds(self, codes: np.ndarray) -> np.ndarray:
+        """Each layer's seconds in one forward, as timed alone on the device, per architecture: (A, layers).
+
+        codes: (A, sites + groups) as `encode` gives them. Widths between the timed ones are interpolated.
+        """
+        lost = self.costs.lost_channels(self.space, codes)
+        seconds = []
+        for layer, code in zip(self.layers, self._layer_codes(codes), strict=True):
+            n = np.broadcast_to(layer.outputs.at(lost), len(codes)) / layer.outputs.total
+            c = np.broadcast_to(layer.inputs.at(lost), len(codes)) / layer.inputs.total
+            key = (layer.name, layer.inputs.total, layer.outputs.total)
+            surfaces = np.stack([self._surfaces[(*key, text)] for text in self._choices(layer)])
+            seconds.append((_basis(n, c) * surfaces[code]).sum(1))
+        return np.stack(seconds, axis=1)
+
+    def terms(self, codes: np.ndarray) -> np.ndarray:
+        """What a prediction is made of, as shares of plain: (A, 3).
+
+        The change of the layers' summed seconds; what sums behind them cost more, each as much as the layer that spoils
+        it most; the change of MACs. Shares, since a machine that is slower today is so for the plain layers too.
+        """
+        return self._terms(codes, spoiled_sums)
+
+    def additive_ratios(self, codes: np.ndarray) -> np.ndarray:
+        """`predict_ratios` as a sum over the layers, for a linear program: (A,).
+
+        Each layer answers for one spoiled sum: as much as all do together when the whole stream is spoiled, and less
+        than one alone does.
+        """
+        return self._ratios(self._terms(codes, one_sum_each))
+
+    def predict_ratios(self, codes: np.ndarray) -> np.ndarray:
+        """Predicted latency over the plain model's: (A,). Without a correction the layers' sum stands for the model."""
+        return self._ratios(self.terms(codes))
+
+    def _terms(self, codes: np.ndarray, count: SpoiledSums) -> np.ndarray:
+        layers_s = self.plain_layers_s
+        change = self.layer_seconds(codes).sum(1) - layers_s
+        macs = self.costs.predict_codes(self.space, codes)[1] / self.costs.plain.macs
+        sums = count([x.stream for x in self.layers], self._stream_seconds(codes))
+        return np.stack([change / layers_s, sums / layers_s, macs - 1], axis=1)
+
+    def _ratios(self, terms: np.ndarray) -> np.ndarray:
+        coefficients = self.correction.coefficients if self.correction else UNCORRECTED
+        return np.asarray(1 + terms @ np.array(coefficients))
+
+    def _stream_seconds(self, codes: np.ndarray) -> np.ndarray:
+        """Seconds that each layer adds to one sum behind it: (A, layers)."""
+        seconds = np.zeros((len(codes), len(self.layers)))
+        for (i, layer), code in zip(enumerate(self.layers), self._layer_codes(codes), strict=True):
+            if layer.stream.sums:
+                seconds[:, i] = np.array([self._spoils[layer.path, text] for text in self._choices(layer)])[code]
+        return seconds
+
+    def _layer_codes(self, codes: np.ndarray) -> Iterator[np.ndarray]:
+        """Per layer the number of its choice in each architecture: (A,)."""
+        columns = {self._aliases[name]: j for j, name in enumerate(self.space.sites)}
+        for layer in self.layers:
+            yield codes[:, columns[layer.path]] if layer.path in columns else np.zeros(len(codes), dtype=np.int64)
+
+    def predict(self, architectures: Sequence[Architecture]) -> np.ndarray:
+        """Predicted latency over the plain model's for architectures of the space: (A,)."""
+        return self.predict_ratios(encode(self.space, architectures))
+
+    def _site_name(self, path: str) -> str:
+        return next((name for name in self.space.sites if self._aliases.get(name) == path), path)
+
+    def _choices(self, layer: TimedLayer) -> tuple[str, ...]:
+        """The layer's choices in the space, `keep` first."""
+        return self.space.sites.get(self._site_name(layer.path), ("keep",))
+
+    def _grid(self, layer: TimedLayer) -> list[tuple[int, int]]:
+        """Channels (in, out) at which the layer is timed: the corners of what the widths allow and one in the
+        middle.
+        """
+        c, n = (self._range(x) for x in (layer.inputs, layer.outputs))
+        if layer.depthwise:
+            return list(dict.fromkeys((x, x) for x in n))
+        points = [(c[0], n[0]), (c[-1], n[0]), (c[0], n[-1]), (c[-1], n[-1]), (c[len(c) // 2], n[len(n) // 2])]
+        return list(dict.fromkeys(points))
+
+    def _range(self, channels: Any) -> list[int]:
+        """How many channels there are, from all to the fewest, when the groups take each width together."""
+        counts = {channels.total}
+        groups = self._anatomy.groups
+        steps = max((len(self.space.groups.get(groups[g].name, ())) for g, _ in channels.groups), default=0)
+        for step in range(steps):
+            lost = {}
+            for g, _ in channels.groups:
+                texts = self.space.groups.get(groups[g].name, ("width(1)",))
+                share = parse_width(texts[min(step, len(texts) - 1)]).share
+                kept = kept_width(groups[g].channels, share, self.space.width_multiple, groups[g].divisions)
+                lost[g] = np.array(groups[g].channels - kept)
+            counts.add(int(channels.at(lost)))
+        return sorted(counts, reverse=True)
+
+    def _spoil(self, layer: TimedLayer, text: str) -> float:
+        """Seconds that a choice adds to one sum behind the layer; 0 where the interval does not show any."""
+        if text == str(KEEP) or not layer.stream.sums:
+            return 0.0
+        choice, (c, n) = parse_layer_choice(text), (layer.inputs.total, layer.outputs.total)
+        alone, behind = self.store.cells[layer.cell(choice, c, n).key], self.store.cells[layer.stream_cell(choice).key]
+        own = self.store.cells[layer.cell(KEEP, c, n).key].median_s * (alone.ratio - 1)
+        plain_s = behind.median_s / behind.ratio
+        if plain_s * (behind.interval[0] - 1) <= own:
+            return 0.0
+        return (plain_s * (behind.ratio - 1) - own) / SUMS
+
+    def _surface(self, layer: TimedLayer, text: str) -> np.ndarray:
+        """Seconds of all the layer's calls as a bilinear function of its shares of channels, by relative least
+        squares.
+        """
+        C, N = layer.inputs.total, layer.outputs.total
+        plain_s = self.store.cells[layer.cell(KEEP, C, N).key].median_s
+        points = self._grid(layer)
+        seconds = np.array(
+            [plain_s * self.store.cells[layer.cell(parse_layer_choice(text), c, n).key].ratio for c, n in points]
+        )
+        basis = _basis(np.array([n / N for _, n in points]), np.array([c / C for c, _ in points]))
+        solved, *_ = np.linalg.lstsq(basis / seconds[:, None], np.ones(len(points)), rcond=1e-9)
+        return np.asarray(solved)
+
+
+def _basis(n: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """1, n, c, n·c: a convolution's time has parts by output, by input and by product."""
+    return np.stack([np.ones_like(n), n, c, n * c], axis=1)
+
+
+def without_vetoed(space: SearchSpace, vetoed: Sequence[Mapping[str, Any]]) -> SearchSpace:
+    """The space without the choices that do not pay on the device; sites that are left with `keep` alone go."""
+    gone = {(row["site"], row["choice"]) for row in vetoed}
+    sites = {path: tuple(t for t in texts if (path, t) not in gone) for path, texts in space.sites.items()}
+    return SearchSpace({p: t for p, t in sites.items() if len(t) > 1}, space.groups, space.width_multiple)

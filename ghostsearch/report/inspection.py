@@ -1,0 +1,132 @@
+"""What `inspect` and `measure` tell of a model, as plain data: the CLI prints it, programs read it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ghostsearch.blocks.formulas import theoretical_speedup
+from ghostsearch.records import Latency
+from ghostsearch.space.architecture import SearchSpace
+from ghostsearch.space.choice import parse_layer_choice
+from ghostsearch.space.preset import load_preset
+from ghostsearch.version import versions
+
+if TYPE_CHECKING:
+    from ghostsearch.models.load import LoadedModel
+
+Progress = Callable[[int, int, str], None]
+
+
+def inspection(loaded: LoadedModel, space: str = "ghost") -> dict[str, Any]:
+    """Params, MACs, sites with their choices and theoretical speed-ups, groups, what was skipped and why.
+
+    A model without a site is no error here: its `sites` are empty and `skipped` says why for each convolution.
+    Raises GhostsearchError when the preset is bad or one of its globs matches nothing.
+    """
+    from ghostsearch.measure.cost import measure_cost
+    from ghostsearch.measure.shares import shares_by_kind
+    from ghostsearch.models.load import example_input
+    from ghostsearch.surgery.sites import find_sites
+
+    preset, example = load_preset(space), example_input(loaded.input)
+    anatomy = find_sites(loaded.module, example, include_first=preset.include_first)
+    offered = preset.resolve(anatomy) if anatomy.sites else SearchSpace({}, {})
+    cost = measure_cost(loaded.module, example)
+    sites = []
+    for site in anatomy.sites:
+        row = {"site": site.path, **{k: v for k, v in dataclasses.asdict(site).items() if k != "path"}}
+        row["choices"] = [
+            {"choice": text, "speedup": theoretical_speedup(site, parse_layer_choice(text))}
+            for text in offered.sites.get(site.path, ("keep",))
+        ]
+        sites.append(row)
+    return {
+        "model": loaded.spec,
+        "input": dataclasses.asdict(loaded.input),
+        "params": cost.params,
+        "macs": cost.macs,
+        "size_bytes": cost.size_bytes,
+        "space": {"preset": space, "architectures": offered.size, "digest": offered.digest},
+        "sites": sites,
+        "groups": [dataclasses.asdict(g) | {"widths": list(offered.groups.get(g.name, ()))} for g in anatomy.groups],
+        "width_note": anatomy.width_note,
+        "skipped": [{"module": s.path, "reason": s.reason} for s in anatomy.skipped],
+        "shares": shares_by_kind(loaded.module, example),
+    }
+
+
+def measurement(
+    loaded: LoadedModel,
+    devices: Sequence[str] = ("onnxruntime:cpu",),
+    *,
+    threads: int = 1,
+    batch: int = 1,
+    precision: str = "float32",
+    channels_last: bool = True,
+    time_limit_s: float = 20.0,
+    seed: int = 0,
+    allow_code: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Cost by three counters and latency on each device; a model we converted is timed beside its plain one.
+
+    Raises GhostsearchError for an unknown or absent device.
+    """
+    from ghostsearch.export.saved import SavedModel, load_plain
+    from ghostsearch.measure.cost import measure_cost
+    from ghostsearch.measure.counters import compare_counters
+    from ghostsearch.measure.devices.table import get_device
+    from ghostsearch.measure.latency import measure_latency
+    from ghostsearch.models.load import example_input
+
+    for device in devices:
+        get_device(device)
+    example = example_input(loaded.input)
+    cost, counters = measure_cost(loaded.module, example), compare_counters(loaded.module, example)
+    plain = None
+    if isinstance(loaded, SavedModel) and not loaded.architecture.is_plain:
+        plain = load_plain(loaded, allow_code=allow_code).module
+    timings = [
+        measure_latency(
+            {"model": loaded.module}, example, device=device, plain=plain, threads=threads, batch=batch,
+            precision=precision, channels_last=channels_last, time_limit_s=time_limit_s, seed=seed, progress=progress,
+        )["model"]
+        for device in devices
+    ]  # fmt: skip
+    return {
+        "model": loaded.spec,
+        "params": cost.params,
+        "macs": {"exact": cost.macs, **{k: v for k, v in counters.macs.items() if k != "torch"}},
+        "macs_reason": counters.reason,
+        "uncounted": {k: list(v) for k, v in counters.uncounted.items() if v},
+        "differences": [
+            {
+                "operator": d.operator,
+                **{"exact" if k == "torch" else k: v for k, v in d.macs.items()},
+                "reason": d.reason,
+            }
+            for d in counters.operators
+        ],
+        "size_bytes": cost.size_bytes,
+        "peak_memory_bytes": cost.peak_memory_bytes,
+        "latency": [latency_row(x) for x in timings],
+        "device": list(devices),
+        "threads": threads,
+        "batch": batch,
+        "versions": versions(),
+    }
+
+
+def latency_row(latency: Latency) -> dict[str, Any]:
+    """A latency as plain data, its derived figures beside the raw times."""
+    return {
+        **latency.model_dump(mode="json"),
+        "median_s": latency.median_s,
+        "quartiles_s": list(latency.quartiles_s),
+        "plain_median_s": latency.plain_median_s,
+        "ratio": latency.ratio,
+        "noisy": latency.noisy,
+        "runs": len(latency.times_s),
+    }

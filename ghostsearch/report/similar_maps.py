@@ -1,0 +1,230 @@
+"""The paper's figure 1 for any model: which feature maps of a layer are ghosts of one another, and how exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.capture import call, copied
+from ghostsearch.models.load import InputSpec, LoadedModel
+from ghostsearch.report.gallery import Agreement, Gallery, LayerMaps, MapPair, draw_gallery, gallery_page
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Progress = Callable[[int, int, str], None]
+
+KERNELS = (1, 3, 5, 7)
+"""The d of the paper's toy experiment (section 4.1, table 1)."""
+PAIRS = 3
+SAMPLES_PER_TAP = 3
+"""A d×d filter is fitted on at least three times as many positions as it has taps; fewer would fit anything."""
+DEFAULT_IMAGE = "china.jpg"
+REFERENCE_CHOICE = "ghost(ratio=2, kernel=3)"
+
+
+def write_gallery(
+    loaded: LoadedModel,
+    image: Path | None,
+    out: Path,
+    *,
+    study: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Write gallery.html and gallery.png about a model's feature maps of one image; returns their paths.
+
+    Without an image, scikit-learn's photograph of a Chinese temple is taken. With a study, its candidate table is
+    asked whether it agrees. Raises GhostsearchError for an unreadable image or a model without such layers.
+    """
+    pixels = image_tensor(open_image(image), loaded.input)
+    layers = list(similar_maps(loaded.module, pixels, progress=progress))
+    if not any(layer.pairs for layer in layers):
+        raise GhostsearchError(
+            f"{loaded.spec} makes no feature maps large enough to compare at {loaded.input.size}²; give a larger --size"
+        )
+    agreement = rank_agreement(layers, study) if study else None
+    name = str(image) if image else f"scikit-learn's {DEFAULT_IMAGE}"
+    gallery = Gallery(loaded.spec, name, tuple(layers), agreement)
+    return [gallery_page(gallery, out / "gallery.html"), draw_gallery(gallery, out / "gallery.png")]
+
+
+def open_image(path: Path | None) -> Image:
+    """An image file, or the photograph that scikit-learn ships; raises GhostsearchError when it cannot be read."""
+    from PIL import Image, UnidentifiedImageError
+
+    if path is None:
+        from sklearn.datasets import load_sample_image
+
+        return Image.fromarray(load_sample_image(DEFAULT_IMAGE))
+    try:
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise GhostsearchError(f"{path}: no readable image ({type(error).__name__})") from None
+
+
+def image_tensor(image: Image, spec: InputSpec) -> Tensor:
+    """The image's middle, scaled and normalised as a model wants it: (1, C, size, size)."""
+    from PIL import ImageOps
+
+    fitted = ImageOps.fit(image, (spec.size, spec.size))
+    array = np.asarray(fitted.convert("L" if spec.channels == 1 else "RGB"), dtype=np.float32) / 255
+    pixels = torch.from_numpy(array.copy()).reshape(spec.size, spec.size, -1).permute(2, 0, 1)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
+    return ((pixels - mean) / std)[None]
+
+
+def similar_maps(
+    model: nn.Module, pixels: Tensor, *, pairs: int = PAIRS, progress: Progress | None = None
+) -> Iterator[LayerMaps]:
+    """Each convolution's redundancy and most similar pairs of output maps, on pixels: (1, C, H, W).
+
+    The maps are a convolution's own output, which is what a ghost convolution has to reproduce.
+    Depthwise convolutions, which are never ghosted, are left out. Raises GhostsearchError when the forward fails.
+    """
+    found = feature_maps(model, pixels)
+    for done, (path, (kind, maps)) in enumerate(found.items()):
+        if progress:
+            progress(done, len(found), path)
+        yield _compare_maps(path, kind, maps, pairs)
+
+
+def feature_maps(model: nn.Module, pixels: Tensor) -> dict[str, tuple[str, Tensor]]:
+    """Kind and output (C, H, W) of each Conv2d on one image, depthwise ones left out; the model stays untouched."""
+    found: dict[str, tuple[str, Tensor]] = {}
+    replica = copied(model).to("cpu").eval()
+    for path, module in replica.named_modules():
+        if isinstance(module, nn.Conv2d) and not 1 < module.groups == module.in_channels:
+            kind = f"Conv2d {module.kernel_size[0]}×{module.kernel_size[1]}"
+            module.register_forward_hook(_keeper(found, path, kind))
+    try:
+        with torch.no_grad():
+            call(replica, pixels)
+    # A foreign forward may raise anything; its own words say what.
+    except Exception as error:
+        shown = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise GhostsearchError(f"the model's forward fails on the image at {tuple(pixels.shape)} ({shown})") from error
+    return found
+
+
+def _keeper(found: dict[str, tuple[str, Tensor]], path: str, kind: str) -> Callable[..., None]:
+    def keep(_: nn.Module, __: Any, output: Tensor) -> None:
+        # A copy: an activation in place behind the convolution would change the maps after this.
+        found.setdefault(path, (kind, output[0].detach().float().clone()))
+
+    return keep
+
+
+def _compare_maps(path: str, kind: str, maps: Tensor, count: int) -> LayerMaps:
+    channels, height, width = maps.shape
+    shape = (channels, height, width)
+    alive = maps.flatten(1).var(dim=1) > 1e-12
+    if height * width < SAMPLES_PER_TAP * (9 + 1):
+        return LayerMaps(path, kind, shape, None, (), f"maps of {height}×{width} are too small to fit a 3×3 filter")
+    if int(alive.sum()) < 2:
+        return LayerMaps(path, kind, shape, None, (), "fewer than two maps differ from a constant")
+    index = alive.nonzero().flatten().tolist()
+    living = maps[alive]
+    errors = pair_errors(living, 3)
+    pairs = tuple(_pair(living, source, target, index) for source, target in closest_pairs(living, count))
+    return LayerMaps(path, kind, shape, redundancy(living, errors), pairs, "")
+
+
+def closest_pairs(maps: Tensor, count: int) -> list[tuple[int, int]]:
+    """The pairs of maps (C, H, W) that correlate most, by absolute value, no map in two pairs: (source, target)."""
+    flat = F.normalize(maps.flatten(1) - maps.flatten(1).mean(dim=1, keepdim=True), dim=1)
+    likeness = (flat @ flat.T).abs().triu(diagonal=1)
+    chosen: list[tuple[int, int]] = []
+    while len(chosen) < min(count, len(maps) // 2):
+        source, target = divmod(int(likeness.argmax()), len(maps))
+        chosen.append((source, target))
+        for taken in (source, target):
+            likeness[taken, :] = likeness[:, taken] = -1
+    return chosen
+
+
+def pair_errors(maps: Tensor, kernel: int) -> Tensor:
+    """Error of making each map from each other one by the best kernel×kernel filter and a constant: (C, C).
+
+    maps: (C, H, W). Row: source; column: target. Share of the target's variance that is left, both corrected for
+    degrees of freedom, at most 1; the diagonal is 1. The constant is free because the batch norm behind takes it.
+    """
+    targets = maps.flatten(1).T.double()
+    targets = targets - targets.mean(dim=0)
+    positions, taps = len(targets), kernel * kernel
+    variance = targets.square().sum(dim=0) / (positions - 1)
+    rows = []
+    for source in maps:
+        inputs = _shifted(source, kernel)
+        gram = inputs.T @ inputs
+        gram.diagonal().add_(1e-9 * gram.diagonal().mean())
+        moments = inputs.T @ targets
+        explained = (moments * torch.linalg.solve(gram, moments)).sum(dim=0)
+        left = (targets.square().sum(dim=0) - explained).clamp_min(0) / (positions - taps - 1)
+        rows.append((left / variance).clamp_max(1))
+    errors = torch.stack(rows)
+    errors.fill_diagonal_(1)
+    return errors
+
+
+def redundancy(maps: Tensor, errors: Tensor) -> float:
+    """Share of the maps' variance that each map's best other map explains through a 3×3 filter: 0 none, 1 all."""
+    variance = maps.flatten(1).double().var(dim=1)
+    best = errors.min(dim=0).values
+    return float((variance * (1 - best)).sum() / variance.sum())
+
+
+def _pair(maps: Tensor, source: int, target: int, names: list[int]) -> MapPair:
+    pair = maps[[source, target]]
+    positions = maps[0].numel()
+    fits = [d for d in KERNELS if positions >= SAMPLES_PER_TAP * (d * d + 1)]
+    errors = {d: float(pair_errors(pair, d)[0, 1]) if d in fits else None for d in KERNELS}
+    flat = pair.flatten(1)
+    return MapPair(
+        source=names[source],
+        target=names[target],
+        correlation=float(torch.corrcoef(flat)[0, 1]),
+        errors=errors,
+        maps=tuple(m.numpy() for m in (pair[0], pair[1], _made(pair[0], pair[1], 3))),
+    )
+
+
+def _made(source: Tensor, target: Tensor, kernel: int) -> Tensor:
+    """The target map as the best filter of the source makes it."""
+    inputs = _shifted(source, kernel)
+    wanted = target.flatten().double()
+    filter_ = torch.linalg.lstsq(inputs, (wanted - wanted.mean())[:, None]).solution
+    return (inputs @ filter_ + wanted.mean()).reshape(target.shape).float()
+
+
+def _shifted(source: Tensor, kernel: int) -> Tensor:
+    """The map (H, W) under every tap of a zero-padded filter, centred: (H·W, kernel²)."""
+    columns = F.unfold(source[None, None].double(), kernel, padding=kernel // 2)[0].T
+    return columns - columns.mean(dim=0)
+
+
+def rank_agreement(layers: list[LayerMaps], study: Path) -> Agreement:
+    """Kendall's τ between the layers' redundancy and the candidate table's output error of ghost(ratio=2, kernel=3).
+
+    Below 0 they agree: where maps are redundant, a ghost alone harms the output little.
+    Raises GhostsearchError when the study has no candidate table or fewer than four layers in common.
+    """
+    from scipy.stats import kendalltau
+
+    from ghostsearch.study.candidates import read_candidates
+
+    table = read_candidates(study)
+    rows = table[(table["kind"] == "site") & (table["choice"] == REFERENCE_CHOICE)]
+    errors = dict(zip(rows["name"], rows["output_error"], strict=True))
+    both = [(x.redundancy, errors[x.path]) for x in layers if x.redundancy is not None and x.path in errors]
+    if len(both) < 4:
+        raise GhostsearchError(f"{study}: its candidate table shares only {len(both)} layers with this model")
+    tau, _ = kendalltau(*zip(*both, strict=True))
+    return Agreement(study=str(study), choice=REFERENCE_CHOICE, tau=float(tau), layers=len(both))

@@ -1,0 +1,218 @@
+"""A study directory on disk: what is written, and how it is read back as a StudyView."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.files import atomic_path, write_text
+from ghostsearch.machine import processor_name
+from ghostsearch.pareto import knee
+from ghostsearch.records import Objective, Record, StudyView, frame
+from ghostsearch.space.architecture import SearchSpace, read_json
+from ghostsearch.study.config import FREE, RunConfig, configure
+from ghostsearch.study.ledger import finished_records, minimised
+from ghostsearch.study.store import DATABASE, open_storage, shown_url, storage_errors
+from ghostsearch.version import versions
+
+FORMAT, VERSION = "ghostsearch.study", 1
+RUN, STUDY, OUTCOME, RECORDS = "run.yaml", "study.json", "outcome.json", "records.jsonl"
+SECONDS = "seconds.json"
+CHOSEN_SHARE = 0.9
+"""Of the plain model's score: the model that the report speaks of first has it, where one of the front has."""
+
+
+def write_run(folder: Path, config: RunConfig) -> None:
+    """Write run.yaml: `ghostsearch search --config run.yaml` makes the same run."""
+    data = config.model_dump(mode="json")
+    if config.storage:
+        # A password stays where it was: in the command, PGPASSWORD or the driver's own file.
+        data["storage"] = _shown_storage(config.storage)
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    write_text(folder / RUN, f"# ghostsearch search --config {RUN}   makes this run again\n{text}")
+
+
+def check_directory(folder: Path, config: RunConfig, space: SearchSpace | None = None) -> None:
+    """Raise GhostsearchError when the directory holds another study, another version's, or foreign files."""
+    # Hidden names are locks and what a kill left of a file being written.
+    if not folder.exists() or all(p.name.startswith(".") for p in folder.iterdir()):
+        return
+    if not (folder / RUN).exists():
+        raise GhostsearchError(f"{folder} is not empty and holds no study of ours; choose another --out")
+    check_inside(folder)
+    before, now = configure({}, folder / RUN).model_dump(), config.model_dump()
+    for run in (before, now):
+        run["storage"] = run["storage"] and _shown_storage(run["storage"])
+    changed = [k for k, v in now.items() if k not in FREE and v != before[k]]
+    if changed:
+        what = ", ".join(f"{k} {before[k]!r} → {now[k]!r}" for k in changed[:3])
+        raise GhostsearchError(
+            f"{folder} holds another study ({what}); choose another --out, or the same options to go on"
+        )
+    if (folder / STUDY).exists():
+        known = read_study(folder)["space"]
+        if space and known != space.digest:
+            raise GhostsearchError(
+                f"{folder} holds another study: its search space was {known}, now {space.digest}; choose another --out"
+            )
+
+
+def write_study(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write study.json: what stays the same as long as the study lives."""
+    write_text(folder / STUDY, json.dumps({"format": FORMAT, "version": VERSION, **content}, indent=1))
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """The content of study.json; raises GhostsearchError when it is foreign or from a newer version."""
+    data = read_json(folder / STUDY)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise GhostsearchError(f"{folder / STUDY}: not a study of ours")
+    if data.get("version") != VERSION:
+        raise GhostsearchError(
+            f"{folder}: study version {data.get('version')!r} is unknown here (known: {VERSION}); upgrade ghostsearch"
+        )
+    return data
+
+
+def environment() -> dict[str, str]:
+    """Processor, cores, system, versions, date and command: what a figure needs beside it."""
+    return {
+        "command": " ".join(["ghostsearch", *sys.argv[1:]]) if sys.argv else "",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": processor_name(),
+        "cores": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        **versions(),
+    }
+
+
+def write_outcome(
+    folder: Path, records: Sequence[Record], objectives: Sequence[Objective], finalists: Sequence[Record],
+    front: Sequence[Record], missed: Sequence[str], extra: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Write the tables and the outcome; each file whole or not at all."""
+    best = sorted(front, key=lambda r: minimised(r, objectives)[0])
+    others = _good_enough(best, finalists, objectives)
+    chosen = others[knee([minimised(r, objectives) for r in others])].digest if others else ""
+    outcome = {
+        "objectives": [o.model_dump() for o in objectives],
+        "finalists": [r.model_dump(mode="json") for r in finalists],
+        "front": [r.digest for r in best],
+        "chosen": chosen,
+        "missed": list(missed),
+        **(extra or {}),
+    }
+    write_text(folder / OUTCOME, json.dumps(outcome))
+    table = frame(records)
+    write_text(folder / "trials.csv", table.to_csv(index=False))
+    with atomic_path(folder / "trials.parquet") as path:
+        table.to_parquet(path, index=False)
+    write_text(folder / "front.csv", frame(best).to_csv(index=False))
+
+
+def _good_enough(
+    front: Sequence[Record], finalists: Sequence[Record], objectives: Sequence[Objective]
+) -> Sequence[Record]:
+    """The front's models that keep most of the plain model's score, or all: a knee among the worst is of no use."""
+    others = [r for r in front if r.digest != "plain"] or list(front)
+    if not all(o.maximize for o in objectives if o.name == "score"):
+        return others
+    plain = next((s.value for r in finalists if r.digest == "plain" and (s := r.score())), float("inf"))
+    return [r for r in others if (s := r.score()) and s.value >= CHOSEN_SHARE * plain] or others
+
+
+def add_seconds(folder: Path, seconds: Mapping[str, float]) -> None:
+    """Add one call's wall time by stage to seconds.json: a search that goes on is the sum of its calls."""
+    known = read_json(folder / SECONDS) if (folder / SECONDS).exists() else {}
+    before = known if isinstance(known, dict) else {}
+    both = {k: round(float(before.get(k, 0)) + seconds.get(k, 0), 3) for k in {**before, **seconds}}
+    write_text(folder / SECONDS, json.dumps(both, indent=1))
+
+
+def load_study(folder: Path | str) -> StudyView:
+    """A study as it stands in its directory; raises GhostsearchError when that holds none.
+
+    Nothing outside the directory is opened: of a study in a storage of its own, the records that the last run wrote.
+    """
+    folder = Path(folder)
+    if not (folder / RUN).is_file() or not (folder / STUDY).is_file():
+        raise GhostsearchError(f"{folder} holds no study; 'ghostsearch search --out {folder}' would make one")
+    check_inside(folder)
+    config, study = configure({}, folder / RUN), read_study(folder)
+    records = read_records(folder) if config.storage else _stored_records(folder, study["name"])
+    outcome = read_json(folder / OUTCOME) if (folder / OUTCOME).exists() else {}
+    try:
+        return _view(folder, config, study, outcome, records)
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise GhostsearchError(f"{folder}: {STUDY} or {OUTCOME} is damaged ({type(error).__name__})") from None
+
+
+def _view(folder: Path, config: RunConfig, study: Any, outcome: Any, records: Sequence[Record]) -> StudyView:
+    view = StudyView(
+        directory=str(folder), name=study["name"], config=config.model_dump(mode="json"), anatomy=study["anatomy"],
+        objectives=tuple(Objective(**o) for o in outcome.get("objectives", ())),
+        records=tuple(records),
+        front=tuple(outcome.get("front", ())), chosen=outcome.get("chosen", ""),
+        finalists=tuple(Record.model_validate(r) for r in outcome.get("finalists", ())),
+        missed=tuple(outcome.get("missed", ())), vetoed=tuple(study.get("vetoed", ())),
+        candidates=outcome.get("candidates", ""), audit=tuple(outcome.get("audit", ())),
+        layers=tuple(outcome.get("layers", ())),
+        environment=study["environment"], notes=tuple(study.get("notes", ())),
+    )  # fmt: skip
+
+    # Digests name folders, so one that is no plain name would lead out of the directory.
+    digests = [*(r.digest for r in (*view.records, *view.finalists)), *view.front, *view.missed, view.chosen]
+    if any(d and not d.isalnum() for d in digests):
+        raise GhostsearchError(f"{folder}: names a model that cannot be one of ours")
+    return view
+
+
+def check_inside(folder: Path) -> None:
+    """Raise GhostsearchError when something in a study directory is a link to a place outside it."""
+    root = folder.resolve()
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise GhostsearchError(f"{path} leads out of the study's directory; put the file itself there")
+
+
+def write_records(folder: Path, records: Sequence[Record]) -> None:
+    """Write the records of a study whose storage is elsewhere, for the report."""
+    write_text(folder / RECORDS, "".join(r.model_dump_json() + "\n" for r in records))
+
+
+def read_records(folder: Path) -> list[Record]:
+    """The records that the last run wrote; none where it did not get so far."""
+    if not (folder / RECORDS).exists():
+        return []
+    try:
+        lines = (folder / RECORDS).read_text(encoding="utf-8").splitlines()
+        return [Record.model_validate_json(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise GhostsearchError(f"{folder / RECORDS}: cannot be read ({type(error).__name__})") from None
+
+
+def _stored_records(folder: Path, name: str) -> list[Record]:
+    import optuna
+
+    if not (folder / DATABASE).is_file():
+        return []
+    try:
+        with storage_errors(f"{folder / DATABASE}"):
+            stored = optuna.load_study(study_name=name, storage=open_storage(None, folder).backend)
+            return finished_records(stored.get_trials(deepcopy=False))
+    except KeyError:
+        return []
+
+
+def _shown_storage(storage: str) -> str:
+    return storage if storage.startswith("journal:") else shown_url(storage)

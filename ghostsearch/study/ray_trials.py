@@ -1,0 +1,359 @@
+"""The same study with its trials run by Ray Tune: the study's storage stays the only truth, Ray only executes.
+
+A `Searcher` passes proposals from the study's ask to Ray and results back to its tell; actors are reused and open the
+model and the data once; a worker that dies is retried by Ray. Only the driver's machine writes to the study's
+directory. Timing is done by an actor that holds its node's custom resource of the device, so that one timing runs at a
+time, on the node that has the device.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+from ray import cloudpickle, tune
+from ray.exceptions import RayActorError, RayTaskError
+from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.failures import failure_reason
+from ghostsearch.files import write_bytes
+from ghostsearch.records import Latency, Objective, Record
+from ghostsearch.space.architecture import Architecture
+from ghostsearch.study.bench import Bench, open_bench
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.final import TRIAL_WEIGHTS, forget_dominated, keep_trial
+from ghostsearch.study.ledger import Ledger, Proposal, failed_record
+from ghostsearch.study.owners import beating
+from ghostsearch.study.run import best_so_far, feasible, stop_when_all_fails
+from ghostsearch.study.trial import Draft, run_trial, stops
+
+Progress = Callable[[int, int, str], None]
+RECORD, METRIC = "record", "trials"
+RETRIES = 2
+NAMESPACE = "ghostsearch"
+NOW_AND_THEN_S = 2.0
+
+
+def explore(
+    bench: Bench, ledger: Ledger, folder: Path, interrupted: Callable[[], bool], progress: Progress | None
+) -> None:
+    """Evaluate proposals on a Ray cluster until the study has as many trials as asked for."""
+    board = _start_board(bench, ledger, folder)
+    searcher = StudySearcher(bench, ledger, board, interrupted, progress, folder)
+    trainable = tune.with_resources(
+        tune.with_parameters(TrialActor, setup={**to_open(bench), "board": board}),
+        {name: amount for name, amount in resources_of(bench.config.resources).items() if amount},
+    )
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=str((folder / "ray").absolute()), verbose=0,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+        ),
+    )  # fmt: skip
+    with beating(searcher.beat):
+        tuner.fit()
+    if searcher.trouble:
+        raise searcher.trouble
+
+
+def join_cluster(bench: Bench) -> None:
+    """Join the cluster of `ray_address`, or start one here that owns each device of the run once; timings go there.
+
+    Raises GhostsearchError when no node has a device of the run or the resources of a trial.
+    """
+    config, wanted = bench.config, resources_of(bench.config.resources)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Ray's workers would otherwise stand behind every other process of the machine, and be timed from there.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # Paths in a run are relative to where it was started.
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    # Ctrl-C is the search's own to handle.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    devices = {device_resource(d): 1.0 for d in config.device}
+    if not ray.is_initialized():
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if config.ray_address:
+            options["address"] = config.ray_address
+        else:
+            options |= {"resources": devices, "include_dashboard": False}
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            first = (str(error).splitlines() or [""])[0]
+            raise GhostsearchError(f"ray_address {config.ray_address!r}: cannot be joined ({first[:200]})") from None
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for name in devices:
+        if not any(node.get(name, 0) >= 1 for node in found):
+            raise GhostsearchError(
+                f"no node of the Ray cluster has {name!r}; on the machine with the device: "
+                f"ray start --address=… --resources='{{\"{name}\": 1}}'"
+            )
+    if not any(places_on(node, wanted) for node in found):
+        raise GhostsearchError(f"resources {', '.join(config.resources)}: no node of the Ray cluster has so much")
+    bench.on_device = on_device
+
+
+def device_resource(device: str) -> str:
+    """The custom resource that stands for a device: `device:onnxruntime-cpu` for `onnxruntime:cpu`."""
+    return f"device:{device.replace(':', '-')}"
+
+
+def resources_of(texts: tuple[str, ...]) -> dict[str, float]:
+    """Ray's resources of `cpu=2`, `gpu=0.5`, …; raises GhostsearchError when one does not parse."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, amount = text.partition("=")
+        try:
+            found[name.strip().lower() if name.lower() in ("cpu", "gpu") else name.strip()] = float(amount)
+        except ValueError:
+            raise GhostsearchError(f"resources {text!r} does not parse; write cpu=2,gpu=0.5") from None
+    return found
+
+
+def places_on(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+    """How many times a node has what a trial wants."""
+    names = {"cpu": "CPU", "gpu": "GPU"}
+    return min((int(node.get(names.get(n, n), 0) / amount) for n, amount in wanted.items() if amount), default=1)
+
+
+def on_device(place: str, function: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+    """Call a function in the actor that holds the device's resource: one at a time, where the device is.
+
+    The actor is shared by all that measure on the cluster; where its first user went away, another one is made.
+    """
+    # A progress bar stays where its terminal is.
+    options.pop("progress", None)
+    # Opened there by us, when the user's own modules in the working directory can be found.
+    call = cloudpickle.dumps((function, args, options))
+    # Outside a trial's own placement group, which has no device in it.
+    anywhere = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
+    name, remote = device_resource(place), cast(Any, ray.remote)
+    kind = remote(num_cpus=0, resources={name: 1.0}, scheduling_strategy=anywhere)(Measurer)
+    # Of this cluster: a process may have left another one.
+    key = ray.get_runtime_context().get_node_id(), name
+    for left in reversed(range(RETRIES + 1)):
+        if key not in _MEASURERS:
+            _MEASURERS[key] = kind.options(name=name, namespace=NAMESPACE, get_if_exists=True).remote()
+        try:
+            return ray.get(_MEASURERS[key].call.remote(str(Path.cwd()), call))
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayActorError:
+            del _MEASURERS[key]
+            if not left:
+                raise
+    return None
+
+
+_MEASURERS: dict[tuple[str, str], Any] = {}
+"""Handles of the device actors this process has used: Ray ends an actor that nobody holds, and a new one's start costs
+seconds a trial.
+"""
+
+
+class Measurer:
+    """Lives on the device's node and keeps what it imported, so that a timing costs no start of a process."""
+
+    def call(self, directory: str, call: bytes) -> Any:
+        """Run what `on_device` was given."""
+        _work_in(directory)
+        function, args, options = cloudpickle.loads(call)
+        return function(*args, **options)
+
+
+def _work_in(directory: str) -> None:
+    """The driver's working directory, where this machine has it: relative paths and the user's modules are there."""
+    if Path(directory).is_dir():
+        os.chdir(directory)
+        if directory not in sys.path:
+            sys.path.insert(0, directory)
+
+
+class Board:
+    """What the actors of a study share, on the driver's machine: who stops at a rung, and where weights go."""
+
+    def __init__(self, folder: str, objectives: tuple[Objective, ...], standings: list[Record]) -> None:
+        self.folder, self.objectives, self.standings = Path(folder), objectives, standings
+
+    def add(self, record: Record) -> None:
+        """Note a finished trial."""
+        self.standings.append(record)
+
+    def stops(self, record: Record, rung: float) -> str:
+        """Why a trial ends at a rung, among all that finished so far, or nothing."""
+        return stops(record, self.standings, rung, self.objectives)
+
+    def keep(self, digest: str, files: dict[str, bytes]) -> None:
+        """Write a trial's saved model into the study's directory."""
+        for name, content in files.items():
+            write_bytes(self.folder / TRIAL_WEIGHTS / digest / name, content)
+
+
+def _start_board(bench: Bench, ledger: Ledger, folder: Path) -> Any:
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # At once many: a trial's weights do not wait for another's.
+    remote: Any = ray.remote
+    board = remote(num_cpus=0, scheduling_strategy=here, max_concurrency=4)(Board)
+    return board.remote(str(folder.absolute()), bench.objectives, ledger.standings())
+
+
+class StudySearcher(Searcher):
+    """Ray's proposals come from the study's ask; results go to its tell."""
+
+    def __init__(
+        self, bench: Bench, ledger: Ledger, board: Any, interrupted: Callable[[], bool], progress: Progress | None,
+        folder: Path,
+    ) -> None:  # fmt: skip
+        super().__init__(metric=METRIC, mode="max")
+        self.bench, self.ledger, self.board, self.folder = bench, ledger, board, folder
+        self.interrupted, self.progress = interrupted, progress
+        self.open: dict[str, Proposal] = {}
+        self.trouble: GhostsearchError | None = None
+        self._places, self._last = 1, dict[str, float]()
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next proposal as a Ray configuration; None while every worker is busy, FINISHED at the end of the run."""
+        if self.interrupted() or self.trouble:
+            return Searcher.FINISHED
+        # Ray would ask ahead, and the sampler would not have seen what the running trials come to.
+        if len(self.open) >= self.places():
+            return None
+        records = self.ledger.standings()
+        if self.progress and self._due("progress"):
+            self.progress(len(records), self.bench.config.trials, best_so_far(self.bench, records))
+        proposal = self.ledger.ask(lambda a: feasible(self.bench, a), self.bench.config.trials)
+        if proposal is None:
+            return Searcher.FINISHED
+        self.open[trial_id] = proposal
+        return {
+            "architecture": proposal.architecture.to_dict(), "origin": proposal.origin, "number": len(records),
+        }  # fmt: skip
+
+    def places(self) -> int:
+        """How many trials the cluster can run at once, looked up now and then as nodes come and go."""
+        if self._due("look"):
+            wanted = resources_of(self.bench.config.resources)
+            self._places = max(1, sum(places_on(node["Resources"], wanted) for node in ray.nodes() if node["Alive"]))
+        return self._places
+
+    def _due(self, what: str) -> bool:
+        """Whether something that takes the longer the more trials there are was done lately."""
+        now = time.monotonic()
+        due = now - self._last.get(what, -NOW_AND_THEN_S) >= NOW_AND_THEN_S
+        if due:
+            self._last[what] = now
+        return due
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Nothing: a trial reports once, when it is over, so nothing can be told as complete before."""
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        """Write the trial's record into the study; a worker that died for good leaves a failed one."""
+        proposal = self.open.pop(trial_id)
+        if error or not result or RECORD not in result:
+            reason = f"worker: the Ray worker died {RETRIES + 1} times"
+            record = failed_record(proposal.architecture, proposal.origin, reason)
+        else:
+            record = Record.model_validate_json(result[RECORD])
+        try:
+            self.ledger.finish(proposal, record)
+            self.board.add.remote(record.with_medians())
+            records = self.ledger.standings()
+            if self._due("tidy"):
+                forget_dominated(self.bench, records, self.folder)
+            stop_when_all_fails(records)
+        except GhostsearchError as trouble:
+            self.trouble = trouble
+
+    def beat(self, now: float) -> None:
+        """Show other machines that the open trials are still worked on."""
+        for proposal in list(self.open.values()):
+            self.ledger.beat(proposal, now)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles its Tuner beside the trials, and no run is restored from there."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the study's storage is the truth, and the same command goes on from it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore, for the same reason."""
+
+
+class TrialActor(tune.Trainable):
+    """One trial a step; the model and the data are opened once for all the trials of an actor."""
+
+    def setup(self, config: dict[str, Any], *, setup: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        """Open the bench as the driver did and take over its trained plain model."""
+        assert setup, "tune.with_parameters gives it"
+        self.board, self.trouble = setup["board"], ""
+        try:
+            self.bench = opened_as(setup)
+            self.bench.on_device = on_device
+        except Exception as error:  # noqa: BLE001 - told as the reason of every trial of this actor
+            self.trouble = f"the worker cannot open the run: {failure_reason(error)}"
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take another trial without being built again."""
+        self.config = new_config
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Evaluate the architecture of the configuration."""
+        architecture = Architecture.from_dict(self.config["architecture"])
+        if self.trouble:
+            record = failed_record(architecture, self.config["origin"], self.trouble)
+        else:
+            record = self._evaluate(Draft(self.config["number"], architecture, self.config["origin"]))
+        return {RECORD: record.model_dump_json(), METRIC: 1, "done": True}
+
+    def _evaluate(self, draft: Draft) -> Record:
+        def stopped(record: Record, rung: float) -> str:
+            answer: str = ray.get(self.board.stops.remote(record.with_medians(), rung))
+            return answer
+
+        record, model = run_trial(self.bench, draft, stopped)
+        if model is not None and record.digest != "plain":
+            with tempfile.TemporaryDirectory() as folder:
+                kept = keep_trial(self.bench, model, record, Path(folder))
+                files = {path.name: path.read_bytes() for path in sorted(kept.iterdir(), reverse=True)}
+            ray.get(self.board.keep.remote(record.digest, files))
+        return record
+
+
+def to_open(bench: Bench) -> dict[str, Any]:
+    """What another process, on any machine, needs to open the same bench with its trained plain model."""
+    return {
+        "run": bench.config.model_dump(mode="json"),
+        "directory": str(Path.cwd()),
+        "plain_weights": {name: value.numpy() for name, value in bench.plain.module.state_dict().items()},
+        "plain_latencies": [x.model_dump(mode="json") for x in bench.plain_latencies],
+    }
+
+
+def opened_as(setup: Mapping[str, Any]) -> Bench:
+    """The bench of `to_open`, opened in the same working directory where this machine has it."""
+    import torch
+
+    _work_in(setup["directory"])
+    bench = open_bench(RunConfig.model_validate(setup["run"]))
+    # Copies, since Ray's shared memory is read-only.
+    weights = {name: torch.from_numpy(value.copy()) for name, value in setup["plain_weights"].items()}
+    bench.plain.module.load_state_dict(weights)
+    bench.plain.module.eval()
+    bench.plain_latencies = tuple(Latency.model_validate(x) for x in setup["plain_latencies"])
+    return bench

@@ -1,0 +1,102 @@
+"""Answers from a study's candidate table alone: which architectures meet bounds, without building or training any."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.files import write_text
+from ghostsearch.space.architecture import Architecture, SearchSpace, read_json
+from ghostsearch.space.limits import parse_limit
+from ghostsearch.study.interactions import Additive, Term
+from ghostsearch.study.solver import Problem, Program
+
+FILE = "problem.json"
+DIVERSE = 5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An architecture that the table promises to meet the bounds; predicted, not measured."""
+
+    architecture: Architecture
+    loss: float
+    """Sum of the candidates' divergences."""
+    resources: dict[str, float]
+    """params, macs, latency_s[DEVICE]."""
+
+
+def write_problem(folder: Path, problem: Problem, space: SearchSpace) -> None:
+    """Keep the integer program's data in a study directory."""
+    content: dict[str, Any] = {
+        "names": problem.names, "constant": problem.resources.constant.tolist(),
+        "losses": [x.tolist() for x in problem.losses],
+        "terms": [{"variables": t.variables, "values": t.values.tolist()} for t in problem.resources.terms],
+        "sites": space.sites, "groups": space.groups, "width_multiple": space.width_multiple,
+    }  # fmt: skip
+    write_text(folder / FILE, json.dumps(content))
+
+
+def read_problem(folder: Path) -> tuple[Problem, SearchSpace]:
+    """The program's data and its space; raises GhostsearchError when the study has no table."""
+    if not (folder / FILE).is_file():
+        raise GhostsearchError(f"{folder} has no candidate table; 'ghostsearch search --seeds solver' builds it")
+    data = read_json(folder / FILE)
+    try:
+        assert isinstance(data, dict)
+        terms = tuple(Term(tuple(t["variables"]), np.array(t["values"], dtype=float)) for t in data["terms"])
+        resources = Additive(np.array(data["constant"], dtype=float), terms)
+        problem = Problem([np.array(x, dtype=float) for x in data["losses"]], resources, tuple(data["names"]))
+        space = SearchSpace(
+            {k: tuple(v) for k, v in data["sites"].items()}, {k: tuple(v) for k, v in data["groups"].items()},
+            data["width_multiple"],
+        )  # fmt: skip
+    except (AssertionError, KeyError, TypeError, ValueError, AttributeError):
+        raise GhostsearchError(f"{folder / FILE}: not a candidate table of ours; delete it and search again") from None
+    return problem, space
+
+
+def solve_study(folder: Path | str, limits: Mapping[str, str], *, count: int = DIVERSE) -> list[Answer]:
+    """The `count` architectures that lose least under bounds such as {"latency": "8ms", "macs": "50%"}, best first.
+
+    A latency bound holds on every device of the study. Raises GhostsearchError, naming the least possible, when a bound
+    cannot be met.
+    """
+    problem, space = read_problem(Path(folder))
+    bounds = _bounds(problem, limits)
+    program, answers, seen = Program(problem), [], list[tuple[int, ...]]()
+    for _ in range(count):
+        code = program.solve(bounds, seen)
+        if code is None:
+            break
+        seen.append(code)
+        answers.append(Answer(decode(space, code), problem.loss(code), problem.at(code)))
+    if not answers:
+        least = ", ".join(f"{name} {program.least(name):.4g}" for name in bounds)
+        raise GhostsearchError(f"no architecture of this space meets the bounds; the least possible alone is {least}")
+    return answers
+
+
+def _bounds(problem: Problem, limits: Mapping[str, str]) -> dict[str, float]:
+    bounds = {}
+    for axis, text in limits.items():
+        names = [n for n in problem.names if n == axis or (axis == "latency" and n.startswith("latency_s["))]
+        if not names:
+            raise GhostsearchError(f"the table knows nothing of {axis}; it has {', '.join(problem.names)}")
+        for name in names:
+            plain = float(problem.resources.constant[problem.names.index(name)])
+            bounds[name] = parse_limit(axis, text).absolute(plain)
+    return bounds
+
+
+def decode(space: SearchSpace, code: tuple[int, ...]) -> Architecture:
+    """The architecture of choice numbers, sites first, in the space's order."""
+    names = [*space.sites.items(), *space.groups.items()]
+    chosen = [(name, texts[i]) for (name, texts), i in zip(names, code, strict=True)]
+    return Architecture.of(dict(chosen[: len(space.sites)]), dict(chosen[len(space.sites) :]))

@@ -1,0 +1,166 @@
+"""An integer program over the candidate table: the architectures that lose least under budgets, in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from ghostsearch.study.interactions import Additive
+
+GAP = 5e-3
+"""Solutions this close to the best sum of losses are good enough: the table itself is less exact."""
+TIME_LIMIT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Loss of every option and the resources of every combination; option 0 is the plain model's.
+
+    losses: per variable (options,), lower is better. Rows of `resources` are named by `names`.
+    """
+
+    losses: Sequence[np.ndarray]
+    resources: Additive
+    names: tuple[str, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Options of each variable."""
+        return tuple(len(x) for x in self.losses)
+
+    def loss(self, code: Sequence[int]) -> float:
+        """The summed loss of one architecture's codes."""
+        return float(sum(losses[option] for losses, option in zip(self.losses, code, strict=True)))
+
+    def at(self, code: Sequence[int]) -> dict[str, float]:
+        """The resources of one architecture's codes by name."""
+        return dict(zip(self.names, self.resources.at(code).tolist(), strict=True))
+
+
+class Program:
+    """The integer program of a problem: a binary for every option; where variables meet, a share for each combination.
+
+    The shares' sums over all but one variable equal that variable's binaries, so at whole binaries each is 0 or 1 and
+    products of choices are exact without being multiplied.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        starts = np.cumsum([0, *problem.sizes])
+        self.starts, self.binaries = starts[:-1], int(starts[-1])
+        rows: list[tuple[np.ndarray, np.ndarray, float]] = []
+        for start, size in zip(self.starts, problem.sizes, strict=True):
+            rows.append((np.arange(start, start + size), np.ones(size), 1.0))
+        columns = self.binaries
+        costs: list[tuple[np.ndarray, np.ndarray]] = []
+        for term in problem.resources.terms:
+            shape = term.values.shape[1:]
+            if len(shape) == 1:
+                costs.append((self.starts[term.variables[0]] + np.arange(shape[0]), term.values))
+                continue
+            cells = columns + np.arange(int(np.prod(shape))).reshape(shape)
+            columns += cells.size
+            costs.append((cells.ravel(), term.values.reshape(len(term.values), -1)))
+            for axis, variable in enumerate(term.variables):
+                for option in range(shape[axis]):
+                    own = np.take(cells, option, axis=axis).ravel()
+                    binary = self.starts[variable] + option
+                    rows.append((np.append(own, binary), np.append(np.ones(own.size), -1.0), 0.0))
+        self.columns = columns
+        self._equalities = _matrix([(c, v) for c, v, _ in rows], columns)
+        self._right = np.array([right for *_, right in rows])
+        self._resources = np.zeros((len(problem.names), columns))
+        for cells, values in costs:
+            self._resources[:, cells] += values
+        self._whole = (np.arange(columns) < self.binaries).astype(np.int64)
+        self._objective = np.zeros(columns)
+        self._objective[: self.binaries] = np.concatenate(list(problem.losses))
+
+    def solve(
+        self, bounds: Mapping[str, float], avoid: Sequence[Sequence[int]] = (), distance: int = 1
+    ) -> tuple[int, ...] | None:
+        """The codes that lose least with each named resource at most its bound; None when none exists.
+
+        The answer differs from each of `avoid` in at least `distance` variables (no-good cuts).
+        """
+        constraints = [LinearConstraint(self._equalities, self._right, self._right)]
+        for name, bound in bounds.items():
+            i = self.problem.names.index(name)
+            scale = max(abs(bound), 1e-30)
+            room = (bound - self.problem.resources.constant[i]) / scale
+            constraints.append(LinearConstraint(self._resources[i][None] / scale, -np.inf, room))
+        if avoid:
+            cuts = _matrix([(self.starts + np.array(code), np.ones(len(code))) for code in avoid], self.columns)
+            constraints.append(LinearConstraint(cuts, -np.inf, len(self.starts) - distance))
+        found = milp(
+            self._objective, integrality=self._whole, bounds=Bounds(0, 1), constraints=constraints,
+            options={"mip_rel_gap": GAP, "time_limit": TIME_LIMIT_S},
+        )  # fmt: skip
+        if found.x is None:
+            return None
+        return tuple(
+            int(np.argmax(found.x[start : start + size]))
+            for start, size in zip(self.starts, self.problem.sizes, strict=True)
+        )
+
+    def least(self, name: str) -> float:
+        """The least that a resource can be."""
+        i = self.problem.names.index(name)
+        equal = LinearConstraint(self._equalities, self._right, self._right)
+        row = self._resources[i]
+        scale = max(float(np.abs(row).max()), 1e-30)
+        found = milp(row / scale, integrality=self._whole, bounds=Bounds(0, 1), constraints=[equal])
+        assert found.x is not None, "without a bound there is always a solution"
+        return float(self.problem.resources.constant[i] + row @ np.round(found.x))
+
+
+def solve_budgets(
+    problem: Problem, axis: str, limits: Mapping[str, float] | None = None, *, budgets: int = 20, diverse: int = 3
+) -> list[tuple[int, ...]]:
+    """Codes for evenly spaced budgets on one resource, `diverse` of each, all within the fixed `limits` too.
+
+    Ordered so that every prefix covers the whole range of budgets: the best of each budget first, from the middle out
+    by halving, then the second best of each. The plain model is not among them.
+    """
+    program = Program(problem)
+    limits = dict(limits or {})
+    plain = float(problem.resources.constant[problem.names.index(axis)])
+    low, high = program.least(axis), min(plain, limits.get(axis, plain))
+    steps = [low + (high - low) * (i + 0.5) / budgets for i in range(budgets)]
+    distance = max(1, len(problem.sizes) // 8)
+    rounds: list[list[tuple[int, ...]]] = [[] for _ in range(diverse)]
+    for step in (steps[i] for i in _halving(budgets)):
+        avoid: list[tuple[int, ...]] = []
+        for place in range(diverse):
+            code = program.solve({**limits, axis: step}, avoid, distance)
+            if code is None:
+                break
+            avoid.append(code)
+            rounds[place].append(code)
+    codes = dict.fromkeys(code for found in rounds for code in found if any(code))
+    return list(codes)
+
+
+def _halving(count: int) -> list[int]:
+    """0..count-1 in an order whose every prefix is spread out: the ends of ever shorter intervals' middles."""
+    order, intervals = [], [(0, count - 1)]
+    while intervals:
+        low, high = intervals.pop(0)
+        if low > high:
+            continue
+        middle = (low + high) // 2
+        order.append(middle)
+        intervals += [(low, middle - 1), (middle + 1, high)]
+    return order
+
+
+def _matrix(rows: Sequence[tuple[np.ndarray, np.ndarray]], columns: int) -> sparse.csr_array:
+    """Rows of (columns, values) as a sparse matrix."""
+    lengths = [len(c) for c, _ in rows]
+    data = np.concatenate([v for _, v in rows])
+    indices = np.concatenate([c for c, _ in rows])
+    return sparse.csr_array((data, indices, np.cumsum([0, *lengths])), shape=(len(rows), columns))

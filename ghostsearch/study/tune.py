@@ -1,0 +1,110 @@
+"""For those who already have a Ray Tuner: a search space and a trainable to put into it.
+
+    run = RunConfig(model="torchvision:resnet18", weights="mine.safetensors", data="folder:images", epochs=9)
+    Tuner(trainable(run), param_space=param_space(run), tune_config=TuneConfig(metric="score", mode="max", …))
+
+A step of the trainable is a rung (0 epochs, 1, 3, 9, …), so that a scheduler such as ASHA may stop between two. The
+study of `ghostsearch search --engine ray` knows several objectives and measured limits; a Tuner of one's own knows what
+it is given.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from ray import tune
+
+from ghostsearch.export.saved import load_directory, save
+from ghostsearch.measure.cost import measure_cost
+from ghostsearch.study.bench import Bench, latencies, open_bench, train_baseline
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.ledger import architecture_of, distributions
+from ghostsearch.study.ray_trials import opened_as, to_open
+from ghostsearch.study.run import SETUP_LOCK
+
+RUNG = "rung.json"
+RESULTS = ("score", "epochs", "macs", "params", "size_bytes", "digest")
+"""What every result holds; each device adds `latency_s[DEVICE]` and `latency_ratio[DEVICE]`, medians and over plain."""
+
+
+def param_space(run: RunConfig) -> dict[str, Any]:
+    """Tune's search space of a run: for each site and group a choice among its strings.
+
+    Raises GhostsearchError when the run's model, data and space do not fit together.
+    """
+    return {name: tune.choice(list(d.choices)) for name, d in distributions(open_bench(run).space).items()}
+
+
+def trainable(run: RunConfig) -> Any:
+    """A trainable that makes the model of a configuration, counts, times, scores and trains it, a rung a step.
+
+    The plain model is trained first where the run asks for it (12 epochs without weights) and kept in `run.out`. Give
+    Ray's resources with `tune.with_resources`. Raises GhostsearchError as `param_space` does.
+    """
+    bench, folder = open_bench(run), Path(run.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / SETUP_LOCK):
+        train_baseline(bench, folder)
+    return tune.with_parameters(ArchitectureTrainable, setup=to_open(bench))
+
+
+class ArchitectureTrainable(tune.Trainable):
+    """One architecture; each step brings it to the next rung and reports it."""
+
+    bench: Bench
+
+    def setup(self, config: dict[str, Any], *, setup: dict[str, Any] | None = None) -> None:
+        """Open the run with its trained plain model, and take the configuration."""
+        assert setup, "tune.with_parameters gives it"
+        self.bench = opened_as(setup)
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take another architecture without opening the run again."""
+        self.architecture = architecture_of(new_config)
+        self.model: Any = None
+        self.rung, self.figures = -1, dict[str, Any]()
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Build the model, or train it on to the next rung; returns RESULTS and the latencies."""
+        rungs = self.bench.config.rungs()
+        if self.model is None:
+            self.model = self.bench.convert(self.architecture)
+            self.figures = self._measure()
+        else:
+            self.bench.train(self.model, rungs[self.rung + 1] - rungs[self.rung])
+        self.rung += 1
+        score = self.bench.score(self.model, "validation", rungs[self.rung])
+        done = self.rung + 1 == len(rungs)
+        return {**self.figures, "score": score.value, "epochs": rungs[self.rung], "done": done}
+
+    def _measure(self) -> dict[str, Any]:
+        cost = measure_cost(self.model, self.bench.example)
+        figures: dict[str, Any] = {
+            "digest": self.architecture.digest, "macs": cost.macs, "params": cost.params, "size_bytes": cost.size_bytes,
+        }  # fmt: skip
+        for latency in latencies(self.bench, {"trial": self.model}, self.bench.config.time_limit)["trial"]:
+            figures[f"latency_s[{latency.device}]"] = latency.median_s
+            figures[f"latency_ratio[{latency.device}]"] = latency.ratio
+        return figures
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """The model as a model directory, and its rung."""
+        if self.model is not None:
+            multiple = self.bench.space.width_multiple
+            save(
+                self.model, Path(checkpoint_dir), source=self.bench.plain, architecture=self.architecture,
+                width_multiple=multiple,
+            )  # fmt: skip
+        (Path(checkpoint_dir) / RUNG).write_text(json.dumps({"rung": self.rung, "figures": self.figures}))
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
+        """Go on from a checkpoint."""
+        kept = json.loads((Path(checkpoint_dir) / RUNG).read_text())
+        self.rung, self.figures = kept["rung"], kept["figures"]
+        if self.rung >= 0:
+            self.model = load_directory(Path(checkpoint_dir), model=self.bench.plain.module).module

@@ -1,0 +1,68 @@
+"""Makes the model of an architecture: a copy, its widths cut, its sites swapped, its weights inherited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ghostsearch.busy import working
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.capture import copied
+from ghostsearch.graph.widths import kept_channels, set_widths, width_plan
+from ghostsearch.space.architecture import Anatomy, Architecture
+from ghostsearch.surgery.baseline_pass import PlainPass
+from ghostsearch.surgery.fit_layer import FitSettings
+from ghostsearch.surgery.inherit import copy_weights, fit_weights
+from ghostsearch.surgery.sites import find_sites, require_sites
+from ghostsearch.surgery.swap import swap_sites
+
+Progress = Callable[[int, int, str], None]
+
+
+def convert(
+    model: nn.Module,
+    architecture: Architecture,
+    *,
+    example: Any,
+    calibration: Iterable[Any] | None = None,
+    anatomy: Anatomy | None = None,
+    width_multiple: int = 8,
+    distill_steps: int = 0,
+    seed: int = 0,
+    settings: FitSettings | None = None,
+    progress: Progress | None = None,
+    plain_pass: PlainPass | None = None,
+) -> nn.Module:
+    """The model of an architecture as a new module, with weights inherited from `model`, which stays untouched.
+
+    example: (N, C, H, W) or any forward input. `calibration` yields image batches (or (images, …) batches) to fit the
+    weights in closed form under `settings`; without it they are copied. The structure depends on the architecture
+    alone, so that saved weights load into a conversion made without images. `plain_pass` holds the plain net's
+    values on the calibration batches, stopped before the first change, where many single changes are made in turn.
+    Raises GhostsearchError for a site or group that the model does not have or that cannot change.
+    """
+    if architecture.sites:
+        anatomy = anatomy or find_sites(model, example, include_first=True, widths=False)
+        require_sites(anatomy, architecture.sites)
+    if distill_steps and calibration is None:
+        raise GhostsearchError("distilling blocks needs images: give calibration batches, or distill_steps=0")
+    converted = copied(model)
+    if architecture.groups:
+        keep = kept_channels(model, architecture.groups, example, width_multiple)
+        set_widths(converted, keep, example, plan=width_plan(model, example))
+    # Fresh blocks draw random numbers before they inherit: the caller's stream must not notice.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for old, new in swap_sites(converted, architecture.sites).values():
+            copy_weights(old, new)
+        if calibration is None or architecture.is_plain:
+            return converted
+        with working():
+            return fit_weights(
+                model, converted, architecture, example=example, calibration=calibration,
+                width_multiple=width_multiple, distill_steps=distill_steps, seed=seed, settings=settings,
+                progress=progress, plain_pass=plain_pass,
+            )  # fmt: skip

@@ -1,0 +1,199 @@
+"""Inherits trained weights when a model is converted: copied, or fitted in closed form to calibration images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ghostsearch.blocks.ghost import GhostConv, Wavelet
+from ghostsearch.blocks.lowrank import LowRankConv
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.capture import call, copied
+from ghostsearch.graph.flow import overwrites_what_is_read
+from ghostsearch.graph.plan import WidthPlan
+from ghostsearch.graph.widths import set_widths, width_plan
+from ghostsearch.space.architecture import Architecture
+from ghostsearch.surgery.baseline_pass import PlainPass
+from ghostsearch.surgery.fit_layer import FitSettings
+from ghostsearch.surgery.fit_model import ModelFit
+from ghostsearch.surgery.fit_width import fitted_channels
+from ghostsearch.surgery.shelf import kept, shelf
+from ghostsearch.surgery.swap import swap_sites
+
+Progress = Callable[[int, int, str], None]
+
+
+def fit_weights(
+    plain: nn.Module,
+    converted: nn.Module,
+    architecture: Architecture,
+    *,
+    example: Any,
+    calibration: Iterable[Any],
+    width_multiple: int = 8,
+    distill_steps: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+    settings: FitSettings | None = None,
+    plain_pass: PlainPass | None = None,
+) -> nn.Module:
+    """A module of `converted`'s structure whose weights are fitted to the plain net's values on calibration images.
+
+    Which channels a width keeps is chosen by least squares too, so they may differ from `converted`'s. Layer
+    after layer is
+    fitted on the converted net's own inputs towards the plain net's values (asymmetric reconstruction, He et al. 2017,
+    section 3.2); no labels, no training. With `distill_steps`, that many steps of label-free distillation follow.
+    plain_pass: the plain net's values on these images, stopped before the first change.
+    Raises GhostsearchError when there are no images, or when in-place activations change what other layers read.
+    """
+    settings = settings or FitSettings()
+    with shelf(settings.memory_bytes):
+        batches = [kept(b.detach().cpu().float()) if isinstance(b, Tensor) else b for b in image_batches(calibration)]
+        if not batches:
+            raise GhostsearchError("there are no calibration images; give at least one batch")
+        teacher = plain_pass.teacher if plain_pass else copied(plain).cpu().float().eval()
+        if overwrites_what_is_read(teacher, batches[0]):
+            raise GhostsearchError(
+                "an in-place activation of the network changes values that other layers read, so its layers cannot be "
+                "fitted one by one; build it with inplace=False there, or convert without calibration images"
+            )
+        student = _fitted(
+                plain, teacher, architecture, example, batches, width_multiple, settings, progress, plain_pass
+            )  # fmt: skip
+        if distill_steps:
+            from ghostsearch.surgery.distillation import distill_blocks
+
+            distill_blocks(teacher, student, batches, distill_steps, seed=seed, progress=progress)
+    first = next(plain.parameters())
+    return _like(student.to(first.device, first.dtype), converted)
+
+
+def _fitted(
+    plain: nn.Module, teacher: nn.Module, architecture: Architecture, example: Any, batches: list[Any],
+    width_multiple: int, settings: FitSettings, progress: Progress | None, plain_pass: PlainPass | None,
+) -> nn.Module:  # fmt: skip
+    """The converted net with weights in closed form. teacher: the plain net in float32 on the CPU."""
+    narrow = copied(teacher)
+    channels: dict[str, Tensor] = {}
+    if architecture.groups:
+        plan = width_plan(plain, example)
+        keep = fitted_channels(teacher, architecture.groups, plan, batches, width_multiple, plain_pass)
+        set_widths(narrow, keep, example, plan=plan)
+        channels = _channels(plan, keep)
+    student = copied(narrow)
+    for old, new in swap_sites(student, architecture.sites).values():
+        copy_weights(old, new)
+    ModelFit(teacher, narrow, student, batches, channels, settings, plain_pass).run(architecture, progress)
+    return student
+
+
+def _like(student: nn.Module, converted: nn.Module) -> nn.Module:
+    """The fitted module in the mode of the converted one, its parameters as frozen."""
+    for new, old in zip(student.modules(), converted.modules(), strict=True):
+        new.training = old.training
+        if hasattr(old, "inplace"):
+            new.inplace = old.inplace
+    for new_parameter, old_parameter in zip(student.parameters(), converted.parameters(), strict=True):
+        new_parameter.requires_grad_(old_parameter.requires_grad)
+    return student
+
+
+def _channels(plan: WidthPlan, keep: dict[str, list[int]]) -> dict[str, Tensor]:
+    """Per layer that makes channels of a cut group, the plain layer's positions that stay."""
+    return {
+        edit.path: torch.tensor(edit.positions(left))
+        for name, left in keep.items()
+        for edit in plan.edits[name]
+        if edit.side == "out"
+    }
+
+
+def image_batches(loader: Iterable[Any]) -> Iterator[Any]:
+    """The images of each batch of a loader: the batch itself, or the first of (images, …)."""
+    for batch in loader:
+        listed = isinstance(batch, list | tuple) and len(batch) > 0
+        of_images = listed and isinstance(batch, list) and all(isinstance(x, Tensor) and x.dim() == 3 for x in batch)
+        yield batch[0] if listed and not of_images else batch
+
+
+def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any]) -> None:
+    """Set every BatchNorm's statistics, in place, to the mean over a loader's batches; momentum and modes stay.
+
+    loader: batches (N, C, H, W), or (images, …).
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    before = [(module, module.training) for module in model.modules()]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    place = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            for images in image_batches(loader):
+                call(model, images.to(place) if isinstance(images, Tensor) else images)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, training in before:
+            module.training = training
+
+
+def copy_weights(old: Any, new: nn.Module) -> None:
+    """Give a block the weights of the convolution it replaces without looking at images.
+
+    Ghost: the first filters become the primary's, and each ghost is its intrinsic map scaled to fit its filter best
+    (least squares over the filters). Low rank: the truncated SVD. Frozen parameters stay frozen.
+    """
+    with torch.no_grad():
+        if isinstance(new, GhostConv):
+            _copy_ghost(old, new)
+        elif isinstance(new, LowRankConv):
+            _copy_low_rank(old, new)
+
+
+def _copy_ghost(old: Any, new: Any) -> None:
+    m = new.primary.out_channels
+    filters = old.weight.detach().float().flatten(1)
+    new.primary.weight.copy_(old.weight[:m])
+    if old.bias is not None:
+        new.primary.bias.copy_(old.bias[:m])
+    ghosts = len(new.cheap.weight)
+    parents = torch.arange(ghosts, device=filters.device) // (ghosts // m)
+    wanted = torch.zeros(ghosts, filters.shape[1], device=filters.device)
+    wanted[: len(filters) - m] = filters[m:]
+    have = filters[parents]
+    scale = (wanted * have).sum(1) / have.square().sum(1).clamp_min(1e-12)
+    if isinstance(new.cheap, Wavelet):
+        new.cheap.scale.copy_(scale.reshape(new.cheap.scale.shape))
+    else:
+        new.cheap.weight.zero_()
+        centre = tuple(d // 2 for d in new.cheap.kernel_size)
+        new.cheap.weight[(slice(None), 0, *centre)] = scale.to(new.cheap.weight.dtype)
+    if new.cheap.bias is not None:
+        new.cheap.bias.zero_()
+        if old.bias is not None:
+            new.cheap.bias[: len(filters) - m] = (
+                old.bias[m:] - scale[: len(filters) - m] * old.bias[parents][: len(filters) - m]
+            )
+
+
+def _copy_low_rank(old: Any, new: Any) -> None:
+    groups, rank = old.groups, new.reduce.out_channels // old.groups
+    down: list[Tensor] = []
+    up: list[Tensor] = []
+    for block in old.weight.detach().float().flatten(1).chunk(groups):
+        u, s, v = torch.linalg.svd(block, full_matrices=False)
+        root = s[:rank].sqrt()
+        up.append(u[:, :rank] * root)
+        down.append(root[:, None] * v[:rank])
+    new.reduce.weight.copy_(torch.cat(down).reshape(new.reduce.weight.shape))
+    new.expand.weight.copy_(torch.cat(up).reshape(new.expand.weight.shape))
+    if old.bias is not None:
+        new.expand.bias.copy_(old.bias)

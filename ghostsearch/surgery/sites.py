@@ -1,0 +1,196 @@
+"""Finds the convolutions that may be replaced, and says of every other one why not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from ghostsearch.blocks.formulas import intrinsic_channels
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.capture import Shape, batch_size, tensors, trace_shapes
+from ghostsearch.space.architecture import Anatomy, Site, Skipped, nearest_names
+
+CONV_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+IMAGE_CHANNELS = 4
+"""A convolution that reads no more channels than this reads the image itself (RGB, RGBA, grey)."""
+HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+)
+
+Calls = list[tuple[Shape, Shape]]
+
+
+def find_sites(model: nn.Module, example: Any, *, include_first: bool = False, widths: bool = True) -> Anatomy:
+    """Sites, skipped convolutions and coupling groups of a model; the model is left untouched.
+
+    example: (N, C, H, W), a tuple of positional arguments, a dict of keywords or a list of images.
+    Shapes and MACs come from one forward of a copy in eval mode. `widths=False` leaves the groups out: quicker.
+    Raises GhostsearchError when the forward fails.
+    """
+    paths = module_paths(model)
+    shared = _shared_parameters(model)
+    calls = trace_shapes(model, example, (_ConvNd,))
+    pooled, image = _image_is_larger(example), _image_channels(example)
+    sites, skipped = [], []
+    for module, names in paths.values():
+        if not _is_convolution(module):
+            continue
+        reason = next(
+            (
+                text
+                for text in (
+                    _unsuitable(module),
+                    _shares(module, shared, names[0]),
+                    _hopeless(module),
+                    _placement(module, calls.get(names[0], []), include_first, pooled, image),
+                )
+                if text
+            ),
+            "",
+        )
+        if reason:
+            skipped.append(Skipped(names[0], reason))
+        else:
+            sites.append(_site(module, names, calls[names[0]], batch_size(example)))
+    if not widths:
+        return Anatomy(tuple(sites), tuple(skipped))
+    if len(sites) + len(skipped) < 2:
+        return Anatomy(tuple(sites), tuple(skipped), (), "widths were not traced: there are no two convolutions")
+    from ghostsearch.graph.widths import find_groups
+
+    groups, note = find_groups(model, example)
+    return Anatomy(tuple(sites), tuple(skipped), groups, note)
+
+
+def module_paths(model: nn.Module) -> dict[int, tuple[nn.Module, tuple[str, ...]]]:
+    """Every module once, by identity, with all the paths it is registered under."""
+    found: dict[int, tuple[nn.Module, tuple[str, ...]]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        found[id(module)] = (module, (*found.get(id(module), (module, ()))[1], path))
+    return found
+
+
+def require_sites(anatomy: Anatomy, paths: Iterable[str]) -> None:
+    """Raises GhostsearchError, with the reason, unless every path is a site of the model."""
+    sites = {name for site in anatomy.sites for name in (site.path, *site.aliases)}
+    reasons = {s.path: s.reason for s in anatomy.skipped}
+    for path in paths:
+        if path in sites:
+            continue
+        if path in reasons:
+            raise GhostsearchError(f"{path!r} cannot be replaced: {reasons[path]}; leave it at 'keep'")
+        if not sites:
+            counts = Counter(s.reason.split(":")[0] for s in anatomy.skipped)
+            why = ", ".join(f"{n}× {reason}" for reason, n in counts.most_common(3)) or "it has no convolution"
+            raise GhostsearchError(f"no convolution of this model can be replaced ({why})")
+        raise GhostsearchError(f"no convolution is called {path!r}; there are {nearest_names(path, sorted(sites))}, …")
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    if isinstance(module, torch.jit.ScriptModule):
+        return str(getattr(module, "original_name", "")).startswith("Conv") and hasattr(module, "weight")
+    return isinstance(module, _ConvNd)
+
+
+def _unsuitable(module: nn.Module) -> str:
+    """Why a convolution's code or state forbids replacing it; empty when nothing does."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "inside TorchScript: its code is compiled; convert the model before scripting it"
+    if not isinstance(module, CONV_TYPES):
+        return f"{type(module).__name__}: a transposed convolution"
+    kind = type(module)
+    base = next(t for t in CONV_TYPES if isinstance(module, t))
+    own = kind.forward is not base.forward or kind._conv_forward is not base._conv_forward
+    if own or "forward" in module.__dict__:
+        return f"{kind.__name__}: a convolution with a forward of its own"
+    if "weight" not in module._parameters:
+        return "parametrized: its weight is computed (weight_norm, spectral_norm, a mask); make it permanent first"
+    if any(getattr(module, name, None) for name in HOOKS):
+        return "hooks: it carries hooks, which a replacement would lose; remove them first"
+    return ""
+
+
+def _shared_parameters(model: nn.Module) -> dict[int, list[str]]:
+    """Paths of the modules that own each parameter, aliases of one module counted once."""
+    owners: dict[int, list[str]] = {}
+    for path, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append(path)
+    return owners
+
+
+def _shares(module: nn.Module, owners: dict[int, list[str]], path: str) -> str:
+    others = {p for w in module._parameters.values() if w is not None for p in owners[id(w)]} - {path}
+    return f"shared parameters: the same as those of {', '.join(sorted(others))}" if others else ""
+
+
+def _hopeless(module: Any) -> str:
+    """Why no ghost can gain anything here; empty when one can."""
+    n, c, groups = module.out_channels, module.in_channels, module.groups
+    if groups > 1 and groups == c:
+        return "depthwise: it is the cheap operation already"
+    if groups > 1 and intrinsic_channels(n, 2, groups) >= n:
+        return f"grouped: {n} outputs in {groups} groups leave no intrinsic map to spare in each"
+    if n < 2 or c // groups * prod(module.kernel_size) < 2:
+        return f"too few channels for a gain: {c} to {n}"
+    return ""
+
+
+def _placement(module: Any, calls: Calls, include_first: bool, larger: Callable[[Shape], bool], image: set[int]) -> str:
+    """Why a convolution is left alone for where it stands in the forward; empty when it is not."""
+    if not calls:
+        return "never called: the forward of the example does not reach it (an auxiliary head in eval mode?)"
+    if prod(module.kernel_size) == 1 and all(larger(shape) for shape, _ in calls):
+        return "1x1 maps: it acts on pooled maps (squeeze-excite or head)"
+    if module.in_channels <= IMAGE_CHANNELS and not include_first:
+        if module.in_channels in image:
+            return "first layer: it reads the image, where a swap costs most accuracy; include_first makes it a site"
+        return f"few inputs: {module.in_channels} channels leave little to gain; include_first makes it a site"
+    return ""
+
+
+def _image_channels(example: Any) -> set[int]:
+    """Channels of the example's images, single ones (C, H, W) in a list or batches."""
+    single = isinstance(example, list)
+    return {t.shape[0 if single else 1] for t in tensors(example) if t.dim() > 2}
+
+
+def _image_is_larger(example: Any) -> Callable[[Shape], bool]:
+    """Whether maps of a shape are spatially 1×1 while the image is not."""
+    image = max((prod(t.shape[1:]) for t in tensors(example) if t.dim() > 2), default=1)
+
+    def pooled(shape: Shape) -> bool:
+        return image > 1 and prod(shape[2:]) == 1
+
+    return pooled
+
+
+def _site(module: Any, names: tuple[str, ...], calls: Calls, batch: int) -> Site:
+    outputs = sum(prod(out) for _, out in calls)
+    per_output = module.in_channels // module.groups * prod(module.kernel_size)
+    base = next(t for t in CONV_TYPES if isinstance(module, t))
+    return Site(
+        path=names[0],
+        kind=f"{base.__name__} {'x'.join(map(str, module.kernel_size))}",
+        in_channels=module.in_channels,
+        out_channels=module.out_channels,
+        kernel=tuple(module.kernel_size),
+        stride=tuple(module.stride),
+        groups=module.groups,
+        in_shape=calls[0][0][1:],
+        out_shape=calls[0][1][1:],
+        macs=outputs * per_output // batch,
+        params=sum(p.numel() for p in module._parameters.values() if p is not None),
+        aliases=names[1:],
+    )

@@ -1,0 +1,227 @@
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from ghostsearch.errors import GhostsearchError, MissingExtraError
+from ghostsearch.export.formats.ghost_norm import split_ghost_norms
+from ghostsearch.export.formats.table import FORMATS, get_format
+from ghostsearch.export.int8 import quantize
+from ghostsearch.export.saved import SavedModel, load_directory, save
+from ghostsearch.export.writer import export, export_directory, telling_name
+from ghostsearch.measure.devices.onnxruntime_cpu import cpu_session
+from ghostsearch.models.load import InputSpec, LoadedModel, example_input, load_model
+from ghostsearch.space.architecture import Architecture
+from ghostsearch.space.preset import Preset, SiteRule
+from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.sites import find_sites
+
+
+def ghosted(spec: str, choice: str = "ghost(ratio=2, kernel=3)", size: int | None = None) -> SavedModel:
+    """A converted network whose statistics and scales differ from their initial values."""
+    loaded = load_model(spec, size=size)
+    example = example_input(loaded.input)
+    rules = Preset(sites=(SiteRule(choices=(choice,)),))
+    architecture = rules.resolve(find_sites(loaded.module, example)).uniform(choice)
+    module = convert(loaded.module, architecture, example=example)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, value in module.state_dict().items():
+            if name.endswith(("running_mean", "running_var", "bias")):
+                value.add_(torch.rand(value.shape, generator=generator) * 0.2)
+            elif value.dim() > 1:
+                # Fresh weights give outputs that hardly depend on the image; then a check would prove little.
+                value.mul_(2)
+    return SavedModel(module, loaded.spec, loaded.input, architecture=architecture)
+
+
+@pytest.fixture(scope="module")
+def digits() -> SavedModel:
+    return ghosted("ghostsearch:digits_cnn")
+
+
+@pytest.fixture(scope="module")
+def resnet() -> SavedModel:
+    return ghosted("torchvision:resnet18", size=32)
+
+
+@pytest.fixture(scope="module")
+def resnet_file(resnet: SavedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("resnet") / "net.onnx"
+    export(resnet, "onnx", out)
+    return out
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_file_computes_what_the_module_does(name: str, digits: SavedModel, tmp_path: Path) -> None:
+    package = {"openvino": "openvino", "executorch": "executorch"}.get(name)
+    if package and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    form = get_format(name)
+    out = tmp_path / f"net{form.suffix}"
+    result = export(digits, name, out)
+    assert result.batch == f"1 to {form.max_batch}"
+    assert result.size_bytes == sum(f.stat().st_size for f in tmp_path.iterdir())
+    assert result.max_difference < 1e-4 * result.largest_output
+    # An own look at the published file, on images and a batch that the check has not used.
+    images = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        wanted = digits.module(images).numpy()
+    assert np.ptp(wanted, axis=0).max() > 0.01, "the outputs do not depend on the image: nothing is proved"
+    np.testing.assert_allclose(form.open(out)(images)[0], wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_a_file_that_computes_something_else_is_refused(
+    digits: SavedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ghostsearch.export.formats.torch_export import TorchExport
+
+    write = TorchExport.write
+
+    def spoil(self: TorchExport, program: torch.export.ExportedProgram, path: Path, notes: dict[str, str]) -> None:
+        name, value = next(iter(program.state_dict.items()))
+        program.state_dict[name] = nn.Parameter(value * 3)
+        write(self, program, path, notes)
+
+    monkeypatch.setattr(TorchExport, "write", spoil)
+    with pytest.raises(GhostsearchError, match=r"computes something else: outputs of up to .* differ by"):
+        export(digits, "torch-export", tmp_path / "net.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_needless_gather_or_slice(resnet: SavedModel, resnet_file: Path) -> None:
+    """Every channel count of resnet18 divides by two, so a ghost is two convolutions and a concatenation."""
+    graph = onnx.load(resnet_file).graph
+    kinds = [node.op_type for node in graph.node]
+    ghosts = len(resnet.architecture.sites)
+    assert kinds.count("Concat") == ghosts
+    assert kinds.count("Conv") == 20 + ghosts
+    assert not {"Gather", "Slice", "Split", "Transpose", "Identity", "ScatterND"} & set(kinds)
+
+
+def test_the_file_names_its_model_and_no_path_of_this_machine(resnet: SavedModel, resnet_file: Path) -> None:
+    content = resnet_file.read_bytes()
+    assert os.fsencode(Path(__file__).parents[2]) not in content
+    assert b"site-packages" not in content
+    notes = {p.key: p.value for p in onnx.load(resnet_file).metadata_props}
+    assert notes["ghostsearch.model"] == "torchvision:resnet18"
+    assert notes["ghostsearch.digest"] == resnet.architecture.digest
+    assert notes["ghostsearch.mean"] == "0.485 0.456 0.406"
+
+
+def test_normalisation_split_for_int8_is_exact(resnet: SavedModel, resnet_file: Path) -> None:
+    model = onnx.load(resnet_file)
+    assert split_ghost_norms(model) == len(resnet.architecture.sites)
+    onnx.checker.check_model(model, full_check=True)
+    kinds = [node.op_type for node in model.graph.node]
+    assert "BatchNormalization" not in kinds
+    images = example_input(resnet.input, batch=2)
+    before = cpu_session(resnet_file.read_bytes(), 1).run(None, {"image": images.numpy()})[0]
+    after = cpu_session(model.SerializeToString(), 1).run(None, {"image": images.numpy()})[0]
+    np.testing.assert_allclose(after, before, atol=1e-5 * np.abs(before).max())
+
+
+def test_int8(digits: SavedModel, tmp_path: Path) -> None:
+    """Every convolution and the concatenations are quantized; sizes and scores are of the files themselves."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(64, 1, 8, 8, generator=generator)
+    with torch.no_grad():
+        labels = digits.module(images).argmax(1)
+    result = quantize(digits, images.split(16), [(images, labels)], tmp_path / "net.onnx", time_limit_s=0.2)
+    assert result.size_bytes == (tmp_path / "net.onnx").stat().st_size < result.float_size_bytes
+    assert result.float_score == 1.0
+    assert 0.5 < result.score <= 1.0
+    assert result.calibration_images == 64
+    low, high = result.ratio_interval or (0, 0)
+    assert 0 < low <= result.latency_ratio <= high
+    graph = onnx.load(tmp_path / "net.onnx").graph
+    assert "BatchNormalization" not in {node.op_type for node in graph.node}
+    maker = {name: node.op_type for node in graph.node for name in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert convolutions
+    assert all(maker[node.input[0]] == "DequantizeLinear" for node in convolutions)
+
+
+@pytest.mark.parametrize(
+    ("spec", "architecture", "name"),
+    [
+        ("torchvision:resnet50", Architecture(), "resnet50@4.1GMACs"),
+        ("ghostsearch:digits_cnn", Architecture.of({"a": "ghost(ratio=2, kernel=3)"}), "digits_cnn_ghost@"),
+        (
+            "ghostsearch:resnet20",
+            Architecture.of({"a": "lowrank(rank=0.5)", "b": "ghost(ratio=2, kernel=3)"}, {"c": "width(0.5)"}),
+            "resnet20_ghost_lowrank_width@40.6MMACs",
+        ),
+    ],
+)
+def test_telling_name(spec: str, architecture: Architecture, name: str) -> None:
+    loaded = load_model(spec)
+    found = telling_name(SavedModel(loaded.module, loaded.spec, loaded.input, architecture=architecture))
+    assert found.startswith(name)
+
+
+def test_a_model_that_fixes_its_batch(tmp_path: Path) -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x).sum((2, 3)).reshape(1, 4)
+
+    result = export(LoadedModel(Fixed().eval(), "", InputSpec(8)), "onnx", tmp_path / "net.onnx")
+    assert result.batch == "1"
+
+
+def test_a_model_that_cannot_be_exported(tmp_path: Path) -> None:
+    class Stubborn(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * np.random.default_rng(int(x.sum().item())).random()
+
+    with pytest.raises(GhostsearchError, match="format onnx cannot") as told:
+        export(LoadedModel(Stubborn(), "", InputSpec(8)), "onnx", tmp_path / "net.onnx")
+    assert "\n" not in str(told.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory(digits: SavedModel, tmp_path: Path) -> None:
+    save(digits.module, tmp_path / "model", source=digits, architecture=digits.architecture)
+    found = export_directory(tmp_path / "model", "torch-export")
+    path = Path(found["path"])
+    assert path.parent == tmp_path / "model"
+    assert path.name.startswith("digits_cnn_ghost@")
+    assert load_directory(tmp_path / "model").architecture == digits.architecture
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"format_name": "tflite"}, "no format is called 'tflite'; choose from onnx, torch-export"),
+        ({"out": Path("net.bin")}, "a file of format onnx ends in .onnx"),
+        ({"int8": True}, "--int8 needs images to calibrate on; add --data"),
+        ({"int8": True, "format_name": "openvino"}, "--int8 writes ONNX, not openvino"),
+    ],
+)
+def test_bad_requests(options: dict[str, object], match: str, digits: SavedModel, tmp_path: Path) -> None:
+    save(digits.module, tmp_path, source=digits, architecture=digits.architecture)
+    with pytest.raises(GhostsearchError, match=match):
+        export_directory(tmp_path, **options)
+
+
+def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ghostsearch.export.formats.openvino_format import OpenVino
+
+    monkeypatch.setattr(OpenVino, "package", "no_such_runtime")
+    with pytest.raises(MissingExtraError, match="pip install"):
+        get_format("openvino")
+
+
+def test_an_unwritable_place(digits: SavedModel, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(GhostsearchError, match="cannot be written"):
+        export(digits, "torch-export", tmp_path / "file" / "net.pt2")

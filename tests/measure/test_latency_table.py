@@ -1,0 +1,197 @@
+"""The latency table, its store, its vetoes and its audit, on a real device and a small net."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.audit import audit, fit_correction, random_architectures
+from ghostsearch.measure.cells import CellStore, CellTime
+from ghostsearch.measure.cost_table import encode
+from ghostsearch.measure.devices.base import RunOptions
+from ghostsearch.measure.devices.table import get_device
+from ghostsearch.measure.latency_table import Setting, without_vetoed
+from ghostsearch.measure.layers import timed_layers
+from ghostsearch.measure.profiling import profile
+from ghostsearch.space.architecture import Architecture, SearchSpace
+from ghostsearch.space.choice import KEEP
+from ghostsearch.space.preset import parse_preset
+from ghostsearch.surgery.sites import find_sites
+
+PRESET = parse_preset(
+    {
+        "sites": [{"choices": ["ghost(ratio=2, kernel=3)", "ghost(ratio=4, kernel=3)"]}],
+        "groups": [{"widths": ["width(0.5)"]}],
+    },
+    "test",
+)
+
+
+def small():
+    twins = [nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()) for _ in range(2)]
+    stem = [nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()]
+    return nn.Sequential(*stem, *twins, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)).eval()
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    torch.manual_seed(0)
+    model, example = small(), torch.randn(1, 3, 24, 24)
+    anatomy = find_sites(model, example)
+    space, setting = PRESET.resolve(anatomy), Setting.of("onnxruntime:cpu")
+    directory = tmp_path_factory.mktemp("cache")
+    return model, example, anatomy, space, setting, directory
+
+
+@pytest.fixture(scope="module")
+def table(setup):
+    model, example, anatomy, space, setting, directory = setup
+    return profile(model, example, anatomy, space, setting, directory=directory, cell_s=0.02)
+
+
+def test_layers_come_with_what_follows_and_share_cells(setup):
+    model, example, anatomy, *_ = setup
+    layers = {layer.path: layer for layer in timed_layers(model, example, anatomy)}
+    assert list(layers) == ["0", "3.0", "4.0", "7"]
+    assert [type(f) for f in layers["3.0"].followers] == [nn.BatchNorm2d, nn.ReLU]
+    assert layers["3.0"].name == layers["4.0"].name
+    assert layers["7"].followers == ()
+
+
+def test_every_choice_of_every_site_has_a_time(table, setup):
+    space = setup[3]
+    rows = {(row["site"], row["choice"]): row for row in table.rows()}
+    assert set(rows) == {(path, text) for path, texts in space.sites.items() for text in texts[1:]}
+    for row in rows.values():
+        low, high = row["interval"]
+        assert low <= row["ratio"] <= high
+        assert row["latency_s"] == pytest.approx(row["plain_s"] * row["ratio"])
+        assert row["vetoed"] == (high >= 1)
+
+
+def test_twins_are_timed_once(table):
+    assert len({row["latency_s"] for row in table.rows() if row["choice"] == "ghost(ratio=2, kernel=3)"}) == 1
+
+
+def test_a_second_profile_times_nothing(table, setup, monkeypatch):
+    model, example, anatomy, space, setting, directory = setup
+
+    def never(*args, **kwargs):
+        raise AssertionError("a stored cell was timed again")
+
+    monkeypatch.setattr("ghostsearch.measure.profiling.measure_pairs", never)
+    again = profile(model, example, anatomy, space, setting, directory=directory)
+    assert again.rows() == table.rows()
+
+
+@pytest.mark.parametrize("change", [{"threads": 2}, {"batch": 2}, {"channels_last": False}])
+def test_another_setting_has_another_file(table, setup, change):
+    directory = setup[-1]
+    other = Setting.of("onnxruntime:cpu", **change)
+    assert CellStore(other.device, other.options, other.batch, directory).cells == {}
+
+
+def test_other_versions_have_another_file(table, setup, monkeypatch):
+    device = get_device("onnxruntime:cpu")
+    assert CellStore(device, RunOptions(), 1, setup[-1]).cells
+    monkeypatch.setattr(type(device), "versions", lambda self: {"onnxruntime": "0.0.1"})
+    assert CellStore(device, RunOptions(), 1, setup[-1]).cells == {}
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "version"])
+def test_damaged_or_foreign_files_are_not_used_and_say_so(tmp_path, damage):
+    device = get_device("onnxruntime:cpu")
+    store = CellStore(device, RunOptions(), 1, tmp_path)
+    store.cells["x"] = CellTime(median_s=1.0, ratio=0.5, interval=(0.4, 0.6))
+    store.write()
+    assert CellStore(device, RunOptions(), 1, tmp_path).cells == store.cells
+    text = store.path.read_text()
+    content = json.loads(text)
+    if damage == "foreign":
+        content["fingerprint"]["place"] = "another processor"
+    if damage == "version":
+        content["version"] = 999
+    store.path.write_text(text[: len(text) // 2] if damage == "cut" else json.dumps(content))
+    again = CellStore(device, RunOptions(), 1, tmp_path)
+    assert again.cells == {}
+    assert "not used" in again.note
+
+
+def test_the_plain_model_is_predicted_as_itself(table):
+    assert table.predict([Architecture()]) == pytest.approx([1.0])
+
+
+def test_predictions_add_up_over_sites(table, setup):
+    space = setup[3]
+    one, two = list(space.sites)[:2]
+    text = space.sites[one][1]
+    single = [Architecture.of({path: text}) for path in (one, two)]
+    both = Architecture.of({one: text, two: text})
+    terms = table.terms(encode(space, [*single, both]))
+    assert terms[2] == pytest.approx(terms[0] + terms[1])
+
+
+def test_narrower_layers_are_predicted_at_the_times_of_their_cells(table, setup):
+    space = setup[3]
+    narrow = Architecture.of({}, dict.fromkeys(space.groups, "width(0.5)"))
+    changed = table.terms(encode(space, [narrow]))[0, 0] * table.plain_layers_s
+    cells = table.store.cells
+    expected = 0.0
+    for layer in table.layers:
+        c, n = (x.total // 2 if x.groups else x.total for x in (layer.inputs, layer.outputs))
+        plain = cells[layer.cell(KEEP, layer.inputs.total, layer.outputs.total).key].median_s
+        key = f"{layer.name} | keep | {c}->{n}"
+        expected += plain * (cells[key].ratio - 1)
+    assert changed == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_veto_takes_choices_out_of_the_space():
+    space = SearchSpace(
+        {"a": ("keep", "ghost(ratio=2, kernel=3)"), "b": ("keep", "ghost(ratio=2, kernel=3)", "lowrank(rank=0.5)")}
+    )
+    gone = [{"site": s, "choice": "ghost(ratio=2, kernel=3)"} for s in "ab"]
+    assert dict(without_vetoed(space, gone).sites) == {"b": ("keep", "lowrank(rank=0.5)")}
+
+
+def test_random_architectures_are_distinct_spread_and_repeatable(setup):
+    space = SearchSpace({str(i): ("keep", "ghost(ratio=2, kernel=3)", "ghost(ratio=3, kernel=3)") for i in range(12)})
+    drawn = random_architectures(space, 40, seed=3)
+    assert drawn == random_architectures(space, 40, seed=3)
+    assert len({a.digest for a in drawn}) == 40
+    assert min(len(a.sites) for a in drawn) <= 3
+    assert max(len(a.sites) for a in drawn) >= 10
+
+
+def test_correction_and_audit(table, setup):
+    model, example, anatomy, space, *_ = setup
+    correction = fit_correction(table, model, example, anatomy, count=3, model_s=0.05)
+    assert table.correction == correction
+    found = audit(table, model, example, anatomy, count=4, model_s=0.05)
+    assert [row.predictor for row in found.rows] == ["latency table", "MACs", "interpolation over FLOPs"]
+    assert len(found.models) == 4
+    measured = np.array([row["measured"] for row in found.models])
+    for row in found.rows:
+        predicted = np.array([m[row.predictor] for m in found.models])
+        assert row.mape == pytest.approx(np.mean(np.abs(predicted - measured) / measured))
+        assert row.worst == pytest.approx(np.max(np.abs(predicted - measured) / measured))
+        assert -1 <= row.tau <= 1
+    fitted = {a.digest for a in random_architectures(space, 3, 0)}
+    assert not fitted & {row["digest"] for row in found.models}
+
+
+def test_unknown_device():
+    with pytest.raises(GhostsearchError, match="no device is called"):
+        Setting.of("toaster:cpu")
+
+
+def test_codes_and_architectures_predict_the_same(table, setup):
+    space, rng = setup[3], random.Random(0)
+    some = [
+        Architecture.of(*({name: rng.choice(texts) for name, texts in x.items()} for x in (space.sites, space.groups)))
+        for _ in range(5)
+    ]
+    assert table.predict(some) == pytest.approx(table.predict_ratios(encode(space, some)))

@@ -1,0 +1,188 @@
+"""The study's storage: what a dead process leaves keeps its place; duplicates and infeasible ones cost nothing."""
+
+import multiprocessing
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.records import Latency, Objective
+from ghostsearch.space.architecture import SearchSpace
+from ghostsearch.study.ledger import MAX_DEATHS, OWNER, Ledger, failed_record
+from ghostsearch.study.owners import STALE_S
+from ghostsearch.study.seeds import uniform_seeds
+from ghostsearch.study.store import open_storage
+
+SPACE = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)"), "b": ("keep", "ghost(ratio=2, kernel=3)")},
+                    {"g": ("width(1)", "width(0.5)")})  # fmt: skip
+OBJECTIVES = (
+    Objective(name="score", label="accuracy", unit="", maximize=True),
+    Objective(name="macs", label="macs", unit="MACs", maximize=False),
+)
+
+
+EVERYWHERE = pytest.mark.parametrize("reopen", ["sqlite", "journal", "postgresql", "mysql"], indirect=True)
+
+
+@pytest.fixture(params=["sqlite", "journal", "postgresql"])
+def reopen(request, tmp_path):
+    match request.param:
+        case "sqlite":
+            storage = None
+        case "journal":
+            storage = f"journal:{tmp_path / 'log'}"
+        case server:
+            storage = request.getfixturevalue(server)
+    name = str(tmp_path)
+    return lambda space=SPACE: Ledger(open_storage(storage, tmp_path), name, space, OBJECTIVES, sampler="tpe", seed=0)
+
+
+def fail(ledger, proposal):
+    return ledger.finish(proposal, failed_record(proposal.architecture, proposal.origin, "x"))
+
+
+@pytest.mark.parametrize("finished", [0, 2, 6])
+def test_a_dead_owners_trial_is_proposed_again_in_its_place(reopen, finished):
+    ledger = reopen()
+    ledger.enqueue(uniform_seeds(SPACE))
+    for _ in range(finished):
+        fail(ledger, ledger.ask(lambda a: True))
+    lost = ledger.ask(lambda a: True)
+    ledger._storage.set_trial_user_attr(lost.trial_id, OWNER, f"{socket.gethostname()}:999999999:1.0")
+    again = reopen()
+    assert again.recover() == 1
+    again.enqueue(uniform_seeds(SPACE))
+    proposal = again.ask(lambda a: True)
+    assert (proposal.architecture, proposal.origin) == (lost.architecture, lost.origin)
+
+
+def test_a_living_owners_trial_is_left_alone_and_not_proposed_twice(reopen):
+    first, second = reopen(), reopen()
+    taken = [first.ask(lambda a: True).architecture.digest for _ in range(3)]
+    assert second.recover() == 0
+    assert second.running() == 3
+    assert second.ask(lambda a: True).architecture.digest not in taken
+
+
+def test_the_space_is_exhausted_without_repetition(reopen):
+    ledger, seen = reopen(), []
+    while (proposal := ledger.ask(lambda a: "b" not in a.sites)) is not None:
+        seen.append(proposal.architecture.digest)
+        fail(ledger, proposal)
+    assert len(seen) == len(set(seen)) == 2 * 2
+
+
+WIDE = SearchSpace(dict.fromkeys("abcdef", ("keep", "ghost(ratio=2, kernel=3)", "ghost(ratio=4, kernel=3)")), {})
+
+
+def ask_until_full(reopen, told):
+    ledger = reopen(WIDE)
+    while (proposal := ledger.ask(lambda a: True, 30)) is not None:
+        fail(ledger, proposal)
+        told.put(proposal.architecture.digest)
+
+
+@EVERYWHERE
+def test_processes_that_ask_at_once_take_each_architecture_once_and_no_trial_too_many(reopen):
+    reopen(WIDE).enqueue([(a, o) for a, o in uniform_seeds(WIDE)])
+    fork = multiprocessing.get_context("fork")
+    told = fork.Queue()
+    workers = [fork.Process(target=ask_until_full, args=(reopen, told)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    digests = [told.get(timeout=120) for _ in range(30)]
+    for worker in workers:
+        worker.join(timeout=60)
+        assert worker.exitcode == 0
+    assert len(set(digests)) == 30
+    assert told.empty()
+    assert {r.digest for r in reopen(WIDE).records()} == set(digests)
+
+
+def test_a_silent_worker_on_another_machine_loses_its_trial_to_a_living_one(reopen):
+    first, second = reopen(), reopen()
+    lost = first.ask(lambda a: True)
+    first._storage.set_trial_user_attr(lost.trial_id, OWNER, "elsewhere:1:1.0")
+    assert second.ask(lambda a: True).architecture != lost.architecture, "it gave a sign of life just now"
+    first.beat(lost, time.time() - STALE_S - 1)
+    taken = second.ask(lambda a: True)
+    assert (taken.number, taken.architecture) == (lost.number, lost.architecture)
+    assert fail(second, taken)
+    assert not fail(first, lost), "the late one is told so, and its record dropped"
+    assert len(second.records()) == 1
+
+
+def test_a_trial_that_kills_every_process_is_recorded_as_failed(reopen):
+    ledger = reopen()
+    for _ in range(MAX_DEATHS):
+        lost = ledger.ask(lambda a: True)
+        ledger._storage.set_trial_user_attr(lost.trial_id, OWNER, f"{socket.gethostname()}:999999999:1.0")
+    following = ledger.ask(lambda a: True)
+    assert following.number > lost.number
+    (record,) = ledger.records()
+    assert (record.digest, record.state) == (lost.architecture.digest, "failed")
+    assert "processes died" in record.reason
+
+
+@EVERYWHERE
+def test_long_records_come_back_whole(reopen):
+    ledger, times = reopen(), tuple(i * 1.000001e-3 for i in range(1, 9000))
+    proposal = ledger.ask(lambda a: True)
+    latency = Latency(device="torch:cpu", threads=1, batch=1, times_s=times)
+    record = failed_record(proposal.architecture, "sampler", "é" * 200).model_copy(update={"latencies": (latency,)})
+    ledger.finish(proposal, record)
+    assert reopen().records() == [record]
+    (standing,) = reopen().standings()
+    assert standing.latencies[0].times_s == (times[len(times) // 2],)
+
+
+def test_a_full_disk_is_one_line_and_what_was_told_stays(tmp_path):
+    """The process may write no byte more, as on a full disk."""
+    code = f"""
+import resource, signal, sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from pathlib import Path
+from tests.search.test_ledger import OBJECTIVES, SPACE, fail
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.study.ledger import Ledger
+from ghostsearch.study.store import open_storage
+folder = Path(sys.argv[1])
+ledger = Ledger(open_storage(sys.argv[2] or None, folder), "s", SPACE, OBJECTIVES, sampler="tpe", seed=0)
+fail(ledger, ledger.ask(lambda a: True))
+proposal = ledger.ask(lambda a: True)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+try: fail(ledger, proposal)
+except GhostsearchError as error: print(error)
+"""
+    for storage in ("", f"journal:{tmp_path / 'log'}"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path), storage], capture_output=True, text=True, check=False
+        )
+        assert done.stdout.startswith("the study's storage failed: "), done.stderr
+        assert done.stdout.count("\n") == 1
+        again = Ledger(open_storage(storage or None, tmp_path), "s", SPACE, OBJECTIVES, sampler="tpe", seed=0)
+        assert len(again.records()) == 1
+
+
+def test_a_database_of_another_optuna_is_one_line(tmp_path):
+    Ledger(open_storage(None, tmp_path), "s", SPACE, OBJECTIVES, sampler="tpe", seed=0)
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = 'v99.0.0'")
+        database.execute("UPDATE version_info SET schema_version = 99")
+    with pytest.raises(GhostsearchError, match=r"cannot be opened: .*version") as told:
+        open_storage(None, tmp_path)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("storage", ["oracle://x/y", "sqlite://", "postgresql://me:secret@localhost:1/x", "nonsense"])
+def test_storages_that_cannot_be(storage, tmp_path):
+    with pytest.raises(GhostsearchError) as told:
+        open_storage(storage, tmp_path)
+    assert "\n" not in str(told.value)
+    assert "secret" not in str(told.value)

@@ -1,0 +1,189 @@
+"""The same study on a two-node Ray cluster of one machine: same trials, timing undisturbed, dead workers retried."""
+
+import os
+import signal
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import ray
+from ray import tune
+from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import ghostsearch
+from ghostsearch import busy as quiet
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.export.saved import load_directory
+from ghostsearch.study.bench import open_bench
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.ledger import architecture_of
+from ghostsearch.study.ray_trials import RETRIES, device_resource, on_device, resources_of
+from ghostsearch.study.run import search
+
+DEVICE = "onnxruntime:cpu"
+ONE_PLACE = ("cpu=1", "first=1")
+"""Resources of the first node alone: one worker."""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes of a core each; the first has the device."""
+    first = {"num_cpus": 1, "resources": {device_resource(DEVICE): 1, "first": 1}}
+    cluster = Cluster(initialize_head=True, head_node_args={**first, "include_dashboard": False})
+    cluster.add_node(num_cpus=1, resources={"second": 1})
+    ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
+    cluster.wait_for_nodes()
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def told(view):
+    return [(r.digest, r.origin, r.state, [s.value for s in r.scores]) for r in view.records]
+
+
+def test_one_worker_comes_to_the_same_trials_as_the_plain_engine_and_goes_on_from_it(cluster, tiny, tmp_path):
+    # Three trials beyond the seeds are the sampler's, and rung 1 is not for all.
+    options = {"seeds": "uniform", "epochs": 1, "trials": 8, "final_epochs": 1, "finalists": 2}
+    ours = search(RunConfig(**tiny(tmp_path / "ours", **options)))
+    first = search(RunConfig(**tiny(tmp_path / "rays", **{**options, "trials": 2})))
+    rays = search(RunConfig(**tiny(tmp_path / "rays", **options, engine="ray", resources=ONE_PLACE)))
+    assert told(rays) == told(ours)
+    assert {r.origin for r in rays.records} == {"plain", "uniform", "sampler"}
+    assert [r.reason for r in rays.records] == [r.reason for r in ours.records]
+    assert {max(s.epochs for s in r.scores) for r in rays.records[1:]} == {0, 1}
+    assert rays.records[:2] == first.records
+    assert all(r.latencies and r.latencies[0].plain_times_s for r in rays.records if r.digest != "plain")
+    assert set(rays.front) == set(ours.front)
+
+
+def test_two_workers_under_a_latency_limit(cluster, tiny, tmp_path):
+    """A measured limit is a constraint of the study: a trial over it is told as pruned, never as complete."""
+    limit = {"objectives": ["score", "latency"], "max_latency": "40%", "veto": False}
+    options = tiny(tmp_path / "run", engine="ray", trials=6, **limit)
+    view = search(RunConfig(**options))
+    assert len({r.digest for r in view.records}) == len(view.records) == 6
+    pruned = [r for r in view.records if r.state == "pruned"]
+    assert all("over the limit" in r.reason for r in pruned)
+    assert not {r.digest for r in pruned} & set(view.front)
+
+
+def worker(steps: int):
+    """Work on a node, timing now and then on the device; returns the spans of its steps and of its timings."""
+    worked, timed = [], []
+    for i in range(steps):
+        with quiet.working():
+            began = time.monotonic()
+            time.sleep(0.01)
+            worked.append((began, time.monotonic()))
+        if i % 10 == 9:
+            timed.append(on_device(DEVICE, timing))
+    return worked, timed
+
+
+def timing():
+    with quiet.timing():
+        began = time.monotonic()
+        time.sleep(0.05)
+        return ray.get_runtime_context().get_node_id(), began, time.monotonic()
+
+
+def test_timing_is_pinned_to_the_device_serialised_and_never_beside_work(cluster):
+    nodes = {name: n["NodeID"] for n in ray.nodes() for name in ("first", "second") if n["Resources"].get(name)}
+    tasks = [
+        ray.remote(num_cpus=1, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))(worker).remote(50)
+        for node in nodes.values()
+    ]
+    found = ray.get(tasks)
+    timed = sorted((began, ended, node) for _, spans in found for node, began, ended in spans)
+    worked = [span for spans, _ in found for span in spans]
+    assert len(timed) == 2 * 50 // 10
+    assert {node for *_, node in timed} == {nodes["first"]}
+    assert all(a[1] <= b[0] for a, b in pairwise(timed))
+    assert not [1 for t in timed for w in worked if t[0] < w[1] and w[0] < t[1]]
+
+
+def test_one_process_on_the_device_does_all_timings_until_it_dies(cluster):
+    """A process's start takes seconds, which a trial must not pay."""
+    first = on_device(DEVICE, os.getpid)
+    assert on_device(DEVICE, os.getpid) == first != os.getpid()
+    os.kill(first, signal.SIGKILL)
+    assert on_device(DEVICE, os.getpid) not in (first, os.getpid())
+
+
+MORTAL = """
+import os, signal
+from pathlib import Path
+from ghostsearch.blocks.ghost import GhostConv
+from ghostsearch.models.digits import DigitsCNN
+from ghostsearch.models.load import DIGITS_INPUT
+
+class Mortal(DigitsCNN):
+    input_spec = DIGITS_INPUT
+
+    def forward(self, x):
+        ratios = {m.choice.ratio for m in self.modules() if isinstance(m, GhostConv)}
+        once = Path("died")
+        if 4 in ratios or (2 in ratios and not once.exists()):
+            if 2 in ratios:
+                once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+"""
+
+
+def test_a_worker_that_dies_is_retried_and_its_trial_given_up_after_a_few_deaths(cluster, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mortal.py").write_text(MORTAL)
+    options = tiny(tmp_path / "run", model="mortal:Mortal", seeds="uniform", trials=3)
+    view = search(RunConfig(**options, engine="ray", resources=ONE_PLACE))
+    _, died_once, dies_always = view.records
+    assert (tmp_path / "died").exists()
+    assert set(died_once.sites.values()) == {"ghost(ratio=2, kernel=3)"}
+    assert died_once.state == "complete"
+    assert dies_always.state == "failed"
+    assert dies_always.reason == f"worker: the Ray worker died {RETRIES + 1} times"
+    assert died_once.digest in view.front
+
+
+def test_a_users_own_tuner_stops_between_rungs(cluster, tiny, tmp_path):
+    """`ghostsearch.tune` in a Tuner that stops trials after their first rung: what it reports is what they cost."""
+    run = RunConfig(**tiny(tmp_path / "run", epochs=1))
+    tuner = tune.Tuner(
+        ghostsearch.tune.trainable(run),
+        param_space=ghostsearch.tune.param_space(run),
+        tune_config=tune.TuneConfig(
+            metric="score", mode="max", num_samples=2, reuse_actors=True, max_concurrent_trials=1
+        ),
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path / "tune"), verbose=0, stop={"training_iteration": 1},
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True),
+        ),
+    )  # fmt: skip
+    results = tuner.fit()
+    assert not results.errors
+    assert [(r.metrics["epochs"], r.metrics["done"]) for r in results] == [(0, True), (0, True)]
+    bench = open_bench(run)
+    for result in results:
+        architecture = architecture_of(result.config)
+        assert result.metrics["digest"] == architecture.digest
+        assert result.metrics["macs"] == bench.cost(architecture).macs
+        assert result.metrics["latency_ratio[onnxruntime:cpu]"] > 0
+        kept = load_directory(Path(result.checkpoint.path), model=bench.plain.module)
+        assert kept.architecture == architecture
+
+
+def test_a_cluster_without_the_device_or_the_resources_is_one_line(cluster, tiny, tmp_path):
+    with pytest.raises(GhostsearchError, match=r"no node .* has 'device:torch-cpu'.*ray start"):
+        search(RunConfig(**tiny(tmp_path / "a", engine="ray", device="torch:cpu")))
+    with pytest.raises(GhostsearchError, match=r"cpu=1, gpu=0\.5: no node"):
+        search(RunConfig(**tiny(tmp_path / "b", engine="ray", resources="cpu=1,gpu=0.5")))
+    assert not list(tmp_path.iterdir())
+
+
+def test_resources_parse():
+    assert resources_of(("cpu=2", "gpu=0.5", "device:x=1")) == {"cpu": 2.0, "gpu": 0.5, "device:x": 1.0}
+    with pytest.raises(GhostsearchError, match=r"cpu=2,gpu=0\.5"):
+        resources_of(("cpu",))

@@ -1,0 +1,161 @@
+"""Whole searches: what stands on disk, going on after kills, several processes, Ctrl-C, failing trials."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.pareto import pareto_front
+from ghostsearch.study import run as run_module
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.directory import load_study
+from ghostsearch.study.ledger import minimised
+from ghostsearch.study.run import search
+
+PROGRAM = """
+import json, sys, torch
+torch.set_num_threads(1)
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.run import search
+search(RunConfig(**json.loads(sys.argv[1])))
+"""
+
+
+def start(options):
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, json.dumps(options)], stderr=subprocess.PIPE, text=True)
+
+
+def outcome(view):
+    """What must not depend on kills or on who ran it: architectures, states, exact scores and costs, front."""
+    return [
+        (r.digest, r.origin, r.state, r.cost.macs, tuple((s.split, s.epochs, s.value) for s in r.scores))
+        for r in view.records
+    ], set(view.front)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny, tmp_path_factory):
+    return search(RunConfig(**tiny(tmp_path_factory.mktemp("unbroken") / "run")))
+
+
+def test_front_is_of_measured_finalists_and_not_dominated(unbroken):
+    by_digest = {r.digest: r for r in unbroken.finalists}
+    assert set(unbroken.front) <= set(by_digest)
+    points = [minimised(by_digest[d], unbroken.objectives) for d in unbroken.front]
+    assert pareto_front(points) == list(range(len(points)))
+    for record in unbroken.finalists:
+        assert record.score("test") is not None
+        assert all(x.plain_times_s for x in record.latencies)
+
+
+def test_no_architecture_is_evaluated_twice(unbroken):
+    digests = [r.digest for r in unbroken.records]
+    assert len(set(digests)) == len(digests) == 8
+    assert [r.number for r in unbroken.records] == list(range(8))
+    assert {r.origin for r in unbroken.records} >= {"plain", "uniform", "solver"}
+
+
+STAGES = {
+    "training the plain model": "run.yaml",
+    "candidate table": "models/plain/architecture.json",
+    "trials": "weights/*",
+    "final pass": "models/[0-9a-f]*/record.json",
+}
+"""What stands on disk when a stage begins; the kill comes a random moment later."""
+
+
+@pytest.mark.timeout(900)  # seven searches one after the other
+def test_killed_in_every_stage_it_goes_on_to_the_same_front(tiny, unbroken, tmp_path):
+    options, draw, finished = tiny(tmp_path / "run"), random.Random(0), {}
+    for stage, sign in STAGES.items():
+        process = start(options)
+        while not list((tmp_path / "run").glob(sign)):
+            assert process.poll() is None, (stage, process.stderr.read())
+            time.sleep(0.02)
+        time.sleep(draw.random() / 2)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if (tmp_path / "run" / "study.db").exists():
+            now = {r.digest: r for r in load_study(tmp_path / "run").records}
+            assert all(now[d] == r for d, r in finished.items()), "a finished trial was lost or repeated"
+            finished = now
+    process = start(options)
+    assert process.wait(timeout=200) == 0, process.stderr.read()
+    assert finished
+    assert outcome(load_study(tmp_path / "run")) == outcome(unbroken)
+
+
+def test_several_processes_share_a_study(tiny, tmp_path):
+    options = tiny(tmp_path / "run", trials=10)
+    workers = [start(options) for _ in range(2)]
+    for worker in workers:
+        assert worker.wait(timeout=200) == 0, worker.stderr.read()
+    view = load_study(tmp_path / "run")
+    digests = [r.digest for r in view.records]
+    assert len(digests) == len(set(digests)) == 10
+    assert view.finalists, "the last of them did the final pass"
+
+
+def test_journal_storage(tiny, tmp_path, unbroken):
+    view = search(RunConfig(**tiny(tmp_path / "run", storage=f"journal:{tmp_path / 'log'}")))
+    assert outcome(view) == outcome(unbroken)
+    assert not (tmp_path / "run" / "study.db").exists()
+
+
+def test_ctrl_c_once_finishes_the_trial_and_reports_and_twice_stops_at_once(tiny, tmp_path):
+    options = tiny(tmp_path / "run", trials=500, seeds="uniform", objectives=["score", "params"])
+    process = start(options)
+    try:
+        until = time.monotonic() + 100
+        while not list((tmp_path / "run").glob("weights/*")) and time.monotonic() < until:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0, process.stderr.read()
+    finally:
+        process.kill()
+    view = load_study(tmp_path / "run")
+    assert 1 <= len(view.records) < 500
+    assert (tmp_path / "run" / "report.html").exists()
+    process = start(options)
+    try:
+        weights, until = tmp_path / "run" / "weights", time.monotonic() + 100
+        before = {p.stat().st_mtime_ns for p in weights.glob("*")}
+        while {p.stat().st_mtime_ns for p in weights.glob("*")} <= before and time.monotonic() < until:
+            time.sleep(0.05)
+        while process.poll() is None and time.monotonic() < until:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+        assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+        assert process.returncode
+    finally:
+        process.kill()
+    assert load_study(tmp_path / "run").records[: len(view.records)] == view.records
+
+
+def test_failing_trials_are_recorded_and_end_the_run_with_a_diagnosis(tiny, tmp_path, monkeypatch):
+    # A learning rate that makes the loss overflow: a real failure of every trial that is trained.
+    options = tiny(tmp_path / "run", seeds="uniform", epochs=1, lr=1e30, baseline_epochs=0)
+    monkeypatch.setattr(run_module, "FAILURES_IN_A_ROW", 1)
+    with pytest.raises(GhostsearchError, match=r"the last 1 trials failed.*not finite"):
+        search(RunConfig(**options))
+    records = load_study(tmp_path / "run").records
+    assert records[-1].state == "failed"
+    assert "not finite" in records[-1].reason
+
+
+def test_the_directory_of_another_study_is_refused(tiny, unbroken):
+    with pytest.raises(GhostsearchError, match="another study"):
+        search(RunConfig(**tiny(unbroken.directory, seed=1)))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_directory_is_one_line(tiny, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(GhostsearchError, match="cannot be written"):
+        search(RunConfig(**tiny(tmp_path / "run")))

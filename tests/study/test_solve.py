@@ -1,0 +1,59 @@
+"""Answers from the stored table: bounds hold, the file round-trips, what cannot be met says what can."""
+
+import numpy as np
+import pytest
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.space.architecture import SearchSpace
+from ghostsearch.study.interactions import decompose
+from ghostsearch.study.solve import read_problem, solve_study, write_problem
+from ghostsearch.study.solver import Problem
+
+SPACE = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)"), "b": ("keep", "ghost(ratio=2, kernel=3)")},
+                    {"g": ("width(1)", "width(0.5)")})  # fmt: skip
+
+
+@pytest.fixture
+def study(tmp_path):
+    def predict(codes):
+        width = np.where(codes[:, 2], 0.5, 1.0)
+        macs = 100 * width / (1 + codes[:, 0]) + 60 * width / (1 + codes[:, 1]) + 40
+        return np.stack([macs / 2, macs, macs / 1000])
+
+    losses = [np.array([0, 0.3]), np.array([0, 0.1]), np.array([0, 0.5])]
+    problem = Problem(losses, decompose(predict, [2, 2, 2]), ("params", "macs", "latency_s[torch:cpu]"))
+    write_problem(tmp_path, problem, SPACE)
+    return tmp_path
+
+
+def test_answers_meet_the_bounds_and_lose_least(study):
+    answers = solve_study(study, {"macs": "90%", "latency": "180ms"})
+    assert all(a.resources["macs"] <= 0.9 * 200 for a in answers)
+    assert all(a.resources["latency_s[torch:cpu]"] <= 0.18 for a in answers)
+    assert answers[0].architecture.sites.keys() == {"b"}, "the cheapest loss that saves enough: 30 of 200"
+    assert [a.loss for a in answers] == sorted(a.loss for a in answers)
+
+
+def test_the_file_round_trips(study):
+    problem, space = read_problem(study)
+    assert space == SPACE
+    assert problem.at((1, 0, 1)) == pytest.approx({"params": 47.5, "macs": 95, "latency_s[torch:cpu]": 0.095})
+
+
+def test_what_cannot_be_met_names_the_least(study):
+    with pytest.raises(GhostsearchError, match="least possible alone is macs 80"):
+        solve_study(study, {"macs": "1%"})
+    with pytest.raises(GhostsearchError, match="nothing of memory"):
+        solve_study(study, {"memory": "1MB"})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"terms": 3}'])
+def test_a_foreign_or_broken_file_is_one_line(study, text):
+    (study / "problem.json").write_text(text)
+    with pytest.raises(GhostsearchError, match=r"problem\.json"):
+        solve_study(study, {})
+
+
+def test_a_study_without_a_table_says_how_to_get_one(tmp_path):
+    with pytest.raises(GhostsearchError, match="--seeds solver"):
+        solve_study(tmp_path, {})

@@ -1,0 +1,69 @@
+"""The integer program against brute force, its no-good cuts, and how budgets are spread."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ghostsearch.study.interactions import decompose
+from ghostsearch.study.solver import Problem, Program, solve_budgets
+
+
+def small_problem(seed, sizes=(3, 2, 3, 2, 3)):
+    """Two layers, each with a choice, sharing widths: costs are products, losses arbitrary."""
+    draw = np.random.default_rng(seed)
+    widths = [np.sort(draw.integers(1, 9, size=s))[::-1] for s in sizes]
+    losses = [np.concatenate([[0.0], draw.random(s - 1)]) for s in sizes]
+
+    def predict(codes):
+        a, b, c, d, e = (w[codes[:, i]] for i, w in enumerate(widths))
+        return np.stack([a * c * d + b * d * e, a + b + c + d + e])
+
+    return Problem(losses, decompose(predict, sizes), ("macs", "params")), predict
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.floats(0.05, 1), st.floats(0.05, 1))
+def test_it_finds_what_brute_force_finds(seed, macs_share, params_share):
+    problem, predict = small_problem(seed)
+    codes = np.array(list(product(*(range(s) for s in problem.sizes))))
+    costs = predict(codes)
+    bounds = {"macs": macs_share * costs[0].max(), "params": params_share * costs[1].max()}
+    fits = (costs[0] <= bounds["macs"]) & (costs[1] <= bounds["params"])
+    found = Program(problem).solve(bounds)
+    if not fits.any():
+        assert found is None
+        return
+    assert problem.at(found) == dict(zip(("macs", "params"), predict(np.array([found]))[:, 0].tolist(), strict=True))
+    assert all(problem.at(found)[name] <= bound * (1 + 1e-6) for name, bound in bounds.items())
+    best = min(problem.loss(c) for c in codes[fits])
+    assert problem.loss(found) <= best * (1 + 6e-3) + 1e-9
+
+
+def test_cuts_keep_solutions_apart():
+    problem, _ = small_problem(1)
+    program, seen = Program(problem), []
+    for _ in range(4):
+        code = program.solve({}, seen, distance=2)
+        assert all(sum(a != b for a, b in zip(code, other, strict=True)) >= 2 for other in seen)
+        seen.append(code)
+    assert not any(seen[0]), "without a bound nothing needs to change"
+
+
+def test_budgets_cover_the_range_and_respect_the_limits():
+    problem, predict = small_problem(3)
+    codes = np.array(solve_budgets(problem, "macs", {"params": float(predict(np.zeros((1, 5), int))[1, 0]) - 1}))
+    assert len({tuple(c) for c in codes}) == len(codes) >= 5
+    assert codes.any(axis=1).all(), "the plain model is no answer"
+    assert (predict(codes)[1] < predict(np.zeros((1, 5), int))[1]).all()
+    first = predict(codes[: len(codes) // 2])[0]
+    assert first.min() <= np.quantile(predict(codes)[0], 0.4)
+    assert first.max() >= np.quantile(predict(codes)[0], 0.6)
+
+
+def test_least_is_the_least():
+    problem, predict = small_problem(5)
+    codes = np.array(list(product(*(range(s) for s in problem.sizes))))
+    assert Program(problem).least("macs") == pytest.approx(predict(codes)[0].min())

@@ -1,0 +1,36 @@
+"""Normal equations beside what plain matrix products and torch's own least squares give."""
+
+import pytest
+import torch
+from torch import nn
+
+from ghostsearch.surgery.least_squares import GRAM_BLOCK, NormalEquations, gram, patches
+
+
+@pytest.mark.parametrize("features", [1, GRAM_BLOCK - 1, GRAM_BLOCK, 2 * GRAM_BLOCK + 5])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_half_of_the_products_gives_them_all(features, groups):
+    columns = torch.randn(groups, features, 40, generator=torch.Generator().manual_seed(features))
+    found = gram(columns)
+    torch.testing.assert_close(found, columns @ columns.mT, rtol=1e-5, atol=1e-4)
+    assert torch.equal(found, found.mT)
+
+
+def test_patches_are_what_the_convolution_reads():
+    layer = nn.Conv2d(6, 8, 3, stride=2, padding=1, groups=2, bias=False)
+    x = torch.randn(3, 6, 9, 7)
+    product = layer.weight.reshape(2, 4, -1) @ patches(x, layer)
+    wanted = layer(x).transpose(0, 1).flatten(1).reshape(2, 4, -1)
+    torch.testing.assert_close(product, wanted)
+
+
+def test_filters_of_a_layer_are_found_again_from_its_outputs():
+    torch.manual_seed(0)
+    layer, prior = nn.Conv2d(4, 6, 3, padding=1), torch.zeros(6, 4, 3, 3)
+    equations = NormalEquations(layer)
+    for _ in range(2):
+        x = torch.randn(8, 4, 7, 7)
+        equations.add(x, layer(x).detach())
+    weight, offset = equations.solve(prior, 0.0, intercept=True)
+    torch.testing.assert_close(weight, layer.weight.detach(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(offset, layer.bias.detach(), rtol=1e-3, atol=1e-3)
