@@ -105,7 +105,7 @@ def page(
         tables=[ResultTable("From the first layer to the last", rows)],
         notes=[
             f"Each candidate is one site's choice or one group's width, alone: fitted in closed form to {fitted} "
-            f"calibration images and judged on {judged} images of the selection split. The plain "
+            f"calibration images and judged on {judged} images of the selection split. The baseline "
             "model's values are computed once; each candidate starts from them, so late layers cost less.",
             f"CPU time {last.cpu / 60:.1f} minutes, largest memory {peak:.1f} GiB, load of the machine at the end "
             f"{os.getloadavg()[0]:.1f}. Opening model and images before took {opened:.0f} s; latency columns come from "

@@ -86,12 +86,12 @@ def torchvision_cases() -> Iterator[Case]:
 
     for name in tv.list_models(module=tv):
         size = FIXED_SIZES.get(name, 224 if name.startswith("vit") else 64)
-        plain = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-        yield _case(name, "classification", torch.zeros(1, 3, size, size), plain)
+        baseline = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+        yield _case(name, "classification", torch.zeros(1, 3, size, size), baseline)
     for name in tv.list_models(module=tv.quantization):
         size = FIXED_SIZES.get(name, 64)
-        plain = {"init_weights": False} if "googlenet" in name or "inception" in name else {}
-        yield _case(name, "quantizable", torch.zeros(1, 3, size, size), {"quantize": False, **plain})
+        baseline = {"init_weights": False} if "googlenet" in name or "inception" in name else {}
+        yield _case(name, "quantizable", torch.zeros(1, 3, size, size), {"quantize": False, **baseline})
     for name in tv.list_models(module=tv.segmentation):
         yield _case(name, "segmentation", torch.zeros(1, 3, 64, 64), {"weights_backbone": None})
     for name in tv.list_models(module=tv.detection):

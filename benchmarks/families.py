@@ -38,7 +38,7 @@ from ghostsearch.space.architecture import Architecture
 
 MODEL, WEIGHTS = "ghostsearch:resnet20", Path("cifar_resnet20_jpeg.safetensors")
 FAMILIES = {
-    "plain": ("none", ""),
+    "baseline": ("none", ""),
     "ghost": ("ghost", "ghost(ratio=2, kernel=3)"),
     "ghost1": ("ghost", "ghost(ratio=2, kernel=1)"),
     "lowrank": ("decomposition", "lowrank(rank=0.5)"),
@@ -50,7 +50,7 @@ TIMES = "latencies.json"
 
 
 def fit(work: Path, seed: int) -> None:
-    """Convert the plain net by every choice, calibrated without labels."""
+    """Convert the baseline by every choice, calibrated without labels."""
     for name, (_, choice) in FAMILIES.items():
         folder = work / f"{name}-{seed}"
         if (folder / "done.json").exists():
@@ -91,7 +91,7 @@ def int8_row(model: LoadedModel, data: Data, out: Path, seed: int, *, split: boo
 def float_rows(work: Path, seeds: Sequence[int], timings: dict[str, Latency]) -> list[dict[str, Any]]:
     """The families in float32: cost, latency, accuracy."""
     rows = []
-    plain = measure_cost(load_directory(work / "plain-0").module, example_input(load_model(MODEL).input))
+    baseline = measure_cost(load_directory(work / "baseline-0").module, example_input(load_model(MODEL).input))
     for name, (family, choice) in FAMILIES.items():
         model = load_directory(work / f"{name}-0")
         cost, latency = measure_cost(model.module, example_input(model.input)), timings.get(f"{name} float")
@@ -99,16 +99,17 @@ def float_rows(work: Path, seeds: Sequence[int], timings: dict[str, Latency]) ->
         rows.append(
             {
                 "family": family, "choice": choice or "keep", "params": cost.params, "macs": cost.macs,
-                "macs_share": cost.macs / plain.macs, "latency_ms": latency.median_s * 1e3 if latency else None,
+                "macs_share": cost.macs / baseline.macs, "latency_ms": latency.median_s * 1e3 if latency else None,
                 "latency_share": latency.ratio if latency else None, "accuracy_percent": 100 * statistics.mean(scores),
                 "spread": 100 * (max(scores) - min(scores)),
             }
         )  # fmt: skip
-    int8 = read(work / "plain-0" / "int8.json")
-    latency = timings.get("plain int8")
+    int8 = read(work / "baseline-0" / "int8.json")
+    latency = timings.get("baseline int8")
     rows.append(
         {
-            "family": "quantization", "choice": "int8", "params": plain.params, "macs": plain.macs, "macs_share": 1.0,
+            "family": "quantization", "choice": "int8", "params": baseline.params, "macs": baseline.macs,
+            "macs_share": 1.0,
             "latency_ms": latency.median_s * 1e3 if latency else None,
             "latency_share": latency.ratio if latency else None,
             "accuracy_percent": 100 * int8["score"], "spread": None,
@@ -129,7 +130,7 @@ def int8_rows(work: Path, seeds: Sequence[int], timings: dict[str, Latency]) -> 
             drops = [100 * (x["score"] - x["float_score"]) for x in found]
             rows.append(
                 {
-                    "model": choice or "plain", "quantizer": "ours" if kind == "int8" else "ONNX Runtime's alone",
+                    "model": choice or "baseline", "quantizer": "ours" if kind == "int8" else "ONNX Runtime's alone",
                     "float_kB": found[0]["float_size_bytes"] / 1e3, "int8_kB": found[0]["size_bytes"] / 1e3,
                     "float_ms": before and before * 1e3, "int8_ms": after and after * 1e3,
                     "time_share": before and after and after / before,
@@ -147,7 +148,7 @@ def read(path: Path) -> Any:
 
 
 def measure(work: Path) -> None:
-    """Time every file of the first seed in turns with the plain net's float file on one thread; keep the times."""
+    """Time every file of the first seed in turns with the baseline's float file on one thread; keep the times."""
     files = {
         f"{name} {kind}": OnnxFile(path)
         for name in FAMILIES
@@ -155,7 +156,9 @@ def measure(work: Path) -> None:
         if (path := work / f"{name}-0" / f"{kind}.onnx").exists()
     }
     example = example_input(load_model(MODEL).input)
-    found = measure_latency(files, example, device=OnnxFileDevice(), plain=files["plain float"], time_limit_s=TIMING_S)
+    found = measure_latency(
+        files, example, device=OnnxFileDevice(), baseline=files["baseline float"], time_limit_s=TIMING_S
+    )
     write_text(work / TIMES, json.dumps({name: x.model_dump(mode="json") for name, x in found.items()}))
 
 
@@ -179,21 +182,22 @@ def pages(work: Path, seeds: Sequence[int], timings: dict[str, Latency]) -> list
     best = max((r for r in floats if r["family"] not in ("none", "quantization")), key=lambda r: r["accuracy_percent"])
     ghost = [r for r in ints if r["model"].startswith("ghost") and r["quantizer"] == "ours"]
     alone = [r for r in ints if r["model"].startswith("ghost") and r["quantizer"] != "ours"]
-    plain = next(r for r in ints if r["model"] == "plain")
+    baseline = next(r for r in ints if r["model"] == "baseline")
     changes = [", ".join(f"{r['change_points']:+.2f}" for r in rows) for rows in (ghost, alone)]
     return [
         ResultPage(
             name="families", title="Four families of compression on ResNet-20, before any label",
             claim="At about half the multiply-adds and without training, the best single family, used everywhere",
-            figure=f"{best['choice']}: {best['accuracy_percent']:.1f} % (plain {floats[0]['accuracy_percent']:.1f} %, "
-            f"int8 of the plain net {floats[-1]['accuracy_percent']:.1f} %)",
-            tables=[ResultTable("Float32, and int8 of the plain net", floats)],
+            figure=f"{best['choice']}: {best['accuracy_percent']:.1f} % (baseline "
+            f"{floats[0]['accuracy_percent']:.1f} %, "
+            f"int8 of the baseline {floats[-1]['accuracy_percent']:.1f} %)",
+            tables=[ResultTable("Float32, and int8 of the baseline", floats)],
             notes=(test, f"spread: points between the best and the worst seed. {timed}"), **common,
         ),
         ResultPage(
             name="int8", title="Do ghost nets quantize badly?",
-            claim="Points of accuracy that int8 costs: ghost nets, beside the plain net",
-            figure=f"{changes[0]} against {plain['change_points']:+.2f}; by the quantizer alone {changes[1]}",
+            claim="Points of accuracy that int8 costs: ghost nets, beside the baseline",
+            figure=f"{changes[0]} against {baseline['change_points']:+.2f}; by the quantizer alone {changes[1]}",
             tables=[ResultTable("Post-training quantization by ONNX Runtime, static, weights per channel", ints)],
             notes=(
                 test,

@@ -53,7 +53,7 @@ def main() -> None:
             print(architecture.digest, epochs, table.score.iloc[-1], flush=True)
     result = taus(bench, architectures, table, args)
     print(result.round(3).to_string(index=False))
-    costs = {a.digest: bench.cost(a).macs / bench.plain_cost.macs for a in architectures}
+    costs = {a.digest: bench.cost(a).macs / bench.baseline_cost.macs for a in architectures}
     scores = table.pivot(index="digest", columns="epochs", values="score").round(4)
     rows = [
         {"architecture": d, "share of MACs": round(costs[d], 3), **{f"{e} epochs": v for e, v in r.items()}}

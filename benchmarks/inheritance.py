@@ -42,7 +42,7 @@ TARGETS = {
     ("resnet20", "ghost2", "closed form"): 88, ("resnet20", "ghost2", "closed form + distilled"): 94,
     ("resnet20", "width", "closed form"): 91, ("resnet20", "width", "closed form + distilled"): 97,
 }  # fmt: skip
-"""Share of the plain net's accuracy aimed at, percent."""
+"""Share of the baseline's accuracy aimed at, percent."""
 Row = dict[str, str]
 Wanted = tuple[str, str, str, str, int]
 
@@ -70,24 +70,24 @@ def wanted(step_seeds: int, epoch_seeds: int) -> Iterator[Wanted]:
         yield "resnet56", "ghost2", source, "none", 0
 
 
-def measure(bench: Bench, key: Wanted, plain_accuracy: float | None) -> Row:
+def measure(bench: Bench, key: Wanted, baseline_accuracy: float | None) -> Row:
     """One row: convert, train as asked, score on the test split."""
     _, name, source, training, seed = key
     torch.manual_seed(seed)
     load, train_s, train_loss = os.getloadavg()[0], 0.0, None
-    if source == "plain":
-        model, spent = bench.plain, Spent()
+    if source == "baseline":
+        model, spent = bench.baseline, Spent()
     else:
         model, spent = SOURCES[source](bench, bench.architecture(name))
     if training != "none":
         data = bench.data if training == "200 steps" else bench.few()
-        result = train(model, data, teacher=bench.plain, seed=seed, epochs=2.0, steps=TRAININGS[training])
+        result = train(model, data, teacher=bench.baseline, seed=seed, epochs=2.0, steps=TRAININGS[training])
         train_s, train_loss = result.seconds, result.history[-1].loss
     accuracy, loss = score(model, bench.data.test)
     cost = measure_cost(model, bench.example)
     values = {
         **dict(zip(KEY, key, strict=True)), "accuracy": f"{accuracy:.4f}",
-        "share_of_plain": f"{accuracy / (plain_accuracy or accuracy):.4f}", "test_loss": f"{loss:.4f}",
+        "share_of_baseline": f"{accuracy / (baseline_accuracy or accuracy):.4f}", "test_loss": f"{loss:.4f}",
         "train_loss": "" if train_loss is None else f"{train_loss:.4f}", "macs": cost.macs, "params": cost.params,
         "fit_s": f"{spent.wall:.1f}", "fit_cpu_s": f"{spent.cpu:.1f}", "train_s": f"{train_s:.1f}",
         "load_average": f"{load:.1f}", "threads": torch.get_num_threads(),
@@ -123,19 +123,19 @@ def summary(rows: list[Row]) -> list[dict[str, Any]]:
     def line(key: tuple[str, ...], some: list[Row]) -> dict[str, Any]:
         accuracy = [100 * float(r["accuracy"]) for r in some]
         target = TARGETS.get(key[:3]) if key[3] == "none" else None  # type: ignore[call-overload]
-        share = round(100 * float(mean(some, "share_of_plain") or 0), 1)
+        share = round(100 * float(mean(some, "share_of_baseline") or 0), 1)
         met = "" if target is None else "yes" if share >= target else "no"
         return {
             **dict(zip(KEY[:4], key, strict=True)), "seeds": len(some),
             "accuracy %": round(statistics.fmean(accuracy), 2), "spread": round(max(accuracy) - min(accuracy), 2),
-            "of plain %": share, "target %": target, "met": met, "test loss": mean(some, "test_loss"),
+            "of baseline %": share, "target %": target, "met": met, "test loss": mean(some, "test_loss"),
             "training loss": mean(some, "train_loss"), "MACs": int(some[0]["macs"]),
             "fit s": round(float(some[0]["fit_s"])), "fit CPU s": round(float(some[0]["fit_cpu_s"])),
             "train s": round(mean(some, "train_s") or 0),
         }  # fmt: skip
 
-    order = {name: i for i, name in enumerate(("plain", *SOURCES))}
-    nets = sorted(groups, key=lambda k: (k[0], k[1] != "plain", k[1], list(TRAININGS).index(k[3]), order[k[2]]))
+    order = {name: i for i, name in enumerate(("baseline", *SOURCES))}
+    nets = sorted(groups, key=lambda k: (k[0], k[1] != "baseline", k[1], list(TRAININGS).index(k[3]), order[k[2]]))
     return [line(key, groups[key]) for key in nets]
 
 
@@ -147,12 +147,12 @@ def page(rows: list[Row], given: argparse.Namespace) -> ResultPage:
     return ResultPage(
         name=NAME,
         title="Inherited weights: accuracy before and after a little training",
-        claim="Targets met for nets of half the MACs that have seen 512 images and no label, as a share of the plain "
-        "net's accuracy",
+        claim="Targets met for nets of half the MACs that have seen 512 images and no label, as a share of "
+        "the baseline's accuracy",
         figure=f"{sum(x['met'] == 'yes' for x in aimed)} of {len(aimed)}"
         + (f" ({left} more not measured yet): " if left else ": ")
         + ", ".join(
-            f"{x['net']} {x['architecture']} {x['weights']} {x['of plain %']} % ({x['target %']} aimed at)"
+            f"{x['net']} {x['architecture']} {x['weights']} {x['of baseline %']} % ({x['target %']} aimed at)"
             for x in aimed
         ),
         command=script_command(),
@@ -171,7 +171,7 @@ def free_cores(given: argparse.Namespace) -> list[ResultTable]:
     return [
         ResultTable(
             "seconds on two free cores (closed form: 120 allowed, with distillation: 240)",
-            [{c: r[c] for c in columns} for r in rows if r["weights"] != "plain"],
+            [{c: r[c] for c in columns} for r in rows if r["weights"] != "baseline"],
         )
     ]
 
@@ -183,8 +183,8 @@ def notes(lines: list[dict[str, Any]], given: argparse.Namespace) -> list[str]:
         "ghost2 (ghost4): every 3×3 but the stem to ghost(ratio=2, kernel=3) (ratio=4); width: inner widths 0.5; "
         "mixed: ghosts in the first two stages, inner widths 0.5 in the third.",
         f"Distilled: {DISTILL_STEPS['resnet20']} (ResNet-56: {DISTILL_STEPS['resnet56']}) label-free steps of 64 of "
-        "the calibration images, shifted and mirrored, towards the plain net's features and outputs.",
-        "Training: the recipe of ghostsearch.training.train, distilled from the plain net, "
+        "the calibration images, shifted and mirrored, towards the baseline's features and outputs.",
+        "Training: the recipe of ghostsearch.training.train, distilled from the baseline, "
         f"batch {given.batch}; 2 epochs: two passes "
         f"over a stratified subset of {given.train_images} training images. Spread: largest less smallest "
         "accuracy over the seeds.",
@@ -240,9 +240,9 @@ def main() -> None:
     for key in left:
         if time.perf_counter() - started > given.seconds:
             break
-        bench, plain = benches[key[0]], (key[0], "plain", "plain", "none", 0)
-        for k in [plain] * ((*plain[:4], "0") not in done) + [key] * (key != plain):
-            reference = None if k == plain else float(done[*plain[:4], "0"]["accuracy"])
+        bench, baseline = benches[key[0]], (key[0], "baseline", "baseline", "none", 0)
+        for k in [baseline] * ((*baseline[:4], "0") not in done) + [key] * (key != baseline):
+            reference = None if k == baseline else float(done[*baseline[:4], "0"]["accuracy"])
             row = measure(bench, k, reference)
             done[*k[:4], str(k[4])] = row
             rows.append(row)

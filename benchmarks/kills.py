@@ -45,7 +45,7 @@ search(RunConfig(**json.loads(sys.argv[1])))
 """
 STAGES = (
     ("starting", None),
-    ("training the plain model", "run.yaml"),
+    ("training the baseline", "run.yaml"),
     ("candidate table", "study.json"),
     ("trials", "weights/*"),
     ("final pass", "models/[0-9a-f]*/record.json"),
@@ -82,13 +82,13 @@ def outcome(folder: Path) -> dict[str, Any]:
     """What must not depend on kills: architectures, states, exact scores and costs, finalists, front."""
     view = load_study(folder)
 
-    def plain(records: Any) -> list[Any]:
+    def baseline(records: Any) -> list[Any]:
         return [
             (r.digest, r.origin, r.state, r.cost and r.cost.macs, [(s.split, s.epochs, s.value) for s in r.scores])
             for r in records
         ]
 
-    return {"trials": plain(view.records), "finalists": plain(view.finalists), "front": list(view.front)}
+    return {"trials": baseline(view.records), "finalists": baseline(view.finalists), "front": list(view.front)}
 
 
 def stage_of(folder: Path) -> str:

@@ -91,7 +91,7 @@ class Bench:
         found = {}
         for digest, (first, _) in sessions[0].items():
             some = [done[digest][0] for done in sessions]
-            times = {k: tuple(t for x in some for t in getattr(x, k)) for k in ("times_s", "plain_times_s")}
+            times = {k: tuple(t for x in some for t in getattr(x, k)) for k in ("times_s", "baseline_times_s")}
             found[digest] = first.model_copy(update=times)
         return found
 
@@ -120,8 +120,8 @@ class Bench:
         return True
 
     def timed_s(self) -> float:
-        """Seconds of forwards of an architecture, the plain model's beside it included; median."""
-        return float(np.median([sum(x.times_s) + sum(x.plain_times_s) for x in self.pooled().values()]))
+        """Seconds of forwards of an architecture, the baseline's beside it included; median."""
+        return float(np.median([sum(x.times_s) + sum(x.baseline_times_s) for x in self.pooled().values()]))
 
     def audit(self, measured: Mapping[str, Latency]) -> Audit:
         """The correction fitted and the predictors compared, on some latencies by digest."""
@@ -199,7 +199,7 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, Bench]]) -> N
         ]  # fmt: skip
         table = bench.table
         taken.append(
-            {"model": name, "plain ms": audit.plain_s * 1e3, "cells": len(table.store.cells),
+            {"model": name, "baseline ms": audit.baseline_s * 1e3, "cells": len(table.store.cells),
              "choices vetoed": f"{len(table.vetoed())} of {len(table.rows())}",
              "noisy latencies": f"{sum(bool(x['noisy']) for x in audit.models)} of {len(audit.models)}",
              "timed s": f"{bench.timed_s():.1f}",
@@ -221,13 +221,13 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, Bench]]) -> N
         + f" --device {given.device} --space {given.space} --cell-s {given.cell_s:g} --model-s {given.model_s:g}",
         device=f"{setting.device.place()}, {given.device}, {given.threads} thread, batch {given.batch}, {given.size}²",
         tables=[
-            ResultTable("Errors of the predicted ratio to the plain model", rows),
+            ResultTable("Errors of the predicted ratio to the baseline", rows),
             ResultTable("How it was taken", taken),
         ],
         notes=[
             f"Each predictor is compared with {given.models} architectures of the space `{given.space}` that are built "
-            "and timed interleaved with the plain model; the correction saw ten others. MACs: latency proportional to "
-            "MACs. Interpolation over FLOPs: between the plain model and the cheapest architecture, both measured, as "
+            "and timed interleaved with the baseline; the correction saw ten others. MACs: latency proportional to "
+            "MACs. Interpolation over FLOPs: between the baseline and the cheapest architecture, both measured, as "
             "NVIDIA ModelOpt's search does. One row an architecture: latency_audit_rows.csv. The machine was shared "
             f"(its load average is in the table): {WAITING}. \"τ at most\" is what a "
             "perfect predictor would reach in the mean, since the measurements have intervals of their own. What moved "

@@ -53,7 +53,7 @@ def one_try(name: str, device: str, number: int, given: argparse.Namespace) -> d
         pair.reverse()
     with burning(given.load):
         latency = measure_latency(
-            {"copy": pair[1]}, torch.randn(1, 3, given.size, given.size), device=device, plain=pair[0],
+            {"copy": pair[1]}, torch.randn(1, 3, given.size, given.size), device=device, baseline=pair[0],
             threads=given.threads, time_limit_s=given.time_limit, seed=number,
         )["copy"]  # fmt: skip
     assert latency.ratio is not None

@@ -58,13 +58,13 @@ def arena_bytes(model: torch.nn.Module, example: torch.Tensor) -> int:
 
 
 def measure(name: str, size: int) -> list[dict[str, Any]]:
-    """The plain model, and every convolution but the stem a ghost convolution."""
+    """The baseline, and every convolution but the stem a ghost convolution."""
     model = torchvision.models.get_model(name, weights=None).eval()
     example = torch.zeros(1, 3, size, size)
     anatomy = find_sites(model, example, widths=False)
     ghost = convert(model, load_preset("ghost").resolve(anatomy).uniform(CHOICE), example=example, anatomy=anatomy)
     rows = []
-    for label, some in (("plain", model), (CHOICE, ghost)):
+    for label, some in (("baseline", model), (CHOICE, ghost)):
         ours = measure_cost(some, example).peak_memory_bytes
         assert ours is not None
         arena = arena_bytes(some, example)
@@ -89,7 +89,7 @@ def main() -> None:
     page = ResultPage(
         name="memory_check",
         title="Peak activation memory beside ONNX Runtime's own figure",
-        claim="ONNX Runtime's arena over the peak counted from the graph, batch 1, plain networks and ghost ones",
+        claim="ONNX Runtime's arena over the peak counted from the graph, batch 1, baselines and ghost ones",
         figure=f"{min(ratios):.2f} to {max(ratios):.2f}",
         command="python benchmarks/memory_check.py",
         device=f"{processor()}, onnxruntime:cpu, one thread",

@@ -2,7 +2,7 @@
 
     python benchmarks/quiet.py --results results
 
-Each repetition times the same network as candidate and as plain model, so the ratio should be 1 and the median that of
+Each repetition times the same network as candidate and as baseline, so the ratio should be 1 and the median that of
 a quiet machine. The trainings that do not pause look for the locks in another place.
 """
 
@@ -54,7 +54,7 @@ def beside(way: str, repetitions: int, seconds: float) -> dict[str, Any]:
             for seed in range(repetitions):
                 found.append(
                     measure_latency(
-                        {"twin": twin}, example, plain=loaded.module, time_limit_s=seconds, narrow=0.001, seed=seed
+                        {"twin": twin}, example, baseline=loaded.module, time_limit_s=seconds, narrow=0.001, seed=seed
                     )["twin"]
                 )
                 # The trainings go on between two timings, as in a search.

@@ -139,7 +139,7 @@ def row(bench: Bench, tool: str, point: str, build: Build, args: argparse.Namesp
     train_s = time.process_time() - started
     return {
         "tool": tool, "point": point, "seed": args.seed, "macs": cost.macs, "params": cost.params,
-        "macs_ratio": cost.macs / bench.plain_cost.macs, "before": before,
+        "macs_ratio": cost.macs / bench.baseline_cost.macs, "before": before,
         "bn_reset": evaluate(reset, images, bench.task),
         "after": bench.score(model, "test", args.epochs).value, "epochs": args.epochs,
         "train_images": args.train_images or "all", "search_s": round(search_s, 1), "train_s": round(train_s, 1),
@@ -148,17 +148,17 @@ def row(bench: Bench, tool: str, point: str, build: Build, args: argparse.Namesp
 
 
 def add_latencies(bench: Bench, file: Path, args: argparse.Namespace) -> None:
-    """Time every row's structure beside the plain model, all in turns; weights do not matter for that."""
+    """Time every row's structure beside the baseline, all in turns; weights do not matter for that."""
     rows, names = read_rows(file), [f"{i}" for i in range(len(read_rows(file)))]
     models = {name: rebuilt(bench, r) for name, r in zip(names, rows, strict=True)}
     timed = measure_latency(
-        models, bench.example, plain=bench.plain.module, time_limit_s=args.time_limit, seed=args.seed
+        models, bench.example, baseline=bench.baseline.module, time_limit_s=args.time_limit, seed=args.seed
     )
     for name, values in zip(names, rows, strict=True):
         values["latency_ratio"] = str(timed[name].ratio)
-    plain_ms = 1000 * median(timed[names[0]].plain_times_s)
+    baseline_ms = 1000 * median(timed[names[0]].baseline_times_s)
     write_text(file, pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False))
-    text = {"device": timed[names[0]].device, "forwards": len(timed[names[0]].times_s), "plain_ms": plain_ms}
+    text = {"device": timed[names[0]].device, "forwards": len(timed[names[0]].times_s), "baseline_ms": baseline_ms}
     write_text(args.out / "timing.json", json.dumps(text))
     print(pd.DataFrame(rows)[["tool", "point", "macs_ratio", "latency_ratio", "after"]].to_string())
 
@@ -169,10 +169,10 @@ def rebuilt(bench: Bench, row: dict[str, str]) -> nn.Module:
     if "sites" in found or "groups" in found:
         architecture = Architecture.from_dict(found)
         return convert(
-            bench.plain.module, architecture, example=bench.example, anatomy=bench.anatomy,
+            bench.baseline.module, architecture, example=bench.example, anatomy=bench.anatomy,
             width_multiple=bench.space.width_multiple,
         )  # fmt: skip
-    model = copied(bench.plain.module).eval()
+    model = copied(bench.baseline.module).eval()
     if row["tool"] == "uniform ghost":
         return random_ghosts(bench, row["point"], int(row["seed"])).eval()
     if row["tool"] == "Vega":
@@ -212,8 +212,8 @@ def ghostsearch_front(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[
     if not args.study:
         raise SystemExit("--tools ghostsearch needs --study DIR")
     views = [load_study(study) for study in args.study]
-    found = [r for v in views for r in v.finalists if r.digest != "plain" and r.cost]
-    for record in sorted(found, key=lambda r: abs(r.cost.macs / bench.plain_cost.macs - 0.5)):  # type: ignore[union-attr]
+    found = [r for v in views for r in v.finalists if r.digest != "baseline" and r.cost]
+    for record in sorted(found, key=lambda r: abs(r.cost.macs / bench.baseline_cost.macs - 0.5)):  # type: ignore[union-attr]
         yield record.digest, partial(converted, bench, record.architecture)
 
 
@@ -258,7 +258,7 @@ def vega_model(bench: Bench, share: float, seed: int) -> nn.Module:
 
 
 def swapped(bench: Bench, make: Callable[[nn.Conv2d], nn.Module], paths: set[str] | None = None) -> nn.Module:
-    model = copied(bench.plain.module)
+    model = copied(bench.baseline.module)
     for site in bench.anatomy.sites:
         if paths is None or site.path in paths:
             conv = model.get_submodule(site.path)
@@ -276,7 +276,7 @@ def pruning(importance: str, bench: Bench, args: argparse.Namespace) -> Iterator
 def pruned(bench: Bench, importance: str, ratio: float) -> nn.Module:
     import torch_pruning as tp
 
-    model = copied(bench.plain.module).eval()
+    model = copied(bench.baseline.module).eval()
     free = {name for g in bench.anatomy.groups if not g.fixed for name in g.members}
     ignored = [m for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and name not in free]
     kinds = {
@@ -308,7 +308,7 @@ def fastnas_model(bench: Bench, share: float, args: argparse.Namespace) -> nn.Mo
     images = spread_batches(bench.data.validation, FASTNAS_IMAGES)
     settings = {"nn.Conv2d": {"*": {"channel_divisor": 8}}, "nn.BatchNorm2d": {"*": {"feature_divisor": 8}}}
     model, _ = mtp.prune(
-        model=copied(bench.plain.module), mode=[("fastnas", settings)], constraints={"flops": f"{100 * share:g}%"},
+        model=copied(bench.baseline.module), mode=[("fastnas", settings)], constraints={"flops": f"{100 * share:g}%"},
         dummy_input=bench.example,
         config={
             "data_loader": bench.data.train, "score_func": lambda m: evaluate(m, images, bench.task),
@@ -321,7 +321,7 @@ def fastnas_model(bench: Bench, share: float, args: argparse.Namespace) -> nn.Mo
 def random_search(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
     """Random architectures of our space with our closed-form weights; the nearest to half the MACs first."""
     found = random_architectures(bench.space, args.random, args.seed)
-    for architecture in sorted(found, key=lambda a: abs(bench.cost(a).macs / bench.plain_cost.macs - 0.5)):
+    for architecture in sorted(found, key=lambda a: abs(bench.cost(a).macs / bench.baseline_cost.macs - 0.5)):
         yield architecture.digest, partial(converted, bench, architecture)
 
 

@@ -22,9 +22,9 @@ from ghostsearch.study.directory import load_study
 OURS = ("ghostsearch", "solver only")
 """A study's front, and what its candidate table answers alone."""
 REFERENCE = (1.0, 1.05)
-"""Hypervolume's reference: no accuracy at all, and 5 % above the plain model's cost."""
+"""Hypervolume's reference: no accuracy at all, and 5 % above the baseline's cost."""
 HALF = (0.4, 0.6)
-"""Shares of the plain MACs that count as about half; of a tool's models there the nearest to half speaks for it."""
+"""Shares of the baseline MACs that count as about half; of a tool's models there the nearest to half speaks for it."""
 
 
 def main() -> None:
@@ -33,9 +33,9 @@ def main() -> None:
     timing_file = args.run[0] / "timing.json"
     timing = json.loads(timing_file.read_text()) if timing_file.exists() else {}
     half = half_the_macs(table).reset_index(drop=True)
-    pictures = {f"{args.name}_macs.png": picture(table, "macs_ratio", "share of the plain model's MACs")}
+    pictures = {f"{args.name}_macs.png": picture(table, "macs_ratio", "share of the baseline's MACs")}
     if table.latency_ratio.notna().all():
-        text = f"latency over the plain model's on {timing['device']}, batch 1"
+        text = f"latency over the baseline's on {timing['device']}, batch 1"
         pictures[f"{args.name}_latency.png"] = picture(table, "latency_ratio", text)
     page = ResultPage(
         name=args.name,
@@ -154,18 +154,18 @@ def notes(table: pd.DataFrame, timing: dict[str, Any]) -> list[str]:
     epochs, images = table.epochs.iloc[0], table.train_images.iloc[0]
     found = [
         f"CIFAR-10 (JPEG). Every model got {epochs} epochs of the same {images} stratified training images under one "
-        "recipe, distilled from the plain net. `before` is the accuracy on 2,000 images of the selection split as the "
+        "recipe, distilled from the baseline. `before` is the accuracy on 2,000 images of the selection split as the "
         "tool left the model, `bn_reset` the same after BatchNorm statistics of unlabelled images, `after` the "
         "accuracy on the 10,000 test images, read once.",
-        f"Hypervolume lies between error and cost, reference {REFERENCE}: no accuracy and 5 % above the plain cost.",
+        f"Hypervolume lies between error and cost, reference {REFERENCE}: no accuracy and 5 % above the baseline cost.",
         "Uniform ghost and Vega start from random weights, as their code does. Pruners cut the inner widths (the "
         "shortcuts have no parameters), FastNAS with channel divisor 8. Random search draws from our space and has our "
         "weights.",
     ]
     if timing:
         found.append(
-            f"Latency: {timing['device']}, one thread, all models in turns with the plain one, {timing['forwards']} "
-            f"forwards each; plain {timing['plain_ms']:.3f} ms."
+            f"Latency: {timing['device']}, one thread, all models in turns with the baseline, {timing['forwards']} "
+            f"forwards each; baseline {timing['baseline_ms']:.3f} ms."
         )
     return found
 

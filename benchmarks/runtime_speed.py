@@ -3,7 +3,7 @@
     python benchmarks/runtime_speed.py
 
 Every convolution but the stem becomes ghost(ratio=2) with cheap kernel 3 or 1; both variants are timed interleaved with
-the plain model. Writes results/runtime_speed.md and results/runtime_speed_rows.csv; rows that are there already are not
+the baseline. Writes results/runtime_speed.md and results/runtime_speed_rows.csv; rows that are there already are not
 measured again.
 """
 
@@ -40,19 +40,19 @@ def measure(name: str, device: str, given: argparse.Namespace) -> list[dict[str,
     anatomy = find_sites(model, example, widths=False)
     space = load_preset("ghost").resolve(anatomy)
     built = {c: convert(model, space.uniform(c), example=example, anatomy=anatomy) for c in CHOICES}
-    plain_macs = measure_cost(model, example).macs
+    baseline_macs = measure_cost(model, example).macs
     found = measure_latency(
-        built, example, device=device, plain=model, threads=given.threads, time_limit_s=given.time_limit
+        built, example, device=device, baseline=model, threads=given.threads, time_limit_s=given.time_limit
     )
     rows = []
     for choice, latency in found.items():
         assert latency.ratio_interval is not None
-        assert latency.plain_median_s is not None
+        assert latency.baseline_median_s is not None
         low, high = latency.ratio_interval
         macs = measure_cost(built[choice], example).macs
         rows.append(
-            {"model": name, "choice": choice, "device": device, "macs_ratio": macs / plain_macs,
-             "time_ratio": latency.ratio, "low": low, "high": high, "plain_ms": 1e3 * latency.plain_median_s,
+            {"model": name, "choice": choice, "device": device, "macs_ratio": macs / baseline_macs,
+             "time_ratio": latency.ratio, "low": low, "high": high, "baseline_ms": 1e3 * latency.baseline_median_s,
              "ms": 1e3 * latency.median_s, "calls": len(latency.times_s), "stopped": latency.stopped,
              "noisy": latency.noisy, "cores_busy": latency.cores_busy, "load_average": round(os.getloadavg()[0], 1)}
         )  # fmt: skip
@@ -70,9 +70,9 @@ def write(rows: list[dict[str, str]], given: argparse.Namespace) -> None:
         for device in devices:
             row[device] = _shown(some[device]) if device in some else ""
         table.append(row)
-    milliseconds = {(r["model"], r["device"]): float(r["plain_ms"]) for r in rows}
+    milliseconds = {(r["model"], r["device"]): float(r["baseline_ms"]) for r in rows}
     names = list(dict.fromkeys(r["model"] for r in rows))
-    plain = [{"model": name, **{d: milliseconds.get((name, d)) for d in devices}} for name in names]
+    baseline = [{"model": name, **{d: milliseconds.get((name, d)) for d in devices}} for name in names]
     slower = sum(float(r["low"]) > 1 for r in rows)
     losing = sum(float(r["time_ratio"]) > float(r["macs_ratio"]) for r in rows)
     ratios = [float(r["time_ratio"]) for r in rows]
@@ -80,19 +80,19 @@ def write(rows: list[dict[str, str]], given: argparse.Namespace) -> None:
     page = ResultPage(
         name="runtime_speed",
         title="MACs fall, time falls less, and the runtime decides",
-        claim="Times of networks with half the MACs (ghost convolutions everywhere but the stem) over the plain "
+        claim="Times of networks with half the MACs (ghost convolutions everywhere but the stem) over the baseline "
         f"network's on {len(devices)} runtimes: less was saved than MACs promise in {losing} of {len(rows)} cases, and "
-        f"{slower} are slower than plain",
-        figure=f"from {min(ratios):.2f} to {max(ratios):.2f} times the plain network's time",
+        f"{slower} are slower than baseline",
+        figure=f"from {min(ratios):.2f} to {max(ratios):.2f} times the baseline's time",
         command="python benchmarks/runtime_speed.py",
         device=f"{get_device('torch:cpu').place()}, {given.threads} thread, batch 1, {given.size}²",
         tables=[
-            ResultTable("Time over the plain network's, with its 95 % interval", table),
-            ResultTable("The plain network, milliseconds", plain),
+            ResultTable("Time over the baseline's, with its 95 % interval", table),
+            ResultTable("The baseline, milliseconds", baseline),
         ],
         notes=[
             "–: not measured yet, the same command goes on. *: calls spread over more than a tenth of the median. "
-            "All in float32, both variants interleaved with the plain network, random weights. Runtimes: "
+            "All in float32, both variants interleaved with the baseline, random weights. Runtimes: "
             + ", ".join(f"{k} {v}" for k, v in versions.items())
             + ". One row a measurement, with the load average of the shared machine: runtime_speed_rows.csv; what a "
             "thread waits for a core is taken off. No GPU was at hand.",

@@ -38,7 +38,7 @@ SHARES = {
     str(KEEP): 1.0, "ghost(ratio=2, kernel=3)": 0.55, "ghost(ratio=4, kernel=3)": 0.31,
     "ghost(ratio=2, kernel=1)": 0.52, "lowrank(rank=0.5)": 0.5,
 }  # fmt: skip
-"""Made-up cost of each choice over the plain layer's."""
+"""Made-up cost of each choice over the baseline layer's."""
 SPACE = SearchSpace({f"layer{i}": tuple(SHARES) for i in range(20)})
 OBJECTIVES = (
     Objective(name="score", label="accuracy", unit="", maximize=True),

@@ -3,8 +3,8 @@
     python benchmarks/search_ablation.py --trials 24 --seeds 2 --work ablation --out results
 
 Every variant is an ordinary study in a directory of its own under `--work`, so the same command goes on where it
-stopped. The page has each variant's hypervolume (error × share of the plain MACs, selection split) against trials and
-against the CPU minutes until then, the candidate table's included where a variant needs it.
+stopped. The page has each variant's hypervolume (error × share of the baseline's MACs, selection split) against trials
+and against the CPU minutes until then, the candidate table's included where a variant needs it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ghostsearch.study.directory import SECONDS, load_study
 from ghostsearch.study.run import search
 
 REFERENCE = (1.0, 1.05)
-"""No accuracy at all, and 5 % above the plain model's MACs."""
+"""No accuracy at all, and 5 % above the baseline's MACs."""
 VARIANTS = {
     **{f"{s}, no seeds": {"sampler": s, "seeds": "none"} for s in ("random", "tpe", "nsga2")},
     **{f"{s}, uniform seeds": {"sampler": s, "seeds": "uniform"} for s in ("random", "tpe", "nsga2")},
@@ -79,10 +79,10 @@ def page(args: argparse.Namespace, table: pd.DataFrame, rows: list[dict[str, Any
         device=processor(), tables=[ResultTable("Hypervolume", rows)],
         pictures={f"{args.name}.png": lambda path: draw(table, path)},
         notes=[
-            f"Hypervolume between error and share of the plain MACs on the selection split, reference {REFERENCE}; "
+            f"Hypervolume between error and share of the baseline MACs on the selection split, reference {REFERENCE}; "
             f"trials of at most {args.epochs} epochs, mean of the seeds. Minutes are wall time on a shared machine, "
             "the candidate table's included; it is built once and serves every later budget. No seeds: the study "
-            "starts from the plain model alone. Uniform: also each choice and each width everywhere. Solver: also the "
+            "starts from the baseline alone. Uniform: also each choice and each width everywhere. Solver: also the "
             "integer program's answers. "
             "Solver only: nothing but those.",
         ],
@@ -103,8 +103,8 @@ def run(args: argparse.Namespace, variant: dict[str, str], seed: int, folder: Pa
 
 def curve(view: StudyView, folder: Path) -> pd.DataFrame:
     """Hypervolume after every trial and the minutes until then, the candidate table's among them."""
-    plain = next(r for r in view.records if r.digest == "plain")
-    assert plain.cost
+    baseline = next(r for r in view.records if r.digest == "baseline")
+    assert baseline.cost
     stages = json.loads((folder / SECONDS).read_text())
     before = stages.get("candidate table", 0.0) + stages.get("solver", 0.0)
     rows, points, seconds = [], [], before
@@ -112,7 +112,7 @@ def curve(view: StudyView, folder: Path) -> pd.DataFrame:
         score = record.score()
         seconds += sum(record.seconds.values())
         if score and record.cost and record.state == "complete":
-            points.append((1 - score.value, record.cost.macs / plain.cost.macs))
+            points.append((1 - score.value, record.cost.macs / baseline.cost.macs))
         rows.append((record.number + 1, hypervolume(points, REFERENCE), seconds / 60, before / 60))
     return pd.DataFrame(rows, columns=["trials", "hypervolume", "minutes", "table_minutes"])
 

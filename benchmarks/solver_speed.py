@@ -32,7 +32,7 @@ BUDGETS, DIVERSE = 20, 3
 
 
 def chain(sites: int) -> tuple[list[int], torch.nn.Module]:
-    """A plain chain of 3×3 convolutions."""
+    """A baseline chain of 3×3 convolutions."""
     layers = [torch.nn.Conv2d(64, 64, 3, padding=1, bias=False) for _ in range(sites + 1)]
     return [1, 64, 16, 16], torch.nn.Sequential(*layers)
 
@@ -64,10 +64,10 @@ def problem_of(
 
 def measure(name: str, problem: Problem) -> dict[str, object]:
     """CPU seconds of every solution: for each budget on MACs, parameters bounded too, several diverse ones."""
-    program, plain = Program(problem), problem.resources.constant
+    program, baseline = Program(problem), problem.resources.constant
     least, times, found = program.least("macs"), [], 0
     for i in range(BUDGETS):
-        bounds = {"macs": least + (plain[1] - least) * (i + 0.5) / BUDGETS, "params": plain[0]}
+        bounds = {"macs": least + (baseline[1] - least) * (i + 0.5) / BUDGETS, "params": baseline[0]}
         seen: list[tuple[int, ...]] = []
         for _ in range(DIVERSE):
             started = time.process_time()

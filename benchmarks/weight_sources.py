@@ -38,10 +38,10 @@ class Spent:
 
 @dataclass(frozen=True)
 class Bench:
-    """The plain net, its data and what all rows share."""
+    """The baseline, its data and what all rows share."""
 
     net: str
-    plain: nn.Module
+    baseline: nn.Module
     data: Data
     few: Callable[[], Data]
     """The data with only some of the training images, loaded when asked for."""
@@ -60,7 +60,7 @@ class Bench:
             stored = self._stored(source, architecture)
             if stored is not None and stored.is_file():
                 kept = torch.load(stored, weights_only=True)
-                model = convert(self.plain, architecture, example=self.example)
+                model = convert(self.baseline, architecture, example=self.example)
                 model.load_state_dict(kept["state"])
                 self.made[key] = model, Spent(*kept["spent"])
             else:
@@ -80,7 +80,7 @@ class Bench:
 
     def architecture(self, name: str) -> Architecture:
         """One of the table's architectures, about half the MACs (ratio 4: a quarter)."""
-        convs = [p for p, m in self.plain.named_modules() if isinstance(m, nn.Conv2d) and p != "conv1"]
+        convs = [p for p, m in self.baseline.named_modules() if isinstance(m, nn.Conv2d) and p != "conv1"]
         ratio, halves = "ghost(ratio={}, kernel=3)".format, {p: "width(0.5)" for p in convs if p.endswith("conv1")}
         if name == "ghost2":
             return Architecture.of({p: ratio(2) for p in convs}, {})
@@ -110,7 +110,7 @@ def timed(make: Callable[[Bench, Architecture], nn.Module]) -> Source:
 
 def random_weights(bench: Bench, architecture: Architecture) -> nn.Module:
     """The converted structure with fresh weights, its stem and classifier too."""
-    model = convert(bench.plain, architecture, example=bench.example)
+    model = convert(bench.baseline, architecture, example=bench.example)
     for module in model.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
@@ -120,7 +120,7 @@ def random_weights(bench: Bench, architecture: Architecture) -> nn.Module:
 
 def copied(bench: Bench, architecture: Architecture) -> nn.Module:
     """Copied filters, BatchNorm statistics recalibrated."""
-    model = convert(bench.plain, architecture, example=bench.example)
+    model = convert(bench.baseline, architecture, example=bench.example)
     recalibrate_batchnorm(model, bench.calibration)
     return model
 
@@ -130,7 +130,7 @@ def fitted(settings: FitSettings | None = None) -> Source:
 
     def fit(bench: Bench, architecture: Architecture) -> nn.Module:
         return fit_weights(
-            bench.plain, convert(bench.plain, architecture, example=bench.example), architecture,
+            bench.baseline, convert(bench.baseline, architecture, example=bench.example), architecture,
             example=bench.example, calibration=bench.calibration, settings=settings,
         )  # fmt: skip
 
@@ -145,7 +145,7 @@ def distilled(bench: Bench, architecture: Architecture) -> tuple[nn.Module, Spen
         model, before = fitted()(bench, architecture)
 
         def distil(bench: Bench, _: Architecture) -> nn.Module:
-            distill_blocks(bench.plain, model, bench.calibration, DISTILL_STEPS[bench.net])
+            distill_blocks(bench.baseline, model, bench.calibration, DISTILL_STEPS[bench.net])
             return model
 
         done, spent = timed(distil)(bench, architecture)
@@ -160,7 +160,7 @@ def pruned(criterion: str) -> Source:
     def make(bench: Bench, architecture: Architecture) -> nn.Module:
         import torch_pruning as tp
 
-        model = copy.deepcopy(bench.plain).eval()
+        model = copy.deepcopy(bench.baseline).eval()
         if criterion == "taylor":
             loss = sum(model(x).square().mean() for x in bench.calibration)  # no labels here: outputs' energy
             loss.backward()
@@ -170,13 +170,13 @@ def pruned(criterion: str) -> Source:
             "taylor": lambda: tp.importance.GroupTaylorImportance(),
         }[criterion]()
         graph = tp.DependencyGraph().build_dependency(model, bench.example)
-        plan, keep = width_plan(bench.plain, bench.example), {}
+        plan, keep = width_plan(bench.baseline, bench.example), {}
         for name in architecture.groups:
             conv = model.get_submodule(name)
             group = graph.get_pruning_group(conv, tp.prune_conv_out_channels, list(range(conv.out_channels)))
             order = importance(group).argsort(descending=True)
             keep[name] = sorted(order[: conv.out_channels // 2].tolist())
-        model = copy.deepcopy(bench.plain)
+        model = copy.deepcopy(bench.baseline)
         set_widths(model, keep, bench.example, plan=plan)
         recalibrate_batchnorm(model, bench.calibration)
         return model

@@ -8,7 +8,7 @@ from ghostsearch.errors import GhostsearchError, TrainingError
 
 Kind = Literal["out of memory", "training", "input", "device", "worker", "model"]
 
-# Substrings of messages, since most of these errors are plain RuntimeErrors. Out of memory comes first: CUDA's own
+# Substrings of messages, since most of these errors are baseline RuntimeErrors. Out of memory comes first: CUDA's own
 # message for it also names CUDA.
 _SIGNS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     (

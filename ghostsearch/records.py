@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ghostsearch.space.architecture import Anatomy, Architecture
 
@@ -16,6 +16,28 @@ if TYPE_CHECKING:
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+OLD_KEYS = {
+    "plain_times_s": "baseline_times_s", "plain_latencies": "baseline_latencies", "plain_s": "baseline_s",
+}  # fmt: skip
+OLD_DIGEST_KEYS = ("digest", "origin", "chosen", "front", "missed")
+
+
+def upgraded(data: Any) -> Any:
+    """Data of a study written before the baseline was called so (study version 1), in today's names."""
+    if isinstance(data, dict):
+        return {
+            OLD_KEYS.get(key, key): _upgraded_digests(value) if key in OLD_DIGEST_KEYS else upgraded(value)
+            for key, value in data.items()
+        }
+    return [upgraded(value) for value in data] if isinstance(data, list) else data
+
+
+def _upgraded_digests(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_upgraded_digests(x) for x in value]
+    return "baseline" if value == "plain" else value
 
 
 class Cost(_Frozen):
@@ -31,16 +53,16 @@ class Cost(_Frozen):
 
 
 class Latency(_Frozen):
-    """Raw seconds per forward of a batch, with the plain model's from the same interleaved run."""
+    """Raw seconds per forward of a batch, with the baseline's from the same interleaved run."""
 
     device: str
     threads: int
     batch: int
     precision: str = "float32"
     times_s: tuple[float, ...]
-    plain_times_s: tuple[float, ...] = ()
+    baseline_times_s: tuple[float, ...] = ()
     ratio_interval: tuple[float, float] | None = None
-    """95 % confidence interval of the ratio of medians, candidate over plain."""
+    """95 % confidence interval of the ratio of medians, candidate over baseline."""
     stopped: str = ""
     """Why measuring ended: `narrow` (interval small enough) or `time limit`."""
     cores_busy: float | None = None
@@ -61,20 +83,22 @@ class Latency(_Frozen):
         return _quartiles(self.times_s)
 
     @property
-    def plain_median_s(self) -> float | None:
-        """Median seconds of the plain model in the same run; None when it was not timed."""
-        return statistics.median(self.plain_times_s) if self.plain_times_s else None
+    def baseline_median_s(self) -> float | None:
+        """Median seconds of the baseline in the same run; None when it was not timed."""
+        return statistics.median(self.baseline_times_s) if self.baseline_times_s else None
 
     @property
     def ratio(self) -> float | None:
-        """Median over the plain model's median; below 1 is faster than plain."""
-        plain = self.plain_median_s
-        return self.median_s / plain if plain else None
+        """Median over the baseline's median; below 1 is faster than baseline."""
+        baseline = self.baseline_median_s
+        return self.median_s / baseline if baseline else None
 
     def with_medians(self) -> Latency:
         """The same with the medians in place of the raw seconds."""
-        plain = self.plain_median_s
-        return self.model_copy(update={"times_s": (self.median_s,), "plain_times_s": () if plain is None else (plain,)})
+        baseline = self.baseline_median_s
+        return self.model_copy(
+            update={"times_s": (self.median_s,), "baseline_times_s": () if baseline is None else (baseline,)}
+        )
 
     @property
     def noisy(self) -> bool:
@@ -103,10 +127,11 @@ class Record(_Frozen):
 
     number: int
     digest: str
+    """Name of the architecture; `baseline` for the unchanged model."""
     sites: dict[str, str] = Field(default_factory=dict)
     groups: dict[str, str] = Field(default_factory=dict)
     origin: str
-    """Who proposed it: `plain`, `uniform`, `solver`, `sampler`."""
+    """Who proposed it: `baseline`, `uniform`, `solver`, `sampler`."""
     state: State
     reason: str = ""
     """Why it was pruned or failed, or, when complete, stopped at a rung: it keeps the score it had there."""
@@ -118,6 +143,11 @@ class Record(_Frozen):
     """Wall time by stage: fit, measure, train, evaluate."""
     started: str = ""
     """ISO 8601, UTC."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_1(cls, data: Any) -> Any:
+        return upgraded(data)
 
     @property
     def architecture(self) -> Architecture:
@@ -157,16 +187,16 @@ class StudyView(_Frozen):
     config: dict[str, Any]
     """The run as in run.yaml."""
     anatomy: dict[str, Any]
-    """`dataclasses.asdict` of the plain model's Anatomy."""
+    """`dataclasses.asdict` of the baseline's Anatomy."""
     objectives: tuple[Objective, ...]
     records: tuple[Record, ...]
-    """Finished trials, in order; the plain model is one of them (digest `plain`)."""
+    """Finished trials, in order; the baseline is one of them (digest `baseline`)."""
     front: tuple[str, ...]
     """Digests of the non-dominated models that meet every limit, best score first."""
     chosen: str
     """Digest of the knee of the front."""
     finalists: tuple[Record, ...] = ()
-    """The front after final training, measured again beside the plain model, with test scores."""
+    """The front after final training, measured again beside the baseline, with test scores."""
     missed: tuple[str, ...] = ()
     """Digests of finalists that broke a limit as measured at the end."""
     vetoed: tuple[dict[str, Any], ...] = ()
@@ -176,7 +206,7 @@ class StudyView(_Frozen):
     audit: tuple[dict[str, Any], ...] = ()
     """Rows of the latency model's audit over the trials: device, predictor, models, mape, tau, worst."""
     layers: tuple[dict[str, Any], ...] = ()
-    """Each layer timed alone: device, layer, plain_s, and seconds by digest for the finalists and uniform models."""
+    """Each layer timed alone: device, layer, baseline_s, and seconds by digest for the finalists and uniform models."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Versions, processor, cores, date, command."""
     notes: tuple[str, ...] = ()
@@ -191,8 +221,8 @@ def anatomy_dict(anatomy: Anatomy) -> dict[str, Any]:
 
 COLUMNS: Mapping[str, str] = {
     "number": "trial number",
-    "digest": "name of the architecture: ten hexadecimal digits, or plain",
-    "origin": "who proposed it: plain, uniform, solver or sampler",
+    "digest": "name of the architecture: ten hexadecimal digits, or baseline",
+    "origin": "who proposed it: baseline, uniform, solver or sampler",
     "state": "complete, pruned or failed",
     "reason": "why it was pruned, failed or not trained on",
     "score": "newest score on the validation split, in the task's metric (accuracy: share from 0 to 1)",
@@ -210,7 +240,7 @@ COLUMNS: Mapping[str, str] = {
 
 DEVICE_COLUMNS: Mapping[str, str] = {
     "latency_s": "median seconds of one forward on the device",
-    "latency_ratio": "latency over the plain model's in the same run",
+    "latency_ratio": "latency over the baseline's in the same run",
     "latency_iqr_s": "interquartile range of the latency, in seconds",
 }
 """Further columns for each device, named `latency_s[DEVICE]`."""

@@ -12,7 +12,7 @@ def record(**changes):
         "number": 3, "digest": "0123456789", "sites": {"a": "ghost(ratio=2, kernel=3)"}, "groups": {"g": "width(0.5)"},
         "origin": "sampler", "state": "complete", "cost": Cost(params=10, macs=100, size_bytes=40),
         "latencies": (
-            Latency(device="torch:cpu", threads=1, batch=1, times_s=(2.0, 4.0, 3.0), plain_times_s=(6.0, 6.0)),
+            Latency(device="torch:cpu", threads=1, batch=1, times_s=(2.0, 4.0, 3.0), baseline_times_s=(6.0, 6.0)),
         ),
         "scores": (
             Score(metric="accuracy", value=0.5, split="validation", epochs=0, images=10, seed=0),
@@ -31,7 +31,7 @@ def test_frame_has_the_documented_columns_and_three_a_device():
     table = frame(
         [
             record(),
-            record(number=4, digest="plain", cost=None, latencies=(), scores=(), state="failed", reason="NaN"),
+            record(number=4, digest="baseline", cost=None, latencies=(), scores=(), state="failed", reason="NaN"),
         ]
     )
     assert list(table.columns) == [

@@ -27,7 +27,7 @@ def finetune(
     ],
     epochs: Annotated[int, typer.Option(min=1, help="Epochs; cosine schedule with warm-up.")] = 20,
     distill_from: Annotated[
-        str | None, typer.Option(help="A teacher: a MODEL or a directory, such as models/plain.")
+        str | None, typer.Option(help="A teacher: a MODEL or a directory, such as models/baseline.")
     ] = None,
     distill_weights: Annotated[
         Path | None, typer.Option(help="The teacher's weights, when it is named as a MODEL.")
@@ -50,7 +50,7 @@ def finetune(
     """Train a converted model on, with distillation, averaged weights, checkpoints and a TensorBoard log.
 
     Example: [bold]ghostsearch finetune results/mine/models/1a2b3c4d5e --data folder:images --epochs 20
-    --distill-from results/mine/models/plain --out tuned[/bold]
+    --distill-from results/mine/models/baseline --out tuned[/bold]
     """
     from ghostsearch.training.finetune import finetune_directory
     from ghostsearch.training.tasks import load_task

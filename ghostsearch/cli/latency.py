@@ -56,10 +56,17 @@ def profile(
         say_json({"rows": rows, "vetoed": list(vetoed), "file": str(table.store.path), "note": table.store.note})
         return
     shown = [
-        (r["site"], r["choice"], milliseconds(r["plain_s"]), milliseconds(r["latency_s"]), _ratio(r), "x" * r["vetoed"])
+        (
+            r["site"],
+            r["choice"],
+            milliseconds(r["baseline_s"]),
+            milliseconds(r["latency_s"]),
+            _ratio(r),
+            "x" * r["vetoed"],
+        )
         for r in rows
     ]
-    show_table(f"{model} on {device}", ["site", "choice", "plain", "time", "÷ plain (95 %)", "vetoed"], shown)
+    show_table(f"{model} on {device}", ["site", "choice", "baseline", "time", "÷ baseline (95 %)", "vetoed"], shown)
     say(f"{len(vetoed)} of {len(rows)} choices do not pay on this device; a search for latency leaves them out")
     say(table.store.note or f"kept in {table.store.path}")
     say(f"next: ghostsearch audit {model} --device {device} --space {space}")
@@ -99,8 +106,8 @@ def audit(
         say_json(dataclasses.asdict(found))
         return
     rows = [(r.predictor, f"{r.mape:.1%}", f"{r.tau:.3f}", f"{r.worst:.1%}") for r in found.rows]
-    plain = milliseconds(found.plain_s)
-    title = f"{model} on {device}: {len(found.models)} unseen architectures, plain model {plain}"
+    baseline = milliseconds(found.baseline_s)
+    title = f"{model} on {device}: {len(found.models)} unseen architectures, baseline {baseline}"
     show_table(title, ["predictor", "mean error", "Kendall τ", "worst error"], rows, note=table.store.note)
     say(f"next: ghostsearch search --model {model} --device {device} --space {space} --data …")
 

@@ -180,7 +180,7 @@ def measure_model(
 ) -> None:
     """Measure params, MACs (ours, fvcore, thop), bytes, and latency on real devices.
 
-    A converted directory is timed interleaved with the plain model it came from.
+    A converted directory is timed interleaved with the baseline it came from.
 
     Example: [bold]ghostsearch measure torchvision:resnet18 --device onnxruntime:cpu --device torch:cpu[/bold]
     """
@@ -216,7 +216,7 @@ def measure_model(
         spread = f"{milliseconds(low)} – {milliseconds(high)}"
         rows.append((x["device"], milliseconds(x["median_s"]), spread, ratio, x["runs"], remark))
     title = f"latency, batch {batch}, {threads} thread{'s' * (threads > 1)}, {precision}"
-    show_table(title, ["device", "median", "quartiles", "÷ plain", "runs", ""], rows)
+    show_table(title, ["device", "median", "quartiles", "÷ baseline", "runs", ""], rows)
     ours = Path(model).is_dir()
     say(f"next: ghostsearch export {model} --format onnx" if ours else f"next: ghostsearch inspect {model}")
 

@@ -72,7 +72,7 @@ def run_search(given: dict[str, Any], *, config: Path | None, as_json: bool, qui
 
 def solve(
     directory: Annotated[Path, typer.Argument(help="A study directory with a candidate table.", show_default=False)],
-    max_latency: Annotated[str | None, typer.Option(help="Latency limit: 12ms, or 60% of the plain model.")] = None,
+    max_latency: Annotated[str | None, typer.Option(help="Latency limit: 12ms, or 60% of the baseline.")] = None,
     max_macs: Annotated[str | None, typer.Option(help="MACs limit: 300M or 50%.")] = None,
     max_params: Annotated[str | None, typer.Option(help="Parameter limit: 4M or 50%.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,

@@ -131,7 +131,7 @@ def calibration_batches(data: Data, images: int = 512, *, seed: int = 0, batch: 
     batches: Sequence[Tensor]
     if isinstance(dataset, ImageSet | StreamSet):
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:images].tolist()
-        batches = ReadBatches(dataset.plain(), [order[i : i + batch] for i in range(0, len(order), batch)])
+        batches = ReadBatches(dataset.baseline(), [order[i : i + batch] for i in range(0, len(order), batch)])
     else:
         batches = list(_first_images(data.train, images))
     if not batches:

@@ -57,7 +57,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
             images = flipped(images)
         return images.float().mul_(self._scale).sub_(self._offset), self.labels[chosen]
 
-    def plain(self) -> ImageSet:
+    def baseline(self) -> ImageSet:
         """The same images without augmentation."""
         return ImageSet(self.images, self.labels, mean=self.mean, std=self.std)
 

@@ -1,4 +1,4 @@
-"""Fixed-seed, stratified splits of labelled images; plain indices, no files and no torch."""
+"""Fixed-seed, stratified splits of labelled images; baseline indices, no files and no torch."""
 
 from __future__ import annotations
 

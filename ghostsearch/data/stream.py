@@ -55,7 +55,7 @@ class StreamSet(Dataset[tuple[Tensor, Tensor]]):
             return torch.from_numpy(fit(image, self.input_spec).copy())
         return self._random_crop(with_channels(image, self.input_spec.channels))
 
-    def plain(self) -> StreamSet:
+    def baseline(self) -> StreamSet:
         """The same images without augmentation."""
         return StreamSet(self.source, self.positions, self.input_spec, augment=False)
 

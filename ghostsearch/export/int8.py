@@ -77,19 +77,19 @@ def quantize(
     batches = list(calibration)
     bits = 8 if VNNI_FLAGS & processor_flags() else 7
     with refusals("int8"), workplace(out) as folder, workplace(out) as drafts:
-        plain, small = folder / "float.onnx", drafts / out.name
+        baseline, small = folder / "float.onnx", drafts / out.name
         program, _ = exported_program(module, model, Onnx.max_batch)
-        Onnx().write(program, plain, notes(model))
-        _quantize_file(plain, small, batches, bits, split_norms=split_norms)
-        files = {"float": OnnxFile(plain), "int8": OnnxFile(small)}
+        Onnx().write(program, baseline, notes(model))
+        _quantize_file(baseline, small, batches, bits, split_norms=split_norms)
+        files = {"float": OnnxFile(baseline), "int8": OnnxFile(small)}
         scores = {name: evaluate(file, test, task, progress=progress) for name, file in files.items()}
         latency = measure_latency(
-            {"int8": files["int8"]}, example_input(model.input), device=OnnxFileDevice(), plain=files["float"],
+            {"int8": files["int8"]}, example_input(model.input), device=OnnxFileDevice(), baseline=files["float"],
             time_limit_s=time_limit_s, progress=progress,
         )["int8"]  # fmt: skip
-        sizes = plain.stat().st_size, small.stat().st_size
+        sizes = baseline.stat().st_size, small.stat().st_size
         publish(drafts, out)
-    before, ratio = latency.plain_median_s, latency.ratio
+    before, ratio = latency.baseline_median_s, latency.ratio
     assert before is not None
     assert ratio is not None
     return Int8Result(

@@ -34,13 +34,13 @@ PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 LARGEST_SHRINK, SMALL = 64, 2**25
-"""The plain network that a directory names may have 64 times the stored parameters, or 2^25 in any case."""
+"""The baseline that a directory names may have 64 times the stored parameters, or 2^25 in any case."""
 
 State = Mapping[str, Tensor]
 
 
 class _Source(BaseModel):
-    """The plain model: builder, classes and input, bounded so that a forged file cannot ask for much."""
+    """The baseline: builder, classes and input, bounded so that a forged file cannot ask for much."""
 
     model_config = ConfigDict(frozen=True, strict=True)
     model: Annotated[str, Field(max_length=200)]
@@ -73,7 +73,7 @@ class _Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class SavedModel(LoadedModel):
-    """A model that was read from a directory; `spec` names the plain model it was converted from."""
+    """A model that was read from a directory; `spec` names the baseline it was converted from."""
 
     architecture: Architecture = field(default_factory=Architecture)
     width_multiple: int = 8
@@ -89,7 +89,7 @@ def save(
     architecture: Architecture,
     width_multiple: int = 8,
 ) -> Path:
-    """Write a converted (or plain) model to a directory; killed halfway, it loads or says why not.
+    """Write a converted (or baseline) model to a directory; killed halfway, it loads or says why not.
 
     `source` is the model that `architecture` was applied to: its `spec` (empty for a network made in Python),
     classes and input are kept. Tensors are stored contiguous, in their dtype; shared ones once a name.
@@ -99,7 +99,7 @@ def save(
     """
     if isinstance(source, SavedModel) and source.architecture not in (architecture, Architecture()):
         raise GhostsearchError(
-            f"the model is converted already ({source.architecture.digest}); convert the plain {source.spec} instead"
+            f"the model is converted already ({source.architecture.digest}); convert the baseline {source.spec} instead"
         )
     directory = Path(directory)
     weights = directory / WEIGHTS_FILE
@@ -137,8 +137,8 @@ def load(
 ) -> nn.Module:
     """The module in a directory, in eval mode, with outputs equal to those of the module that was saved.
 
-    The plain network is built by name and converted, so nothing in the directory is run. A directory whose
-    plain network came from the user's own code (`package.module:function`) is loaded only with that network
+    The baseline is built by name and converted, so nothing in the directory is run. A directory whose
+    baseline came from the user's own code (`package.module:function`) is loaded only with that network
     as `model` (left untouched), or with `allow_code=True`, which imports and calls what the file names: only
     for files you trust. A network whose forward takes more than one image needs its `example` too, as `convert` does.
     Raises GhostsearchError for anything missing, truncated, foreign, forged or from a newer version.
@@ -149,13 +149,13 @@ def load(
 def load_directory(
     directory: Path | str, *, model: nn.Module | None = None, allow_code: bool = False, example: Any = None
 ) -> SavedModel:
-    """As `load`, with the plain model's name and input, the architecture and the versions of the writer."""
+    """As `load`, with the baseline's name and input, the architecture and the versions of the writer."""
     directory = Path(directory)
     architecture, manifest = read_manifest(directory)
     state = _read_weights(directory / WEIGHTS_FILE, manifest.weights_sha256)
-    plain = model if model is not None else _build(directory, manifest.source, state, allow_code)
+    baseline = model if model is not None else _build(directory, manifest.source, state, allow_code)
     example = example_input(manifest.source.input) if example is None else example
-    module = _converted(directory, plain, architecture, manifest.width_multiple, example)
+    module = _converted(directory, baseline, architecture, manifest.width_multiple, example)
     _fill(module, state, directory / WEIGHTS_FILE)
     source = manifest.source
     return SavedModel(
@@ -169,10 +169,10 @@ def load_directory(
     )
 
 
-def load_plain(saved: SavedModel, *, allow_code: bool = False) -> LoadedModel:
-    """The plain model that a saved one came from, with random weights: to compare cost and latency.
+def load_baseline(saved: SavedModel, *, allow_code: bool = False) -> LoadedModel:
+    """The baseline that a saved one came from, with random weights: to compare cost and latency.
 
-    Raises GhostsearchError as `load` does when the plain model comes from the user's own code.
+    Raises GhostsearchError as `load` does when the baseline comes from the user's own code.
     """
     _check_spec(saved.spec, saved.spec, allow_code)
     shape = saved.input
@@ -236,11 +236,11 @@ def _read_weights(path: Path, sha256: str) -> State:
 def _check_spec(where: object, spec: str, allow_code: bool) -> None:
     if not spec:
         raise GhostsearchError(
-            f"{where}: its plain network was made in Python and has no name; load(directory, model=NETWORK)"
+            f"{where}: its baseline was made in Python and has no name; load(directory, model=NETWORK)"
         )
     if not allow_code and not SAFE_SPEC.fullmatch(spec):
         raise GhostsearchError(
-            f"{where}: its plain network is {spec[:100]!r}, code that loading would run; "
+            f"{where}: its baseline is {spec[:100]!r}, code that loading would run; "
             "if you trust it say so: load(…, allow_code=True), or give the network: load(…, model=…)"
         )
 
@@ -263,15 +263,15 @@ def _build(directory: Path, source: _Source, state: State, allow_code: bool) -> 
 
 
 def _check_size(directory: Path, spec: str, options: dict[str, Any], state: State) -> None:
-    """Refuse a plain network out of all proportion to the weights, before it takes any memory."""
+    """Refuse a baseline out of all proportion to the weights, before it takes any memory."""
     try:
         with torch.device("meta"):
-            plain = load_model(spec, **options).module
+            baseline = load_model(spec, **options).module
     except (NotImplementedError, RuntimeError):
         # A few of torchvision's initialisers want data; its largest network has 0.6 G parameters.
         return
     stored = sum(t.numel() for t in state.values())
-    needed = sum(p.numel() for p in plain.parameters())
+    needed = sum(p.numel() for p in baseline.parameters())
     if needed > LARGEST_SHRINK * stored + SMALL:
         raise GhostsearchError(
             f"{directory}: {spec} has {needed} parameters, {WEIGHTS_FILE} only {stored}: forged or mixed up"
@@ -279,12 +279,12 @@ def _check_size(directory: Path, spec: str, options: dict[str, Any], state: Stat
 
 
 def _converted(
-    directory: Path, plain: nn.Module, architecture: Architecture, width_multiple: int, example: Any
+    directory: Path, baseline: nn.Module, architecture: Architecture, width_multiple: int, example: Any
 ) -> nn.Module:
     from ghostsearch.surgery.convert import convert
 
     try:
-        return convert(plain, architecture, example=example, width_multiple=width_multiple)
+        return convert(baseline, architecture, example=example, width_multiple=width_multiple)
     except GhostsearchError as error:
         raise GhostsearchError(f"{directory}: {error}") from None
 

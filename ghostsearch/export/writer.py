@@ -115,7 +115,7 @@ def export_directory(
 
 
 def telling_name(model: LoadedModel) -> str:
-    """A name such as `resnet50_ghost@2.1GMACs`: plain network, kinds of choices, multiply-adds on one image."""
+    """A name such as `resnet50_ghost@2.1GMACs`: baseline, kinds of choices, multiply-adds on one image."""
     name = model.spec.rpartition(":")[2] or type(model.module).__name__
     architecture = model.architecture if isinstance(model, SavedModel) else Architecture()
     kinds = {c.name for c in (*architecture.sites.values(), *architecture.groups.values())}

@@ -130,7 +130,7 @@ class _Reached(Exception):  # noqa: N818
 def watched_places(model: nn.Module, batch: Any) -> dict[str, Place]:
     """Places of an untraceable model's layers, in the order they run: only a BatchNorm right behind a layer is seen.
 
-    Sums and activations stay unseen, so each layer is fitted to the plain net's value at its own (or its
+    Sums and activations stay unseen, so each layer is fitted to the baseline's value at its own (or its
     norm's) output.
     """
     seen: list[tuple[str, nn.Module, Any, Any]] = []

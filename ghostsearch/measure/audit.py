@@ -24,7 +24,7 @@ Progress = Callable[[int, int, str], None]
 FIT_MODELS = 10
 AUDIT_MODELS = 30
 TOGETHER = 5
-"""Architectures timed in one interleaved run with the plain model: more would hold too many models in memory."""
+"""Architectures timed in one interleaved run with the baseline: more would hold too many models in memory."""
 MODEL_S = 4.0
 """Timing an architecture at most, in seconds."""
 NARROW = 0.006
@@ -51,12 +51,12 @@ class Audit:
 
     rows: tuple[PredictorError, ...]
     models: tuple[dict[str, Any], ...]
-    """Per architecture: digest, macs_ratio, measured ratio to plain, its interval, noisy, and each prediction."""
-    plain_s: float
+    """Per architecture: digest, macs_ratio, measured ratio to baseline, its interval, noisy, and each prediction."""
+    baseline_s: float
 
 
 def random_architectures(space: SearchSpace, count: int, seed: int) -> list[Architecture]:
-    """Architectures spread from almost plain to changed everywhere.
+    """Architectures spread from almost baseline to changed everywhere.
 
     Each draws its own share of changed places, then a random choice for each of them: choices drawn place by place
     alone would all cost about the same, and a ranking of equals says nothing.
@@ -72,7 +72,7 @@ def random_architectures(space: SearchSpace, count: int, seed: int) -> list[Arch
             return {name: rng.choice(texts[1:]) for name, texts in table.items() if rng.random() < share}
 
         architecture = Architecture.of(drawn(space.sites), drawn(space.groups))
-        if not architecture.is_plain:
+        if not architecture.is_baseline:
             found[architecture.digest] = architecture
     return list(found.values())
 
@@ -99,15 +99,15 @@ def fit_correction(
 def correct(table: LatencyTable, architectures: Sequence[Architecture], measured: Sequence[Latency]) -> Correction:
     """Fit the end-to-end correction on measured architectures and store it.
 
-    Linear in the table's terms, through the plain model, by ridge regression towards taking the layers' sum as it is.
+    Linear in the table's terms, through the baseline, by ridge regression towards taking the layers' sum as it is.
     """
-    plain_s = float(np.median([t for x in measured for t in x.plain_times_s]))
+    baseline_s = float(np.median([t for x in measured for t in x.baseline_times_s]))
     ratios = np.array([x.ratio for x in measured])
     terms = table.terms(encode(table.space, architectures))
     prior = np.array(UNCORRECTED)
     gram = terms.T @ terms + RIDGE * np.eye(len(prior))
     coefficients = prior + np.linalg.solve(gram, terms.T @ (ratios - 1 - terms @ prior))
-    correction = Correction(coefficients=tuple(coefficients.tolist()), plain_s=plain_s, models=len(architectures))
+    correction = Correction(coefficients=tuple(coefficients.tolist()), baseline_s=baseline_s, models=len(architectures))
     table.store.corrections[table.digest] = correction
     table.store.write()
     return correction
@@ -126,7 +126,7 @@ def audit(
 ) -> Audit:
     """Measure random architectures that the correction has not seen and compare each predictor with them.
 
-    Beside the table: MACs alone (latency proportional to MACs), and interpolation over FLOPs between the plain model
+    Beside the table: MACs alone (latency proportional to MACs), and interpolation over FLOPs between the baseline
     and the cheapest architecture, both measured, as NVIDIA ModelOpt's search does. `seed` must differ from the fit's.
     """
     unseen, cheapest = unseen_architectures(table.space, count, seed), cheapest_architecture(table)
@@ -152,7 +152,7 @@ def compare_predictors(
     """Each predictor's errors over measured architectures."""
     ratios = np.array([x.ratio for x in measured])
     codes = encode(table.space, [*architectures, cheapest])
-    macs = table.costs.predict_codes(table.space, codes)[1] / table.costs.plain.macs
+    macs = table.costs.predict_codes(table.space, codes)[1] / table.costs.baseline.macs
     ends = [cheapest_measured.ratio or 1.0, 1.0]
     predictions = {
         "latency table": table.predict_ratios(codes)[:-1],
@@ -167,7 +167,7 @@ def compare_predictors(
         for i, (a, x) in enumerate(zip(architectures, measured, strict=True))
     )  # fmt: skip
     rows = tuple(predictor_errors(name, values, ratios) for name, values in predictions.items())
-    return Audit(rows, models, float(np.median([t for x in measured for t in x.plain_times_s])))
+    return Audit(rows, models, float(np.median([t for x in measured for t in x.baseline_times_s])))
 
 
 def measure_architectures(
@@ -181,7 +181,7 @@ def measure_architectures(
     seed: int,
     progress: Progress | None,
 ) -> list[Latency]:
-    """Latencies of architectures, a few at a time, each run interleaved with the plain model."""
+    """Latencies of architectures, a few at a time, each run interleaved with the baseline."""
     setting, repeated = table.setting, batched(example, table.setting.batch)
     latencies: list[Latency] = []
     for start in range(0, len(architectures), TOGETHER):
@@ -217,7 +217,7 @@ def cheapest_architecture(table: LatencyTable) -> Architecture:
 
 
 def predictor_errors(name: str, predicted: np.ndarray, measured: np.ndarray) -> PredictorError:
-    """How far predictions are from what was measured, (A,) each, both as ratios to the plain model."""
+    """How far predictions are from what was measured, (A,) each, both as ratios to the baseline."""
     from scipy.stats import kendalltau
 
     errors = np.abs(predicted / measured - 1)

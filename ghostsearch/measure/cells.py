@@ -29,17 +29,17 @@ class CellTime(_Strict):
 
     median_s: float = Field(gt=0)
     ratio: float = Field(gt=0)
-    """Over the plain layer's median in the same interleaved run."""
+    """Over the baseline layer's median in the same interleaved run."""
     interval: tuple[float, float]
     """95 % confidence interval of the ratio."""
 
 
 class Correction(_Strict):
-    """End-to-end correction of one model: measured ratio to plain - 1, as a linear function of the predicted terms."""
+    """End-to-end correction of one model: measured ratio to baseline - 1, linear in the predicted terms."""
 
     coefficients: tuple[float, ...]
-    plain_s: float = Field(gt=0)
-    """Median seconds of the plain model in the runs that the fit saw."""
+    baseline_s: float = Field(gt=0)
+    """Median seconds of the baseline in the runs that the fit saw."""
     models: int
     """Random architectures in the fit."""
 

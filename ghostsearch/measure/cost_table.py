@@ -94,7 +94,7 @@ class CostTable:
     """
 
     def __init__(self, model: nn.Module, example: Any, anatomy: Anatomy, *, width_multiple: int = 8) -> None:
-        self.plain = measure_cost(model, example)
+        self.baseline = measure_cost(model, example)
         self.groups = {group.name: i for i, group in enumerate(anatomy.groups)}
         self.multiple = width_multiple
         self._group_list = anatomy.groups
@@ -161,7 +161,7 @@ class CostTable:
         for layer in self._channels:
             known = known + layer.costs(nothing)
         params, macs, size = known[:, 0].tolist()
-        return self.plain.params - params, self.plain.macs - macs, self.plain.size_bytes - size
+        return self.baseline.params - params, self.baseline.macs - macs, self.baseline.size_bytes - size
 
 
 def encode(space: SearchSpace, architectures: Sequence[Architecture]) -> np.ndarray:

@@ -15,14 +15,14 @@ Rounds = Sequence[Sequence[float]]
 """Seconds of each call, by round."""
 
 
-def ratio_interval(times_s: Rounds, plain_times_s: Rounds) -> tuple[float, float]:
-    """Interval of median(times) / median(plain times); rounds are drawn together, so that a common drift
+def ratio_interval(times_s: Rounds, baseline_times_s: Rounds) -> tuple[float, float]:
+    """Interval of median(times) / median(baseline times); rounds are drawn together, so that a common drift
     cancels.
 
     Both have one entry a round. Percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
     """
     draws = _draws(len(times_s))
-    return _percentiles(_medians(times_s, draws) / _medians(plain_times_s, draws))
+    return _percentiles(_medians(times_s, draws) / _medians(baseline_times_s, draws))
 
 
 def median_interval(times_s: Rounds) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Measures latency: candidates and the plain model interleaved on one device until the ratio is known well
+"""Measures latency: candidates and the baseline interleaved on one device until the ratio is known well
 enough.
 """
 
@@ -27,7 +27,7 @@ from ghostsearch.records import Latency
 
 Progress = Callable[[int, int, str], None]
 
-PLAIN = "plain model"
+BASELINE = "baseline"
 WARM_UP_CALLS = 5
 MIN_ROUNDS = 5
 MAX_ROUNDS = 400
@@ -120,7 +120,7 @@ def measure_latency(
     example: Any,
     *,
     device: str | Device = DEFAULT_DEVICE,
-    plain: nn.Module | None = None,
+    baseline: nn.Module | None = None,
     threads: int = 1,
     batch: int = 1,
     precision: str = "float32",
@@ -130,19 +130,19 @@ def measure_latency(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Latency]:
-    """Seconds per forward of each model, timed in turns with the plain model in a random order.
+    """Seconds per forward of each model, timed in turns with the baseline in a random order.
 
     example: (N, C, H, W) or any forward input; its first image is repeated to `batch`. Every model is warmed up and
-    visited once a round. A model is done when the 95 % interval of the ratio of medians to the plain model (without
-    `plain`: of its median) is narrower than `narrow` of it; all end at `time_limit_s` of timing, after five rounds at
-    the soonest. With one thread on Linux, what it waits for a core that another process holds is taken off each time.
+    visited once a round. A model is done when the 95 % interval of the ratio of medians to the baseline (without
+    `baseline`: of its median) is narrower than `narrow` of it; all end at `time_limit_s` of timing, after five rounds
+    at the soonest. With one thread on Linux, CPU wait time is subtracted.
     The models, the random state and the thread settings stay as they are. Raises GhostsearchError when the device
     cannot run a model or does not keep to `threads`.
     """
     repeated = batched(example, batch)
     return measure_pairs(
         {name: (model, repeated) for name, model in models.items()},
-        None if plain is None else (plain, repeated),
+        None if baseline is None else (baseline, repeated),
         device=device, options=RunOptions(threads, precision, channels_last), batch=batch, time_limit_s=time_limit_s,
         narrow=narrow, seed=seed, progress=progress,
     )  # fmt: skip
@@ -150,7 +150,7 @@ def measure_latency(
 
 def measure_pairs(
     pairs: Mapping[str, tuple[nn.Module, Any]],
-    plain: tuple[nn.Module, Any] | None,
+    baseline: tuple[nn.Module, Any] | None,
     *,
     device: str | Device,
     options: RunOptions,
@@ -168,10 +168,10 @@ def measure_pairs(
         raise GhostsearchError(f"threads ({threads}) and the time limit ({time_limit_s:g} s) must be above 0")
     target = get_device(device) if isinstance(device, str) else device
     target.require_precision(precision)
-    everything = {**pairs, **({PLAIN: plain} if plain else {})}
+    everything = {**pairs, **({BASELINE: baseline} if baseline else {})}
     with timing(), restored(), target.session(threads):
         running = _prepare(target, everything, options, progress)
-        entries, reference = (running[:-1], running[-1]) if plain else (running, None)
+        entries, reference = (running[:-1], running[-1]) if baseline else (running, None)
         try:
             for entry in running:
                 entry.warm_up(alone=target.limits_threads and threads == 1)
@@ -189,7 +189,7 @@ def measure_pairs(
             batch=batch,
             precision=precision,
             times_s=_flat(entry.rounds),
-            plain_times_s=_flat(reference.rounds[: len(entry.rounds)]) if reference else (),
+            baseline_times_s=_flat(reference.rounds[: len(entry.rounds)]) if reference else (),
             ratio_interval=entry.interval if reference else None,
             stopped="narrow" if entry.narrow else stopped,
             cores_busy=cores,

@@ -85,7 +85,7 @@ class LatencyTable:
     @property
     def complete(self) -> bool:
         """Whether every cell has been timed."""
-        return not self.missing() and all(cell.key in self.store.cells for cell in self.plain_cells())
+        return not self.missing() and all(cell.key in self.store.cells for cell in self.baseline_cells())
 
     def within(self, space: SearchSpace) -> LatencyTable:
         """The same table for a space that offers a part of this one's choices, with the same correction."""
@@ -97,47 +97,48 @@ class LatencyTable:
         """A layer that the cell is of."""
         return self._by_name[cell.layer]
 
-    def plain_cells(self) -> list[Cell]:
-        """The cells of the plain model, each once."""
+    def baseline_cells(self) -> list[Cell]:
+        """The cells of the baseline, each once."""
         return list(dict.fromkeys(x.cell(KEEP, x.inputs.total, x.outputs.total) for x in self.layers))
 
     def missing(self) -> dict[Cell, list[Cell]]:
-        """Cells not timed yet, by the plain cell they are timed beside."""
+        """Cells not timed yet, by the baseline cell they are timed beside."""
         jobs: dict[Cell, list[Cell]] = {}
         for layer in self.layers:
-            plain = layer.cell(KEEP, layer.inputs.total, layer.outputs.total)
+            baseline = layer.cell(KEEP, layer.inputs.total, layer.outputs.total)
             for text in self._choices(layer):
                 for c, n in self._grid(layer):
                     cell = layer.cell(parse_layer_choice(text), c, n)
-                    wanted = cell != plain and cell.key not in self.store.cells
-                    if wanted and cell not in jobs.setdefault(plain, []):
-                        jobs[plain].append(cell)
+                    wanted = cell != baseline and cell.key not in self.store.cells
+                    if wanted and cell not in jobs.setdefault(baseline, []):
+                        jobs[baseline].append(cell)
             if layer.stream.sums:
                 behind = [layer.stream_cell(parse_layer_choice(text)) for text in self._choices(layer)]
                 some = jobs.setdefault(behind[0], [])
                 some += [c for c in behind[1:] if c.key not in self.store.cells and c not in some]
-        return {plain: cells for plain, cells in jobs.items() if cells}
+        return {baseline: cells for baseline, cells in jobs.items() if cells}
 
     def rows(self) -> list[dict[str, Any]]:
-        """Site × choice at full width: site, choice, device, latency_s, plain_s, ratio, interval, vetoed."""
+        """Site × choice at full width: site, choice, device, latency_s, baseline_s, ratio, interval, vetoed."""
         rows = []
         for layer in self.layers:
             texts = self._choices(layer)
-            plain = self.store.cells[layer.cell(KEEP, layer.inputs.total, layer.outputs.total).key]
+            baseline = self.store.cells[layer.cell(KEEP, layer.inputs.total, layer.outputs.total).key]
             for text in texts[1:]:
                 cell = layer.cell(parse_layer_choice(text), layer.inputs.total, layer.outputs.total)
                 time = self.store.cells[cell.key]
                 rows.append(
                     {
                         "site": self._site_name(layer.path), "choice": text, "device": self.setting.device.name,
-                        "latency_s": plain.median_s * time.ratio, "plain_s": plain.median_s, "ratio": time.ratio,
+                        "latency_s": baseline.median_s * time.ratio, "baseline_s": baseline.median_s,
+                        "ratio": time.ratio,
                         "interval": time.interval, "vetoed": time.interval[1] >= 1,
                     }
                 )  # fmt: skip
         return rows
 
     def vetoed(self) -> tuple[dict[str, Any], ...]:
-        """Choices whose 95 % interval against the plain layer does not lie below 1, as StudyView.vetoed keeps them."""
+        """Choices whose 95 % interval against the baseline layer is not below 1, as StudyView.vetoed keeps them."""
         keys = ("site", "choice", "device", "ratio", "interval")
         return tuple({key: row[key] for key in keys} for row in self.rows() if row["vetoed"])
 
@@ -155,8 +156,8 @@ class LatencyTable:
                 self._spoils[layer.path, text] = self._spoil(layer, text)
 
     @property
-    def plain_layers_s(self) -> float:
-        """Summed seconds of the plain model's layers that the table holds."""
+    def baseline_layers_s(self) -> float:
+        """Summed seconds of the baseline's layers that the table holds."""
         return float(sum(self._surfaces[(x.name, x.inputs.total, x.outputs.total, "keep")].sum() for x in self.layers))
 
     def layer_seconds(self, codes: np.ndarray) -> np.ndarray:
@@ -175,10 +176,10 @@ class LatencyTable:
         return np.stack(seconds, axis=1)
 
     def terms(self, codes: np.ndarray) -> np.ndarray:
-        """What a prediction is made of, as shares of plain: (A, 3).
+        """What a prediction is made of, as shares of baseline: (A, 3).
 
         The change of the layers' summed seconds; what sums behind them cost more, each as much as the layer that spoils
-        it most; the change of MACs. Shares, since a machine that is slower today is so for the plain layers too.
+        it most; the change of MACs. Shares, since a machine that is slower today is so for the baseline layers too.
         """
         return self._terms(codes, spoiled_sums)
 
@@ -191,13 +192,13 @@ class LatencyTable:
         return self._ratios(self._terms(codes, one_sum_each))
 
     def predict_ratios(self, codes: np.ndarray) -> np.ndarray:
-        """Predicted latency over the plain model's: (A,). Without a correction the layers' sum stands for the model."""
+        """Predicted latency over the baseline's: (A,). Without a correction the layers' sum stands for the model."""
         return self._ratios(self.terms(codes))
 
     def _terms(self, codes: np.ndarray, count: SpoiledSums) -> np.ndarray:
-        layers_s = self.plain_layers_s
+        layers_s = self.baseline_layers_s
         change = self.layer_seconds(codes).sum(1) - layers_s
-        macs = self.costs.predict_codes(self.space, codes)[1] / self.costs.plain.macs
+        macs = self.costs.predict_codes(self.space, codes)[1] / self.costs.baseline.macs
         sums = count([x.stream for x in self.layers], self._stream_seconds(codes))
         return np.stack([change / layers_s, sums / layers_s, macs - 1], axis=1)
 
@@ -220,7 +221,7 @@ class LatencyTable:
             yield codes[:, columns[layer.path]] if layer.path in columns else np.zeros(len(codes), dtype=np.int64)
 
     def predict(self, architectures: Sequence[Architecture]) -> np.ndarray:
-        """Predicted latency over the plain model's for architectures of the space: (A,)."""
+        """Predicted latency over the baseline's for architectures of the space: (A,)."""
         return self.predict_ratios(encode(self.space, architectures))
 
     def _site_name(self, path: str) -> str:
@@ -262,20 +263,20 @@ class LatencyTable:
         choice, (c, n) = parse_layer_choice(text), (layer.inputs.total, layer.outputs.total)
         alone, behind = self.store.cells[layer.cell(choice, c, n).key], self.store.cells[layer.stream_cell(choice).key]
         own = self.store.cells[layer.cell(KEEP, c, n).key].median_s * (alone.ratio - 1)
-        plain_s = behind.median_s / behind.ratio
-        if plain_s * (behind.interval[0] - 1) <= own:
+        baseline_s = behind.median_s / behind.ratio
+        if baseline_s * (behind.interval[0] - 1) <= own:
             return 0.0
-        return (plain_s * (behind.ratio - 1) - own) / SUMS
+        return (baseline_s * (behind.ratio - 1) - own) / SUMS
 
     def _surface(self, layer: TimedLayer, text: str) -> np.ndarray:
         """Seconds of all the layer's calls as a bilinear function of its shares of channels, by relative least
         squares.
         """
         C, N = layer.inputs.total, layer.outputs.total
-        plain_s = self.store.cells[layer.cell(KEEP, C, N).key].median_s
+        baseline_s = self.store.cells[layer.cell(KEEP, C, N).key].median_s
         points = self._grid(layer)
         seconds = np.array(
-            [plain_s * self.store.cells[layer.cell(parse_layer_choice(text), c, n).key].ratio for c, n in points]
+            [baseline_s * self.store.cells[layer.cell(parse_layer_choice(text), c, n).key].ratio for c, n in points]
         )
         basis = _basis(np.array([n / N for _, n in points]), np.array([c / C for c, _ in points]))
         solved, *_ = np.linalg.lstsq(basis / seconds[:, None], np.ones(len(points)), rcond=1e-9)

@@ -104,7 +104,7 @@ class TimedLayer:
 def timed_layers(model: nn.Module, example: Any, anatomy: Anatomy) -> list[TimedLayer]:
     """Every convolution and linear layer that is a site or that a group of changeable width reaches, in forward order.
 
-    Transposed convolutions keep the plain model's time: they are left out.
+    Transposed convolutions keep the baseline's time: they are left out.
     """
     reached = reached_layers(model, example, anatomy)
     sites = {site.path for site in anatomy.sites}

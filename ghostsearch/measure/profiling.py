@@ -36,18 +36,18 @@ def profile(
 ) -> LatencyTable:
     """Time every layer of the model under every choice of the space, deduplicated by shape, and keep the times.
 
-    Each choice is interleaved with the plain layer. Cells that the store in `directory` (default: the user's cache) has
-    of the same device, versions, threads, batch and precision are not timed again. `cell_s` bounds the timing of one.
+    Each choice is interleaved with the baseline layer. Cells that the store in `directory` (default: the user's cache)
+    has of the same device, versions, threads, batch and precision are not timed again; `cell_s` bounds each timing.
     Raises GhostsearchError when the device cannot run a layer.
     """
     store = CellStore(setting.device, setting.options, setting.batch, directory)
     table = LatencyTable(model, example, anatomy, space, setting, store)
     jobs = table.missing()
     total, done = sum(map(len, jobs.values())), 0
-    for plain, cells in jobs.items():
-        layer = table.layer_of(plain)
+    for baseline, cells in jobs.items():
+        layer = table.layer_of(baseline)
         pairs = {cell.key: layer.tiny(cell, setting.batch) for cell in cells}
-        beside = layer.tiny(plain, setting.batch)
+        beside = layer.tiny(baseline, setting.batch)
         store.cells |= _times(pairs, beside, setting, cell_s, seed)
         # Whether these pay is not decided yet, and more time can decide it.
         unsure = {key: pair for key, pair in pairs.items() if _undecided(store.cells[key])}
@@ -59,18 +59,22 @@ def profile(
         if progress:
             progress(done, total, f"{done} of {total} cells timed")
     if jobs or not table.complete:
-        _time_plain_layers(table, setting, cell_s, seed)
+        _time_baseline_layers(table, setting, cell_s, seed)
         store.write()
     table.refresh()
     return table
 
 
 def _times(
-    pairs: Mapping[str, tuple[nn.Module, Any]], plain: tuple[nn.Module, Any], setting: Setting, cell_s: float, seed: int
+    pairs: Mapping[str, tuple[nn.Module, Any]],
+    baseline: tuple[nn.Module, Any],
+    setting: Setting,
+    cell_s: float,
+    seed: int,
 ) -> dict[str, CellTime]:
-    """Cells timed interleaved with their plain layer, by key."""
+    """Cells timed interleaved with their baseline layer, by key."""
     found = measure_pairs(
-        pairs, plain, device=setting.device, options=setting.options, batch=setting.batch,
+        pairs, baseline, device=setting.device, options=setting.options, batch=setting.batch,
         time_limit_s=cell_s * (len(pairs) + 1), narrow=NARROW, seed=seed,
     )  # fmt: skip
     times = {}
@@ -87,10 +91,10 @@ def _undecided(time: CellTime) -> bool:
     return low < 1 <= high and high - low > NARROW
 
 
-def _time_plain_layers(table: LatencyTable, setting: Setting, cell_s: float, seed: int) -> None:
-    """All plain layers in one interleaved run, so that their shares of the model's time do not drift apart."""
-    plains = table.plain_cells()
-    pairs = {cell.key: table.layer_of(cell).tiny(cell, setting.batch) for cell in plains}
+def _time_baseline_layers(table: LatencyTable, setting: Setting, cell_s: float, seed: int) -> None:
+    """All baseline layers in one interleaved run, so that their shares of the model's time do not drift apart."""
+    baselines = table.baseline_cells()
+    pairs = {cell.key: table.layer_of(cell).tiny(cell, setting.batch) for cell in baselines}
     times = measure_pairs(
         pairs, None, device=setting.device, options=setting.options, batch=setting.batch,
         time_limit_s=cell_s * len(pairs), narrow=NARROW, seed=seed,

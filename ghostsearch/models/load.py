@@ -32,7 +32,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A plain model in eval mode, the name it was loaded by and the input it wants."""
+    """A baseline in eval mode, the name it was loaded by and the input it wants."""
 
     module: nn.Module
     spec: str

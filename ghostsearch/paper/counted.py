@@ -38,9 +38,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Family:
-    """Rows of a table with the networks that they count, and the plain one beside which these are timed."""
+    """Rows of a table with the networks that they count, and the baseline beside which these are timed."""
 
-    plain: nn.Module
+    baseline: nn.Module
     example: Tensor
     members: Sequence[tuple[Row, nn.Module]]
 
@@ -88,9 +88,9 @@ def layers(spec: str, choices: Sequence[Ghost]) -> list[Layer]:
 def formula_rows(layer: Layer) -> list[Row]:
     """Theoretical speed-up r_s and compression r_c of a layer (section 3.1, equations 4 and 5), and as counted.
 
-    `counted` is the cost of the plain convolution over the cost of the built ghost convolution, both from the counter.
+    `counted` is the cost of the baseline convolution over that of the built ghost convolution, both from the counter.
     """
-    site, plain = layer.site, measure_cost(layer.conv, layer.example)
+    site, baseline = layer.site, measure_cost(layer.conv, layer.example)
     c, k = site.in_channels // site.groups, site.kernel[0]
     rows = []
     for choice, block in layer.ghosts.items():
@@ -106,8 +106,8 @@ def formula_rows(layer: Layer) -> list[Row]:
                 "r_s formula": c * k * k / (c * k * k / s + (s - 1) / s * d * d),
                 "r_s ≈ s·c/(c+s−1)": s * c / (c + s - 1),
                 "r_s ours (whole maps)": theoretical_speedup(site, choice),
-                "r_s counted": plain.macs / ghost.macs,
-                "r_c counted": plain.params / ghost.params,
+                "r_s counted": baseline.macs / ghost.macs,
+                "r_c counted": baseline.params / ghost.params,
             }
         )
     return rows
@@ -149,10 +149,10 @@ def cifar_families() -> list[Family]:
     ]
 
 
-def _each_way(spec: str, plain: Printed, ghost: Printed) -> Family:
+def _each_way(spec: str, baseline: Printed, ghost: Printed) -> Family:
     loaded = load_model(spec)
     example = example_input(loaded.input)
-    members = [(compared(plain, loaded.module, example, MILLION, d=None, stem=None), loaded.module)]
+    members = [(compared(baseline, loaded.module, example, MILLION, d=None, stem=None), loaded.module)]
     for d, first in ((3, True), (3, False), (1, True), (1, False)):
         net = ghosted(loaded.module, Ghost(2, d), example, include_first=first)
         members.append((compared(ghost, net, example, MILLION, d=d, stem="ghosted" if first else "kept"), net))

@@ -19,24 +19,30 @@ Progress = Callable[[int, int, str], None]
 REFERENCE = "torchvision:mobilenet_v3_large"
 """The network that GhostNet is compared with in the paper; latencies are ratios to it, timed in turns."""
 LAYER_S = 0.35
-"""Timing a layer at most, in seconds, once for the plain one and once for each ghost."""
+"""Timing a layer at most, in seconds, once for the baseline and once for each ghost."""
 
 
 def timed_rows(family: Family, options: PaperOptions, progress: Progress | None = None) -> list[Row]:
-    """The family's rows with latency, each network timed in turns with the plain one.
+    """The family's rows with latency, each network timed in turns with the baseline.
 
     Weights are random: they change neither counts nor, on a CPU, the time.
     """
     times = measure_latency(
         {str(i): network.eval() for i, (_, network) in enumerate(family.members)}, family.example,
-        device=options.device, plain=family.plain.eval(), threads=options.threads, time_limit_s=options.time_limit,
+        device=options.device, baseline=family.baseline.eval(),
+        threads=options.threads, time_limit_s=options.time_limit,
         seed=options.seed, progress=progress,
     )  # fmt: skip
     rows = []
     for i, row in enumerate(family.rows):
         latency = times[str(i)]
         low, high = latency.ratio_interval or (None, None)
-        measured = {"latency ms": 1e3 * latency.median_s, "÷ plain": latency.ratio, "95 % from": low, "95 % to": high}
+        measured = {
+            "latency ms": 1e3 * latency.median_s,
+            "÷ baseline": latency.ratio,
+            "95 % from": low,
+            "95 % to": high,
+        }
         rows.append(row | measured)
     return rows
 
@@ -51,14 +57,14 @@ def small_nets() -> tuple[Family, list[str]]:
             remarks.append(f"{spec} is left out: {error}")
             continue
         members.append((compared(printed, network, example, MILLION, spec=spec), network))
-    plain = next(network for row, network in members if row["spec"] == REFERENCE)
-    return Family(plain, example, members), remarks
+    baseline = next(network for row, network in members if row["spec"] == REFERENCE)
+    return Family(baseline, example, members), remarks
 
 
 def layer_speedups(
     layers: Sequence[Layer], options: PaperOptions, progress: Progress | None = None
 ) -> list[list[float]]:
-    """Plain latency over ghost latency of every layer and choice, on the device; layers of one shape are timed once."""
+    """Baseline latency over ghost latency of every layer and choice; layers of one shape are timed once."""
     known: dict[Any, list[float]] = {}
     for done, layer in enumerate(layers):
         if _shape(layer) in known:

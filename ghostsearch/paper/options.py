@@ -33,7 +33,7 @@ class PaperOptions(BaseModel):
     validation_list: Path | None = _option(None, "File that lists the selection split's images, one path a line.")
     train_model: str = _option("ghostsearch:vgg16", "Network of the training table.")
     train_choices: tuple[str, ...] = _option(
-        (), "Only these settings, such as 'ghost(ratio=2, kernel=3)'; keep is plain."
+        (), "Only these settings, such as 'ghost(ratio=2, kernel=3)'; keep is baseline."
     )
     train_images: int | None = _option(None, "Use only this many training images, stratified.", ge=1)
     test_images: int | None = _option(None, "Use only this many test images, stratified.", ge=1)

@@ -49,8 +49,8 @@ def formulas(making: Making) -> ResultPage:
     notes = (
         f"Least of its promise keeps {worst['site']} with s={worst['s']}: r_s = {worst['r_s counted']:.3g} as counted.",
         f"On the device {kept} of {len(every)} ghosts speed their layer up as counted or more, {slower} are slower "
-        f"than the plain layer; the median ghost reaches {share:.0%} of its counted r_s.",
-        "r_s measured: median of the plain layer over median of the ghost, each alone at its size in the network. "
+        f"than the baseline layer; the median ghost reaches {share:.0%} of its counted r_s.",
+        "r_s measured: median of the baseline layer over median of the ghost, each alone at its size in the network. "
         + _timing(making.options),
     )
     claim = "The speed-up formula r_s of the ghost module: layers for which it is what the built layers count"
@@ -110,9 +110,9 @@ def cheap(making: Making) -> ResultPage:
         _timing(making.options),
     )
     claim = (
-        "VGG-16: multiply-adds that affine or wavelet ghosts save over depthwise ones; time of each over the plain one"
+        "VGG-16: multiply-adds that affine or wavelet ghosts save over depthwise ones; time of each over the baseline"
     )
-    times = ", ".join(f"{row['÷ plain']:.2f}" for row in (conv, affine, wavelet))
+    times = ", ".join(f"{row['÷ baseline']:.2f}" for row in (conv, affine, wavelet))
     figure = f"{fewer:.1%}; conv, affine, wavelet {times}"
     return _page("paper_cheap", "Cheap operations", claim, figure, making, tables, notes)
 
@@ -127,10 +127,10 @@ def small_nets(making: Making) -> ResultPage:
     mobile = next(r for r in rows if r["spec"] == measured.REFERENCE)
     claim = "GhostNet 1.0× beside MobileNetV3-L 1.0×: share of its multiply-adds, share of its time"
     figure = (
-        f"{ghost['MACs, counted'] / mobile['MACs, counted']:.2f} of the MACs, {ghost['÷ plain']:.2f} of the latency"
+        f"{ghost['MACs, counted'] / mobile['MACs, counted']:.2f} of the MACs, {ghost['÷ baseline']:.2f} of the latency"
     )
     notes = (
-        "The plain network of the ratios is MobileNetV3-L 1.0×; 224×224. " + _timing(making.options),
+        "The baseline of the ratios is MobileNetV3-L 1.0×; 224×224. " + _timing(making.options),
         "Top-1 is the paper's alone: no ImageNet was at hand.",
         *remarks,
     )
@@ -177,8 +177,8 @@ def training(making: Making) -> ResultPage:
     options = making.options
     rows = trained_rows(options, making.kept, making.progress)
     untrained = len(settings(options.train_model)) - len(rows)
-    plain, ghosts = ([r for r in rows if (r["choice"] == "keep") is wanted] for wanted in (True, False))
-    figure = f"{_spread('plain', plain)}, {_spread('ghosts', ghosts)}"
+    baseline, ghosts = ([r for r in rows if (r["choice"] == "keep") is wanted] for wanted in (True, False))
+    figure = f"{_spread('baseline', baseline)}, {_spread('ghosts', ghosts)}"
     notes = (
         f"A short schedule: {_schedule(options)}, {options.train_seeds} seed(s) from {options.seed} on. It says how "
         "fast each network learns at first and ranks loosely; the published accuracies, after 200 to 400 epochs, "
@@ -270,7 +270,7 @@ def _page(
 
 def _timing(options: PaperOptions) -> str:
     return (
-        f"Latency: {options.device}, batch 1, {options.threads} thread(s), in turns with the plain one; medians, 95 % "
+        f"Latency: {options.device}, batch 1, {options.threads} thread(s), in turns with the baseline; medians, 95 % "
         "interval of their ratio. Weights are random, which changes neither counts nor times."
     )
 

@@ -20,7 +20,7 @@ from ghostsearch.training.train import evaluate, train
 
 Progress = Callable[[int, int, str], None]
 Settings = dict[Ghost | None, Printed]
-"""What the paper prints of each choice; None is the plain network."""
+"""What the paper prints of each choice; None is the baseline."""
 
 CHEAP = (Ghost(2, 3, "affine"), Ghost(2, 3, "wavelet"))
 """The cheap operations that the paper names beside the depthwise convolution, without a figure."""
@@ -71,7 +71,7 @@ def trained_rows(options: PaperOptions, kept: KeptRows, progress: Progress | Non
     runs: dict[Ghost | None, list[Row]] = {choice: [] for choice in wanted}
     for done, (seed, choice) in enumerate(product(seeds, wanted)):
         if progress:
-            progress(done, len(seeds) * len(wanted), f"seed {seed}: {choice or 'plain'}")
+            progress(done, len(seeds) * len(wanted), f"seed {seed}: {choice or 'baseline'}")
         net = _network(options.train_model, choice, example, seed)
         runs[choice].append(_trained(net, choice, data, seed, options, kept))
     return [
@@ -86,8 +86,8 @@ def _name(choice: Ghost | None) -> str:
 
 
 def _network(spec: str, choice: Ghost | None, example: Tensor, seed: int) -> nn.Module:
-    plain = load_model(spec, seed=seed).module
-    return ghosted(plain, choice, example, include_first=True, seed=seed) if choice else plain
+    baseline = load_model(spec, seed=seed).module
+    return ghosted(baseline, choice, example, include_first=True, seed=seed) if choice else baseline
 
 
 def _trained(net: nn.Module, choice: Ghost | None, data: Data, seed: int, options: PaperOptions, kept: KeptRows) -> Row:

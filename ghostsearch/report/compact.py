@@ -47,7 +47,7 @@ class ComparedModel(BaseModel):
     """By kind of layer: kind, layers, params, macs and their shares (measure/shares.py)."""
     published: Published | None = None
     made_of: str = ""
-    """What a directory of ours holds: its plain network and choices; empty for a network by name."""
+    """What a directory of ours holds: its baseline and choices; empty for a network by name."""
 
     def share(self, kind: str, of: str = "macs") -> float:
         """The share of the MACs (or params) in kinds of layer that start so: `conv 1x1`, `depthwise`."""
@@ -134,7 +134,7 @@ def compact_page(models: Sequence[ComparedModel], *, command: str, seed: int) ->
         command=command,
         device=f"{processor_name()}; {conditions(models)}",
         seed=seed,
-        tables=[ResultTable(conditions(models), [_plain_row(m) for m in models])],
+        tables=[ResultTable(conditions(models), [_baseline_row(m) for m in models])],
         notes=[
             table_note(models) + " The first network's ratio is its own second timing: how far it is from 1 is the "
             "measurement's own error."
@@ -142,7 +142,7 @@ def compact_page(models: Sequence[ComparedModel], *, command: str, seed: int) ->
     )
 
 
-def _plain_row(model: ComparedModel) -> dict[str, Any]:
+def _baseline_row(model: ComparedModel) -> dict[str, Any]:
     low, high = model.latency.quartiles_s
     return {
         "model": model.name,

@@ -46,7 +46,7 @@ def compare_models(
     _check_inputs(loaded, example)
     modules: dict[str, nn.Module] = {name: model.module.eval() for name, model in loaded.items()}
     latencies = measure_latency(
-        modules, example, device=device, plain=modules[names[0]], threads=threads, batch=batch,
+        modules, example, device=device, baseline=modules[names[0]], threads=threads, batch=batch,
         time_limit_s=time_limit_s, seed=seed, progress=progress,
     )  # fmt: skip
     return [
@@ -66,7 +66,7 @@ def compare_models(
 def find_model(name: str, size: int | None = None, *, allow_code: bool = False) -> LoadedModel:
     """The model a name, a directory of ours or a study (its chosen model) stands for; raises GhostsearchError.
 
-    A directory whose plain network is the user's own code is loaded only with `allow_code`.
+    A directory whose baseline is the user's own code is loaded only with `allow_code`.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -80,7 +80,7 @@ def find_model(name: str, size: int | None = None, *, allow_code: bool = False) 
 
 
 def made_of(model: LoadedModel) -> str:
-    """The plain network and how often each choice was taken, for a directory of ours; empty for other networks."""
+    """The baseline and how often each choice was taken, for a directory of ours; empty for other networks."""
     if not isinstance(model, SavedModel):
         return ""
     taken = Counter(map(str, (*model.architecture.sites.values(), *model.architecture.groups.values())))

@@ -14,12 +14,12 @@ from ghostsearch.report.content import page_content
 from ghostsearch.report.html import render
 from ghostsearch.report.outcome import (
     Axis,
+    baseline_record,
     cost_axes,
     find_record,
     metric_name,
     number,
-    plain_record,
-    ratio_to_plain,
+    ratio_to_baseline,
     score_axis,
 )
 from ghostsearch.report.units import MISSING, score_text, setting_text, share_text
@@ -63,10 +63,10 @@ def figure_rows(views: Sequence[StudyView], axes: Sequence[Axis]) -> list[tuple[
         ("hypervolume", _hypervolumes(views, axes[0])),
     ]
     for split in ("validation", "test"):
-        for label, pick in (("plain", "plain"), ("chosen", "")):
+        for label, pick in (("baseline", "baseline"), ("chosen", "")):
             rows.append((f"{split} {metric}, {label} model", [_score(v, pick or v.chosen, split) for v in views]))
     for axis in axes:
-        for label, pick in (("plain", "plain"), ("chosen", "")):
+        for label, pick in (("baseline", "baseline"), ("chosen", "")):
             rows.append((f"{axis.label}, {label} model", [_cost(v, pick or v.chosen, axis) for v in views]))
     spent = [sum(sum(r.seconds.values()) for r in v.records) for v in views]
     rows.append(("minutes spent on trials", [f"{s / 60:.1f}" for s in spent]))
@@ -94,7 +94,7 @@ def _shared_axes(views: Sequence[StudyView]) -> list[Axis]:
 
 def _content(views: Sequence[StudyView], axes: Sequence[Axis]) -> dict[str, Any]:
     pages = [page_content(v) for v in views]
-    wanted = [{"plain", *page["front"]} for page in pages]
+    wanted = [{"baseline", *page["front"]} for page in pages]
     columns = {a.column for a in axes}
     return {
         "score": pages[0]["score"],
@@ -115,15 +115,15 @@ def _content(views: Sequence[StudyView], axes: Sequence[Axis]) -> dict[str, Any]
 
 
 def _hypervolumes(views: Sequence[StudyView], axis: Axis) -> list[str]:
-    """Each front's share of one box: from the dearest plain model and the worst score to no cost and the best score."""
+    """Each front's share of one box: from the dearest baseline and the worst score to no cost and the best score."""
     sign = -1.0 if score_axis(views[0]).maximize else 1.0
     scores = [
         sign * s for v in views for r in v.records if r.state == "complete" if (s := number(r, "score")) is not None
     ]
-    plains = [c for v in views if (p := plain_record(v)) and (c := number(p, axis.column))]
-    if not scores or not plains or max(scores) == min(scores):
+    baselines = [c for v in views if (p := baseline_record(v)) and (c := number(p, axis.column))]
+    if not scores or not baselines or max(scores) == min(scores):
         return [MISSING] * len(views)
-    best, span, dearest = min(scores), max(scores) - min(scores), max(plains)
+    best, span, dearest = min(scores), max(scores) - min(scores), max(baselines)
     texts = []
     for view in views:
         front = [r for r in view.records if r.digest in view.front]
@@ -144,8 +144,8 @@ def _cost(view: StudyView, digest: str, axis: Axis) -> str:
     value = number(record, axis.column) if record else None
     if record is None or value is None:
         return MISSING
-    share = share_text(ratio_to_plain(record, plain_record(view), axis.column))
-    return axis.text(value) if digest == "plain" else f"{axis.text(value)} ({share})"
+    share = share_text(ratio_to_baseline(record, baseline_record(view), axis.column))
+    return axis.text(value) if digest == "baseline" else f"{axis.text(value)} ({share})"
 
 
 def _warnings(views: Sequence[StudyView], axes: Sequence[Axis]) -> list[str]:

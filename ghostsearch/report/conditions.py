@@ -20,7 +20,7 @@ def measured(view: StudyView) -> list[tuple[str, str]]:
     sample = next((r for r in view.records if r.scores), None)
     if sample and (score := sample.score()):
         rows.append(("search score", f"{score.metric} on {score.images} {score.split} images, seed {score.seed}"))
-    # The plain model may have had no further epoch, so the longest trained finalist speaks for all.
+    # The baseline may have had no further epoch, so the longest trained finalist speaks for all.
     final = max((s for r in view.finalists if (s := r.score("test"))), key=lambda s: s.epochs, default=None)
     if final:
         rows.append(
@@ -48,5 +48,5 @@ def _a_latency(view: StudyView, device: str) -> str:
         f"batch {latency.batch}, {threads}, {latency.precision}; "
         f"median of {len(latency.times_s)} forwards after warm-up"
     )
-    text += ", interleaved with the plain model" if latency.plain_times_s else ""
+    text += ", interleaved with the baseline" if latency.baseline_times_s else ""
     return f"{text}; what it waited for a core is taken off" if latency.waited_s else text

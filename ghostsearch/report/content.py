@@ -12,12 +12,12 @@ from ghostsearch.report.headline import headline
 from ghostsearch.report.history import hypervolume_history, rung_curves
 from ghostsearch.report.outcome import (
     Axis,
+    baseline_record,
     breaches,
     cost_axes,
     find_record,
     number,
-    plain_record,
-    ratio_to_plain,
+    ratio_to_baseline,
     score_axis,
     table_axes,
 )
@@ -63,7 +63,7 @@ def _models(view: StudyView, axes: list[Axis], indices: dict[str, int]) -> list[
     for record in view.records:
         if record.digest not in latest or record.state == "complete":
             latest[record.digest] = record
-    important = {"plain", *view.front, *(r.digest for r in view.finalists)}
+    important = {"baseline", *view.front, *(r.digest for r in view.finalists)}
     newest_first = sorted(
         latest.values(), key=lambda r: (r.digest in important or r.origin == "uniform", r.number), reverse=True
     )
@@ -105,7 +105,7 @@ def _model(view: StudyView, record: Record, axes: list[Axis], indices: dict[str,
         "number": record.number, "id": record.digest, "origin": record.origin, "state": record.state,
         "reason": record.reason, "seconds": sum(record.seconds.values()), "started": record.started,
         "score": score.value if score else None, "rung": score.epochs if score else None,
-        "values": _values(record, plain_record(view), axes),
+        "values": _values(record, baseline_record(view), axes),
         "choices": [indices[record.sites.get(s["path"], "keep")] for s in view.anatomy.get("sites", ())],
         "groups": record.groups,
     }  # fmt: skip
@@ -114,19 +114,19 @@ def _model(view: StudyView, record: Record, axes: list[Axis], indices: dict[str,
     if was_trained:
         model["final"] = {
             "score": number(final, "test_score"), "validation": number(final, "score"),
-            "values": _values(final, plain_record(view), axes), "breaches": breaches(view, final),
+            "values": _values(final, baseline_record(view), axes), "breaches": breaches(view, final),
         }  # fmt: skip
     return model
 
 
-def _values(record: Record, plain: Record | None, axes: list[Axis]) -> dict[str, list[float | None]]:
-    """Per axis: value, share of the plain model, and for a latency its quartiles."""
+def _values(record: Record, baseline: Record | None, axes: list[Axis]) -> dict[str, list[float | None]]:
+    """Per axis: value, share of the baseline, and for a latency its quartiles."""
     table: dict[str, list[float | None]] = {}
     for axis in axes:
         value = number(record, axis.column)
         if value is None:
             continue
-        table[axis.column] = [value, _rounded(ratio_to_plain(record, plain, axis.column))]
+        table[axis.column] = [value, _rounded(ratio_to_baseline(record, baseline, axis.column))]
         if axis.column.startswith("latency_s["):
             latency = record.latency(axis.column[len("latency_s[") : -1])
             table[axis.column] += [float(f"{q:.5g}") for q in latency.quartiles_s] if latency else []

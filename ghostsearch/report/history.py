@@ -6,7 +6,7 @@ from typing import Any
 
 from ghostsearch.pareto import hypervolume, pareto_front
 from ghostsearch.records import Record, StudyView
-from ghostsearch.report.outcome import cost_axes, number, plain_record, ratio_to_plain, score_axis
+from ghostsearch.report.outcome import baseline_record, cost_axes, number, ratio_to_baseline, score_axis
 
 MIN_PAIRS = 4
 """Fewer models than this at both rungs make no rank correlation worth printing."""
@@ -15,16 +15,16 @@ MIN_PAIRS = 4
 def hypervolume_history(view: StudyView) -> dict[str, Any]:
     """Hypervolume of the finished trials after each one, over score and the study's first cost.
 
-    The box reaches from the plain model's cost and the worst finished score to no cost and the best score,
-    so that 0 is no better than plain and 1 is out of reach. Models that failed or broke a limit do not count.
+    The box reaches from the baseline's cost and the worst finished score to no cost and the best score,
+    so that 0 is no better than baseline and 1 is out of reach. Models that failed or broke a limit do not count.
     """
-    score, costs, plain = score_axis(view), cost_axes(view), plain_record(view)
-    if plain is None or not costs:
+    score, costs, baseline = score_axis(view), cost_axes(view), baseline_record(view)
+    if baseline is None or not costs:
         return {}
     sign = -1.0 if score.maximize else 1.0
     points: list[tuple[int, tuple[float, float]]] = []
     for record in view.records:
-        value, cost = number(record, "score"), ratio_to_plain(record, plain, costs[0].column)
+        value, cost = number(record, "score"), ratio_to_baseline(record, baseline, costs[0].column)
         if record.state == "complete" and value is not None and cost is not None:
             points.append((record.number, (sign * value, cost)))
     if not points:

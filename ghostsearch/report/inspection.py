@@ -70,11 +70,11 @@ def measurement(
     allow_code: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Cost by three counters and latency on each device; a model we converted is timed beside its plain one.
+    """Cost by three counters and latency on each device; a model we converted is timed beside its baseline.
 
     Raises GhostsearchError for an unknown or absent device.
     """
-    from ghostsearch.export.saved import SavedModel, load_plain
+    from ghostsearch.export.saved import SavedModel, load_baseline
     from ghostsearch.measure.cost import measure_cost
     from ghostsearch.measure.counters import compare_counters
     from ghostsearch.measure.devices.table import get_device
@@ -85,12 +85,12 @@ def measurement(
         get_device(device)
     example = example_input(loaded.input)
     cost, counters = measure_cost(loaded.module, example), compare_counters(loaded.module, example)
-    plain = None
-    if isinstance(loaded, SavedModel) and not loaded.architecture.is_plain:
-        plain = load_plain(loaded, allow_code=allow_code).module
+    baseline = None
+    if isinstance(loaded, SavedModel) and not loaded.architecture.is_baseline:
+        baseline = load_baseline(loaded, allow_code=allow_code).module
     timings = [
         measure_latency(
-            {"model": loaded.module}, example, device=device, plain=plain, threads=threads, batch=batch,
+            {"model": loaded.module}, example, device=device, baseline=baseline, threads=threads, batch=batch,
             precision=precision, channels_last=channels_last, time_limit_s=time_limit_s, seed=seed, progress=progress,
         )["model"]
         for device in devices
@@ -125,7 +125,7 @@ def latency_row(latency: Latency) -> dict[str, Any]:
         **latency.model_dump(mode="json"),
         "median_s": latency.median_s,
         "quartiles_s": list(latency.quartiles_s),
-        "plain_median_s": latency.plain_median_s,
+        "baseline_median_s": latency.baseline_median_s,
         "ratio": latency.ratio,
         "noisy": latency.noisy,
         "runs": len(latency.times_s),

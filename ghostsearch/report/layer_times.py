@@ -8,7 +8,7 @@ from ghostsearch.records import StudyView
 
 
 def layer_times(view: StudyView) -> list[dict[str, Any]]:
-    """Per device: its layers in forward order, their plain seconds, and per model (by digest) the seconds they take.
+    """Per device: its layers in forward order, their baseline seconds, and per model (by digest) the seconds they take.
 
     Empty when the search timed no layers (it does where its seeds come from the solver and latency is an objective).
     """
@@ -19,7 +19,7 @@ def layer_times(view: StudyView) -> list[dict[str, Any]]:
         {
             "device": device,
             "layers": [row["layer"] for row in rows],
-            "plain": [row["plain_s"] for row in rows],
+            "baseline": [row["baseline_s"] for row in rows],
             "models": {digest: [row["seconds"].get(digest) for row in rows] for digest in rows[0]["seconds"]},
         }
         for device, rows in devices.items()

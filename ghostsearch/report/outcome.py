@@ -93,15 +93,15 @@ def number(record: Record, column: str) -> float | None:
     return getattr(record.cost, column) if record.cost else None
 
 
-def ratio_to_plain(record: Record, plain: Record | None, column: str) -> float | None:
-    """A figure over the plain model's; for latency, over the plain model timed in the same run."""
-    if record.digest == "plain":
+def ratio_to_baseline(record: Record, baseline: Record | None, column: str) -> float | None:
+    """A figure over the baseline's; for latency, over the baseline timed in the same run."""
+    if record.digest == "baseline":
         return None if number(record, column) is None else 1.0
     if column.startswith("latency_s["):
         latency = record.latency(column[len("latency_s[") : -1])
         if latency and latency.ratio is not None:
             return latency.ratio
-    mine, theirs = number(record, column), plain and number(plain, column)
+    mine, theirs = number(record, column), baseline and number(baseline, column)
     return mine / theirs if mine is not None and theirs else None
 
 
@@ -110,9 +110,9 @@ def find_record(view: StudyView, digest: str) -> Record | None:
     return _by_digest(view.finalists).get(digest) or _by_digest(view.records).get(digest)
 
 
-def plain_record(view: StudyView) -> Record | None:
-    """The plain model's record, after final training where it took part in it."""
-    return find_record(view, "plain")
+def baseline_record(view: StudyView) -> Record | None:
+    """The baseline's record, after final training where it took part in it."""
+    return find_record(view, "baseline")
 
 
 def breaches(view: StudyView, record: Record) -> list[str]:

@@ -64,7 +64,7 @@ def finalist_rows(view: StudyView) -> list[dict[str, Any]]:
     rows = []
     for record in view.finalists:
         score = record.score("test")
-        missed = [] if record.digest == "plain" else breaches(view, record)
+        missed = [] if record.digest == "baseline" else breaches(view, record)
         if record.digest in view.missed and not missed:
             missed = ["a limit, as the search recorded it"]
         rows.append(
@@ -87,7 +87,7 @@ def _compact_mark(model: ComparedModel) -> dict[str, Any]:
 
 
 def vetoed_rows(view: StudyView) -> list[dict[str, str]]:
-    """The vetoed choices as text: the interval is of time over the plain layer's."""
+    """The vetoed choices as text: the interval is of time over the baseline layer's."""
     rows = []
     for veto in view.vetoed:
         ratio, interval = veto.get("ratio"), veto.get("interval")

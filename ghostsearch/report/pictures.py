@@ -27,7 +27,7 @@ MAX_STRIPS = 12
 
 MARKS: dict[str, dict[str, Any]] = {
     "chosen (knee)": {"marker": "*", "color": ACCENT, "s": 190},
-    "plain model": {"marker": "s", "color": INK, "s": 52},
+    "baseline": {"marker": "s", "color": INK, "s": 52},
     "missed a limit": {"marker": "X", "color": WARN, "s": 52},
     "uniform": {"marker": "D", "fc": "white", "ec": UNIFORM, "s": 36},
     "front": {"marker": "o", "color": ACCENT, "s": 44},
@@ -106,13 +106,13 @@ def draw_layers(view: StudyView, path: Path) -> Path:
 def draw_layer_times(view: StudyView, path: Path) -> Path | None:
     """Draw each layer's latency before and after in the chosen model, as the first device has them.
 
-    None, and no file, where the study timed no layers or its choice is the plain model.
+    None, and no file, where the study timed no layers or its choice is the baseline.
     """
     timed, chosen = next(iter(layer_times(view)), None), find_record(view, view.chosen)
     if timed is None or chosen is None or chosen.digest not in timed["models"]:
         path.unlink(missing_ok=True)
         return None
-    before, after = (np.array(x) * 1e6 for x in (timed["plain"], timed["models"][chosen.digest]))
+    before, after = (np.array(x) * 1e6 for x in (timed["baseline"], timed["models"][chosen.digest]))
     figure, (axes,) = _figure(9.0, 3.4)
     choices = [chosen.sites.get(layer, "keep") for layer in timed["layers"]]
     colours, places = choice_colours({"keep", *choices}), np.arange(len(before))
@@ -129,8 +129,8 @@ def draw_layer_times(view: StudyView, path: Path) -> Path | None:
 
 def _kind(view: StudyView, record: Record) -> str:
     """What a model is on the picture: the first of MARKS that fits it."""
-    if record.digest == "plain":
-        return "plain model"
+    if record.digest == "baseline":
+        return "baseline"
     if record.digest == view.chosen:
         return "chosen (knee)"
     if record.digest in view.missed:
@@ -143,11 +143,11 @@ def _kind(view: StudyView, record: Record) -> str:
 
 
 def _strip_rows(view: StudyView) -> list[Record]:
-    """Plain, chosen, and as many of the front, evenly spaced, as there is room for; in the front's order."""
-    rest = [d for d in view.front if d not in ("plain", view.chosen)]
+    """Baseline, chosen, and as many of the front, evenly spaced, as there is room for; in the front's order."""
+    rest = [d for d in view.front if d not in ("baseline", view.chosen)]
     step = max(1, -(-len(rest) // (MAX_STRIPS - 2)))
-    wanted = {"plain", view.chosen, *rest[::step]}
-    ordered = dict.fromkeys(["plain", *view.front, view.chosen])
+    wanted = {"baseline", view.chosen, *rest[::step]}
+    ordered = dict.fromkeys(["baseline", *view.front, view.chosen])
     found = [find_record(view, d) for d in ordered if d in wanted]
     return [r for r in found if r]
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from ghostsearch.records import Record, StudyView
 from ghostsearch.report.outcome import (
+    baseline_record,
     breaches,
     find_record,
     metric_name,
     number,
-    plain_record,
-    ratio_to_plain,
+    ratio_to_baseline,
     table_axes,
 )
 from ghostsearch.report.units import score_text, share_text
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def front_rows(view: StudyView) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the front, plain first: digest, scores, costs, with their share of plain's, remark."""
-    plain, metric = plain_record(view), metric_name(view)
+    """Header and rows of the front, baseline first: digest, scores, costs, with their share of baseline's, remark."""
+    baseline, metric = baseline_record(view), metric_name(view)
     axes = table_axes(view)
     tested = any(r.score("test") for r in view.finalists)
     header = ["model", f"validation {metric}", *([f"test {metric}"] if tested else [])]
     header += [*(axis.label for axis in axes), "remark"]
     rows = []
-    for digest in dict.fromkeys(["plain", *view.front]):
+    for digest in dict.fromkeys(["baseline", *view.front]):
         record = find_record(view, digest)
         if record is None:
             continue
@@ -37,11 +37,11 @@ def front_rows(view: StudyView) -> tuple[list[str], list[list[str]]]:
         if tested:
             row.append(score_text(number(record, "test_score"), metric))
         for axis in axes:
-            if digest == "plain":
+            if digest == "baseline":
                 row.append(axis.text(number(record, axis.column)))
                 continue
             # No space inside the brackets, so that a narrow terminal breaks the line before them.
-            share = share_text(ratio_to_plain(record, plain, axis.column)).replace(" ", "")
+            share = share_text(ratio_to_baseline(record, baseline, axis.column)).replace(" ", "")
             row.append(f"{axis.text(number(record, axis.column))} ({share})")
         rows.append([*row, remark(view, record)])
     return header, rows
@@ -50,13 +50,13 @@ def front_rows(view: StudyView) -> tuple[list[str], list[list[str]]]:
 def remark(view: StudyView, record: Record) -> str:
     """What to say of a model beside its figures: `chosen`, the limits it missed, noisy timing."""
     words = ["chosen"] if record.digest == view.chosen else []
-    words += [f"missed: {text}" for text in breaches(view, record) if record.digest != "plain"]
+    words += [f"missed: {text}" for text in breaches(view, record) if record.digest != "baseline"]
     words += ["noisy"] * any(x.noisy for x in record.latencies)
     return "; ".join(words)
 
 
 def front_table(view: StudyView) -> Table:
-    """The front beside the plain model as a rich table; the chosen model is set off."""
+    """The front beside the baseline as a rich table; the chosen model is set off."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -65,7 +65,7 @@ def front_table(view: StudyView) -> Table:
     table = Table(
         title=f"front of {escape(view.name)}: {len(view.front)} models from {len(view.records)} trials",
         title_justify="left",
-        caption="in brackets: share of the plain model's; noisy: quartiles more than a tenth of the median apart",
+        caption="in brackets: share of the baseline's; noisy: quartiles more than a tenth of the median apart",
         caption_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,
@@ -79,7 +79,7 @@ def front_table(view: StudyView) -> Table:
         heading = escape("\n".join(name.rsplit(" ", 1)))
         table.add_column(heading, justify=justify, overflow="fold", no_wrap=not number_of_column)
     for row in rows:
-        style = "bold green" if row[0] == view.chosen else "dim" if row[0] == "plain" else ""
+        style = "bold green" if row[0] == view.chosen else "dim" if row[0] == "baseline" else ""
         table.add_row(*(escape(cell or "") for cell in row), style=style)
     return table
 

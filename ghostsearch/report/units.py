@@ -28,7 +28,7 @@ def score_text(value: float | None, metric: str) -> str:
 
 
 def share_text(value: float | None) -> str:
-    """A share of the plain model's figure, in whole percent; below 10 % with one decimal."""
+    """A share of the baseline's figure, in whole percent; below 10 % with one decimal."""
     if value is None:
         return MISSING
     return f"{value * 100:.1f} %" if value < 0.0995 else f"{value * 100:.0f} %"

@@ -77,7 +77,7 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One choice per site and group; immutable. What is not named stays as in the plain model.
+    """One choice per site and group; immutable. What is not named stays as in the baseline.
 
     `keep` and `width(1)` are dropped on construction, so equal models have equal architectures and digests.
     """
@@ -101,13 +101,13 @@ class Architecture:
 
     @cached_property
     def digest(self) -> str:
-        """The architecture's name: ten hexadecimal digits of its content; `plain` for the unchanged model."""
-        if self.is_plain:
-            return "plain"
+        """The architecture's name: ten hexadecimal digits of its content; `baseline` for the unchanged model."""
+        if self.is_baseline:
+            return "baseline"
         return hashlib.sha256(self._canonical.encode()).hexdigest()[:10]
 
     @property
-    def is_plain(self) -> bool:
+    def is_baseline(self) -> bool:
         """Whether this is the unchanged model."""
         return not self.sites and not self.groups
 
@@ -153,7 +153,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Per site and per group, the choices allowed, as strings; the first of each is what the plain model has."""
+    """Per site and per group, the choices allowed, as strings; the first of each is what the baseline has."""
 
     sites: Mapping[str, tuple[str, ...]]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

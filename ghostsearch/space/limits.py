@@ -1,4 +1,4 @@
-"""Budgets as people write them: `60%` of the plain model, `12ms`, `300M`, `8MB`."""
+"""Budgets as people write them: `60%` of the baseline, `12ms`, `300M`, `8MB`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXAMPLES = {"latency": "60% or 12ms", "macs": "50% or 300M", "params": "50% or 4
 
 
 class Limit(BaseModel):
-    """An upper bound on one axis: absolute in its base unit (seconds, MACs, parameters, bytes) or a share of plain."""
+    """An upper bound on one axis: absolute in its base unit (seconds, MACs, parameters, bytes) or a share."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,9 +29,9 @@ class Limit(BaseModel):
     value: float
     relative: bool
 
-    def absolute(self, plain: float) -> float:
-        """The bound in the axis' base unit, given the plain model's figure."""
-        return self.value * plain if self.relative else self.value
+    def absolute(self, baseline: float) -> float:
+        """The bound in the axis' base unit, given the baseline's figure."""
+        return self.value * baseline if self.relative else self.value
 
 
 def parse_limit(axis: str, text: str) -> Limit:

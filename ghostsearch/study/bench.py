@@ -1,4 +1,4 @@
-"""Everything a trial needs, made once: the trained plain model, the data, the space, the limits in absolute units."""
+"""Everything a trial needs, made once: the trained baseline, the data, the space, the limits in absolute units."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ghostsearch.space.choice import parse_width
 from ghostsearch.space.preset import load_preset
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.ledger import objective_value
-from ghostsearch.surgery.baseline_pass import PlainPass
+from ghostsearch.surgery.baseline_pass import BaselinePass
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.fit_layer import FitSettings
 from ghostsearch.surgery.sites import find_sites
@@ -51,8 +51,8 @@ def call_here(place: str, function: Callable[..., Any], /, *args: Any, **options
 
 
 def latency_table(
-    plain: nn.Module, example: Tensor, anatomy: Anatomy, space: SearchSpace, *, device: str, threads: int, batch: int,
-    precision: str, channels_last: bool, seed: int, cell_s: float | None, progress: Progress | None = None,
+    baseline: nn.Module, example: Tensor, anatomy: Anatomy, space: SearchSpace, *, device: str, threads: int,
+    batch: int, precision: str, channels_last: bool, seed: int, cell_s: float | None, progress: Progress | None = None,
 ) -> LatencyTable:  # fmt: skip
     """The latency table on a device of the machine this runs on; with `cell_s`, what is missing is timed."""
     from ghostsearch.measure.cells import CellStore
@@ -61,26 +61,26 @@ def latency_table(
 
     setting = Setting.of(device, threads=threads, batch=batch, precision=precision, channels_last=channels_last)
     if cell_s is not None:
-        return profile(plain, example, anatomy, space, setting, cell_s=cell_s, seed=seed, progress=progress)
+        return profile(baseline, example, anatomy, space, setting, cell_s=cell_s, seed=seed, progress=progress)
     store = CellStore(setting.device, setting.options, setting.batch)
-    return LatencyTable(plain, example, anatomy, space, setting, store)
+    return LatencyTable(baseline, example, anatomy, space, setting, store)
 
 
 @dataclass
 class Bench:
-    """The plain model and all that its descendants are measured against."""
+    """The baseline and all that its descendants are measured against."""
 
     config: RunConfig
-    plain: LoadedModel
+    baseline: LoadedModel
     data: Data
     task: Task
     anatomy: Anatomy
     space: SearchSpace
     example: Tensor
     calibration: list[Tensor] | None
-    plain_cost: Cost
+    baseline_cost: Cost
     table: CostTable
-    plain_latencies: tuple[Latency, ...] = ()
+    baseline_latencies: tuple[Latency, ...] = ()
     notes: list[str] = field(default_factory=list)
     """What the report should say besides, such as a cache of timed layers that could not be used."""
     offered: SearchSpace | None = None
@@ -93,7 +93,7 @@ class Bench:
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        """The axes with their limits in absolute units; the plain model's latency must be known."""
+        """The axes with their limits in absolute units; the baseline's latency must be known."""
         limits = {x.axis: x for x in self.config.limits()}
         made = []
         for axis in dict.fromkeys([*self.config.objectives, *limits]):
@@ -109,7 +109,7 @@ class Bench:
                     )
                 )
             elif axis == "latency":
-                for latency in self.plain_latencies:
+                for latency in self.baseline_latencies:
                     bound = limits[axis].absolute(latency.median_s) if axis in limits else None
                     name = f"latency_s[{latency.device}]"
                     made.append(
@@ -123,8 +123,8 @@ class Bench:
                     )
             else:
                 column = COST_COLUMNS[axis]
-                plain = getattr(self.plain_cost, column)
-                bound = limits[axis].absolute(plain) if axis in limits else None
+                baseline = getattr(self.baseline_cost, column)
+                bound = limits[axis].absolute(baseline) if axis in limits else None
                 unit = {"macs": "MACs", "params": "", "memory": "B"}[axis]
                 made.append(Objective(name=column, label=axis, unit=unit, maximize=False, limit=bound))
         return tuple(made)
@@ -133,13 +133,13 @@ class Bench:
         """The model of an architecture with inherited weights: closed form, or copies where no images are given."""
         return self._convert(architecture, self.calibration, self.config.distill_steps, progress)
 
-    def convert_quickly(self, architecture: Architecture, plain_pass: PlainPass | None = None) -> nn.Module:
+    def convert_quickly(self, architecture: Architecture, baseline_pass: BaselinePass | None = None) -> nn.Module:
         """For the candidate table: from few images, only the next layer refitted behind the change, not distilled.
 
-        plain_pass: the plain model's values on `few_images`, stopped before the change.
+        baseline_pass: the baseline's values on `few_images`, stopped before the change.
         """
         quick = FitSettings(relu_rounds=1, joint_rounds=1, reach=1)
-        return self._convert(architecture, self.few_images, 0, None, quick, plain_pass)
+        return self._convert(architecture, self.few_images, 0, None, quick, baseline_pass)
 
     @property
     def few_images(self) -> list[Tensor] | None:
@@ -151,12 +151,12 @@ class Bench:
 
     def _convert(
         self, architecture: Architecture, calibration: list[Tensor] | None, steps: int, progress: Progress | None,
-        settings: FitSettings | None = None, plain_pass: PlainPass | None = None,
+        settings: FitSettings | None = None, baseline_pass: BaselinePass | None = None,
     ) -> nn.Module:  # fmt: skip
         return convert(
-            self.plain.module, architecture, example=self.example, anatomy=self.anatomy, calibration=calibration,
+            self.baseline.module, architecture, example=self.example, anatomy=self.anatomy, calibration=calibration,
             width_multiple=self.space.width_multiple, distill_steps=steps, seed=self.config.seed,
-            settings=settings, progress=progress, plain_pass=plain_pass,
+            settings=settings, progress=progress, baseline_pass=baseline_pass,
         )  # fmt: skip
 
     def latency_tables(self, progress: Progress | None = None) -> dict[str, LatencyTable]:
@@ -177,7 +177,7 @@ class Bench:
     def _latency_table(self, device: str, **options: Any) -> LatencyTable:
         config = self.config
         table: LatencyTable = self.on_device(
-            device, latency_table, self.plain.module, self.example, self.anatomy, self.offered or self.space,
+            device, latency_table, self.baseline.module, self.example, self.anatomy, self.offered or self.space,
             device=device, threads=config.threads, batch=config.batch, precision=config.precision,
             channels_last=config.channels_last, seed=config.seed, **options,
         )  # fmt: skip
@@ -215,15 +215,15 @@ class Bench:
         )
 
     def train(self, model: nn.Module, epochs: float, progress: Progress | None = None) -> None:
-        """Train a descendant in place, distilled from the plain model."""
+        """Train a descendant in place, distilled from the baseline."""
         train(
-            model, self.data, epochs=epochs, task=self.task, lr=self.config.lr, teacher=self.plain.module,
+            model, self.data, epochs=epochs, task=self.task, lr=self.config.lr, teacher=self.baseline.module,
             device=self.config.train_device, seed=self.config.seed, progress=progress,
         )  # fmt: skip
 
 
 def open_bench(config: RunConfig, progress: Progress | None = None) -> Bench:
-    """Load model, data and space, and count the plain model's cost; nothing is written or trained yet.
+    """Load model, data and space, and count the baseline's cost; nothing is written or trained yet.
 
     Raises GhostsearchError for anything that does not fit together.
     """
@@ -249,7 +249,7 @@ def open_bench(config: RunConfig, progress: Progress | None = None) -> Bench:
     calibration = list(calibration_batches(data, images, seed=config.seed, batch=batch)) if images else None
     bench = Bench(
         config, loaded, data, task, anatomy, space, example, calibration,
-        plain_cost=measure_cost(loaded.module, example),
+        baseline_cost=measure_cost(loaded.module, example),
         table=CostTable(loaded.module, example, anatomy, width_multiple=space.width_multiple),
     )  # fmt: skip
     check_budget(bench)
@@ -276,12 +276,12 @@ def check_budget(bench: Bench) -> None:
     for limit in bench.config.limits():
         if limit.axis not in ("macs", "params"):
             continue
-        plain = getattr(bench.plain_cost, limit.axis)
+        baseline = getattr(bench.baseline_cost, limit.axis)
         least = smallest(bench, limit.axis)
-        if least > limit.absolute(plain):
-            share = -(-least * 1000 // plain) / 10
+        if least > limit.absolute(baseline):
+            share = -(-least * 1000 // baseline) / 10
             raise GhostsearchError(
-                f"max_{limit.axis}: no architecture of this space has at most {limit.absolute(plain):.4g} "
+                f"max_{limit.axis}: no architecture of this space has at most {limit.absolute(baseline):.4g} "
                 f"{limit.axis}; "
                 f"the nearest feasible limit is {least} ({share:g}%)"
             )
@@ -301,21 +301,27 @@ def smallest(bench: Bench, axis: str) -> int:
     return total
 
 
+def baseline_directory(folder: Path) -> Path:
+    """Where a study keeps its baseline; studies of version 1 called it `plain`."""
+    old = folder / "models" / "plain"
+    return old if old.exists() else folder / "models" / "baseline"
+
+
 def train_baseline(bench: Bench, folder: Path, progress: Progress | None = None) -> None:
-    """Train the plain model in place as the run asks, or take the one a former run of this study left."""
-    epochs, kept = bench.config.plain_epochs(), folder / "models" / "plain"
+    """Train the baseline in place as the run asks, or take the one a former run of this study left."""
+    epochs, kept = bench.config.baseline_training(), baseline_directory(folder)
     if (kept / "architecture.json").exists():
-        trained = load_directory(kept, model=bench.plain.module).module
-        bench.plain.module.load_state_dict(trained.state_dict())
+        trained = load_directory(kept, model=bench.baseline.module).module
+        bench.baseline.module.load_state_dict(trained.state_dict())
         return
     if epochs:
-        told = (lambda done, total, text: progress(done, total, f"plain model: {text}")) if progress else None
+        told = (lambda done, total, text: progress(done, total, f"baseline: {text}")) if progress else None
         train(
-            bench.plain.module, bench.data, epochs=epochs, task=bench.task, lr=bench.config.lr,
+            bench.baseline.module, bench.data, epochs=epochs, task=bench.task, lr=bench.config.lr,
             device=bench.config.train_device, seed=bench.config.seed, progress=told,
         )  # fmt: skip
-    bench.plain.module.eval()
-    save(bench.plain.module, kept, source=bench.plain, architecture=Architecture())
+    bench.baseline.module.eval()
+    save(bench.baseline.module, kept, source=bench.baseline, architecture=Architecture())
 
 
 @contextmanager
@@ -329,9 +335,9 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def latencies(
-    bench: Bench, models: dict[str, nn.Module], seconds: float, *, beside_plain: bool = True
+    bench: Bench, models: dict[str, nn.Module], seconds: float, *, beside_baseline: bool = True
 ) -> dict[str, tuple[Latency, ...]]:
-    """Each model's latency on every device of the run, interleaved with the plain model."""
+    """Each model's latency on every device of the run, interleaved with the baseline."""
     config = bench.config
     found: dict[str, list[Latency]] = {name: [] for name in models}
     for device in config.device:
@@ -340,8 +346,8 @@ def latencies(
             "channels_last": config.channels_last,
             "time_limit_s": seconds, "seed": config.seed,
         }  # fmt: skip
-        plain = bench.plain.module if beside_plain else None
-        timings = bench.on_device(device, measure_latency, models, bench.example, plain=plain, **options)
+        baseline = bench.baseline.module if beside_baseline else None
+        timings = bench.on_device(device, measure_latency, models, bench.example, baseline=baseline, **options)
         for name, latency in timings.items():
             found[name].append(latency)
     return {name: tuple(found[name]) for name in models}

@@ -15,7 +15,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import atomic_path
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.bench import BATCH_VALUES, Bench
-from ghostsearch.surgery.baseline_pass import PlainPass
+from ghostsearch.surgery.baseline_pass import BaselinePass
 from ghostsearch.training.tasks import main_output, score_value
 
 if TYPE_CHECKING:
@@ -32,20 +32,20 @@ COLUMNS = {
     "kind": "site or group",
     "name": "the site's path or the group's name",
     "choice": "what it alone becomes",
-    "output_error": "squared error of the model's output over the plain output's variance, selection split",
-    "divergence": "the task's distillation loss from the plain model, selection split; the solver adds these up",
-    "loss_change": "the task's loss less the plain model's, selection split",
-    "score_change": "the task's score less the plain model's, selection split",
+    "output_error": "squared error of the model's output over the baseline output's variance, selection split",
+    "divergence": "the task's distillation loss from the baseline, selection split; the solver adds these up",
+    "loss_change": "the task's loss less the baseline's, selection split",
+    "score_change": "the task's score less the baseline's, selection split",
     "macs": "multiply-adds on one image of the model with this one change",
     "params": "parameters of the model with this one change",
-    "latency_ratio[DEVICE]": "predicted latency over the plain model's, a column a device",
+    "latency_ratio[DEVICE]": "predicted latency over the baseline's, a column a device",
 }
 """Columns of candidates.parquet."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """How far a model is from the plain one on the probe images."""
+    """How far a model is from the baseline on the probe images."""
 
     output_error: float
     divergence: float
@@ -54,7 +54,7 @@ class Judgement:
 
 
 class Probe:
-    """Images of the selection split with the plain model's outputs on them, computed once."""
+    """Images of the selection split with the baseline's outputs on them, computed once."""
 
     def __init__(self, bench: Bench) -> None:
         self.task = bench.task
@@ -63,28 +63,30 @@ class Probe:
             images_within(PROBE_VALUES, bench.example, PROBE_IMAGES),
             size=images_within(BATCH_VALUES, bench.example, PROBE_IMAGES),
         )
-        self.outputs = self._outputs(bench.plain.module)
-        self.plain = self._judge(self.outputs)
-        self.plain_pass = self._plain_pass(bench.plain.module)
+        self.outputs = self._outputs(bench.baseline.module)
+        self.baseline = self._judge(self.outputs)
+        self.baseline_pass = self._baseline_pass(bench.baseline.module)
 
-    def _plain_pass(self, plain: nn.Module) -> PlainPass | None:
-        """The plain model's values on the images where its traced graph gives what the task's forward gives."""
-        found = PlainPass(plain, [inputs for inputs, _ in self.batches])
+    def _baseline_pass(self, baseline: nn.Module) -> BaselinePass | None:
+        """The baseline's values on the images where its traced graph gives what the task's forward gives."""
+        found = BaselinePass(baseline, [inputs for inputs, _ in self.batches])
         if not found.traced or not isinstance(self.outputs[0], Tensor):
             return None
         inputs = self.batches[0][0][:2]
-        same = torch.allclose(PlainPass(plain, [inputs]).output(plain)[0], self.outputs[0][:2], rtol=1e-3, atol=1e-4)
+        same = torch.allclose(
+            BaselinePass(baseline, [inputs]).output(baseline)[0], self.outputs[0][:2], rtol=1e-3, atol=1e-4
+        )
         return found if same else None
 
     def judge(self, model: nn.Module, changed: Sequence[str] = ()) -> Judgement:
-        """The model's outputs against the plain model's and the targets; `changed` are the layers of a single change.
+        """The model's outputs against the baseline's and the targets; `changed` are the layers of a single change.
 
         Changes must then come in the order of computation: what stands before them is not computed again.
         """
-        if self.plain_pass is None or not changed:
+        if self.baseline_pass is None or not changed:
             return self._judge(self._outputs(model))
-        self.plain_pass.advance(changed)
-        return self._judge(self.plain_pass.output(model.eval()))
+        self.baseline_pass.advance(changed)
+        return self._judge(self.baseline_pass.output(model.eval()))
 
     def _outputs(self, model: nn.Module) -> list[Any]:
         model.eval()
@@ -95,12 +97,12 @@ class Probe:
         meter, divergence, loss, images = self.task.meter(), 0.0, 0.0, 0
         error, power = 0.0, 0.0
         with torch.inference_mode():
-            for (_, target), output, plain in zip(self.batches, outputs, self.outputs, strict=True):
+            for (_, target), output, baseline in zip(self.batches, outputs, self.outputs, strict=True):
                 meter.update(output, target)
-                divergence += float(self.task.distillation_loss(output, plain)) * len(target)
+                divergence += float(self.task.distillation_loss(output, baseline)) * len(target)
                 loss += float(self.task.loss(output, target)) * len(target)
                 images += len(target)
-                ours, theirs = main_output(output), main_output(plain)
+                ours, theirs = main_output(output), main_output(baseline)
                 error += float((ours - theirs).square().sum())
                 power += float((theirs - theirs.mean(0)).square().sum())
         return Judgement(error / max(power, 1e-30), divergence / images, loss / images, score_value(meter))
@@ -122,7 +124,7 @@ def single_changes(space: SearchSpace) -> Iterator[tuple[str, str, str]]:
 def build_candidates(bench: Bench, folder: Path, progress: Progress | None = None) -> pd.DataFrame:
     """Judge every single change of the space; rows already in the folder's table are not repeated.
 
-    The plain model's values are computed once: each change starts from those before it, on the calibration images and
+    The baseline's values are computed once: each change starts from those before it, on the calibration images and
     on the probe's. The table is saved as it grows, so that a kill loses a few rows at most. Its latency columns are
     filled by `add_latencies`.
     """
@@ -152,8 +154,8 @@ class _Judge:
         self.bench, self.probe = bench, Probe(bench)
         self.layers = {g.name: tuple(g.members) for g in bench.anatomy.groups}
         few = bench.few_images
-        made = PlainPass(bench.plain.module, few) if few else None
-        self.fitting = made if made and made.traced and self.probe.plain_pass else None
+        made = BaselinePass(bench.baseline.module, few) if few else None
+        self.fitting = made if made and made.traced and self.probe.baseline_pass else None
 
     def position(self, change: tuple[str, str, str]) -> int:
         """Where in the computation a change begins."""
@@ -169,20 +171,20 @@ class _Judge:
         if self.fitting and changed:
             self.fitting.advance(changed)
         model = self.bench.convert_quickly(architecture, self.fitting if changed else None)
-        found, plain = self.probe.judge(model, changed), self.probe.plain
+        found, baseline = self.probe.judge(model, changed), self.probe.baseline
         cost = self.bench.cost(architecture)
         return {
             "output_error": found.output_error,
             "divergence": found.divergence,
-            "loss_change": found.loss - plain.loss,
-            "score_change": found.score - plain.score,
+            "loss_change": found.loss - baseline.loss,
+            "score_change": found.score - baseline.score,
             "macs": cost.macs,
             "params": cost.params,
         }
 
 
 def add_latencies(table: pd.DataFrame, latencies: dict[str, LatencyTable], folder: Path) -> pd.DataFrame:
-    """Fill the predicted ratio to the plain model's latency for each device's latency table, and save."""
+    """Fill the predicted ratio to the baseline's latency for each device's latency table, and save."""
     architectures = [single_change(r.kind, r.name, r.choice) for r in table.itertuples(index=False)]
     for device, predicted in latencies.items():
         table[f"latency_ratio[{device}]"] = predicted.predict(architectures)
@@ -210,7 +212,7 @@ def write_candidates(folder: Path, table: pd.DataFrame) -> None:
 
 
 def losses_of(table: pd.DataFrame, space: SearchSpace, column: str = "divergence") -> list[Any]:
-    """Per site, then group, of the space the loss of each option; the plain one's is 0.
+    """Per site, then group, of the space the loss of each option; the baseline's is 0.
 
     Raises GhostsearchError when the table lacks a choice of the space.
     """

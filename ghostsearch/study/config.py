@@ -77,21 +77,21 @@ class RunConfig(BaseModel):
     seeds: Literal["none", "uniform", "solver", "only solver"] = _option(
         "solver",
         SPACE,
-        "What the study starts from: none (the plain model), uniform (and each choice everywhere), solver (and the "
+        "What the study starts from: none (the baseline), uniform (and each choice everywhere), solver (and the "
         "integer program's answers over a candidate table), only solver (those instead of the uniform ones).",
     )
     veto: bool = _option(
-        True, SPACE, "Where latency counts, leave out choices that do not pay against the plain layer on the device."
+        True, SPACE, "Where latency counts, leave out choices that do not pay against the baseline layer on the device."
     )
 
-    max_latency: str | None = _option(None, BUDGET, "Latency limit, absolute (12ms) or of the plain model (60%).")
-    max_macs: str | None = _option(None, BUDGET, "MACs limit, absolute (300M) or of the plain model (50%).")
-    max_params: str | None = _option(None, BUDGET, "Parameter limit, absolute (4M) or of the plain model (50%).")
+    max_latency: str | None = _option(None, BUDGET, "Latency limit, absolute (12ms) or of the baseline (60%).")
+    max_macs: str | None = _option(None, BUDGET, "MACs limit, absolute (300M) or of the baseline (50%).")
+    max_params: str | None = _option(None, BUDGET, "Parameter limit, absolute (4M) or of the baseline (50%).")
     max_memory: str | None = _option(
-        None, BUDGET, "Peak activation memory limit, absolute (8MB) or of the plain model (50%)."
+        None, BUDGET, "Peak activation memory limit, absolute (8MB) or of the baseline (50%)."
     )
     min_accuracy: float | None = _option(None, BUDGET, "Least score of a model on the front, from 0 to 1.", ge=0, le=1)
-    trials: int = _option(24, BUDGET, "Architectures to evaluate, the plain model and the uniform ones included.", ge=1)
+    trials: int = _option(24, BUDGET, "Architectures to evaluate, the baseline and the uniform ones included.", ge=1)
     finalists: int = _option(10, BUDGET, "Models of the front to train on and measure again, at most.", ge=1)
 
     epochs: int = _option(
@@ -99,7 +99,7 @@ class RunConfig(BaseModel):
     )
     final_epochs: int = _option(4, TRAINING, "Further epochs of each finalist.", ge=0)
     baseline_epochs: int | None = _option(
-        None, TRAINING, "Epochs to train the plain model first; default: 12 without --weights, else 0.", ge=0
+        None, TRAINING, "Epochs to train the baseline first; default: 12 without --weights, else 0.", ge=0
     )
     calibration_images: int = _option(
         512, TRAINING, "Images for the closed-form weights; 0 copies weights instead.", ge=0
@@ -156,8 +156,8 @@ class RunConfig(BaseModel):
         """Proxy epochs at which a trial is scored and promoted or stopped: 0, 1, 3, …, `epochs`."""
         return tuple(sorted({r for r in (0, 1, 3, 9, 27) if r < self.epochs} | {self.epochs}))
 
-    def plain_epochs(self) -> int:
-        """Epochs the plain model is trained before the search."""
+    def baseline_training(self) -> int:
+        """Epochs the baseline is trained before the search."""
         if self.baseline_epochs is not None:
             return self.baseline_epochs
         return 0 if self.weights else 12

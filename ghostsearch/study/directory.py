@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import ValidationError
@@ -18,18 +18,18 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import atomic_path, write_text
 from ghostsearch.machine import processor_name
 from ghostsearch.pareto import knee
-from ghostsearch.records import Objective, Record, StudyView, frame
+from ghostsearch.records import Objective, Record, StudyView, frame, upgraded
 from ghostsearch.space.architecture import SearchSpace, read_json
 from ghostsearch.study.config import FREE, RunConfig, configure
 from ghostsearch.study.ledger import finished_records, minimised
 from ghostsearch.study.store import DATABASE, open_storage, shown_url, storage_errors
 from ghostsearch.version import versions
 
-FORMAT, VERSION = "ghostsearch.study", 1
+FORMAT, VERSION = "ghostsearch.study", 2
 RUN, STUDY, OUTCOME, RECORDS = "run.yaml", "study.json", "outcome.json", "records.jsonl"
 SECONDS = "seconds.json"
 CHOSEN_SHARE = 0.9
-"""Of the plain model's score: the model that the report speaks of first has it, where one of the front has."""
+"""Of the baseline's score: the model that the report speaks of first has it, where one of the front has."""
 
 
 def write_run(folder: Path, config: RunConfig) -> None:
@@ -77,6 +77,8 @@ def read_study(folder: Path) -> dict[str, Any]:
     data = read_json(folder / STUDY)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise GhostsearchError(f"{folder / STUDY}: not a study of ours")
+    if data.get("version") == 1:
+        return cast("dict[str, Any]", upgraded(data))
     if data.get("version") != VERSION:
         raise GhostsearchError(
             f"{folder}: study version {data.get('version')!r} is unknown here (known: {VERSION}); upgrade ghostsearch"
@@ -123,12 +125,12 @@ def write_outcome(
 def _good_enough(
     front: Sequence[Record], finalists: Sequence[Record], objectives: Sequence[Objective]
 ) -> Sequence[Record]:
-    """The front's models that keep most of the plain model's score, or all: a knee among the worst is of no use."""
-    others = [r for r in front if r.digest != "plain"] or list(front)
+    """The front's models that keep most of the baseline's score, or all: a knee among the worst is of no use."""
+    others = [r for r in front if r.digest != "baseline"] or list(front)
     if not all(o.maximize for o in objectives if o.name == "score"):
         return others
-    plain = next((s.value for r in finalists if r.digest == "plain" and (s := r.score())), float("inf"))
-    return [r for r in others if (s := r.score()) and s.value >= CHOSEN_SHARE * plain] or others
+    baseline = next((s.value for r in finalists if r.digest == "baseline" and (s := r.score())), float("inf"))
+    return [r for r in others if (s := r.score()) and s.value >= CHOSEN_SHARE * baseline] or others
 
 
 def add_seconds(folder: Path, seconds: Mapping[str, float]) -> None:
@@ -150,7 +152,7 @@ def load_study(folder: Path | str) -> StudyView:
     check_inside(folder)
     config, study = configure({}, folder / RUN), read_study(folder)
     records = read_records(folder) if config.storage else _stored_records(folder, study["name"])
-    outcome = read_json(folder / OUTCOME) if (folder / OUTCOME).exists() else {}
+    outcome = upgraded(read_json(folder / OUTCOME)) if (folder / OUTCOME).exists() else {}
     try:
         return _view(folder, config, study, outcome, records)
     except (KeyError, TypeError, AttributeError, ValidationError) as error:
@@ -170,7 +172,7 @@ def _view(folder: Path, config: RunConfig, study: Any, outcome: Any, records: Se
         environment=study["environment"], notes=tuple(study.get("notes", ())),
     )  # fmt: skip
 
-    # Digests name folders, so one that is no plain name would lead out of the directory.
+    # Digests name folders, so one that is no simple name would lead out of the directory.
     digests = [*(r.digest for r in (*view.records, *view.finalists)), *view.front, *view.missed, view.chosen]
     if any(d and not d.isalnum() for d in digests):
         raise GhostsearchError(f"{folder}: names a model that cannot be one of ours")

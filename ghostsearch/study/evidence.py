@@ -28,7 +28,7 @@ def evidence(bench: Bench, records: Sequence[Record], shown: Sequence[str], fold
     the table predicted and the device measured. Nothing is timed here; without a table its parts stay empty.
     """
     tables = bench.timed_tables()
-    newest = {r.digest: r for r in records if r.state == "complete" and r.digest != "plain"}
+    newest = {r.digest: r for r in records if r.state == "complete" and r.digest != "baseline"}
     models = [newest[digest] for digest in shown if digest in newest]
     return {
         "candidates": FILE if (folder / FILE).exists() else "",
@@ -38,13 +38,13 @@ def evidence(bench: Bench, records: Sequence[Record], shown: Sequence[str], fold
 
 
 def _audit(table: LatencyTable, device: str, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The table's predictions, and MACs alone, against the trials' measured ratios to the plain model."""
+    """The table's predictions, and MACs alone, against the trials' measured ratios to the baseline."""
     timed = [(r, x.ratio) for r in records if (x := r.latency(device)) and x.ratio is not None]
     if len(timed) < LEAST_AUDITED:
         return []
     codes = encode(table.space, [r.architecture for r, _ in timed])
     measured = np.array([ratio for _, ratio in timed])
-    macs = table.costs.predict_codes(table.space, codes)[1] / table.costs.plain.macs
+    macs = table.costs.predict_codes(table.space, codes)[1] / table.costs.baseline.macs
     errors = [
         predictor_errors("latency table", table.predict_ratios(codes), measured),
         predictor_errors("MACs alone", macs, measured),
@@ -63,15 +63,15 @@ def _audit(table: LatencyTable, device: str, records: Sequence[Record]) -> list[
 
 
 def _layers(table: LatencyTable, device: str, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Per layer: its path, plain seconds, and the seconds it takes in each model."""
+    """Per layer: its path, baseline seconds, and the seconds it takes in each model."""
     codes = encode(table.space, [r.architecture for r in records])
-    plain = table.layer_seconds(np.zeros((1, codes.shape[1]), dtype=np.int64))[0]
+    baseline = table.layer_seconds(np.zeros((1, codes.shape[1]), dtype=np.int64))[0]
     seconds = table.layer_seconds(codes)
     return [
         {
             "device": device,
             "layer": layer.path,
-            "plain_s": _short(plain[i]),
+            "baseline_s": _short(baseline[i]),
             "seconds": {r.digest: _short(seconds[j, i]) for j, r in enumerate(records)},
         }
         for i, layer in enumerate(table.layers)

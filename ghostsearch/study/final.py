@@ -1,4 +1,4 @@
-"""The final pass: the front is trained on, measured again beside the plain model, tested once, saved."""
+"""The final pass: the front is trained on, measured again beside the baseline, tested once, saved."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ TRIAL_WEIGHTS, MODELS, FINALISTS, RECORD = "weights", "models", "finalists.json"
 
 
 def trial_front(bench: Bench, records: Sequence[Record]) -> list[Record]:
-    """The non-dominated complete trials; the plain model only where it meets the limits itself."""
-    complete = [r for r in records if r.state == "complete" and not (r.digest == "plain" and bench.breaches(r))]
+    """The non-dominated complete trials; the baseline only where it meets the limits itself."""
+    complete = [r for r in records if r.state == "complete" and not (r.digest == "baseline" and bench.breaches(r))]
     return [complete[i] for i in pareto_front([minimised(r, bench.objectives) for r in complete])]
 
 
 def choose_finalists(bench: Bench, records: Sequence[Record]) -> list[Record]:
-    """The front's models to finish: at most `finalists` that together cover most; the plain model not counted."""
-    front = [r for r in trial_front(bench, records) if r.digest != "plain"]
+    """The front's models to finish: at most `finalists` that together cover most; the baseline not counted."""
+    front = [r for r in trial_front(bench, records) if r.digest != "baseline"]
     chosen = most_volume([minimised(r, bench.objectives) for r in front], bench.config.finalists)
     return [front[i] for i in chosen]
 
@@ -36,15 +36,15 @@ def run_final(
     bench: Bench, records: Sequence[Record], folder: Path, interrupted: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
 ) -> list[Record] | None:  # fmt: skip
-    """Finish the finalists and the plain model; returns their records, the plain model's first.
+    """Finish the finalists and the baseline; returns their records, the baseline's first.
 
     None when it was interrupted between two of them.
     A finalist whose record is already there, with as many epochs, is not trained again. The latencies of all come
     from one interleaved run, so that they compare.
     """
-    plain = next(r for r in records if r.digest == "plain")
+    baseline = next(r for r in records if r.digest == "baseline")
     chosen = choose_finalists(bench, records)
-    finished = [_finish(bench, plain, folder, 0)]
+    finished = [_finish(bench, baseline, folder, 0)]
     for done, record in enumerate(chosen, 1):
         if interrupted():
             return None
@@ -54,7 +54,7 @@ def run_final(
     if interrupted():
         return None
     if progress:
-        progress(len(chosen), len(chosen) + 1, "measuring the finalists beside the plain model")
+        progress(len(chosen), len(chosen) + 1, "measuring the finalists beside the baseline")
     return _measure(bench, finished, folder)
 
 
@@ -68,9 +68,9 @@ def _finish(bench: Bench, record: Record, folder: Path, epochs: int) -> Record:
         test = kept.score("test")
         if test and test.epochs == total:
             return kept
-    source = target if architecture.is_plain else folder / TRIAL_WEIGHTS / record.digest
+    source = target if architecture.is_baseline else folder / TRIAL_WEIGHTS / record.digest
     if (source / "architecture.json").exists():
-        model = load_directory(source, model=bench.plain.module).module
+        model = load_directory(source, model=bench.baseline.module).module
     else:
         model = _make_again(bench, record)
     seconds = dict(record.seconds)
@@ -81,11 +81,11 @@ def _finish(bench: Bench, record: Record, folder: Path, epochs: int) -> Record:
         scores = (bench.score(model, "validation", total), bench.score(model, "test", total))
     kept_scores = record.scores if epochs else tuple(s for s in record.scores if s.epochs != total)
     update = {"scores": (*kept_scores, *scores), "seconds": seconds}
-    if not architecture.is_plain:
+    if not architecture.is_baseline:
         save(
             model.eval(),
             target,
-            source=bench.plain,
+            source=bench.baseline,
             architecture=architecture,
             width_multiple=bench.space.width_multiple,
         )
@@ -106,7 +106,7 @@ def _make_again(bench: Bench, record: Record) -> nn.Module:
 
 
 def _measure(bench: Bench, records: Sequence[Record], folder: Path) -> list[Record]:
-    models = {r.digest: load_directory(folder / MODELS / r.digest, model=bench.plain.module).module for r in records}
+    models = {r.digest: load_directory(folder / MODELS / r.digest, model=bench.baseline.module).module for r in records}
     timings = latencies(bench, models, bench.config.final_time_limit)
     measured = [r.model_copy(update={"latencies": timings[r.digest]}) for r in records]
     for record in measured:
@@ -119,7 +119,7 @@ def final_front(bench: Bench, finalists: Sequence[Record]) -> tuple[list[Record]
     missed = [r.digest for r in finalists if bench.breaches(r)]
     kept = [r for r in finalists if r.digest not in missed]
     front = [kept[i] for i in pareto_front([minimised(r, bench.objectives) for r in kept])]
-    return front, [d for d in missed if d != "plain"]
+    return front, [d for d in missed if d != "baseline"]
 
 
 def keep_trial(bench: Bench, model: nn.Module, record: Record, folder: Path) -> Path:
@@ -129,7 +129,7 @@ def keep_trial(bench: Bench, model: nn.Module, record: Record, folder: Path) -> 
     return save(
         model.eval(),
         target,
-        source=bench.plain,
+        source=bench.baseline,
         architecture=architecture,
         width_multiple=bench.space.width_multiple,
     )

@@ -118,7 +118,7 @@ def _timed(
 ) -> list[Candidate]:
     wanted = {c.name: trainer.build(c.plan).eval() for c in candidates if c.on_front or c.name in uniform_plans()}
     times = measure_latency(
-        wanted, example_input(trainer.input), device=device, plain=trainer.build(GhostNetPlan()).eval(),
+        wanted, example_input(trainer.input), device=device, baseline=trainer.build(GhostNetPlan()).eval(),
         threads=threads, time_limit_s=limit_s, seed=trainer.seed,
     )  # fmt: skip
     return [

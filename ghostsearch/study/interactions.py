@@ -42,7 +42,7 @@ class Additive:
 
 
 def decompose(predict: Predict, sizes: Sequence[int]) -> Additive:
-    """Find the terms of a cost: option 0 of every variable is the plain model, `sizes` counts each one's options.
+    """Find the terms of a cost: option 0 of every variable is the baseline, `sizes` counts each one's options.
 
     Each resource must be a sum of parts of at most three variables that meet pairwise (a convolution: its choice, its
     input's and its output's width).
@@ -89,7 +89,7 @@ def _meeting_pairs(
 def _evaluate(
     predict: Predict, sizes: Sequence[int], chosen: Sequence[tuple[int, ...]]
 ) -> dict[tuple[int, ...], np.ndarray]:
-    """Whole resources over all options of each set of variables, everything else plain."""
+    """Whole resources over all options of each set of variables, everything else baseline."""
     rows: list[np.ndarray] = []
     for variables in chosen:
         grid = np.array(list(product(*(range(sizes[v]) for v in variables))), dtype=np.int64)

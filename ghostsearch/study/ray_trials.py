@@ -298,7 +298,7 @@ class TrialActor(tune.Trainable):
     """One trial a step; the model and the data are opened once for all the trials of an actor."""
 
     def setup(self, config: dict[str, Any], *, setup: dict[str, Any] | None = None) -> None:  # noqa: ARG002
-        """Open the bench as the driver did and take over its trained plain model."""
+        """Open the bench as the driver did and take over its trained baseline."""
         assert setup, "tune.with_parameters gives it"
         self.board, self.trouble = setup["board"], ""
         try:
@@ -327,7 +327,7 @@ class TrialActor(tune.Trainable):
             return answer
 
         record, model = run_trial(self.bench, draft, stopped)
-        if model is not None and record.digest != "plain":
+        if model is not None and record.digest != "baseline":
             with tempfile.TemporaryDirectory() as folder:
                 kept = keep_trial(self.bench, model, record, Path(folder))
                 files = {path.name: path.read_bytes() for path in sorted(kept.iterdir(), reverse=True)}
@@ -336,12 +336,12 @@ class TrialActor(tune.Trainable):
 
 
 def to_open(bench: Bench) -> dict[str, Any]:
-    """What another process, on any machine, needs to open the same bench with its trained plain model."""
+    """What another process, on any machine, needs to open the same bench with its trained baseline."""
     return {
         "run": bench.config.model_dump(mode="json"),
         "directory": str(Path.cwd()),
-        "plain_weights": {name: value.numpy() for name, value in bench.plain.module.state_dict().items()},
-        "plain_latencies": [x.model_dump(mode="json") for x in bench.plain_latencies],
+        "baseline_weights": {name: value.numpy() for name, value in bench.baseline.module.state_dict().items()},
+        "baseline_latencies": [x.model_dump(mode="json") for x in bench.baseline_latencies],
     }
 
 
@@ -352,8 +352,8 @@ def opened_as(setup: Mapping[str, Any]) -> Bench:
     _work_in(setup["directory"])
     bench = open_bench(RunConfig.model_validate(setup["run"]))
     # Copies, since Ray's shared memory is read-only.
-    weights = {name: torch.from_numpy(value.copy()) for name, value in setup["plain_weights"].items()}
-    bench.plain.module.load_state_dict(weights)
-    bench.plain.module.eval()
-    bench.plain_latencies = tuple(Latency.model_validate(x) for x in setup["plain_latencies"])
+    weights = {name: torch.from_numpy(value.copy()) for name, value in setup["baseline_weights"].items()}
+    bench.baseline.module.load_state_dict(weights)
+    bench.baseline.module.eval()
+    bench.baseline_latencies = tuple(Latency.model_validate(x) for x in setup["baseline_latencies"])
     return bench

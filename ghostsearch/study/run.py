@@ -1,4 +1,4 @@
-"""`search`: the whole job, from a plain model to a front one can load; stopped or killed, it goes on."""
+"""`search`: the whole job, from a baseline to a front one can load; stopped or killed, it goes on."""
 
 from __future__ import annotations
 
@@ -74,16 +74,16 @@ def search(config: RunConfig, *, progress: Progress | None = None) -> StudyView:
 
 
 def open_study(bench: Bench, folder: Path, progress: Progress | None = None) -> Ledger:
-    """Everything before the first trial: run.yaml, the trained plain model, its latency, the seeds.
+    """Everything before the first trial: run.yaml, the trained baseline, its latency, the seeds.
 
     What a former run or another process has done is taken over; one process at a time gets in.
     """
     config = bench.config
     write_run(folder, config)
     with FileLock(folder / SETUP_LOCK):
-        with timed(bench.seconds, "plain model"):
+        with timed(bench.seconds, "baseline"):
             train_baseline(bench, folder, progress)
-        name, bench.plain_latencies, vetoed = _describe_study(bench, folder, progress)
+        name, bench.baseline_latencies, vetoed = _describe_study(bench, folder, progress)
         apply_veto(bench, vetoed)
         ledger = Ledger(
             open_storage(config.storage, folder), name, bench.space, bench.objectives,
@@ -133,14 +133,14 @@ def evaluate(bench: Bench, architecture: Architecture, origin: str, records: Seq
     """Run one trial and keep the weights of a model that completed."""
     draft = Draft(len(records), architecture, origin)
     record, model = run_trial(bench, draft, lambda r, rung: stops(r, records, rung, bench.objectives))
-    if model is not None and record.digest != "plain":
+    if model is not None and record.digest != "baseline":
         keep_trial(bench, model, record, folder)
     return record
 
 
 def feasible(bench: Bench, architecture: Architecture) -> bool:
-    """Whether an architecture's exact cost meets the limits on MACs and params; the plain model always may."""
-    if architecture.is_plain:
+    """Whether an architecture's exact cost meets the limits on MACs and params; the baseline always may."""
+    if architecture.is_baseline:
         return True
     cost = bench.cost(architecture)
     limits = {o.name: o.limit for o in bench.objectives if o.limit is not None}
@@ -148,18 +148,18 @@ def feasible(bench: Bench, architecture: Architecture) -> bool:
 
 
 def best_so_far(bench: Bench, records: list[Record]) -> str:
-    """The progress bar's text: how large the front is, and its quickest model that scores like the plain one."""
+    """The progress bar's text: how large the front is, and its quickest model that scores like the baseline."""
     front = trial_front(bench, records)
-    plain = next((r for r in records if r.digest == "plain"), None)
-    if plain is None or not front:
+    baseline = next((r for r in records if r.digest == "baseline"), None)
+    if baseline is None or not front:
         return "trials"
-    goal = plain.score()
+    goal = baseline.score()
     near = [r for r in front if r.cost and (s := r.score()) and goal and s.value >= goal.value - 0.01]
     if not near:
         return f"front {len(front)}"
     best = min(near, key=lambda r: r.cost.macs if r.cost else 0)
     assert best.cost
-    share = best.cost.macs / bench.plain_cost.macs
+    share = best.cost.macs / bench.baseline_cost.macs
     score = best.score()
     return f"front {len(front)} · best {share:.0%} of the MACs at {score.value if score else 0:.1%}"
 
@@ -167,19 +167,21 @@ def best_so_far(bench: Bench, records: list[Record]) -> str:
 def _describe_study(
     bench: Bench, folder: Path, progress: Progress | None
 ) -> tuple[str, tuple[Latency, ...], list[dict[str, Any]]]:
-    """The study's name, the plain model's latencies and the vetoed choices: measured and written once, then read."""
+    """The study's name, the baseline's latencies and the vetoed choices: measured and written once, then read."""
     if not (folder / STUDY).exists():
-        timings = latencies(bench, {"plain": bench.plain.module}, bench.config.time_limit, beside_plain=False)["plain"]
+        timings = latencies(bench, {"baseline": bench.baseline.module}, bench.config.time_limit, beside_baseline=False)[
+            "baseline"
+        ]
         with timed(bench.seconds, "latency table"):
             vetoed = vetoed_choices(bench, progress)
         name = f"{bench.config.model} {bench.space.digest}"
         write_study(folder, {
             "name": name, "space": bench.space.digest, "anatomy": anatomy_dict(bench.anatomy),
-            "plain_latencies": [x.model_dump(mode="json") for x in timings],
+            "baseline_latencies": [x.model_dump(mode="json") for x in timings],
             "vetoed": vetoed, "environment": environment(), "notes": _notes(bench),
         })  # fmt: skip
     study = read_study(folder)
-    timings = tuple(Latency.model_validate(x) for x in study["plain_latencies"])
+    timings = tuple(Latency.model_validate(x) for x in study["baseline_latencies"])
     return study["name"], timings, study.get("vetoed", [])
 
 
@@ -190,9 +192,9 @@ def _notes(bench: Bench) -> list[str]:
         if bench.data.broken
         else [*bench.data.notes]
     )
-    if config.plain_epochs():
-        notes.append(f"the plain model was trained for {config.plain_epochs()} epochs first")
-    notes.append("descendants are distilled from the plain model while they train")
+    if config.baseline_training():
+        notes.append(f"the baseline was trained for {config.baseline_training()} epochs first")
+    notes.append("descendants are distilled from the baseline while they train")
     notes += bench.notes
     if bench.anatomy.width_note:
         notes.append(bench.anatomy.width_note)

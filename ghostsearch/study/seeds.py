@@ -1,4 +1,4 @@
-"""The architectures every study starts from: the plain model, the uniform ones, and the integer program's answers."""
+"""The architectures every study starts from: the baseline, the uniform ones, and the integer program's answers."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 BUDGETS, DIVERSE = 20, 3
 SOLVER_SHARE = 0.7
-"""Of the trials that neither the plain model nor a uniform one takes; the sampler has the rest."""
+"""Of the trials that neither the baseline nor a uniform one takes; the sampler has the rest."""
 
 
 def seeds(bench: Bench, folder: Path, progress: Progress | None = None) -> list[tuple[Architecture, str]]:
-    """What the run asks to start from, the plain model always first."""
+    """What the run asks to start from, the baseline always first."""
     kind, uniform = bench.config.seeds, uniform_seeds(bench.space)
     if kind in ("none", "only solver"):
         uniform = uniform[:1]
     if kind in ("solver", "only solver"):
         share = SOLVER_SHARE if kind == "solver" else 1.0
         room = max(1, int((bench.config.trials - len(uniform)) * share))
-        # Right behind the plain model: what is scored later is stopped at a rung by what these reach there.
+        # Right behind the baseline: what is scored later is stopped at a rung by what these reach there.
         return [uniform[0], *solver_seeds(bench, folder, room, progress), *uniform[1:]]
     return uniform
 
 
 def uniform_seeds(space: SearchSpace) -> list[tuple[Architecture, str]]:
-    """The plain model, then each choice everywhere it is offered, then each width everywhere.
+    """The baseline, then each choice everywhere it is offered, then each width everywhere.
 
     Uniform points are what a user would try by hand, and what any search must beat.
     """
     choices = list(dict.fromkeys(t for options in space.sites.values() for t in options[1:]))
     widths = list(dict.fromkeys(t for options in space.groups.values() for t in options[1:]))
-    seeds = [(Architecture(), "plain"), *((space.uniform(text), "uniform") for text in (*choices, *widths))]
+    seeds = [(Architecture(), "baseline"), *((space.uniform(text), "uniform") for text in (*choices, *widths))]
     return list({a.digest: (a, origin) for a, origin in reversed(seeds)}.values())[::-1]
 
 
@@ -80,11 +80,11 @@ def candidate_problem(bench: Bench, folder: Path, progress: Progress | None = No
         with timed(bench.seconds, "latency table"):
             latencies = bench.latency_tables(progress)
         table = add_latencies(table, latencies, folder)
-    plain_s = {x.device: x.median_s for x in bench.plain_latencies}
+    baseline_s = {x.device: x.median_s for x in bench.baseline_latencies}
 
     def predict(codes: np.ndarray) -> np.ndarray:
         params, macs, _ = bench.table.predict_codes(bench.space, codes)
-        return np.stack([params, macs, *(t.additive_ratios(codes) * plain_s[d] for d, t in latencies.items())])
+        return np.stack([params, macs, *(t.additive_ratios(codes) * baseline_s[d] for d, t in latencies.items())])
 
     losses = losses_of(table, bench.space)
     names = ("params", "macs", *(f"latency_s[{device}]" for device in latencies))

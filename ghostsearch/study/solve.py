@@ -90,8 +90,8 @@ def _bounds(problem: Problem, limits: Mapping[str, str]) -> dict[str, float]:
         if not names:
             raise GhostsearchError(f"the table knows nothing of {axis}; it has {', '.join(problem.names)}")
         for name in names:
-            plain = float(problem.resources.constant[problem.names.index(name)])
-            bounds[name] = parse_limit(axis, text).absolute(plain)
+            baseline = float(problem.resources.constant[problem.names.index(name)])
+            bounds[name] = parse_limit(axis, text).absolute(baseline)
     return bounds
 
 

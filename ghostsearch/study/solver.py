@@ -18,7 +18,7 @@ TIME_LIMIT_S = 2.0
 
 @dataclass(frozen=True)
 class Problem:
-    """Loss of every option and the resources of every combination; option 0 is the plain model's.
+    """Loss of every option and the resources of every combination; option 0 is the baseline's.
 
     losses: per variable (options,), lower is better. Rows of `resources` are named by `names`.
     """
@@ -124,12 +124,12 @@ def solve_budgets(
     """Codes for evenly spaced budgets on one resource, `diverse` of each, all within the fixed `limits` too.
 
     Ordered so that every prefix covers the whole range of budgets: the best of each budget first, from the middle out
-    by halving, then the second best of each. The plain model is not among them.
+    by halving, then the second best of each. The baseline is not among them.
     """
     program = Program(problem)
     limits = dict(limits or {})
-    plain = float(problem.resources.constant[problem.names.index(axis)])
-    low, high = program.least(axis), min(plain, limits.get(axis, plain))
+    baseline = float(problem.resources.constant[problem.names.index(axis)])
+    low, high = program.least(axis), min(baseline, limits.get(axis, baseline))
     steps = [low + (high - low) * (i + 0.5) / budgets for i in range(budgets)]
     distance = max(1, len(problem.sizes) // 8)
     rounds: list[list[tuple[int, ...]]] = [[] for _ in range(diverse)]

@@ -64,8 +64,8 @@ def run_trial(
 
 
 def _run(bench: Bench, draft: Draft, stopped: Stopped, progress: Progress | None) -> tuple[Record, nn.Module | None]:
-    if draft.architecture.is_plain:
-        return _run_plain(bench, draft)
+    if draft.architecture.is_baseline:
+        return _run_baseline(bench, draft)
     with timed(draft.seconds, "fit"):
         model = bench.convert(draft.architecture)
     with timed(draft.seconds, "measure"):
@@ -89,23 +89,23 @@ def _run(bench: Bench, draft: Draft, stopped: Stopped, progress: Progress | None
     return draft.record("complete", reason), model
 
 
-def _run_plain(bench: Bench, draft: Draft) -> tuple[Record, nn.Module | None]:
-    """The plain model needs no building; its latency is the yardstick and no limit applies to it."""
-    draft.cost, draft.latencies = bench.plain_cost, bench.plain_latencies
+def _run_baseline(bench: Bench, draft: Draft) -> tuple[Record, nn.Module | None]:
+    """The baseline needs no building; its latency is the yardstick and no limit applies to it."""
+    draft.cost, draft.latencies = bench.baseline_cost, bench.baseline_latencies
     with timed(draft.seconds, "evaluate"):
-        draft.scores.append(bench.score(bench.plain.module, "validation", 0))
-    return draft.record("complete"), bench.plain.module
+        draft.scores.append(bench.score(bench.baseline.module, "validation", 0))
+    return draft.record("complete"), bench.baseline.module
 
 
 def stops(record: Record, finished: Sequence[Record], rung: float, objectives: Sequence[Objective]) -> str:
     """Why a trial is not trained on from a rung, or nothing when it is.
 
     It goes on when nothing that was scored there dominates it and it is in the better half by non-dominated rank, then
-    crowding (the rule of multi-objective ASHA, Schmucker et al. 2021), among the newest RIVALS. The plain model is left
+    crowding (the rule of multi-objective ASHA, Schmucker et al. 2021), among the newest RIVALS. The baseline is left
     out, as its weights were never replaced. A stopped trial keeps the score that it has: the sampler learns from it,
     and the front may hold it.
     """
-    rivals = [at for r in finished if r.digest != "plain" and (at := at_rung(r, rung))][-RIVALS:]
+    rivals = [at for r in finished if r.digest != "baseline" and (at := at_rung(r, rung))][-RIVALS:]
     points = [[x if isfinite(x) else float("1e300") for x in minimised(r, objectives)] for r in (*rivals, record)]
     better = next((r for r, p in zip(rivals, points, strict=False) if dominates(p, points[-1])), None)
     if better:

@@ -27,7 +27,7 @@ from ghostsearch.study.run import SETUP_LOCK
 
 RUNG = "rung.json"
 RESULTS = ("score", "epochs", "macs", "params", "size_bytes", "digest")
-"""What every result holds; each device adds `latency_s[DEVICE]` and `latency_ratio[DEVICE]`, medians and over plain."""
+"""What every result holds; each device adds `latency_s[DEVICE]` and `latency_ratio[DEVICE]`, median and ratio."""
 
 
 def param_space(run: RunConfig) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def param_space(run: RunConfig) -> dict[str, Any]:
 def trainable(run: RunConfig) -> Any:
     """A trainable that makes the model of a configuration, counts, times, scores and trains it, a rung a step.
 
-    The plain model is trained first where the run asks for it (12 epochs without weights) and kept in `run.out`. Give
+    The baseline is trained first where the run asks for it (12 epochs without weights) and kept in `run.out`. Give
     Ray's resources with `tune.with_resources`. Raises GhostsearchError as `param_space` does.
     """
     bench, folder = open_bench(run), Path(run.out)
@@ -57,7 +57,7 @@ class ArchitectureTrainable(tune.Trainable):
     bench: Bench
 
     def setup(self, config: dict[str, Any], *, setup: dict[str, Any] | None = None) -> None:
-        """Open the run with its trained plain model, and take the configuration."""
+        """Open the run with its trained baseline, and take the configuration."""
         assert setup, "tune.with_parameters gives it"
         self.bench = opened_as(setup)
         self.reset_config(config)
@@ -97,7 +97,7 @@ class ArchitectureTrainable(tune.Trainable):
         if self.model is not None:
             multiple = self.bench.space.width_multiple
             save(
-                self.model, Path(checkpoint_dir), source=self.bench.plain, architecture=self.architecture,
+                self.model, Path(checkpoint_dir), source=self.bench.baseline, architecture=self.architecture,
                 width_multiple=multiple,
             )  # fmt: skip
         (Path(checkpoint_dir) / RUNG).write_text(json.dumps({"rung": self.rung, "figures": self.figures}))
@@ -107,4 +107,4 @@ class ArchitectureTrainable(tune.Trainable):
         kept = json.loads((Path(checkpoint_dir) / RUNG).read_text())
         self.rung, self.figures = kept["rung"], kept["figures"]
         if self.rung >= 0:
-            self.model = load_directory(Path(checkpoint_dir), model=self.bench.plain.module).module
+            self.model = load_directory(Path(checkpoint_dir), model=self.bench.baseline.module).module

@@ -12,7 +12,7 @@ Progress = Callable[[int, int, str], None]
 
 
 def vetoed_choices(bench: Bench, progress: Progress | None = None) -> list[dict[str, Any]]:
-    """Rows of site, choice, device, ratio and its interval against the plain layer; none where latency is no matter."""
+    """Rows of site, choice, device, ratio and interval against the baseline layer; none if latency does not count."""
     config = bench.config
     if not config.veto or ("latency" not in config.objectives and config.max_latency is None):
         return []

@@ -1,4 +1,4 @@
-"""The plain net's values on some batches, computed once for many single changes asked for in order of computation."""
+"""The baseline's values on some batches, computed once for many single changes asked for in order of computation."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from ghostsearch.surgery.fit_width import Elimination
 
 
-class PlainPass:
-    """A forward of the plain net that stops before each change; what stands before it is not computed again.
+class BaselinePass:
+    """A forward of the baseline that stops before each change; what stands before it is not computed again.
 
     Usable where torch.fx traces the net: `traced` tells.
     """
 
-    def __init__(self, plain: nn.Module, batches: Sequence[Any]) -> None:
-        self.teacher = without_inplace(copied(plain).cpu().float().eval())
+    def __init__(self, baseline: nn.Module, batches: Sequence[Any]) -> None:
+        self.teacher = without_inplace(copied(baseline).cpu().float().eval())
         self.batches = batches = [channels_last(b) for b in batches]
         graph = trace_graph(self.teacher)
         tensors = all(isinstance(b, Tensor) for b in batches)
@@ -52,7 +52,7 @@ class PlainPass:
             self.replay.get(source)
 
     def output(self, model: nn.Module) -> list[Any]:
-        """The outputs of a model that differs from the plain one only behind the present point."""
+        """The outputs of a model that differs from the baseline only behind the present point."""
         end = next(n for n in self.graph.nodes if n.op == "output").args[0]
         assert isinstance(end, fx.Node)
         replay = self.replay.fork(self._folded(without_inplace(light_copy(model))))
@@ -77,7 +77,7 @@ class _Overwriting(fx.Interpreter):
         super().__init__(replay.model, garbage_collect_values=False, graph=replay.graph)
         makers = {*places, *(place.norm for place in places.values())}
         modules = dict(replay.model.named_modules(remove_duplicate=False))
-        # What the plain net's pass holds is read again by the next change's.
+        # What the baseline's pass holds is read again by the next change's.
         fresh = {
             node
             for node in replay.graph.nodes

@@ -13,7 +13,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.capture import copied
 from ghostsearch.graph.widths import kept_channels, set_widths, width_plan
 from ghostsearch.space.architecture import Anatomy, Architecture
-from ghostsearch.surgery.baseline_pass import PlainPass
+from ghostsearch.surgery.baseline_pass import BaselinePass
 from ghostsearch.surgery.fit_layer import FitSettings
 from ghostsearch.surgery.inherit import copy_weights, fit_weights
 from ghostsearch.surgery.sites import find_sites, require_sites
@@ -34,13 +34,13 @@ def convert(
     seed: int = 0,
     settings: FitSettings | None = None,
     progress: Progress | None = None,
-    plain_pass: PlainPass | None = None,
+    baseline_pass: BaselinePass | None = None,
 ) -> nn.Module:
     """The model of an architecture as a new module, with weights inherited from `model`, which stays untouched.
 
     example: (N, C, H, W) or any forward input. `calibration` yields image batches (or (images, …) batches) to fit the
     weights in closed form under `settings`; without it they are copied. The structure depends on the architecture
-    alone, so that saved weights load into a conversion made without images. `plain_pass` holds the plain net's
+    alone, so that saved weights load into a conversion made without images. `baseline_pass` holds the baseline's
     values on the calibration batches, stopped before the first change, where many single changes are made in turn.
     Raises GhostsearchError for a site or group that the model does not have or that cannot change.
     """
@@ -58,11 +58,11 @@ def convert(
         torch.manual_seed(seed)
         for old, new in swap_sites(converted, architecture.sites).values():
             copy_weights(old, new)
-        if calibration is None or architecture.is_plain:
+        if calibration is None or architecture.is_baseline:
             return converted
         with working():
             return fit_weights(
                 model, converted, architecture, example=example, calibration=calibration,
                 width_multiple=width_multiple, distill_steps=distill_steps, seed=seed, settings=settings,
-                progress=progress, plain_pass=plain_pass,
+                progress=progress, baseline_pass=baseline_pass,
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Label-free distillation of a converted net from its plain parent, block by block or as a whole."""
+"""Label-free distillation of a converted net from its baseline parent, block by block or as a whole."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ghostsearch.graph.flow import find_places, trace_graph
 Progress = Callable[[int, int, str], None]
 LEARNING_RATE = 2e-3
 LOGITS_SHARE = 0.1
-"""Weight of the outputs' loss beside the mean of the feature losses; each is relative to the plain net's variance."""
+"""Weight of the outputs' loss beside the mean of the feature losses; each is relative to the baseline's variance."""
 
 
 def distill_blocks(
-    plain: nn.Module,
+    baseline: nn.Module,
     converted: nn.Module,
     loader: Iterable[Any],
     steps: int,
@@ -35,12 +35,12 @@ def distill_blocks(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> None:
-    """Train a converted net in place, without labels, to give the plain net's values at every block's end and
+    """Train a converted net in place, without labels, to give the baseline's values at every block's end and
     at the output.
 
     All blocks learn at once, each on the converted net's own inputs. Images are shifted by up to an eighth of
     their side
-    (at most `shift` pixels) and mirrored: the plain net, asked again, says what its answer is. Adam, cosine; BatchNorm
+    (at most `shift` pixels) and mirrored: the baseline, asked again, says what its answer is. Adam, cosine; BatchNorm
     uses each batch's statistics meanwhile, and gets those of the images as they came at the end. Frozen
     parameters stay.
     Raises GhostsearchError when there are no images or nothing can be trained.
@@ -53,12 +53,12 @@ def distill_blocks(
     trained = [p for p in converted.parameters() if p.requires_grad]
     if not trained:
         raise GhostsearchError("every parameter of the converted model is frozen: there is nothing to distil")
-    modes = [(module, module.training) for model in (plain, converted) for module in model.modules()]
-    plain.eval()
+    modes = [(module, module.training) for model in (baseline, converted) for module in model.modules()]
+    baseline.eval()
     converted.eval()
     draw = _Draw(images, batch, shift, flips, torch.Generator().manual_seed(seed))
-    ends = block_ends(plain, converted)
-    taps = [_Taps(model, ends) for model in (plain, converted)]
+    ends = block_ends(baseline, converted)
+    taps = [_Taps(model, ends) for model in (baseline, converted)]
     optimizer = torch.optim.Adam(trained, lr)
     norms = [m for m in converted.modules() if isinstance(m, _BatchNorm) and m.affine and m.track_running_stats]
     try:
@@ -70,7 +70,7 @@ def distill_blocks(
                 group["lr"] = lr * _schedule(step, steps)
             x = channels_last(draw())
             with torch.no_grad():
-                wanted = list(tensors(call(plain, x)))
+                wanted = list(tensors(call(baseline, x)))
                 features = taps[0].take()
             output = list(tensors(call(converted, x)))
             loss = _loss(output, wanted, taps[1].take(), features)
@@ -97,10 +97,10 @@ def _schedule(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1, steps - climb)))
 
 
-def _loss(output: list[Tensor], wanted: list[Tensor], features: list[Tensor], of_plain: list[Tensor]) -> Any:
+def _loss(output: list[Tensor], wanted: list[Tensor], features: list[Tensor], of_baseline: list[Tensor]) -> Any:
     outputs: Any = sum(_relative(o, w) for o, w in zip(output, wanted, strict=True)) / len(output)
     # A block whose end was cut in width has no counterpart to be compared with.
-    pairs = [(f, p) for f, p in zip(features, of_plain, strict=True) if f.shape == p.shape]
+    pairs = [(f, p) for f, p in zip(features, of_baseline, strict=True) if f.shape == p.shape]
     if not pairs:
         return outputs
     inner = sum(_relative(f, p) for f, p in pairs) / len(pairs)
@@ -144,17 +144,17 @@ class _Draw:
         return torch.stack(made)
 
 
-def block_ends(plain: nn.Module, converted: nn.Module) -> list[str]:
+def block_ends(baseline: nn.Module, converted: nn.Module) -> list[str]:
     """Modules whose outputs are compared: those right behind which a sum closes a residual block, else BatchNorms."""
-    graph = trace_graph(plain)
+    graph = trace_graph(baseline)
     ends: list[str] = []
     if graph is not None:
-        for place in find_places(plain, graph).values():
+        for place in find_places(baseline, graph).values():
             parent = place.path.rpartition(".")[0]
             if place.shortcut is not None and parent and parent not in ends:
                 ends.append(parent)
     if not ends:
-        ends = [path for path, m in plain.named_modules() if isinstance(m, _BatchNorm)][-8:]
+        ends = [path for path, m in baseline.named_modules() if isinstance(m, _BatchNorm)][-8:]
     with_width = dict(converted.named_modules())
     return [path for path in ends if path in with_width]
 

@@ -1,4 +1,4 @@
-"""Fits one layer (convolution, block or linear) to what the plain net has behind it, and sets the norm that follows."""
+"""Fits one layer (convolution, block or linear) to what the baseline has behind it, and sets the norm that follows."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Target:
     def relaxed(self, outputs: Batches) -> list[Tensor]:
         """The layer's share, nothing asked of values that a ReLU hides in both nets.
 
-        This is the majorising step for the squared error behind the ReLU: where the plain net's value is negative, any
+        This is the majorising step for the squared error behind the ReLU: where the baseline's value is negative, any
         negative prediction is its own target (compare Zhang et al. 2016, section 3.2).
         """
         if not self.relu:

@@ -1,4 +1,4 @@
-"""Walks a converted net in its own order of computation and fits layer after layer to the plain net's values."""
+"""Walks a converted net in its own order of computation and fits layer after layer to the baseline's values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ghostsearch.busy import breathe
 from ghostsearch.graph.flow import Place, find_places, fit_order, readers_of, trace_graph, without_inplace
 from ghostsearch.graph.replay import Replay, Rerun, Values, same_forward, watched_places
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.surgery.baseline_pass import PlainPass
+from ghostsearch.surgery.baseline_pass import BaselinePass
 from ghostsearch.surgery.fit_ghost import channel_means
 from ghostsearch.surgery.fit_layer import (
     FitSettings,
@@ -35,25 +35,25 @@ Progress = Callable[[int, int, str], None]
 class ModelFit:
     """One pass of closed-form fits.
 
-    teacher: the plain net; narrow: the same with its widths cut; student: the narrow net with blocks, fitted in place;
-    channels: per layer whose outputs were cut, the teacher's positions that stay; plain_pass: the plain net's values on
-    the batches, stopped before the first change.
+    teacher: the baseline; narrow: the same with its widths cut; student: the narrow net with blocks, fitted in place;
+    channels: per layer whose outputs were cut, the teacher's positions that stay; baseline_pass: the baseline's values
+    on the batches, stopped before the first change.
     """
 
     def __init__(
         self, teacher: nn.Module, narrow: nn.Module, student: nn.Module, batches: Sequence[Any],
-        channels: Mapping[str, Tensor], settings: FitSettings, plain_pass: PlainPass | None = None,
+        channels: Mapping[str, Tensor], settings: FitSettings, baseline_pass: BaselinePass | None = None,
     ) -> None:  # fmt: skip
         self.teacher, self.student = without_inplace(teacher.eval()), without_inplace(student.eval())
         self.narrow, self.settings, self.channels = narrow, settings, dict(channels)
-        self.plain_values: Values
+        self.baseline_values: Values
         self.own_values: Values
-        self.plain_pass = plain_pass if plain_pass is not None and plain_pass.traced else None
+        self.baseline_pass = baseline_pass if baseline_pass is not None and baseline_pass.traced else None
         self.first: str | None = None
-        if self.plain_pass:
-            self.places = self.plain_pass.places
-            self.plain_values = self.plain_pass.replay.fork(self.teacher)
-            self.own_values = self.plain_pass.replay.fork(self.student)
+        if self.baseline_pass:
+            self.places = self.baseline_pass.places
+            self.baseline_values = self.baseline_pass.replay.fork(self.teacher)
+            self.own_values = self.baseline_pass.replay.fork(self.student)
             return
         graph = trace_graph(self.teacher)
         traced = graph is not None and all(
@@ -62,11 +62,11 @@ class ModelFit:
         )
         if graph is not None and traced:
             self.places = find_places(self.teacher, graph)
-            self.plain_values = Replay(self.teacher, graph, batches)
+            self.baseline_values = Replay(self.teacher, graph, batches)
             self.own_values = Replay(self.student, graph, batches)
         else:
             self.places = watched_places(self.teacher, batches[0])
-            self.plain_values, self.own_values = Rerun(self.teacher, batches), Rerun(self.student, batches)
+            self.baseline_values, self.own_values = Rerun(self.teacher, batches), Rerun(self.student, batches)
 
     def run(self, architecture: Architecture, progress: Progress | None = None) -> None:
         """Fit every layer behind the first change."""
@@ -116,15 +116,15 @@ class ModelFit:
 
     def _free(self, place: Place, fit: Callable[[], FreeFit]) -> FreeFit:
         """The unconstrained fit; all choices of a site share it where nothing before the site has changed."""
-        if self.plain_pass is None or self.channels or place.path != self.first:
+        if self.baseline_pass is None or self.channels or place.path != self.first:
             return fit()
-        known = self.plain_pass.free
+        known = self.baseline_pass.free
         if known is None or known[0] != place.path:
-            self.plain_pass.free = known = (place.path, fit())
+            self.baseline_pass.free = known = (place.path, fit())
         return known[1]
 
     def _target(self, place: Place, outputs: int) -> Target:
-        totals = self.plain_values.get(place.out)
+        totals = self.baseline_values.get(place.out)
         shortcuts = None if place.shortcut is None else self.own_values.get(place.shortcut)
         chosen = self.channels.get(place.path)
         if chosen is not None:

@@ -33,7 +33,7 @@ SITE_SETTINGS = FitSettings(joint_rounds=1, joint_steps=2)
 
 @dataclass
 class SiteValues:
-    """What a convolution of the plain model reads and gives on some images: batches (N, C, …) and (N, n, …)."""
+    """What a convolution of the baseline reads and gives on some images: batches (N, C, …) and (N, n, …)."""
 
     conv: Any
     inputs: list[Tensor]

@@ -14,18 +14,18 @@ from ghostsearch.graph.capture import call
 from ghostsearch.graph.plan import Edit, WidthPlan
 from ghostsearch.graph.widths import kept_channels
 from ghostsearch.space.choice import Width
-from ghostsearch.surgery.baseline_pass import PlainPass
+from ghostsearch.surgery.baseline_pass import BaselinePass
 from ghostsearch.surgery.least_squares import NormalEquations, cholesky
 
 
 def fitted_channels(
     model: nn.Module, widths: Mapping[str, Width], plan: WidthPlan, batches: Sequence[Any], width_multiple: int,
-    plain_pass: PlainPass | None = None,
+    baseline_pass: BaselinePass | None = None,
 ) -> dict[str, list[int]]:  # fmt: skip
     """Per group the channels that stay, by backward elimination on the least-squares loss of the layers that read them.
 
     Groups with divisions, or read by nothing that least squares can refit, are chosen by weight norm (`kept_channels`).
-    plain_pass: the model's values on the batches, stopped before the groups.
+    baseline_pass: the model's values on the batches, stopped before the groups.
     """
     spared: dict[str, Elimination] = {}
     readers: dict[str, list[Edit]] = {}
@@ -33,13 +33,13 @@ def fitted_channels(
         found = [e for e in plan.edits[name] if e.side == "in" and _refittable(model, e)]
         if plan.group(name).divisions == 1 and found:
             readers[name] = found
-    if plain_pass is not None and all(e.path in plain_pass.places for es in readers.values() for e in es):
+    if baseline_pass is not None and all(e.path in baseline_pass.places for es in readers.values() for e in es):
         for name, edits in readers.items():
             # The widths of a group differ in how far they go, no more.
-            if plain_pass.spared is None or plain_pass.spared[0] != name:
-                equations = _equations_behind(plain_pass, [e.path for e in edits])
-                plain_pass.spared = (name, Elimination(model, edits, equations, plan.group(name).channels))
-            spared[name] = plain_pass.spared[1]
+            if baseline_pass.spared is None or baseline_pass.spared[0] != name:
+                equations = _equations_behind(baseline_pass, [e.path for e in edits])
+                baseline_pass.spared = (name, Elimination(model, edits, equations, plan.group(name).channels))
+            spared[name] = baseline_pass.spared[1]
     else:
         equations = _input_equations(model, sorted({e.path for es in readers.values() for e in es}), batches)
         spared = {n: Elimination(model, es, equations, plan.group(n).channels) for n, es in readers.items()}
@@ -80,12 +80,12 @@ def _input_equations(model: nn.Module, paths: list[str], batches: Sequence[Any])
     return found
 
 
-def _equations_behind(plain_pass: PlainPass, paths: list[str]) -> dict[str, NormalEquations]:
+def _equations_behind(baseline_pass: BaselinePass, paths: list[str]) -> dict[str, NormalEquations]:
     """The same from the point where the pass stands, without computing again what lies before."""
-    values, found = plain_pass.replay.fork(plain_pass.teacher), {}
-    for path in sorted(paths, key=plain_pass.order.__getitem__):
-        place: Any = plain_pass.places[path]
-        found[path] = NormalEquations(plain_pass.teacher.get_submodule(path))  # type: ignore[arg-type]
+    values, found = baseline_pass.replay.fork(baseline_pass.teacher), {}
+    for path in sorted(paths, key=baseline_pass.order.__getitem__):
+        place: Any = baseline_pass.places[path]
+        found[path] = NormalEquations(baseline_pass.teacher.get_submodule(path))  # type: ignore[arg-type]
         for x, y in zip(values.get(place.source), values.get(place.node), strict=True):
             found[path].add(x, y)
     return found

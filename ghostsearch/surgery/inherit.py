@@ -17,7 +17,7 @@ from ghostsearch.graph.flow import overwrites_what_is_read
 from ghostsearch.graph.plan import WidthPlan
 from ghostsearch.graph.widths import set_widths, width_plan
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.surgery.baseline_pass import PlainPass
+from ghostsearch.surgery.baseline_pass import BaselinePass
 from ghostsearch.surgery.fit_layer import FitSettings
 from ghostsearch.surgery.fit_model import ModelFit
 from ghostsearch.surgery.fit_width import fitted_channels
@@ -28,7 +28,7 @@ Progress = Callable[[int, int, str], None]
 
 
 def fit_weights(
-    plain: nn.Module,
+    baseline: nn.Module,
     converted: nn.Module,
     architecture: Architecture,
     *,
@@ -39,15 +39,15 @@ def fit_weights(
     seed: int = 0,
     progress: Progress | None = None,
     settings: FitSettings | None = None,
-    plain_pass: PlainPass | None = None,
+    baseline_pass: BaselinePass | None = None,
 ) -> nn.Module:
-    """A module of `converted`'s structure whose weights are fitted to the plain net's values on calibration images.
+    """A module of `converted`'s structure whose weights are fitted to the baseline's values on calibration images.
 
     Which channels a width keeps is chosen by least squares too, so they may differ from `converted`'s. Layer
     after layer is
-    fitted on the converted net's own inputs towards the plain net's values (asymmetric reconstruction, He et al. 2017,
+    fitted on the converted net's own inputs towards the baseline's values (asymmetric reconstruction, He et al. 2017,
     section 3.2); no labels, no training. With `distill_steps`, that many steps of label-free distillation follow.
-    plain_pass: the plain net's values on these images, stopped before the first change.
+    baseline_pass: the baseline's values on these images, stopped before the first change.
     Raises GhostsearchError when there are no images, or when in-place activations change what other layers read.
     """
     settings = settings or FitSettings()
@@ -55,39 +55,39 @@ def fit_weights(
         batches = [kept(b.detach().cpu().float()) if isinstance(b, Tensor) else b for b in image_batches(calibration)]
         if not batches:
             raise GhostsearchError("there are no calibration images; give at least one batch")
-        teacher = plain_pass.teacher if plain_pass else copied(plain).cpu().float().eval()
+        teacher = baseline_pass.teacher if baseline_pass else copied(baseline).cpu().float().eval()
         if overwrites_what_is_read(teacher, batches[0]):
             raise GhostsearchError(
                 "an in-place activation of the network changes values that other layers read, so its layers cannot be "
                 "fitted one by one; build it with inplace=False there, or convert without calibration images"
             )
         student = _fitted(
-                plain, teacher, architecture, example, batches, width_multiple, settings, progress, plain_pass
+                baseline, teacher, architecture, example, batches, width_multiple, settings, progress, baseline_pass
             )  # fmt: skip
         if distill_steps:
             from ghostsearch.surgery.distillation import distill_blocks
 
             distill_blocks(teacher, student, batches, distill_steps, seed=seed, progress=progress)
-    first = next(plain.parameters())
+    first = next(baseline.parameters())
     return _like(student.to(first.device, first.dtype), converted)
 
 
 def _fitted(
-    plain: nn.Module, teacher: nn.Module, architecture: Architecture, example: Any, batches: list[Any],
-    width_multiple: int, settings: FitSettings, progress: Progress | None, plain_pass: PlainPass | None,
+    baseline: nn.Module, teacher: nn.Module, architecture: Architecture, example: Any, batches: list[Any],
+    width_multiple: int, settings: FitSettings, progress: Progress | None, baseline_pass: BaselinePass | None,
 ) -> nn.Module:  # fmt: skip
-    """The converted net with weights in closed form. teacher: the plain net in float32 on the CPU."""
+    """The converted net with weights in closed form. teacher: the baseline in float32 on the CPU."""
     narrow = copied(teacher)
     channels: dict[str, Tensor] = {}
     if architecture.groups:
-        plan = width_plan(plain, example)
-        keep = fitted_channels(teacher, architecture.groups, plan, batches, width_multiple, plain_pass)
+        plan = width_plan(baseline, example)
+        keep = fitted_channels(teacher, architecture.groups, plan, batches, width_multiple, baseline_pass)
         set_widths(narrow, keep, example, plan=plan)
         channels = _channels(plan, keep)
     student = copied(narrow)
     for old, new in swap_sites(student, architecture.sites).values():
         copy_weights(old, new)
-    ModelFit(teacher, narrow, student, batches, channels, settings, plain_pass).run(architecture, progress)
+    ModelFit(teacher, narrow, student, batches, channels, settings, baseline_pass).run(architecture, progress)
     return student
 
 
@@ -103,7 +103,7 @@ def _like(student: nn.Module, converted: nn.Module) -> nn.Module:
 
 
 def _channels(plan: WidthPlan, keep: dict[str, list[int]]) -> dict[str, Tensor]:
-    """Per layer that makes channels of a cut group, the plain layer's positions that stay."""
+    """Per layer that makes channels of a cut group, the baseline layer's positions that stay."""
     return {
         edit.path: torch.tensor(edit.positions(left))
         for name, left in keep.items()

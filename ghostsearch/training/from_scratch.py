@@ -1,4 +1,4 @@
-"""Training a network from random weights on a folder of images: the plain model that a search starts from."""
+"""Training a network from random weights on a folder of images: the baseline that a search starts from."""
 
 from __future__ import annotations
 

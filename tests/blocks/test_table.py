@@ -22,7 +22,7 @@ CHOICES = [
     LowRank(0.99),
 ]
 CONVOLUTIONS = {
-    "plain": (nn.Conv2d(6, 12, 3, padding=1), (5, 7)),
+    "baseline": (nn.Conv2d(6, 12, 3, padding=1), (5, 7)),
     "1x1 without bias": (nn.Conv2d(16, 10, 1, bias=False), (4, 4)),
     "stride and dilation": (nn.Conv2d(6, 12, 3, stride=2, padding=2, dilation=2), (9, 8)),
     "uneven kernel, no padding": (nn.Conv2d(6, 12, (1, 5), bias=False), (5, 7)),
@@ -68,7 +68,7 @@ def test_a_block_is_a_drop_in_that_costs_what_the_formula_says(conv, size, choic
 
 @choices
 def test_a_block_trains_every_parameter(choice):
-    conv = CONVOLUTIONS["plain"][0]
+    conv = CONVOLUTIONS["baseline"][0]
     block = build_block(conv, choice)
     copy_weights(conv, block)
     block(image(conv, (5, 7))).square().sum().backward()
@@ -88,7 +88,7 @@ def test_a_block_takes_over_mode_frozen_state_dtype_device_and_memory_format(cho
 @choices
 @pytest.mark.parametrize("ordered", [False, True])
 def test_weights_load_strictly_into_a_block_made_without_knowing_the_order(choice, ordered):
-    conv = CONVOLUTIONS["plain"][0]
+    conv = CONVOLUTIONS["baseline"][0]
     block, fresh = build_block(conv, choice, ordered=ordered), build_block(conv, choice)
     if getattr(block, "order", None) is not None:
         block.order = torch.randperm(12)
@@ -104,7 +104,7 @@ def test_weights_load_strictly_into_a_block_made_without_knowing_the_order(choic
 
 @choices
 def test_a_block_says_what_it_is_and_can_be_copied(choice):
-    block = build_block(CONVOLUTIONS["plain"][0], choice)
+    block = build_block(CONVOLUTIONS["baseline"][0], choice)
     assert str(choice) in repr(block)
     assert block.state_dict().keys() == copy.deepcopy(block).state_dict().keys()
 

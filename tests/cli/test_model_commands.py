@@ -75,7 +75,7 @@ def test_convert_measure_load_round_trip(ghostsearch, tmp_path):
     assert latency["threads"] == 1
     assert latency["batch"] == 1
     assert len(latency["times_s"]) >= 5
-    assert latency["plain_times_s"], "a converted directory is timed beside its plain model"
+    assert latency["baseline_times_s"], "a converted directory is timed beside its baseline"
     assert min(latency["times_s"]) > 0
     assert found["versions"]["torch"]
 

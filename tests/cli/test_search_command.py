@@ -30,7 +30,7 @@ def test_the_study_directory_holds_what_is_promised(study):
         assert (out / "models" / digest / "weights.safetensors").is_file()
     trials = pd.read_parquet(out / "trials.parquet")
     assert trials["digest"].is_unique
-    assert "plain" in set(trials["digest"])
+    assert "baseline" in set(trials["digest"])
 
 
 def test_the_report_holds_what_the_search_learned_of_the_device(study):
@@ -43,11 +43,11 @@ def test_the_report_holds_what_the_search_learned_of_the_device(study):
     sites = {s["path"] for s in view.anatomy["sites"]}
     assert sites <= {row["layer"] for row in view.layers}
     for row in view.layers:
-        assert set(row["seconds"]) >= {r.digest for r in view.finalists if r.digest != "plain"}
+        assert set(row["seconds"]) >= {r.digest for r in view.finalists if r.digest != "baseline"}
         for digest, seconds in row["seconds"].items():
             kept = next(r for r in view.records if r.digest == digest)
             if kept.groups == {} and kept.sites.get(row["layer"], "keep") == "keep":
-                assert seconds == pytest.approx(row["plain_s"], rel=1e-3)
+                assert seconds == pytest.approx(row["baseline_s"], rel=1e-3)
     for veto in view.vetoed:
         assert veto["interval"][1] >= 1
         assert veto["choice"] not in set(table[table["name"] == veto["site"]]["choice"])

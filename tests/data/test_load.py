@@ -82,7 +82,7 @@ def test_a_small_training_set_keeps_its_only_batch():
     assert [len(x) for x, _ in data.train] == [20]
 
 
-def test_calibration_images_are_plain_training_images(digits):
+def test_calibration_images_are_baseline_training_images(digits):
     batches = calibration_batches(digits, 100, seed=3, batch=48)
     assert [len(b) for b in batches] == [48, 48, 4]
     # They are read when looked at: nothing is held, and every pass reads the same.
@@ -91,8 +91,8 @@ def test_calibration_images_are_plain_training_images(digits):
     again = calibration_batches(digits, 100, seed=3, batch=48)
     assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
     assert not torch.equal(batches[0], calibration_batches(digits, 100, seed=4, batch=48)[0])
-    plain = digits.train.dataset.plain()
-    everything = {x.numpy().tobytes() for x, _ in (plain[i] for i in range(len(plain)))}
+    baseline = digits.train.dataset.baseline()
+    everything = {x.numpy().tobytes() for x, _ in (baseline[i] for i in range(len(baseline)))}
     assert {x.numpy().tobytes() for x in torch.cat(list(batches))} <= everything
     assert len(torch.cat(list(calibration_batches(digits, 10_000)))) == 1077
 

@@ -60,7 +60,7 @@ def test_half_of_the_images_are_mirrored():
 
 
 @pytest.mark.parametrize(("shift", "flips"), [(2, False), (0, True)])
-def test_augmentation_follows_the_seed_and_plain_has_none(shift, flips):
+def test_augmentation_follows_the_seed_and_baseline_has_none(shift, flips):
     images = ImageSet(IMAGES, LABELS, mean=MEAN, std=STD, shift=shift, flips=flips)
     batches = []
     for seed in (0, 0, 1):
@@ -68,5 +68,5 @@ def test_augmentation_follows_the_seed_and_plain_has_none(shift, flips):
         batches.append(images.__getitems__(list(range(6)))[0])
     assert torch.equal(batches[0], batches[1])
     assert not torch.equal(batches[0], batches[2])
-    plain = ImageSet(IMAGES, LABELS, mean=MEAN, std=STD)[0][0]
-    assert torch.equal(images.plain()[0][0], plain)
+    baseline = ImageSet(IMAGES, LABELS, mean=MEAN, std=STD)[0][0]
+    assert torch.equal(images.baseline()[0][0], baseline)

@@ -52,7 +52,7 @@ def test_outputs_come_back_right(device):
 def test_it_measures_like_any_device(device):
     model, example = probe_model()
     bigger = nn.Sequential(nn.Upsample(scale_factor=4), model).eval()
-    found = measure_latency({"bigger": bigger}, example, device=device, plain=model, time_limit_s=0.3)["bigger"]
+    found = measure_latency({"bigger": bigger}, example, device=device, baseline=model, time_limit_s=0.3)["bigger"]
     assert found.device == "ssh:onnxruntime"
     assert found.ratio > 1
     assert {"onnxruntime", "torch", "onnx"} == set(device.versions())

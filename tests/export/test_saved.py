@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.saved import load, load_directory, load_plain, save
+from ghostsearch.export.saved import load, load_baseline, load_directory, save
 from ghostsearch.models.load import InputSpec, LoadedModel, example_input, load_model
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.preset import load_preset
@@ -129,9 +129,9 @@ def test_versions_are_kept(written: Path) -> None:
     assert load_directory(written).versions["torch"] == torch.__version__.partition("+")[0]
 
 
-def test_plain_model_of_a_saved_one(written: Path) -> None:
-    plain = load_plain(load_directory(written))
-    assert plain.module.state_dict().keys() == load_model("ghostsearch:digits_cnn").module.state_dict().keys()
+def test_baseline_model_of_a_saved_one(written: Path) -> None:
+    baseline = load_baseline(load_directory(written))
+    assert baseline.module.state_dict().keys() == load_model("ghostsearch:digits_cnn").module.state_dict().keys()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -298,7 +298,7 @@ def test_a_forged_channel_order(tmp_path: Path) -> None:
 
 def test_a_converted_model_is_not_a_source_for_another_conversion(written: Path, tmp_path: Path) -> None:
     saved = load_directory(written)
-    with pytest.raises(GhostsearchError, match=r"converted already .*; convert the plain ghostsearch:digits_cnn"):
+    with pytest.raises(GhostsearchError, match=r"converted already .*; convert the baseline ghostsearch:digits_cnn"):
         save(saved.module, tmp_path, source=saved, architecture=Architecture.of({"x": "lowrank(rank=0.5)"}))
 
 

@@ -283,14 +283,14 @@ def test_image_folders(place: Path, data: st.DataObject) -> None:
 def study(place: Path) -> Path:
     """A study directory as a search leaves it, with its trials both in a database and in records.jsonl."""
     record = Record(
-        number=0, digest="plain", origin="plain", state="complete", cost=Cost(params=1, macs=2, size_bytes=4),
+        number=0, digest="baseline", origin="baseline", state="complete", cost=Cost(params=1, macs=2, size_bytes=4),
         scores=(Score(metric="accuracy", value=0.5, split="validation", epochs=0, images=9, seed=0),),
     )  # fmt: skip
     objectives = [Objective(name="score", label="accuracy", unit="", maximize=True),
                   Objective(name="macs", label="macs", unit="MACs", maximize=False)]  # fmt: skip
     folder = place / "study"
     write_run(folder, RunConfig())
-    write_study(folder, {"name": "s", "space": "0", "anatomy": {}, "plain_latencies": [], "environment": {}})
+    write_study(folder, {"name": "s", "space": "0", "anatomy": {}, "baseline_latencies": [], "environment": {}})
     write_records(folder, [record])
     write_outcome(folder, [record], objectives, [record], [record], [])
     space = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)")})
@@ -298,7 +298,7 @@ def study(place: Path) -> Path:
     proposal = ledger.ask(lambda a: True)
     assert proposal
     ledger.finish(proposal, record)
-    assert load_study(folder).records[0].digest == "plain"
+    assert load_study(folder).records[0].digest == "baseline"
     return folder
 
 
@@ -342,7 +342,7 @@ def test_a_study_directory_opens_no_storage_outside_itself(storage: str, study: 
     shutil.copytree(study, tmp_path / "study")
     run = tmp_path / "study" / "run.yaml"
     run.write_text(run.read_text().replace("storage: null", f"storage: {storage.replace('OUTSIDE', str(tmp_path))}"))
-    assert [r.digest for r in load_study(tmp_path / "study").records] == ["plain"]
+    assert [r.digest for r in load_study(tmp_path / "study").records] == ["baseline"]
     assert [p.name for p in tmp_path.iterdir()] == ["study"]
 
 
@@ -379,12 +379,12 @@ class Bomb:
         return Path.touch, (self.canary,)
 
 
-@pytest.mark.parametrize("container", ["plain", "zip", "legacy", "inside"])
+@pytest.mark.parametrize("container", ["baseline", "zip", "legacy", "inside"])
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors", ".bin"])
 def test_a_malicious_pickle_is_not_run(container: str, suffix: str, tmp_path: Path) -> None:
     canary, path = tmp_path / "canary", tmp_path / f"net{suffix}"
     bomb = Bomb(canary)
-    if container == "plain":
+    if container == "baseline":
         path.write_bytes(pickle.dumps(bomb))
     elif container == "inside":
         torch.save({"state_dict": {"weight": torch.zeros(2), "extra": bomb}}, path)
@@ -393,7 +393,7 @@ def test_a_malicious_pickle_is_not_run(container: str, suffix: str, tmp_path: Pa
     with pytest.raises(GhostsearchError):
         load_weights(load_model("ghostsearch:digits_cnn").module, path)
     assert not canary.exists()
-    if container == "plain":
+    if container == "baseline":
         pickle.loads(path.read_bytes())
         assert canary.exists(), "the bomb is a dud, so this test would prove nothing"
 

@@ -88,7 +88,7 @@ def test_torchvision_nets(name):
     assert same(table.predict(architecture), measure_cost(built, example))
 
 
-def test_plain_is_the_measured_cost(small):
+def test_baseline_is_the_measured_cost(small):
     model, example, _, _, table = small
     assert same(table.predict(Architecture()), measure_cost(model, example))
 

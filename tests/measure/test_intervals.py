@@ -14,8 +14,8 @@ def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     held = 0
     for _ in range(200):
-        times, plain = rng.lognormal(0, 0.1, (30, 1)), rng.lognormal(0, 0.1, (30, 1))
-        low, high = ratio_interval((0.8 * times).tolist(), plain.tolist())
+        times, baseline = rng.lognormal(0, 0.1, (30, 1)), rng.lognormal(0, 0.1, (30, 1))
+        low, high = ratio_interval((0.8 * times).tolist(), baseline.tolist())
         held += low <= 0.8 <= high
     assert 0.88 <= held / 200 <= 1
 

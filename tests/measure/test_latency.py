@@ -23,17 +23,17 @@ def net(channels=8, layers=1):
 
 @pytest.mark.parametrize("device", ["onnxruntime:cpu", "torch:cpu"])
 def test_measuring_changes_nothing(device):
-    plain, candidate = net().train(), net().eval()
-    before = [copy.deepcopy(m.state_dict()) for m in (plain, candidate)]
+    baseline, candidate = net().train(), net().eval()
+    before = [copy.deepcopy(m.state_dict()) for m in (baseline, candidate)]
     torch.manual_seed(3)
     random.seed(3)
     np.random.seed(3)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     threads, collecting = torch.get_num_threads(), gc.isenabled()
-    measure_latency({"candidate": candidate}, EXAMPLE, device=device, plain=plain, time_limit_s=0.05)
-    assert plain.training
+    measure_latency({"candidate": candidate}, EXAMPLE, device=device, baseline=baseline, time_limit_s=0.05)
+    assert baseline.training
     assert not candidate.training
-    for model, state in zip((plain, candidate), before, strict=True):
+    for model, state in zip((baseline, candidate), before, strict=True):
         assert list(model.state_dict()) == list(state)
         assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), state.values(), strict=True))
     assert torch.equal(torch.get_rng_state(), states[0])
@@ -43,9 +43,9 @@ def test_measuring_changes_nothing(device):
 
 
 def test_raw_times_of_both_and_an_interval_around_the_ratio():
-    found = measure_latency({"a": net(), "b": net(32, 4)}, EXAMPLE, plain=net(16), time_limit_s=0.3)
+    found = measure_latency({"a": net(), "b": net(32, 4)}, EXAMPLE, baseline=net(16), time_limit_s=0.3)
     for latency in found.values():
-        assert min(*latency.times_s, *latency.plain_times_s) > 0
+        assert min(*latency.times_s, *latency.baseline_times_s) > 0
         assert len(latency.times_s) >= MIN_ROUNDS
         low, high = latency.ratio_interval
         assert low <= latency.ratio <= high
@@ -59,15 +59,15 @@ def test_raw_times_of_both_and_an_interval_around_the_ratio():
 
 
 def test_it_says_why_it_stopped():
-    wide = measure_latency({"a": net()}, EXAMPLE, plain=net(), time_limit_s=0.05, narrow=-1.0)["a"]
+    wide = measure_latency({"a": net()}, EXAMPLE, baseline=net(), time_limit_s=0.05, narrow=-1.0)["a"]
     assert wide.stopped == "time limit"
-    easy = measure_latency({"a": net()}, EXAMPLE, plain=net(), time_limit_s=60, narrow=100)["a"]
+    easy = measure_latency({"a": net()}, EXAMPLE, baseline=net(), time_limit_s=60, narrow=100)["a"]
     assert easy.stopped == "narrow"
 
 
-def test_without_a_plain_model_there_is_no_ratio():
+def test_without_a_baseline_model_there_is_no_ratio():
     latency = measure_latency({"a": net()}, EXAMPLE, time_limit_s=0.05)["a"]
-    assert (latency.ratio, latency.plain_times_s, latency.ratio_interval) == (None, (), None)
+    assert (latency.ratio, latency.baseline_times_s, latency.ratio_interval) == (None, (), None)
 
 
 class Noting(Device):
@@ -114,18 +114,18 @@ def visits(device):
     return order
 
 
-def test_the_plain_model_is_timed_in_turns_in_an_order_that_changes():
+def test_the_baseline_model_is_timed_in_turns_in_an_order_that_changes():
     device = Noting()
     models = {name: labelled(name) for name in "abc"}
     found = measure_latency(
-        models, EXAMPLE, device=device, plain=labelled("plain"), time_limit_s=0.3, batch=4, narrow=-1.0
+        models, EXAMPLE, device=device, baseline=labelled("baseline"), time_limit_s=0.3, batch=4, narrow=-1.0
     )
     order = visits(device)
     turns = {tuple(order[i : i + 4]) for i in range(8, len(order) - 4, 4)}
     assert len(turns) > 1  # the draw is seeded; only how many rounds there are depends on the machine
-    assert {"a", "b", "c", "plain"} == set(order)
-    assert abs(device.calls.count("a") - device.calls.count("plain")) <= 0.2 * len(device.calls)
-    assert sorted(device.closed) == ["a", "b", "c", "plain"]
+    assert {"a", "b", "c", "baseline"} == set(order)
+    assert abs(device.calls.count("a") - device.calls.count("baseline")) <= 0.2 * len(device.calls)
+    assert sorted(device.closed) == ["a", "b", "c", "baseline"]
     assert device.batch == 4
     assert all(latency.cores_busy is None for latency in found.values())
 

@@ -69,7 +69,7 @@ def test_every_choice_of_every_site_has_a_time(table, setup):
     for row in rows.values():
         low, high = row["interval"]
         assert low <= row["ratio"] <= high
-        assert row["latency_s"] == pytest.approx(row["plain_s"] * row["ratio"])
+        assert row["latency_s"] == pytest.approx(row["baseline_s"] * row["ratio"])
         assert row["vetoed"] == (high >= 1)
 
 
@@ -121,7 +121,7 @@ def test_damaged_or_foreign_files_are_not_used_and_say_so(tmp_path, damage):
     assert "not used" in again.note
 
 
-def test_the_plain_model_is_predicted_as_itself(table):
+def test_the_baseline_model_is_predicted_as_itself(table):
     assert table.predict([Architecture()]) == pytest.approx([1.0])
 
 
@@ -138,14 +138,14 @@ def test_predictions_add_up_over_sites(table, setup):
 def test_narrower_layers_are_predicted_at_the_times_of_their_cells(table, setup):
     space = setup[3]
     narrow = Architecture.of({}, dict.fromkeys(space.groups, "width(0.5)"))
-    changed = table.terms(encode(space, [narrow]))[0, 0] * table.plain_layers_s
+    changed = table.terms(encode(space, [narrow]))[0, 0] * table.baseline_layers_s
     cells = table.store.cells
     expected = 0.0
     for layer in table.layers:
         c, n = (x.total // 2 if x.groups else x.total for x in (layer.inputs, layer.outputs))
-        plain = cells[layer.cell(KEEP, layer.inputs.total, layer.outputs.total).key].median_s
+        baseline = cells[layer.cell(KEEP, layer.inputs.total, layer.outputs.total).key].median_s
         key = f"{layer.name} | keep | {c}->{n}"
-        expected += plain * (cells[key].ratio - 1)
+        expected += baseline * (cells[key].ratio - 1)
     assert changed == pytest.approx(expected, rel=1e-6)
 
 

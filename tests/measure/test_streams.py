@@ -134,11 +134,11 @@ def test_predictions_count_each_spoiled_sum_once(table):
     table.refresh()
     first, last, both = (Architecture.of(dict.fromkeys(p, GHOST)) for p in (ends[:1], ends[-1:], [ends[0], ends[-1]]))
     codes = encode(space, [Architecture(), first, last, both])
-    sums = table.terms(codes)[:, 1] * table.plain_layers_s
+    sums = table.terms(codes)[:, 1] * table.baseline_layers_s
     assert sums == pytest.approx([0, 0.003, 0.001, 0.003])
     assert table.predict_ratios(codes) == pytest.approx(1 + table.terms(codes) @ np.array(UNCORRECTED))
     # The linear program's form: every layer answers for one sum, so single layers add up.
-    additive = (table.additive_ratios(codes) - table.predict_ratios(codes)) * table.plain_layers_s
+    additive = (table.additive_ratios(codes) - table.predict_ratios(codes)) * table.baseline_layers_s
     assert additive == pytest.approx([0, 0.001 - 0.003, 0, 0.002 - 0.003])
 
 

@@ -101,9 +101,9 @@ def test_lists_change_only_their_bottleneck(field):
     other = {"ratios": 4, "kernels": 5, "expansions": 0.5, "squeezes": True}[field]
     values = [default] * len(ROWS)
     values[7] = other
-    plain = {k: v.shape for k, v in ghostnet(10, **{field: default}).state_dict().items()}
+    baseline = {k: v.shape for k, v in ghostnet(10, **{field: default}).state_dict().items()}
     changed = {k: v.shape for k, v in ghostnet(10, **{field: values}).state_dict().items()}
-    different = {k for k in plain.keys() | changed.keys() if plain.get(k) != changed.get(k)}
+    different = {k for k in baseline.keys() | changed.keys() if baseline.get(k) != changed.get(k)}
     assert different
     assert all(k.startswith("blocks.6.1.") for k in different), different
 

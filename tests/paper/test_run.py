@@ -150,7 +150,7 @@ def test_small_nets_beside_mobilenet(monkeypatch):
     rows = measured.timed_rows(family, PaperOptions(device="torch:cpu", time_limit=0.1))
     assert not remarks
     assert [row["MACs agree"] for row in rows] == [True, False, False]
-    assert all(row["95 % from"] <= row["÷ plain"] <= row["95 % to"] for row in rows)
+    assert all(row["95 % from"] <= row["÷ baseline"] <= row["95 % to"] for row in rows)
     assert all(row["latency ms"] > 0 for row in rows)
 
 

@@ -67,7 +67,7 @@ def make_record(anatomy: Anatomy, number: int, architecture: Architecture, origi
         )
         for e, gap in ((0, 0.14 * (1 - left) + 0.01), (1, 0.03), (3, 0.01))
     ]
-    state = "complete" if origin in ("plain", "uniform") or rng.random() < 0.7 else "pruned"
+    state = "complete" if origin in ("baseline", "uniform") or rng.random() < 0.7 else "pruned"
     scores = scores if state == "complete" else scores[: rng.choice((1, 2))]
     return Record(
         number=number,
@@ -86,14 +86,14 @@ def make_record(anatomy: Anatomy, number: int, architecture: Architecture, origi
 
 
 def make_latency(pace: float, rng: random.Random) -> Latency:
-    plain = [2.4e-3 * (1 + abs(rng.gauss(0, 0.02))) for _ in range(30)]
+    baseline = [2.4e-3 * (1 + abs(rng.gauss(0, 0.02))) for _ in range(30)]
     mine = tuple(2.4e-3 * pace * (1 + abs(rng.gauss(0, 0.02))) for _ in range(30))
     return Latency(
         device=DEVICE,
         threads=1,
         batch=1,
         times_s=mine,
-        plain_times_s=tuple(plain),
+        baseline_times_s=tuple(baseline),
         ratio_interval=(pace * 0.985, pace * 1.015),
         stopped="narrow",
     )
@@ -102,7 +102,7 @@ def make_latency(pace: float, rng: random.Random) -> Latency:
 def make_view(trials: int = 48, name: str = "digits-like", seed: int = 0) -> StudyView:
     """A whole study of `trials` trials, with finalists, a missed limit, a veto and an audit."""
     rng, anatomy = random.Random(seed), make_anatomy()
-    todo = [("plain", Architecture())]
+    todo = [("baseline", Architecture())]
     todo += [("uniform", Architecture.of({s.path: c for s in anatomy.sites})) for c in CHOICES[1:]]
     while len(todo) < trials:
         ghosted = rng.random()
@@ -114,9 +114,9 @@ def make_view(trials: int = 48, name: str = "digits-like", seed: int = 0) -> Stu
     front = [r for r in done if not any(_dominates(o, r) for o in done)]
     front.sort(key=lambda r: -r.score().value)
     knee = max(front, key=lambda r: r.score().value - 0.12 * r.latency(DEVICE).median_s / 2.4e-3)
-    finalists = [_final(r, rng) for r in [records[0], *(r for r in front if r.digest != "plain")]]
+    finalists = [_final(r, rng) for r in [records[0], *(r for r in front if r.digest != "baseline")]]
     limit = 2.05e-3
-    missed = tuple(r.digest for r in finalists if r.latency(DEVICE).median_s > limit and r.digest != "plain")
+    missed = tuple(r.digest for r in finalists if r.latency(DEVICE).median_s > limit and r.digest != "baseline")
     return StudyView(
         directory="results/mine",
         name=name,
@@ -173,7 +173,7 @@ def make_view(trials: int = 48, name: str = "digits-like", seed: int = 0) -> Stu
 def _layer_row(site: Site, records: list[Record]) -> dict:
     """A layer that takes a nanosecond for 25 multiply-adds."""
     seconds = {r.digest: site_macs(site, parse_layer_choice(r.sites.get(site.path, "keep"))) / 25e9 for r in records}
-    return {"device": DEVICE, "layer": site.path, "plain_s": site.macs / 25e9, "seconds": seconds}
+    return {"device": DEVICE, "layer": site.path, "baseline_s": site.macs / 25e9, "seconds": seconds}
 
 
 def _final(record: Record, rng: random.Random) -> Record:

@@ -81,10 +81,10 @@ def test_bare_names_are_found_where_they_are() -> None:
 
 
 def test_a_directory_says_what_it_is_made_of_and_the_page_tells(tmp_path) -> None:
-    plain = load_model("ghostsearch:resnet20")
+    baseline = load_model("ghostsearch:resnet20")
     architecture = Architecture.of({"layer1.0.conv1": "ghost(ratio=2, kernel=3)"}, {"layer2.1.conv1": "width(0.5)"})
-    module = convert(plain.module, architecture, example=example_input(plain.input))
-    save(module, tmp_path / "mine", source=plain, architecture=architecture)
+    module = convert(baseline.module, architecture, example=example_input(baseline.input))
+    save(module, tmp_path / "mine", source=baseline, architecture=architecture)
     names = ["resnet20", str(tmp_path / "mine")]
     rows = compare_models(names, device="torch:cpu", time_limit_s=0.2)
     assert rows[1].made_of == "ghostsearch:resnet20 with 1 × ghost(ratio=2, kernel=3), 1 × width(0.5)"
@@ -100,8 +100,8 @@ def test_a_directory_of_foreign_code_needs_leave(tmp_path, monkeypatch) -> None:
     (tmp_path / "theirs.py").write_text("from ghostsearch.models.cifar import resnet20 as net\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    plain = load_model("theirs:net", size=32)
-    save(plain.module, tmp_path / "mine", source=plain, architecture=Architecture())
+    baseline = load_model("theirs:net", size=32)
+    save(baseline.module, tmp_path / "mine", source=baseline, architecture=Architecture())
     with pytest.raises(GhostsearchError, match="allow"):
         find_model("mine")
     assert find_model("mine", allow_code=True).spec == "theirs:net"

@@ -14,7 +14,7 @@ def record(digest: str, score: float, seconds: float, macs: int, test: float | N
     scores = [Score(metric="accuracy", value=score, split="validation", epochs=1, images=100, seed=0)]
     if test is not None:
         scores.append(Score(metric="accuracy", value=test, split="test", epochs=4, images=100, seed=0))
-    latency = Latency(device=DEVICE, threads=1, batch=1, times_s=(seconds,), plain_times_s=(8e-3,))
+    latency = Latency(device=DEVICE, threads=1, batch=1, times_s=(seconds,), baseline_times_s=(8e-3,))
     cost = Cost(params=macs // 10, macs=macs, size_bytes=macs)
     return Record(
         number=0,
@@ -34,39 +34,41 @@ def study(*records: Record, chosen: str, finalists: tuple[Record, ...] = ()) -> 
     )  # fmt: skip
 
 
-PLAIN = record("plain", 0.9, 8e-3, 40_000_000, test=0.91)
+BASELINE = record("baseline", 0.9, 8e-3, 40_000_000, test=0.91)
 
 
 @pytest.mark.parametrize(
     ("seconds", "pace"),
     [
-        (4e-3, "is 2.00× as fast as the plain model on onnxruntime:cpu (4.00 ms against 8.00 ms)"),
-        (10e-3, "is 1.25× as slow as the plain model on onnxruntime:cpu (10.0 ms against 8.00 ms)"),
-        (8e-3, "is as fast as the plain model on onnxruntime:cpu (8.00 ms against 8.00 ms)"),
+        (4e-3, "is 2.00× as fast as the baseline on onnxruntime:cpu (4.00 ms against 8.00 ms)"),
+        (10e-3, "is 1.25× as slow as the baseline on onnxruntime:cpu (10.0 ms against 8.00 ms)"),
+        (8e-3, "is as fast as the baseline on onnxruntime:cpu (8.00 ms against 8.00 ms)"),
     ],
 )
 def test_says_the_pace_in_the_right_direction(seconds: float, pace: str) -> None:
     small = record("0123456789", 0.88, seconds, 10_000_000)
-    assert headline(study(PLAIN, small, chosen="0123456789")) == (
+    assert headline(study(BASELINE, small, chosen="0123456789")) == (
         f"Model 0123456789, the knee of the front, {pace}, with 25 % of its MACs and 25 % of its parameters, "
-        "at 88.0 % validation accuracy against the plain model's 90.0 %."
+        "at 88.0 % validation accuracy against the baseline's 90.0 %."
     )
 
 
 def test_takes_test_scores_once_the_finalists_have_them() -> None:
     small = record("0123456789", 0.88, 4e-3, 10_000_000)
     final = record("0123456789", 0.88, 4e-3, 10_000_000, test=0.905)
-    text = headline(study(PLAIN, small, chosen="0123456789", finalists=(PLAIN, final)))
-    assert text.endswith("at 90.5 % test accuracy against the plain model's 91.0 %.")
+    text = headline(study(BASELINE, small, chosen="0123456789", finalists=(BASELINE, final)))
+    assert text.endswith("at 90.5 % test accuracy against the baseline's 91.0 %.")
 
 
 def test_without_latency_it_speaks_of_macs() -> None:
-    plain, small = (r.model_copy(update={"latencies": ()}) for r in (PLAIN, record("0123456789", 0.88, 1, 10_000_000)))
-    text = headline(study(plain, small, chosen="0123456789"))
+    baseline, small = (
+        r.model_copy(update={"latencies": ()}) for r in (BASELINE, record("0123456789", 0.88, 1, 10_000_000))
+    )
+    text = headline(study(baseline, small, chosen="0123456789"))
     name = "Model 0123456789, the knee of the front,"
-    assert text.startswith(f"{name} has 25 % of the plain model's MACs and 25 % of its parameters, at 88.0 %")
+    assert text.startswith(f"{name} has 25 % of the baseline's MACs and 25 % of its parameters, at 88.0 %")
 
 
-def test_claims_nothing_when_the_plain_model_stays() -> None:
-    assert "stays the choice" in headline(study(PLAIN, chosen="plain"))
-    assert "meets every limit" in headline(study(PLAIN, chosen=""))
+def test_claims_nothing_when_the_baseline_model_stays() -> None:
+    assert "stays the choice" in headline(study(BASELINE, chosen="baseline"))
+    assert "meets every limit" in headline(study(BASELINE, chosen=""))

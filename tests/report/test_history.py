@@ -10,7 +10,7 @@ from ghostsearch.records import StudyView
 from ghostsearch.report.history import hypervolume_history, rung_curves
 
 
-def test_hypervolume_never_falls_and_the_plain_model_adds_none(view: StudyView) -> None:
+def test_hypervolume_never_falls_and_the_baseline_model_adds_none(view: StudyView) -> None:
     curve = hypervolume_history(view)["curve"]
     values = [v for _, v in curve]
     assert curve[0] == [0, 0.0]
@@ -19,14 +19,14 @@ def test_hypervolume_never_falls_and_the_plain_model_adds_none(view: StudyView) 
 
 
 def test_hypervolume_of_one_model_is_its_box(view: StudyView) -> None:
-    plain, cheap = view.records[0], view.records[1]
-    small = view.model_copy(update={"records": (plain, cheap)})
+    baseline, cheap = view.records[0], view.records[1]
+    small = view.model_copy(update={"records": (baseline, cheap)})
     # Two scores only: the better one's box is as high as the span, so the cheaper, worse model adds nothing.
     assert hypervolume_history(small)["curve"][-1][1] == pytest.approx(0.0)
-    better = plain.scores[-1].model_copy(update={"value": 0.99})
+    better = baseline.scores[-1].model_copy(update={"value": 0.99})
     cheap = cheap.model_copy(update={"scores": (better,)})
     share = cheap.latencies[0].ratio
-    curve = hypervolume_history(view.model_copy(update={"records": (plain, cheap)}))["curve"]
+    curve = hypervolume_history(view.model_copy(update={"records": (baseline, cheap)}))["curve"]
     assert curve[-1][1] == pytest.approx(1 - share, abs=1e-6)
 
 

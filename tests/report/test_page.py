@@ -76,7 +76,7 @@ def test_thousands_of_trials_stay_small_and_say_what_is_left_out(view: StudyView
     huge = view.model_copy(update={"records": (*view.records, *many)})
     content = page_content(huge)
     shown = {m["id"] for m in content["models"]}
-    assert {*view.front, "plain"} <= shown
+    assert {*view.front, "baseline"} <= shown
     assert 100 < len(shown) < len(huge.records)
     assert len(json.dumps(content["models"])) < MAX_MODELS_BYTES * 1.1
     assert content["left_out"] == len(huge.records) - len(shown)
@@ -109,7 +109,7 @@ def test_missed_limits_are_shown_as_missed(view: StudyView, tmp_path: Path) -> N
 def test_layer_times_are_those_of_the_study(view: StudyView, tmp_path: Path) -> None:
     (timed,) = data_of(render_page(view, tmp_path))["layer_times"]
     assert timed["layers"] == [site["path"] for site in view.anatomy["sites"]]
-    assert timed["plain"] == [site["macs"] / 25e9 for site in view.anatomy["sites"]]
+    assert timed["baseline"] == [site["macs"] / 25e9 for site in view.anatomy["sites"]]
     assert set(timed["models"]) == {r.digest for r in view.finalists}
     untimed = render_page(view.model_copy(update={"layers": ()}), tmp_path)
     assert 'id="layer-plot"' not in untimed

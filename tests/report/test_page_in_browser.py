@@ -110,7 +110,7 @@ def test_hover_shows_the_architecture(browser, page, view) -> None:
 def test_a_click_selects_the_model_everywhere(browser, page, view) -> None:
     load(browser, page)
     assert selected(browser) == view.chosen
-    other = next(d for d in view.front if d not in ("plain", view.chosen))
+    other = next(d for d in view.front if d not in ("baseline", view.chosen))
     mouse(browser, plotted(browser, other), press=True)
     wait(browser, "return document.querySelector('#detail h3').textContent === arguments[0]", other)
     assert browser.find_element("css selector", "#pick").get_attribute("value") == other
@@ -127,7 +127,7 @@ def test_a_click_selects_the_model_everywhere(browser, page, view) -> None:
             assert re.search(rf"validation accuracy, {label}\b[^v]*\b{100 * score.value:.1f} %", text)
     assert other in browser.find_element("css selector", "#layer-sum").text
     bars = browser.execute_script("return document.getElementById('layer-plot').data.map(t => t.y)")
-    rows = [(row["plain_s"], row["seconds"][other]) for row in view.layers]
+    rows = [(row["baseline_s"], row["seconds"][other]) for row in view.layers]
     for drawn, wanted in zip(bars, zip(*rows, strict=True), strict=True):
         assert drawn == pytest.approx([1e6 * seconds for seconds in wanted])
 
@@ -138,9 +138,9 @@ def test_the_keyboard_reaches_models_without_the_plot(browser, page, view) -> No
     button = browser.find_element("css selector", f'#trials-table [data-select="{target}"]')
     button.send_keys("\ue007")
     assert selected(browser) == target
-    strip = browser.find_element("css selector", '[data-strip="plain"]')
+    strip = browser.find_element("css selector", '[data-strip="baseline"]')
     strip.send_keys(" ")
-    assert selected(browser) == "plain"
+    assert selected(browser) == "baseline"
 
 
 def test_axes_switch(browser, page, view) -> None:

@@ -39,7 +39,7 @@ def test_numbers_read_well(text: str, expected: str) -> None:
 def test_front_table_shows_every_model_once_with_its_remark(view: StudyView) -> None:
     header, rows = front_rows(view)
     assert header[:3] == ["model", "validation accuracy", "test accuracy"]
-    assert [r[0] for r in rows] == ["plain", *(d for d in view.front if d != "plain")]
+    assert [r[0] for r in rows] == ["baseline", *(d for d in view.front if d != "baseline")]
     remarks = {r[0]: r[-1] for r in rows}
     assert remarks[view.chosen].startswith("chosen")
     assert remarks[view.missed[0]].startswith("missed: latency on onnxruntime:cpu")

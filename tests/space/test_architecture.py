@@ -32,8 +32,8 @@ def test_digest_tells_architectures_apart(a, b):
 def test_what_stays_is_not_part_of_the_architecture():
     a = Architecture.of({"x": "keep", "y": "ghost(2, 3)"}, {"g": "width(1)"})
     assert a == Architecture.of({"y": "ghost(ratio=2, kernel=3)"})
-    assert Architecture.of({"x": "keep"}).is_plain
-    assert Architecture().digest == "plain"
+    assert Architecture.of({"x": "keep"}).is_baseline
+    assert Architecture().digest == "baseline"
 
 
 def test_order_of_sites_does_not_matter():
@@ -78,7 +78,7 @@ def test_space_counts_and_checks():
     space = SearchSpace({"x": ("keep", "ghost(ratio=2, kernel=3)")}, {"g": widths})
     assert space.size == 2 * 3
     assert space.uniform("ghost(ratio=2, kernel=3)").sites == {"x": parse_choice("ghost(2, 3)")}
-    assert space.architecture({"x": "keep"}, {"g": "width(0.5)"}).digest != "plain"
+    assert space.architecture({"x": "keep"}, {"g": "width(0.5)"}).digest != "baseline"
     with pytest.raises(GhostsearchError, match="not in the search space"):
         space.architecture({"z": "keep"})
     with pytest.raises(GhostsearchError, match="not offered there; choose from keep"):

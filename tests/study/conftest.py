@@ -1,4 +1,4 @@
-"""A study small enough to be run many times: two sites, one group, one epoch for the plain model, no training after."""
+"""A study small enough to be run many times: two sites, one group, one epoch for the baseline, no training after."""
 
 import pytest
 

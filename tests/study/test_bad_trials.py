@@ -48,8 +48,8 @@ def test_out_of_memory_raising_and_nan_are_recorded_and_the_search_goes_on(tiny,
     (tmp_path / "moody.py").write_text(MODEL)
     options = tiny(tmp_path / "run", model="moody:Moody", seeds="uniform", trials=4)
     view = search(RunConfig(**{**options, "space": str(space), "epochs": 1}))
-    plain, memory, raising, nan = view.records
-    assert plain.state == "complete"
+    baseline, memory, raising, nan = view.records
+    assert baseline.state == "complete"
     assert {memory.state, raising.state, nan.state} == {"failed"}
     assert memory.reason.startswith("out of memory: RuntimeError: ")
     assert raising.reason.startswith("ValueError: this model does not")

@@ -25,7 +25,7 @@ def test_starting_from_what_stands_before_a_change_gives_the_same_figures(bench,
         model = bench.convert_quickly(candidates.single_change(*change))
         found = judge.probe.judge(model)
         assert table.loc[change].divergence == pytest.approx(found.divergence, rel=1e-4, abs=1e-6)
-        assert table.loc[change].score_change == pytest.approx(found.score - judge.probe.plain.score)
+        assert table.loc[change].score_change == pytest.approx(found.score - judge.probe.baseline.score)
         assert table.loc[change].macs == bench.cost(candidates.single_change(*change)).macs
     assert len(table) == len(list(single_changes(bench.space))) == 2 * 2 + 1
 

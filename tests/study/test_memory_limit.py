@@ -13,14 +13,14 @@ from ghostsearch.study.trial import Draft, run_trial
 def bench(tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("memory") / "run"
     opened = open_bench(configure(tiny(out, objectives=["score", "memory"], max_memory="90%", calibration_images=0)))
-    opened.plain.module.eval()
+    opened.baseline.module.eval()
     return opened
 
 
-def test_the_limit_is_a_share_of_the_plain_models_peak(bench):
-    plain = measure_cost(bench.plain.module, bench.example).peak_memory_bytes
+def test_the_limit_is_a_share_of_the_baseline_models_peak(bench):
+    baseline = measure_cost(bench.baseline.module, bench.example).peak_memory_bytes
     (memory,) = (o for o in bench.objectives if o.name == "peak_memory_bytes")
-    assert (memory.limit, memory.unit, memory.maximize) == (pytest.approx(0.9 * plain), "B", False)
+    assert (memory.limit, memory.unit, memory.maximize) == (pytest.approx(0.9 * baseline), "B", False)
 
 
 def test_a_trial_over_the_limit_is_pruned_and_one_below_it_completes(bench):

@@ -44,18 +44,18 @@ def told(view):
     return [(r.digest, r.origin, r.state, [s.value for s in r.scores]) for r in view.records]
 
 
-def test_one_worker_comes_to_the_same_trials_as_the_plain_engine_and_goes_on_from_it(cluster, tiny, tmp_path):
+def test_one_worker_comes_to_the_same_trials_as_the_baseline_engine_and_goes_on_from_it(cluster, tiny, tmp_path):
     # Three trials beyond the seeds are the sampler's, and rung 1 is not for all.
     options = {"seeds": "uniform", "epochs": 1, "trials": 8, "final_epochs": 1, "finalists": 2}
     ours = search(RunConfig(**tiny(tmp_path / "ours", **options)))
     first = search(RunConfig(**tiny(tmp_path / "rays", **{**options, "trials": 2})))
     rays = search(RunConfig(**tiny(tmp_path / "rays", **options, engine="ray", resources=ONE_PLACE)))
     assert told(rays) == told(ours)
-    assert {r.origin for r in rays.records} == {"plain", "uniform", "sampler"}
+    assert {r.origin for r in rays.records} == {"baseline", "uniform", "sampler"}
     assert [r.reason for r in rays.records] == [r.reason for r in ours.records]
     assert {max(s.epochs for s in r.scores) for r in rays.records[1:]} == {0, 1}
     assert rays.records[:2] == first.records
-    assert all(r.latencies and r.latencies[0].plain_times_s for r in rays.records if r.digest != "plain")
+    assert all(r.latencies and r.latencies[0].baseline_times_s for r in rays.records if r.digest != "baseline")
     assert set(rays.front) == set(ours.front)
 
 
@@ -171,7 +171,7 @@ def test_a_users_own_tuner_stops_between_rungs(cluster, tiny, tmp_path):
         assert result.metrics["digest"] == architecture.digest
         assert result.metrics["macs"] == bench.cost(architecture).macs
         assert result.metrics["latency_ratio[onnxruntime:cpu]"] > 0
-        kept = load_directory(Path(result.checkpoint.path), model=bench.plain.module)
+        kept = load_directory(Path(result.checkpoint.path), model=bench.baseline.module)
         assert kept.architecture == architecture
 
 

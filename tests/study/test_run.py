@@ -51,19 +51,19 @@ def test_front_is_of_measured_finalists_and_not_dominated(unbroken):
     assert pareto_front(points) == list(range(len(points)))
     for record in unbroken.finalists:
         assert record.score("test") is not None
-        assert all(x.plain_times_s for x in record.latencies)
+        assert all(x.baseline_times_s for x in record.latencies)
 
 
 def test_no_architecture_is_evaluated_twice(unbroken):
     digests = [r.digest for r in unbroken.records]
     assert len(set(digests)) == len(digests) == 8
     assert [r.number for r in unbroken.records] == list(range(8))
-    assert {r.origin for r in unbroken.records} >= {"plain", "uniform", "solver"}
+    assert {r.origin for r in unbroken.records} >= {"baseline", "uniform", "solver"}
 
 
 STAGES = {
-    "training the plain model": "run.yaml",
-    "candidate table": "models/plain/architecture.json",
+    "training the baseline": "run.yaml",
+    "candidate table": "models/baseline/architecture.json",
     "trials": "weights/*",
     "final pass": "models/[0-9a-f]*/record.json",
 }

@@ -56,7 +56,7 @@ def test_budgets_cover_the_range_and_respect_the_limits():
     problem, predict = small_problem(3)
     codes = np.array(solve_budgets(problem, "macs", {"params": float(predict(np.zeros((1, 5), int))[1, 0]) - 1}))
     assert len({tuple(c) for c in codes}) == len(codes) >= 5
-    assert codes.any(axis=1).all(), "the plain model is no answer"
+    assert codes.any(axis=1).all(), "the baseline is no answer"
     assert (predict(codes)[1] < predict(np.zeros((1, 5), int))[1]).all()
     first = predict(codes[: len(codes) // 2])[0]
     assert first.min() <= np.quantile(predict(codes)[0], 0.4)

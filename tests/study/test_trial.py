@@ -28,10 +28,10 @@ def record(name, score, macs, epochs=0):
 
 
 def test_what_a_rung_shows_to_be_dominated_is_not_trained():
-    finished = [record("plain", 1.0, 100), record("a", 0.8, 50, epochs=1), record("b", 0.6, 30)]
+    finished = [record("baseline", 1.0, 100), record("a", 0.8, 50, epochs=1), record("b", 0.6, 30)]
     assert stops(record("x", 0.7, 60), finished, 0, OBJECTIVES) == "stopped at rung 0: a is better there"
     assert stops(record("x", 0.9, 60), finished, 0, OBJECTIVES) == ""
-    assert stops(record("x", 0.1, 200), [finished[0]], 0, OBJECTIVES) == "", "the plain model is no rival"
+    assert stops(record("x", 0.1, 200), [finished[0]], 0, OBJECTIVES) == "", "the baseline is no rival"
     assert stops(record("x", 0.5, 40), finished, 1, OBJECTIVES) == "", "only what was scored at the rung counts"
 
 
@@ -43,14 +43,14 @@ def test_of_many_on_the_front_the_crowded_half_waits():
 
 @pytest.fixture(scope="module")
 def stopped(tiny, tmp_path_factory):
-    """A study in which no trial but the plain model's gets past rung 0."""
+    """A study in which no trial but the baseline's gets past rung 0."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "stops", lambda *_: "stopped at rung 0: for the test")
         return search(RunConfig(**tiny(tmp_path_factory.mktemp("stopped") / "run", epochs=1, trials=6)))
 
 
 def test_a_stopped_trial_keeps_its_score_and_may_stand_on_the_front(stopped):
-    others = [r for r in stopped.records if r.digest != "plain"]
+    others = [r for r in stopped.records if r.digest != "baseline"]
     assert all(r.state == "complete" and r.reason and r.score().epochs == 0 for r in others)
     assert len(stopped.finalists) > 1
     assert {r.digest for r in stopped.finalists} <= {r.digest for r in stopped.records}
@@ -71,8 +71,8 @@ def test_the_same_command_again_trains_nothing(stopped, monkeypatch):
     assert [r.digest for r in again.records] == [r.digest for r in stopped.records]
 
 
-def test_seeds_begin_with_the_plain_model_then_the_solver_then_the_uniform_ones(stopped):
+def test_seeds_begin_with_the_baseline_model_then_the_solver_then_the_uniform_ones(stopped):
     origins = [r.origin for r in stopped.records]
-    assert origins[0] == "plain"
+    assert origins[0] == "baseline"
     assert origins.index("solver") == 1
     assert "uniform" in origins

@@ -1,4 +1,4 @@
-"""What is computed from a change on is what the whole model gives, and leaves the plain net's values as they were."""
+"""What is computed from a change on is what the whole model gives, and leaves the baseline's values as they were."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torchvision
 from torch import Tensor, nn
 
 from ghostsearch.graph.capture import copied
-from ghostsearch.surgery.baseline_pass import PlainPass
+from ghostsearch.surgery.baseline_pass import BaselinePass
 
 
 class Preactivated(nn.Module):
@@ -40,23 +40,23 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_outputs_from_a_change_on_are_the_whole_models(name: str) -> None:
     torch.manual_seed(0)
-    plain = NETWORKS[name]().eval()
-    for module in plain.modules():
+    baseline = NETWORKS[name]().eval()
+    for module in baseline.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
                 nn.init.uniform_(tensor, 0.5, 1.5)
     batches = [torch.randn(2, 3, 64, 64), torch.randn(1, 3, 64, 64)]
-    found = PlainPass(plain, batches)
+    found = BaselinePass(baseline, batches)
     assert found.traced
     layers = sorted((p for p in found.places if p in found.order), key=found.order.__getitem__)
     for path in layers[:: max(1, len(layers) // 6)]:
         found.advance([path])
-        changed = copied(plain)
+        changed = copied(baseline)
         with torch.no_grad():
             changed.get_submodule(path).weight.mul_(1.1)
         before = {key: tensor.clone() for key, tensor in changed.state_dict().items()}
-        # The second and third time tell whether the first wrote into what the plain net's pass holds.
-        for model in (changed, plain, changed):
+        # The second and third time tell whether the first wrote into what the baseline's pass holds.
+        for model in (changed, baseline, changed):
             with torch.no_grad():
                 wanted = [copied(model)(x) for x in batches]
             for got, want in zip(found.output(model), wanted, strict=True):

@@ -24,7 +24,7 @@ GHOST = "ghost(ratio=2, kernel=3)"
 
 
 @pytest.fixture(scope="module")
-def plain():
+def baseline():
     torch.manual_seed(0)
     return resnet20().eval()
 
@@ -39,20 +39,20 @@ def params(model):
     return sum(p.numel() for p in model.parameters())
 
 
-def test_ghosts_cost_what_was_predicted(plain):
-    anatomy = find_sites(plain, IMAGE, widths=False)
+def test_ghosts_cost_what_was_predicted(baseline):
+    anatomy = find_sites(baseline, IMAGE, widths=False)
     architecture = Architecture({s.path: Ghost(2, 3) for s in anatomy.sites})
-    converted = convert(plain, architecture, example=IMAGE, anatomy=anatomy)
-    assert macs(converted) == macs(plain) + sum(site_macs(s, Ghost(2, 3)) - s.macs for s in anatomy.sites)
-    assert params(converted) == params(plain) + sum(site_params(s, Ghost(2, 3)) - s.params for s in anatomy.sites)
+    converted = convert(baseline, architecture, example=IMAGE, anatomy=anatomy)
+    assert macs(converted) == macs(baseline) + sum(site_macs(s, Ghost(2, 3)) - s.macs for s in anatomy.sites)
+    assert params(converted) == params(baseline) + sum(site_params(s, Ghost(2, 3)) - s.params for s in anatomy.sites)
 
 
-def test_one_architecture_holds_choices_and_widths(plain):
+def test_one_architecture_holds_choices_and_widths(baseline):
     architecture = Architecture.of(
         {"layer1.0.conv1": GHOST, "layer1.0.conv2": "lowrank(rank=0.5)", "layer3.2.conv2": "ghost(ratio=4, kernel=1)"},
         {"layer1.0.conv1": "width(0.5)", "layer3.2.conv1": "width(0.25)"},
     )
-    converted = convert(plain, architecture, example=IMAGE)
+    converted = convert(baseline, architecture, example=IMAGE)
     first, second = converted.layer1[0].conv1, converted.layer1[0].conv2
     assert isinstance(first, GhostConv)
     assert (first.in_channels, first.out_channels, first.primary.out_channels) == (16, 8, 4)
@@ -63,8 +63,8 @@ def test_one_architecture_holds_choices_and_widths(plain):
     assert converted(IMAGE).shape == (2, 10)
 
 
-def test_the_argument_is_never_touched(plain):
-    model = copy.deepcopy(plain).train()
+def test_the_argument_is_never_touched(baseline):
+    model = copy.deepcopy(baseline).train()
     model.layer1.requires_grad_(False)
     modules, state, random = list(model.modules()), copy.deepcopy(model.state_dict()), torch.random.get_rng_state()
     convert(model, Architecture.of({"layer2.0.conv1": GHOST}, {"layer1.0.conv1": "width(0.5)"}), example=IMAGE)
@@ -74,8 +74,8 @@ def test_the_argument_is_never_touched(plain):
     assert torch.equal(random, torch.random.get_rng_state())
 
 
-def test_mode_and_frozen_state_are_taken_over(plain):
-    model = copy.deepcopy(plain).train()
+def test_mode_and_frozen_state_are_taken_over(baseline):
+    model = copy.deepcopy(baseline).train()
     model.layer1.requires_grad_(False)
     model.layer2[0].eval()
     architecture = Architecture.of(
@@ -88,18 +88,18 @@ def test_mode_and_frozen_state_are_taken_over(plain):
     assert converted.layer3[0].conv1.primary.training
 
 
-def test_the_plain_architecture_is_a_copy(plain):
-    same = convert(plain, Architecture(), example=IMAGE)
-    assert same is not plain
-    assert torch.equal(same(IMAGE), plain(IMAGE))
+def test_the_baseline_architecture_is_a_copy(baseline):
+    same = convert(baseline, Architecture(), example=IMAGE)
+    assert same is not baseline
+    assert torch.equal(same(IMAGE), baseline(IMAGE))
 
 
-def test_saved_weights_load_into_a_conversion_made_again(plain):
+def test_saved_weights_load_into_a_conversion_made_again(baseline):
     architecture = Architecture.of(
         {f"layer{i}.0.conv{j}": c for i, j, c in [(1, 1, GHOST), (2, 2, "lowrank(rank=0.5)"), (3, 1, GHOST)]},
         {"layer3.0.conv1": "width(0.5)"},
     )
-    first = convert(plain, architecture, example=IMAGE)
+    first = convert(baseline, architecture, example=IMAGE)
     # What a fit may leave behind: an order in one block, none in the other.
     first.layer1[0].conv1.order = torch.randperm(16)
     file = io.BytesIO()
@@ -110,9 +110,9 @@ def test_saved_weights_load_into_a_conversion_made_again(plain):
     assert torch.equal(again(IMAGE), first(IMAGE))
 
 
-def test_converting_twice_gives_the_same_weights(plain):
+def test_converting_twice_gives_the_same_weights(baseline):
     architecture = Architecture.of({"layer1.0.conv1": GHOST}, {"layer2.0.conv1": "width(0.5)"})
-    one, two = (convert(plain, architecture, example=IMAGE, seed=3).state_dict() for _ in range(2))
+    one, two = (convert(baseline, architecture, example=IMAGE, seed=3).state_dict() for _ in range(2))
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
@@ -140,17 +140,17 @@ def test_aliases_are_replaced_together():
     assert macs(converted) == macs(model) + site_macs(anatomy.sites[0], Ghost(2, 3)) - anatomy.sites[0].macs
 
 
-def test_swapping_returns_old_and_new(plain):
-    model = copy.deepcopy(plain)
+def test_swapping_returns_old_and_new(baseline):
+    model = copy.deepcopy(baseline)
     old = model.layer1[0].conv1
     swapped = swap_sites(model, {"layer1.0.conv1": LowRank(0.5)})
     assert list(swapped) == ["layer1.0.conv1"]
     assert swapped["layer1.0.conv1"] == (old, model.layer1[0].conv1)
 
 
-def test_low_rank_at_full_rank_is_exact(plain):
-    converted = convert(plain, Architecture.of({"layer1.0.conv1": "lowrank(rank=0.999)"}), example=IMAGE)
-    assert torch.allclose(converted(IMAGE), plain(IMAGE), atol=1e-4)
+def test_low_rank_at_full_rank_is_exact(baseline):
+    converted = convert(baseline, Architecture.of({"layer1.0.conv1": "lowrank(rank=0.999)"}), example=IMAGE)
+    assert torch.allclose(converted(IMAGE), baseline(IMAGE), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -162,15 +162,15 @@ def test_low_rank_at_full_rank_is_exact(plain):
         ({}, {"layer1": "width(0.5)"}, "no group of channels is called 'layer1'"),
     ],
 )
-def test_what_cannot_be_converted_is_refused_in_one_line(plain, sites, groups, message):
+def test_what_cannot_be_converted_is_refused_in_one_line(baseline, sites, groups, message):
     with pytest.raises(GhostsearchError, match=message) as caught:
-        convert(plain, Architecture.of(sites, groups), example=IMAGE)
+        convert(baseline, Architecture.of(sites, groups), example=IMAGE)
     assert "\n" not in str(caught.value)
 
 
-def test_distilling_without_images_is_refused(plain):
+def test_distilling_without_images_is_refused(baseline):
     with pytest.raises(GhostsearchError, match="needs images"):
-        convert(plain, Architecture.of({"layer1.0.conv1": GHOST}), example=IMAGE, distill_steps=5)
+        convert(baseline, Architecture.of({"layer1.0.conv1": GHOST}), example=IMAGE, distill_steps=5)
 
 
 def test_channels_last_and_half_precision_go_through():

@@ -55,7 +55,7 @@ def images() -> list[Tensor]:
     return [torch.randn(8, 3, 12, 12) for _ in range(4)]
 
 
-def plain_net(conditional: bool = False) -> Residual:
+def baseline_net(conditional: bool = False) -> Residual:
     torch.manual_seed(1)
     net = Residual(conditional)
     for _ in range(20):
@@ -67,10 +67,10 @@ def everywhere(model: nn.Module, example: Tensor, choice: str = GHOST) -> Archit
     return Architecture.of({s.path: choice for s in find_sites(model, example, widths=False).sites}, {})
 
 
-def error(model: nn.Module, plain: nn.Module, images: list[Tensor]) -> float:
+def error(model: nn.Module, baseline: nn.Module, images: list[Tensor]) -> float:
     x = torch.cat(images)
     with torch.no_grad():
-        wanted, got = plain(x), model(x)
+        wanted, got = baseline(x), model(x)
     return float((got - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
 
 
@@ -103,39 +103,39 @@ class Twins(nn.Module):
 @given(st.sampled_from([2, 3, 4]), st.sampled_from([1, 3]), st.sampled_from([1, 2]), st.integers(0, 10**6))
 def test_exact_ghosts_convert_with_no_error(ratio: int, kernel: int, groups: int, seed: int) -> None:
     torch.manual_seed(seed)
-    plain = Twins(ratio, kernel, groups)
+    baseline = Twins(ratio, kernel, groups)
     x = [torch.randn(8, 4 * groups, 10, 10) for _ in range(3)]
     for _ in range(10):
-        plain(torch.cat(x))
-    plain.eval()
+        baseline(torch.cat(x))
+    baseline.eval()
     architecture = Architecture.of({"conv": f"ghost(ratio={ratio}, kernel={kernel})"}, {})
-    fitted = convert(plain, architecture, example=x[0], calibration=x)
-    assert error(fitted, plain, x) < 1e-9
+    fitted = convert(baseline, architecture, example=x[0], calibration=x)
+    assert error(fitted, baseline, x) < 1e-9
     assert fitted.conv.order is None, "the order folds into the layers behind, so no gather is needed"
 
 
 @pytest.mark.parametrize("choice", [GHOST, "ghost(ratio=3, kernel=3)", "ghost(ratio=2, kernel=3, cheap=affine)",
                                     "ghost(ratio=2, kernel=3, cheap=wavelet)", "lowrank(rank=0.5)"])  # fmt: skip
 @pytest.mark.parametrize("conditional", [False, True], ids=["traced", "untraceable"])
-def test_the_fit_beats_copies_and_leaves_the_plain_net_alone(
+def test_the_fit_beats_copies_and_leaves_the_baseline_net_alone(
     choice: str, conditional: bool, images: list[Tensor]
 ) -> None:
-    plain = plain_net(conditional)
-    before = copy.deepcopy(plain.state_dict())
-    architecture = everywhere(plain, images[0], choice)
-    fitted = convert(plain, architecture, example=images[0], calibration=images)
-    copied = convert(plain, architecture, example=images[0])
+    baseline = baseline_net(conditional)
+    before = copy.deepcopy(baseline.state_dict())
+    architecture = everywhere(baseline, images[0], choice)
+    fitted = convert(baseline, architecture, example=images[0], calibration=images)
+    copied = convert(baseline, architecture, example=images[0])
     recalibrate_batchnorm(copied, images)
-    assert error(fitted, plain, images) < 0.7 * error(copied, plain, images)
-    assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
-    assert not plain.training
+    assert error(fitted, baseline, images) < 0.7 * error(copied, baseline, images)
+    assert all(torch.equal(value, before[name]) for name, value in baseline.state_dict().items())
+    assert not baseline.training
 
 
 def test_batch_size_and_repetition_do_not_matter(images: list[Tensor]) -> None:
-    plain = plain_net()
-    architecture = everywhere(plain, images[0])
+    baseline = baseline_net()
+    architecture = everywhere(baseline, images[0])
     made = [
-        convert(plain, architecture, example=images[0], calibration=batches)
+        convert(baseline, architecture, example=images[0], calibration=batches)
         for batches in (images, images, list(torch.cat(images).split(5)), [(b, torch.zeros(8)) for b in images])
     ]
     x = images[0]
@@ -196,24 +196,24 @@ def test_the_gradient_of_a_ghost_fit_is_autograds(images: list[Tensor]) -> None:
 
 
 def test_widths_are_fitted_and_distillation_helps(images: list[Tensor]) -> None:
-    plain = plain_net()
+    baseline = baseline_net()
     architecture = Architecture.of({}, {"conv1": "width(0.5)"})
-    fitted = convert(plain, architecture, example=images[0], calibration=images)
-    copied = convert(plain, architecture, example=images[0])
+    fitted = convert(baseline, architecture, example=images[0], calibration=images)
+    copied = convert(baseline, architecture, example=images[0])
     assert [p.shape for p in fitted.parameters()] == [p.shape for p in copied.parameters()]
-    assert error(fitted, plain, images) < error(copied, plain, images)
-    before, momentum = error(copied, plain, images), copied.norm1.momentum
-    distill_blocks(plain, copied, images, 100, flips=False, shift=0)
-    assert error(copied, plain, images) < 0.5 * before
+    assert error(fitted, baseline, images) < error(copied, baseline, images)
+    before, momentum = error(copied, baseline, images), copied.norm1.momentum
+    distill_blocks(baseline, copied, images, 100, flips=False, shift=0)
+    assert error(copied, baseline, images) < 0.5 * before
     assert copied.norm1.momentum == momentum
     assert not copied.training
 
 
 def test_values_on_disk_fit_the_same_weights(images: list[Tensor]) -> None:
-    plain = plain_net()
+    baseline = baseline_net()
     architecture = Architecture.of({"conv1": GHOST, "conv2": GHOST}, {})
     made = [
-        convert(plain, architecture, example=images[0], calibration=images, settings=FitSettings(memory_bytes=limit))
+        convert(baseline, architecture, example=images[0], calibration=images, settings=FitSettings(memory_bytes=limit))
         for limit in (2**30, 0)
     ]
     for a, b in zip(made[0].state_dict().values(), made[1].state_dict().values(), strict=True):
@@ -247,26 +247,26 @@ class Overwriting(nn.Module):
 
 
 def test_activations_that_overwrite_what_others_read_are_refused(images: list[Tensor]) -> None:
-    plain = Overwriting().eval()
+    baseline = Overwriting().eval()
     architecture = Architecture.of({"conv": GHOST})
     with pytest.raises(GhostsearchError, match="inplace=False"):
-        convert(plain, architecture, example=images[0], calibration=images)
-    plain.relu.inplace = False
-    convert(plain, architecture, example=images[0], calibration=images)
-    plain.relu.inplace = True
-    assert convert(plain, architecture, example=images[0]).relu.inplace, "without images nothing is computed apart"
+        convert(baseline, architecture, example=images[0], calibration=images)
+    baseline.relu.inplace = False
+    convert(baseline, architecture, example=images[0], calibration=images)
+    baseline.relu.inplace = True
+    assert convert(baseline, architecture, example=images[0]).relu.inplace, "without images nothing is computed apart"
 
 
 def test_no_images_are_refused(images: list[Tensor]) -> None:
-    plain = plain_net()
+    baseline = baseline_net()
     with pytest.raises(GhostsearchError, match="no calibration images"):
-        convert(plain, everywhere(plain, images[0]), example=images[0], calibration=[])
+        convert(baseline, everywhere(baseline, images[0]), example=images[0], calibration=[])
 
 
 @pytest.mark.parametrize("choice", [GHOST, "ghost(ratio=4, kernel=3)", "lowrank(rank=0.5)", "keep"])
 def test_a_site_fitted_alone_errs_as_it_says(choice: str, images: list[Tensor]) -> None:
-    plain = plain_net()
-    values = site_values(plain, ["conv1", "conv2"], images)
+    baseline = baseline_net()
+    values = site_values(baseline, ["conv1", "conv2"], images)
     for path in ("conv1", "conv2"):
         block, relative = fit_site(values[path], parse_layer_choice(choice))
         x, y = torch.cat(values[path].inputs), torch.cat(values[path].outputs)
@@ -275,7 +275,7 @@ def test_a_site_fitted_alone_errs_as_it_says(choice: str, images: list[Tensor]) 
         spread = y.transpose(0, 1).flatten(1).var(1)
         assert relative == pytest.approx(float((missed / spread).mean()), rel=1e-3, abs=1e-6)
         assert relative < (1e-9 if choice == "keep" else 0.9)
-    assert not plain.conv1._forward_hooks
+    assert not baseline.conv1._forward_hooks
 
 
 def test_equations_that_rounding_left_indefinite_are_damped_until_they_factor():

@@ -1,4 +1,4 @@
-"""Normal equations beside what plain matrix products and torch's own least squares give."""
+"""Normal equations beside what baseline matrix products and torch's own least squares give."""
 
 import pytest
 import torch

@@ -92,7 +92,7 @@ def test_another_runs_folder_is_refused(data, whole):
         finetune(network(), data, whole[0], epochs=EPOCHS, ema=0.9, recipe=Recipe(lr=0.2))
 
 
-def test_checkpoints_hold_nothing_but_plain_data(whole):
+def test_checkpoints_hold_nothing_but_baseline_data(whole):
     for name in ("last.ckpt", "best.ckpt"):
         torch.load(whole[0] / name, weights_only=True)
 

@@ -3,7 +3,7 @@ const study = JSON.parse(document.getElementById("study").textContent);
 const byId = new Map(study.models.map((model) => [model.id, model]));
 const front = new Set(study.front);
 const missed = new Set(study.missed);
-const plain = byId.get("plain");
+const baseline = byId.get("baseline");
 
 const scoreText = (value) => {
   if (!known(value)) return NONE;

@@ -1,5 +1,5 @@
 // Progress: each trial's score, the hypervolume, the rungs.
-const ORIGINS = { plain: ["square", "ink"], uniform: ["diamond-open", "uniform"], solver: ["triangle-up", "ring"], sampler: ["circle-open", "accent"] };
+const ORIGINS = { baseline: ["square", "ink"], uniform: ["diamond-open", "uniform"], solver: ["triangle-up", "ring"], sampler: ["circle-open", "accent"] };
 
 const drawScores = () => {
   const factor = study.score.factor;
@@ -21,7 +21,7 @@ const drawScores = () => {
 const drawVolume = () => {
   const plot = document.getElementById("volume-plot");
   if (!study.history.curve) {
-    plot.textContent = "No trial with a score and a cost beside the plain model's yet.";
+    plot.textContent = "No trial with a score and a cost beside the baseline's yet.";
     return;
   }
   const [x, y] = [0, 1].map((i) => study.history.curve.map((point) => point[i]));
@@ -34,7 +34,7 @@ const drawRungs = () => {
   if (!plot) return;
   const place = new Map(study.rungs.epochs.map((epochs, i) => [epochs, i]));
   const traces = study.rungs.curves.map((curve) => {
-    const strong = front.has(curve.id) || curve.id === "plain";
+    const strong = front.has(curve.id) || curve.id === "baseline";
     const tone = curve.id === state.selected ? "ring" : strong ? "accent" : "other";
     return {
       x: curve.points.map((p) => place.get(p[0])), y: curve.points.map((p) => p[1] * study.score.factor), mode: "lines+markers", showlegend: false,

@@ -27,20 +27,20 @@ const draw = () => {
   const traces = comparison.studies.flatMap((study, i) => {
     const [symbol, tone] = MARKS[i % MARKS.length];
     const points = pointsOf(study, axis, tested);
-    const ends = { plain: points.filter((p) => p.id === "plain"), others: points.filter((p) => p.id !== "plain") };
+    const ends = { baseline: points.filter((p) => p.id === "baseline"), others: points.filter((p) => p.id !== "baseline") };
     const steps = skyline(points, comparison.score.maximize);
     const marks = (own, more) => ({
       x: own.map((p) => p.x), y: own.map((p) => p.y), mode: "markers", hovertemplate: "%{hovertext}<extra></extra>",
-      hovertext: own.map((p) => `<b>${escaped(study.name)}</b> ${escaped(p.id)}<br>${p.y.toFixed(2)} ${comparison.score.unit} · ${costText(axis, p.value)} (${shareText(p.share)} of plain)`),
+      hovertext: own.map((p) => `<b>${escaped(study.name)}</b> ${escaped(p.id)}<br>${p.y.toFixed(2)} ${comparison.score.unit} · ${costText(axis, p.value)} (${shareText(p.share)} of baseline)`),
       ...more,
     });
     return [
       { x: steps.map((p) => p.x), y: steps.map((p) => p.y), mode: "lines", hoverinfo: "skip", showlegend: false, line: { shape: comparison.score.maximize ? "hv" : "vh", color: colour(tone), width: 1.5 } },
       marks(ends.others, { name: escaped(study.name), marker: { symbol, size: 10, color: colour(tone) } }),
-      marks(ends.plain, { name: `${escaped(study.name)}, plain model`, marker: { symbol: `${symbol}-open`, size: 13, color: colour(tone), line: { width: 2.5 } } }),
+      marks(ends.baseline, { name: `${escaped(study.name)}, baseline`, marker: { symbol: `${symbol}-open`, size: 13, color: colour(tone), line: { width: 2.5 } } }),
     ];
   });
-  const title = relative.checked ? `${axis.label} (% of the study's plain model)` : axisTitle(axis);
+  const title = relative.checked ? `${axis.label} (% of the study's baseline)` : axisTitle(axis);
   Plotly.react(plot, traces, plotLayout(title, `${tested ? "test" : "validation"} ${axisTitle(comparison.score)}`, { hovermode: "closest" }), PLOT_CONFIG);
 };
 

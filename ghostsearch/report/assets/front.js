@@ -13,8 +13,8 @@ if (study.models.some((model) => model.final)) {
 
 // What a model is on the picture: the first kind that fits it.
 const KINDS = [
-  { name: "chosen (knee)", fits: (m) => m.id === study.chosen && m.id !== "plain", mark: () => ({ symbol: "star", size: 17, color: colour("accent") }) },
-  { name: "plain model", fits: (m) => m.id === "plain", mark: () => ({ symbol: "square", size: 12, color: colour("ink") }) },
+  { name: "chosen (knee)", fits: (m) => m.id === study.chosen && m.id !== "baseline", mark: () => ({ symbol: "star", size: 17, color: colour("accent") }) },
+  { name: "baseline", fits: (m) => m.id === "baseline", mark: () => ({ symbol: "square", size: 12, color: colour("ink") }) },
   { name: "missed a limit", fits: (m) => missed.has(m.id), mark: () => ({ symbol: "x", size: 11, color: colour("warn") }) },
   { name: "uniform", fits: (m) => m.origin === "uniform", mark: () => ({ symbol: "diamond-open", size: 11, color: colour("uniform"), line: { width: 2.2 } }) },
   { name: "front", fits: (m) => front.has(m.id), mark: () => ({ symbol: "circle", size: 11, color: colour("accent") }) },
@@ -40,7 +40,7 @@ const uniformName = (model) => {
 const hoverText = (model, axis, tested) => {
   const [value, share] = figures(model, tested).values[axis.key] || [];
   const rows = [`<b>${escaped(model.id)}</b> ${escaped(KINDS[kindOf(model)].name)}`,
-    `${scoreText(figures(model, tested).score)} · ${costText(axis, value)} (${shareText(share)} of plain)`];
+    `${scoreText(figures(model, tested).score)} · ${costText(axis, value)} (${shareText(share)} of baseline)`];
   for (const row of sitesByChoice(model)) {
     rows.push(`<b>${escaped(row.text)}</b> × ${row.sites.length}`);
     if (row.text !== "keep") rows.push(...wrapped(row.sites).map((line) => `  ${escaped(line)}`));

@@ -8,11 +8,11 @@ const microseconds = (seconds) => (seconds >= 1e-3 ? `${digits(seconds * 1e3)} m
 const siteNumber = new Map(study.sites.map((site, i) => [site.path, i]));
 
 const layerRows = (timed, model) => {
-  const after = model.id === "plain" ? timed.plain : timed.models[model.id];
+  const after = model.id === "baseline" ? timed.baseline : timed.models[model.id];
   return after && timed.layers.map((path, i) => {
     const site = siteNumber.get(path);
     const choice = site === undefined ? study.choices[0] : study.choices[model.choices[site]];
-    return { path, choice, before: timed.plain[i], after: after[i] };
+    return { path, choice, before: timed.baseline[i], after: after[i] };
   });
 };
 

@@ -1,4 +1,4 @@
-// The selected model in words, the plain model beside it, and the start of everything.
+// The selected model in words, the baseline beside it, and the start of everything.
 const detail = document.getElementById("detail");
 
 const facts = (model) => {
@@ -31,15 +31,15 @@ const showDetail = (model) => {
   detail.replaceChildren(...[
     element("h3", {}, element("span", { class: "mono" }, model.id)),
     element("p", { class: "soft" }, `${KINDS[kindOf(model)].name} · trial ${model.number} · proposed by ${model.origin}${model.reason ? ` · ${model.reason}` : ""}`),
-    broken.length && model.id !== "plain" ? element("p", {}, element("strong", { class: "missed" }, "missed"), `: ${broken.join("; ")}`) : null,
+    broken.length && model.id !== "baseline" ? element("p", {}, element("strong", { class: "missed" }, "missed"), `: ${broken.join("; ")}`) : null,
     facts(model), choices, links.childElementCount ? links : null,
   ].filter(Boolean));
 };
 
 const showBeside = (model) => {
   const chosen = byId.get(study.chosen);
-  const columns = [...new Set([plain, chosen, model])].filter(Boolean);
-  const titles = columns.map((m) => `${m.id}${m === chosen && m !== plain ? " (chosen)" : m === model && m !== plain ? " (selected)" : ""}`);
+  const columns = [...new Set([baseline, chosen, model])].filter(Boolean);
+  const titles = columns.map((m) => `${m.id}${m === chosen && m !== baseline ? " (chosen)" : m === model && m !== baseline ? " (selected)" : ""}`);
   const head = element("tr", {}, element("td", {}), ...titles.map((text) => element("th", { scope: "col", class: "num" }, text)));
   const line = (name, of) => element("tr", {}, element("th", { scope: "row" }, name), ...columns.map((m) => element("td", { class: "num" }, of(m))));
   const rows = [line(`validation ${study.score.label}, as searched`, (m) => scoreText(m.score))];
@@ -51,7 +51,7 @@ const showBeside = (model) => {
     rows.push(line(axis.label, (m) => {
       const [value, share, low, high] = (m.final || m).values[axis.key] || [];
       const spread = known(low) ? ` [${digits(low * 1e3)}, ${digits(high * 1e3)}]` : "";
-      return `${costText(axis, value)}${spread}${m === plain ? "" : ` · ${shareText(share)}`}`;
+      return `${costText(axis, value)}${spread}${m === baseline ? "" : ` · ${shareText(share)}`}`;
     }));
   }
   document.getElementById("beside").replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
@@ -69,4 +69,4 @@ startStrips();
 startLayerTimes();
 startCharts();
 startTrials();
-select(byId.has(study.chosen) ? study.chosen : (plain || study.models[0] || {}).id);
+select(byId.has(study.chosen) ? study.chosen : (baseline || study.models[0] || {}).id);
