@@ -1,25 +1,20 @@
-"""Commands about networks of our own: train one from scratch, make the GhostNet paper's tables."""
+"""The command that trains a network from random weights."""
 
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import progress_bar, say, say_json
-from ghostsearch.errors import GhostsearchError
-from ghostsearch.paper.options import PaperOptions
 
 
 def add_to(app: typer.Typer) -> None:
     """Register this file's commands."""
     app.command("train")(train)
-    app.command("paper", help=PAPER_HELP)(o.command_from(PaperOptions, paper, PAPER_FURTHER))
 
 
 def train(
@@ -58,36 +53,3 @@ def train(
     say(f"wrote {out} (curves: {out / CURVES_FILE})")
     given = f"--model {model} --classes {len(classes)} --weights {out / 'weights.safetensors'} --data {data}"
     say(f"next: ghostsearch search {given}" + (f" --size {size}" if size else ""))
-
-
-PAPER_HELP = """Make the GhostNet paper's tables: what it prints beside what is counted and measured here.
-
-Example: [bold]ghostsearch paper vgg16 small-nets --device onnxruntime:cpu --out results[/bold]
-"""
-
-PAPER_TABLES = (
-    "formulas, toy, cheap, vgg16, cifar, resnet50, small-nets, training, ghostnet-search; "
-    "default: all there is input for."
-)
-PAPER_FURTHER: dict[str, tuple[Any, Any]] = {
-    "tables": (Annotated[list[str] | None, typer.Argument(help=PAPER_TABLES)], None),
-    "out": (Annotated[Path, typer.Option(help="Where the pages go.")], Path("results")),
-    "quiet": (o.Quiet, False),
-}
-
-
-def paper(given: dict[str, Any], tables: list[str] | None, out: Path, quiet: bool) -> None:
-    """Write the tables that the options ask for."""
-    from pydantic import ValidationError
-
-    from ghostsearch.paper.run import write_tables
-
-    try:
-        options = PaperOptions(**given, command=shlex.join(["ghostsearch", *sys.argv[1:]]))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise GhostsearchError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None
-    with progress_bar(quiet) as progress:
-        paths = write_tables(tables or [], out, options, progress=progress)
-    say("wrote " + ", ".join(str(path) for path in paths))
-    say(f"next: read {out / 'README.md'}, the index of the pages")

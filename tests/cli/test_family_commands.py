@@ -46,18 +46,3 @@ def test_ghostnet_from_scratch_on_a_folder_of_three_classes(ghostsearch, three_c
     assert "<svg" in (out / "train.svg").read_text()
     with safe_open(out / "weights.safetensors", "pt") as weights:
         assert weights.get_slice("classifier.weight").get_shape() == [3, 1280]
-
-
-def test_paper_writes_a_page_with_its_command(ghostsearch, tmp_path):
-    outcome = ghostsearch("paper", "cheap", "--time-limit", "0.1", "--out", tmp_path)
-    assert outcome.code == 0, outcome.err
-    assert f"ghostsearch paper cheap --time-limit 0.1 --out {tmp_path}" in (tmp_path / "paper_cheap.md").read_text()
-    assert "[paper_cheap](paper_cheap.md)" in (tmp_path / "README.md").read_text()
-
-
-def test_bad_tables_and_options(refused, tmp_path):
-    refused("no table 'vgg61'; nearest: vgg16", "paper", "vgg61", "--out", tmp_path / "out")
-    refused(
-        "--threads: Input should be greater than or equal to 1", "paper", "--threads", "0", "--out", tmp_path / "out"
-    )
-    assert not (tmp_path / "out").exists()

@@ -2,11 +2,11 @@ import pytest
 import timm
 import torch
 
+from benchmarks.paper.printed import MILLION, agrees
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.ghost_module import GhostBottleneck, GhostModule, Row, make_divisible
 from ghostsearch.models.ghostnet import ROWS, ghostnet, ghostnet_050, ghostnet_130, ghostnet_cifar, ghostnetv2
-from ghostsearch.paper.printed import MILLION, agrees
 from ghostsearch.surgery.sites import find_sites
 
 IMAGE = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))

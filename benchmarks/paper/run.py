@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.paper.kept import KEPT_FILE, KeptRows
+from benchmarks.paper.options import PaperOptions
+from benchmarks.paper.pages import TABLES, Making
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.paper.kept import KEPT_FILE, KeptRows
-from ghostsearch.paper.options import PaperOptions
-from ghostsearch.paper.pages import TABLES, Making
 from ghostsearch.report.result_page import write_index, write_page
 from ghostsearch.space.architecture import nearest_names
 

@@ -9,13 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ghostsearch.blocks.conv import CONVS
-from ghostsearch.blocks.formulas import theoretical_speedup
-from ghostsearch.blocks.table import build_block
-from ghostsearch.graph.capture import copied
-from ghostsearch.measure.cost import measure_cost
-from ghostsearch.models.load import example_input, load_model
-from ghostsearch.paper.printed import (
+from benchmarks.paper.printed import (
     BILLION,
     CIFAR_PEERS,
     GHOST_RESNET50,
@@ -28,6 +22,12 @@ from ghostsearch.paper.printed import (
     Printed,
     agrees,
 )
+from ghostsearch.blocks.conv import CONVS
+from ghostsearch.blocks.formulas import theoretical_speedup
+from ghostsearch.blocks.table import build_block
+from ghostsearch.graph.capture import copied
+from ghostsearch.measure.cost import measure_cost
+from ghostsearch.models.load import example_input, load_model
 from ghostsearch.space.architecture import Site
 from ghostsearch.space.choice import Ghost
 from ghostsearch.surgery.sites import find_sites

@@ -22,7 +22,7 @@ class PaperOptions(BaseModel):
 
     device: str = _option("onnxruntime:cpu", "Where to measure; `ghostsearch devices` lists them.")
     threads: int = _option(1, "Threads of the runtime when measuring.", ge=1)
-    time_limit: float = _option(60.0, "Seconds of timing a table's networks, at most.", gt=0)
+    time_limit: float = _option(60.0, "Time budget per table, in seconds.", gt=0)
     toy_model: str = _option("ghostsearch:resnet20", "Network of the toy experiment.")
     toy_weights: Path | None = _option(
         None, "Its trained weights; without them no toy table: random maps show nothing."
@@ -39,13 +39,13 @@ class PaperOptions(BaseModel):
     test_images: int | None = _option(None, "Use only this many test images, stratified.", ge=1)
     train_seeds: int = _option(1, "Trainings of each setting, with seeds from --seed on.", ge=1)
     epochs: float = _option(3.0, "Epochs of a training; published figures take 200 to 400.", gt=0)
-    batch: int = _option(64, "Images a step.", ge=1)
+    batch_size: int = _option(64, "Training batch size, in images.", ge=1)
     lr: float | None = _option(None, "Highest learning rate; default: the recipe's.", gt=0)
     train_precision: Precision | None = _option(None, "32-true or bf16-mixed; default: mixed on a GPU only.")
     search_size: int = _option(32, "Side of the images that the search over GhostNet trains on.", ge=8)
     search_trials: int = _option(16, "Networks that the search over GhostNet trains, four uniform ones included.", ge=5)
-    train_device: str = _option("auto", "Where to train: cpu, cuda, cuda:1 or auto.")
+    compute_device: str = _option("auto", "Where to train: cpu, cuda, cuda:1 or auto.")
     seed: int = _option(0, "Seed of everything random.", ge=0)
     command: str = Field(
-        "ghostsearch paper", description="The command line, for the pages.", json_schema_extra={"cli": False}
+        "python -m benchmarks.paper", description="The command line, for the pages.", json_schema_extra={"cli": False}
     )

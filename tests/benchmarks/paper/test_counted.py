@@ -1,9 +1,7 @@
 import pytest
 import torch
 
-from ghostsearch.measure.cost import measure_cost
-from ghostsearch.models.cifar import vgg16
-from ghostsearch.paper.counted import (
+from benchmarks.paper.counted import (
     cheap_operation_families,
     cifar_families,
     formula_rows,
@@ -13,6 +11,8 @@ from ghostsearch.paper.counted import (
     resnet50_family,
     vgg16_family,
 )
+from ghostsearch.measure.cost import measure_cost
+from ghostsearch.models.cifar import vgg16
 from ghostsearch.space.choice import Ghost
 
 VGG16 = [

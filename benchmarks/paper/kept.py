@@ -26,7 +26,7 @@ class KeptRows:
                 key, row = json.loads(line)
                 self._rows[_text(key)] = dict(row)
         except (ValueError, TypeError) as error:
-            raise GhostsearchError(f"{path}: not rows kept by `ghostsearch paper` ({error}); move it away") from None
+            raise GhostsearchError(f"{path}: not rows of finished trainings ({error}); move it away") from None
 
     def get(self, key: dict[str, Any]) -> dict[str, Any] | None:
         """The row of a key, if it was kept."""

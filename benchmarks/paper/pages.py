@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from benchmarks.paper import counted, measured
+from benchmarks.paper.kept import KeptRows
+from benchmarks.paper.options import PaperOptions
 from ghostsearch.machine import processor
-from ghostsearch.paper import counted, measured
-from ghostsearch.paper.kept import KeptRows
-from ghostsearch.paper.options import PaperOptions
 from ghostsearch.report.result_page import ResultPage, ResultTable
 from ghostsearch.space.choice import Ghost
 
@@ -140,7 +140,7 @@ def small_nets(making: Making) -> ResultPage:
 
 def toy(making: Making) -> ResultPage:
     """Feature-map pairs of a trained network."""
-    from ghostsearch.paper.toy import toy_rows
+    from benchmarks.paper.toy import toy_rows
 
     options = making.options
     pairs, everywhere = toy_rows(options)
@@ -172,7 +172,7 @@ def toy(making: Making) -> ResultPage:
 
 def training(making: Making) -> ResultPage:
     """Short training from scratch."""
-    from ghostsearch.paper.training import settings, trained_rows
+    from benchmarks.paper.training import settings, trained_rows
 
     options = making.options
     rows = trained_rows(options, making.kept, making.progress)
@@ -208,15 +208,15 @@ def _schedule(options: PaperOptions) -> str:
     tested = f", scored on {options.test_images} of the test images" if options.test_images else ""
     return (
         f"{options.epochs:g} epoch(s) on {options.train_images or 'all'} training images of {options.data}, batches of "
-        f"{options.batch}{precision}{tested}"
+        f"{options.batch_size}{precision}{tested}"
     )
 
 
 def ghostnet_search(making: Making) -> ResultPage:
     """Search over GhostNet itself."""
-    from ghostsearch.models.ghostnet_space import space_size
-    from ghostsearch.paper.searched import draw_search, search_rows, searched
-    from ghostsearch.study.ghostnet_study import POPULATION
+    from benchmarks.paper.ghostnet_space import space_size
+    from benchmarks.paper.ghostnet_study import POPULATION
+    from benchmarks.paper.searched import draw_search, search_rows, searched
 
     options = making.options
     candidates = searched(options, making.kept, making.progress)
@@ -226,9 +226,9 @@ def ghostnet_search(making: Making) -> ResultPage:
     notes = (
         f"{len(candidates)} networks at {options.search_size}×{options.search_size}, each from random weights, one "
         f"seed: {_schedule(options)}; a short schedule that favours networks which learn fast.",
-        f"NSGA-II on validation accuracy and MACs over {space_size():.1e} plans: width, and ratio, kernel, expansion "
-        f"and SE of every bottleneck. Latency on {options.device}, in turns with GhostNet 1.0×, for the front and the "
-        "uniform networks. The test split chose nothing.",
+        f"NSGA-II on validation accuracy and MACs over {space_size():.1e} plans: width, and ratio, kernel, "
+        f"expansion and SE of every bottleneck. Latency on {options.device}, interleaved with GhostNet 1.0×, for the "
+        "front and the uniform networks. The test split chose nothing.",
         f"{bred} networks were bred from better ones; the others are uniform or, of the first generation, drawn at "
         "random. So few say little about what a long search would find.",
     )
@@ -270,8 +270,8 @@ def _page(
 
 def _timing(options: PaperOptions) -> str:
     return (
-        f"Latency: {options.device}, batch 1, {options.threads} thread(s), in turns with the baseline; medians, 95 % "
-        "interval of their ratio. Weights are random, which changes neither counts nor times."
+        f"Latency: {options.device}, batch 1, {options.threads} thread(s), interleaved with the baseline; medians, "
+        "95 % interval of their ratio. Weights are random, which changes neither counts nor times."
     )
 
 

@@ -1,9 +1,9 @@
 import pytest
 
+from benchmarks.paper.ghostnet_space import uniform_plans
+from benchmarks.paper.ghostnet_study import GhostNetTrainer, search_ghostnet
 from ghostsearch.data.load import load_data
-from ghostsearch.models.ghostnet_space import uniform_plans
 from ghostsearch.models.load import InputSpec
-from ghostsearch.study.ghostnet_study import GhostNetTrainer, search_ghostnet
 
 
 @pytest.fixture(scope="module")

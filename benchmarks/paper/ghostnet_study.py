@@ -9,10 +9,10 @@ import optuna
 import torch
 from torch import nn
 
+from benchmarks.paper.ghostnet_space import GhostNetPlan, plan_from, uniform_plans
 from ghostsearch.data.load import Data
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.latency import measure_latency
-from ghostsearch.models.ghostnet_space import GhostNetPlan, plan_from, uniform_plans
 from ghostsearch.models.load import InputSpec, example_input
 from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Cost
@@ -40,7 +40,7 @@ class Candidate:
     """Whether no other candidate has both a higher score and fewer MACs."""
     latency_s: float | None = None
     ratio: float | None = None
-    """Its latency over GhostNet 1.0×'s, timed in turns."""
+    """Its latency over GhostNet 1.0×'s, interleaved."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def search_ghostnet(
     """Uniform GhostNets first, then NSGA-II over all decisions, each trained alike; score up, MACs down.
 
     `scores` stands in for the trainer's own, where it remembers what was trained before: told the same, the search
-    asks the same. Afterwards the front's and the uniform ones' latency is measured in turns with GhostNet 1.0×.
+    asks the same. Afterwards the front's and the uniform ones' latency is measured interleaved with GhostNet 1.0×.
     """
     example, named = example_input(trainer.input), uniform_plans()
     scores = scores or trainer.scores

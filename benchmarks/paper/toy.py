@@ -7,10 +7,10 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from benchmarks.paper.counted import Row
+from benchmarks.paper.options import PaperOptions
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.models.load import load_model
-from ghostsearch.paper.counted import Row
-from ghostsearch.paper.options import PaperOptions
 from ghostsearch.report.similar_maps import KERNELS, closest_pairs, image_tensor, open_image, pair_errors
 
 PAIRS = 3

@@ -8,13 +8,13 @@ from statistics import mean
 
 from torch import Tensor, nn
 
+from benchmarks.paper.counted import Row, compared, ghosted
+from benchmarks.paper.kept import KeptRows
+from benchmarks.paper.options import PaperOptions
+from benchmarks.paper.printed import GHOST_RESNET56, GHOST_VGG16, MILLION, RESNET56, VGG16, Printed
 from ghostsearch.data.load import Data, load_data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.models.load import example_input, load_model
-from ghostsearch.paper.counted import Row, compared, ghosted
-from ghostsearch.paper.kept import KeptRows
-from ghostsearch.paper.options import PaperOptions
-from ghostsearch.paper.printed import GHOST_RESNET56, GHOST_VGG16, MILLION, RESNET56, VGG16, Printed
 from ghostsearch.space.choice import Ghost
 from ghostsearch.training.train import evaluate, train
 
@@ -36,7 +36,8 @@ PRINTED: dict[str, Settings] = {
 """Settings of the networks that the paper trains on CIFAR-10."""
 
 SCHEDULE = {
-    "train_model", "data", "validation_list", "train_images", "test_images", "epochs", "batch", "lr", "train_precision",
+    "train_model", "data", "validation_list", "train_images", "test_images", "epochs", "batch_size", "lr",
+    "train_precision",
 }  # fmt: skip
 """Options that decide what a training comes to, beside its choice and seed."""
 
@@ -63,7 +64,7 @@ def trained_rows(options: PaperOptions, kept: KeptRows, progress: Progress | Non
         raise GhostsearchError("accuracies are trained on images; give --data, such as folder:PATH")
     spec = load_model(options.train_model).input
     data = load_data(
-        options.data, input=spec, batch=options.batch, train_images=options.train_images,
+        options.data, input=spec, batch=options.batch_size, train_images=options.train_images,
         test_images=options.test_images, validation_list=options.validation_list, seed=options.seed,
     )  # fmt: skip
     wanted, example = settings(options.train_model, options.train_choices), example_input(spec)
@@ -96,11 +97,11 @@ def _trained(net: nn.Module, choice: Ghost | None, data: Data, seed: int, option
     row = kept.get(key)
     if row is None:
         result = train(
-            net, data, epochs=options.epochs, lr=options.lr, device=options.train_device, seed=seed,
+            net, data, epochs=options.epochs, lr=options.lr, device=options.compute_device, seed=seed,
             precision=options.train_precision,
         )  # fmt: skip
         row = {
-            "accuracy": evaluate(net, data.test, device=options.train_device),
+            "accuracy": evaluate(net, data.test, device=options.compute_device),
             "loss": result.history[-1].loss if result.history else None,
             "steps": result.steps,
             "seconds": result.seconds,

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ghostsearch.paper.printed import BILLION, MILLION, agrees
+from benchmarks.paper.printed import BILLION, MILLION, agrees
 
 
 @pytest.mark.parametrize(

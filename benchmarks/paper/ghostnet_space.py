@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -48,12 +47,6 @@ def plan_from(suggest: Callable[[str, Sequence[Any]], Any]) -> GhostNetPlan:
     """A plan whose every decision `suggest(name, options)` takes, such as Optuna's `trial.suggest_categorical`."""
     lists = {name: tuple(suggest(f"{name}.{i}", options) for i in BLOCKS) for name, options in PER_BOTTLENECK.items()}
     return GhostNetPlan(suggest("width", WIDTHS), **lists)
-
-
-def sample_plan(seed: int) -> GhostNetPlan:
-    """A plan drawn uniformly from the space."""
-    draw = random.Random(seed)  # noqa: S311
-    return plan_from(lambda _, options: draw.choice(list(options)))
 
 
 def uniform_plans() -> dict[str, GhostNetPlan]:

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.paper.counted import Family, Layer, Row, compared
+from benchmarks.paper.options import PaperOptions
+from benchmarks.paper.printed import MILLION, SMALL_NETS
 from ghostsearch.errors import MissingExtraError
 from ghostsearch.measure.devices.base import RunOptions
 from ghostsearch.measure.latency import measure_latency, measure_pairs
 from ghostsearch.models.load import IMAGENET_INPUT, example_input, load_model
 from ghostsearch.models.repghost import fused
-from ghostsearch.paper.counted import Family, Layer, Row, compared
-from ghostsearch.paper.options import PaperOptions
-from ghostsearch.paper.printed import MILLION, SMALL_NETS
 
 Progress = Callable[[int, int, str], None]
 
 REFERENCE = "torchvision:mobilenet_v3_large"
-"""The network that GhostNet is compared with in the paper; latencies are ratios to it, timed in turns."""
+"""The network that GhostNet is compared with in the paper; latencies are ratios to it, interleaved with it."""
 LAYER_S = 0.35
 """Timing a layer at most, in seconds, once for the baseline and once for each ghost."""
 
 
 def timed_rows(family: Family, options: PaperOptions, progress: Progress | None = None) -> list[Row]:
-    """The family's rows with latency, each network timed in turns with the baseline.
+    """The family's rows with latency, each network interleaved with the baseline.
 
     Weights are random: they change neither counts nor, on a CPU, the time.
     """

@@ -6,20 +6,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.paper.counted import Row
+from benchmarks.paper.ghostnet_space import GhostNetPlan
+from benchmarks.paper.ghostnet_study import Candidate, GhostNetTrainer, search_ghostnet
+from benchmarks.paper.kept import KeptRows
+from benchmarks.paper.options import PaperOptions
 from ghostsearch.data.load import load_data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import atomic_path
-from ghostsearch.models.ghostnet_space import GhostNetPlan
 from ghostsearch.models.load import InputSpec
-from ghostsearch.paper.counted import Row
-from ghostsearch.paper.kept import KeptRows
-from ghostsearch.paper.options import PaperOptions
-from ghostsearch.study.ghostnet_study import Candidate, GhostNetTrainer, search_ghostnet
 
 Progress = Callable[[int, int, str], None]
 
 SCHEDULE = {
-    "data", "validation_list", "train_images", "test_images", "search_size", "epochs", "batch", "lr", "train_precision",
+    "data", "validation_list", "train_images", "test_images", "search_size", "epochs", "batch_size", "lr",
+    "train_precision",
 }  # fmt: skip
 """Options that decide what a training comes to, beside its plan and seed."""
 
@@ -30,11 +31,11 @@ def searched(options: PaperOptions, kept: KeptRows, progress: Progress | None = 
         raise GhostsearchError("the search trains on images; give --data, such as folder:PATH")
     spec = InputSpec(options.search_size)
     data = load_data(
-        options.data, input=spec, batch=options.batch, train_images=options.train_images,
+        options.data, input=spec, batch=options.batch_size, train_images=options.train_images,
         test_images=options.test_images, validation_list=options.validation_list, seed=options.seed,
     )  # fmt: skip
     trainer = GhostNetTrainer(
-        data, spec, options.epochs, options.lr, options.train_precision, options.train_device, options.seed
+        data, spec, options.epochs, options.lr, options.train_precision, options.compute_device, options.seed
     )
 
     def scores(plan: GhostNetPlan) -> tuple[float, float]:
