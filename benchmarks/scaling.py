@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostsearch.machine import processor
-from ghostsearch.records import Cost, Objective, Record, Score
+from ghostsearch.records import Axis, Cost, Record, Score
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.space.choice import KEEP
@@ -41,9 +41,9 @@ SHARES = {
 """Made-up cost of each choice over the baseline layer's."""
 SPACE = SearchSpace({f"layer{i}": tuple(SHARES) for i in range(20)})
 OBJECTIVES = (
-    Objective(name="score", label="accuracy", unit="", maximize=True),
-    Objective(name="macs", label="macs", unit="MACs", maximize=False),
-    Objective(name="params", label="params", unit="", maximize=False),
+    Axis(name="score", label="accuracy", unit="", maximize=True),
+    Axis(name="macs", label="macs", unit="MACs", maximize=False),
+    Axis(name="params", label="params", unit="", maximize=False),
 )
 COUNTS, DATABASE_COUNTS = (100, 1000, 10_000), (100, 1000)
 

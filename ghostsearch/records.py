@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ghostsearch.space.architecture import Anatomy, Architecture
+from ghostsearch.units import milliseconds, score_text, with_prefix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +43,24 @@ def _upgraded_digests(value: Any) -> Any:
     if isinstance(value, list):
         return [_upgraded_digests(x) for x in value]
     return "baseline" if value == "plain" else value
+
+
+LATENCY = "latency_s"
+COST_LABELS: Mapping[str, tuple[str, str]] = {
+    "macs": ("MACs", "MACs"), "params": ("parameters", ""), "size_bytes": ("size", "B"),
+    "peak_memory_bytes": ("peak memory", "B"),
+}  # fmt: skip
+"""Label and unit of each exact cost, by its column in the trials table."""
+
+
+def latency_column(device: str, figure: str = LATENCY) -> str:
+    """The column of a device's latency, or of another `figure` of it."""
+    return f"{figure}[{device}]"
+
+
+def device_of(column: str) -> str | None:
+    """The device whose latency a column holds; None for other columns."""
+    return column[len(LATENCY) + 1 : -1] if column.startswith(f"{LATENCY}[") else None
 
 
 class Cost(_Frozen):
@@ -101,6 +124,14 @@ class Latency(_Frozen):
         )
 
     @property
+    def interval_s(self) -> tuple[float, float]:
+        """95 % interval of the seconds: the ratio's times the baseline's median, else the median's."""
+        baseline = self.baseline_median_s
+        if self.ratio_interval and baseline:
+            return self.ratio_interval[0] * baseline, self.ratio_interval[1] * baseline
+        return _median_interval(self.times_s)
+
+    @property
     def noisy(self) -> bool:
         """Whether the interquartile range exceeds a tenth of the median: trust such a figure little."""
         low, high = self.quartiles_s
@@ -117,6 +148,17 @@ class Score(_Frozen):
     """Proxy epochs the weights have had after inheriting: 0 is closed form alone. This is the rung."""
     images: int
     seed: int
+    stderr: float | None = None
+    """Standard error of the value over the images; None where the task does not score images one by one."""
+    right: str = ""
+    """Which images were right, in the split's order: bits packed, base64; empty where the task does not say."""
+
+    def outcomes(self) -> NDArray[np.bool_] | None:
+        """Which images were right, in the split's order (images,); None where that is not known."""
+        if not self.right:
+            return None
+        bits = np.unpackbits(np.frombuffer(base64.b64decode(self.right), dtype=np.uint8))
+        return bits[: self.images].astype(bool)
 
 
 State = Literal["complete", "pruned", "failed"]
@@ -167,16 +209,139 @@ class Record(_Frozen):
         return next((x for x in reversed(self.latencies) if x.device == device), None)
 
 
-class Objective(_Frozen):
-    """One axis of the search: `accuracy` (or the task's score), `latency`, `macs`, `params`, `memory`."""
+class Axis(_Frozen):
+    """One figure that every model has, and the one reader of it: the score, a cost, or the latency on a device.
+
+    `name` is its column in the trials table: `score`, `test_score`, `macs`, `params`, `size_bytes`,
+    `peak_memory_bytes` or `latency_s[DEVICE]`.
+    """
 
     name: str
-    """Column of the trials table that holds it."""
     label: str
-    unit: str
-    maximize: bool
+    """For a score the metric's name."""
+    unit: str = ""
+    maximize: bool = False
     limit: float | None = None
-    """The constraint in the same unit, absolute; None where there is none."""
+    """The bound, in the unit or, where `relative`, as a share of the baseline's figure; None where there is none."""
+    relative: bool = False
+    baseline: float | None = None
+    """The baseline's figure in the unit, as the study first took it; None where it is not known."""
+
+    @classmethod
+    def of_score(cls, metric: str, *, maximize: bool = True, limit: float | None = None, test: bool = False) -> Axis:
+        """The axis of a metric on the validation split, or on the test split."""
+        return cls(name="test_score" if test else "score", label=metric, maximize=maximize, limit=limit)
+
+    @classmethod
+    def of_cost(cls, column: str, **more: Any) -> Axis:
+        """The axis of an exact cost, by its column."""
+        label, unit = COST_LABELS[column]
+        return cls(name=column, label=label, unit=unit, **more)
+
+    @classmethod
+    def of_latency(cls, device: str, **more: Any) -> Axis:
+        """The axis of the latency on a device, in seconds."""
+        return cls(name=latency_column(device), label=f"latency on {device}", unit="s", **more)
+
+    @property
+    def device(self) -> str | None:
+        """The device of a latency axis; None for the others."""
+        return device_of(self.name)
+
+    @property
+    def is_score(self) -> bool:
+        """Whether it is the task's metric, on either split."""
+        return self.name in ("score", "test_score")
+
+    @property
+    def bound(self) -> float | None:
+        """The limit in the unit, for pictures and predictions; None where there is none or the baseline is unknown."""
+        if self.limit is None or not self.relative:
+            return self.limit
+        return None if self.baseline is None else self.limit * self.baseline
+
+    @property
+    def scale(self) -> tuple[float, str]:
+        """Factor and unit for an axis of a picture."""
+        if self.is_score:
+            return (100.0, "%") if self.label == "accuracy" else (1.0, self.label)
+        if self.device:
+            return 1e3, "ms"
+        return 1e-6, {"macs": "M", "params": "M"}.get(self.name, "MB")
+
+    def value(self, record: Record) -> float | None:
+        """A record's figure in the unit, a latency as its median; None where it was not taken."""
+        if self.is_score:
+            score = record.score("test" if self.name == "test_score" else "validation")
+            return score.value if score else None
+        if self.device:
+            latency = record.latency(self.device)
+            return latency.median_s if latency else None
+        return getattr(record.cost, self.name) if record.cost else None
+
+    def ratio(self, record: Record, baseline: Record | None = None) -> float | None:
+        """A record's figure over the baseline's, a latency's over that in its own run; None where one is missing."""
+        if record.digest == "baseline":
+            return None if self.value(record) is None else 1.0
+        latency = record.latency(self.device) if self.device else None
+        if latency and latency.ratio is not None:
+            return latency.ratio
+        mine = self.value(record)
+        theirs = self.baseline if baseline is None else self.value(baseline)
+        return mine / theirs if mine is not None and theirs else None
+
+    def minimised(self, record: Record) -> float:
+        """The figure to compare records by, smaller being better; NaN where it was not taken.
+
+        A latency is the ratio measured beside the baseline in the same run times the baseline's first figure, so that
+        a machine that is slower today does not make a model worse.
+        """
+        value = self.value(record)
+        if value is None:
+            return math.nan
+        if self.maximize:
+            return -value
+        if self.device and self.baseline is not None and (ratio := self.ratio(record)) is not None:
+            return ratio * self.baseline
+        return float(value)
+
+    def text(self, value: float | None) -> str:
+        """A value with its unit, as people read it; a dash for None."""
+        if self.is_score:
+            return score_text(value, self.label)
+        return milliseconds(value) if self.device else with_prefix(value, "B" if self.unit == "B" else "")
+
+    def breach(self, record: Record, *, surely: bool = False) -> str | None:
+        """How a record breaks the limit, in words; None when it keeps it, or there is no limit or no figure.
+
+        A relative latency limit is judged on the ratio to the baseline of the same run. With `surely`, the whole 95 %
+        interval of a latency must lie over the limit.
+        """
+        value = self.value(record)
+        if self.limit is None or value is None:
+            return None
+        latency = record.latency(self.device) if self.device else None
+        if latency is not None:
+            return self._latency_breach(record, latency, surely)
+        bound = self.bound
+        if bound is None or (value >= bound if self.maximize else value <= bound):
+            return None
+        return f"{self.label} {self.text(value)} {'below' if self.maximize else 'over'} the limit {self.text(bound)}"
+
+    def _latency_breach(self, record: Record, latency: Latency, surely: bool) -> str | None:
+        assert self.limit is not None
+        if self.relative:
+            ratio = self.ratio(record)
+            low, high = latency.ratio_interval or (ratio, ratio)
+            if ratio is None or low is None or high is None or (low if surely else ratio) <= self.limit:
+                return None
+            interval = f" [{low * 100:.1f}, {high * 100:.1f}]" if latency.ratio_interval else ""
+            measured = f"{self.label} {ratio * 100:.1f}{interval} % of the baseline's"
+            return f"{measured}, over the limit {self.limit * 100:.4g} %"
+        low_s, _ = latency.interval_s
+        if (low_s if surely else latency.median_s) <= self.limit:
+            return None
+        return f"{self.label} {self.text(latency.median_s)} over the limit {self.text(self.limit)}"
 
 
 class StudyView(_Frozen):
@@ -188,7 +353,7 @@ class StudyView(_Frozen):
     """The run as in run.yaml."""
     anatomy: dict[str, Any]
     """`dataclasses.asdict` of the baseline's Anatomy."""
-    objectives: tuple[Objective, ...]
+    objectives: tuple[Axis, ...]
     records: tuple[Record, ...]
     """Finished trials, in order; the baseline is one of them (digest `baseline`)."""
     front: tuple[str, ...]
@@ -239,11 +404,11 @@ COLUMNS: Mapping[str, str] = {
 """Columns of trials.csv and trials.parquet, with units."""
 
 DEVICE_COLUMNS: Mapping[str, str] = {
-    "latency_s": "median seconds of one forward on the device",
+    LATENCY: "median seconds of one forward on the device",
     "latency_ratio": "latency over the baseline's in the same run",
     "latency_iqr_s": "interquartile range of the latency, in seconds",
 }
-"""Further columns for each device, named `latency_s[DEVICE]`."""
+"""Further columns for each device, named by `latency_column`."""
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -252,7 +417,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 
     rows = [_row(r) for r in records]
     devices = sorted({x.device for r in records for x in r.latencies})
-    extra = [f"{name}[{d}]" for d in devices for name in DEVICE_COLUMNS]
+    extra = [latency_column(d, name) for d in devices for name in DEVICE_COLUMNS]
     return pd.DataFrame(rows, columns=[*COLUMNS, *extra])
 
 
@@ -280,9 +445,9 @@ def _row(record: Record) -> dict[str, Any]:
         assert latency
         low, high = latency.quartiles_s
         row |= {
-            f"latency_s[{device}]": latency.median_s,
-            f"latency_ratio[{device}]": latency.ratio,
-            f"latency_iqr_s[{device}]": high - low,
+            latency_column(device): latency.median_s,
+            latency_column(device, "latency_ratio"): latency.ratio,
+            latency_column(device, "latency_iqr_s"): high - low,
         }
     return row
 
@@ -292,3 +457,15 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float]:
         return values[0], values[0]
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, high
+
+
+def _median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of a median by order statistics (normal approximation of the binomial)."""
+    ordered, n = sorted(values), len(values)
+    reach = 0.98 * math.sqrt(n)
+    return ordered[max(0, math.floor(n / 2 - reach))], ordered[min(n - 1, math.ceil(n / 2 + reach))]
+
+
+def packed(right: NDArray[np.bool_]) -> str:
+    """Outcomes (images,) as `Score.right` keeps them."""
+    return base64.b64encode(np.packbits(right).tobytes()).decode()

@@ -1,10 +1,11 @@
 """Records and their table."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ghostsearch.records import COLUMNS, Cost, Latency, Record, Score, frame
+from ghostsearch.records import COLUMNS, Axis, Cost, Latency, Record, Score, frame, packed
 
 
 def record(**changes):
@@ -72,3 +73,53 @@ def test_a_wide_spread_says_it_is_noisy():
 def test_unknown_fields_are_refused():
     with pytest.raises(ValueError, match="extra"):
         Cost(params=1, macs=1, size_bytes=1, flops=2)
+
+
+LIMITED = Axis.of_latency("torch:cpu", limit=0.6, relative=True, baseline=6.0)
+
+
+def timed(ratio, interval, clock=1.0):
+    latency = Latency(
+        device="torch:cpu", threads=1, batch=1, times_s=(6 * ratio * clock,), baseline_times_s=(6 * clock,),
+        ratio_interval=interval,
+    )  # fmt: skip
+    return record(latencies=(latency,))
+
+
+@given(st.floats(0.01, 2), st.floats(0, 0.2), st.floats(0.2, 5))
+def test_a_relative_latency_is_judged_and_compared_the_same_whatever_the_clock(ratio, width, clock):
+    """A machine that is slower today is so for the baseline of the same run too."""
+    usual, drifted = (timed(ratio, (ratio - width, ratio + width), c) for c in (1.0, clock))
+    assert LIMITED.minimised(drifted) == pytest.approx(LIMITED.minimised(usual))
+    if abs(ratio - 0.6) > 1e-9 and abs(ratio - width - 0.6) > 1e-9:
+        assert bool(LIMITED.breach(drifted)) == bool(LIMITED.breach(usual)) == (ratio > 0.6)
+        assert bool(LIMITED.breach(drifted, surely=True)) == (ratio - width > 0.6)
+
+
+def test_an_absolute_limit_is_surely_broken_only_by_the_whole_interval():
+    axis = Axis.of_latency("torch:cpu", limit=3.0)
+    near, far = timed(0.51, (0.49, 0.53)), timed(0.55, (0.53, 0.57))
+    assert axis.breach(near) == "latency on torch:cpu 3060 ms over the limit 3000 ms"
+    assert axis.breach(near, surely=True) is None
+    assert axis.breach(far, surely=True)
+
+
+def test_each_axis_reads_formats_and_bounds_its_own_figure():
+    one = record()
+    assert Axis.of_score("accuracy", limit=0.8).breach(one) == "accuracy 75.0 % below the limit 80.0 %"
+    assert Axis.of_score("loss", maximize=False, limit=0.7).breach(one) == "loss 0.75 over the limit 0.7"
+    macs = Axis.of_cost("macs", limit=0.5, relative=True, baseline=150)
+    assert (macs.value(one), macs.bound, macs.ratio(one)) == (100, 75, pytest.approx(2 / 3))
+    assert macs.breach(one) == "MACs 100 over the limit 75.0"
+    assert Axis.of_cost("peak_memory_bytes", limit=1).breach(one) is None, "what was not measured breaks nothing"
+    assert Axis.of_latency("torch:cuda").value(one) is None
+    for axis in (macs, LIMITED, Axis.of_score("accuracy")):
+        assert frame([one]).iloc[0][axis.name] == axis.value(one)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_outcomes_survive_being_packed(right):
+    score = Score(
+        metric="accuracy", value=0, split="test", epochs=0, images=len(right), seed=0, right=packed(np.array(right))
+    )
+    assert score.outcomes().tolist() == right

@@ -8,7 +8,7 @@ import typer
 
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import say, say_json, show_table
-from ghostsearch.report.units import milliseconds, with_prefix
+from ghostsearch.units import milliseconds, with_prefix
 
 
 def add_to(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
-from ghostsearch.report.units import milliseconds
+from ghostsearch.units import milliseconds
 
 if TYPE_CHECKING:
     from ghostsearch.measure.latency_table import LatencyTable, Setting

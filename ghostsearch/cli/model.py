@@ -11,7 +11,7 @@ from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.report.colours import short_name
-from ghostsearch.report.units import milliseconds, score_text, with_prefix
+from ghostsearch.units import milliseconds, score_text, with_prefix
 
 if TYPE_CHECKING:
     from ghostsearch.models.load import LoadedModel

@@ -14,8 +14,8 @@ from ghostsearch.files import write_text
 from ghostsearch.machine import processor_name
 from ghostsearch.records import Cost, Latency
 from ghostsearch.report.result_page import ResultPage, ResultTable
-from ghostsearch.report.units import MISSING, milliseconds, score_text, share_text, with_prefix
 from ghostsearch.space.architecture import read_json
+from ghostsearch.units import MISSING, milliseconds, score_text, share_text, with_prefix
 
 if TYPE_CHECKING:
     from rich.table import Table

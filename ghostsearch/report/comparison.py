@@ -9,11 +9,10 @@ from typing import Any
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.pareto import hypervolume
-from ghostsearch.records import StudyView
+from ghostsearch.records import Axis, StudyView
 from ghostsearch.report.content import page_content
 from ghostsearch.report.html import render
 from ghostsearch.report.outcome import (
-    Axis,
     baseline_record,
     cost_axes,
     find_record,
@@ -22,7 +21,7 @@ from ghostsearch.report.outcome import (
     ratio_to_baseline,
     score_axis,
 )
-from ghostsearch.report.units import MISSING, score_text, setting_text, share_text
+from ghostsearch.units import MISSING, score_text, setting_text, share_text
 
 SCRIPTS = ("format", "theme", "compare")
 
@@ -89,13 +88,13 @@ def _distinct_names(views: Sequence[StudyView]) -> list[StudyView]:
 
 def _shared_axes(views: Sequence[StudyView]) -> list[Axis]:
     """The first study's costs that every study has."""
-    return [a for a in cost_axes(views[0]) if all(a.column in {b.column for b in cost_axes(v)} for v in views[1:])]
+    return [a for a in cost_axes(views[0]) if all(a.name in {b.name for b in cost_axes(v)} for v in views[1:])]
 
 
 def _content(views: Sequence[StudyView], axes: Sequence[Axis]) -> dict[str, Any]:
     pages = [page_content(v) for v in views]
     wanted = [{"baseline", *page["front"]} for page in pages]
-    columns = {a.column for a in axes}
+    columns = {a.name for a in axes}
     return {
         "score": pages[0]["score"],
         "axes": [a for a in pages[0]["axes"] if a["key"] in columns],
@@ -120,14 +119,14 @@ def _hypervolumes(views: Sequence[StudyView], axis: Axis) -> list[str]:
     scores = [
         sign * s for v in views for r in v.records if r.state == "complete" if (s := number(r, "score")) is not None
     ]
-    baselines = [c for v in views if (p := baseline_record(v)) and (c := number(p, axis.column))]
+    baselines = [c for v in views if (p := baseline_record(v)) and (c := number(p, axis.name))]
     if not scores or not baselines or max(scores) == min(scores):
         return [MISSING] * len(views)
     best, span, dearest = min(scores), max(scores) - min(scores), max(baselines)
     texts = []
     for view in views:
         front = [r for r in view.records if r.digest in view.front]
-        pairs = [(number(r, "score"), number(r, axis.column)) for r in front]
+        pairs = [(number(r, "score"), number(r, axis.name)) for r in front]
         points = [((sign * s - best) / span, c / dearest) for s, c in pairs if s is not None and c is not None]
         texts.append(f"{hypervolume(points, (1.0, 1.0)):.3f}")
     return texts
@@ -141,10 +140,10 @@ def _score(view: StudyView, digest: str, split: str) -> str:
 
 def _cost(view: StudyView, digest: str, axis: Axis) -> str:
     record = find_record(view, digest)
-    value = number(record, axis.column) if record else None
+    value = number(record, axis.name) if record else None
     if record is None or value is None:
         return MISSING
-    share = share_text(ratio_to_baseline(record, baseline_record(view), axis.column))
+    share = share_text(ratio_to_baseline(record, baseline_record(view), axis.name))
     return axis.text(value) if digest == "baseline" else f"{axis.text(value)} ({share})"
 
 
@@ -155,6 +154,6 @@ def _warnings(views: Sequence[StudyView], axes: Sequence[Axis]) -> list[str]:
         if len({str(v.config.get(key)) for v in views}) > 1:
             found.append(f"The studies {what}.")
     hosts = {v.environment.get("processor") for v in views}
-    if len(hosts) > 1 and any(a.column.startswith("latency_s[") for a in axes):
+    if len(hosts) > 1 and any(a.device for a in axes):
         found.append("Latency was measured on different processors: compare the shares, not the milliseconds.")
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ghostsearch.records import Record, StudyView
 from ghostsearch.report.outcome import devices
-from ghostsearch.report.units import setting_text
+from ghostsearch.units import setting_text
 
 CIRCUMSTANCES = ("command", "date", "processor", "cores", "system")
 """What a study's environment holds besides versions."""

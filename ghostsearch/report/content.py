@@ -6,12 +6,11 @@ import json
 import math
 from typing import Any
 
-from ghostsearch.records import Record, StudyView
+from ghostsearch.records import Axis, Record, StudyView
 from ghostsearch.report.colours import choice_colours, short_name
 from ghostsearch.report.headline import headline
 from ghostsearch.report.history import hypervolume_history, rung_curves
 from ghostsearch.report.outcome import (
-    Axis,
     baseline_record,
     breaches,
     cost_axes,
@@ -80,8 +79,8 @@ def _models(view: StudyView, axes: list[Axis], indices: dict[str, int]) -> list[
 def _axis(axis: Axis) -> dict[str, Any]:
     factor, unit = axis.scale
     return {
-        "key": axis.column, "label": axis.label, "unit": unit, "factor": factor,
-        "maximize": axis.maximize, "limit": axis.limit,
+        "key": axis.name, "label": axis.label, "unit": unit, "factor": factor,
+        "maximize": axis.maximize, "limit": axis.bound,
     }  # fmt: skip
 
 
@@ -123,13 +122,13 @@ def _values(record: Record, baseline: Record | None, axes: list[Axis]) -> dict[s
     """Per axis: value, share of the baseline, and for a latency its quartiles."""
     table: dict[str, list[float | None]] = {}
     for axis in axes:
-        value = number(record, axis.column)
+        value = number(record, axis.name)
         if value is None:
             continue
-        table[axis.column] = [value, _rounded(ratio_to_baseline(record, baseline, axis.column))]
-        if axis.column.startswith("latency_s["):
-            latency = record.latency(axis.column[len("latency_s[") : -1])
-            table[axis.column] += [float(f"{q:.5g}") for q in latency.quartiles_s] if latency else []
+        table[axis.name] = [value, _rounded(ratio_to_baseline(record, baseline, axis.name))]
+        if axis.device:
+            latency = record.latency(axis.device)
+            table[axis.name] += [float(f"{q:.5g}") for q in latency.quartiles_s] if latency else []
     return table
 
 

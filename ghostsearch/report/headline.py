@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ghostsearch.records import Record, StudyView
+from ghostsearch.records import Axis, Record, StudyView
 from ghostsearch.report.outcome import (
-    Axis,
     baseline_record,
     cost_axes,
     find_record,
@@ -12,7 +11,7 @@ from ghostsearch.report.outcome import (
     number,
     ratio_to_baseline,
 )
-from ghostsearch.report.units import score_text, share_text
+from ghostsearch.units import score_text, share_text
 
 
 def headline(view: StudyView) -> str:
@@ -27,7 +26,7 @@ def headline(view: StudyView) -> str:
 
 
 def _savings(view: StudyView, chosen: Record, baseline: Record) -> str:
-    timed = [a for a in cost_axes(view) if a.column.startswith("latency_s[")]
+    timed = [a for a in cost_axes(view) if a.device]
     parts = [_time_part(axis, chosen, baseline) for axis in timed[:1]]
     shares = [
         f"{share_text(ratio)} of its {noun}"
@@ -40,8 +39,8 @@ def _savings(view: StudyView, chosen: Record, baseline: Record) -> str:
 
 
 def _time_part(axis: Axis, chosen: Record, baseline: Record) -> str:
-    ratio = ratio_to_baseline(chosen, baseline, axis.column)
-    mine, device = number(chosen, axis.column), axis.label.removeprefix("latency on ")
+    ratio = ratio_to_baseline(chosen, baseline, axis.name)
+    mine, device = number(chosen, axis.name), axis.device
     if ratio is None or mine is None:
         return f"takes {axis.text(mine)} on {device}"
     beside = axis.text(mine / ratio)

@@ -24,7 +24,7 @@ def hypervolume_history(view: StudyView) -> dict[str, Any]:
     sign = -1.0 if score.maximize else 1.0
     points: list[tuple[int, tuple[float, float]]] = []
     for record in view.records:
-        value, cost = number(record, "score"), ratio_to_baseline(record, baseline, costs[0].column)
+        value, cost = number(record, "score"), ratio_to_baseline(record, baseline, costs[0].name)
         if record.state == "complete" and value is not None and cost is not None:
             points.append((record.number, (sign * value, cost)))
     if not points:

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ghostsearch.report.units import with_prefix
+from ghostsearch.units import with_prefix
 
 
 @lru_cache(maxsize=1)

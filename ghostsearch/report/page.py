@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostsearch.files import write_text
-from ghostsearch.records import StudyView
+from ghostsearch.records import StudyView, latency_column
 from ghostsearch.report.compact import ComparedModel, compact_rows, conditions, read_compact, table_note
 from ghostsearch.report.conditions import measured
 from ghostsearch.report.content import page_content
@@ -15,7 +15,7 @@ from ghostsearch.report.layer_times import layer_times
 from ghostsearch.report.links import model_links, study_links
 from ghostsearch.report.markdown import write_markdown
 from ghostsearch.report.outcome import breaches, metric_name, number, table_axes
-from ghostsearch.report.units import score_text
+from ghostsearch.units import score_text
 
 SCRIPTS = ("format", "base", "theme", "front", "strips", "layers", "charts", "trials", "main")
 
@@ -73,7 +73,7 @@ def finalist_rows(view: StudyView) -> list[dict[str, Any]]:
                 "score": score,
                 "missed": missed,
                 "score_text": score_text(score.value if score else None, metric),
-                "costs": [axis.text(number(record, axis.column)) for axis in axes],
+                "costs": [axis.text(number(record, axis.name)) for axis in axes],
                 "noisy": any(x.noisy for x in record.latencies),
             }
         )
@@ -83,7 +83,7 @@ def finalist_rows(view: StudyView) -> list[dict[str, Any]]:
 def _compact_mark(model: ComparedModel) -> dict[str, Any]:
     """A compact network on the front's cost axes; its published accuracy has no place on the study's own score."""
     values = {"params": model.cost.params, "macs": model.cost.macs, "size_bytes": model.cost.size_bytes}
-    return {"name": model.name, "values": {**values, f"latency_s[{model.latency.device}]": model.latency.median_s}}
+    return {"name": model.name, "values": {**values, latency_column(model.latency.device): model.latency.median_s}}
 
 
 def vetoed_rows(view: StudyView) -> list[dict[str, str]]:

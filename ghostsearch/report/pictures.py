@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ghostsearch.files import atomic_path
-from ghostsearch.records import Record, StudyView
+from ghostsearch.records import Axis, Record, StudyView
 from ghostsearch.report.colours import choice_colours
 from ghostsearch.report.layer_times import layer_times
-from ghostsearch.report.outcome import Axis, cost_axes, find_record, number, score_axis
+from ghostsearch.report.outcome import cost_axes, find_record, number, score_axis
 from ghostsearch.report.widths import width_shares
 
 if TYPE_CHECKING:
@@ -48,7 +47,9 @@ def draw_front(view: StudyView, path: Path) -> Path:
     _panel(panels[0], view, view.records, costs[0], score)
     panels[0].set_title("as searched", fontsize=10, color=SOFT)
     if tested:
-        _panel(panels[1], view, view.finalists, costs[0], replace(score, column="test_score", limit=None))
+        _panel(
+            panels[1], view, view.finalists, costs[0], score.model_copy(update={"name": "test_score", "limit": None})
+        )
         panels[1].set_title("finalists, after final training", fontsize=10, color=SOFT)
     handles = {text: h for p in panels for h, text in zip(*p.get_legend_handles_labels(), strict=True)}
     shown = [kind for kind in MARKS if kind in handles]
@@ -65,11 +66,11 @@ def _panel(axes: Axes, view: StudyView, records: Sequence[Record], cost: Axis, s
         if points:
             axes.scatter(*zip(*points, strict=True), label=kind, linewidths=1.2, zorder=9 - order, **style)
     kept = [r for r in records if r.state == "complete" and r.digest not in view.missed]
-    kept = [r for r in kept if not any(axis.breaks_limit(number(r, axis.column)) for axis in (cost, score))]
+    kept = [r for r in kept if not any(axis.breach(r) for axis in (cost, score))]
     _steps(axes, kept, cost, score)
     _limits(axes, cost, score)
     axes.set_xlabel(_title(cost))
-    axes.set_ylabel(f"{'test' if score.column == 'test_score' else 'validation'} {_title(score)}")
+    axes.set_ylabel(f"{'test' if score.name == 'test_score' else 'validation'} {_title(score)}")
 
 
 def draw_layers(view: StudyView, path: Path) -> Path:
@@ -154,7 +155,7 @@ def _strip_rows(view: StudyView) -> list[Record]:
 
 def _points(records: Sequence[Record], cost: Axis, score: Axis) -> list[tuple[float, float]]:
     (cost_factor, _), (score_factor, _) = cost.scale, score.scale
-    pairs = [(number(r, cost.column), number(r, score.column)) for r in records]
+    pairs = [(number(r, cost.name), number(r, score.name)) for r in records]
     return [(x * cost_factor, y * score_factor) for x, y in pairs if x is not None and y is not None]
 
 
@@ -171,11 +172,11 @@ def _steps(axes: Axes, records: Sequence[Record], cost: Axis, score: Axis) -> No
 
 def _limits(axes: Axes, cost: Axis, score: Axis) -> None:
     style: dict[str, Any] = {"color": WARN, "linewidth": 1.1, "linestyle": "--", "zorder": 1}
-    if cost.limit is not None:
-        axes.axvline(cost.limit * cost.scale[0], **style)
+    if cost.bound is not None:
+        axes.axvline(cost.bound * cost.scale[0], **style)
         axes.annotate(
-            f"limit {cost.text(cost.limit)}",
-            (cost.limit * cost.scale[0], 0.02),
+            f"limit {cost.text(cost.bound)}",
+            (cost.bound * cost.scale[0], 0.02),
             xycoords=("data", "axes fraction"),
             rotation=90,
             ha="right",
@@ -183,8 +184,8 @@ def _limits(axes: Axes, cost: Axis, score: Axis) -> None:
             fontsize=8,
             color=WARN,
         )
-    if score.limit is not None:
-        axes.axhline(score.limit * score.scale[0], **style)
+    if score.bound is not None:
+        axes.axhline(score.bound * score.scale[0], **style)
 
 
 def _title(axis: Axis) -> str:

@@ -14,7 +14,7 @@ from ghostsearch.report.outcome import (
     ratio_to_baseline,
     table_axes,
 )
-from ghostsearch.report.units import score_text, share_text
+from ghostsearch.units import score_text, share_text
 
 if TYPE_CHECKING:
     from rich.console import JustifyMethod
@@ -38,11 +38,11 @@ def front_rows(view: StudyView) -> tuple[list[str], list[list[str]]]:
             row.append(score_text(number(record, "test_score"), metric))
         for axis in axes:
             if digest == "baseline":
-                row.append(axis.text(number(record, axis.column)))
+                row.append(axis.text(number(record, axis.name)))
                 continue
             # No space inside the brackets, so that a narrow terminal breaks the line before them.
-            share = share_text(ratio_to_baseline(record, baseline, axis.column)).replace(" ", "")
-            row.append(f"{axis.text(number(record, axis.column))} ({share})")
+            share = share_text(ratio_to_baseline(record, baseline, axis.name)).replace(" ", "")
+            row.append(f"{axis.text(number(record, axis.name))} ({share})")
         rows.append([*row, remark(view, record)])
     return header, rows
 

@@ -19,12 +19,11 @@ from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.models.load import LoadedModel, example_input, load_model
-from ghostsearch.records import Cost, Latency, Objective, Record, Score
+from ghostsearch.records import Axis, Cost, Latency, Record, Score
 from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace
 from ghostsearch.space.choice import parse_width
 from ghostsearch.space.preset import load_preset
 from ghostsearch.study.config import RunConfig
-from ghostsearch.study.ledger import objective_value
 from ghostsearch.surgery.baseline_pass import BaselinePass
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.fit_layer import FitSettings
@@ -92,41 +91,20 @@ class Bench:
     """Wall time by stage of the search, in this process."""
 
     @property
-    def objectives(self) -> tuple[Objective, ...]:
-        """The axes with their limits in absolute units; the baseline's latency must be known."""
-        limits = {x.axis: x for x in self.config.limits()}
+    def objectives(self) -> tuple[Axis, ...]:
+        """The axes with their limits; the baseline's latency must be known."""
+        limits = {x.axis: {"limit": x.value, "relative": x.relative} for x in self.config.limits()}
         made = []
         for axis in dict.fromkeys([*self.config.objectives, *limits]):
+            more: dict[str, Any] = limits.get(axis, {})
             if axis == "score":
-                least = self.config.min_accuracy
-                made.append(
-                    Objective(
-                        name="score",
-                        label=self.task.metric,
-                        unit="",
-                        maximize=self.task.maximize,
-                        limit=least,
-                    )
-                )
+                metric, maximize = self.task.metric, self.task.maximize
+                made.append(Axis.of_score(metric, maximize=maximize, limit=self.config.min_accuracy))
             elif axis == "latency":
-                for latency in self.baseline_latencies:
-                    bound = limits[axis].absolute(latency.median_s) if axis in limits else None
-                    name = f"latency_s[{latency.device}]"
-                    made.append(
-                        Objective(
-                            name=name,
-                            label=f"latency on {latency.device}",
-                            unit="s",
-                            maximize=False,
-                            limit=bound,
-                        )
-                    )
+                made += [Axis.of_latency(x.device, baseline=x.median_s, **more) for x in self.baseline_latencies]
             else:
                 column = COST_COLUMNS[axis]
-                baseline = getattr(self.baseline_cost, column)
-                bound = limits[axis].absolute(baseline) if axis in limits else None
-                unit = {"macs": "MACs", "params": "", "memory": "B"}[axis]
-                made.append(Objective(name=column, label=axis, unit=unit, maximize=False, limit=bound))
+                made.append(Axis.of_cost(column, baseline=getattr(self.baseline_cost, column), **more))
         return tuple(made)
 
     def convert(self, architecture: Architecture, progress: Progress | None = None) -> nn.Module:
@@ -189,16 +167,8 @@ class Bench:
 
     def breaches(self, record: Record, *, only: Sequence[str] = ()) -> list[str]:
         """The limits a record is known to break, in words; `only` these objectives where given."""
-        broken = []
-        for objective in self.objectives:
-            value = objective_value(record, objective)
-            if objective.limit is None or value is None or (only and objective.name not in only):
-                continue
-            short = value < objective.limit if objective.maximize else value > objective.limit
-            if short:
-                sign = "below" if objective.maximize else "over"
-                broken.append(f"{objective.label} {value:.4g} {sign} the limit {objective.limit:.4g}")
-        return broken
+        asked = [o for o in self.objectives if not only or o.name in only]
+        return [broken for o in asked if (broken := o.breach(record))]
 
     def score(self, model: nn.Module, split: Literal["validation", "test"], epochs: float) -> Score:
         """The task's score of a model on `validation` or `test`."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ghostsearch.data.load import images_within, spread_batches
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import atomic_path
+from ghostsearch.records import latency_column
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.bench import BATCH_VALUES, Bench
 from ghostsearch.surgery.baseline_pass import BaselinePass
@@ -187,7 +188,7 @@ def add_latencies(table: pd.DataFrame, latencies: dict[str, LatencyTable], folde
     """Fill the predicted ratio to the baseline's latency for each device's latency table, and save."""
     architectures = [single_change(r.kind, r.name, r.choice) for r in table.itertuples(index=False)]
     for device, predicted in latencies.items():
-        table[f"latency_ratio[{device}]"] = predicted.predict(architectures)
+        table[latency_column(device, "latency_ratio")] = predicted.predict(architectures)
     write_candidates(folder, table)
     return table
 

@@ -18,7 +18,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import atomic_path, write_text
 from ghostsearch.machine import processor_name
 from ghostsearch.pareto import knee
-from ghostsearch.records import Objective, Record, StudyView, frame, upgraded
+from ghostsearch.records import Axis, Record, StudyView, frame, upgraded
 from ghostsearch.space.architecture import SearchSpace, read_json
 from ghostsearch.study.config import FREE, RunConfig, configure
 from ghostsearch.study.ledger import finished_records, minimised
@@ -99,7 +99,7 @@ def environment() -> dict[str, str]:
 
 
 def write_outcome(
-    folder: Path, records: Sequence[Record], objectives: Sequence[Objective], finalists: Sequence[Record],
+    folder: Path, records: Sequence[Record], objectives: Sequence[Axis], finalists: Sequence[Record],
     front: Sequence[Record], missed: Sequence[str], extra: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Write the tables and the outcome; each file whole or not at all."""
@@ -122,9 +122,7 @@ def write_outcome(
     write_text(folder / "front.csv", frame(best).to_csv(index=False))
 
 
-def _good_enough(
-    front: Sequence[Record], finalists: Sequence[Record], objectives: Sequence[Objective]
-) -> Sequence[Record]:
+def _good_enough(front: Sequence[Record], finalists: Sequence[Record], objectives: Sequence[Axis]) -> Sequence[Record]:
     """The front's models that keep most of the baseline's score, or all: a knee among the worst is of no use."""
     others = [r for r in front if r.digest != "baseline"] or list(front)
     if not all(o.maximize for o in objectives if o.name == "score"):
@@ -162,7 +160,7 @@ def load_study(folder: Path | str) -> StudyView:
 def _view(folder: Path, config: RunConfig, study: Any, outcome: Any, records: Sequence[Record]) -> StudyView:
     view = StudyView(
         directory=str(folder), name=study["name"], config=config.model_dump(mode="json"), anatomy=study["anatomy"],
-        objectives=tuple(Objective(**o) for o in outcome.get("objectives", ())),
+        objectives=tuple(Axis(**o) for o in outcome.get("objectives", ())),
         records=tuple(records),
         front=tuple(outcome.get("front", ())), chosen=outcome.get("chosen", ""),
         finalists=tuple(Record.model_validate(r) for r in outcome.get("finalists", ())),

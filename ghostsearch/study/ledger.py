@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from ghostsearch.records import Objective, Record
+from ghostsearch.records import Axis, Record
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.owners import beating, is_alive, own_name
 from ghostsearch.study.proposer import Proposer
@@ -55,7 +56,7 @@ class Ledger:
     """
 
     def __init__(
-        self, storage: Storage, name: str, space: SearchSpace, objectives: Sequence[Objective],
+        self, storage: Storage, name: str, space: SearchSpace, objectives: Sequence[Axis],
         *, sampler: str, seed: int,
     ) -> None:  # fmt: skip
         self.space, self.objectives, self.seed = space, tuple(objectives), seed
@@ -286,13 +287,12 @@ class Ledger:
     def _tell(self, trial_id: int, record: Record) -> None:
         trial = optuna.trial.Trial(self.study, trial_id)
         for objective in self.objectives:
-            value = objective_value(record, objective)
-            if objective.limit is not None and value is not None:
-                excess = objective.limit - value if objective.maximize else value - objective.limit
-                trial.set_constraint(objective.name, excess)
+            value, bound = objective.minimised(record), objective.bound
+            if bound is not None and not math.isnan(value):
+                trial.set_constraint(objective.name, value + bound if objective.maximize else value - bound)
         if record.state == "complete":
-            values = [objective_value(record, o) for o in self.objectives]
-            self.study.tell(trial, [float("nan") if v is None else v for v in values])
+            values = [(-1 if o.maximize else 1) * o.minimised(record) for o in self.objectives]
+            self.study.tell(trial, values)
         else:
             self.study.tell(trial, state=TrialState.PRUNED if record.state == "pruned" else TrialState.FAIL)
 
@@ -356,18 +356,6 @@ def distributions(space: SearchSpace) -> dict[str, CategoricalDistribution]:
     return {**sites, **groups}
 
 
-def objective_value(record: Record, objective: Objective) -> float | None:
-    """A record's figure on an objective, in its unit; None when it has none."""
-    if objective.name == "score":
-        score = record.score()
-        return score.value if score else None
-    if objective.name.startswith("latency_s["):
-        latency = record.latency(objective.name.removeprefix("latency_s[").removesuffix("]"))
-        return latency.median_s if latency else None
-    return getattr(record.cost, objective.name) if record.cost else None
-
-
-def minimised(record: Record, objectives: Sequence[Objective]) -> list[float]:
+def minimised(record: Record, objectives: Sequence[Axis]) -> list[float]:
     """A record's objective values with every axis to be minimised, as `pareto` wants them; NaN where it has none."""
-    values = [(objective_value(record, o), o.maximize) for o in objectives]
-    return [float("nan") if v is None else -v if maximize else float(v) for v, maximize in values]
+    return [o.minimised(record) for o in objectives]

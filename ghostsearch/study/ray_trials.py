@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.failures import failure_reason
 from ghostsearch.files import write_bytes
-from ghostsearch.records import Latency, Objective, Record
+from ghostsearch.records import Axis, Latency, Record
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.bench import Bench, open_bench
 from ghostsearch.study.config import RunConfig
@@ -185,7 +185,7 @@ def _work_in(directory: str) -> None:
 class Board:
     """What the actors of a study share, on the driver's machine: who stops at a rung, and where weights go."""
 
-    def __init__(self, folder: str, objectives: tuple[Objective, ...], standings: list[Record]) -> None:
+    def __init__(self, folder: str, objectives: tuple[Axis, ...], standings: list[Record]) -> None:
         self.folder, self.objectives, self.standings = Path(folder), objectives, standings
 
     def add(self, record: Record) -> None:

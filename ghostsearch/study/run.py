@@ -143,7 +143,7 @@ def feasible(bench: Bench, architecture: Architecture) -> bool:
     if architecture.is_baseline:
         return True
     cost = bench.cost(architecture)
-    limits = {o.name: o.limit for o in bench.objectives if o.limit is not None}
+    limits = {o.name: o.bound for o in bench.objectives if o.bound is not None}
     return all(getattr(cost, name) <= limits[name] for name in ("macs", "params") if name in limits)
 
 

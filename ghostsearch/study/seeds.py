@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ghostsearch.records import device_of, latency_column
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.bench import Bench, timed
 from ghostsearch.study.candidates import add_latencies, build_candidates, losses_of
@@ -62,8 +63,8 @@ def solver_seeds(
 
 
 def _solved(bench: Bench, problem: Problem) -> list[tuple[Architecture, str]]:
-    limits = {o.name: o.limit for o in bench.objectives if o.limit is not None and o.name in problem.names}
-    axes = [name for name in ("macs", *(n for n in problem.names if n.startswith("latency"))) if name in problem.names]
+    limits = {o.name: o.bound for o in bench.objectives if o.bound is not None and o.name in problem.names}
+    axes = [name for name in ("macs", *(n for n in problem.names if device_of(n))) if name in problem.names]
     found = [
         solve_budgets(problem, axis, limits, budgets=BUDGETS // len(axes[:2]), diverse=DIVERSE) for axis in axes[:2]
     ]
@@ -76,7 +77,7 @@ def candidate_problem(bench: Bench, folder: Path, progress: Progress | None = No
     with timed(bench.seconds, "candidate table"):
         table = build_candidates(bench, folder, progress)
     latencies: dict[str, LatencyTable] = {}
-    if any(o.name.startswith("latency_s[") for o in bench.objectives):
+    if any(o.device for o in bench.objectives):
         with timed(bench.seconds, "latency table"):
             latencies = bench.latency_tables(progress)
         table = add_latencies(table, latencies, folder)
@@ -87,7 +88,7 @@ def candidate_problem(bench: Bench, folder: Path, progress: Progress | None = No
         return np.stack([params, macs, *(t.additive_ratios(codes) * baseline_s[d] for d, t in latencies.items())])
 
     losses = losses_of(table, bench.space)
-    names = ("params", "macs", *(f"latency_s[{device}]" for device in latencies))
+    names = ("params", "macs", *map(latency_column, latencies))
     problem = Problem(losses, decompose(predict, [len(x) for x in losses]), names)
     write_problem(folder, problem, bench.space)
     return problem

@@ -12,6 +12,7 @@ import numpy as np
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
+from ghostsearch.records import device_of
 from ghostsearch.space.architecture import Architecture, SearchSpace, read_json
 from ghostsearch.space.limits import parse_limit
 from ghostsearch.study.interactions import Additive, Term
@@ -86,7 +87,7 @@ def solve_study(folder: Path | str, limits: Mapping[str, str], *, count: int = D
 def _bounds(problem: Problem, limits: Mapping[str, str]) -> dict[str, float]:
     bounds = {}
     for axis, text in limits.items():
-        names = [n for n in problem.names if n == axis or (axis == "latency" and n.startswith("latency_s["))]
+        names = [n for n in problem.names if n == axis or (axis == "latency" and device_of(n))]
         if not names:
             raise GhostsearchError(f"the table knows nothing of {axis}; it has {', '.join(problem.names)}")
         for name in names:

@@ -13,7 +13,7 @@ from torch import nn
 from ghostsearch.failures import failure_reason, release_memory
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.pareto import dominates, standings
-from ghostsearch.records import Cost, Latency, Objective, Record, Score
+from ghostsearch.records import Axis, Cost, Latency, Record, Score
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.choice import KEEP
 from ghostsearch.study.bench import Bench, latencies, timed
@@ -97,7 +97,7 @@ def _run_baseline(bench: Bench, draft: Draft) -> tuple[Record, nn.Module | None]
     return draft.record("complete"), bench.baseline.module
 
 
-def stops(record: Record, finished: Sequence[Record], rung: float, objectives: Sequence[Objective]) -> str:
+def stops(record: Record, finished: Sequence[Record], rung: float, objectives: Sequence[Axis]) -> str:
     """Why a trial is not trained on from a rung, or nothing when it is.
 
     It goes on when nothing that was scored there dominates it and it is in the better half by non-dominated rank, then

@@ -19,6 +19,7 @@ from ray import tune
 
 from ghostsearch.export.saved import load_directory, save
 from ghostsearch.measure.cost import measure_cost
+from ghostsearch.records import latency_column
 from ghostsearch.study.bench import Bench, latencies, open_bench, train_baseline
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.ledger import architecture_of, distributions
@@ -88,8 +89,8 @@ class ArchitectureTrainable(tune.Trainable):
             "digest": self.architecture.digest, "macs": cost.macs, "params": cost.params, "size_bytes": cost.size_bytes,
         }  # fmt: skip
         for latency in latencies(self.bench, {"trial": self.model}, self.bench.config.time_limit)["trial"]:
-            figures[f"latency_s[{latency.device}]"] = latency.median_s
-            figures[f"latency_ratio[{latency.device}]"] = latency.ratio
+            figures[latency_column(latency.device)] = latency.median_s
+            figures[latency_column(latency.device, "latency_ratio")] = latency.ratio
         return figures
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -25,7 +25,7 @@ from ghostsearch.data.load import load_data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.saved import load, read_manifest, save
 from ghostsearch.models.load import DIGITS_INPUT, load_model, load_weights
-from ghostsearch.records import Cost, Objective, Record, Score
+from ghostsearch.records import Axis, Cost, Record, Score
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.space.choice import parse_choice
 from ghostsearch.space.preset import load_preset, parse_preset, preset_directory
@@ -286,8 +286,8 @@ def study(place: Path) -> Path:
         number=0, digest="baseline", origin="baseline", state="complete", cost=Cost(params=1, macs=2, size_bytes=4),
         scores=(Score(metric="accuracy", value=0.5, split="validation", epochs=0, images=9, seed=0),),
     )  # fmt: skip
-    objectives = [Objective(name="score", label="accuracy", unit="", maximize=True),
-                  Objective(name="macs", label="macs", unit="MACs", maximize=False)]  # fmt: skip
+    objectives = [Axis(name="score", label="accuracy", unit="", maximize=True),
+                  Axis(name="macs", label="macs", unit="MACs", maximize=False)]  # fmt: skip
     folder = place / "study"
     write_run(folder, RunConfig())
     write_study(folder, {"name": "s", "space": "0", "anatomy": {}, "baseline_latencies": [], "environment": {}})

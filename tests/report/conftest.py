@@ -8,7 +8,7 @@ import random
 import pytest
 
 from ghostsearch.blocks.formulas import site_macs, site_params
-from ghostsearch.records import Cost, Latency, Objective, Record, Score, StudyView
+from ghostsearch.records import Axis, Cost, Latency, Record, Score, StudyView
 from ghostsearch.space.architecture import Anatomy, Architecture, Group, Site, Skipped
 from ghostsearch.space.choice import parse_layer_choice
 
@@ -131,15 +131,15 @@ def make_view(trials: int = 48, name: str = "digits-like", seed: int = 0) -> Stu
         },
         anatomy=dataclasses.asdict(anatomy),
         objectives=(
-            Objective(name="score", label="accuracy", unit="share", maximize=True),
-            Objective(
+            Axis(name="score", label="accuracy", unit="share", maximize=True),
+            Axis(
                 name=f"latency_s[{DEVICE}]",
                 label=f"latency on {DEVICE}",
                 unit="s",
                 maximize=False,
                 limit=limit,
             ),
-            Objective(name="macs", label="MACs", unit="MACs", maximize=False),
+            Axis(name="macs", label="MACs", unit="MACs", maximize=False),
         ),
         records=tuple(records),
         front=tuple(r.digest for r in front),

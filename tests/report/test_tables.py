@@ -12,7 +12,7 @@ from ghostsearch.report.colours import choice_colours, short_name
 from ghostsearch.report.markdown import markdown_table, plain_text, render_markdown
 from ghostsearch.report.pictures import draw_front, draw_layers
 from ghostsearch.report.tables import front_rows, front_table
-from ghostsearch.report.units import milliseconds, score_text, share_text, with_prefix
+from ghostsearch.units import milliseconds, score_text, share_text, with_prefix
 
 
 @pytest.mark.parametrize(

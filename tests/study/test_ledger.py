@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.records import Latency, Objective
+from ghostsearch.records import Axis, Latency
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.ledger import MAX_DEATHS, OWNER, Ledger, failed_record
 from ghostsearch.study.owners import STALE_S
@@ -21,8 +21,8 @@ from ghostsearch.study.store import open_storage
 SPACE = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)"), "b": ("keep", "ghost(ratio=2, kernel=3)")},
                     {"g": ("width(1)", "width(0.5)")})  # fmt: skip
 OBJECTIVES = (
-    Objective(name="score", label="accuracy", unit="", maximize=True),
-    Objective(name="macs", label="macs", unit="MACs", maximize=False),
+    Axis(name="score", label="accuracy", unit="", maximize=True),
+    Axis(name="macs", label="macs", unit="MACs", maximize=False),
 )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ghostsearch.records import Cost, Objective, Record, Score
+from ghostsearch.records import Axis, Cost, Record, Score
 from ghostsearch.study import run
 from ghostsearch.study.bench import Bench
 from ghostsearch.study.config import RunConfig
@@ -13,8 +13,8 @@ from ghostsearch.study.run import search
 from ghostsearch.study.trial import stops
 
 OBJECTIVES = (
-    Objective(name="score", label="accuracy", unit="", maximize=True),
-    Objective(name="macs", label="MACs", unit="MACs", maximize=False),
+    Axis(name="score", label="accuracy", unit="", maximize=True),
+    Axis(name="macs", label="MACs", unit="MACs", maximize=False),
 )
 
 

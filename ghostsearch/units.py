@@ -1,4 +1,4 @@
-"""Numbers as people read them, units included: the one place where the report formats."""
+"""Numbers as people read them, units included: the one place that formats them."""
 
 from __future__ import annotations
 
