@@ -21,7 +21,7 @@ from ghostsearch.data.load import Data, load_data
 from ghostsearch.machine import processor
 from ghostsearch.models.load import load_model
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
-from ghostsearch.training.tasks import Classification
+from ghostsearch.training.tasks.classification import Classification
 from ghostsearch.training.train import Recipe, train
 
 IMPORT = (

@@ -53,7 +53,7 @@ def finetune(
     --distill-from results/mine/models/baseline --out tuned[/bold]
     """
     from ghostsearch.training.finetune import finetune_directory
-    from ghostsearch.training.tasks import load_task
+    from ghostsearch.training.tasks.table import load_task
 
     teacher = o.resolve_model(distill_from, weights=distill_weights, allow_code=allow_code) if distill_from else None
     with progress_bar(quiet or as_json) as progress:

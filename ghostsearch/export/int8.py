@@ -22,7 +22,8 @@ from ghostsearch.measure.devices.base import RunOptions, refusals
 from ghostsearch.measure.devices.onnxruntime_cpu import OnnxRuntimeCpu, OnnxRuntimePrepared, cpu_session
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.models.load import LoadedModel, example_input
-from ghostsearch.training.tasks import Classification, Task
+from ghostsearch.training.tasks.base import Task
+from ghostsearch.training.tasks.classification import Classification
 from ghostsearch.training.train import evaluate
 
 Progress = Callable[[int, int, str], None]

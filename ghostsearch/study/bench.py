@@ -28,7 +28,8 @@ from ghostsearch.surgery.baseline_pass import BaselinePass
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.fit_layer import FitSettings
 from ghostsearch.surgery.sites import find_sites
-from ghostsearch.training.tasks import Task, load_task
+from ghostsearch.training.tasks.base import Task
+from ghostsearch.training.tasks.table import load_task
 from ghostsearch.training.train import evaluate, train
 
 if TYPE_CHECKING:

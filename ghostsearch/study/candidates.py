@@ -17,7 +17,7 @@ from ghostsearch.records import latency_column
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.bench import BATCH_VALUES, Bench
 from ghostsearch.surgery.baseline_pass import BaselinePass
-from ghostsearch.training.tasks import main_output, score_value
+from ghostsearch.training.tasks.base import main_output, score_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,11 +59,12 @@ class Probe:
 
     def __init__(self, bench: Bench) -> None:
         self.task = bench.task
-        self.batches: list[tuple[Any, Any]] = spread_batches(
+        batches: list[tuple[Any, Any]] = spread_batches(
             bench.data.validation,
             images_within(PROBE_VALUES, bench.example, PROBE_IMAGES),
             size=images_within(BATCH_VALUES, bench.example, PROBE_IMAGES),
         )
+        self.batches = [(inputs, self.task.target(inputs, target)) for inputs, target in batches]
         self.outputs = self._outputs(bench.baseline.module)
         self.baseline = self._judge(self.outputs)
         self.baseline_pass = self._baseline_pass(bench.baseline.module)

@@ -23,8 +23,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from ghostsearch.errors import GhostsearchError
-from ghostsearch.failures import failure_reason
+from ghostsearch.errors import GhostsearchError, failure_reason
 from ghostsearch.files import write_bytes
 from ghostsearch.records import Axis, Latency, Record
 from ghostsearch.space.architecture import Architecture

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ghostsearch.failures import failure_reason, release_memory
+from ghostsearch.errors import failure_reason, release_memory
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.pareto import dominates, standings
 from ghostsearch.records import Axis, Cost, Latency, Record, Score

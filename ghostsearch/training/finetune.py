@@ -16,7 +16,8 @@ from ghostsearch.data.load import Data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.training.curves import draw_curves
-from ghostsearch.training.tasks import Classification, Task
+from ghostsearch.training.tasks.base import Task
+from ghostsearch.training.tasks.classification import Classification
 from ghostsearch.training.train import Epoch, Recipe, evaluate, torch_device
 
 if TYPE_CHECKING:

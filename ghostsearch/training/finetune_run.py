@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
 from ghostsearch.data.load import Data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.training.loop import Fitting, Watch, best_precision, contained, placement, run
-from ghostsearch.training.tasks import Task
+from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.train import Epoch, Recipe
 
 LAST, BEST = "last", "best"

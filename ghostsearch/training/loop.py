@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from ghostsearch.busy import breathe
 from ghostsearch.data.load import Data
 from ghostsearch.errors import GhostsearchError, TrainingError
-from ghostsearch.training.tasks import Meter, Task, score_value
+from ghostsearch.training.tasks.base import Meter, Task, score_value
 from ghostsearch.training.train import Epoch, Recipe, mode, placed, to_device
 
 Progress = Callable[[int, int, str], None]
@@ -50,6 +50,7 @@ class Fitting(pl.LightningModule):
         """The loss of a batch: the labels' and, with a teacher, the distillation loss at its share."""
         breathe()
         images, target = batch
+        target = self.task.target(images, target)
         output = self.task.forward(self.model, images, target)
         loss = self.task.loss(output, target)
         for teacher in self.teachers:
@@ -70,6 +71,7 @@ class Fitting(pl.LightningModule):
         """Add a batch to the score."""
         images, target = batch
         assert self.meter is not None
+        target = self.task.target(images, target)
         self.meter.update(self.task.forward(self.model, images, target), target)
 
     def on_validation_epoch_end(self) -> None:

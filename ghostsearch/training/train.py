@@ -15,7 +15,8 @@ from torch import nn
 from ghostsearch.busy import breathe, working
 from ghostsearch.data.load import Data
 from ghostsearch.errors import GhostsearchError, TrainingError
-from ghostsearch.training.tasks import Classification, Task, score_value
+from ghostsearch.training.tasks.base import Task, score_value
+from ghostsearch.training.tasks.classification import Classification
 
 Progress = Callable[[int, int, str], None]
 
@@ -153,7 +154,8 @@ def evaluate(
     with working(), torch.inference_mode(), placed(model, place), mode(model, training=False):
         for done, (images, target) in enumerate(loader, 1):
             breathe()
-            images, target = to_device(images, place), to_device(target, place)
+            images = to_device(images, place)
+            target = task.target(images, to_device(target, place))
             meter.update(task.forward(model, images, target), target)
             if progress:
                 progress(done, total, "evaluating")

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.training.tasks import AUXILIARY_WEIGHT, Classification, Task, load_task, main_output, split_output
+from ghostsearch.training.tasks.base import AUXILIARY_WEIGHT, Task, main_output, split_output
+from ghostsearch.training.tasks.classification import Classification
+from ghostsearch.training.tasks.table import load_task
 
 LOGITS = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 3, 1, 2, 2])
@@ -98,7 +100,8 @@ def test_bad_options_get_one_line(options):
 
 
 USERS = """
-from ghostsearch.training.tasks import Classification, Task
+from ghostsearch.training.tasks.base import Task
+from ghostsearch.training.tasks.classification import Classification
 task = Classification(0.1)
 class Own(Classification):
     metric = "own"
@@ -130,7 +133,7 @@ def test_tasks_by_name(users_module):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("text", "subclass ghostsearch.training.tasks.Task"),
+        ("text", "subclass ghostsearch.training.tasks.base.Task"),
         ("Nameless", "names no metric"),
         ("absent", "has no 'absent'"),
     ],

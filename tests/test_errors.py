@@ -11,8 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ghostsearch.errors import GhostsearchError, TrainingError
-from ghostsearch.failures import failure_kind, failure_reason
+from ghostsearch.errors import GhostsearchError, TrainingError, failure_kind, failure_reason
 
 # More than any machine has, yet no overflow of the byte count.
 HUGE = 2**46
@@ -84,7 +83,7 @@ def test_training_under_a_real_memory_limit_is_out_of_memory():
     code = """
 import resource, torch
 from torch import nn
-from ghostsearch.failures import failure_kind
+from ghostsearch.errors import failure_kind
 model, images = nn.Conv2d(3, 256, 3, padding=1), torch.zeros(8, 3, 32, 32)
 model(images).sum().backward()
 used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()

@@ -1,0 +1,79 @@
+"""No labels: the baseline's own output is the target, so that the score says how well a model agrees with it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostsearch.training.tasks.base import Meter, PerImage, Task
+
+
+class Agreement(Task):
+    """Another task judged against the baseline's output: agreement of the top class, distillation as the only loss.
+
+    What it cannot know is whether the baseline was right.
+    """
+
+    def __init__(self, task: Task, baseline: nn.Module) -> None:
+        self.task = task
+        self.metric = "agreement" if task.metric == "accuracy" else f"{task.metric} against the baseline"
+        self.maximize = task.maximize
+        self.baseline = copy.deepcopy(baseline).eval().requires_grad_(False)
+
+    def forward(self, model: nn.Module, images: Any, target: Any) -> Any:
+        """As the task's own."""
+        return self.task.forward(model, images, target)
+
+    def target(self, images: Any, target: Any) -> Any:
+        """The baseline's output on the batch; a label, where there is one, is not looked at."""
+        with torch.inference_mode():
+            return self.task.forward(self.baseline.to(_place(images)), images, target)
+
+    def loss(self, output: Any, target: Any) -> Tensor:
+        """The task's distillation distance from the baseline's output."""
+        return self.task.distillation_loss(output, target)
+
+    def meter(self) -> Meter:
+        """The task's score of an output against what the baseline's output stands for."""
+        return AgreementMeter(self.task)
+
+    def distillation_loss(self, output: Any, teacher_output: Any) -> Tensor:
+        """As the task's own."""
+        return self.task.distillation_loss(output, teacher_output)
+
+    def as_target(self, output: Any) -> Any:
+        """As the task's own."""
+        return self.task.as_target(output)
+
+
+class AgreementMeter:
+    """The task's own meter, given the class (or value) that the baseline chose; the mean divergence beside it."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.meter = task, task.meter()
+        self._distance, self._batches = 0.0, 0
+        if isinstance(self.meter, PerImage):
+            self.per_image = self.meter.per_image
+
+    def update(self, output: Any, target: Any) -> None:
+        """Take in a model's output and the baseline's."""
+        self.meter.update(output, self.task.as_target(target))
+        self._distance += float(self.task.distillation_loss(output, target))
+        self._batches += 1
+
+    def compute(self) -> Any:
+        """The score against the baseline."""
+        return self.meter.compute()
+
+    def divergence(self) -> float:
+        """Mean distance from the baseline's output over the batches."""
+        return self._distance / max(1, self._batches)
+
+
+def _place(images: Any) -> torch.device:
+    while isinstance(images, dict | list | tuple) and len(images):
+        images = next(iter(images.values())) if isinstance(images, dict) else images[0]
+    return images.device if isinstance(images, Tensor) else torch.device("cpu")

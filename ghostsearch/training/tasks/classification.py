@@ -1,0 +1,121 @@
+"""One label per image (or recording): cross entropy and accuracy."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.training.tasks.base import (
+    AUXILIARY_WEIGHT,
+    Meter,
+    PerImage,
+    Task,
+    main_output,
+    softened_divergence,
+    split_output,
+)
+
+
+class Classification(Task):
+    """One label per image: cross entropy and accuracy."""
+
+    metric = "accuracy"
+    kinds: ClassVar[tuple[str, ...]] = ("class",)
+
+    def __init__(self, label_smoothing: float = 0.0, temperature: float = 4.0) -> None:
+        if not 0 <= label_smoothing < 1:
+            raise GhostsearchError(f"label smoothing must be at least 0 and below 1, got {label_smoothing}")
+        if temperature <= 0:
+            raise GhostsearchError(f"the distillation temperature must be above 0, got {temperature}")
+        self.label_smoothing, self.temperature = label_smoothing, temperature
+
+    def target(self, images: Any, target: Any) -> Tensor:
+        """Labels (N,) as integers from any usual form; class probabilities (N, classes) stay."""
+        return class_labels(super().target(images, target))
+
+    def loss(self, output: Any, target: Tensor) -> Tensor:
+        """Cross entropy, auxiliary heads added at 0.3 each; logits (N, classes), target (N,) or (N, classes)."""
+        main, auxiliary = split_output(output)
+        if main.ndim != 2:
+            raise GhostsearchError(f"classification wants logits (N, classes), the model gave {tuple(main.shape)}")
+        total = F.cross_entropy(main, target, label_smoothing=self.label_smoothing)
+        for head in auxiliary:
+            extra = F.cross_entropy(head, target, label_smoothing=self.label_smoothing)
+            total = total + AUXILIARY_WEIGHT * extra
+        return total
+
+    def meter(self) -> Meter:
+        """Share of images whose largest logit is at their label."""
+        return Accuracy()
+
+    def distillation_loss(self, output: Any, teacher_output: Any) -> Tensor:
+        """KL divergence of outputs softened by the temperature (Hinton et al. 2015, section 2)."""
+        return softened_divergence(main_output(output), main_output(teacher_output), self.temperature)
+
+    def as_target(self, output: Any) -> Tensor:
+        """The most likely class, (N,)."""
+        return main_output(output).argmax(1)
+
+
+class Accuracy(PerImage):
+    """Share of right answers, from 0 to 1; knows each class's share too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._labels: list[Tensor] = []
+
+    def values(self, output: Any, target: Tensor) -> Tensor:
+        """1 where the largest logit (N, classes) is at the label, else 0."""
+        labels = target.argmax(1) if target.ndim == 2 else target
+        self._labels.append(labels.detach().cpu())
+        return main_output(output).argmax(1) == labels
+
+    def per_class(self) -> dict[int, float]:
+        """Accuracy on the images of each class that occurs (its recall)."""
+        right, labels = self.per_image(), torch.cat(self._labels)
+        return {int(label): float(right[labels == label].mean()) for label in labels.unique()}
+
+    def balanced(self) -> float:
+        """Balanced accuracy: the mean over the classes that occur of the accuracy on each."""
+        shares = self.per_class().values()
+        return sum(shares) / len(shares)
+
+
+def class_labels(target: Any) -> Tensor:
+    """Labels (N,) as integers from floats, bytes, columns (N, 1) or one-hot rows (N, classes), which need not be hard.
+
+    Raises GhostsearchError for what is no label.
+    """
+    if not isinstance(target, Tensor):
+        raise GhostsearchError(f"labels must be a tensor (N,) of class numbers, got a {type(target).__name__}")
+    if target.ndim == 2 and target.shape[1] == 1:
+        target = target[:, 0]
+    if target.ndim == 1:
+        return _whole(target)
+    if target.ndim != 2:
+        raise GhostsearchError(f"labels must have shape (N,), (N, 1) or (N, classes), got {tuple(target.shape)}")
+    hard = ((target == 0) | (target == 1)).all() and (target.sum(1) == 1).all()
+    if hard:
+        return target.long().argmax(1)
+    soft = target.float()
+    if not ((soft >= 0).all() and torch.allclose(soft.sum(1), torch.ones(len(soft), device=soft.device), atol=1e-3)):
+        raise GhostsearchError(
+            f"labels of shape {tuple(target.shape)} are neither one-hot nor probabilities; "
+            "for several labels per image use --task multilabel"
+        )
+    return soft
+
+
+def _whole(target: Tensor) -> Tensor:
+    labels = target.long()
+    if target.is_floating_point() and not torch.equal(labels.to(target.dtype), target):
+        raise GhostsearchError(
+            f"labels must be whole numbers, got {float(target[labels != target][0]):g}; use --task regression"
+        )
+    if len(labels) and int(labels.min()) < 0:
+        raise GhostsearchError(f"labels count from 0, got {int(labels.min())}")
+    return labels
