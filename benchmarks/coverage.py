@@ -145,9 +145,9 @@ def coverage_row(case: Case, widths_below: int = 0) -> dict[str, Any]:
 
 
 def _row(case: Case, model: nn.Module, widths_below: int) -> dict[str, Any]:
-    from ghostsearch.blocks.formulas import site_macs, site_params
     from ghostsearch.errors import GhostsearchError
     from ghostsearch.measure.cost import measure_cost
+    from ghostsearch.space.costs import site_macs, site_params
     from ghostsearch.space.preset import load_preset
     from ghostsearch.surgery.convert import convert
     from ghostsearch.surgery.sites import find_sites

@@ -22,14 +22,14 @@ from benchmarks.paper.printed import (
     Printed,
     agrees,
 )
-from ghostsearch.blocks.conv import CONVS
-from ghostsearch.blocks.formulas import theoretical_speedup
+from ghostsearch.blocks.base import CONVS
 from ghostsearch.blocks.table import build_block
 from ghostsearch.graph.capture import copied
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.load import example_input, load_model
 from ghostsearch.space.architecture import Site
 from ghostsearch.space.choice import Ghost
+from ghostsearch.space.costs import theoretical_speedup
 from ghostsearch.surgery.sites import find_sites
 from ghostsearch.surgery.swap import swap_sites
 

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostsearch.blocks.conv import CONVS, Block, Conv, place, resized
-from ghostsearch.blocks.formulas import intrinsic_channels
-from ghostsearch.space.choice import Ghost
+from ghostsearch.blocks.base import CONVS, Block, Conv, place, resized
+from ghostsearch.space.choice import Ghost, intrinsic_channels
 
 
 class GhostConv(Block):
@@ -24,20 +23,58 @@ class GhostConv(Block):
     x: (N, C, *spatial) -> (N, n, *spatial'), as the convolution it replaces.
     """
 
-    order: Tensor | None
-
     def __init__(self, conv: Conv, choice: Ghost, *, ordered: bool = False) -> None:
         super().__init__(conv, choice)
         m = intrinsic_channels(conv.out_channels, choice.ratio, conv.groups)
         self.primary = resized(conv, m)
-        self.cheap = CHEAP[choice.cheap](conv, m, choice)
+        self.cheap: Any = CHEAP[choice.cheap](conv, m, choice)
         # Output channel j of the original sits at position order[j]; None when the natural order serves, so that the
         # exported graph has no gather.
-        self.register_buffer("order", _natural(conv) if ordered else None)
+        self.order = _natural(conv) if ordered else None
 
     @property
     def first(self) -> Conv:
         return self.primary
+
+    def copy_weights(self, conv: Conv) -> None:
+        """The first filters become the primary's, and each ghost is its intrinsic map scaled to fit its filter best."""
+        m = self.primary.out_channels
+        filters = conv.weight.detach().float().flatten(1)
+        ghosts = len(self.cheap.weight)
+        parents = torch.arange(ghosts, device=filters.device) // (ghosts // m)
+        wanted = torch.zeros(ghosts, filters.shape[1], device=filters.device)
+        wanted[: len(filters) - m] = filters[m:]
+        have = filters[parents]
+        scale = (wanted * have).sum(1) / have.square().sum(1).clamp_min(1e-12)
+        with torch.no_grad():
+            self.primary.weight.copy_(conv.weight[:m])
+            if isinstance(self.cheap, Wavelet):
+                self.cheap.scale.copy_(scale.reshape(self.cheap.scale.shape))
+            else:
+                self.cheap.weight.zero_()
+                centre = tuple(d // 2 for d in self.cheap.kernel_size)
+                self.cheap.weight[(slice(None), 0, *centre)] = scale.to(self.cheap.weight.dtype)
+            if self.cheap.bias is not None:
+                self.cheap.bias.zero_()
+            if self.primary.bias is not None and self.cheap.bias is not None and conv.bias is not None:
+                self.primary.bias.copy_(conv.bias[:m])
+                own = scale * conv.bias[parents]
+                self.cheap.bias[: len(filters) - m] = conv.bias[m:] - own[: len(filters) - m]
+
+    def scale_outputs(self, factors: Tensor) -> None:
+        m, n = self.primary.out_channels, self.out_channels
+        ghosts = torch.ones(len(self.cheap.weight), dtype=factors.dtype, device=factors.device)
+        ghosts[: n - m] = factors[m:]
+        # A ghost reads the scaled map.
+        relative = (ghosts.reshape(m, -1) / factors[:m, None]).flatten()
+        scaled = self.cheap.scale if isinstance(self.cheap, Wavelet) else self.cheap.weight
+        with torch.no_grad():
+            self.primary.weight.mul_(factors[:m].reshape(-1, *[1] * (self.primary.weight.dim() - 1)))
+            scaled.mul_(relative.reshape(-1, *[1] * (scaled.dim() - 1)))
+            if self.primary.bias is not None:
+                self.primary.bias.mul_(factors[:m])
+            if self.cheap.bias is not None:
+                self.cheap.bias.mul_(ghosts)
 
     def forward(self, x: Tensor) -> Tensor:
         intrinsic = self.primary(x)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from math import prod
-
+import torch
 from torch import Tensor
 
-from ghostsearch.blocks.conv import CONVS, Block, Conv, place, resized
-from ghostsearch.blocks.formulas import low_rank
-from ghostsearch.space.choice import LowRank
+from ghostsearch.blocks.base import CONVS, Block, Conv, place, resized
+from ghostsearch.space.choice import Filters, LowRank
 
 
 class LowRankConv(Block):
@@ -22,7 +20,7 @@ class LowRankConv(Block):
     # The channels come out in the convolution's order whatever `ordered` says.
     def __init__(self, conv: Conv, choice: LowRank, *, ordered: bool = False) -> None:  # noqa: ARG002
         super().__init__(conv, choice)
-        rank = low_rank(conv.in_channels, conv.out_channels, prod(conv.kernel_size), choice.rank, conv.groups)
+        rank = choice.maps(Filters(conv.in_channels, conv.out_channels, conv.kernel_size, conv.groups))
         self.reduce = resized(conv, rank, bias=False)
         self.expand = CONVS[conv.weight.dim() - 2](
             rank, conv.out_channels, 1, groups=conv.groups, bias=conv.bias is not None, **place(conv)
@@ -31,6 +29,28 @@ class LowRankConv(Block):
     @property
     def first(self) -> Conv:
         return self.reduce
+
+    def copy_weights(self, conv: Conv) -> None:
+        """The truncated SVD of the filters, group by group."""
+        groups, rank = conv.groups, self.reduce.out_channels // conv.groups
+        down: list[Tensor] = []
+        up: list[Tensor] = []
+        for filters in conv.weight.detach().float().flatten(1).chunk(groups):
+            u, s, v = torch.linalg.svd(filters, full_matrices=False)
+            root = s[:rank].sqrt()
+            up.append(u[:, :rank] * root)
+            down.append(root[:, None] * v[:rank])
+        with torch.no_grad():
+            self.reduce.weight.copy_(torch.cat(down).reshape(self.reduce.weight.shape))
+            self.expand.weight.copy_(torch.cat(up).reshape(self.expand.weight.shape))
+            if self.expand.bias is not None and conv.bias is not None:
+                self.expand.bias.copy_(conv.bias)
+
+    def scale_outputs(self, factors: Tensor) -> None:
+        with torch.no_grad():
+            self.expand.weight.mul_(factors.reshape(-1, *[1] * (self.expand.weight.dim() - 1)))
+            if self.expand.bias is not None:
+                self.expand.bias.mul_(factors)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.expand(self.reduce(x))

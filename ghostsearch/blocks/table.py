@@ -1,39 +1,34 @@
-"""Which block a choice becomes. A new block is one file, one choice, one row here and one formula in sitecost."""
+"""Which block a choice becomes. A new block is one file with its choice and its `Block`, and one row here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from typing import Any
 
 import torch
-from torch import nn
 
-from ghostsearch.blocks.conv import Conv
+from ghostsearch.blocks.base import Block, Conv
 from ghostsearch.blocks.ghost import GhostConv
 from ghostsearch.blocks.lowrank import LowRankConv
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.space.choice import Ghost, Keep, LayerChoice, LowRank
 
-
-class BlockType(Protocol):
-    """What a row holds: a module made from the convolution it replaces and the choice, weights not yet inherited."""
-
-    def __call__(self, conv: Conv, choice: LayerChoice, *, ordered: bool = False) -> nn.Module:
-        """The block; `ordered` asks for a buffer that restores the convolution's channel order."""
-
-
-BLOCKS: Mapping[type[LayerChoice], BlockType] = {
-    Ghost: GhostConv,  # type: ignore[dict-item]
-    LowRank: LowRankConv,  # type: ignore[dict-item]
+BLOCKS: dict[type[LayerChoice], type[Block]] = {
+    Ghost: GhostConv,
+    LowRank: LowRankConv,
 }
 
 
-def build_block(conv: Conv, choice: LayerChoice, *, ordered: bool = False) -> nn.Module:
+def build_block(conv: Conv, choice: LayerChoice, *, ordered: bool = False) -> Any:
     """The block that replaces a convolution under a choice, with fresh weights; for `keep` the convolution itself.
 
-    It has the convolution's device, dtype, memory format, training mode and frozen state.
+    It has the convolution's device, dtype, memory format, training mode and frozen state; `ordered` asks for a buffer
+    that restores the convolution's channel order. Raises GhostsearchError for a choice that no block belongs to.
     """
     if isinstance(choice, Keep):
         return conv
+    if type(choice) not in BLOCKS:
+        known = ", ".join(kind.name for kind in BLOCKS)
+        raise GhostsearchError(f"choice '{choice}': no block belongs to it in blocks/table.py; there are {known}")
     block = BLOCKS[type(choice)](conv, choice, ordered=ordered)
     if (
         conv.weight.dim() == 4

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ghostsearch.blocks.ghost import GhostConv
+from ghostsearch.blocks.base import Block
 from ghostsearch.errors import GhostsearchError, key_of
 from ghostsearch.files import atomic_path, cannot_write, write_text
 from ghostsearch.models.load import InputSpec, LoadedModel, example_input, load_model
@@ -304,6 +304,6 @@ def _fill(module: nn.Module, state: State, path: Path) -> None:
         shown = " ".join(str(error).split("\n", 1)[-1].split())[:160]
         raise GhostsearchError(f"{path}: tensors do not fit the architecture: {shown}") from None
     for name, block in module.named_modules():
-        order = getattr(block, "order", None) if isinstance(block, GhostConv) else None
+        order = getattr(block, "order", None) if isinstance(block, Block) else None
         if order is not None and not torch.equal(order.sort().values, torch.arange(len(order))):
             raise GhostsearchError(f"{path}: {name}.order is no order of {len(order)} channels")

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from ghostsearch.blocks.conv import Block
+from ghostsearch.blocks.base import Block
 from ghostsearch.graph.capture import call, copied, light_copy, tensors
 
 ADDS = (operator.add, operator.iadd, torch.add)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from ghostsearch.blocks.formulas import kept_width
 from ghostsearch.graph.coupling import trace_plan
 from ghostsearch.graph.cut import cut_channels
 from ghostsearch.graph.plan import Edit, WidthPlan, best_channels
 from ghostsearch.graph.width_check import checked_plan
 from ghostsearch.space.architecture import Group
 from ghostsearch.space.choice import Width
+from ghostsearch.space.costs import kept_width
 
 _PLANS: weakref.WeakKeyDictionary[nn.Module, tuple[object, WidthPlan]] = weakref.WeakKeyDictionary()
 

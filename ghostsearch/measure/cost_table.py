@@ -13,14 +13,14 @@ import numpy as np
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from ghostsearch.blocks.formulas import intrinsic_channels, kept_width, site_macs, site_params
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.capture import Shape, batch_size, trace_shapes
 from ghostsearch.graph.widths import width_plan
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.records import Cost
 from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace, Site
-from ghostsearch.space.choice import KEEP, Ghost, LayerChoice, parse_layer_choice, parse_width
+from ghostsearch.space.choice import KEEP, LayerChoice, parse_layer_choice, parse_width
+from ghostsearch.space.costs import kept_width, site_macs, site_params
 
 Kept = Mapping[int, np.ndarray]
 """Channels that each group keeps, by the group's number: (A,) for A architectures."""
@@ -69,7 +69,7 @@ class MatrixLayer:
 
     def _case(self, choice: LayerChoice, outputs: int, inputs: int) -> tuple[int, int, int]:
         params = site_params(self.site, choice, inputs, outputs)
-        stored = params + _fixed_filters(self.site, choice, outputs)
+        stored = params + choice.buffers(self.site.filters(inputs, outputs))
         return params, site_macs(self.site, choice, inputs, outputs), stored * self.weight_bytes
 
 
@@ -272,10 +272,3 @@ def _bare(model: nn.Module, path: str, anatomy: Anatomy, terms: tuple[tuple[int,
     number, times = terms[0]
     total = anatomy.groups[number].channels * times
     return total, model.get_parameter(path).numel() // total
-
-
-def _fixed_filters(site: Site, choice: LayerChoice, outputs: int) -> int:
-    """Elements of a wavelet's fixed filters, which are a buffer."""
-    if isinstance(choice, Ghost) and choice.cheap == "wavelet":
-        return (choice.ratio - 1) * intrinsic_channels(outputs, choice.ratio, site.groups) * 2 ** len(site.kernel)
-    return 0

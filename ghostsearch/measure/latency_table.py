@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ghostsearch.blocks.formulas import kept_width
 from ghostsearch.measure.cells import CellStore, Correction
 from ghostsearch.measure.cost_table import CostTable, encode
 from ghostsearch.measure.devices.base import Device, RunOptions
@@ -22,6 +21,7 @@ from ghostsearch.measure.layers import Cell, TimedLayer, timed_layers
 from ghostsearch.measure.streams import SUMS, SpoiledSums, one_sum_each, spoiled_sums
 from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace
 from ghostsearch.space.choice import KEEP, parse_layer_choice, parse_width
+from ghostsearch.space.costs import kept_width
 
 UNCORRECTED = (1.0, 1.0, 0.0)
 """Coefficients of the terms without a correction: the layers and the sums behind them stand for the model."""

@@ -14,7 +14,7 @@ from torch.nn.modules.activation import MultiheadAttention
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from ghostsearch.blocks.conv import CONVS
+from ghostsearch.blocks.base import CONVS
 from ghostsearch.blocks.table import build_block
 from ghostsearch.graph.capture import Shape, forward_copy, tensors
 from ghostsearch.measure.cost_table import Channels, reached_layers

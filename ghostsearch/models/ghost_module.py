@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostsearch.blocks.formulas import intrinsic_channels
-from ghostsearch.space.choice import Ghost
+from ghostsearch.space.choice import Ghost, intrinsic_channels
 
 
 @dataclass(frozen=True)

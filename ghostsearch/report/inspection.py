@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ghostsearch.blocks.formulas import theoretical_speedup
 from ghostsearch.records import Latency
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.space.choice import parse_layer_choice
+from ghostsearch.space.costs import theoretical_speedup
 from ghostsearch.space.preset import load_preset
 from ghostsearch.version import versions
 

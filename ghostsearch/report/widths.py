@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 
-from ghostsearch.blocks.formulas import kept_width
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import StudyView
 from ghostsearch.space.choice import parse_width
+from ghostsearch.space.costs import kept_width
 from ghostsearch.space.preset import load_preset
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.space.choice import FULL_WIDTH, KEEP, LayerChoice, Width, parse_layer_choice, parse_width
+from ghostsearch.space.choice import FULL_WIDTH, KEEP, Filters, LayerChoice, Width, parse_layer_choice, parse_width
 
 ARCHITECTURE_FORMAT = "ghostsearch.architecture"
 ARCHITECTURE_VERSION = 1
@@ -36,6 +36,13 @@ class Site:
     params: int
     aliases: tuple[str, ...] = ()
     """Further paths under which the very same module is registered; all are swapped together."""
+
+    def filters(self, in_channels: int | None = None, out_channels: int | None = None) -> Filters:
+        """What its cost depends on, optionally at other channel counts."""
+        own = Filters(self.in_channels, self.out_channels, self.kernel, self.groups)
+        bias = self.params > own.out_channels * own.taps
+        return replace(own, in_channels=in_channels or own.in_channels, out_channels=out_channels or own.out_channels,
+                       bias=bias)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""What a site or a group may become. A choice *is* its string: YAML, CLI, Optuna, CSV and figures share it."""
+"""What a site or a group may become: its string, its rules, its exact cost and its look, all without torch.
+
+A choice *is* its string: YAML, CLI, Optuna, CSV and figures share it. What a choice builds is a block (`blocks.table`).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import ast
 import dataclasses
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import ceil, prod
 from typing import Any, ClassVar
 
 from ghostsearch.errors import GhostsearchError
@@ -25,6 +29,35 @@ def _is_int(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What the cost of a convolution depends on."""
+
+    in_channels: int
+    """Channels that it reads, all groups together."""
+    out_channels: int
+    kernel: tuple[int, ...]
+    groups: int = 1
+    bias: bool = False
+
+    @property
+    def taps(self) -> int:
+        """Weights of one filter: channels of a group times kernel positions."""
+        return self.in_channels // self.groups * prod(self.kernel)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a choice is shown: a few letters for a cell of a picture, a place in lists, a colour."""
+
+    short: str
+    order: tuple[float, ...] = (9,)
+    hue: str | None = None
+    """`#rrggbb`; None leaves the colour to the picture."""
+    shade: float = 0.0
+    """Share of white mixed in, of black where negative."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +84,31 @@ class Choice:
         if not holds:
             raise GhostsearchError(f"choice '{self.name}': {rule}, got {value!r}; try '{instead}'")
 
+    @property
+    def look(self) -> Look:
+        """How it is shown."""
+        return Look(self.name[:3])
+
 
 @dataclass(frozen=True)
 class LayerChoice(Choice):
-    """What one site (a convolution) becomes."""
+    """What one site (a convolution) becomes, and what that costs."""
+
+    def position_macs(self, filters: Filters) -> int:
+        """Multiply-adds per output position."""
+        raise NotImplementedError(f"{type(self).__name__}.position_macs")
+
+    def params(self, filters: Filters) -> int:
+        """Parameters, biases included."""
+        raise NotImplementedError(f"{type(self).__name__}.params")
+
+    def buffers(self, filters: Filters) -> int:  # noqa: ARG002
+        """Elements that are stored and not trained."""
+        return 0
+
+    def suits(self, filters: Filters) -> bool:  # noqa: ARG002
+        """Whether it divides the channels as it must."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -62,6 +116,26 @@ class Keep(LayerChoice):
     """The site stays the convolution it is."""
 
     name: ClassVar[str] = "keep"
+
+    def position_macs(self, filters: Filters) -> int:
+        return filters.out_channels * filters.taps
+
+    def params(self, filters: Filters) -> int:
+        return filters.out_channels * (filters.taps + filters.bias)
+
+    @property
+    def look(self) -> Look:
+        return Look("", (0,), "#a8b0b9")
+
+
+RATIO_COLOURS = {2: "#4477aa", 3: "#44aa99", 4: "#ee8833", 5: "#bb4433"}
+"""Hue of a ghost by ratio, from Paul Tol's and Okabe and Ito's sets; above 5 the last."""
+CHEAP_COLOURS = {"affine": "#88ccee", "wavelet": "#999933"}
+
+
+def intrinsic_channels(out_channels: int, ratio: int, groups: int = 1) -> int:
+    """m = ceil(n/s) intrinsic maps (Han et al. 2020, section 3.1), rounded up to a multiple of the channel groups."""
+    return groups * ceil(out_channels / (ratio * groups))
 
 
 @dataclass(frozen=True)
@@ -91,6 +165,35 @@ class Ghost(LayerChoice):
             f"{like[:-1]}, cheap=affine)",
         )
 
+    def position_macs(self, filters: Filters) -> int:
+        m, dims = intrinsic_channels(filters.out_channels, self.ratio, filters.groups), len(filters.kernel)
+        cheap = {"conv": self.kernel**dims, "affine": 1, "wavelet": 2**dims}[self.cheap]
+        return m * filters.taps + (self.ratio - 1) * m * cheap
+
+    def params(self, filters: Filters) -> int:
+        m, dims = intrinsic_channels(filters.out_channels, self.ratio, filters.groups), len(filters.kernel)
+        # An affine map is its scale and its shift; a wavelet map has a fixed filter and a scale.
+        cheap = {"conv": self.kernel**dims + filters.bias, "affine": 2, "wavelet": 1 + filters.bias}[self.cheap]
+        return m * (filters.taps + filters.bias) + (self.ratio - 1) * m * cheap
+
+    def buffers(self, filters: Filters) -> int:
+        if self.cheap != "wavelet":
+            return 0
+        m = intrinsic_channels(filters.out_channels, self.ratio, filters.groups)
+        return (self.ratio - 1) * m * 2 ** len(filters.kernel)
+
+    def suits(self, filters: Filters) -> bool:
+        return ceil(filters.out_channels / self.ratio) % filters.groups == 0
+
+    @property
+    def look(self) -> Look:
+        # A larger cheap kernel is darker.
+        shade = {1: 0.42, 3: 0.0, 5: -0.25}.get(self.kernel, -0.45)
+        order = (1, self.ratio, self.kernel)
+        if self.cheap != "conv":
+            return Look(f"g{self.ratio}{self.cheap[0]}", order, CHEAP_COLOURS[self.cheap], shade)
+        return Look(f"g{self.ratio}·{self.kernel}", order, RATIO_COLOURS[min(self.ratio, max(RATIO_COLOURS))], shade)
+
 
 @dataclass(frozen=True)
 class LowRank(LayerChoice):
@@ -102,6 +205,22 @@ class LowRank(LayerChoice):
     def __post_init__(self) -> None:
         holds = _is_number(self.rank) and 0 < self.rank < 1
         self._require(holds, "rank must be a share between 0 and 1", self.rank, "lowrank(rank=0.5)")
+
+    def maps(self, filters: Filters) -> int:
+        """Maps between the two convolutions: rank·n, from one to full rank per channel group."""
+        n = filters.out_channels // filters.groups
+        return filters.groups * min(max(1, round(self.rank * n)), n, filters.taps)
+
+    def position_macs(self, filters: Filters) -> int:
+        r = self.maps(filters)
+        return r * filters.taps + filters.out_channels * (r // filters.groups)
+
+    def params(self, filters: Filters) -> int:
+        return self.position_macs(filters) + filters.out_channels * filters.bias
+
+    @property
+    def look(self) -> Look:
+        return Look(f"r{self.rank:g}", (2, -self.rank), "#aa3377", 0.7 * (self.rank - 0.5))
 
 
 @dataclass(frozen=True)

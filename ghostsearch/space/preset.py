@@ -10,10 +10,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from ghostsearch.blocks.formulas import choice_fits, kept_width
 from ghostsearch.errors import GhostsearchError, key_of
 from ghostsearch.space.architecture import Anatomy, Group, SearchSpace, nearest_names
-from ghostsearch.space.choice import Ghost, LowRank, parse_layer_choice, parse_width
+from ghostsearch.space.choice import KEEP, parse_layer_choice, parse_width
+from ghostsearch.space.costs import choice_fits, kept_width
 from ghostsearch.yaml_files import read_yaml
 
 
@@ -80,11 +80,7 @@ class Preset(_Strict):
                 (r.choices for r in self.sites if fnmatchcase(site.path, r.match) and fnmatchcase(site.kind, r.kind)),
                 (),
             )
-            paying = tuple(
-                t
-                for t in options
-                if not isinstance(c := parse_layer_choice(t), Ghost | LowRank) or choice_fits(site, c)
-            )
+            paying = tuple(t for t in options if (choice := parse_layer_choice(t)) == KEEP or choice_fits(site, choice))
             if len(paying) > 1:
                 sites[site.path] = paying
         groups = {}

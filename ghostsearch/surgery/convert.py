@@ -15,7 +15,7 @@ from ghostsearch.graph.widths import kept_channels, set_widths, width_plan
 from ghostsearch.space.architecture import Anatomy, Architecture
 from ghostsearch.surgery.baseline_pass import BaselinePass
 from ghostsearch.surgery.fit_layer import FitSettings
-from ghostsearch.surgery.inherit import copy_weights, fit_weights
+from ghostsearch.surgery.inherit import fit_weights
 from ghostsearch.surgery.sites import find_sites, require_sites
 from ghostsearch.surgery.swap import swap_sites
 
@@ -57,7 +57,7 @@ def convert(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for old, new in swap_sites(converted, architecture.sites).values():
-            copy_weights(old, new)
+            new.copy_weights(old)
         if calibration is None or architecture.is_baseline:
             return converted
         with working():

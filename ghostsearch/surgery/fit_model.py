@@ -9,24 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ghostsearch.blocks.ghost import GhostConv
-from ghostsearch.blocks.lowrank import LowRankConv
+from ghostsearch.blocks.base import Block
 from ghostsearch.busy import breathe
 from ghostsearch.graph.flow import Place, find_places, fit_order, readers_of, trace_graph, without_inplace
 from ghostsearch.graph.replay import Replay, Rerun, Values, same_forward, watched_places
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.baseline_pass import BaselinePass
+from ghostsearch.surgery.fit_block import Fitted, Problem, fit_block
 from ghostsearch.surgery.fit_ghost import channel_means
-from ghostsearch.surgery.fit_layer import (
-    FitSettings,
-    FreeFit,
-    Target,
-    fit_filters,
-    fit_ghost,
-    write_biases,
-    write_ghost,
-    write_low_rank,
-)
+from ghostsearch.surgery.fit_layer import FitSettings, FreeFit, Target, fit_filters
 from ghostsearch.surgery.shelf import kept
 
 Progress = Callable[[int, int, str], None]
@@ -96,23 +87,39 @@ class ModelFit:
         intercept = norm is not None or old.bias is not None
         free = self._free(place, lambda: fit_filters(old, prior, inputs, target, self.settings, intercept=intercept))
         weight, offset = free.weight, free.offset
-        if isinstance(new, GhostConv):
-            self._fit_ghost(place, new, norm, free, inputs, target, intercept)
-            return
-        last = new.expand if isinstance(new, LowRankConv) else new
-        if isinstance(new, LowRankConv):
-            write_low_rank(new, weight, free.equations, target.weight)
+        if isinstance(new, Block):
+            found = readers_of(place, self.student)
+            reorder = found is not None or self.settings.gather
+            problem = Problem(free, inputs, target, self.settings, intercept, reorder, biased=norm is None)
+            fitted = fit_block(new, problem)
+            if fitted is None:
+                return
+            offset = self._ordered(place, new, fitted, found)
         else:
             new.weight.copy_(weight)
-        if last.bias is not None:
-            last.bias.zero_()
-            if norm is None:
-                last.bias.copy_(offset)
+            if new.bias is not None:
+                new.bias.zero_()
+                if norm is None:
+                    new.bias.copy_(offset)
         if norm is None:
             return
         scale = self._scale([kept(new(x)) for x in inputs], norm)
-        last.weight.mul_(scale.reshape(-1, *[1] * (last.weight.dim() - 1)))
+        if isinstance(new, Block):
+            # The block's own order of channels, where an index buffer stands behind it.
+            new.scale_outputs(scale if new.order is None else scale[torch.argsort(new.order)])
+        else:
+            new.weight.mul_(scale.reshape(-1, *[1] * (new.weight.dim() - 1)))
         set_norm(norm, [kept(new(x)) for x in inputs], scale, offset)
+
+    def _ordered(self, place: Place, new: Block, fitted: Fitted, found: tuple[list[str], list[str]] | None) -> Tensor:
+        """The block's constants as its outputs stand, after its order is folded into the readers or put back."""
+        if fitted.order is None:
+            return fitted.offset
+        if found is not None:
+            self._fold(place, fitted.order, *found)
+            return fitted.offset
+        new.order = torch.argsort(fitted.order)
+        return fitted.offset[new.order]
 
     def _free(self, place: Place, fit: Callable[[], FreeFit]) -> FreeFit:
         """The unconstrained fit; all choices of a site share it where nothing before the site has changed."""
@@ -148,36 +155,6 @@ class ModelFit:
                 return torch.ones(outputs)
             weight += energy
         return weight / weight.mean() if found and weight.mean() > 0 else torch.ones(outputs)
-
-    def _fit_ghost(
-        self,
-        place: Place,
-        new: Any,
-        norm: Any,
-        free: FreeFit,
-        inputs: list[Tensor],
-        target: Target,
-        intercept: bool,
-    ) -> None:
-        found = readers_of(place, self.student)
-        reorder = found is not None or self.settings.gather
-        fit, offset, order = fit_ghost(new, free, inputs, target, self.settings, intercept=intercept, reorder=reorder)
-        natural = bool((order == torch.arange(len(order))).all())
-        if found is not None and not natural:
-            self._fold(place, order, *found)
-        elif not natural:
-            new.order = torch.argsort(order)
-        write_ghost(new, fit, torch.ones(len(order)))
-        if norm is None:
-            write_biases(new, inputs, offset)
-            return
-        folded = new.order is None
-        raw = [kept(new(x)) for x in inputs]
-        scale = self._scale(raw, norm)
-        in_order = offset if folded else offset[torch.argsort(order)]
-        block_scale = scale if folded else scale[order]
-        write_ghost(new, fit, block_scale)
-        set_norm(norm, [kept(new(x)) for x in inputs], scale, in_order)
 
     def _fold(self, place: Place, order: Tensor, through: list[str], ends: list[str]) -> None:
         """Reorder what stands behind a layer, so that its block may make the channels in an order of its own."""

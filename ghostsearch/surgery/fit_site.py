@@ -10,20 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ghostsearch.blocks.ghost import GhostConv
-from ghostsearch.blocks.lowrank import LowRankConv
 from ghostsearch.blocks.table import build_block
 from ghostsearch.graph.capture import call
 from ghostsearch.space.choice import Keep, LayerChoice
-from ghostsearch.surgery.fit_layer import (
-    FitSettings,
-    FreeFit,
-    Target,
-    fit_ghost,
-    write_biases,
-    write_ghost,
-    write_low_rank,
-)
+from ghostsearch.surgery.fit_block import Problem, fit_block
+from ghostsearch.surgery.fit_layer import FitSettings, FreeFit, Target
 from ghostsearch.surgery.least_squares import NormalEquations
 
 CACHE_BYTES = 2**30
@@ -93,21 +84,12 @@ def fit_site(values: SiteValues, choice: LayerChoice) -> tuple[nn.Module, float]
     block: Any = build_block(conv, choice).cpu().float()
     target = Target(values.outputs, None, False, _equal_importance(values.outputs))
     with torch.no_grad():
-        if isinstance(block, GhostConv):
-            fit, offset, order = fit_ghost(
-                block, values.free, values.inputs, target, SITE_SETTINGS, intercept=True, reorder=True
-            )
-            write_ghost(block, fit, torch.ones(len(order)))
-            write_biases(block, values.inputs, offset)
-            if not bool((order == torch.arange(len(order))).all()):
-                block.order = torch.argsort(order)
-        elif isinstance(block, LowRankConv):
-            write_low_rank(block, values.free.weight, values.free.equations, target.weight)
-            bias = block.expand.bias
-            if bias is not None:
-                bias.copy_(conv.bias)
-        else:
-            raise TypeError(f"no fit for {choice}")
+        fitted = fit_block(
+            block,
+            Problem(values.free, values.inputs, target, SITE_SETTINGS, intercept=True, reorder=True, biased=True),
+        )
+        if fitted is not None and fitted.order is not None:
+            block.order = torch.argsort(fitted.order)
         return block, _relative_error(block, values, target.weight)
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from ghostsearch.blocks.formulas import kept_width
 from ghostsearch.graph.capture import call
 from ghostsearch.graph.plan import Edit, WidthPlan
 from ghostsearch.graph.widths import kept_channels
 from ghostsearch.space.choice import Width
+from ghostsearch.space.costs import kept_width
 from ghostsearch.surgery.baseline_pass import BaselinePass
 from ghostsearch.surgery.least_squares import NormalEquations, cholesky
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostsearch.blocks.conv import Conv
+from ghostsearch.blocks.base import Conv
 
 PATCH_ELEMENTS = 2**22
 """Numbers in one matrix of patches; larger batches are taken in parts, whose memory is used again: from 32 MiB on it

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from ghostsearch.blocks.formulas import intrinsic_channels
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.capture import Shape, batch_size, tensors, trace_shapes
 from ghostsearch.space.architecture import Anatomy, Site, Skipped, nearest_names
+from ghostsearch.space.choice import intrinsic_channels
 
 CONV_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 IMAGE_CHANNELS = 4

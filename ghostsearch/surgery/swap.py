@@ -11,7 +11,7 @@ from ghostsearch.blocks.table import build_block
 from ghostsearch.space.choice import LayerChoice
 from ghostsearch.surgery.sites import module_paths
 
-Swapped = dict[str, tuple[Any, nn.Module]]
+Swapped = dict[str, tuple[Any, Any]]
 
 
 def swap_sites(model: nn.Module, choices: Mapping[str, LayerChoice]) -> Swapped:

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ghostsearch.blocks.formulas import site_macs, site_params
 from ghostsearch.blocks.table import BLOCKS, build_block
 from ghostsearch.space.choice import CHEAP_OPERATIONS, KEEP, Choice, Ghost, LayerChoice, LowRank
-from ghostsearch.surgery.inherit import copy_weights
+from ghostsearch.space.costs import site_macs, site_params
 from ghostsearch.surgery.sites import find_sites
 
 CHOICES = [
@@ -55,7 +54,7 @@ def test_every_layer_choice_but_keep_has_a_row():
 @convolutions
 def test_a_block_is_a_drop_in_that_costs_what_the_formula_says(conv, size, choice):
     block, x = build_block(conv, choice), image(conv, size)
-    copy_weights(conv, block)
+    block.copy_weights(conv)
     wanted = conv(x)
     with FlopCounterMode(display=False) as counter:
         y = block(x)
@@ -70,7 +69,7 @@ def test_a_block_is_a_drop_in_that_costs_what_the_formula_says(conv, size, choic
 def test_a_block_trains_every_parameter(choice):
     conv = CONVOLUTIONS["baseline"][0]
     block = build_block(conv, choice)
-    copy_weights(conv, block)
+    block.copy_weights(conv)
     block(image(conv, (5, 7))).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from ghostsearch.blocks.formulas import site_position_macs
 from ghostsearch.space.choice import parse_layer_choice
+from ghostsearch.space.costs import site_position_macs
 
 
 def test_help_teaches_by_an_example_and_loads_no_torch(ghostsearch):

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ghostsearch.blocks.formulas import kept_width
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.plan import best_channels
 from ghostsearch.graph.widths import find_groups, kept_channels, set_widths, width_plan
 from ghostsearch.models.cifar import resnet20
 from ghostsearch.space.choice import Width
+from ghostsearch.space.costs import kept_width
 
 
 class Joined(nn.Module):

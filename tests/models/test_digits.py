@@ -1,8 +1,8 @@
 import torch
 
-from ghostsearch.blocks.formulas import theoretical_speedup
 from ghostsearch.models.digits import digits_cnn
 from ghostsearch.space.choice import parse_layer_choice
+from ghostsearch.space.costs import theoretical_speedup
 from ghostsearch.surgery.sites import find_sites
 
 IMAGE = torch.zeros(1, 1, 8, 8)

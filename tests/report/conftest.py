@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from ghostsearch.blocks.formulas import site_macs, site_params
 from ghostsearch.records import Axis, Cost, Latency, Record, Score, StudyView
 from ghostsearch.space.architecture import Anatomy, Architecture, Group, Site, Skipped
 from ghostsearch.space.choice import parse_layer_choice
+from ghostsearch.space.costs import site_macs, site_params
 
 DEVICE = "onnxruntime:cpu"
 CHOICES = ("keep", "ghost(ratio=2, kernel=3)", "ghost(ratio=2, kernel=1)", "ghost(ratio=4, kernel=3)")

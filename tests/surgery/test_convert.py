@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ghostsearch.blocks.formulas import site_macs, site_params
 from ghostsearch.blocks.ghost import GhostConv
 from ghostsearch.blocks.lowrank import LowRankConv
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.models.cifar import resnet20
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.choice import Ghost, LowRank
+from ghostsearch.space.costs import site_macs, site_params
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.sites import find_sites
 from ghostsearch.surgery.swap import swap_sites

@@ -4,17 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ghostsearch.blocks.formulas import (
+from ghostsearch.space.architecture import Site
+from ghostsearch.space.choice import KEEP, Filters, Ghost, LayerChoice, LowRank, intrinsic_channels
+from ghostsearch.space.costs import (
     choice_fits,
-    intrinsic_channels,
-    low_rank,
     site_macs,
     site_params,
     site_position_macs,
     theoretical_speedup,
 )
-from ghostsearch.space.architecture import Site
-from ghostsearch.space.choice import KEEP, Ghost, LowRank
 
 
 def site(c=64, n=128, kernel=(3, 3), groups=1, bias=False, positions=14 * 14):
@@ -96,10 +94,10 @@ def test_intrinsic_maps_suffice_and_divide(n, ratio, groups):
 
 @given(n=st.integers(1, 64), c=st.integers(1, 64), taps=st.integers(1, 27), share=st.floats(0.001, 0.999))
 def test_ranks_stay_within_full_rank(n, c, taps, share):
-    assert 1 <= low_rank(c, n, taps, share) <= min(n, c * taps)
+    assert 1 <= LowRank(share).maps(Filters(c, n, (taps,))) <= min(n, c * taps)
 
 
-def test_an_unknown_choice_has_no_formula():
+def test_a_choice_without_a_formula_has_no_cost():
     for formula in (site_position_macs, site_params):
-        with pytest.raises(TypeError, match="no cost formula"):
-            formula(site(), "keep")
+        with pytest.raises(NotImplementedError):
+            formula(site(), LayerChoice())

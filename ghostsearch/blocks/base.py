@@ -1,7 +1,8 @@
-"""What all blocks share with the convolution they replace."""
+"""What a block is: built from the convolution that it replaces, it takes over its weights and its looks."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -27,22 +28,43 @@ def resized(conv: Conv, out_channels: int, *, bias: bool | None = None) -> Conv:
     )  # fmt: skip
 
 
-class Block(nn.Module):
-    """Base of all blocks: tells code that asks (timm's does) shape, device and dtype of the convolution it replaced."""
+class Block(nn.Module, ABC):
+    """Base of all blocks: tells code that asks (timm's does) shape, device and dtype of the convolution it replaced.
+
+    What a choice costs and looks like stands in the choice, which needs no torch; all else about a block stands here.
+    """
 
     in_channels: int
     out_channels: int
+    order: Tensor | None
+    """Where each of the convolution's output channels stands among the block's; None when nothing is moved."""
 
-    def __init__(self, conv: Conv, choice: LayerChoice) -> None:
+    def __init__(self, conv: Conv, choice: LayerChoice, *, ordered: bool = False) -> None:  # noqa: ARG002
         super().__init__()
         self.choice = choice
+        self.register_buffer("order", None)
         for name in LOOKS:
             setattr(self, name, getattr(conv, name))
 
     @property
+    @abstractmethod
     def first(self) -> Conv:
         """The convolution inside that reads the block's input."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def copy_weights(self, conv: Conv) -> None:
+        """Take over the weights of the convolution that it replaces without looking at images."""
+
+    @abstractmethod
+    def scale_outputs(self, factors: Tensor) -> None:
+        """Multiply output channel j by factors[j]: (n,), channels as the block makes them, before any reordering."""
+
+    def fit(self, problem: Any) -> Any:  # noqa: ARG002
+        """Weights fitted in closed form to a `surgery.fit_block.Problem`; None keeps the copied ones.
+
+        Ghosts and low rank have their fits in `surgery.fit_block`, with the numerical work that they share.
+        """
+        return None
 
     @property
     def weight(self) -> Tensor:

@@ -1,0 +1,52 @@
+"""Params and MACs of a site under a choice, and the channels that a width keeps: arithmetic without torch."""
+
+from __future__ import annotations
+
+from math import lcm
+
+from ghostsearch.space.architecture import Site
+from ghostsearch.space.choice import KEEP, LayerChoice
+
+
+def site_position_macs(
+    site: Site, choice: LayerChoice, in_channels: int | None = None, out_channels: int | None = None
+) -> int:
+    """Multiply-adds per output position of a site under a choice, optionally at other channel counts."""
+    return choice.position_macs(site.filters(in_channels, out_channels))
+
+
+def site_macs(site: Site, choice: LayerChoice, in_channels: int | None = None, out_channels: int | None = None) -> int:
+    """Multiply-adds on one image of a site under a choice: output positions of all its calls, times MACs each."""
+    positions = site.macs // site_position_macs(site, KEEP)
+    return positions * site_position_macs(site, choice, in_channels, out_channels)
+
+
+def site_params(
+    site: Site, choice: LayerChoice, in_channels: int | None = None, out_channels: int | None = None
+) -> int:
+    """Parameters, biases included, of a site under a choice, optionally at other channel counts."""
+    return choice.params(site.filters(in_channels, out_channels))
+
+
+def theoretical_speedup(site: Site, choice: LayerChoice) -> float:
+    """MACs of the convolution over MACs of the choice: the paper's r_s (section 3.2, equation 4); below 1: dearer."""
+    return site_position_macs(site, KEEP) / site_position_macs(site, choice)
+
+
+def choice_fits(site: Site, choice: LayerChoice) -> bool:
+    """Whether the choice suits the site's channels and lowers its MACs."""
+    return choice.suits(site.filters()) and theoretical_speedup(site, choice) > 1
+
+
+def kept_width(channels: int, share: float, multiple: int = 8, divisions: int = 1) -> int:
+    """Channels that a width keeps: the share, rounded to a multiple, never 0 and never above what there is.
+
+    `divisions` are equal runs of channels that must lose the same number each (grouped convolutions). Where rounding to
+    the multiple too would leave no choice between little and all, only the divisions count.
+    """
+    if share >= 1:
+        return channels
+    step = lcm(multiple, divisions)
+    if divisions > 1 and 2 * step > channels:
+        step = divisions
+    return min(channels, max(step, int(share * channels / step + 0.5) * step))
