@@ -24,13 +24,16 @@ import torch
 
 from ghostsearch.data.load import Data, calibration_batches, load_data
 from ghostsearch.export.convert_directory import convert_and_save
-from ghostsearch.export.int8 import OnnxFile, OnnxFileDevice, quantize
+from ghostsearch.export.int8 import quantize
 from ghostsearch.export.saved import load_directory, save
 from ghostsearch.export.writer import export
 from ghostsearch.files import write_text
 from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
+from ghostsearch.measure.devices.onnxruntime_cpu import OnnxRuntimeCpu
 from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.onnx_graph.module import OnnxModule
+from ghostsearch.measure.onnx_graph.quantize import Int8Options
 from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.records import Latency
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
@@ -84,7 +87,9 @@ def score(work: Path, seed: int, data: Data) -> None:
 def int8_row(model: LoadedModel, data: Data, out: Path, seed: int, *, split: bool) -> dict[str, Any]:
     """Quantize to `out` and score both files; the timing here is not used."""
     batches = calibration_batches(data, SCALE_IMAGES, seed=seed)
-    result = quantize(model, batches, data.test, out, split_norms=split, time_limit_s=0.2)
+    result = quantize(
+        model, batches, data.test, out, options=Int8Options(split_norms=split, equalize=split), time_limit_s=0.2
+    )
     return dataclasses.asdict(result)
 
 
@@ -150,14 +155,14 @@ def read(path: Path) -> Any:
 def measure(work: Path) -> None:
     """Time every file of the first seed in turns with the baseline's float file on one thread; keep the times."""
     files = {
-        f"{name} {kind}": OnnxFile(path)
+        f"{name} {kind}": OnnxModule.read(path)
         for name in FAMILIES
         for kind in ("float", "int8", "unsplit")
         if (path := work / f"{name}-0" / f"{kind}.onnx").exists()
     }
     example = example_input(load_model(MODEL).input)
     found = measure_latency(
-        files, example, device=OnnxFileDevice(), baseline=files["baseline float"], time_limit_s=TIMING_S
+        files, example, device=OnnxRuntimeCpu(), baseline=files["baseline float"], time_limit_s=TIMING_S
     )
     write_text(work / TIMES, json.dumps({name: x.model_dump(mode="json") for name, x in found.items()}))
 

@@ -49,7 +49,7 @@ def arena_bytes(model: torch.nn.Module, example: torch.Tensor) -> int:
 
     A process of its own, since the log goes to the file descriptor and only a fresh arena starts from nothing.
     """
-    from ghostsearch.measure.devices.onnx_file import onnx_bytes
+    from ghostsearch.measure.onnx_graph.capture import onnx_bytes
 
     graph, _ = onnx_bytes(model, example)
     run = subprocess.run([sys.executable, "-c", PROGRAM], input=graph, capture_output=True, check=True)

@@ -24,11 +24,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from ghostsearch.measure.devices.onnx_file import onnx_bytes
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.devices.base import Device, Prepared, RunOptions, refusals
-from ghostsearch.measure.devices.onnx_file import onnx_bytes
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.measure.inputs import flat_inputs
 

@@ -19,6 +19,16 @@ def processor_name() -> str:
     return name
 
 
+@lru_cache(maxsize=1)
+def processor_flags() -> frozenset[str]:
+    """Instruction-set flags of this processor as Linux lists them; empty on other systems."""
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return frozenset()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return frozenset(word for line in lines if line.lower().startswith(("flags", "features")) for word in line.split())
+
+
 def processor() -> str:
     """The processor's model name and how many of its cores this process may use."""
     return f"{processor_name()}, {usable_cores()} cores"

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError, MissingExtraError
-from ghostsearch.export.formats.ghost_norm import split_ghost_norms
 from ghostsearch.export.formats.table import FORMATS, get_format
 from ghostsearch.export.int8 import quantize
 from ghostsearch.export.saved import SavedModel, load_directory, save
 from ghostsearch.export.writer import export, export_directory, telling_name
-from ghostsearch.measure.devices.onnxruntime_cpu import cpu_session
+from ghostsearch.measure.onnx_graph.folds import split_ghost_norms
+from ghostsearch.measure.onnx_graph.module import cpu_session
 from ghostsearch.models.load import InputSpec, LoadedModel, example_input, load_model
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.preset import Preset, SiteRule

@@ -13,8 +13,8 @@ from torch.export import ExportedProgram
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.formats.base import INPUT_NAME, Format, Runner, quiet
-from ghostsearch.measure.devices.onnx_file import OPSET
-from ghostsearch.measure.devices.onnxruntime_cpu import cpu_session
+from ghostsearch.measure.onnx_graph.capture import OPSET
+from ghostsearch.measure.onnx_graph.module import cpu_session
 
 MAX_BYTES = 2**31 - 1
 """A protocol buffer holds no more, and one file is easier to pass on than two."""

@@ -60,6 +60,8 @@ class Device(abc.ABC):
     packages: ClassVar[tuple[str, ...]]
     """Distributions whose versions a latency depends on."""
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
+    tolerance: ClassVar[float] = 1e-3
+    """Largest difference of the outputs from the module's in float32, relative to the largest output."""
     limits_threads: ClassVar[bool] = True
     """Whether `threads` bounds the cores of this process that it keeps busy."""
 
@@ -94,6 +96,10 @@ class Device(abc.ABC):
         from ghostsearch.machine import processor
 
         return processor()
+
+    def remark(self) -> str:
+        """What a user of the device should know of this machine; empty when there is nothing."""
+        return ""
 
     def require_precision(self, precision: str) -> None:
         """Raise GhostsearchError unless the device runs this precision."""

@@ -8,9 +8,10 @@ import numpy as np
 from torch import nn
 
 from ghostsearch.measure.devices.base import Device, Prepared, RunOptions, refusals
-from ghostsearch.measure.devices.onnx_file import onnx_bytes
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.measure.inputs import flat_inputs
+from ghostsearch.measure.onnx_graph.capture import onnx_graph
+from ghostsearch.measure.onnx_graph.module import cpu_session
 
 
 class OnnxRuntimePrepared(Prepared):
@@ -37,9 +38,9 @@ class OnnxRuntimeCpu(Device):
         """ONNX Runtime is a dependency, so it is there."""
 
     def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
-        """The model as an ONNX graph in a session of its own threads."""
+        """The model as an ONNX graph in a session of its own threads; an OnnxModule's graph as it is."""
         with refusals(self.name):
-            graph, names = onnx_bytes(model, example)
+            graph, names = onnx_graph(model, example)
             session = cpu_session(graph, options.threads)
             feed = dict(zip(names, map(as_array, flat_inputs(example)), strict=True))
             # An input that the graph does not use (a flag turned constant) is dropped by the exporter.
@@ -47,17 +48,3 @@ class OnnxRuntimeCpu(Device):
             prepared = OnnxRuntimePrepared(session, {k: v for k, v in feed.items() if k in known})
             prepared.run()
         return prepared
-
-
-def cpu_session(graph: bytes, threads: int, providers: tuple[str, ...] = ("CPUExecutionProvider",)) -> Any:
-    """An ONNX Runtime session that keeps at most `threads` cores busy, one operator after the other."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 4
-    # Waiting threads would spin and take the cores that other sessions are timed on.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(graph, options, providers=list(providers))

@@ -9,10 +9,10 @@ from torch import nn
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.devices.base import Device, Prepared, RunOptions, refusals
-from ghostsearch.measure.devices.onnx_file import onnx_bytes
-from ghostsearch.measure.devices.onnxruntime_cpu import cpu_session
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.measure.inputs import flat_inputs
+from ghostsearch.measure.onnx_graph.capture import onnx_bytes
+from ghostsearch.measure.onnx_graph.module import cpu_session
 
 PROVIDER = "CUDAExecutionProvider"
 

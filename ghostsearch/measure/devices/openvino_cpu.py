@@ -9,9 +9,9 @@ from torch import nn
 
 from ghostsearch.errors import MissingExtraError
 from ghostsearch.measure.devices.base import Device, Prepared, RunOptions, refusals
-from ghostsearch.measure.devices.onnx_file import onnx_bytes
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.measure.inputs import flat_inputs
+from ghostsearch.measure.onnx_graph.capture import onnx_graph
 
 PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -51,7 +51,7 @@ class OpenVinoCpu(Device):
         import openvino
 
         with refusals(self.name):
-            graph, names = onnx_bytes(model, example)
+            graph, names = onnx_graph(model, example)
             core = openvino.Core()
             read = core.read_model(graph)
             hints = {

@@ -15,8 +15,8 @@ from ghostsearch.measure.devices.base import Device, RunOptions
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.latency import measure_latency
 
-TOLERANCE = 1e-3
-"""Largest difference in float32, relative to the largest output."""
+EQUAL = 1e-3
+"""Difference, relative to the largest output, that the order of float32 sums explains."""
 TIMING_S = 1.5
 
 
@@ -50,10 +50,15 @@ def self_test(name: str, *, threads: int = 1) -> SelfTest:
     except GhostsearchError as error:
         return SelfTest(name, False, str(error), None, None, time.perf_counter() - start)
     seconds = time.perf_counter() - start
-    if difference > TOLERANCE:
+    if difference > device.tolerance:
         detail = f"its outputs differ from the module's by {difference:.1e} of the largest one"
         return SelfTest(name, False, detail, difference, found.median_s, seconds)
-    return SelfTest(name, True, "outputs equal the module's", difference, found.median_s, seconds)
+    return SelfTest(name, True, _detail(device, difference), difference, found.median_s, seconds)
+
+
+def _detail(device: Device, difference: float) -> str:
+    same = "outputs equal the module's" if difference < EQUAL else f"outputs within {difference:.0%} of the module's"
+    return f"{same}; {remark}" if (remark := device.remark()) else same
 
 
 def probe_model() -> tuple[nn.Module, Tensor]:

@@ -18,6 +18,8 @@ DEVICES: Mapping[str, str] = {
     "torch:cpu": "torch_cpu:TorchCpu",
     "torch-compile:cpu": "torch_compile_cpu:TorchCompileCpu",
     "openvino:cpu": "openvino_cpu:OpenVinoCpu",
+    "onnxruntime:cpu:int8": "int8:OnnxRuntimeCpuInt8",
+    "openvino:cpu:int8": "int8:OpenVinoCpuInt8",
     "executorch:xnnpack": "executorch_xnnpack:ExecutorchXnnpack",
     "torch:cuda": "torch_cuda:TorchCuda",
     "onnxruntime:cuda": "onnxruntime_cuda:OnnxRuntimeCuda",
@@ -30,7 +32,7 @@ ENTRY_POINTS = "ghostsearch.devices"
 
 @dataclass(frozen=True)
 class DeviceStatus:
-    """A device, whether it can be used here, and if not how it can be made to."""
+    """A device, whether it can be used here, and a remark: how to make it usable, or what to know of it here."""
 
     name: str
     available: bool
@@ -64,7 +66,7 @@ def list_devices() -> list[DeviceStatus]:
         except GhostsearchError as error:
             rows.append(DeviceStatus(name, False, str(error), {}, ""))
         else:
-            rows.append(DeviceStatus(name, True, "", device.versions(), device.place()))
+            rows.append(DeviceStatus(name, True, device.remark(), device.versions(), device.place()))
     return rows
 
 

@@ -16,6 +16,11 @@ from ghostsearch.measure.threads import check_threads
 TOLERANCE = 1e-4
 
 
+def tolerance(device):
+    """Float devices compute what the module computes; int8 ones come close."""
+    return TOLERANCE if device.tolerance < 0.01 else device.tolerance
+
+
 @pytest.fixture(scope="module", params=DEVICES)
 def device(request):
     try:
@@ -40,12 +45,12 @@ def prepared(device):
 
 
 def test_outputs_equal_the_modules(prepared):
-    _, ready, model, example, *_ = prepared
+    device, ready, model, example, *_ = prepared
     with torch.no_grad():
         wanted = copy.deepcopy(model).eval()(example).numpy()
     (found,) = ready.outputs()
     assert np.abs(wanted).max() > 0.05
-    np.testing.assert_allclose(found, wanted, atol=TOLERANCE * np.abs(wanted).max(), rtol=0)
+    np.testing.assert_allclose(found, wanted, atol=tolerance(device) * np.abs(wanted).max(), rtol=0)
 
 
 def test_the_model_is_untouched(prepared):

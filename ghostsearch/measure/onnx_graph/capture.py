@@ -14,13 +14,22 @@ from torch import nn
 
 from ghostsearch.graph.capture import copied, moved
 from ghostsearch.measure.inputs import Flat, flat_inputs
+from ghostsearch.measure.onnx_graph.module import OnnxModule
 
 OPSET = 18
 
 
-def onnx_bytes(model: nn.Module, example: Any) -> tuple[bytes, tuple[str, ...]]:
-    """An ONNX graph of a copy of the model in eval mode with the example's shapes fixed, and its inputs'
-    names.
+def onnx_graph(model: nn.Module, example: Any) -> tuple[bytes, tuple[str, ...]]:
+    """The ONNX graph that a runtime runs for a model, and its inputs' names; an OnnxModule's graph as it is."""
+    if isinstance(model, OnnxModule):
+        return model.graph, tuple(model.inputs)
+    return onnx_bytes(model, example)
+
+
+def onnx_bytes(model: nn.Module, example: Any, *, free_batch: bool = False) -> tuple[bytes, tuple[str, ...]]:
+    """An ONNX graph of a copy of the model in eval mode, and its inputs' names.
+
+    The example's shapes are fixed, but for the first dimension where `free_batch` asks for that.
 
     The exporter that traces is some five times quicker than the one over torch.export, which takes over where
     it fails; raises what that one raises.
@@ -29,13 +38,19 @@ def onnx_bytes(model: nn.Module, example: Any) -> tuple[bytes, tuple[str, ...]]:
     flat = Flat(copied(model).to("cpu"), example).eval().requires_grad_(False)
     inputs = flat_inputs(example)
     names = tuple(f"x{i}" for i in range(len(inputs)))
-    with _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    axes = {name: {0: "batch"} for name in names} if free_batch else None
+    with quiet_exporter(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         # Typed as a path, yet the tracing exporter writes to any file.
         buffer: Any = io.BytesIO()
         try:
-            torch.onnx.export(flat, inputs, buffer, input_names=list(names), opset_version=OPSET, dynamo=False)
+            torch.onnx.export(
+                flat, inputs, buffer, input_names=list(names), opset_version=OPSET, dynamo=False,
+                dynamic_axes=axes,
+            )  # fmt: skip
         # The tracing exporter meets operators it does not know; the other one may know them.
-        except Exception:  # noqa: BLE001
+        except Exception:
+            if free_batch:
+                raise
             program = torch.onnx.export(flat, inputs, input_names=list(names), opset_version=OPSET, dynamo=True)
             assert program is not None
             return program.model_proto.SerializeToString(), names
@@ -43,7 +58,8 @@ def onnx_bytes(model: nn.Module, example: Any) -> tuple[bytes, tuple[str, ...]]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
+    """Advice of exporters and quantizers left out within; their errors stay."""
     log = logging.getLogger("torch.onnx")
     before, log.disabled = log.disabled, True
     try:

@@ -1,0 +1,55 @@
+"""int8 on the CPU: the model quantized by ONNX Runtime's quantizer, run by ONNX Runtime or OpenVINO."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ghostsearch.measure.devices.base import Prepared, RunOptions, refusals
+from ghostsearch.measure.devices.onnxruntime_cpu import OnnxRuntimeCpu
+from ghostsearch.measure.devices.openvino_cpu import OpenVinoCpu
+from ghostsearch.measure.onnx_graph.int8_module import int8_module
+from ghostsearch.measure.onnx_graph.quantize import fast_int8
+
+INT8_TOLERANCE = 0.2
+"""Largest difference from the float module's outputs, relative to the largest output, of a working int8 device."""
+
+
+def int8_remark() -> str:
+    """What a user of int8 must know of this processor; empty where int8 is fast."""
+    return "" if fast_int8() else "this processor has no fast int8 instructions (VNNI or dot product): expect no gain"
+
+
+class OnnxRuntimeCpuInt8(OnnxRuntimeCpu):
+    """ONNX Runtime on a model quantized to int8 (static, QDQ).
+
+    A module that is not quantized yet is calibrated on the example: a latency does not depend on the ranges. For a
+    score, pass `int8_module(model, example, calibration)`, which runs as it is.
+    """
+
+    name = "onnxruntime:cpu:int8"
+    tolerance = INT8_TOLERANCE
+
+    def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
+        """The quantized graph in a session of its own threads."""
+        with refusals(self.name):
+            return super().prepare(int8_module(model, example, [example]), example, options)
+
+    def remark(self) -> str:
+        return int8_remark()
+
+
+class OpenVinoCpuInt8(OpenVinoCpu):
+    """OpenVINO on the same quantized graph, which it reads from ONNX."""
+
+    name = "openvino:cpu:int8"
+    tolerance = INT8_TOLERANCE
+
+    def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
+        """The quantized graph compiled for its shapes."""
+        with refusals(self.name):
+            return super().prepare(int8_module(model, example, [example]), example, options)
+
+    def remark(self) -> str:
+        return int8_remark()

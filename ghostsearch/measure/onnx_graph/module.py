@@ -1,0 +1,76 @@
+"""An ONNX graph in the place of a module, so that scoring, timing and exporting treat both alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ghostsearch.errors import GhostsearchError
+
+
+class OnnxModule(nn.Module):
+    """An ONNX graph run by ONNX Runtime on the CPU; it holds no parameters.
+
+    x: one tensor per input of the graph -> the graph's output, or a tuple where it has several.
+    """
+
+    def __init__(self, graph: bytes, *, threads: int = 1) -> None:
+        super().__init__()
+        self.graph, self.threads = graph, threads
+        self._session: Any = None
+
+    @classmethod
+    def read(cls, path: Path, *, threads: int = 1) -> OnnxModule:
+        """The graph in a file; raises GhostsearchError when the file is no ONNX graph that ONNX Runtime runs."""
+        try:
+            module = cls(path.read_bytes(), threads=threads)
+            _ = module.session
+        except OSError as error:
+            raise GhostsearchError(f"{path}: cannot be read ({error.strerror})") from None
+        # The runtime raises classes of its own, which share no base with ours.
+        except Exception as error:  # noqa: BLE001
+            shown = " ".join(str(error).split())[:160]
+            raise GhostsearchError(f"{path}: not an ONNX graph that ONNX Runtime runs ({shown})") from None
+        return module
+
+    @property
+    def session(self) -> Any:
+        """The ONNX Runtime session, opened on first use."""
+        if self._session is None:
+            self._session = cpu_session(self.graph, self.threads)
+        return self._session
+
+    @property
+    def inputs(self) -> dict[str, tuple[int | str | None, ...]]:
+        """Shape of each input by name; a free dimension is a text or None."""
+        return {x.name: tuple(x.shape) for x in self.session.get_inputs()}
+
+    def forward(self, *images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The graph's outputs."""
+        feed = {
+            name: np.ascontiguousarray(x.detach().cpu().numpy()) for name, x in zip(self.inputs, images, strict=True)
+        }
+        outputs = tuple(torch.from_numpy(np.asarray(y)) for y in self.session.run(None, feed))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A session belongs to its process; a copy opens its own.
+        return {**self.__dict__, "_session": None}
+
+
+def cpu_session(graph: bytes, threads: int, providers: tuple[str, ...] = ("CPUExecutionProvider",)) -> Any:
+    """An ONNX Runtime session that keeps at most `threads` cores busy, one operator after the other."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4
+    # Waiting threads would spin and take the cores that other sessions are timed on.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(graph, options, providers=list(providers))

@@ -1,0 +1,103 @@
+"""Static int8 quantization of an ONNX graph by ONNX Runtime's own quantizer, prepared so that it reaches everything."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ghostsearch.machine import processor_flags
+from ghostsearch.measure.onnx_graph.capture import quiet_exporter
+from ghostsearch.measure.onnx_graph.equalize import equalize_ranges
+from ghostsearch.measure.onnx_graph.folds import split_ghost_norms
+
+Feed = Mapping[str, np.ndarray]
+VNNI_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
+"""Processor flags (as in /proc/cpuinfo) of 8-bit dot products that do not saturate halfway."""
+MOVES_BYTES = frozenset({"QuantizeLinear", "DequantizeLinear", "Shape", "Gather", "Constant", "Identity"})
+
+
+@dataclass(frozen=True)
+class Int8Options:
+    """How a graph is quantized."""
+
+    split_norms: bool = True
+    """Split the BatchNorm behind a ghost, so that it can be folded; without it the quantizer is left to itself."""
+    equalize: bool = True
+    """Bring the channels of an activation to one range first."""
+    keep_float: tuple[str, ...] = ()
+    """Names of nodes that stay in float."""
+
+
+def fast_int8() -> bool:
+    """Whether this processor multiplies 8-bit numbers in fast instructions that do not saturate."""
+    return bool(VNNI_FLAGS & processor_flags())
+
+
+def weight_bits() -> int:
+    """7 where 8-bit products would saturate halfway (x86 without VNNI), else 8."""
+    return 8 if fast_int8() else 7
+
+
+def quantized(graph: bytes, feeds: Sequence[Feed], options: Int8Options | None = None) -> bytes:
+    """The graph in QDQ form: weights int8 per channel, activations uint8 with ranges from calibration inputs.
+
+    feeds: inputs by name, one mapping a batch. Raises whatever ONNX Runtime raises for a graph it cannot quantize.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        """Hands calibration inputs to the quantizer, batch by batch."""
+
+        def __init__(self) -> None:
+            self.left: Iterator[Feed] = iter(feeds)
+
+        def get_next(self) -> Feed | None:
+            return next(self.left, None)
+
+    options = options or Int8Options()
+    # The quantizer reads and writes files only.
+    with quiet_exporter(), tempfile.TemporaryDirectory(prefix="ghostsearch-") as folder:
+        prepared, small = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
+        model = onnx.load_from_string(graph)
+        if options.split_norms:
+            split_ghost_norms(model)
+        onnx.save(model, prepared)
+        # Folds BatchNorm into convolutions, so that both are quantized as one.
+        quant_pre_process(prepared, prepared, skip_symbolic_shape=True)
+        if options.equalize:
+            model = onnx.load(prepared)
+            equalize_ranges(model, feeds)
+            onnx.save(model, prepared)
+        quantize_static(
+            prepared, small, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=weight_bits() == 7,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=list(options.keep_float),
+        )  # fmt: skip
+        return small.read_bytes()
+
+
+def float_nodes(graph: bytes) -> list[str]:
+    """Names (with operator) of a quantized graph's nodes that compute in float: what int8 did not reach."""
+    import onnx
+
+    nodes = onnx.load_from_string(graph).graph.node
+    maker = {name: node for node in nodes for name in node.output}
+    found = []
+    for node in nodes:
+        if node.op_type in MOVES_BYTES:
+            continue
+        sources = [maker[name] for name in node.input if name in maker]
+        if any(source.op_type != "DequantizeLinear" for source in sources) and not _fused(node, sources):
+            found.append(f"{node.name or node.output[0]} ({node.op_type})")
+    return found
+
+
+def _fused(node: Any, sources: Sequence[Any]) -> bool:
+    """Whether the runtime makes a node part of the int8 operator before it."""
+    return node.op_type in ("Relu", "Clip") and all(s.op_type in ("Conv", "Gemm", "Add", "MatMul") for s in sources)
