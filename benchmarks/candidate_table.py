@@ -26,7 +26,8 @@ from ghostsearch.machine import processor
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.bench import Bench, open_bench
-from ghostsearch.study.candidates import PROBE_IMAGES, PROBE_VALUES, build_candidates, single_changes
+from ghostsearch.study.candidate_scores import JUDGE_IMAGES, JUDGE_VALUES
+from ghostsearch.study.candidates import build_candidates, single_changes
 from ghostsearch.study.config import RunConfig
 
 PARTS = 6
@@ -94,7 +95,7 @@ def page(
     last, threads = times.iloc[-1], torch.get_num_threads()
     size = " × ".join(map(str, bench.example.shape[-2:]))  # type: ignore[union-attr]
     fitted = sum(len(b) for b in bench.few_images or [])
-    judged = images_within(PROBE_VALUES, bench.example, PROBE_IMAGES)
+    judged = images_within(JUDGE_VALUES, bench.example, JUDGE_IMAGES)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     name = args.model.split(":")[-1]
     part = f" of {whole} (one site and one group in {args.every})" if args.every > 1 else ""

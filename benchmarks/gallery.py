@@ -31,7 +31,7 @@ SEARCH = (
     "--space ghost_width --objectives score,macs "
     "--calibration-images 256 --batch-size 128 --out study"
 )
-COLUMNS = ("output_error", "divergence")
+COLUMNS = ("divergence",)
 
 
 def rows_of(layers: list[LayerMaps], damage: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ def main() -> None:
         notes=(
             "redundancy: share of the feature maps' variance that each map's best other map explains through a 3×3 "
             "filter; error_d: variance left when the most similar pair's target is made by a d×d filter.",
-            f"output_error and divergence: the candidate table's figures for {REFERENCE_CHOICE} at that site alone, "
+            f"divergence: the candidate table's figure for {REFERENCE_CHOICE} at that site alone, "
             "with closed-form weights, on CIFAR-10 (JPEG).",
             f"The candidate table is that of: {SEARCH}",
         ),

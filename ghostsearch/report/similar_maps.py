@@ -211,7 +211,7 @@ def _shifted(source: Tensor, kernel: int) -> Tensor:
 
 
 def rank_agreement(layers: list[LayerMaps], study: Path) -> Agreement:
-    """Kendall's τ between the layers' redundancy and the candidate table's output error of ghost(ratio=2, kernel=3).
+    """Kendall's τ between the layers' redundancy and the candidate table's divergence of ghost(ratio=2, kernel=3).
 
     Below 0 they agree: where maps are redundant, a ghost alone harms the output little.
     Raises GhostsearchError when the study has no candidate table or fewer than four layers in common.
@@ -222,7 +222,7 @@ def rank_agreement(layers: list[LayerMaps], study: Path) -> Agreement:
 
     table = read_candidates(study)
     rows = table[(table["kind"] == "site") & (table["choice"] == REFERENCE_CHOICE)]
-    errors = dict(zip(rows["name"], rows["output_error"], strict=True))
+    errors = dict(zip(rows["name"], rows["divergence"], strict=True))
     both = [(x.redundancy, errors[x.path]) for x in layers if x.redundancy is not None and x.path in errors]
     if len(both) < 4:
         raise GhostsearchError(f"{study}: its candidate table shares only {len(both)} layers with this model")

@@ -155,7 +155,7 @@ def test_redundancy_is_ranked_against_a_candidate_table(tmp_path: Path) -> None:
 
     layers = [LayerMaps(f"conv{i}", "Conv2d 3×3", (8, 16, 16), i / 10, (), "") for i in range(5)]
     rows = [
-        {"kind": "site", "name": f"conv{i}", "choice": REFERENCE_CHOICE, "output_error": 1 - i / 10} for i in range(5)
+        {"kind": "site", "name": f"conv{i}", "choice": REFERENCE_CHOICE, "divergence": 1 - i / 10} for i in range(5)
     ]
     pd.DataFrame(rows).to_parquet(tmp_path / "candidates.parquet")
     found = rank_agreement(layers, tmp_path)

@@ -1,12 +1,24 @@
-"""The candidate table: prefixes reused change no figure, rows stand for the space's single changes, it is taken up."""
+"""The candidate table: laws of its scores, failures as rows, and a table that is taken up where it stopped."""
 
 import pandas as pd
 import pytest
+import torch
 
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.study import candidates
-from ghostsearch.study.bench import open_bench, train_baseline
-from ghostsearch.study.candidates import build_candidates, losses_of, read_candidates, single_changes
+from ghostsearch.study.bench import Bench, open_bench, train_baseline
+from ghostsearch.study.candidate_scores import CandidateScores, Change, SampledLoss
+from ghostsearch.study.candidates import (
+    build_candidates,
+    failed_choices,
+    losses_of,
+    read_candidates,
+    single_changes,
+    without_failed,
+)
 from ghostsearch.study.config import RunConfig
+from ghostsearch.training.tasks.base import Task
+from ghostsearch.training.tasks.classification import Classification
 
 
 @pytest.fixture(scope="module")
@@ -17,25 +29,125 @@ def bench(tiny, tmp_path_factory):
     return made
 
 
-def test_starting_from_what_stands_before_a_change_gives_the_same_figures(bench, tmp_path):
-    judge = candidates._Judge(bench)
-    assert judge.fitting, "the digits network traces"
-    table = build_candidates(bench, tmp_path).set_index(["kind", "name", "choice"])
-    for change in single_changes(bench.space):
-        model = bench.convert_quickly(candidates.single_change(*change))
-        found = judge.probe.judge(model)
-        assert table.loc[change].divergence == pytest.approx(found.divergence, rel=1e-4, abs=1e-6)
-        assert table.loc[change].score_change == pytest.approx(found.score - judge.probe.baseline.score)
-        assert table.loc[change].macs == bench.cost(candidates.single_change(*change)).macs
-    assert len(table) == len(list(single_changes(bench.space))) == 2 * 2 + 1
+@pytest.fixture(scope="module")
+def whole(bench, tmp_path_factory):
+    return build_candidates(bench, tmp_path_factory.mktemp("table"))
 
 
-def test_it_goes_on_with_the_rows_that_are_there(bench, tmp_path, monkeypatch):
-    whole = build_candidates(bench, tmp_path)
-    candidates.write_candidates(tmp_path, whole.iloc[:-1])
-    judged = []
-    monkeypatch.setattr(candidates._Judge, "__call__", lambda _, *change: judged.append(change) or dict(whole.iloc[-1]))
-    again = build_candidates(bench, tmp_path)
-    assert judged == [tuple(whole.iloc[-1][["kind", "name", "choice"]])]
-    pd.testing.assert_frame_equal(again, whole, check_like=True)
-    assert [len(x) for x in losses_of(read_candidates(tmp_path), bench.space)] == [3, 3, 2]
+def test_every_single_change_has_a_row_with_its_exact_cost(bench, whole):
+    assert len(whole) == len(list(single_changes(bench.space))) == 2 * 2 + 1
+    assert (whole.divergence > 0).all()
+    assert not failed_choices(whole)
+    for row in whole.itertuples(index=False):
+        assert row.macs == bench.cost(Change(row.kind, row.name, row.choice).architecture).macs
+    assert [len(x) for x in losses_of(whole, bench.space)] == [3, 3, 2]
+
+
+def test_the_same_seed_gives_the_same_table(bench, whole, tmp_path):
+    pd.testing.assert_frame_equal(build_candidates(bench, tmp_path), whole)
+
+
+def test_a_site_that_stays_what_it_is_scores_nothing(bench, monkeypatch):
+    scores = CandidateScores(bench)
+    (change, *_) = scores.prepare(single_changes(bench.space))
+    assert scores.cuts, "the digits network traces"
+    monkeypatch.setattr(
+        Bench, "convert_quickly", lambda self, *_: self.convert(Change("site", "x", "keep").architecture)
+    )
+    assert scores(change) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_score_estimates_the_divergence_of_the_whole_model(bench, whole):
+    """Not to the digit: one label is drawn per image, and the divergence is not quadratic."""
+    inputs = torch.cat([x for x, _ in CandidateScores(bench).batches])
+    ours, real = [], []
+    with torch.no_grad():
+        baseline = bench.baseline.module.eval()(inputs).log_softmax(1)
+        for row in whole.itertuples(index=False):
+            model = bench.convert_quickly(Change(row.kind, row.name, row.choice).architecture).eval()
+            found = model(inputs).log_softmax(1)
+            real.append(float((baseline.exp() * (baseline - found)).sum(1).mean()))
+            ours.append(row.divergence)
+    assert pd.Series(ours).corr(pd.Series(real), method="kendall") >= 0.6
+
+
+def test_a_model_that_cannot_be_traced_is_scored_at_its_output(bench, whole, monkeypatch, tmp_path):
+    monkeypatch.setattr(CandidateScores, "_traced_pass", lambda _: None)
+    found = build_candidates(bench, tmp_path).set_index(["kind", "name", "choice"]).divergence
+    both = found.align(whole.set_index(["kind", "name", "choice"]).divergence)
+    assert both[0].corr(both[1], method="kendall") >= 0.6
+
+
+def test_a_change_that_fails_is_a_row_and_leaves_the_space(bench, whole, monkeypatch, tmp_path):
+    convert = Bench.convert_quickly
+    bad = next(single_changes(bench.space))
+
+    def fails(self, architecture, *rest):
+        if architecture == bad.architecture:
+            raise RuntimeError("out of luck\nand more")
+        return convert(self, architecture, *rest)
+
+    monkeypatch.setattr(Bench, "convert_quickly", fails)
+    table = build_candidates(bench, tmp_path)
+    assert failed_choices(table) == {(bad.kind, bad.name, bad.choice): "RuntimeError: out of luck"}
+    others = whole[~((whole.name == bad.name) & (whole.choice == bad.choice))]
+    assert len(table) == len(others) + 1
+    left = without_failed(bench.space, table)
+    assert bad.choice not in left.sites[bad.name]
+    assert len(left.sites[bad.name]) == len(bench.space.sites[bad.name]) - 1
+    assert left.groups == bench.space.groups
+    assert [len(x) for x in losses_of(table, left)] == [2, 3, 2]
+
+
+def test_when_every_change_fails_the_reason_is_the_error(bench, monkeypatch, tmp_path):
+    def fails(self, *_):
+        raise RuntimeError("no luck at all")
+
+    monkeypatch.setattr(Bench, "convert_quickly", fails)
+    with pytest.raises(GhostsearchError, match="no luck at all"):
+        build_candidates(bench, tmp_path)
+
+
+def test_an_interrupt_keeps_what_is_done_and_the_next_run_goes_on(bench, whole, monkeypatch, tmp_path):
+    score, asked = CandidateScores.__call__, []
+
+    def stop_at_third(self, change):
+        asked.append(change)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return score(self, change)
+
+    monkeypatch.setattr(CandidateScores, "__call__", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        build_candidates(bench, tmp_path)
+    assert len(read_candidates(tmp_path)) == 2
+    build_candidates(bench, tmp_path)
+    assert len(asked) == 3 + len(whole) - 2
+    keys = ["kind", "name", "choice"]
+    pd.testing.assert_frame_equal(
+        read_candidates(tmp_path).sort_values(keys).reset_index(drop=True),
+        whole.sort_values(keys).reset_index(drop=True),
+    )
+
+
+def test_targets_are_drawn_alike_and_of_any_task():
+    class Distance(Task):
+        metric = "distance"
+
+        def loss(self, output, target):
+            return (output - target).square().mean()
+
+        def meter(self):
+            raise NotImplementedError
+
+    for task, shape in ((Classification(), (4, 7)), (Distance(), (4, 2, 3, 3))):
+        output = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        grads = [torch.autograd.grad(SampledLoss(task, 3)(output, b), output)[0] for b in (0, 0, 1)]
+        assert grads[0].abs().sum() > 0
+        assert torch.equal(grads[0], grads[1])
+        assert not torch.equal(grads[0], grads[2])
+
+
+def test_a_table_of_an_older_run_is_read(bench, whole, tmp_path):
+    candidates.write_candidates(tmp_path, whole.drop(columns="failed"))
+    pd.testing.assert_frame_equal(build_candidates(bench, tmp_path), whole.drop(columns="failed"))
