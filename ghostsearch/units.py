@@ -1,6 +1,8 @@
-"""Numbers as people read them, units included: the one place that formats them."""
+"""Numbers and texts as people read them, units included: the one place where the report formats."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 MISSING = "–"
 
@@ -20,11 +22,13 @@ def milliseconds(seconds: float | None) -> str:
     return MISSING if seconds is None else f"{_three_digits(seconds * 1e3)} ms"
 
 
-def score_text(value: float | None, metric: str) -> str:
-    """A score: accuracy (a share) in percent, any other metric with four significant digits."""
+def score_text(value: float | None, metric: str, error: float | None = None) -> str:
+    """A score and its standard error: accuracy (a share) in percent, any other metric with four significant digits."""
     if value is None:
         return MISSING
-    return f"{value * 100:.1f} %" if metric == "accuracy" else f"{value:.4g}"
+    if metric == "accuracy":
+        return f"{value * 100:.1f} %" if error is None else f"{value * 100:.1f} ± {error * 100:.1f} %"
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
 
 
 def share_text(value: float | None) -> str:
@@ -34,11 +38,30 @@ def share_text(value: float | None) -> str:
     return f"{value * 100:.1f} %" if value < 0.0995 else f"{value * 100:.0f} %"
 
 
+def interval_text(interval: tuple[float, float]) -> str:
+    """The 95 % interval of a share, in percent: `[75–77]`."""
+    low, high = (f"{bound * 100:.0f}" if bound >= 0.0995 else f"{bound * 100:.1f}" for bound in interval)
+    return f"\u2009[{low}–{high}]"
+
+
 def setting_text(value: object) -> str:
     """An option's value: lists by commas, a dash for none."""
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or MISSING
     return MISSING if value is None else str(value)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A pipe table; the first column is aligned left, the others right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    cells = [[plain_text(c) for c in header], lines[1], *([plain_text(c) for c in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+
+
+def plain_text(text: str) -> str:
+    """Text that Markdown shows as it stands: no markup, no HTML, no line break, no table cell of its own."""
+    escaped = "".join(f"\\{c}" if c in "\\`*_[]|#" else c for c in " ".join(str(text).split()))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _three_digits(value: float) -> str:
@@ -48,4 +71,4 @@ def _three_digits(value: float) -> str:
         return f"{value:.0f}"
     if abs(value) >= 9.995:
         return f"{value:.1f}"
-    return f"{value:.2f}" if abs(value) >= 0.9995 else f"{value:.3g}"
+    return f"{value:.2f}" if abs(value) >= 0.9995 else f"{value:#.3g}"

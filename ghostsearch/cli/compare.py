@@ -49,8 +49,7 @@ def compare(
     Example: [bold]ghostsearch compare resnet50 results/mine mobilenet_v3_large shufflenet_v2_x1_0 efficientnet_b0
     ghostnet_100 --device onnxruntime:cpu[/bold]
     """
-    from ghostsearch.report.compact import compact_page, compact_table, write_compact
-    from ghostsearch.report.compact_networks import compare_models
+    from ghostsearch.report.compact import compact_page, compact_table, compare_models, write_compact
     from ghostsearch.report.result_page import publish
 
     with progress_bar(quiet or as_json) as progress:

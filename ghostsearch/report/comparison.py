@@ -10,20 +10,21 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.pareto import hypervolume
 from ghostsearch.records import Axis, StudyView
-from ghostsearch.report.content import page_content
+from ghostsearch.report.figures import comparison_figure
+from ghostsearch.report.headline import headline
 from ghostsearch.report.html import render
 from ghostsearch.report.outcome import (
     baseline_record,
     cost_axes,
+    cost_cell,
     find_record,
     metric_name,
-    number,
-    ratio_to_baseline,
     score_axis,
+    score_cell,
+    shown_split,
 )
-from ghostsearch.units import MISSING, score_text, setting_text, share_text
-
-SCRIPTS = ("format", "theme", "compare")
+from ghostsearch.report.points import make_panel
+from ghostsearch.units import MISSING, setting_text
 
 
 def write_comparison(views: Sequence[StudyView], directory: Path) -> Path:
@@ -39,33 +40,40 @@ def write_comparison(views: Sequence[StudyView], directory: Path) -> Path:
             "a comparison takes two or more studies with the same metric and a cost that all of them measured; "
             f"got {len(views)} with metrics {', '.join(metrics)} and {len(axes)} common costs"
         )
+    splits = [s for s in ("test", "validation") if s == "validation" or all(shown_split(v) == "test" for v in views)]
+    figures: dict[str, dict[str, Any]] = {}
+    for axis in axes:
+        figures[axis.name] = {}
+        for split in splits:
+            panels = [make_panel(v, axis, score_axis(v, split)) for v in views]
+            figures[axis.name][split] = {
+                name: comparison_figure(views, panels, relative=name == "relative").to_plotly_json()
+                for name in ("absolute", "relative")
+            }
     page = directory / "compare.html"
     html = render(
-        "compare.html",
-        SCRIPTS,
-        views=views,
-        content=_content(views, axes),
-        figures=figure_rows(views, axes),
-        differences=different_settings(views),
+        "compare.html", ("common", "compare"), {"figures": figures}, views=views, axes=axes, splits=splits,
+        headlines=[headline(v) for v in views], figures=figure_rows(views, axes), differences=different_settings(views),
         warnings=_warnings(views, axes),
-    )
+    )  # fmt: skip
     write_text(page, html)
     return page
 
 
 def figure_rows(views: Sequence[StudyView], axes: Sequence[Axis]) -> list[tuple[str, list[str]]]:
-    """Rows of the table of figures: a name and one text a study."""
+    """Rows of the table of figures: a name and one text per study."""
     metric = metric_name(views[0])
     rows = [
         ("trials", [str(len(v.records)) for v in views]),
         ("models on the front", [str(len(v.front)) for v in views]),
         ("hypervolume", _hypervolumes(views, axes[0])),
     ]
+    picks = (("baseline", "baseline"), ("chosen", ""))
     for split in ("validation", "test"):
-        for label, pick in (("baseline", "baseline"), ("chosen", "")):
+        for label, pick in picks:
             rows.append((f"{split} {metric}, {label} model", [_score(v, pick or v.chosen, split) for v in views]))
     for axis in axes:
-        for label, pick in (("baseline", "baseline"), ("chosen", "")):
+        for label, pick in picks:
             rows.append((f"{axis.label}, {label} model", [_cost(v, pick or v.chosen, axis) for v in views]))
     spent = [sum(sum(r.seconds.values()) for r in v.records) for v in views]
     rows.append(("minutes spent on trials", [f"{s / 60:.1f}" for s in spent]))
@@ -91,42 +99,20 @@ def _shared_axes(views: Sequence[StudyView]) -> list[Axis]:
     return [a for a in cost_axes(views[0]) if all(a.name in {b.name for b in cost_axes(v)} for v in views[1:])]
 
 
-def _content(views: Sequence[StudyView], axes: Sequence[Axis]) -> dict[str, Any]:
-    pages = [page_content(v) for v in views]
-    wanted = [{"baseline", *page["front"]} for page in pages]
-    columns = {a.name for a in axes}
-    return {
-        "score": pages[0]["score"],
-        "axes": [a for a in pages[0]["axes"] if a["key"] in columns],
-        "studies": [
-            {
-                "name": page["name"],
-                "headline": page["headline"],
-                "models": [
-                    {k: m[k] for k in ("id", "score", "values", "final") if k in m}
-                    for m in page["models"]
-                    if m["id"] in ids
-                ],
-            }
-            for page, ids in zip(pages, wanted, strict=True)
-        ],
-    }
-
-
 def _hypervolumes(views: Sequence[StudyView], axis: Axis) -> list[str]:
     """Each front's share of one box: from the dearest baseline and the worst score to no cost and the best score."""
     sign = -1.0 if score_axis(views[0]).maximize else 1.0
     scores = [
-        sign * s for v in views for r in v.records if r.state == "complete" if (s := number(r, "score")) is not None
+        sign * s for v in views for r in v.records if r.state == "complete" if (s := score_axis(v).value(r)) is not None
     ]
-    baselines = [c for v in views if (p := baseline_record(v)) and (c := number(p, axis.name))]
+    baselines = [c for v in views if (p := baseline_record(v)) and (c := axis.value(p))]
     if not scores or not baselines or max(scores) == min(scores):
         return [MISSING] * len(views)
     best, span, dearest = min(scores), max(scores) - min(scores), max(baselines)
     texts = []
     for view in views:
         front = [r for r in view.records if r.digest in view.front]
-        pairs = [(number(r, "score"), number(r, axis.name)) for r in front]
+        pairs = [(score_axis(view).value(r), axis.value(r)) for r in front]
         points = [((sign * s - best) / span, c / dearest) for s, c in pairs if s is not None and c is not None]
         texts.append(f"{hypervolume(points, (1.0, 1.0)):.3f}")
     return texts
@@ -134,17 +120,12 @@ def _hypervolumes(views: Sequence[StudyView], axis: Axis) -> list[str]:
 
 def _score(view: StudyView, digest: str, split: str) -> str:
     record = find_record(view, digest)
-    score = record.score(split) if record else None
-    return score_text(score.value if score else None, metric_name(view))
+    return score_cell(record.score(split) if record else None)
 
 
 def _cost(view: StudyView, digest: str, axis: Axis) -> str:
     record = find_record(view, digest)
-    value = number(record, axis.name) if record else None
-    if record is None or value is None:
-        return MISSING
-    share = share_text(ratio_to_baseline(record, baseline_record(view), axis.name))
-    return axis.text(value) if digest == "baseline" else f"{axis.text(value)} ({share})"
+    return cost_cell(record, baseline_record(view), axis) if record else MISSING
 
 
 def _warnings(views: Sequence[StudyView], axes: Sequence[Axis]) -> list[str]:

@@ -1,145 +1,212 @@
-"""What the page's scripts draw from: the study as plain JSON, compact enough for thousands of trials."""
+"""What the report page's scripts read: ready figures, each model in words, the sliders' options, download links."""
 
 from __future__ import annotations
 
 import json
-import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from html import escape
+from math import ceil
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ghostsearch.records import Axis, Record, StudyView
-from ghostsearch.report.colours import choice_colours, short_name
-from ghostsearch.report.headline import headline
-from ghostsearch.report.history import hypervolume_history, rung_curves
+from ghostsearch.report.compact import ComparedModel
+from ghostsearch.report.figures import front_figure, layer_figures, progress_figures, strips_figure
 from ghostsearch.report.outcome import (
     baseline_record,
-    breaches,
+    better_baseline,
+    by_digest,
     cost_axes,
+    cost_cell,
     find_record,
-    number,
-    ratio_to_baseline,
+    is_variant,
+    metric_name,
+    model_id,
+    remark,
     score_axis,
+    score_cell,
+    shown_score,
+    shown_split,
     table_axes,
+    variants,
 )
-from ghostsearch.report.widths import width_shares
+from ghostsearch.report.points import MARKS, NAMED_KINDS, kinds, make_panel, untried
+from ghostsearch.units import with_prefix
 
-MAX_MODELS_BYTES = 900_000
-"""With plotly.js (4.8 MB) this keeps the page under 6 MB. Where the trials need more, the page leaves out the
-oldest off the front, and says so; trials.csv has them all."""
+MAX_MODELS_BYTES = 250_000
+"""With plotly.js (4.8 MB), table rows and figures this keeps the page under 6 MB. Where the trials need more, the
+page leaves out the oldest off the front, and says so; trials.csv has them all."""
+MAX_STRIPS = 24
+FILES = {
+    "run.yaml": "everything needed to run it again: ghostsearch search --config run.yaml",
+    "front.csv": "the front",
+    "trials.csv": "every trial, one row each",
+    "trials.parquet": "every trial, for pandas",
+    "study.db": "the Optuna study, opens in optuna-dashboard",
+    "report.md": "this report for a pull request",
+    "front.png": "picture of the front",
+    "layers.png": "picture of what each layer became",
+    "latency.png": "picture of each layer's latency, before and after",
+}
 
 
-def page_content(view: StudyView) -> dict[str, Any]:
-    """The JSON that the page's scripts read; numbers are in SI units, choices are indices into `choices`."""
+def page_content(view: StudyView, directory: Path, compact: Sequence[ComparedModel] = ()) -> dict[str, Any]:
+    """What the page's scripts read: ready figures, each model in words, and the sliders' options."""
     axes = cost_axes(view)
-    colours = choice_colours({t for r in (*view.records, *view.finalists) for t in r.sites.values()} | {"keep"})
-    indices = {text: i for i, text in enumerate(colours)}
-    models = _models(view, axes, indices)
+    splits = [s for s in ("test", "validation") if s == "validation" or shown_split(view) == "test"]
+    panels = {(a.name, s): make_panel(view, a, score_axis(view, s)) for a in axes for s in splits}
+    kind_of = kinds(view, panels[axes[0].name, splits[0]] if axes else None)
+    models = _models(view, kind_of)
     shown = {m["id"] for m in models}
-    rungs = rung_curves(view)
-    rungs["curves"] = [c for c in rungs["curves"] if c["id"] in shown]
-    tabled = table_axes(view)
-    content = {
-        "name": view.name,
-        "headline": headline(view),
-        "chosen": view.chosen,
-        "front": list(view.front),
-        "missed": list(view.missed),
-        "score": _axis(score_axis(view)),
-        "axes": [{**_axis(a), "table": a in tabled} for a in axes],
-        "sites": _sites(view),
-        "choices": [{"text": t, "colour": c, "short": short_name(t)} for t, c in colours.items()],
-        "models": models,
-        "left_out": len(view.records) - len(shown),
-        "history": hypervolume_history(view),
-        "rungs": rungs,
-    }
-    finite: dict[str, Any] = _finite(content)
-    return finite
+    for key, panel in panels.items():
+        points = tuple(p for p in panel.points if p.model in shown)
+        panels[key] = replace(panel, points=points)
+    strips = _strip_records(view, kind_of)
+    baseline = baseline_record(view)
+    return {
+        "chosen": view.chosen, "models": models, "left_out": len({r.digest for r in view.records}) - len(shown),
+        "axes": [
+            {"name": a.name, "label": a.label, "baseline": _scaled(baseline, a)}
+            for a in axes
+        ],
+        "splits": splits,
+        "front": {
+            a.name: {s: front_figure(panels[a.name, s], view, compact).to_plotly_json() for s in splits}
+            for a in axes
+        },
+        "strips": strips_figure(view, strips, kind_of).to_plotly_json(),
+        "layers": {d: {k: f.to_plotly_json() for k, f in m.items()} for d, m in layer_figures(view).items()},
+        "progress": {name: f.to_plotly_json() for name, f in progress_figures(view, shown).items()},
+        "options": _options(view, axes), "drop_unit": "points" if score_axis(view).scale[1] == "%" else "",
+        "files": {d: found for d in _finished(view) if (found := model_links(directory, d))},
+    }  # fmt: skip
 
 
-def _models(view: StudyView, axes: list[Axis], indices: dict[str, int]) -> list[dict[str, Any]]:
-    """The models on the page, one a digest, by trial: the front, the anchors, and the newest that there is room for."""
-    latest: dict[str, Record] = {}
-    for record in view.records:
-        if record.digest not in latest or record.state == "complete":
-            latest[record.digest] = record
-    important = {"baseline", *view.front, *(r.digest for r in view.finalists)}
-    newest_first = sorted(
-        latest.values(), key=lambda r: (r.digest in important or r.origin == "uniform", r.number), reverse=True
-    )
+def _scaled(record: Record | None, axis: Axis) -> float | None:
+    value = axis.value(record) if record else None
+    return None if value is None else value * axis.scale[0]
+
+
+def _finished(view: StudyView) -> list[str]:
+    return list(dict.fromkeys([*view.front, *(r.digest for r in view.finalists)]))
+
+
+def _models(view: StudyView, kind_of: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The models on the page, by trial: the front, the anchors, and the newest that there is room for."""
+    latest = [*by_digest((*view.records, *untried(view))).values(), *variants(view)]
+    important = {"baseline", *_finished(view), *(r.digest for r in latest if r.origin == "uniform")}
     models, size = [], 0
-    for record in newest_first:
-        model = _model(view, record, axes, indices)
+    for record in sorted(latest, key=lambda r: (r.digest in important, r.number), reverse=True):
+        model = _model(view, record, kind_of[model_id(record)], record.digest in important)
         size += len(json.dumps(model))
-        if size > MAX_MODELS_BYTES:
+        if size > MAX_MODELS_BYTES and record.digest not in important:
             break
         models.append(model)
     return sorted(models, key=lambda m: m["number"])
 
 
-def _axis(axis: Axis) -> dict[str, Any]:
-    factor, unit = axis.scale
-    return {
-        "key": axis.name, "label": axis.label, "unit": unit, "factor": factor,
-        "maximize": axis.maximize, "limit": axis.bound,
-    }  # fmt: skip
-
-
-def _sites(view: StudyView) -> list[dict[str, Any]]:
-    return [
-        {
-            "path": s["path"], "kind": s["kind"], "in": s["in_channels"], "out": s["out_channels"],
-            "macs": s["macs"],
-        }
-        for s in view.anatomy.get("sites", ())
-    ]  # fmt: skip
-
-
-def _model(view: StudyView, record: Record, axes: list[Axis], indices: dict[str, int]) -> dict[str, Any]:
-    final = find_record(view, record.digest)
+def _model(view: StudyView, record: Record, kind: str, important: bool) -> dict[str, Any]:
+    """A model in words: choices with their sites, figures as the tables have them, where it came from."""
+    final, baseline = record if is_variant(record) else find_record(view, record.digest), baseline_record(view)
     assert final is not None
-    was_trained = final is not record and bool(final.score("test"))
-    score = record.score()
-    widths = width_shares(view, record.groups)
-    model: dict[str, Any] = {
-        "number": record.number, "id": record.digest, "origin": record.origin, "state": record.state,
-        "reason": record.reason, "seconds": sum(record.seconds.values()), "started": record.started,
-        "score": score.value if score else None, "rung": score.epochs if score else None,
-        "values": _values(record, baseline_record(view), axes),
-        "choices": [indices[record.sites.get(s["path"], "keep")] for s in view.anatomy.get("sites", ())],
-        "groups": record.groups,
+    counted = Counter([*record.sites.values(), *record.groups.values()])
+    sites = {text: [n for n, t in (record.sites | record.groups).items() if t == text] for text in counted}
+    facts = [["validation, as searched", score_cell(record.score())]]
+    if final.score("test"):
+        facts.append(["validation, after final training", score_cell(final.score())])
+        facts.append(["test, after final training", score_cell(final.score("test"))])
+    facts += [[a.label, cost_cell(final, baseline, a)] for a in cost_axes(view) if a.value(final) is not None]
+    origin = f"trial {record.number} · proposed by {record.origin}"
+    words = [kind, origin, *filter(None, (record.reason, remark(view, final)))]
+    score = shown_score(view, final) or record.score()
+    shown = f"{score_cell(score)} {score.split}" if score else "no score"
+    lines = [f"<b>{escape(model_id(record))}</b> {shown}", *(escape(f"{text} × {n}") for text, n in counted.items())]
+    return {
+        "number": record.number, "id": model_id(record), "note": " · ".join(words), "facts": facts,
+        "about": [[text, n, ", ".join(sites[text]) if important else ""] for text, n in counted.items()],
+        "hover": "<br>".join(lines),
     }  # fmt: skip
-    if widths:
-        model["widths"] = [round(widths.get(s["path"], 1), 3) for s in view.anatomy.get("sites", ())]
-    if was_trained:
-        model["final"] = {
-            "score": number(final, "test_score"), "validation": number(final, "score"),
-            "values": _values(final, baseline_record(view), axes), "breaches": breaches(view, final),
-        }  # fmt: skip
-    return model
 
 
-def _values(record: Record, baseline: Record | None, axes: list[Axis]) -> dict[str, list[float | None]]:
-    """Per axis: value, share of the baseline, and for a latency its quartiles."""
-    table: dict[str, list[float | None]] = {}
-    for axis in axes:
-        value = number(record, axis.name)
-        if value is None:
+def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
+    """What the sliders choose from: finished models, their costs as shares of the baseline's, and their drop in score
+    from the better baseline (accuracy in points)."""
+    baseline, best = baseline_record(view), better_baseline(view)
+    goal = shown_score(view, best) if best else None
+    axis = score_axis(view)
+    sign, options = (1 if axis.maximize else -1), []
+    for digest in _finished(view):
+        record = find_record(view, digest)
+        score = shown_score(view, record) if record else None
+        if record is None or digest == "baseline" or score is None or goal is None:
             continue
-        table[axis.name] = [value, _rounded(ratio_to_baseline(record, baseline, axis.name))]
-        if axis.device:
-            latency = record.latency(axis.device)
-            table[axis.name] += [float(f"{q:.5g}") for q in latency.quartiles_s] if latency else []
-    return table
+        shares = {a.name: a.ratio(record, baseline) for a in axes}
+        costs = [cost_cell(record, baseline, a) for a in table_axes(view)]
+        options.append({
+            "id": digest, "drop": round(sign * (goal.value - score.value) * axis.scale[0], 4),
+            "shares": {k: v for k, v in shares.items() if v is not None},
+            "text": f"{score_cell(score)} {shown_split(view)} {score.metric} · {' · '.join(costs)}",
+            "command": f"ghostsearch export {Path(view.directory).as_posix()}/models/{digest} --format onnx",
+        })  # fmt: skip
+    return options
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.5g}")
+def slider_ends(view: StudyView, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the sliders end and begin, in percent of the baseline's cost and in units of the score."""
+    options, axes = content["options"], cost_axes(view)
+    shares = [share for option in options for share in option["shares"].values()]
+    step = 0.1 if content["drop_unit"] else 0.01
+    limit = axes[0].bound if axes else None
+    baseline = baseline_record(view)
+    whole = baseline and limit and axes[0].value(baseline)
+    cost = max(100, ceil(100 * max(shares, default=1.0)))
+    return {
+        "cost": cost, "budget": min(cost, round(100 * limit / whole)) if limit and whole else cost, "step": step,
+        "drop": round(step * ceil(max((o["drop"] for o in options), default=0) / step + 1), 4),
+        "score": metric_name(view), "split": shown_split(view), "strips": 200 + 7 * len(view.anatomy.get("sites", ())),
+    }  # fmt: skip
 
 
-def _finite(data: Any) -> Any:
-    """The data with NaN and infinities as null, which JSON has no words for."""
-    if isinstance(data, dict):
-        return {k: _finite(v) for k, v in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(v) for v in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
+def menu(view: StudyView, content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The models that the menu names, best kind first, with the score that headline and strips show."""
+    named = [(m["note"].partition(" · ")[0], m["id"]) for m in content["models"]]
+    order = list(MARKS)
+    found = sorted((order.index(kind), digest) for kind, digest in named if kind in NAMED_KINDS)
+    records = {digest: find_record(view, digest) for _, digest in found}
+    return [(d, f"{d} – {order[k]}, {score_cell(shown_score(view, r))}") for k, d in found if (r := records[d])]
+
+
+def _strip_records(view: StudyView, kind_of: Mapping[str, str]) -> list[Record]:
+    """The models whose layers are drawn, best first by the score that is shown."""
+    sign = -1 if score_axis(view).maximize else 1
+    wanted = [d for d, kind in kind_of.items() if kind in NAMED_KINDS]
+    wanted = list(dict.fromkeys(["baseline", *view.front, *(r.digest for r in view.finalists), *wanted]))
+    records = [r for d in wanted if (r := find_record(view, d)) and not is_variant(r)]
+    scored = [(sign * s.value, r) for r in records if (s := shown_score(view, r))]
+    return [r for _, r in sorted(scored, key=lambda pair: pair[0])][:MAX_STRIPS]
+
+
+def study_links(directory: Path, candidates: str = "") -> list[dict[str, str]]:
+    """Links to the study's tables and files that exist."""
+    names = dict(FILES) | ({candidates: "the candidate table: every site × choice alone"} if candidates else {})
+    return [link | {"what": what} for name, what in names.items() if (link := _link(directory, name))]
+
+
+def model_links(directory: Path, digest: str) -> list[dict[str, str]]:
+    """Links to a model's files under models/DIGEST."""
+    folder = directory / "models" / digest
+    if not digest.isalnum() or not folder.is_dir():
+        return []
+    found = (_link(directory, f"models/{digest}/{p.name}") for p in sorted(folder.iterdir()) if p.is_file())
+    return [link | {"name": link["name"].rpartition("/")[2]} for link in found if link]
+
+
+def _link(directory: Path, name: str) -> dict[str, str] | None:
+    """None for what does not exist or, by `..` or a symbolic link, lies outside the directory."""
+    root, path = directory.resolve(), (directory / name).resolve()
+    if not path.is_relative_to(root) or not path.is_file():
+        return None
+    return {"href": quote(Path(name).as_posix()), "name": name, "size": with_prefix(path.stat().st_size, "B")}

@@ -79,8 +79,9 @@ def gallery_page(gallery: Gallery, path: Path) -> Path:
         for layer in gallery.layers
     ]
     html = render(
-        "gallery.html", ("theme",), gallery=gallery, layers=layers, summary=summary(gallery), percent=_percent
-    )
+        "gallery.html", ("common",), {}, plots=False,
+        gallery=gallery, layers=layers, summary=summary(gallery), percent=_percent,
+    )  # fmt: skip
     write_text(path, html)
     return path
 

@@ -5,24 +5,26 @@ from __future__ import annotations
 from ghostsearch.records import Axis, Record, StudyView
 from ghostsearch.report.outcome import (
     baseline_record,
+    better_baseline,
     cost_axes,
+    cost_cell,
     find_record,
-    metric_name,
-    number,
-    ratio_to_baseline,
+    is_variant,
+    score_cell,
+    shown_score,
+    shown_split,
 )
-from ghostsearch.units import score_text, share_text
+from ghostsearch.units import share_text
 
 
 def headline(view: StudyView) -> str:
-    """One sentence: the chosen model (the knee of the front), what it saves and what its score becomes."""
+    """One sentence: the chosen model, what it saves, and its score beside the better baseline's."""
     chosen, baseline = find_record(view, view.chosen), baseline_record(view)
     if chosen is None:
-        return f"No model of {view.name} meets every limit yet; raise a limit or --trials."
+        return f"No model of {view.name} meets every limit yet; relax a limit or raise --trials."
     if chosen.digest == "baseline" or baseline is None:
-        return f"The baseline of {view.name} stays the choice: no other gives a better trade."
-    savings = _savings(view, chosen, baseline)
-    return f"Model {chosen.digest}, the knee of the front, {savings}{_score_change(view, chosen, baseline)}."
+        return f"The baseline of {view.name} stays the choice: no other model is a better trade."
+    return f"Model {chosen.digest} {_savings(view, chosen, baseline)}{_score_change(view, chosen)}."
 
 
 def _savings(view: StudyView, chosen: Record, baseline: Record) -> str:
@@ -31,7 +33,7 @@ def _savings(view: StudyView, chosen: Record, baseline: Record) -> str:
     shares = [
         f"{share_text(ratio)} of its {noun}"
         for column, noun in (("macs", "MACs"), ("params", "parameters"))
-        if (ratio := ratio_to_baseline(chosen, baseline, column)) is not None
+        if (ratio := Axis.of_cost(column).ratio(chosen, baseline)) is not None
     ]
     if not parts:
         return "has " + " and ".join(shares).replace("its", "the baseline's", 1)
@@ -39,24 +41,22 @@ def _savings(view: StudyView, chosen: Record, baseline: Record) -> str:
 
 
 def _time_part(axis: Axis, chosen: Record, baseline: Record) -> str:
-    ratio = ratio_to_baseline(chosen, baseline, axis.name)
-    mine, device = number(chosen, axis.name), axis.device
-    if ratio is None or mine is None:
-        return f"takes {axis.text(mine)} on {device}"
-    beside = axis.text(mine / ratio)
+    ratio = axis.ratio(chosen, baseline)
+    cell = cost_cell(chosen, baseline, axis)
+    if ratio is None:
+        return f"takes {axis.text(axis.value(chosen))} on {axis.device}"
     pace = f"{1 / ratio:.2f}× as fast as" if ratio < 0.995 else f"{ratio:.2f}× as slow as"
     if 0.995 <= ratio <= 1.005:
         pace = "as fast as"
-    return f"is {pace} the baseline on {device} ({axis.text(mine)} against {beside})"
+    return f"is {pace} the baseline on {axis.device}, {cell}"
 
 
-def _score_change(view: StudyView, chosen: Record, baseline: Record) -> str:
-    metric = metric_name(view)
-    for split in ("test", "validation"):
-        mine, theirs = chosen.score(split), baseline.score(split)
-        if mine and theirs:
-            return (
-                f", at {score_text(mine.value, metric)} {split} {metric} "
-                f"against the baseline's {score_text(theirs.value, metric)}"
-            )
-    return ""
+def _score_change(view: StudyView, chosen: Record) -> str:
+    """The score on the one split that the whole report shows, beside that of the better baseline."""
+    other = better_baseline(view)
+    mine, theirs = shown_score(view, chosen), shown_score(view, other) if other else None
+    if mine is None or theirs is None or other is None:
+        return ""
+    trained = " with the same training" if is_variant(other) else ""
+    score = f"{score_cell(mine)} {shown_split(view)} {mine.metric}"
+    return f", at {score} against the baseline's {score_cell(theirs)}{trained}"

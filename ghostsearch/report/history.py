@@ -1,31 +1,34 @@
-"""How a study went: hypervolume by trial, scores by rung, and how far early rungs foretell late ones."""
+"""How a study went: hypervolume by trial, scores by rung, rank correlation of early and final scores."""
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 from ghostsearch.pareto import hypervolume, pareto_front
-from ghostsearch.records import Record, StudyView
-from ghostsearch.report.outcome import baseline_record, cost_axes, number, ratio_to_baseline, score_axis
+from ghostsearch.records import Axis, Record, StudyView
+from ghostsearch.report.outcome import baseline_record, cost_axes, last_rung, score_axis
 
 MIN_PAIRS = 4
 """Fewer models than this at both rungs make no rank correlation worth printing."""
 
 
 def hypervolume_history(view: StudyView) -> dict[str, Any]:
-    """Hypervolume of the finished trials after each one, over score and the study's first cost.
+    """Hypervolume of the trials at the last rung after each one, over score and the study's first cost.
 
-    The box reaches from the baseline's cost and the worst finished score to no cost and the best score,
-    so that 0 is no better than baseline and 1 is out of reach. Models that failed or broke a limit do not count.
+    The box reaches from the baseline's cost and the worst such score to no cost and the best score,
+    so that 0 is no better than baseline and 1 is out of reach. Models that failed, broke a limit or stopped at an
+    earlier rung do not count.
     """
     score, costs, baseline = score_axis(view), cost_axes(view), baseline_record(view)
     if baseline is None or not costs:
         return {}
-    sign = -1.0 if score.maximize else 1.0
+    sign, rung = (-1.0 if score.maximize else 1.0), last_rung(view)
     points: list[tuple[int, tuple[float, float]]] = []
     for record in view.records:
-        value, cost = number(record, "score"), ratio_to_baseline(record, baseline, costs[0].name)
-        if record.state == "complete" and value is not None and cost is not None:
+        value, cost = score.value(record), costs[0].ratio(record, baseline)
+        reached = record.digest == "baseline" or ((newest := record.score()) and newest.epochs >= rung)
+        if record.state == "complete" and reached and value is not None and isfinite(value) and cost is not None:
             points.append((record.number, (sign * value, cost)))
     if not points:
         return {}
@@ -71,7 +74,7 @@ def _tau(label: str, view: StudyView, predictor: float | str, last: float) -> di
     pairs = []
     for record in view.records:
         target = _at(record, last)
-        value = number(record, predictor) if isinstance(predictor, str) else _at(record, predictor)
+        value = Axis.of_cost(predictor).value(record) if isinstance(predictor, str) else _at(record, predictor)
         if target is not None and value is not None:
             pairs.append((value, target))
     if len(pairs) < MIN_PAIRS:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
-from ghostsearch.records import COST_LABELS, Axis, Record, StudyView
+from ghostsearch.records import COST_LABELS, Axis, Record, Score, StudyView
+from ghostsearch.units import MISSING, interval_text, score_text, share_text
 
 
 def metric_name(view: StudyView) -> str:
     """The task's metric, as its scores call it."""
-    return next((s.metric for r in view.records for s in r.scores), "accuracy")
+    return next((s.metric for r in (*view.records, *view.finalists) for s in r.scores), "accuracy")
 
 
 def devices(view: StudyView) -> list[str]:
@@ -19,10 +21,12 @@ def devices(view: StudyView) -> list[str]:
     return [*wanted, *(d for d in seen if d not in wanted)]
 
 
-def score_axis(view: StudyView) -> Axis:
-    """The validation score."""
-    found = next((o for o in view.objectives if o.name == "score"), None)
-    return (found or Axis.of_score("")).model_copy(update={"label": metric_name(view)})
+def score_axis(view: StudyView, split: str = "validation") -> Axis:
+    """The score on a split; only the validation score has a limit."""
+    found = next((o for o in view.objectives if o.name == "score"), None) or Axis.of_score("")
+    if split == "test":
+        return Axis.of_score(metric_name(view), maximize=found.maximize, test=True)
+    return found.model_copy(update={"label": metric_name(view)})
 
 
 def cost_axes(view: StudyView) -> list[Axis]:
@@ -31,7 +35,7 @@ def cost_axes(view: StudyView) -> list[Axis]:
     goals, labels = {o.name: o for o in view.objectives}, {a.name: a.label for a in known}
     wanted = [o.model_copy(update={"label": labels[o.name]}) for o in view.objectives if o.name in labels]
     axes = [*wanted, *(a for a in known if a.name not in goals)]
-    return [a for a in axes if any(a.value(r) is not None for r in view.records)]
+    return [a for a in axes if any(a.value(r) is not None for r in (*view.records, *view.finalists))]
 
 
 def table_axes(view: StudyView) -> list[Axis]:
@@ -40,28 +44,86 @@ def table_axes(view: StudyView) -> list[Axis]:
     return [a for a in cost_axes(view) if a.name in wanted or a.device]
 
 
-def number(record: Record, column: str) -> float | None:
-    """A figure of a record by its column in the trials table; None where it was not taken."""
-    return _axis(column).value(record)
+def axis_title(axis: Axis) -> str:
+    """Split, label and unit of an axis of a picture."""
+    split = {"score": "validation ", "test_score": "test "}.get(axis.name, "")
+    unit = axis.scale[1]
+    return f"{split}{axis.label} ({unit})" if unit and unit != axis.label else f"{split}{axis.label}"
 
 
-def ratio_to_baseline(record: Record, baseline: Record | None, column: str) -> float | None:
-    """A figure over the baseline's; for latency, over the baseline timed in the same run."""
-    return _axis(column).ratio(record, baseline)
+def standard_error(score: Score | None) -> float | None:
+    """A score's standard error: the recorded one, else the binomial one of an accuracy; None for other metrics."""
+    if score is None or score.stderr is not None:
+        return score.stderr if score else None
+    if score.metric != "accuracy" or not 0 <= score.value <= 1 or score.images < 1:
+        return None
+    return math.sqrt(score.value * (1 - score.value) / score.images)
 
 
-def _axis(column: str) -> Axis:
-    return Axis(name=column, label=column)
+def score_cell(score: Score | None) -> str:
+    """A score with its standard error: `84.5 ± 0.4 %`."""
+    return score_text(score.value, score.metric, standard_error(score)) if score else MISSING
+
+
+def cost_cell(record: Record, baseline: Record | None, axis: Axis) -> str:
+    """A cost with its share of the baseline's and, for a latency, that share's 95 % interval."""
+    value = axis.value(record)
+    if record.digest == "baseline" or value is None:
+        return axis.text(value)
+    # No space inside the brackets, so that a narrow terminal breaks the line before them.
+    share = share_text(axis.ratio(record, baseline)).replace(" ", "")
+    latency = record.latency(axis.device) if axis.device else None
+    interval = interval_text(latency.ratio_interval) if latency and latency.ratio_interval else ""
+    return f"{axis.text(value)} ({share}{interval})"
+
+
+def shown_split(view: StudyView) -> str:
+    """The split that headline, menu, strips and sliders speak of: test once the finalists have it."""
+    return "test" if any(r.score("test") for r in view.finalists) else "validation"
+
+
+def shown_score(view: StudyView, record: Record) -> Score | None:
+    """The record's score on that split."""
+    return record.score(shown_split(view))
 
 
 def find_record(view: StudyView, digest: str) -> Record | None:
     """The model's record after final training where it has one, else its trial."""
-    return _by_digest(view.finalists).get(digest) or _by_digest(view.records).get(digest)
+    return by_digest(view.finalists).get(digest) or by_digest(view.records).get(digest)
 
 
 def baseline_record(view: StudyView) -> Record | None:
-    """The baseline's record, after final training where it took part in it."""
+    """The baseline's record, with the weights as given."""
     return find_record(view, "baseline")
+
+
+def variants(view: StudyView) -> list[Record]:
+    """The baseline again: with the finalists' training, or in int8."""
+    return [r for r in (*view.records, *view.finalists) if is_variant(r)]
+
+
+def is_variant(record: Record) -> bool:
+    """Whether it is such a further baseline: its origin ends in `baseline`, as `trained baseline` does."""
+    return record.origin.endswith(" baseline")
+
+
+def model_id(record: Record) -> str:
+    """What a model is called on the page: its digest; the origin of a further baseline."""
+    return record.origin if is_variant(record) else record.digest
+
+
+def better_baseline(view: StudyView) -> Record | None:
+    """The baseline to compare with: as given or with the finalists' training, whichever scores better."""
+    sign, baseline = (1 if score_axis(view).maximize else -1), baseline_record(view)
+    trained = (r for r in variants(view) if "int8" not in r.origin)
+    known = [(sign * s.value, r) for r in (baseline, *trained) if r and (s := shown_score(view, r))]
+    return max(known, key=lambda pair: pair[0])[1] if known else baseline
+
+
+def last_rung(view: StudyView) -> float:
+    """The proxy epochs of the search's last rung that a trial reached; the baseline's weights are not from a rung."""
+    reached = [s.epochs for r in view.records if r.digest != "baseline" and (s := r.score())]
+    return max(reached, default=0.0)
 
 
 def breaches(view: StudyView, record: Record) -> list[str]:
@@ -69,10 +131,20 @@ def breaches(view: StudyView, record: Record) -> list[str]:
     return [broken for axis in (score_axis(view), *cost_axes(view)) if (broken := axis.breach(record))]
 
 
-def _by_digest(records: Iterable[Record]) -> dict[str, Record]:
+def remark(view: StudyView, record: Record) -> str:
+    """What to say of a model beside its figures: `chosen`, the limits it missed, noisy timing."""
+    broken = [] if record.digest == "baseline" else breaches(view, record)
+    if record.digest in view.missed and not broken:
+        broken = ["a limit, as the search recorded it"]
+    words = ["chosen"] * (record.digest == view.chosen and not is_variant(record))
+    words += [f"missed: {text}" for text in broken]
+    return "; ".join([*words, *["noisy"] * any(x.noisy for x in record.latencies)])
+
+
+def by_digest(records: Iterable[Record]) -> dict[str, Record]:
     """Newest last wins: a digest is evaluated once, but a failed trial may have been tried again."""
     table: dict[str, Record] = {}
     for record in records:
-        if record.digest not in table or record.state == "complete":
+        if not is_variant(record) and (record.digest not in table or record.state == "complete"):
             table[record.digest] = record
     return table

@@ -1,4 +1,4 @@
-"""The report page: one HTML file with data, scripts and plotly.js inside, which fetches nothing."""
+"""The report: report.html, one file with figures, scripts and plotly.js inside, and report.md with static pictures."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from ghostsearch.files import write_text
-from ghostsearch.records import StudyView, latency_column
-from ghostsearch.report.compact import ComparedModel, compact_rows, conditions, read_compact, table_note
-from ghostsearch.report.conditions import measured
-from ghostsearch.report.content import page_content
+from ghostsearch.records import StudyView
+from ghostsearch.report.compact import compact_rows, conditions, read_compact, table_note
+from ghostsearch.report.content import menu, page_content, slider_ends, study_links
+from ghostsearch.report.headline import headline
+from ghostsearch.report.history import hypervolume_history, rung_curves
 from ghostsearch.report.html import render
-from ghostsearch.report.layer_times import layer_times
-from ghostsearch.report.links import model_links, study_links
-from ghostsearch.report.markdown import write_markdown
-from ghostsearch.report.outcome import breaches, metric_name, number, table_axes
-from ghostsearch.units import score_text
+from ghostsearch.report.outcome import baseline_record, by_digest, cost_cell, score_cell, table_axes
+from ghostsearch.report.summary import write_markdown
+from ghostsearch.report.tables import (
+    SORTED,
+    audit_table,
+    failed_rows,
+    front_rows,
+    measured_rows,
+    vetoed_rows,
+)
 
-SCRIPTS = ("format", "base", "theme", "front", "strips", "layers", "charts", "trials", "main")
+SCRIPTS = ("common", "study")
 
 
 def write_report(view: StudyView, directory: Path) -> Path:
@@ -34,89 +40,39 @@ def write_report(view: StudyView, directory: Path) -> Path:
 
 def render_page(view: StudyView, directory: Path) -> str:
     """The page's HTML; `directory` is where it will stand, for its download links."""
-    digests = [*view.front, *(r.digest for r in view.finalists)]
-    content = page_content(view)
     compact = read_compact(directory)
-    content["layer_times"] = layer_times(view)
-    content["compact"] = [_compact_mark(model) for model in compact]
-    content["files"] = {d: links for d in dict.fromkeys(digests) if (links := model_links(directory, d))}
+    content = page_content(view, directory, compact)
+    named = {"axes": content["axes"], "splits": content["splits"]}
     return render(
-        "study.html",
-        SCRIPTS,
-        view=view,
-        content=content,
-        headline=content["headline"],
-        measured=measured(view),
-        rungs=content["rungs"],
-        vetoed=vetoed_rows(view),
-        audit=audit_table(view),
-        finalists=finalist_rows(view),
+        "study.html", SCRIPTS, content, view=view, headline=headline(view), named=named, sorted_by=SORTED,
+        slider=slider_ends(view, content),
+        front=front_rows(view), table_axes=[a.label for a in table_axes(view)],
+        trials=_trial_rows(view, {m["id"] for m in content["models"]}), left_out=content["left_out"],
+        menu=menu(view, content), layer_devices=list(content["layers"]), history=hypervolume_history(view),
+        rungs=rung_curves(view), vetoed=vetoed_rows(view), failed=failed_rows(view), audit=audit_table(view),
+        measured=measured_rows(view), files=study_links(directory, view.candidates),
         compact=compact_rows(compact) if compact else None,
-        compact_conditions=conditions(compact) if compact else "",
-        compact_note=table_note(compact) if compact else "",
-        files=study_links(directory, view.candidates),
-    )
+        compact_note=f"Measured alike: {conditions(compact)}. {table_note(compact)}" if compact else "",
+    )  # fmt: skip
 
 
-def finalist_rows(view: StudyView) -> list[dict[str, Any]]:
-    """The finalists with test score and latency as measured at the end, and each limit they missed."""
-    axes, metric = table_axes(view), metric_name(view)
+def _trial_rows(view: StudyView, shown: set[str]) -> list[dict[str, Any]]:
+    """The trials table: a row for each model, cells with text and, for numbers, the value that sorts."""
+    baseline, axes = baseline_record(view), table_axes(view)
     rows = []
-    for record in view.finalists:
-        score = record.score("test")
-        missed = [] if record.digest == "baseline" else breaches(view, record)
-        if record.digest in view.missed and not missed:
-            missed = ["a limit, as the search recorded it"]
-        rows.append(
-            {
-                "id": record.digest,
-                "score": score,
-                "missed": missed,
-                "score_text": score_text(score.value if score else None, metric),
-                "costs": [axis.text(number(record, axis.name)) for axis in axes],
-                "noisy": any(x.noisy for x in record.latencies),
-            }
-        )
+    for record in by_digest(view.records).values():
+        if record.digest not in shown:
+            continue
+        score = record.score()
+        on_front = "on the front" + " (chosen)" * (record.digest == view.chosen) if record.digest in view.front else ""
+        cells: list[tuple[str, float | None]] = [
+            (score_cell(score), score.value if score else None), (f"{score.epochs:g}" if score else "", None)
+        ]  # fmt: skip
+        cells += [(cost_cell(record, baseline, a), a.value(record)) for a in axes]
+        seconds = sum(record.seconds.values())
+        rows.append({
+            "number": record.number, "id": record.digest, "origin": record.origin, "state": record.state,
+            "front": record.digest in view.front, "cells": [*cells, (f"{seconds:.3g}", seconds)],
+            "remark": on_front or record.reason,
+        })  # fmt: skip
     return rows
-
-
-def _compact_mark(model: ComparedModel) -> dict[str, Any]:
-    """A compact network on the front's cost axes; its published accuracy has no place on the study's own score."""
-    values = {"params": model.cost.params, "macs": model.cost.macs, "size_bytes": model.cost.size_bytes}
-    return {"name": model.name, "values": {**values, latency_column(model.latency.device): model.latency.median_s}}
-
-
-def vetoed_rows(view: StudyView) -> list[dict[str, str]]:
-    """The vetoed choices as text: the interval is of time over the baseline layer's."""
-    rows = []
-    for veto in view.vetoed:
-        ratio, interval = veto.get("ratio"), veto.get("interval")
-        rows.append(
-            {
-                **{key: str(veto.get(key, "")) for key in ("site", "choice", "device")},
-                "ratio": f"{ratio:.2f}" if isinstance(ratio, float) else "–",
-                "interval": " – ".join(f"{x:.2f}" for x in interval) if interval else "–",
-            }
-        )
-    return rows
-
-
-def audit_table(view: StudyView) -> dict[str, list[Any]]:
-    """The audit of the latency model as header and rows of text; errors in percent."""
-    titles = {
-        "models": "measured models",
-        "mape": "mean error (MAPE)",
-        "tau": "rank correlation (Kendall τ)",
-        "worst": "worst error",
-    }
-    keys = list(dict.fromkeys(key for row in view.audit for key in row))
-    percent = {"mape", "worst"}
-    rows = [
-        [
-            f"{row[key]:.1%}" if key in percent and isinstance(row.get(key), float)
-            else f"{row[key]:.2f}" if isinstance(row.get(key), float) else str(row.get(key, ""))
-            for key in keys
-        ]
-        for row in view.audit
-    ]  # fmt: skip
-    return {"header": [titles.get(key, key) for key in keys], "rows": rows}

@@ -13,7 +13,7 @@ from typing import Any
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
-from ghostsearch.report.markdown import markdown_table, plain_text
+from ghostsearch.units import markdown_table, plain_text
 from ghostsearch.version import versions
 
 META_SUFFIX = ".meta.json"

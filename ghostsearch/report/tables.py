@@ -1,58 +1,65 @@
-"""Terminal tables of a study, by rich."""
+"""A study as rows of text: the terminal's front table, and the tables of report.md and of the page."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ghostsearch.records import Record, StudyView
 from ghostsearch.report.outcome import (
     baseline_record,
-    breaches,
+    cost_cell,
+    devices,
     find_record,
     metric_name,
-    number,
-    ratio_to_baseline,
+    model_id,
+    remark,
+    score_cell,
     table_axes,
+    variants,
 )
-from ghostsearch.units import score_text, share_text
+from ghostsearch.units import MISSING, setting_text
 
 if TYPE_CHECKING:
     from rich.console import JustifyMethod
     from rich.table import Table
 
+CIRCUMSTANCES = ("command", "date", "processor", "cores", "system")
+"""What a study's environment holds besides versions."""
+AUDIT_TITLES = {
+    "models": "measured models", "mape": "mean error (MAPE)", "tau": "rank correlation (Kendall τ)",
+    "worst": "worst error",
+}  # fmt: skip
+SORTED = "sorted by the first objective, best first"
+
 
 def front_rows(view: StudyView) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the front, baseline first: digest, scores, costs, with their share of baseline's, remark."""
-    baseline, metric = baseline_record(view), metric_name(view)
-    axes = table_axes(view)
+    """Header and rows of the baselines, the front and the finalists that missed a limit: digest, scores ± standard
+    error and the epochs behind them, costs with their share of the baseline's and its 95 % interval, remark."""
+    baseline, metric, axes = baseline_record(view), metric_name(view), table_axes(view)
     tested = any(r.score("test") for r in view.finalists)
-    header = ["model", f"validation {metric}", *([f"test {metric}"] if tested else [])]
+    header = ["model", f"validation {metric}", *([f"test {metric}"] if tested else []), "epochs"]
     header += [*(axis.label for axis in axes), "remark"]
     rows = []
-    for digest in dict.fromkeys(["baseline", *view.front]):
-        record = find_record(view, digest)
+    others = [find_record(view, d) for d in dict.fromkeys([*view.front, *view.missed]) if d != "baseline"]
+    for record in (baseline, *variants(view), *others):
         if record is None:
             continue
-        row = [digest, score_text(_validation(view, digest), metric)]
-        if tested:
-            row.append(score_text(number(record, "test_score"), metric))
-        for axis in axes:
-            if digest == "baseline":
-                row.append(axis.text(number(record, axis.name)))
-                continue
-            # No space inside the brackets, so that a narrow terminal breaks the line before them.
-            share = share_text(ratio_to_baseline(record, baseline, axis.name)).replace(" ", "")
-            row.append(f"{axis.text(number(record, axis.name))} ({share})")
-        rows.append([*row, remark(view, record)])
+        score = _validation(view, record)
+        row = [model_id(record), score_cell(score)] + [score_cell(record.score("test"))] * tested
+        rows.append(
+            [
+                *row,
+                f"{score.epochs:g}" if score else MISSING,
+                *(cost_cell(record, baseline, axis) for axis in axes),
+                remark(view, record),
+            ]
+        )
     return header, rows
 
 
-def remark(view: StudyView, record: Record) -> str:
-    """What to say of a model beside its figures: `chosen`, the limits it missed, noisy timing."""
-    words = ["chosen"] if record.digest == view.chosen else []
-    words += [f"missed: {text}" for text in breaches(view, record) if record.digest != "baseline"]
-    words += ["noisy"] * any(x.noisy for x in record.latencies)
-    return "; ".join(words)
+def _validation(view: StudyView, record: Record) -> Any:
+    """The newest validation score; final training may have added none to the trial's."""
+    return record.score() or next((r.score() for r in view.records if r.digest == record.digest), None)
 
 
 def front_table(view: StudyView) -> Table:
@@ -62,33 +69,81 @@ def front_table(view: StudyView) -> Table:
     from rich.table import Table
 
     header, rows = front_rows(view)
+    caption = (
+        f"{SORTED}; ± standard error; in brackets: share of the baseline's [95 % interval]; "
+        "noisy: quartiles more than a tenth of the median apart"
+    )
     table = Table(
         title=f"front of {escape(view.name)}: {len(view.front)} models from {len(view.records)} trials",
-        title_justify="left",
-        caption="in brackets: share of the baseline's; noisy: quartiles more than a tenth of the median apart",
-        caption_justify="left",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=0,
-    )
-    for number_of_column, name in enumerate(header):
-        text = number_of_column in (0, len(header) - 1)
-        justify: JustifyMethod = "left" if text else "right"
+        title_justify="left", caption=caption, caption_justify="left", header_style="bold", box=box.SIMPLE_HEAD,
+        show_edge=False, padding=0,
+    )  # fmt: skip
+    for column, name in enumerate(header):
+        justify: JustifyMethod = "left" if column in (0, len(header) - 1) else "right"
         # In two lines, so that 80 columns hold a device and the usual axes.
         heading = escape("\n".join(name.rsplit(" ", 1)))
-        table.add_column(heading, justify=justify, overflow="fold", no_wrap=not number_of_column)
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=not column)
     for row in rows:
-        style = "bold green" if row[0] == view.chosen else "dim" if row[0] == "baseline" else ""
+        style = "bold green" if row[0] == view.chosen else "dim" if row[0].endswith("baseline") else ""
         table.add_row(*(escape(cell or "") for cell in row), style=style)
     return table
 
 
-def _validation(view: StudyView, digest: str) -> float | None:
-    """The search's own validation score; final training may have added no newer one."""
-    record = find_record(view, digest)
-    value = number(record, "score") if record else None
-    if value is not None:
-        return value
-    trial = next((r for r in view.records if r.digest == digest), None)
-    return number(trial, "score") if trial else None
+def vetoed_rows(view: StudyView) -> list[dict[str, str]]:
+    """The choices left out as text: the interval is of time over the baseline layer's, the reason that of a failure."""
+    rows = []
+    for veto in view.vetoed:
+        ratio, interval = veto.get("ratio"), veto.get("interval")
+        texts = {key: str(veto.get(key) or "") for key in ("site", "choice", "device", "reason")}
+        span = " – ".join(f"{x:.2f}" for x in interval) if interval else MISSING
+        rows.append(texts | {"ratio": f"{ratio:.2f}" if isinstance(ratio, float) else MISSING, "interval": span})
+    return rows
+
+
+def failed_rows(view: StudyView) -> list[tuple[str, str, str]]:
+    """Trials that failed: number, digest and reason."""
+    return [(str(r.number), r.digest, r.reason) for r in view.records if r.state == "failed"]
+
+
+def audit_table(view: StudyView) -> tuple[list[str], list[list[str]]]:
+    """The audit of the latency model as header and rows of text; errors in percent."""
+    keys = list(dict.fromkeys(key for row in view.audit for key in row))
+
+    def text(key: str, value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.1%}" if key in ("mape", "worst") else f"{value:.2f}"
+        return str(value)
+
+    return [AUDIT_TITLES.get(k, k) for k in keys], [[text(k, row.get(k, "")) for k in keys] for row in view.audit]
+
+
+def measured_rows(view: StudyView) -> list[tuple[str, str]]:
+    """How it was measured: device, threads, batch, timing, scores, versions, seed and command, as name and text."""
+    rows = [(f"device {device}", text) for device in devices(view) if (text := _timing(view, device))]
+    sample = next((r for r in (*view.records, *view.finalists) if r.scores), None)
+    if sample and (score := sample.score()):
+        rows.append(("search score", f"{score.metric} on {score.images} {score.split} images, seed {score.seed}"))
+    # The baseline may have had no further epoch, so the longest trained finalist speaks for all.
+    final = max((s for r in view.finalists if (s := r.score("test"))), key=lambda s: s.epochs, default=None)
+    if final:
+        text = f"{final.metric} on {final.images} test images, read once, after {final.epochs:g} epochs"
+        rows.append(("final score", text))
+    circumstances = {key: view.environment[key] for key in CIRCUMSTANCES if key in view.environment}
+    rows += circumstances.items()
+    rows.append(("versions", ", ".join(f"{k} {v}" for k, v in view.environment.items() if k not in circumstances)))
+    given = {key: value for key, value in view.config.items() if value not in (None, (), [], {})}
+    rows.append(("options", "; ".join(f"{key} {setting_text(value)}" for key, value in given.items())))
+    return [(name, text) for name, text in rows if text]
+
+
+def _timing(view: StudyView, device: str) -> str:
+    """How a device was timed, from the record that was timed last."""
+    record = next((r for r in reversed((*view.records, *view.finalists)) if r.latency(device)), None)
+    latency = record.latency(device) if record else None
+    if latency is None:
+        return ""
+    threads = f"{latency.threads} thread{'s' * (latency.threads != 1)}"
+    runs = f"median of {len(latency.times_s)} forwards after warm-up"
+    text = f"batch {latency.batch}, {threads}, {latency.precision}; {runs}"
+    text += ", interleaved with the baseline" if latency.baseline_times_s else ""
+    return f"{text}; CPU wait time is subtracted" if latency.waited_s else text

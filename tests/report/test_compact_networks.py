@@ -12,11 +12,13 @@ from ghostsearch.report.compact import (
     ComparedModel,
     compact_page,
     compact_rows,
+    compare_models,
+    find_model,
+    published_accuracy,
     read_compact,
     table_note,
     write_compact,
 )
-from ghostsearch.report.compact_networks import compare_models, find_model, published_accuracy
 from ghostsearch.report.result_page import write_page
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert

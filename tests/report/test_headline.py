@@ -40,16 +40,16 @@ BASELINE = record("baseline", 0.9, 8e-3, 40_000_000, test=0.91)
 @pytest.mark.parametrize(
     ("seconds", "pace"),
     [
-        (4e-3, "is 2.00× as fast as the baseline on onnxruntime:cpu (4.00 ms against 8.00 ms)"),
-        (10e-3, "is 1.25× as slow as the baseline on onnxruntime:cpu (10.0 ms against 8.00 ms)"),
-        (8e-3, "is as fast as the baseline on onnxruntime:cpu (8.00 ms against 8.00 ms)"),
+        (4e-3, "is 2.00× as fast as the baseline on onnxruntime:cpu, 4.00 ms (50%)"),
+        (10e-3, "is 1.25× as slow as the baseline on onnxruntime:cpu, 10.0 ms (125%)"),
+        (8e-3, "is as fast as the baseline on onnxruntime:cpu, 8.00 ms (100%)"),
     ],
 )
 def test_says_the_pace_in_the_right_direction(seconds: float, pace: str) -> None:
     small = record("0123456789", 0.88, seconds, 10_000_000)
     assert headline(study(BASELINE, small, chosen="0123456789")) == (
-        f"Model 0123456789, the knee of the front, {pace}, with 25 % of its MACs and 25 % of its parameters, "
-        "at 88.0 % validation accuracy against the baseline's 90.0 %."
+        f"Model 0123456789 {pace}, with 25 % of its MACs and 25 % of its parameters, "
+        "at 88.0 ± 3.2 % validation accuracy against the baseline's 90.0 ± 3.0 %."
     )
 
 
@@ -57,7 +57,17 @@ def test_takes_test_scores_once_the_finalists_have_them() -> None:
     small = record("0123456789", 0.88, 4e-3, 10_000_000)
     final = record("0123456789", 0.88, 4e-3, 10_000_000, test=0.905)
     text = headline(study(BASELINE, small, chosen="0123456789", finalists=(BASELINE, final)))
-    assert text.endswith("at 90.5 % test accuracy against the baseline's 91.0 %.")
+    assert text.endswith("at 90.5 ± 2.9 % test accuracy against the baseline's 91.0 ± 2.9 %.")
+
+
+def test_compares_with_the_better_of_the_two_baselines() -> None:
+    small = record("0123456789", 0.88, 4e-3, 10_000_000, test=0.905)
+    for score, expected in ((0.93, "the baseline's 93.0 ± 2.6 % with the same training."), (0.89, "91.0 ± 2.9 %.")):
+        trained = BASELINE.model_copy(
+            update={"origin": "trained baseline", "scores": record("baseline", 0.9, 1, 1, test=score).scores}
+        )
+        text = headline(study(BASELINE, small, chosen="0123456789", finalists=(BASELINE, trained, small)))
+        assert text.endswith(expected)
 
 
 def test_without_latency_it_speaks_of_macs() -> None:
@@ -65,8 +75,8 @@ def test_without_latency_it_speaks_of_macs() -> None:
         r.model_copy(update={"latencies": ()}) for r in (BASELINE, record("0123456789", 0.88, 1, 10_000_000))
     )
     text = headline(study(baseline, small, chosen="0123456789"))
-    name = "Model 0123456789, the knee of the front,"
-    assert text.startswith(f"{name} has 25 % of the baseline's MACs and 25 % of its parameters, at 88.0 %")
+    name = "Model 0123456789"
+    assert text.startswith(f"{name} has 25 % of the baseline's MACs and 25 % of its parameters, at 88.0 ±")
 
 
 def test_claims_nothing_when_the_baseline_model_stays() -> None:

@@ -12,8 +12,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Score, StudyView
 from ghostsearch.report.compact import ComparedModel, Published, write_compact
 from ghostsearch.report.comparison import different_settings, figure_rows, write_comparison
-from ghostsearch.report.content import MAX_MODELS_BYTES, page_content
-from ghostsearch.report.links import model_links, study_links
+from ghostsearch.report.content import MAX_MODELS_BYTES, model_links, page_content, study_links
 from ghostsearch.report.outcome import cost_axes
 from ghostsearch.report.page import render_page, write_report
 
@@ -23,7 +22,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 
 def data_of(html: str) -> dict:
-    found = re.search(r'<script type="application/json" id="study">(.*?)</script>', html, re.DOTALL)
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
     assert found
     return json.loads(found.group(1))
 
@@ -74,7 +73,7 @@ def test_thousands_of_trials_stay_small_and_say_what_is_left_out(view: StudyView
     base = view.records[20]
     many = tuple(base.model_copy(update={"number": 100 + i, "digest": f"{i:010x}"}) for i in range(4000))
     huge = view.model_copy(update={"records": (*view.records, *many)})
-    content = page_content(huge)
+    content = page_content(huge, tmp_path)
     shown = {m["id"] for m in content["models"]}
     assert {*view.front, "baseline"} <= shown
     assert 100 < len(shown) < len(huge.records)
@@ -87,8 +86,9 @@ def test_a_score_that_is_no_number_does_not_break_the_page(view: StudyView, tmp_
     broken = Score(metric="accuracy", value=float("nan"), split="validation", epochs=0, images=10, seed=0)
     record = view.records[6].model_copy(update={"scores": (broken,), "state": "failed", "reason": "loss is NaN"})
     html = render_page(view.model_copy(update={"records": (*view.records[:6], record, *view.records[7:])}), tmp_path)
-    model = next(m for m in data_of(html)["models"] if m["number"] == 6)
-    assert model["score"] is None
+    assert record.digest in {m["id"] for m in data_of(html)["models"]}
+    failed = html[html.index('id="failed"') :].partition("</section>")[0]
+    assert "loss is NaN" in failed
 
 
 def test_an_unfinished_study_has_a_page_too(view: StudyView, tmp_path: Path) -> None:
@@ -96,21 +96,37 @@ def test_an_unfinished_study_has_a_page_too(view: StudyView, tmp_path: Path) -> 
     young = view.model_copy(update={**nothing, "records": view.records[:1], "chosen": ""})
     html = write_report(young, tmp_path).read_text(encoding="utf-8")
     assert "No model" in html
-    assert 'id="finalists"' not in html
+
+
+def test_the_report_does_not_depend_on_the_working_directory(view: StudyView, tmp_path: Path, monkeypatch) -> None:
+    """A preset of the same name elsewhere, or none at all, changes nothing."""
+    study = view.model_copy(update={"config": {**view.config, "space": "mine.yaml"}})
+    pages = []
+    for name, preset in (("here", "width_multiple: 8\nsites: []\n"), ("there", None)):
+        (tmp_path / name).mkdir()
+        if preset:
+            (tmp_path / name / "mine.yaml").write_text(preset)
+        monkeypatch.chdir(tmp_path / name)
+        pages.append(page_content(study, tmp_path))
+    assert pages[0] == pages[1]
+    assert any(
+        "of 16 channels" in text for trace in pages[0]["strips"]["data"] for text in trace.get("hovertext") or ()
+    )
 
 
 def test_missed_limits_are_shown_as_missed(view: StudyView, tmp_path: Path) -> None:
     assert view.missed
     html = render_page(view, tmp_path)
     row = html[html.index(f'<tr data-model="{view.missed[0]}">') :].partition("</tr>")[0]
-    assert "missed</strong>: latency on onnxruntime:cpu" in row
+    assert 'missed">missed: latency on onnxruntime:cpu' in row
 
 
 def test_layer_times_are_those_of_the_study(view: StudyView, tmp_path: Path) -> None:
-    (timed,) = data_of(render_page(view, tmp_path))["layer_times"]
-    assert timed["layers"] == [site["path"] for site in view.anatomy["sites"]]
-    assert timed["baseline"] == [site["macs"] / 25e9 for site in view.anatomy["sites"]]
-    assert set(timed["models"]) == {r.digest for r in view.finalists}
+    ((_, figures),) = data_of(render_page(view, tmp_path))["layers"].items()
+    assert set(figures) == {r.digest for r in view.finalists}
+    before, _ = figures[view.chosen]["data"]
+    assert before["x"] == [site["path"] for site in view.anatomy["sites"]]
+    assert before["y"] == pytest.approx([1e6 * site["macs"] / 25e9 for site in view.anatomy["sites"]], rel=1e-4)
     untimed = render_page(view.model_copy(update={"layers": ()}), tmp_path)
     assert 'id="layer-plot"' not in untimed
 
@@ -127,7 +143,8 @@ def test_compact_networks_stand_on_the_page(view: StudyView, tmp_path: Path) -> 
     html = render_page(view, tmp_path)
     assert "<img src=x" not in html
     assert "not measured here" in html
-    assert data_of(html)["compact"][0]["values"]["macs"] == record.cost.macs
+    (trace,) = (t for t in data_of(html)["front"]["macs"]["test"]["data"] if t.get("yaxis") == "y2")
+    assert trace["x"] == [pytest.approx(record.cost.macs / 1e6, rel=1e-4)]
 
 
 def test_comparison_needs_two_studies_that_share_a_cost(view: StudyView, tmp_path: Path) -> None:

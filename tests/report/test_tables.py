@@ -9,10 +9,9 @@ from rich.console import Console
 
 from ghostsearch.records import StudyView
 from ghostsearch.report.colours import choice_colours, short_name
-from ghostsearch.report.markdown import markdown_table, plain_text, render_markdown
-from ghostsearch.report.pictures import draw_front, draw_layers
+from ghostsearch.report.summary import draw_pictures, render_markdown
 from ghostsearch.report.tables import front_rows, front_table
-from ghostsearch.units import milliseconds, score_text, share_text, with_prefix
+from ghostsearch.units import markdown_table, milliseconds, plain_text, score_text, share_text, with_prefix
 
 
 @pytest.mark.parametrize(
@@ -26,7 +25,10 @@ from ghostsearch.units import milliseconds, score_text, share_text, with_prefix
         (milliseconds(0.0021549), "2.15 ms"),
         (milliseconds(0.1234), "123 ms"),
         (milliseconds(2.134e-05), "0.0213 ms"),
+        (milliseconds(0.00037), "0.370 ms"),
         (score_text(0.87649, "accuracy"), "87.6 %"),
+        (score_text(0.87649, "accuracy", 0.0041), "87.6 ± 0.4 %"),
+        (score_text(0.123456, "rmse", 0.0123), "0.1235 ± 0.012"),
         (score_text(0.123456, "rmse"), "0.1235"),
         (share_text(0.614), "61 %"),
         (share_text(0.0614), "6.1 %"),
@@ -55,8 +57,8 @@ def test_names_do_not_become_terminal_markup(view: StudyView) -> None:
 
 
 def test_markdown_holds_headline_pictures_and_front(view: StudyView) -> None:
-    text = render_markdown(view)
-    for part in ("![Front](front.png)", "![Layers](layers.png)", "**Missed a limit", *view.front):
+    text = render_markdown(view, ["front.png", "layers.png"])
+    for part in ("![Score against cost](front.png)", "![Layers](layers.png)", "**Missed a limit", *view.front):
         assert part in text
     assert "<made up>" not in text
     assert "&lt;made up&gt;" in text
@@ -71,8 +73,10 @@ def test_markdown_cells_stay_in_their_cell() -> None:
 def test_pictures_are_png_of_a_readable_size(view: StudyView, tmp_path) -> None:
     from PIL import Image
 
-    for draw, name in ((draw_front, "front.png"), (draw_layers, "layers.png")):
-        with Image.open(draw(view, tmp_path / name)) as picture:
+    names = draw_pictures(view, tmp_path)
+    assert names == ["front.png", "layers.png", "latency.png"]
+    for name in names:
+        with Image.open(tmp_path / name) as picture:
             assert picture.format == "PNG"
             assert picture.width >= 1000
             # More than a blank sheet: the drawing itself has many colours.

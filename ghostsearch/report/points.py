@@ -1,0 +1,137 @@
+"""What stands on a picture of score against cost: each model's mark and error bars, and the front of these two axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+
+from ghostsearch.pareto import pareto_front
+from ghostsearch.records import Axis, Record, StudyView
+from ghostsearch.report.outcome import by_digest, is_variant, last_rung, model_id, standard_error, variants
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a kind of model is drawn, in plotly's names; an open symbol is off the front."""
+
+    symbol: str
+    colour: str
+    size: int
+
+
+MARKS: Mapping[str, Mark] = {
+    "chosen": Mark("star", "accent", 17),
+    "baseline": Mark("square", "ink", 12),
+    "trained baseline": Mark("square-open", "ink", 12),
+    "int8 baseline": Mark("cross", "ink", 12),
+    "missed a limit": Mark("x", "warn", 10),
+    "front, uniform": Mark("diamond", "uniform", 11),
+    "front": Mark("circle", "accent", 10),
+    "uniform": Mark("diamond-open", "uniform", 10),
+    "other models": Mark("circle-open", "other", 8),
+    "stopped early": Mark("triangle-down-open", "other", 6),
+}
+"""How each kind of model is marked; the first ones lie on top. Colours are names of the page's palette."""
+NAMED_KINDS = tuple(MARKS)[:8]
+"""Kinds that the page's menu names one by one."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model on the picture, in the picture's units."""
+
+    model: str
+    kind: str
+    x: float
+    y: float
+    x_range: tuple[float, float] | None
+    """95 % interval of the latency, from its ratio to the baseline."""
+    y_error: float | None
+    """Standard error of the score."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Score against one cost, with the front of these two axes alone."""
+
+    cost: Axis
+    score: Axis
+    points: tuple[Point, ...]
+    line: tuple[tuple[float, float], ...]
+    """The front's corners, by cost."""
+
+
+def make_panel(view: StudyView, cost: Axis, score: Axis) -> Panel:
+    """Every model that has both figures: the trials for the validation score, the finalists for the test score.
+
+    A mark is called `front` where no other model of the same rung that meets every limit beats it on these two axes.
+    """
+    tested = score.name == "test_score"
+    trials = by_digest(view.finalists if tested else (*view.records, *untried(view)))
+    records = [r for r in (*trials.values(), *variants(view)) if _places(r, cost, score)]
+    eligible = [r for r in records if _may_be_front(view, r, cost, score)]
+    sign = -1.0 if score.maximize else 1.0
+    places = [place for r in eligible for place in _places(r, cost, score)]
+    front = pareto_front([(x, sign * y) for x, y in places])
+    best = {eligible[i].digest for i in front}
+    points = tuple(_point(r, _kind(view, r, r.digest in best), cost, score) for r in records)
+    return Panel(cost, score, points, tuple(sorted(places[i] for i in front)))
+
+
+def untried(view: StudyView) -> list[Record]:
+    """The finalists without a trial in the view: all of a study whose trials are kept elsewhere."""
+    known = {r.digest for r in view.records}
+    return [r for r in view.finalists if r.digest not in known]
+
+
+def _places(record: Record, cost: Axis, score: Axis) -> list[tuple[float, float]]:
+    """Where it stands, in the picture's units; empty where a figure is missing."""
+    x, y = cost.value(record), score.value(record)
+    if x is None and cost.device and is_variant(record):
+        # The baseline in int8 runs on the device's int8 variant.
+        x = next((a.median_s for a in record.latencies if a.device.startswith(cost.device)), None)
+    if x is None or y is None or not isfinite(x) or not isfinite(y):
+        return []
+    return [(x * cost.scale[0], y * score.scale[0])]
+
+
+def _may_be_front(view: StudyView, record: Record, cost: Axis, score: Axis) -> bool:
+    """Whether it meets the limits and may be compared: scores of different rungs are not."""
+    if is_variant(record) or record.state != "complete" or record.digest in view.missed:
+        return False
+    newest = record.score("test" if score.name == "test_score" else "validation")
+    if record.digest != "baseline" and score.name == "score" and newest and newest.epochs < last_rung(view):
+        return False
+    return not (cost.breach(record) or score.breach(record))
+
+
+def _kind(view: StudyView, record: Record, on_front: bool) -> str:
+    """What a model is on the picture: the first of MARKS that fits it."""
+    if is_variant(record) or record.digest == "baseline":
+        return model_id(record) if model_id(record) in MARKS else "baseline"
+    if record.digest == view.chosen:
+        return "chosen"
+    if record.digest in view.missed:
+        return "missed a limit"
+    if record.origin == "uniform":
+        return "front, uniform" if on_front else "uniform"
+    if on_front:
+        return "front"
+    return "other models" if record.state == "complete" and not record.reason else "stopped early"
+
+
+def kinds(view: StudyView, panel: Panel | None) -> dict[str, str]:
+    """The kind of every model, as the panel has it; of the rest by what the study says of them."""
+    found = {model_id(r): _kind(view, r, r.digest in view.front) for r in (*view.records, *view.finalists)}
+    return found | ({p.model: p.kind for p in panel.points} if panel else {})
+
+
+def _point(record: Record, kind: str, cost: Axis, score: Axis) -> Point:
+    ((x, y),) = _places(record, cost, score)
+    latency = record.latency(cost.device) if cost.device else None
+    span = latency.interval_s if latency and latency.ratio_interval else None
+    error = standard_error(record.score("test" if score.name == "test_score" else "validation"))
+    (fx, _), (fy, _) = cost.scale, score.scale
+    around = span and (min(span[0] * fx, x), max(span[1] * fx, x))
+    return Point(model_id(record), kind, x, y, around, None if error is None else error * fy)

@@ -1,0 +1,64 @@
+"""Marks and the front of a picture agree: what is called front lies on the line, and nothing else does."""
+
+from __future__ import annotations
+
+import pytest
+
+from ghostsearch.records import Latency, Record, Score, StudyView
+from ghostsearch.report.outcome import cost_axes, last_rung, score_axis, standard_error
+from ghostsearch.report.points import make_panel
+
+ON_FRONT = {"front", "front, uniform", "chosen", "baseline"}
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("column", ["latency_s[onnxruntime:cpu]", "macs", "params"])
+def test_the_front_is_that_of_the_axes_shown(view: StudyView, split: str, column: str) -> None:
+    cost = next(a for a in cost_axes(view) if a.name == column)
+    panel = make_panel(view, cost, score_axis(view, split))
+    corners = set(panel.line)
+    for point in panel.points:
+        on_line = (point.x, point.y) in corners
+        assert not on_line or point.kind in ON_FRONT
+        assert on_line or not point.kind.startswith("front")
+    scores = [y for _, y in panel.line]
+    assert scores == sorted(scores)
+    assert len(set(scores)) == len(scores)
+
+
+def test_scores_of_an_earlier_rung_are_not_on_the_front(view: StudyView) -> None:
+    early = view.records[1].scores[0].model_copy(update={"value": 0.999})
+    lucky = view.records[20].model_copy(update={"scores": (early,), "state": "complete", "reason": "stopped at rung 0"})
+    assert early.epochs < last_rung(view)
+    records = tuple(lucky if r.digest == lucky.digest else r for r in view.records)
+    panel = make_panel(view.model_copy(update={"records": records}), cost_axes(view)[0], score_axis(view))
+    (point,) = (p for p in panel.points if p.model == lucky.digest)
+    assert point.kind == "stopped early"
+    assert (point.x, point.y) not in panel.line
+
+
+def test_further_baselines_have_marks_of_their_own_off_the_front(view: StudyView) -> None:
+    baseline = view.finalists[0]
+    trained = baseline.model_copy(update={"origin": "trained baseline"})
+    quick = Latency(device="onnxruntime:cpu:int8", threads=1, batch=1, times_s=(1e-4,))
+    int8 = baseline.model_copy(update={"origin": "int8 baseline", "latencies": (quick,)})
+    study = view.model_copy(update={"finalists": (*view.finalists, trained, int8)})
+    panel = make_panel(study, cost_axes(view)[0], score_axis(view, "test"))
+    marks = {p.model: p for p in panel.points}
+    assert {"baseline", "trained baseline", "int8 baseline"} <= set(marks)
+    assert marks["int8 baseline"].x == pytest.approx(0.1)
+    assert panel.line == make_panel(view, cost_axes(view)[0], score_axis(view, "test")).line
+
+
+def test_error_bars_are_the_interval_and_the_standard_error(view: StudyView) -> None:
+    panel = make_panel(view, cost_axes(view)[0], score_axis(view, "test"))
+    record: Record = view.finalists[1]
+    (point,) = (p for p in panel.points if p.model == record.digest)
+    latency = record.latencies[-1]
+    assert point.x_range == pytest.approx([1e3 * x for x in latency.interval_s], rel=0.05)
+    assert point.x_range[0] <= point.x <= point.x_range[1]
+    value = record.score("test").value
+    assert point.y_error == pytest.approx(100 * (value * (1 - value) / 1000) ** 0.5)
+    stated = Score(metric="psnr", value=30.0, split="test", epochs=0, images=10, seed=0, stderr=0.5)
+    assert standard_error(stated) == 0.5
+    assert standard_error(stated.model_copy(update={"stderr": None})) is None
