@@ -1,0 +1,59 @@
+"""Groups of options: one frozen model for a function's arguments, a command's options, run.yaml and the docs."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ghostsearch.errors import GhostsearchError, key_of
+
+
+class OptionError(GhostsearchError):
+    """A value that an option refuses; `option` is the option's name, empty where several do not go together."""
+
+    def __init__(self, error: ValidationError) -> None:
+        first = error.errors()[0]
+        self.option = key_of(first["loc"])
+        message = str(first["msg"]).removeprefix("Value error, ")
+        value = f", got {reprlib.repr(first['input'])[:80]}" if self.option else ""
+        super().__init__(f"{self.option + ': ' if self.option else ''}{message}{value}")
+
+
+class Options(BaseModel):
+    """Named values that belong together; a wrong one raises OptionError, in one line."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise OptionError(error) from None
+
+    def but(self, **changes: Any) -> Self:
+        """The same options with some changed, checked like new ones."""
+        return type(self)(**{**dict(self), **changes})
+
+
+def option(default: Any, text: str, *, panel: str = "Options", cli: bool = True, **limits: Any) -> Any:
+    """A field of a group: its default, its help, the panel of the help it stands in, and what pydantic checks.
+
+    `cli=False` leaves it out of the command line.
+    """
+    return Field(default=default, description=text, json_schema_extra={"panel": panel, "cli": cli}, **limits)
+
+
+def _as_tuple(value: Any) -> Any:
+    """A list or a comma-separated text as a tuple, so that the command line and YAML may write either."""
+    if isinstance(value, str):
+        value = [value]
+    # Only of scalars: a nest of YAML aliases would print as gigabytes.
+    if isinstance(value, list | tuple) and all(isinstance(item, str | int | float) for item in value):
+        return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
+    return value
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+"""Several values; a repeatable option on the command line."""

@@ -1,0 +1,79 @@
+"""How a model is trained: the options that every command and function that trains takes, and what training returns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ghostsearch.options import Options, option
+
+TRAINING = "Training"
+
+
+class Recipe(Options):
+    """SGD with Nesterov momentum: a linear warm-up to `lr`, then a cosine to zero."""
+
+    epochs: float = option(20, "Epochs.", panel=TRAINING, gt=0, allow_inf_nan=False)
+    batch_size: int = option(64, "Training batch size, in images.", panel=TRAINING, ge=1)
+    lr: float = option(0.05, "Highest learning rate.", panel=TRAINING, gt=0, allow_inf_nan=False)
+    warmup: float = option(0.1, "Share of the steps in which the learning rate climbs.", panel=TRAINING, ge=0, lt=1)
+    momentum: float = option(0.9, "Nesterov momentum.", panel=TRAINING, cli=False, ge=0, lt=1)
+    weight_decay: float = option(
+        5e-4, "Of convolutions and linear layers; never of biases and BatchNorm.", panel=TRAINING, ge=0,
+        allow_inf_nan=False,
+    )  # fmt: skip
+    clip_norm: float = option(
+        1.0, "Longest gradient; 0 leaves gradients alone.", panel=TRAINING, cli=False, ge=0, allow_inf_nan=False
+    )
+    distillation: float = option(
+        0.5, "Share of the distillation loss where there is a teacher.", panel=TRAINING, ge=0, le=1
+    )
+    ema: float = option(
+        0.0, "Decay of the weights' moving average, which is what is scored and kept; 0: none.", panel=TRAINING,
+        ge=0, lt=1,
+    )  # fmt: skip
+    compute_device: str = option("auto", "Where to train and fit: cpu, cuda, cuda:1 or auto.", panel=TRAINING)
+    processes: int = option(1, "Processes to train in, a GPU each.", panel=TRAINING, ge=1)
+    train_precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = option(
+        "auto", "32-true, bf16-mixed or 16-mixed; auto: mixed on a GPU.", panel=TRAINING
+    )
+    seed: int = option(0, "Seed of everything random.", panel="Output", ge=0)
+
+    def lr_share(self, step: int, steps: int) -> float:
+        """Learning rate of a step (from 0) over the highest: up in a line, down along a cosine to zero."""
+        climb = round(self.warmup * steps)
+        if step < climb:
+            return (step + 1) / (climb + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1, steps - climb)))
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch of training came to."""
+
+    epoch: int
+    """From 1."""
+    steps: int
+    """Steps taken so far."""
+    loss: float
+    """Mean over the epoch's batches."""
+    lr: float
+    """Learning rate at its end."""
+    seconds: float
+    """Since training began."""
+    score: float | None = None
+    """On the validation split; None where it was not asked for."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training came to; the model itself was trained in place."""
+
+    epochs: float
+    steps: int
+    seconds: float
+    device: str
+    precision: str
+    """Lightning's name, such as `32-true` or `bf16-mixed`."""
+    history: tuple[Epoch, ...]
