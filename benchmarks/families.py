@@ -34,6 +34,7 @@ from ghostsearch.measure.devices.onnxruntime_cpu import OnnxRuntimeCpu
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.onnx_graph.quantize import Int8Options
+from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.records import Latency
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
@@ -162,7 +163,7 @@ def measure(work: Path) -> None:
     }
     example = example_input(load_model(MODEL).input)
     found = measure_latency(
-        files, example, device=OnnxRuntimeCpu(), baseline=files["baseline float"], time_limit_s=TIMING_S
+        files, example, device=OnnxRuntimeCpu(), baseline=files["baseline float"], setting=Setting(time_limit=TIMING_S)
     )
     write_text(work / TIMES, json.dumps({name: x.model_dump(mode="json") for name, x in found.items()}))
 

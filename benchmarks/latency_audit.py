@@ -34,8 +34,10 @@ from ghostsearch.measure.audit import (
     random_architectures,
     unseen_architectures,
 )
-from ghostsearch.measure.latency_table import LatencyTable, Setting
+from ghostsearch.measure.cells import CellStore
+from ghostsearch.measure.latency_table import LatencyTable
 from ghostsearch.measure.profiling import profile
+from ghostsearch.measure.setting import Setting
 from ghostsearch.records import Latency
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space.architecture import Architecture
@@ -57,12 +59,12 @@ class Bench:
         self.example = torch.randn(1, 3, given.size, given.size)
         self.anatomy = find_sites(self.model, self.example)
         space = load_preset(given.space).resolve(self.anatomy)
-        setting = Setting.of(given.device, threads=given.threads, batch=given.batch)
+        setting = Setting(threads=given.threads, batch=given.batch)
         # A store of its own: cells kept from a busier hour would be audited instead of the method.
         start = time.perf_counter()
         self.table: LatencyTable = profile(
-            self.model, self.example, self.anatomy, space, setting, directory=self.work, cell_s=given.cell_s,
-            progress=_print,
+            self.model, self.example, self.anatomy, space, CellStore(given.device, setting, self.work),
+            cell_s=given.cell_s, progress=_print,
         )  # fmt: skip
         print(f"{name}: profile took {time.perf_counter() - start:.0f} s", flush=True)
         self.rows = self.work / "architectures.jsonl"

@@ -27,6 +27,7 @@ from rows import append_row, read_rows
 
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.setting import Setting
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 
 TARGET = 0.02
@@ -54,7 +55,7 @@ def one_try(name: str, device: str, number: int, given: argparse.Namespace) -> d
     with burning(given.load):
         latency = measure_latency(
             {"copy": pair[1]}, torch.randn(1, 3, given.size, given.size), device=device, baseline=pair[0],
-            threads=given.threads, time_limit_s=given.time_limit, seed=number,
+            setting=Setting(threads=given.threads, time_limit=given.time_limit, seed=number),
         )["copy"]  # fmt: skip
     assert latency.ratio is not None
     assert latency.ratio_interval is not None

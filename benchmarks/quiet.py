@@ -20,6 +20,7 @@ from typing import Any
 
 from ghostsearch.machine import processor
 from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import example_input, load_model
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 
@@ -54,7 +55,10 @@ def beside(way: str, repetitions: int, seconds: float) -> dict[str, Any]:
             for seed in range(repetitions):
                 found.append(
                     measure_latency(
-                        {"twin": twin}, example, baseline=loaded.module, time_limit_s=seconds, narrow=0.001, seed=seed
+                        {"twin": twin},
+                        example,
+                        baseline=loaded.module,
+                        setting=Setting(time_limit=seconds, narrow=0.001, seed=seed),
                     )["twin"]
                 )
                 # The trainings go on between two timings, as in a search.

@@ -35,6 +35,7 @@ from ghostsearch.graph.capture import copied
 from ghostsearch.measure.audit import random_architectures
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.setting import Setting
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.choice import Ghost, parse_choice
 from ghostsearch.study.bench import Bench, open_bench, train_baseline
@@ -152,7 +153,10 @@ def add_latencies(bench: Bench, file: Path, args: argparse.Namespace) -> None:
     rows, names = read_rows(file), [f"{i}" for i in range(len(read_rows(file)))]
     models = {name: rebuilt(bench, r) for name, r in zip(names, rows, strict=True)}
     timed = measure_latency(
-        models, bench.example, baseline=bench.baseline.module, time_limit_s=args.time_limit, seed=args.seed
+        models,
+        bench.example,
+        baseline=bench.baseline.module,
+        setting=Setting(time_limit=args.time_limit, seed=args.seed),
     )
     for name, values in zip(names, rows, strict=True):
         values["latency_ratio"] = str(timed[name].ratio)

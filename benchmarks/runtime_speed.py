@@ -22,6 +22,7 @@ from rows import append_row, read_rows
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.setting import Setting
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space.preset import load_preset
 from ghostsearch.surgery.convert import convert
@@ -42,7 +43,11 @@ def measure(name: str, device: str, given: argparse.Namespace) -> list[dict[str,
     built = {c: convert(model, space.uniform(c), example=example, anatomy=anatomy) for c in CHOICES}
     baseline_macs = measure_cost(model, example).macs
     found = measure_latency(
-        built, example, device=device, baseline=model, threads=given.threads, time_limit_s=given.time_limit
+        built,
+        example,
+        device=device,
+        baseline=model,
+        setting=Setting(threads=given.threads, time_limit=given.time_limit),
     )
     rows = []
     for choice, latency in found.items():

@@ -28,9 +28,10 @@ from ghostsearch.measure.devices.onnx_file import onnx_bytes
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.measure.devices.base import Device, Prepared, RunOptions, refusals
+from ghostsearch.measure.devices.base import Device, Prepared, refusals
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.measure.inputs import flat_inputs
+from ghostsearch.measure.setting import Setting
 
 HOST_VARIABLE = "GHOSTSEARCH_SSH"
 SLACK_CORES = 0.35
@@ -185,7 +186,7 @@ class SshOnnxRuntime(Device):
         """The far side's name and processor."""
         return str(self.link.ask("hello")[0]["place"])
 
-    def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
+    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
         """The model in a session over there."""
         with refusals(self.name):
             graph, names = onnx_bytes(model, example)
@@ -196,5 +197,5 @@ class SshOnnxRuntime(Device):
                 files.append(file.getvalue())
             link = self.link
             link.models += 1
-            link.ask("load", [graph, *files], model=link.models, names=names, threads=options.threads)
-            return FarPrepared(link, link.models, options.threads)
+            link.ask("load", [graph, *files], model=link.models, names=names, threads=setting.threads)
+            return FarPrepared(link, link.models, setting.threads)

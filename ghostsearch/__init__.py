@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ghostsearch.export.saved import save as save
     from ghostsearch.measure.cost import measure_cost as measure_cost
     from ghostsearch.measure.latency import measure_latency as measure_latency
+    from ghostsearch.measure.setting import Setting as Setting
     from ghostsearch.models.load import load_model as load_model
     from ghostsearch.pareto import pareto_front as pareto_front
     from ghostsearch.report.page import write_report as write_report
@@ -26,13 +27,16 @@ if TYPE_CHECKING:
     from ghostsearch.study.run import search as search
     from ghostsearch.surgery.convert import convert as convert
     from ghostsearch.surgery.sites import find_sites as find_sites
+    from ghostsearch.training.recipe import Recipe as Recipe
 
 _HOMES = {
     "Architecture": "space.architecture",
     "GhostConv2d": "blocks.ghost",
     "GhostsearchError": "errors",
+    "Recipe": "training.recipe",
     "RunConfig": "study.config",
     "SearchSpace": "space.architecture",
+    "Setting": "measure.setting",
     "convert": "surgery.convert",
     "find_sites": "surgery.sites",
     "load": "export.saved",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -21,28 +21,42 @@ class OptionError(GhostsearchError):
         super().__init__(f"{self.option + ': ' if self.option else ''}{message}{value}")
 
 
+Group = TypeVar("Group", bound="Options")
+
+
 class Options(BaseModel):
     """Named values that belong together; a wrong one raises OptionError, in one line."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise OptionError(error) from None
+
+    def part(self, kind: type[Group], **changes: Any) -> Group:
+        """The options of another group that are among these, with some changed."""
+        return kind(**{**{name: getattr(self, name) for name in kind.model_fields}, **changes})
 
     def but(self, **changes: Any) -> Self:
         """The same options with some changed, checked like new ones."""
         return type(self)(**{**dict(self), **changes})
 
 
-def option(default: Any, text: str, *, panel: str = "Options", cli: bool = True, **limits: Any) -> Any:
+def option(
+    default: Any, text: str, *, panel: str = "Options", cli: bool = True, flags: tuple[str, ...] = (), **checks: Any
+) -> Any:
     """A field of a group: its default, its help, the panel of the help it stands in, and what pydantic checks.
 
-    `cli=False` leaves it out of the command line.
+    `cli=False` leaves it out of the command line; `flags` are its names there, by default --FIELD-NAME.
     """
-    return Field(default=default, description=text, json_schema_extra={"panel": panel, "cli": cli}, **limits)
+    return Field(
+        default=default,
+        description=text,
+        json_schema_extra={"panel": panel, "cli": cli, "flags": list(flags)},
+        **checks,
+    )
 
 
 def _as_tuple(value: Any) -> Any:

@@ -94,13 +94,15 @@ def test_a_device_of_ones_own_measures(elsewhere: Path) -> None:
     import torch
 
     from ghostsearch.measure.latency import measure_latency
+    from ghostsearch.measure.setting import Setting
 
     (block,) = (b for b in blocks(ROOT / "docs" / "extending.md", "python") if "my_device" in (b["mark"] or ""))
     names: dict = {"__name__": "my_device"}
     exec(compile(block["text"], "my_device.py", "exec"), names)
     net = torch.nn.Conv2d(3, 4, 3)
     device = names["TracedCpu"]()
-    latency = measure_latency({"net": net}, torch.randn(1, 3, 8, 8), device=device, time_limit_s=0.1)["net"]
+    setting = Setting(time_limit=0.1)
+    latency = measure_latency({"net": net}, torch.randn(1, 3, 8, 8), device=device, setting=setting)["net"]
     assert latency.device == "traced:cpu"
     assert min(latency.times_s) > 0
 

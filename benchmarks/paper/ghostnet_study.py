@@ -13,6 +13,7 @@ from benchmarks.paper.ghostnet_space import GhostNetPlan, plan_from, uniform_pla
 from ghostsearch.data.load import Data
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import InputSpec, example_input
 from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Cost
@@ -119,7 +120,7 @@ def _timed(
     wanted = {c.name: trainer.build(c.plan).eval() for c in candidates if c.on_front or c.name in uniform_plans()}
     times = measure_latency(
         wanted, example_input(trainer.input), device=device, baseline=trainer.build(GhostNetPlan()).eval(),
-        threads=threads, time_limit_s=limit_s, seed=trainer.seed,
+        setting=Setting(threads=threads, time_limit=limit_s, seed=trainer.seed),
     )  # fmt: skip
     return [
         replace(c, latency_s=times[c.name].median_s, ratio=times[c.name].ratio) if c.name in times else c

@@ -9,8 +9,8 @@ from benchmarks.paper.counted import Family, Layer, Row, compared
 from benchmarks.paper.options import PaperOptions
 from benchmarks.paper.printed import MILLION, SMALL_NETS
 from ghostsearch.errors import MissingExtraError
-from ghostsearch.measure.devices.base import RunOptions
 from ghostsearch.measure.latency import measure_latency, measure_pairs
+from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import IMAGENET_INPUT, example_input, load_model
 from ghostsearch.models.repghost import fused
 
@@ -30,8 +30,7 @@ def timed_rows(family: Family, options: PaperOptions, progress: Progress | None 
     times = measure_latency(
         {str(i): network.eval() for i, (_, network) in enumerate(family.members)}, family.example,
         device=options.device, baseline=family.baseline.eval(),
-        threads=options.threads, time_limit_s=options.time_limit,
-        seed=options.seed, progress=progress,
+        setting=Setting(threads=options.threads, time_limit=options.time_limit, seed=options.seed), progress=progress,
     )  # fmt: skip
     rows = []
     for i, row in enumerate(family.rows):
@@ -73,8 +72,8 @@ def layer_speedups(
             progress(done, len(layers), f"timing {layer.site.path}")
         times = measure_pairs(
             {str(choice): (block.eval(), layer.example) for choice, block in layer.ghosts.items()},
-            (layer.conv.eval(), layer.example), device=options.device, options=RunOptions(options.threads), batch=1,
-            time_limit_s=LAYER_S * (1 + len(layer.ghosts)), seed=options.seed,
+            (layer.conv.eval(), layer.example), device=options.device,
+            setting=Setting(threads=options.threads, time_limit=LAYER_S * (1 + len(layer.ghosts)), seed=options.seed),
         )  # fmt: skip
         known[_shape(layer)] = [1 / (times[str(choice)].ratio or float("nan")) for choice in layer.ghosts]
     return [known[_shape(layer)] for layer in layers]

@@ -40,7 +40,7 @@ def finetune(
     validation_list: o.ValidationList = None,
     train_images: Annotated[int | None, typer.Option(min=1, help="Use only this many training images.")] = None,
     task: Annotated[str, typer.Option(help="classification, or package.module:object.")] = "classification",
-    train_device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
+    compute_device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="GPUs to train on.")] = 1,
     seed: o.Seed = 0,
     allow_code: o.AllowCode = False,
@@ -60,7 +60,7 @@ def finetune(
         result = finetune_directory(
             directory, data, out, epochs=epochs, batch=batch, validation_list=validation_list,
             train_images=train_images, task=load_task(task), lr=lr, ema=ema, distill_from=teacher,
-            device=train_device, devices=devices, seed=seed, allow_code=allow_code, progress=progress,
+            device=compute_device, devices=devices, seed=seed, allow_code=allow_code, progress=progress,
         )  # fmt: skip
     if as_json:
         say_json(dataclasses.asdict(result))

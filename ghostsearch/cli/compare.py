@@ -11,27 +11,28 @@ import typer
 
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import out, progress_bar, say, say_json
+from ghostsearch.measure.setting import Setting
+
+SETTING = Setting(time_limit=60.0)
 
 
 def add_to(app: typer.Typer) -> None:
     """Register this file's command."""
-    app.command("compare")(compare)
+    app.command("compare")(o.command(compare))
 
 
 def compare(
     models: Annotated[
         list[str],
         typer.Argument(
-            help="Names (resnet50, timm:ghostnet_100), directories or studies; the first is the yardstick.",
+            help="Names (resnet50, timm:ghostnet_100), directories or studies; the first is the reference.",
             autocompletion=o.complete_model,
             show_default=False,
         ),
     ],
-    device: o.Device = "onnxruntime:cpu",
-    threads: o.Threads = 1,
-    batch: o.Batch = 1,
+    device: o.Device = o.DEVICE,
     size: o.Size = None,
-    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds of timing at most, all models together.")] = 60.0,
+    setting: Setting = SETTING,
     mark_in: Annotated[
         Path | None, typer.Option(help="A study directory: its report page then shows these networks too.")
     ] = None,
@@ -40,9 +41,7 @@ def compare(
         typer.Option(help="Write the table there as a page: compare.md, compare.csv."),
     ] = None,
     allow_code: o.AllowCode = False,
-    seed: o.Seed = 0,
-    as_json: o.Json = False,
-    quiet: o.Quiet = False,
+    shown: o.Output = o.OUTPUT,
 ) -> None:
     """Set compact networks beside yours: params, MACs, measured latency, published accuracy, where the MACs sit.
 
@@ -52,16 +51,15 @@ def compare(
     from ghostsearch.report.compact import compact_page, compact_table, compare_models, write_compact
     from ghostsearch.report.result_page import publish
 
-    with progress_bar(quiet or as_json) as progress:
+    with progress_bar(shown.silent) as progress:
         rows = compare_models(
-            models, device=device, threads=threads, batch=batch, size=size, time_limit_s=time_limit, seed=seed,
-            allow_code=allow_code, progress=progress,
-        )  # fmt: skip
+            models, device=device, setting=setting, size=size, allow_code=allow_code, progress=progress
+        )
     if mark_in:
         write_compact(rows, mark_in)
     if page:
-        publish(compact_page(rows, command=shlex.join(["ghostsearch", *sys.argv[1:]]), seed=seed), page)
-    if as_json:
+        publish(compact_page(rows, command=shlex.join(["ghostsearch", *sys.argv[1:]]), seed=setting.seed), page)
+    if shown.as_json:
         say_json([row.model_dump(mode="json") for row in rows])
         return
     out.print(compact_table(rows))

@@ -30,7 +30,7 @@ def train(
     ema: Annotated[float, typer.Option(min=0, max=1, help="Decay of averaged weights; 0 turns averaging off.")] = 0.0,
     validation_list: o.ValidationList = None,
     train_images: Annotated[int | None, typer.Option(min=1, help="Use only this many training images.")] = None,
-    train_device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
+    compute_device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     seed: o.Seed = 0,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
@@ -44,7 +44,7 @@ def train(
     with progress_bar(quiet or as_json) as progress:
         result, classes = train_from_scratch(
             model, data, out, epochs=epochs, size=size, batch=batch, lr=lr, ema=ema, validation_list=validation_list,
-            train_images=train_images, device=train_device, seed=seed, progress=progress,
+            train_images=train_images, device=compute_device, seed=seed, progress=progress,
         )  # fmt: skip
     if as_json:
         say_json(dataclasses.asdict(result))

@@ -9,53 +9,52 @@ import typer
 
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
+from ghostsearch.measure.setting import Setting
 from ghostsearch.units import milliseconds
 
 if TYPE_CHECKING:
-    from ghostsearch.measure.latency_table import LatencyTable, Setting
+    from ghostsearch.measure.latency_table import LatencyTable
+    from ghostsearch.models.load import LoadedModel
+
+SETTING = Setting()
 
 DeviceName = Annotated[str, typer.Option("--device", help="Where to measure.", autocompletion=o.complete_device)]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register this file's commands."""
-    app.command("profile")(profile)
-    app.command("audit")(audit)
+    app.command("profile")(o.command(profile))
+    app.command("audit")(o.command(audit))
 
 
 def profile(
     model: o.Model,
-    device: DeviceName = "onnxruntime:cpu",
+    device: DeviceName = o.DEVICE,
     space: o.Space = "ghost",
-    threads: o.Threads = 1,
-    batch: o.Batch = 1,
-    precision: o.Precision = "float32",
-    channels_last: o.ChannelsLast = True,
+    setting: Setting = SETTING,
     correct: Annotated[
         bool, typer.Option(help="Measure ten random architectures too and fit what the layers' sum misses.")
     ] = True,
     classes: o.Classes = None,
     size: o.Size = None,
-    as_json: o.Json = False,
-    quiet: o.Quiet = False,
+    shown: o.Output = o.OUTPUT,
 ) -> None:
     """Time every layer under every choice of a space on a device; the times are kept for later searches there.
 
     Example: [bold]ghostsearch profile torchvision:resnet18 --device onnxruntime:cpu[/bold]
     """
     from ghostsearch.measure.audit import fit_correction
-    from ghostsearch.measure.latency_table import Setting
 
-    setting = Setting.of(device, threads=threads, batch=batch, precision=precision, channels_last=channels_last)
-    with progress_bar(quiet or as_json) as progress:
-        table, parts = _table(model, setting, space, classes, size, progress)
+    loaded = o.resolve_model(model, classes=classes, size=size)
+    with progress_bar(shown.silent) as progress:
+        table, parts = _table(loaded, device, setting, space, progress)
         if correct and table.correction is None:
             fit_correction(table, *parts, progress=progress)
     rows, vetoed = table.rows(), table.vetoed()
-    if as_json:
+    if shown.as_json:
         say_json({"rows": rows, "vetoed": list(vetoed), "file": str(table.store.path), "note": table.store.note})
         return
-    shown = [
+    lines = [
         (
             r["site"],
             r["choice"],
@@ -66,25 +65,24 @@ def profile(
         )
         for r in rows
     ]
-    show_table(f"{model} on {device}", ["site", "choice", "baseline", "time", "÷ baseline (95 %)", "vetoed"], shown)
-    say(f"{len(vetoed)} of {len(rows)} choices do not pay on this device; a search for latency leaves them out")
+    show_table(f"{model} on {device}", ["site", "choice", "baseline", "time", "÷ baseline (95 %)", "vetoed"], lines)
+    say(
+        f"{len(vetoed)} of {len(rows)} choices are not faster than the baseline on this device; "
+        "a search for latency leaves them out"
+    )
     say(table.store.note or f"kept in {table.store.path}")
     say(f"next: ghostsearch audit {model} --device {device} --space {space}")
 
 
 def audit(
     model: o.Model,
-    device: DeviceName = "onnxruntime:cpu",
+    device: DeviceName = o.DEVICE,
     space: o.Space = "ghost",
-    threads: o.Threads = 1,
-    batch: o.Batch = 1,
-    precision: o.Precision = "float32",
-    channels_last: o.ChannelsLast = True,
+    setting: Setting = SETTING,
     count: Annotated[int, typer.Option(min=3, help="Random architectures to measure.")] = 30,
     classes: o.Classes = None,
     size: o.Size = None,
-    as_json: o.Json = False,
-    quiet: o.Quiet = False,
+    shown: o.Output = o.OUTPUT,
 ) -> None:
     """Measure unseen random architectures and say how far the latency table is off, beside MACs alone.
 
@@ -94,15 +92,14 @@ def audit(
 
     from ghostsearch.measure.audit import audit as run_audit
     from ghostsearch.measure.audit import fit_correction
-    from ghostsearch.measure.latency_table import Setting
 
-    setting = Setting.of(device, threads=threads, batch=batch, precision=precision, channels_last=channels_last)
-    with progress_bar(quiet or as_json) as progress:
-        table, parts = _table(model, setting, space, classes, size, progress)
+    loaded = o.resolve_model(model, classes=classes, size=size)
+    with progress_bar(shown.silent) as progress:
+        table, parts = _table(loaded, device, setting, space, progress)
         if table.correction is None:
             fit_correction(table, *parts, progress=progress)
         found = run_audit(table, *parts, count=count, progress=progress)
-    if as_json:
+    if shown.as_json:
         say_json(dataclasses.asdict(found))
         return
     rows = [(r.predictor, f"{r.mape:.1%}", f"{r.tau:.3f}", f"{r.worst:.1%}") for r in found.rows]
@@ -113,18 +110,21 @@ def audit(
 
 
 def _table(
-    model: str, setting: Setting, space: str, classes: int | None, size: int | None, progress: Any
+    loaded: LoadedModel, device: str, setting: Setting, space: str, progress: Any
 ) -> tuple[LatencyTable, tuple[Any, ...]]:
     """The latency table of a model, and the model, example and anatomy it was made from."""
+    from ghostsearch.measure.cells import CellStore
     from ghostsearch.measure.profiling import profile as build
     from ghostsearch.models.load import example_input
     from ghostsearch.space.preset import load_preset
     from ghostsearch.surgery.sites import find_sites
 
-    loaded, preset = o.resolve_model(model, classes=classes, size=size), load_preset(space)
+    preset = load_preset(space)
     example = example_input(loaded.input)
     anatomy = find_sites(loaded.module, example, include_first=preset.include_first)
-    table = build(loaded.module, example, anatomy, preset.resolve(anatomy), setting, progress=progress)
+    table = build(
+        loaded.module, example, anatomy, preset.resolve(anatomy), CellStore(device, setting), progress=progress
+    )
     return table, (loaded.module, example, anatomy)
 
 

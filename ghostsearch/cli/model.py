@@ -10,18 +10,21 @@ import typer
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.setting import Setting
 from ghostsearch.report.colours import short_name
 from ghostsearch.units import milliseconds, score_text, with_prefix
 
 if TYPE_CHECKING:
     from ghostsearch.models.load import LoadedModel
 
+SETTING = Setting()
+
 
 def add_to(app: typer.Typer) -> None:
     """Register this file's commands."""
     app.command("inspect")(inspect_model)
     app.command("convert")(convert_model)
-    app.command("measure")(measure_model)
+    app.command("measure")(o.command(measure_model))
     app.command("export")(export_model)
 
 
@@ -162,21 +165,15 @@ def measure_model(
         list[str] | None,
         typer.Option(help="Where to measure; repeatable. Default: onnxruntime:cpu.", autocompletion=o.complete_device),
     ] = None,
-    threads: o.Threads = 1,
-    batch: o.Batch = 1,
-    precision: o.Precision = "float32",
-    channels_last: o.ChannelsLast = True,
-    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds of timing a device at most.")] = 20.0,
+    setting: Setting = SETTING,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say operator by operator where fvcore and thop differ.")
     ] = False,
     weights: o.Weights = None,
     classes: o.Classes = None,
     size: o.Size = None,
-    seed: o.Seed = 0,
     allow_code: o.AllowCode = False,
-    as_json: o.Json = False,
-    quiet: o.Quiet = False,
+    shown: o.Output = o.OUTPUT,
 ) -> None:
     """Measure params, MACs (ours, fvcore, thop), bytes, and latency on real devices.
 
@@ -186,13 +183,13 @@ def measure_model(
     """
     from ghostsearch.report.inspection import measurement
 
-    loaded = o.resolve_model(model, weights=weights, classes=classes, size=size, seed=seed, allow_code=allow_code)
-    with progress_bar(quiet or as_json) as progress:
-        found = measurement(
-            loaded, tuple(device or ("onnxruntime:cpu",)), threads=threads, batch=batch, precision=precision,
-            channels_last=channels_last, time_limit_s=time_limit, seed=seed, allow_code=allow_code, progress=progress,
-        )  # fmt: skip
-    if as_json:
+    loaded = o.resolve_model(
+        model, weights=weights, classes=classes, size=size, seed=setting.seed, allow_code=allow_code
+    )
+    devices = tuple(device or (o.DEVICE,))
+    with progress_bar(shown.silent) as progress:
+        found = measurement(loaded, devices, setting, allow_code=allow_code, progress=progress)
+    if shown.as_json:
         say_json(found)
         return
     macs = found["macs"]
@@ -212,10 +209,11 @@ def measure_model(
         ratio = "–" if x["ratio"] is None else f"{x['ratio']:.3f}"
         remark = f"stopped: {x['stopped']}" + "; noisy, its spread exceeds a tenth of the median" * x["noisy"]
         if x["waited_s"] > 0.1 * sum(x["times_s"]):
-            remark += f"; {x['waited_s']:.1f} s of waiting for a core taken off"
+            remark += f"; {x['waited_s']:.1f} s of CPU wait time subtracted"
         spread = f"{milliseconds(low)} – {milliseconds(high)}"
         rows.append((x["device"], milliseconds(x["median_s"]), spread, ratio, x["runs"], remark))
-    title = f"latency, batch {batch}, {threads} thread{'s' * (threads > 1)}, {precision}"
+    threads = f"{setting.threads} thread{'s' * (setting.threads > 1)}"
+    title = f"latency, batch {setting.batch}, {threads}, {setting.precision}"
     show_table(title, ["device", "median", "quartiles", "÷ baseline", "runs", ""], rows)
     ours = Path(model).is_dir()
     say(f"next: ghostsearch export {model} --format onnx" if ours else f"next: ghostsearch inspect {model}")
@@ -227,7 +225,7 @@ def export_model(
     ],
     to: Annotated[str, typer.Option("--format", help="onnx, torch-export, executorch or openvino.")] = "onnx",
     out: Annotated[
-        Path | None, typer.Option(help="File to write; default: a telling name inside the directory.")
+        Path | None, typer.Option(help="File to write; default: a descriptive name inside the directory.")
     ] = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="Quantize to int8 by ONNX Runtime; needs --data for calibration.")
@@ -271,7 +269,7 @@ def export_model(
 
 def _show_int8(found: dict[str, Any]) -> None:
     """Size, latency and score of the quantized file beside the float one."""
-    score, noted = found["metric"], "latency on ONNX Runtime, one thread, batch 1, timed in turns"
+    score, noted = found["metric"], "latency on ONNX Runtime, one thread, batch 1, interleaved"
     low, high = found["ratio_interval"] or (found["latency_ratio"],) * 2
     sizes = found["float_size_bytes"], found["size_bytes"]
     rows = [

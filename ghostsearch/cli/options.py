@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
-from pydantic import BaseModel
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.options import OptionError, Options, option
 
 if TYPE_CHECKING:
     from ghostsearch.models.load import LoadedModel
@@ -47,6 +47,7 @@ def complete_device(incomplete: str) -> list[str]:
 Model = Annotated[
     str, typer.Argument(help=MODEL_HELP, metavar="MODEL", autocompletion=complete_model, show_default=False)
 ]
+DEVICE = "onnxruntime:cpu"
 Weights = Annotated[Path | None, typer.Option(help="Trained weights, .safetensors or .pt (read with weights_only).")]
 Classes = Annotated[int | None, typer.Option(min=1, help="Adapt the classifier to this many classes.")]
 Size = Annotated[
@@ -70,6 +71,21 @@ ChannelsLast = Annotated[bool, typer.Option(help="Memory order of PyTorch's own 
 Space = Annotated[
     str, typer.Option(help="Search space: a YAML file or a preset's name.", autocompletion=complete_space)
 ]
+
+
+class Output(Options):
+    """What a command prints."""
+
+    as_json: bool = option(False, "Print JSON for programs instead of tables.", flags=("--json",))
+    quiet: bool = option(False, "No progress bar.", flags=("--quiet", "-q"))
+
+    @property
+    def silent(self) -> bool:
+        """Whether no progress is shown."""
+        return self.quiet or self.as_json
+
+
+OUTPUT = Output()
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
@@ -104,42 +120,73 @@ def resolve_model(
     return load_model(model, weights=weights, classes=classes, size=size, seed=seed)
 
 
-def command_from(
-    model: type[BaseModel], run: Callable[..., None], further: dict[str, tuple[Any, Any]]
-) -> Callable[..., None]:
-    """A typer callback with one option a field of `model`, its description as help: one parameter list for all.
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """The function as a typer command: a parameter that is a group of options becomes an option per field.
 
-    `run` is called with a dict of the model's values that the user gave (defaults stay where they are defined, in the
-    model) and, by name, the `further` options (name -> annotation and default) that are no part of it.
-    A bool field makes a flag pair, a tuple field an option that may be repeated.
+    The parameter's default (an instance) gives the options their defaults; its fields their names, help and checks.
+    A bool field makes a flag pair, a tuple field an option that may be repeated. The function gets the group again,
+    with `model_fields_set` saying what the user gave. Wrong values raise GhostsearchError that names the option.
     """
-    parameters = []
-    for name, field in model.model_fields.items():
+    hints = get_type_hints(function, include_extras=True)
+    plain: list[inspect.Parameter] = []
+    grouped: dict[str, Options] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if isinstance(parameter.default, Options):
+            grouped[name] = parameter.default
+        else:
+            plain.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+    of_fields = {name: p for group in grouped.values() for name, p in _field_parameters(group).items()}
+
+    def run(**values: Any) -> None:
+        given = {name: value for name, value in values.items() if name in of_fields and value not in (None, [])}
+        groups = {name: _filled(group, given) for name, group in grouped.items()}
+        function(**groups, **{name: value for name, value in values.items() if name not in of_fields})
+
+    parameters = [*plain, *of_fields.values()]
+    # Arguments and required options stand first in the usage line; switches of the output come last.
+    run.__doc__, run.__name__ = function.__doc__, function.__name__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def _filled(group: Options, given: dict[str, Any]) -> Options:
+    own = {name: value for name, value in given.items() if name in type(group).model_fields}
+    try:
+        defaults = {name: getattr(group, name) for name in group.model_fields_set}
+        made = type(group)(**{**defaults, **own})
+    except OptionError as error:
+        option = f"--{error.option.replace('_', '-')}" if error.option else ""
+        raise GhostsearchError(option + str(error).removeprefix(error.option)) from None
+    made.__pydantic_fields_set__.clear()
+    made.__pydantic_fields_set__.update(own)
+    return made
+
+
+def _field_parameters(group: Options) -> dict[str, inspect.Parameter]:
+    """A typer option per field of the group that the command line offers."""
+    kind = type(group)
+    # A class's own fields before those it inherits.
+    names = sorted(kind.model_fields, key=lambda name: name not in kind.__annotations__)
+    made = {}
+    for name in names:
+        field = kind.model_fields[name]
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         if extra.get("cli") is False:
             continue
-        default = field.get_default(call_default_factory=True)
-        kind, shown = _option_type(field.annotation, default)
-        completion = {"space": complete_space, "device": complete_device, "model": complete_model}.get(name)
+        annotation, shown = _option_type(field.annotation, getattr(group, name))
+        flags = [str(flag) for flag in extra.get("flags") or ()]  # type: ignore[union-attr]
         option = typer.Option(
-            help=field.description, show_default=shown if shown else False, autocompletion=completion,
+            *flags, help=field.description, show_default=shown or False, autocompletion=COMPLETIONS.get(name),
             rich_help_panel=str(extra.get("panel", "Options")),
         )  # fmt: skip
-        annotation = Annotated[kind, option]  # type: ignore[valid-type]
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
-
-    for name, (annotation, default) in further.items():
-        parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        made[name] = inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, option]
         )
+    return made
 
-    def command(**values: Any) -> None:
-        own = {name: values.pop(name) for name in further}
-        run({key: value for key, value in values.items() if value is not None and value != []}, **own)
 
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    return command
+COMPLETIONS = {"space": complete_space, "device": complete_device, "model": complete_model}
 
 
 def _option_type(annotation: Any, default: Any) -> tuple[Any, str]:
@@ -147,7 +194,8 @@ def _option_type(annotation: Any, default: Any) -> tuple[Any, str]:
     text = str(annotation)
     if "tuple" in text or "list" in text:
         return list[str] | None, ", ".join(map(str, default or ()))
+    shown = "" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
     for kind, name in ((bool, "bool"), (int, "int"), (float, "float")):
         if annotation is kind or text in (f"{name} | None", f"typing.Optional[{name}]"):
-            return kind | None, "" if default is None else str(default)
-    return str | None, "" if default is None else str(default)
+            return kind | None, shown
+    return str | None, shown

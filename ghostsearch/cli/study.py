@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -38,25 +38,25 @@ WRITTEN = {
 
 def add_to(app: typer.Typer) -> None:
     """Register this file's commands."""
-    further = {"config": (Config, None), "as_json": (o.Json, False), "quiet": (o.Quiet, False)}
-    app.command("search", help=SEARCH_HELP)(o.command_from(RunConfig, run_search, further))
+    app.command("search", help=SEARCH_HELP)(o.command(run_search))
     app.command("solve")(solve)
     app.command("report")(report)
 
 
+DEFAULTS = RunConfig()
 Config = Annotated[Path | None, typer.Option(help="A run.yaml to start from; options given here override it.")]
 
 
-def run_search(given: dict[str, Any], *, config: Path | None, as_json: bool, quiet: bool) -> None:
+def run_search(config: Config = None, run: RunConfig = DEFAULTS, shown: o.Output = o.OUTPUT) -> None:
     """Run or resume the study that the options (and --config) describe, then show its front."""
     from ghostsearch.report.tables import front_table
     from ghostsearch.study.config import configure
     from ghostsearch.study.run import search
 
-    run = configure(given, config)
-    with progress_bar(quiet or as_json) as progress:
-        view = search(run, progress=progress)
-    if as_json:
+    given = {name: getattr(run, name) for name in run.model_fields_set}
+    with progress_bar(shown.silent) as progress:
+        view = search(configure(given, config), progress=progress)
+    if shown.as_json:
         say_json(view.model_dump(mode="json"))
         return
     from ghostsearch.report.headline import headline

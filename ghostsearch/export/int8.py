@@ -21,6 +21,7 @@ from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.onnx_graph.int8_module import feeds
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.onnx_graph.quantize import Int8Options, float_nodes, quantized, weight_bits
+from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.classification import Classification
@@ -83,7 +84,7 @@ def quantize(
         scores = {name: evaluate(file, test, task, progress=progress) for name, file in files.items()}
         latency = measure_latency(
             {"int8": files["int8"]}, example_input(model.input), device=OnnxRuntimeCpu(), baseline=files["float"],
-            time_limit_s=time_limit_s, progress=progress,
+            setting=Setting(time_limit=time_limit_s), progress=progress,
         )["int8"]  # fmt: skip
         sizes, left = (baseline.stat().st_size, small.stat().st_size), float_nodes(files["int8"].graph)
         publish(drafts, out)

@@ -182,7 +182,7 @@ def measure_architectures(
     progress: Progress | None,
 ) -> list[Latency]:
     """Latencies of architectures, a few at a time, each run interleaved with the baseline."""
-    setting, repeated = table.setting, batched(example, table.setting.batch)
+    store, repeated = table.store, batched(example, table.store.setting.batch)
     latencies: list[Latency] = []
     for start in range(0, len(architectures), TOGETHER):
         some = architectures[start : start + TOGETHER]
@@ -193,10 +193,11 @@ def measure_architectures(
             for i, a in enumerate(some)
         }
         found = measure_pairs(
-            {name: (some_model, repeated) for name, some_model in built.items()}, (model, repeated),
-            device=setting.device, options=setting.options, batch=setting.batch,
-            time_limit_s=model_s * (len(some) + 1), narrow=NARROW, seed=seed + start,
-        )  # fmt: skip
+            {name: (some_model, repeated) for name, some_model in built.items()},
+            (model, repeated),
+            device=store.device,
+            setting=store.setting.but(time_limit=model_s * (len(some) + 1), narrow=NARROW, seed=seed + start),
+        )
         latencies += found.values()
         if progress:
             progress(len(latencies), len(architectures), f"{len(latencies)} of {len(architectures)} architectures")

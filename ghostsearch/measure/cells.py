@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
-from ghostsearch.measure.devices.base import Device, RunOptions
+from ghostsearch.measure.devices.base import Device
+from ghostsearch.measure.devices.table import get_device
+from ghostsearch.measure.setting import Setting
 from ghostsearch.space.architecture import read_json
 
 FORMAT = "ghostsearch.latency"
@@ -58,8 +60,12 @@ class CellFile(_Strict):
 class CellStore:
     """Cells of one device, its versions, threads, batch and precision; other devices' files are never read."""
 
-    def __init__(self, device: Device, options: RunOptions, batch: int, directory: Path | None = None) -> None:
-        self.fingerprint = fingerprint(device, options, batch)
+    def __init__(self, device: str | Device, setting: Setting, directory: Path | None = None) -> None:
+        """Raises GhostsearchError for an unknown or absent device, or a precision that it has not."""
+        device = get_device(device) if isinstance(device, str) else device
+        device.require_precision(setting.precision)
+        self.device, self.setting = device, setting
+        self.fingerprint = fingerprint(device, setting)
         digest = hashlib.sha256(json.dumps(self.fingerprint, sort_keys=True).encode()).hexdigest()[:16]
         folder = directory or Path(platformdirs.user_cache_dir("ghostsearch")) / "latency"
         self.path = folder / f"{device.name.replace(':', '-')}-{digest}.json"
@@ -93,10 +99,10 @@ class CellStore:
         write_text(self.path, merged.model_dump_json(indent=1))
 
 
-def fingerprint(device: Device, options: RunOptions, batch: int) -> dict[str, str]:
+def fingerprint(device: Device, setting: Setting) -> dict[str, str]:
     """Everything that a stored latency depends on besides the layer: all of it must be equal for a cell to be used."""
-    how: dict[str, Any] = {"threads": options.threads, "precision": options.precision, "batch": batch}
-    if not options.channels_last:
+    how: dict[str, Any] = {"threads": setting.threads, "precision": setting.precision, "batch": setting.batch}
+    if not setting.channels_last:
         how["memory order"] = "channels first"
     return {
         "device": device.name,

@@ -18,16 +18,18 @@ from torch import nn
 
 from ghostsearch.busy import timing
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.measure.devices.base import Device, Prepared, RunOptions
+from ghostsearch.measure.devices.base import Device, Prepared
 from ghostsearch.measure.devices.table import DEFAULT_DEVICE, get_device
 from ghostsearch.measure.inputs import batched
 from ghostsearch.measure.intervals import median_interval, ratio_interval
+from ghostsearch.measure.setting import Setting
 from ghostsearch.measure.threads import WaitClock, check_threads, preemptions
 from ghostsearch.records import Latency
 
 Progress = Callable[[int, int, str], None]
 
 BASELINE = "baseline"
+DEFAULT_SETTING = Setting()
 WARM_UP_CALLS = 5
 MIN_ROUNDS = 5
 MAX_ROUNDS = 400
@@ -121,31 +123,22 @@ def measure_latency(
     *,
     device: str | Device = DEFAULT_DEVICE,
     baseline: nn.Module | None = None,
-    threads: int = 1,
-    batch: int = 1,
-    precision: str = "float32",
-    channels_last: bool = True,
-    time_limit_s: float = 20.0,
-    narrow: float = 0.02,
-    seed: int = 0,
+    setting: Setting = DEFAULT_SETTING,
     progress: Progress | None = None,
 ) -> dict[str, Latency]:
-    """Seconds per forward of each model, timed in turns with the baseline in a random order.
+    """Seconds per forward of each model, interleaved with the baseline in a random order.
 
-    example: (N, C, H, W) or any forward input; its first image is repeated to `batch`. Every model is warmed up and
-    visited once a round. A model is done when the 95 % interval of the ratio of medians to the baseline (without
-    `baseline`: of its median) is narrower than `narrow` of it; all end at `time_limit_s` of timing, after five rounds
-    at the soonest. With one thread on Linux, CPU wait time is subtracted.
+    example: (N, C, H, W) or any forward input; its first image is repeated to the setting's batch. Every model is
+    warmed up and visited once per round. A model is done when the 95 % interval of the ratio of medians to the baseline
+    (without `baseline`: of its median) is narrower than `setting.narrow` of it; all end at `setting.time_limit` seconds
+    of timing, after five rounds at the soonest. With one thread on Linux, CPU wait time is subtracted.
     The models, the random state and the thread settings stay as they are. Raises GhostsearchError when the device
     cannot run a model or does not keep to `threads`.
     """
-    repeated = batched(example, batch)
-    return measure_pairs(
-        {name: (model, repeated) for name, model in models.items()},
-        None if baseline is None else (baseline, repeated),
-        device=device, options=RunOptions(threads, precision, channels_last), batch=batch, time_limit_s=time_limit_s,
-        narrow=narrow, seed=seed, progress=progress,
-    )  # fmt: skip
+    repeated = batched(example, setting.batch)
+    pairs = {name: (model, repeated) for name, model in models.items()}
+    beside = None if baseline is None else (baseline, repeated)
+    return measure_pairs(pairs, beside, device=device, setting=setting, progress=progress)
 
 
 def measure_pairs(
@@ -153,24 +146,18 @@ def measure_pairs(
     baseline: tuple[nn.Module, Any] | None,
     *,
     device: str | Device,
-    options: RunOptions,
-    batch: int,
-    time_limit_s: float,
-    narrow: float = 0.02,
-    seed: int = 0,
+    setting: Setting,
     progress: Progress | None = None,
 ) -> dict[str, Latency]:
-    """Like `measure_latency`, for models that each come with an input of their own (already of `batch` images)."""
-    threads, precision = options.threads, options.precision
+    """Like `measure_latency`, for models that each come with an input of their own (of `setting.batch` images)."""
+    threads = setting.threads
     if not pairs:
         raise GhostsearchError("there is no model to measure; give at least one")
-    if threads < 1 or time_limit_s <= 0:
-        raise GhostsearchError(f"threads ({threads}) and the time limit ({time_limit_s:g} s) must be above 0")
     target = get_device(device) if isinstance(device, str) else device
-    target.require_precision(precision)
+    target.require_precision(setting.precision)
     everything = {**pairs, **({BASELINE: baseline} if baseline else {})}
     with timing(), restored(), target.session(threads):
-        running = _prepare(target, everything, options, progress)
+        running = _prepare(target, everything, setting, progress)
         entries, reference = (running[:-1], running[-1]) if baseline else (running, None)
         try:
             for entry in running:
@@ -178,7 +165,7 @@ def measure_pairs(
             cores = None
             if target.limits_threads:
                 cores = check_threads(target, [e.prepared for e in running], threads)
-            stopped = _race(entries, reference, time_limit_s, narrow, random.Random(seed), progress)  # noqa: S311
+            stopped = _race(entries, reference, setting, progress)
         finally:
             for entry in running:
                 entry.close()
@@ -186,8 +173,8 @@ def measure_pairs(
         entry.name: Latency(
             device=target.name,
             threads=threads,
-            batch=batch,
-            precision=precision,
+            batch=setting.batch,
+            precision=setting.precision,
             times_s=_flat(entry.rounds),
             baseline_times_s=_flat(reference.rounds[: len(entry.rounds)]) if reference else (),
             ratio_interval=entry.interval if reference else None,
@@ -203,26 +190,25 @@ def measure_pairs(
 def _prepare(
     device: Device,
     pairs: Mapping[str, tuple[nn.Module, Any]],
-    options: RunOptions,
+    setting: Setting,
     progress: Progress | None,
 ) -> list[Contestant]:
     entries = []
     for i, (name, (model, example)) in enumerate(pairs.items()):
         if progress:
             progress(i, len(pairs), f"preparing {name} for {device.name}")
-        entries.append(Contestant(name, device.prepare(model, example, options)))
+        entries.append(Contestant(name, device.prepare(model, example, setting)))
     return entries
 
 
 def _race(
     entries: list[Contestant],
     reference: Contestant | None,
-    time_limit_s: float,
-    narrow: float,
-    rng: random.Random,
+    setting: Setting,
     progress: Progress | None,
 ) -> str:
     """Rounds of visits in random order until every interval is narrow or the time is up; returns which."""
+    rng, limit_s = random.Random(setting.seed), setting.time_limit  # noqa: S311
     start, rounds, next_look = time.perf_counter(), 0, 2 * MIN_ROUNDS
     with _no_garbage_collection():
         while True:
@@ -233,15 +219,15 @@ def _race(
                 entry.visit()
             rounds += 1
             spent = time.perf_counter() - start
-            out_of_time = spent >= time_limit_s and rounds >= MIN_ROUNDS
+            out_of_time = spent >= limit_s and rounds >= MIN_ROUNDS
             last = out_of_time or rounds >= MAX_ROUNDS
             if last or rounds >= next_look:
                 # Resampling takes time too, so the looks get rarer as the rounds get many.
                 next_look = rounds + max(MIN_ROUNDS, rounds // 4)
                 for entry in running:
-                    _judge(entry, reference, narrow)
+                    _judge(entry, reference, setting.narrow)
             if progress:
-                progress(min(int(spent), int(time_limit_s)), int(time_limit_s), f"timing {len(running)} models")
+                progress(min(int(spent), int(limit_s)), int(limit_s), f"timing {len(running)} models")
             if all(e.narrow for e in entries):
                 return "narrow"
             if last:

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,6 @@ from torch import nn
 
 from ghostsearch.measure.cells import CellStore, Correction
 from ghostsearch.measure.cost_table import CostTable, encode
-from ghostsearch.measure.devices.base import Device, RunOptions
-from ghostsearch.measure.devices.table import DEFAULT_DEVICE, get_device
 from ghostsearch.measure.inputs import batched
 from ghostsearch.measure.layers import Cell, TimedLayer, timed_layers
 from ghostsearch.measure.streams import SUMS, SpoiledSums, one_sum_each, spoiled_sums
@@ -27,37 +24,10 @@ UNCORRECTED = (1.0, 1.0, 0.0)
 """Coefficients of the terms without a correction: the layers and the sums behind them stand for the model."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """Where and how latencies are taken."""
-
-    device: Device
-    options: RunOptions
-    batch: int = 1
-
-    @classmethod
-    def of(
-        cls,
-        device: str | Device = DEFAULT_DEVICE,
-        *,
-        threads: int = 1,
-        batch: int = 1,
-        precision: str = "float32",
-        channels_last: bool = True,
-    ) -> Setting:
-        """A setting from a device's name; raises GhostsearchError for an unknown device or precision."""
-        target = get_device(device) if isinstance(device, str) else device
-        target.require_precision(precision)
-        return cls(target, RunOptions(threads, precision, channels_last), batch)
-
-
 class LatencyTable:
     """What the cells say of one model and space: seconds per layer, vetoes, and predicted latencies."""
 
-    def __init__(
-        self, model: nn.Module, example: Any, anatomy: Anatomy, space: SearchSpace, setting: Setting, store: CellStore
-    ) -> None:
-        self.setting = setting
+    def __init__(self, model: nn.Module, example: Any, anatomy: Anatomy, space: SearchSpace, store: CellStore) -> None:
         self.space = self._timed_space = space
         self.store = store
         self.costs = CostTable(model, example, anatomy, width_multiple=space.width_multiple)
@@ -129,7 +99,7 @@ class LatencyTable:
                 time = self.store.cells[cell.key]
                 rows.append(
                     {
-                        "site": self._site_name(layer.path), "choice": text, "device": self.setting.device.name,
+                        "site": self._site_name(layer.path), "choice": text, "device": self.store.device.name,
                         "latency_s": baseline.median_s * time.ratio, "baseline_s": baseline.median_s,
                         "ratio": time.ratio,
                         "interval": time.interval, "vetoed": time.interval[1] >= 1,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ghostsearch.measure.cells import CellStore, CellTime
 from ghostsearch.measure.latency import measure_pairs
-from ghostsearch.measure.latency_table import LatencyTable, Setting
+from ghostsearch.measure.latency_table import LatencyTable
 from ghostsearch.space.architecture import Anatomy, SearchSpace
 
 Progress = Callable[[int, int, str], None]
@@ -27,39 +26,36 @@ def profile(
     example: Any,
     anatomy: Anatomy,
     space: SearchSpace,
-    setting: Setting,
+    store: CellStore,
     *,
-    directory: Path | None = None,
     cell_s: float = CELL_S,
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> LatencyTable:
     """Time every layer of the model under every choice of the space, deduplicated by shape, and keep the times.
 
-    Each choice is interleaved with the baseline layer. Cells that the store in `directory` (default: the user's cache)
-    has of the same device, versions, threads, batch and precision are not timed again; `cell_s` bounds each timing.
+    Each choice is interleaved with the baseline layer. Cells that the store has are not timed again; `cell_s` bounds
+    each timing, in seconds.
     Raises GhostsearchError when the device cannot run a layer.
     """
-    store = CellStore(setting.device, setting.options, setting.batch, directory)
-    table = LatencyTable(model, example, anatomy, space, setting, store)
+    table = LatencyTable(model, example, anatomy, space, store)
     jobs = table.missing()
     total, done = sum(map(len, jobs.values())), 0
     for baseline, cells in jobs.items():
         layer = table.layer_of(baseline)
-        pairs = {cell.key: layer.tiny(cell, setting.batch) for cell in cells}
-        beside = layer.tiny(baseline, setting.batch)
-        store.cells |= _times(pairs, beside, setting, cell_s, seed)
+        pairs = {cell.key: layer.tiny(cell, store.setting.batch) for cell in cells}
+        beside = layer.tiny(baseline, store.setting.batch)
+        store.cells |= _times(pairs, beside, store, cell_s)
         # Whether these pay is not decided yet, and more time can decide it.
         unsure = {key: pair for key, pair in pairs.items() if _undecided(store.cells[key])}
         if unsure:
-            store.cells |= _times(unsure, beside, setting, MORE * cell_s, seed + 1)
+            store.cells |= _times(unsure, beside, store, MORE * cell_s, again=True)
         done += len(cells)
         # After each layer, so that an interrupted profile goes on where it was.
         store.write()
         if progress:
             progress(done, total, f"{done} of {total} cells timed")
     if jobs or not table.complete:
-        _time_baseline_layers(table, setting, cell_s, seed)
+        _time_baseline_layers(table, cell_s)
         store.write()
     table.refresh()
     return table
@@ -68,15 +64,14 @@ def profile(
 def _times(
     pairs: Mapping[str, tuple[nn.Module, Any]],
     baseline: tuple[nn.Module, Any],
-    setting: Setting,
+    store: CellStore,
     cell_s: float,
-    seed: int,
+    *,
+    again: bool = False,
 ) -> dict[str, CellTime]:
     """Cells timed interleaved with their baseline layer, by key."""
-    found = measure_pairs(
-        pairs, baseline, device=setting.device, options=setting.options, batch=setting.batch,
-        time_limit_s=cell_s * (len(pairs) + 1), narrow=NARROW, seed=seed,
-    )  # fmt: skip
+    setting = store.setting.but(time_limit=cell_s * (len(pairs) + 1), narrow=NARROW, seed=store.setting.seed + again)
+    found = measure_pairs(pairs, baseline, device=store.device, setting=setting)
     times = {}
     for key, latency in found.items():
         assert latency.ratio is not None
@@ -91,13 +86,11 @@ def _undecided(time: CellTime) -> bool:
     return low < 1 <= high and high - low > NARROW
 
 
-def _time_baseline_layers(table: LatencyTable, setting: Setting, cell_s: float, seed: int) -> None:
+def _time_baseline_layers(table: LatencyTable, cell_s: float) -> None:
     """All baseline layers in one interleaved run, so that their shares of the model's time do not drift apart."""
     baselines = table.baseline_cells()
-    pairs = {cell.key: table.layer_of(cell).tiny(cell, setting.batch) for cell in baselines}
-    times = measure_pairs(
-        pairs, None, device=setting.device, options=setting.options, batch=setting.batch,
-        time_limit_s=cell_s * len(pairs), narrow=NARROW, seed=seed,
-    )  # fmt: skip
+    pairs = {cell.key: table.layer_of(cell).tiny(cell, table.store.setting.batch) for cell in baselines}
+    setting = table.store.setting.but(time_limit=cell_s * len(pairs), narrow=NARROW)
+    times = measure_pairs(pairs, None, device=table.store.device, setting=setting)
     for key, latency in times.items():
         table.store.cells[key] = CellTime(median_s=latency.median_s, ratio=1.0, interval=(1.0, 1.0))

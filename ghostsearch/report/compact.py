@@ -18,6 +18,7 @@ from ghostsearch.files import write_text
 from ghostsearch.machine import processor_name
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.setting import Setting
 from ghostsearch.measure.shares import shares_by_kind
 from ghostsearch.models.load import LoadedModel, example_input, known_models, load_model
 from ghostsearch.records import Cost, Latency
@@ -67,12 +68,9 @@ class ComparedModel(BaseModel):
 def compare_models(
     names: Sequence[str],
     *,
-    device: str = "onnxruntime:cpu",
-    threads: int = 1,
-    batch: int = 1,
+    device: str,
+    setting: Setting,
     size: int | None = None,
-    time_limit_s: float = 60.0,
-    seed: int = 0,
     allow_code: bool = False,
     progress: Progress | None = None,
 ) -> list[ComparedModel]:
@@ -90,9 +88,8 @@ def compare_models(
     _check_inputs(loaded, example)
     modules: dict[str, nn.Module] = {name: model.module.eval() for name, model in loaded.items()}
     latencies = measure_latency(
-        modules, example, device=device, baseline=modules[names[0]], threads=threads, batch=batch,
-        time_limit_s=time_limit_s, seed=seed, progress=progress,
-    )  # fmt: skip
+        modules, example, device=device, baseline=modules[names[0]], setting=setting, progress=progress
+    )
     return [
         ComparedModel(
             name=name,

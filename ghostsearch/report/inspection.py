@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ghostsearch.measure.setting import Setting
 from ghostsearch.records import Latency
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.space.choice import parse_layer_choice
@@ -59,14 +60,9 @@ def inspection(loaded: LoadedModel, space: str = "ghost") -> dict[str, Any]:
 
 def measurement(
     loaded: LoadedModel,
-    devices: Sequence[str] = ("onnxruntime:cpu",),
+    devices: Sequence[str],
+    setting: Setting,
     *,
-    threads: int = 1,
-    batch: int = 1,
-    precision: str = "float32",
-    channels_last: bool = True,
-    time_limit_s: float = 20.0,
-    seed: int = 0,
     allow_code: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -90,8 +86,7 @@ def measurement(
         baseline = load_baseline(loaded, allow_code=allow_code).module
     timings = [
         measure_latency(
-            {"model": loaded.module}, example, device=device, baseline=baseline, threads=threads, batch=batch,
-            precision=precision, channels_last=channels_last, time_limit_s=time_limit_s, seed=seed, progress=progress,
+            {"model": loaded.module}, example, device=device, baseline=baseline, setting=setting, progress=progress,
         )["model"]
         for device in devices
     ]  # fmt: skip
@@ -113,8 +108,8 @@ def measurement(
         "peak_memory_bytes": cost.peak_memory_bytes,
         "latency": [latency_row(x) for x in timings],
         "device": list(devices),
-        "threads": threads,
-        "batch": batch,
+        "threads": setting.threads,
+        "batch": setting.batch,
         "versions": versions(),
     }
 

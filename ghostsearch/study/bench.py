@@ -18,6 +18,7 @@ from ghostsearch.export.saved import load_directory, save
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.records import Axis, Cost, Latency, Record, Score
 from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace
@@ -55,19 +56,18 @@ def call_here(place: str, function: Callable[..., Any], /, *args: Any, **options
 
 
 def latency_table(
-    baseline: nn.Module, example: Tensor, anatomy: Anatomy, space: SearchSpace, *, device: str, threads: int,
-    batch: int, precision: str, channels_last: bool, seed: int, cell_s: float | None, progress: Progress | None = None,
+    baseline: nn.Module, example: Tensor, anatomy: Anatomy, space: SearchSpace, *, device: str, setting: Setting,
+    cell_s: float | None, progress: Progress | None = None,
 ) -> LatencyTable:  # fmt: skip
     """The latency table on a device of the machine this runs on; with `cell_s`, what is missing is timed."""
     from ghostsearch.measure.cells import CellStore
-    from ghostsearch.measure.latency_table import LatencyTable, Setting
+    from ghostsearch.measure.latency_table import LatencyTable
     from ghostsearch.measure.profiling import profile
 
-    setting = Setting.of(device, threads=threads, batch=batch, precision=precision, channels_last=channels_last)
+    store = CellStore(device, setting)
     if cell_s is not None:
-        return profile(baseline, example, anatomy, space, setting, cell_s=cell_s, seed=seed, progress=progress)
-    store = CellStore(setting.device, setting.options, setting.batch)
-    return LatencyTable(baseline, example, anatomy, space, setting, store)
+        return profile(baseline, example, anatomy, space, store, cell_s=cell_s, progress=progress)
+    return LatencyTable(baseline, example, anatomy, space, store)
 
 
 @dataclass
@@ -158,11 +158,9 @@ class Bench:
         return {device: table for device, table in tables.items() if table.complete}
 
     def _latency_table(self, device: str, **options: Any) -> LatencyTable:
-        config = self.config
         table: LatencyTable = self.on_device(
             device, latency_table, self.baseline.module, self.example, self.anatomy, self.offered or self.space,
-            device=device, threads=config.threads, batch=config.batch, precision=config.precision,
-            channels_last=config.channels_last, seed=config.seed, **options,
+            device=device, setting=self.config.part(Setting), **options,
         )  # fmt: skip
         return table
 
@@ -178,7 +176,7 @@ class Bench:
     def score(self, model: nn.Module, split: Literal["validation", "test"], epochs: float) -> Score:
         """The task's score of a model on `validation` or `test`."""
         loader = getattr(self.data, split)
-        value = evaluate(model, loader, self.task, self.config.train_device)
+        value = evaluate(model, loader, self.task, self.config.compute_device)
         images = len(getattr(loader, "dataset", ())) or sum(len(batch[0]) for batch in loader)
         return Score(
             metric=self.task.metric,
@@ -193,7 +191,7 @@ class Bench:
         """Train a descendant in place, distilled from the baseline."""
         train(
             model, self.data, epochs=epochs, task=self.task, lr=self.config.lr, teacher=self.baseline.module,
-            device=self.config.train_device, seed=self.config.seed, progress=progress,
+            device=self.config.compute_device, seed=self.config.seed, progress=progress,
         )  # fmt: skip
 
 
@@ -293,7 +291,7 @@ def train_baseline(bench: Bench, folder: Path, progress: Progress | None = None)
         told = (lambda done, total, text: progress(done, total, f"baseline: {text}")) if progress else None
         train(
             bench.baseline.module, bench.data, epochs=epochs, task=bench.task, lr=bench.config.lr,
-            device=bench.config.train_device, seed=bench.config.seed, progress=told,
+            device=bench.config.compute_device, seed=bench.config.seed, progress=told,
         )  # fmt: skip
     bench.baseline.module.eval()
     save(bench.baseline.module, kept, source=bench.baseline, architecture=Architecture())
@@ -313,16 +311,13 @@ def latencies(
     bench: Bench, models: dict[str, nn.Module], seconds: float, *, beside_baseline: bool = True
 ) -> dict[str, tuple[Latency, ...]]:
     """Each model's latency on every device of the run, interleaved with the baseline."""
-    config = bench.config
+    setting = bench.config.part(Setting, time_limit=seconds)
     found: dict[str, list[Latency]] = {name: [] for name in models}
-    for device in config.device:
-        options: dict[str, Any] = {
-            "device": device, "threads": config.threads, "batch": config.batch, "precision": config.precision,
-            "channels_last": config.channels_last,
-            "time_limit_s": seconds, "seed": config.seed,
-        }  # fmt: skip
+    for device in bench.config.device:
         baseline = bench.baseline.module if beside_baseline else None
-        timings = bench.on_device(device, measure_latency, models, bench.example, baseline=baseline, **options)
+        timings = bench.on_device(
+            device, measure_latency, models, bench.example, device=device, baseline=baseline, setting=setting
+        )
         for name, latency in timings.items():
             found[name].append(latency)
     return {name: tuple(found[name]) for name in models}

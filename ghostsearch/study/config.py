@@ -2,133 +2,122 @@
 
 from __future__ import annotations
 
-import reprlib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import field_validator, model_validator
 
-from ghostsearch.errors import GhostsearchError, key_of
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.setting import MEASURING, Setting
+from ghostsearch.options import OptionError, Texts, option
 from ghostsearch.space.limits import FACTORS, Limit, parse_limit
+from ghostsearch.training.recipe import TRAINING, Recipe
 from ghostsearch.yaml_files import read_yaml
 
 AXES = ("score", "latency", "macs", "params", "memory")
 """What an objective may be; `score` is the task's metric, `latency` one axis a device."""
 
-INPUT, SPACE, BUDGET, TRAINING, MACHINE = "Input", "Search space", "Budget", "Training", "Machine"
+INPUT, SPACE, BUDGET, MACHINE = "Input", "Search space", "Budget", "Machine"
+RENAMED = {"train_device": "compute_device"}
+"""Options of older run files by the names they have now."""
 
 
-def _option(default: Any, panel: str, text: str, **more: Any) -> Any:
-    return Field(default=default, description=text, json_schema_extra={"panel": panel}, **more)
-
-
-def _as_tuple(value: Any) -> Any:
-    """A list or a comma-separated text as a tuple, so that the command line and YAML may write either."""
-    if isinstance(value, str):
-        value = [value]
-    # Only of scalars: a nest of YAML aliases would print as gigabytes.
-    if isinstance(value, list | tuple) and all(isinstance(item, str | int | float) for item in value):
-        return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
-    return value
-
-
-Texts = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-
-
-class RunConfig(BaseModel):
+class RunConfig(Setting, Recipe):
     """Everything that makes a run, so that it can be made again."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-    model: str = _option(
+    model: str = option(
         "ghostsearch:digits_cnn",
-        INPUT,
         "torchvision:NAME, timm:NAME, ghostsearch:NAME, package.module:function (runs that code).",
+        panel=INPUT,
     )
-    weights: str | None = _option(None, INPUT, "Trained weights, .safetensors or .pt (read with weights_only).")
-    classes: int | None = _option(None, INPUT, "Adapt the classifier to this many classes.", ge=1)
-    size: int | None = _option(
-        None, INPUT, "Image side in pixels; default: what the model was made for.", ge=1, le=4096
+    weights: str | None = option(None, "Trained weights, .safetensors or .pt (read with weights_only).", panel=INPUT)
+    classes: int | None = option(None, "Adapt the classifier to this many classes.", panel=INPUT, ge=1)
+    size: int | None = option(
+        None, "Image side in pixels; default: what the model was made for.", panel=INPUT, ge=1, le=4096
     )
-    data: str = _option("digits", INPUT, "digits, folder:PATH, torchvision:CIFAR10@ROOT or package.module:function.")
-    validation_list: str | None = _option(
-        None, INPUT, "File that lists the images of the selection split, one path a line."
+    data: str = option(
+        "digits", "digits, folder:PATH, torchvision:CIFAR10@ROOT or package.module:function.", panel=INPUT
     )
-    train_images: int | None = _option(None, INPUT, "Use only this many training images, stratified.", ge=1)
-    task: str = _option("classification", INPUT, "classification, or package.module:object with a loss and a score.")
+    validation_list: str | None = option(
+        None, "File that lists the images of the selection split, one path a line.", panel=INPUT
+    )
+    train_images: int | None = option(None, "Use only this many training images, stratified.", panel=INPUT, ge=1)
+    task: str = option(
+        "classification", "classification, or package.module:object with a loss and a score.", panel=INPUT
+    )
 
-    space: str = _option(
-        "quickstart", SPACE, "A YAML file or a preset: ghost, ghost_width, quickstart, paper_vgg, families."
+    space: str = option(
+        "quickstart", "A YAML file or a preset: ghost, ghost_width, quickstart, paper_vgg, families.", panel=SPACE
     )
-    objectives: Texts = _option(
-        ("score", "latency", "params"), SPACE, "Axes of the front: score, latency, macs, params, memory."
+    objectives: Texts = option(
+        ("score", "latency", "params"), "Axes of the front: score, latency, macs, params, memory.", panel=SPACE
     )
-    sampler: Literal["tpe", "nsga2", "gp", "random"] = _option(
-        "tpe", SPACE, "Optuna's sampler: tpe, nsga2, gp or random."
+    sampler: Literal["tpe", "nsga2", "gp", "random"] = option(
+        "tpe", "Optuna's sampler: tpe, nsga2, gp or random.", panel=SPACE
     )
-    seeds: Literal["none", "uniform", "solver", "only solver"] = _option(
+    seeds: Literal["none", "uniform", "solver", "only solver"] = option(
         "solver",
-        SPACE,
         "What the study starts from: none (the baseline), uniform (and each choice everywhere), solver (and the "
         "integer program's answers over a candidate table), only solver (those instead of the uniform ones).",
+        panel=SPACE,
     )
-    veto: bool = _option(
-        True, SPACE, "Where latency counts, leave out choices that do not pay against the baseline layer on the device."
+    veto: bool = option(
+        True,
+        "Where latency counts, leave out choices that are not faster than the baseline layer on this device.",
+        panel=SPACE,
     )
 
-    max_latency: str | None = _option(None, BUDGET, "Latency limit, absolute (12ms) or of the baseline (60%).")
-    max_macs: str | None = _option(None, BUDGET, "MACs limit, absolute (300M) or of the baseline (50%).")
-    max_params: str | None = _option(None, BUDGET, "Parameter limit, absolute (4M) or of the baseline (50%).")
-    max_memory: str | None = _option(
-        None, BUDGET, "Peak activation memory limit, absolute (8MB) or of the baseline (50%)."
+    max_latency: str | None = option(None, "Latency limit, absolute (12ms) or of the baseline (60%).", panel=BUDGET)
+    max_macs: str | None = option(None, "MACs limit, absolute (300M) or of the baseline (50%).", panel=BUDGET)
+    max_params: str | None = option(None, "Parameter limit, absolute (4M) or of the baseline (50%).", panel=BUDGET)
+    max_memory: str | None = option(
+        None, "Peak activation memory limit, absolute (8MB) or of the baseline (50%).", panel=BUDGET
     )
-    min_accuracy: float | None = _option(None, BUDGET, "Least score of a model on the front, from 0 to 1.", ge=0, le=1)
-    trials: int = _option(24, BUDGET, "Architectures to evaluate, the baseline and the uniform ones included.", ge=1)
-    finalists: int = _option(10, BUDGET, "Models of the front to train on and measure again, at most.", ge=1)
+    min_accuracy: float | None = option(None, "Minimum score on the front, from 0 to 1.", panel=BUDGET, ge=0, le=1)
+    trials: int = option(
+        24, "Architectures to evaluate, the baseline and the uniform ones included.", panel=BUDGET, ge=1
+    )
+    finalists: int = option(10, "Models of the front to train on and measure again, at most.", panel=BUDGET, ge=1)
 
-    epochs: int = _option(
-        1, TRAINING, "Proxy epochs of a trial that every rung promotes (rungs: 0, 1, 3, … epochs).", ge=0
+    epochs: int = option(
+        1, "Proxy epochs of a trial that every rung promotes (rungs: 0, 1, 3, … epochs).", panel=TRAINING, ge=0
     )
-    final_epochs: int = _option(4, TRAINING, "Further epochs of each finalist.", ge=0)
-    baseline_epochs: int | None = _option(
-        None, TRAINING, "Epochs to train the baseline first; default: 12 without --weights, else 0.", ge=0
+    final_epochs: int = option(4, "Further epochs of each finalist.", panel=TRAINING, ge=0)
+    baseline_epochs: int | None = option(
+        None, "Epochs to train the baseline first; default: 12 without --weights, else 0.", panel=TRAINING, ge=0
     )
-    calibration_images: int = _option(
-        512, TRAINING, "Images for the closed-form weights; 0 copies weights instead.", ge=0
+    calibration_images: int = option(
+        512, "Images for the closed-form weights; 0 copies weights instead.", panel=TRAINING, ge=0
     )
-    distill_steps: int = _option(0, TRAINING, "Label-free block distillation steps after the closed form.", ge=0)
-    batch_size: int = _option(64, TRAINING, "Images a training step.", ge=1)
-    lr: float | None = _option(None, TRAINING, "Highest learning rate; default: the recipe's.", gt=0)
-    train_device: str = _option("cpu", TRAINING, "Where to train: cpu, cuda, cuda:1 or auto.")
+    distill_steps: int = option(0, "Label-free block distillation steps after the closed form.", panel=TRAINING, ge=0)
 
-    device: Texts = _option(("onnxruntime:cpu",), MACHINE, "Where latency is measured; repeat it for several.")
-    threads: int = _option(1, MACHINE, "Threads of the runtime when measuring.", ge=1)
-    batch: int = _option(1, MACHINE, "Images a forward when measuring.", ge=1)
-    precision: str = _option("float32", MACHINE, "float32, or float16/bfloat16 where the device has it.")
-    channels_last: bool = _option(True, MACHINE, "Memory order of PyTorch's own devices when measuring.")
-    time_limit: float = _option(2.0, MACHINE, "Seconds of timing a trial and device, at most.", gt=0)
-    cell_time_limit: float = _option(
-        0.1, MACHINE, "Seconds of timing a layer under one choice for the latency table, at most.", gt=0
+    device: Texts = option(("onnxruntime:cpu",), "Where latency is measured; repeatable.", panel=MEASURING)
+    time_limit: float = option(2.0, "Time budget for timing per trial and device, in seconds.", panel=MEASURING, gt=0)
+    cell_time_limit: float = option(
+        0.1, "Time budget per layer and choice of the latency table, in seconds.", panel=MEASURING, gt=0
     )
-    final_time_limit: float = _option(20.0, MACHINE, "Seconds of timing all finalists on a device, at most.", gt=0)
-    out: str = _option("ghostsearch-run", MACHINE, "Study directory; the same command goes on with what is there.")
-    storage: str | None = _option(
-        None, MACHINE, "Where the study's trials live: default SQLite in the directory; journal:FILE, postgresql://…."
+    final_time_limit: float = option(
+        20.0, "Time budget for timing all finalists per device, in seconds.", panel=MEASURING, gt=0
     )
-    engine: Literal["optuna", "ray"] = _option(
-        "optuna", MACHINE, "optuna: trials in this process; ray: in actors of a Ray cluster."
+    out: str = option("ghostsearch-run", "Study directory; rerun the same command to resume.", panel=MACHINE)
+    storage: str | None = option(
+        None,
+        "Where the study's trials live: default SQLite in the directory; journal:FILE, postgresql://….",
+        panel=MACHINE,
     )
-    ray_address: str | None = _option(None, MACHINE, "Ray cluster to join; default: start one on this machine.")
-    resources: Texts = _option(("cpu=1",), MACHINE, "Resources of a trial under Ray, such as cpu=2,gpu=0.5.")
-    seed: int = _option(0, MACHINE, "Seed of everything random.", ge=0)
+    engine: Literal["optuna", "ray"] = option(
+        "optuna", "optuna: trials in this process; ray: in actors of a Ray cluster.", panel=MACHINE
+    )
+    ray_address: str | None = option(None, "Ray cluster to join; default: start one on this machine.", panel=MACHINE)
+    resources: Texts = option(("cpu=1",), "Resources of a trial under Ray, such as cpu=2,gpu=0.5.", panel=MACHINE)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_files(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        # `lr: null` stood for the recipe's.
+        return {RENAMED.get(k, k): v for k, v in values.items() if (k, v) != ("lr", None)}
 
     @field_validator("objectives")
     @classmethod
@@ -166,6 +155,7 @@ class RunConfig(BaseModel):
 FREE = frozenset(
     {
         "out",
+        "compute_device",
         "trials",
         "finalists",
         "final_epochs",
@@ -189,14 +179,11 @@ def configure(given: dict[str, Any], file: Path | None = None) -> RunConfig:
     """The run of a run.yaml, overridden by the values given; raises GhostsearchError naming the field that is wrong."""
     base = read_run(file) if file else {}
     try:
-        return RunConfig.model_validate({**base, **given})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = key_of(first["loc"])
-        message = str(first["msg"]).removeprefix("Value error, ")
-        prefix = f"{file}: " if file and where.partition(".")[0] not in given else ""
-        value = f", got {reprlib.repr(first['input'])[:80]}" if where else ""
-        raise GhostsearchError(f"{prefix}{where + ': ' if where else ''}{message}{value}") from None
+        return RunConfig(**{**base, **given})
+    except OptionError as error:
+        if file is None or error.option.partition(".")[0] in given:
+            raise
+        raise GhostsearchError(f"{file}: {error}") from None
 
 
 def read_run(file: Path) -> dict[str, Any]:

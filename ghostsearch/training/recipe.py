@@ -34,7 +34,6 @@ class Recipe(Options):
         ge=0, lt=1,
     )  # fmt: skip
     compute_device: str = option("auto", "Where to train and fit: cpu, cuda, cuda:1 or auto.", panel=TRAINING)
-    processes: int = option(1, "Processes to train in, a GPU each.", panel=TRAINING, ge=1)
     train_precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = option(
         "auto", "32-true, bf16-mixed or 16-mixed; auto: mixed on a GPU.", panel=TRAINING
     )

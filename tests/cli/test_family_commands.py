@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 def test_train_writes_a_model_and_its_curves(ghostsearch, tmp_path):
     outcome = ghostsearch(
         "train", "ghostsearch:digits_cnn", "--data", "digits", "--train-images", "256", "--epochs", "2",
-        "--train-device", "cpu", "--out", tmp_path / "out", "--json",
+        "--compute-device", "cpu", "--out", tmp_path / "out", "--json",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert len(outcome.data["history"]) == 2
@@ -36,7 +36,7 @@ def test_ghostnet_from_scratch_on_a_folder_of_three_classes(ghostsearch, three_c
     out = tmp_path / "trained"
     outcome = ghostsearch(
         "train", "ghostsearch:ghostnet", "--size", "32", "--data", f"folder:{three_classes}", "--batch", "16",
-        "--epochs", "3", "--train-device", "cpu", "--out", out,
+        "--epochs", "3", "--compute-device", "cpu", "--out", out,
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert f"--classes 3 --weights {out / 'weights.safetensors'}" in outcome.out

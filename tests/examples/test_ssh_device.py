@@ -18,6 +18,7 @@ from torch import nn
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.devices.selftest import output_difference, probe_model
 from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.setting import Setting
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ssh_device.py"
 
@@ -52,7 +53,9 @@ def test_outputs_come_back_right(device):
 def test_it_measures_like_any_device(device):
     model, example = probe_model()
     bigger = nn.Sequential(nn.Upsample(scale_factor=4), model).eval()
-    found = measure_latency({"bigger": bigger}, example, device=device, baseline=model, time_limit_s=0.3)["bigger"]
+    found = measure_latency(
+        {"bigger": bigger}, example, device=device, baseline=model, setting=Setting(time_limit=0.3)
+    )["bigger"]
     assert found.device == "ssh:onnxruntime"
     assert found.ratio > 1
     assert {"onnxruntime", "torch", "onnx"} == set(device.versions())

@@ -12,6 +12,7 @@ from torch import nn
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.devices.base import Device, Prepared
 from ghostsearch.measure.latency import MIN_ROUNDS, measure_latency
+from ghostsearch.measure.setting import Setting
 
 EXAMPLE = torch.randn(1, 3, 16, 16)
 
@@ -30,7 +31,9 @@ def test_measuring_changes_nothing(device):
     np.random.seed(3)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     threads, collecting = torch.get_num_threads(), gc.isenabled()
-    measure_latency({"candidate": candidate}, EXAMPLE, device=device, baseline=baseline, time_limit_s=0.05)
+    measure_latency(
+        {"candidate": candidate}, EXAMPLE, device=device, baseline=baseline, setting=Setting(time_limit=0.05)
+    )
     assert baseline.training
     assert not candidate.training
     for model, state in zip((baseline, candidate), before, strict=True):
@@ -43,7 +46,7 @@ def test_measuring_changes_nothing(device):
 
 
 def test_raw_times_of_both_and_an_interval_around_the_ratio():
-    found = measure_latency({"a": net(), "b": net(32, 4)}, EXAMPLE, baseline=net(16), time_limit_s=0.3)
+    found = measure_latency({"a": net(), "b": net(32, 4)}, EXAMPLE, baseline=net(16), setting=Setting(time_limit=0.3))
     for latency in found.values():
         assert min(*latency.times_s, *latency.baseline_times_s) > 0
         assert len(latency.times_s) >= MIN_ROUNDS
@@ -59,14 +62,14 @@ def test_raw_times_of_both_and_an_interval_around_the_ratio():
 
 
 def test_it_says_why_it_stopped():
-    wide = measure_latency({"a": net()}, EXAMPLE, baseline=net(), time_limit_s=0.05, narrow=-1.0)["a"]
+    wide = measure_latency({"a": net()}, EXAMPLE, baseline=net(), setting=Setting(time_limit=0.05, narrow=-1.0))["a"]
     assert wide.stopped == "time limit"
-    easy = measure_latency({"a": net()}, EXAMPLE, baseline=net(), time_limit_s=60, narrow=100)["a"]
+    easy = measure_latency({"a": net()}, EXAMPLE, baseline=net(), setting=Setting(time_limit=60, narrow=100))["a"]
     assert easy.stopped == "narrow"
 
 
 def test_without_a_baseline_model_there_is_no_ratio():
-    latency = measure_latency({"a": net()}, EXAMPLE, time_limit_s=0.05)["a"]
+    latency = measure_latency({"a": net()}, EXAMPLE, setting=Setting(time_limit=0.05))["a"]
     assert (latency.ratio, latency.baseline_times_s, latency.ratio_interval) == (None, (), None)
 
 
@@ -118,14 +121,18 @@ def test_the_baseline_model_is_timed_in_turns_in_an_order_that_changes():
     device = Noting()
     models = {name: labelled(name) for name in "abc"}
     found = measure_latency(
-        models, EXAMPLE, device=device, baseline=labelled("baseline"), time_limit_s=0.3, batch=4, narrow=-1.0
+        models,
+        EXAMPLE,
+        device=device,
+        baseline=labelled("baseline"),
+        setting=Setting(time_limit=0.3, batch=4, narrow=-1.0),
     )
     order = visits(device)
     turns = {tuple(order[i : i + 4]) for i in range(8, len(order) - 4, 4)}
     assert len(turns) > 1  # the draw is seeded; only how many rounds there are depends on the machine
     assert {"a", "b", "c", "baseline"} == set(order)
     assert abs(device.calls.count("a") - device.calls.count("baseline")) <= 0.2 * len(device.calls)
-    assert sorted(device.closed) == ["a", "b", "c", "baseline"]
+    assert sorted(device.closed) == ["a", "b", "baseline", "c"]
     assert device.batch == 4
     assert all(latency.cores_busy is None for latency in found.values())
 
@@ -133,10 +140,7 @@ def test_the_baseline_model_is_timed_in_turns_in_an_order_that_changes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threads": 0}, "must be above 0"),
-        ({"time_limit_s": 0}, "must be above 0"),
-        ({"batch": 0}, "batch must be at least 1"),
-        ({"precision": "int3"}, "has no precision 'int3'; choose from float32"),
+        ({"setting": Setting(precision="int3")}, "has no precision 'int3'; choose from float32"),
         ({"device": "onnxruntime:cpuu"}, "nearest: onnxruntime:cpu"),
     ],
 )
@@ -154,3 +158,9 @@ def test_a_model_that_the_device_cannot_take():
     with pytest.raises(GhostsearchError, match="onnxruntime:cpu cannot run this model") as caught:
         measure_latency({"a": net()}, torch.randn(1, 5, 16, 16))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["threads", "time_limit", "batch"])
+def test_a_wrong_setting_is_named_in_one_line(option):
+    with pytest.raises(GhostsearchError, match=rf"^{option}: .* greater than .*, got 0$"):
+        Setting(**{option: 0})

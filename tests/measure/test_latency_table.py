@@ -12,11 +12,11 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.audit import audit, fit_correction, random_architectures
 from ghostsearch.measure.cells import CellStore, CellTime
 from ghostsearch.measure.cost_table import encode
-from ghostsearch.measure.devices.base import RunOptions
 from ghostsearch.measure.devices.table import get_device
-from ghostsearch.measure.latency_table import Setting, without_vetoed
+from ghostsearch.measure.latency_table import without_vetoed
 from ghostsearch.measure.layers import timed_layers
 from ghostsearch.measure.profiling import profile
+from ghostsearch.measure.setting import Setting
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.space.choice import KEEP
 from ghostsearch.space.preset import parse_preset
@@ -42,7 +42,7 @@ def setup(tmp_path_factory):
     torch.manual_seed(0)
     model, example = small(), torch.randn(1, 3, 24, 24)
     anatomy = find_sites(model, example)
-    space, setting = PRESET.resolve(anatomy), Setting.of("onnxruntime:cpu")
+    space, setting = PRESET.resolve(anatomy), Setting()
     directory = tmp_path_factory.mktemp("cache")
     return model, example, anatomy, space, setting, directory
 
@@ -50,7 +50,7 @@ def setup(tmp_path_factory):
 @pytest.fixture(scope="module")
 def table(setup):
     model, example, anatomy, space, setting, directory = setup
-    return profile(model, example, anatomy, space, setting, directory=directory, cell_s=0.02)
+    return profile(model, example, anatomy, space, CellStore("onnxruntime:cpu", setting, directory), cell_s=0.02)
 
 
 def test_layers_come_with_what_follows_and_share_cells(setup):
@@ -84,31 +84,31 @@ def test_a_second_profile_times_nothing(table, setup, monkeypatch):
         raise AssertionError("a stored cell was timed again")
 
     monkeypatch.setattr("ghostsearch.measure.profiling.measure_pairs", never)
-    again = profile(model, example, anatomy, space, setting, directory=directory)
+    again = profile(model, example, anatomy, space, CellStore("onnxruntime:cpu", setting, directory))
     assert again.rows() == table.rows()
 
 
 @pytest.mark.parametrize("change", [{"threads": 2}, {"batch": 2}, {"channels_last": False}])
 def test_another_setting_has_another_file(table, setup, change):
     directory = setup[-1]
-    other = Setting.of("onnxruntime:cpu", **change)
-    assert CellStore(other.device, other.options, other.batch, directory).cells == {}
+    other = Setting(**change)
+    assert CellStore("onnxruntime:cpu", other, directory).cells == {}
 
 
 def test_other_versions_have_another_file(table, setup, monkeypatch):
     device = get_device("onnxruntime:cpu")
-    assert CellStore(device, RunOptions(), 1, setup[-1]).cells
+    assert CellStore(device, Setting(), setup[-1]).cells
     monkeypatch.setattr(type(device), "versions", lambda self: {"onnxruntime": "0.0.1"})
-    assert CellStore(device, RunOptions(), 1, setup[-1]).cells == {}
+    assert CellStore(device, Setting(), setup[-1]).cells == {}
 
 
 @pytest.mark.parametrize("damage", ["cut", "foreign", "version"])
 def test_damaged_or_foreign_files_are_not_used_and_say_so(tmp_path, damage):
     device = get_device("onnxruntime:cpu")
-    store = CellStore(device, RunOptions(), 1, tmp_path)
+    store = CellStore(device, Setting(), tmp_path)
     store.cells["x"] = CellTime(median_s=1.0, ratio=0.5, interval=(0.4, 0.6))
     store.write()
-    assert CellStore(device, RunOptions(), 1, tmp_path).cells == store.cells
+    assert CellStore(device, Setting(), tmp_path).cells == store.cells
     text = store.path.read_text()
     content = json.loads(text)
     if damage == "foreign":
@@ -116,7 +116,7 @@ def test_damaged_or_foreign_files_are_not_used_and_say_so(tmp_path, damage):
     if damage == "version":
         content["version"] = 999
     store.path.write_text(text[: len(text) // 2] if damage == "cut" else json.dumps(content))
-    again = CellStore(device, RunOptions(), 1, tmp_path)
+    again = CellStore(device, Setting(), tmp_path)
     assert again.cells == {}
     assert "not used" in again.note
 
@@ -185,7 +185,7 @@ def test_correction_and_audit(table, setup):
 
 def test_unknown_device():
     with pytest.raises(GhostsearchError, match="no device is called"):
-        Setting.of("toaster:cpu")
+        CellStore("toaster:cpu", Setting())
 
 
 def test_codes_and_architectures_predict_the_same(table, setup):

@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from ghostsearch.measure.cells import CellStore
 from ghostsearch.measure.cost_table import encode
-from ghostsearch.measure.latency_table import UNCORRECTED, Setting
+from ghostsearch.measure.latency_table import UNCORRECTED
 from ghostsearch.measure.layers import timed_layers
 from ghostsearch.measure.profiling import profile
+from ghostsearch.measure.setting import Setting
 from ghostsearch.measure.streams import SUMS, Stream, find_streams, one_sum_each, spoiled_sums
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.space.preset import parse_preset
@@ -113,8 +115,8 @@ def table(tmp_path_factory):
     model, example = residual(), torch.randn(1, 3, 16, 16)
     anatomy = find_sites(model, example)
     space = parse_preset({"sites": [{"choices": [GHOST]}]}, "test").resolve(anatomy)
-    folder, setting = tmp_path_factory.mktemp("cells"), Setting.of("onnxruntime:cpu")
-    return profile(model, example, anatomy, space, setting, directory=folder, cell_s=0.02)
+    folder, setting = tmp_path_factory.mktemp("cells"), Setting()
+    return profile(model, example, anatomy, space, CellStore("onnxruntime:cpu", setting, folder), cell_s=0.02)
 
 
 def test_predictions_count_each_spoiled_sum_once(table):

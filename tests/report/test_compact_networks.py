@@ -7,6 +7,7 @@ import torchvision
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.saved import save
+from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import example_input, load_model
 from ghostsearch.report.compact import (
     ComparedModel,
@@ -26,7 +27,9 @@ from ghostsearch.surgery.convert import convert
 
 @pytest.fixture(scope="module")
 def rows() -> list[ComparedModel]:
-    return compare_models(["mobilenet_v3_small", "shufflenet_v2_x0_5"], device="torch:cpu", size=32, time_limit_s=0.5)
+    return compare_models(
+        ["mobilenet_v3_small", "shufflenet_v2_x0_5"], device="torch:cpu", size=32, setting=Setting(time_limit=0.5)
+    )
 
 
 def test_costs_are_those_of_the_networks(rows) -> None:
@@ -88,7 +91,7 @@ def test_a_directory_says_what_it_is_made_of_and_the_page_tells(tmp_path) -> Non
     module = convert(baseline.module, architecture, example=example_input(baseline.input))
     save(module, tmp_path / "mine", source=baseline, architecture=architecture)
     names = ["resnet20", str(tmp_path / "mine")]
-    rows = compare_models(names, device="torch:cpu", time_limit_s=0.2)
+    rows = compare_models(names, device="torch:cpu", setting=Setting(time_limit=0.2))
     assert rows[1].made_of == "ghostsearch:resnet20 with 1 × ghost(ratio=2, kernel=3), 1 × width(0.5)"
     assert rows[0].made_of == ""
     page = compact_page(rows, command="ghostsearch compare", seed=0)
@@ -120,4 +123,4 @@ def test_a_directory_of_foreign_code_needs_leave(tmp_path, monkeypatch) -> None:
 )
 def test_bad_input_is_one_clear_line(names, message) -> None:
     with pytest.raises(GhostsearchError, match=message):
-        compare_models(names, device="torch:cpu", time_limit_s=0.1)
+        compare_models(names, device="torch:cpu", setting=Setting(time_limit=0.1))

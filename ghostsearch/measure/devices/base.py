@@ -7,25 +7,15 @@ import importlib.metadata
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.setting import Setting
 
 PRECISIONS = ("float32", "float16", "bfloat16")
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a model runs on a device."""
-
-    threads: int = 1
-    precision: str = "float32"
-    channels_last: bool = True
-    """Memory order of images and weights in PyTorch's own runtimes; the others choose for themselves."""
 
 
 class Prepared(abc.ABC):
@@ -72,7 +62,7 @@ class Device(abc.ABC):
         """
 
     @abc.abstractmethod
-    def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
+    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
         """Make a model ready to run on an example; works on a copy.
 
         Raises GhostsearchError when the runtime cannot run the model.

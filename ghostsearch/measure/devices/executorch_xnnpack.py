@@ -13,9 +13,10 @@ from torch import nn
 
 from ghostsearch.errors import GhostsearchError, MissingExtraError
 from ghostsearch.graph.capture import copied, moved
-from ghostsearch.measure.devices.base import Device, Prepared, RunOptions, refusals
+from ghostsearch.measure.devices.base import Device, Prepared, refusals
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.measure.inputs import Flat, flat_inputs
+from ghostsearch.measure.setting import Setting
 
 
 class ExecutorchPrepared(Prepared):
@@ -60,9 +61,9 @@ class ExecutorchXnnpack(Device):
         finally:
             portable_lib._unsafe_reset_threadpool(before)
 
-    def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
+    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
         """The lowered program, loaded from memory."""
-        del options
+        del setting
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
         from executorch.runtime import Runtime

@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from ghostsearch.measure.devices.base import Prepared, RunOptions, refusals
+from ghostsearch.measure.devices.base import Prepared, refusals
 from ghostsearch.measure.devices.onnxruntime_cpu import OnnxRuntimeCpu
 from ghostsearch.measure.devices.openvino_cpu import OpenVinoCpu
 from ghostsearch.measure.onnx_graph.int8_module import int8_module
 from ghostsearch.measure.onnx_graph.quantize import fast_int8
+from ghostsearch.measure.setting import Setting
 
 INT8_TOLERANCE = 0.2
 """Largest difference from the float module's outputs, relative to the largest output, of a working int8 device."""
@@ -31,10 +32,10 @@ class OnnxRuntimeCpuInt8(OnnxRuntimeCpu):
     name = "onnxruntime:cpu:int8"
     tolerance = INT8_TOLERANCE
 
-    def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
+    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
         """The quantized graph in a session of its own threads."""
         with refusals(self.name):
-            return super().prepare(int8_module(model, example, [example]), example, options)
+            return super().prepare(int8_module(model, example, [example]), example, setting)
 
     def remark(self) -> str:
         return int8_remark()
@@ -46,10 +47,10 @@ class OpenVinoCpuInt8(OpenVinoCpu):
     name = "openvino:cpu:int8"
     tolerance = INT8_TOLERANCE
 
-    def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
+    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
         """The quantized graph compiled for its shapes."""
         with refusals(self.name):
-            return super().prepare(int8_module(model, example, [example]), example, options)
+            return super().prepare(int8_module(model, example, [example]), example, setting)
 
     def remark(self) -> str:
         return int8_remark()

@@ -8,11 +8,12 @@ import numpy as np
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.measure.devices.base import Device, Prepared, RunOptions, refusals
+from ghostsearch.measure.devices.base import Device, Prepared, refusals
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.measure.inputs import flat_inputs
 from ghostsearch.measure.onnx_graph.capture import onnx_bytes
 from ghostsearch.measure.onnx_graph.module import cpu_session
+from ghostsearch.measure.setting import Setting
 
 PROVIDER = "CUDAExecutionProvider"
 
@@ -61,11 +62,11 @@ class OnnxRuntimeCuda(Device):
 
         return torch.cuda.get_device_name() if torch.cuda.is_available() else "GPU 0"
 
-    def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
+    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
         """The model as an ONNX graph in a session on the GPU."""
         with refusals(self.name):
             graph, names = onnx_bytes(model, example)
-            session = cpu_session(graph, options.threads, (PROVIDER, "CPUExecutionProvider"))
+            session = cpu_session(graph, setting.threads, (PROVIDER, "CPUExecutionProvider"))
             if session.get_providers()[0] != PROVIDER:
                 raise GhostsearchError(f"{self.name} finds no GPU; use --device onnxruntime:cpu")
             feed = dict(zip(names, map(as_array, flat_inputs(example)), strict=True))

@@ -8,10 +8,11 @@ import numpy as np
 from torch import nn
 
 from ghostsearch.errors import MissingExtraError
-from ghostsearch.measure.devices.base import Device, Prepared, RunOptions, refusals
+from ghostsearch.measure.devices.base import Device, Prepared, refusals
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.measure.inputs import flat_inputs
 from ghostsearch.measure.onnx_graph.capture import onnx_graph
+from ghostsearch.measure.setting import Setting
 
 PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -46,7 +47,7 @@ class OpenVinoCpu(Device):
         except ImportError:
             raise MissingExtraError("OpenVINO", "openvino") from None
 
-    def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
+    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
         """The model compiled for its shapes."""
         import openvino
 
@@ -55,8 +56,8 @@ class OpenVinoCpu(Device):
             core = openvino.Core()
             read = core.read_model(graph)
             hints = {
-                "INFERENCE_NUM_THREADS": options.threads,
-                "INFERENCE_PRECISION_HINT": PRECISION_HINTS[options.precision],
+                "INFERENCE_NUM_THREADS": setting.threads,
+                "INFERENCE_PRECISION_HINT": PRECISION_HINTS[setting.precision],
                 "PERFORMANCE_HINT": "LATENCY",
                 "NUM_STREAMS": 1,
             }

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.measure.devices.base import Device, RunOptions
+from ghostsearch.measure.devices.base import Device
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.setting import Setting
 
 EQUAL = 1e-3
 """Difference, relative to the largest output, that the order of float32 sums explains."""
@@ -44,9 +45,9 @@ def self_test(name: str, *, threads: int = 1) -> SelfTest:
         device = get_device(name)
         model, example = probe_model()
         difference = output_difference(device, model, example, threads)
-        found = measure_latency({"probe": model}, example, device=device, threads=threads, time_limit_s=TIMING_S)[
-            "probe"
-        ]
+        found = measure_latency(
+            {"probe": model}, example, device=device, setting=Setting(threads=threads, time_limit=TIMING_S)
+        )["probe"]
     except GhostsearchError as error:
         return SelfTest(name, False, str(error), None, None, time.perf_counter() - start)
     seconds = time.perf_counter() - start
@@ -103,7 +104,7 @@ def output_difference(device: Device, model: nn.Module, example: Tensor, threads
     with torch.inference_mode():
         wanted = model(example).numpy()
     with device.session(threads):
-        prepared = device.prepare(model, example, RunOptions(threads))
+        prepared = device.prepare(model, example, Setting(threads=threads))
         outputs = prepared.outputs()
         prepared.close()
     if len(outputs) != 1 or outputs[0].shape != wanted.shape:

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.measure.devices.base import Prepared, RunOptions, refusals
+from ghostsearch.measure.devices.base import Prepared, refusals
 from ghostsearch.measure.devices.torch_cpu import TorchCpu, TorchPrepared, flat_copy
+from ghostsearch.measure.setting import Setting
 
 
 class TorchCompileCpu(TorchCpu):
@@ -27,10 +28,10 @@ class TorchCompileCpu(TorchCpu):
                 "torch-compile:cpu needs a C++ compiler: install g++ (apt install g++), or use --device torch:cpu"
             )
 
-    def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
+    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
         """A compiled copy; the whole graph at once, so that a graph break is an error and no silent half."""
         with refusals(self.name):
-            flat, inputs = flat_copy(model, example, options)
+            flat, inputs = flat_copy(model, example, setting)
             # The default cache of compiled code objects would drop the first of many candidates again.
             with torch._dynamo.config.patch(cache_size_limit=10_000, accumulated_cache_size_limit=100_000):
                 prepared = TorchPrepared(torch.compile(flat, fullgraph=True, dynamic=False), inputs)

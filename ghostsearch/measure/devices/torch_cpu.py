@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.graph.capture import copied, moved
-from ghostsearch.measure.devices.base import Device, Prepared, RunOptions, refusals
+from ghostsearch.measure.devices.base import Device, Prepared, refusals
 from ghostsearch.measure.inputs import Flat, flat_inputs
+from ghostsearch.measure.setting import Setting
 
 
 class TorchPrepared(Prepared):
@@ -52,26 +53,26 @@ class TorchCpu(Device):
         finally:
             torch.set_num_threads(before)
 
-    def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
+    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
         """A copy in eval mode, in the precision asked for."""
         with refusals(self.name):
-            flat, inputs = flat_copy(model, example, options)
+            flat, inputs = flat_copy(model, example, setting)
             prepared = TorchPrepared(flat, inputs)
             prepared.run()
         return prepared
 
 
 def flat_copy(
-    model: nn.Module, example: Any, options: RunOptions, *, device: str = "cpu"
+    model: nn.Module, example: Any, setting: Setting, *, device: str = "cpu"
 ) -> tuple[Flat, tuple[Tensor, ...]]:
-    """A frozen copy in eval mode that takes flat tensors, and the example's tensors, on a device, in the options'
+    """A frozen copy in eval mode that takes flat tensors, and the example's tensors, on a device, in the setting's
     precision and memory order.
     """
-    dtype = getattr(torch, options.precision)
+    dtype = getattr(torch, setting.precision)
     example = moved(example, device)
     flat = Flat(copied(model), example).to(device, dtype).eval().requires_grad_(False)
     inputs = tuple(t.to(dtype) if t.is_floating_point() else t for t in flat_inputs(example))
-    order = torch.channels_last if options.channels_last else torch.contiguous_format
+    order = torch.channels_last if setting.channels_last else torch.contiguous_format
     return flat.to(memory_format=order), tuple(t.to(memory_format=order) if t.dim() == 4 else t for t in inputs)
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.measure.devices.base import Device, Prepared, RunOptions, refusals
+from ghostsearch.measure.devices.base import Device, Prepared, refusals
 from ghostsearch.measure.devices.torch_cpu import as_array, flat_copy
+from ghostsearch.measure.setting import Setting
 
 WARM_UP_CALLS = 3
 
@@ -118,10 +119,10 @@ class TorchCuda(Device):
             cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
             torch.cuda.empty_cache()
 
-    def prepare(self, model: nn.Module, example: Any, options: RunOptions) -> Prepared:
+    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
         """A copy on the GPU in the precision asked for."""
         with refusals(self.name):
-            return CudaPrepared(*flat_copy(model, example, options, device="cuda"))
+            return CudaPrepared(*flat_copy(model, example, setting, device="cuda"))
 
 
 def require_gpu(name: str) -> None:

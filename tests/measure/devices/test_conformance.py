@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError, MissingExtraError
-from ghostsearch.measure.devices.base import Device, RunOptions
+from ghostsearch.measure.devices.base import Device
 from ghostsearch.measure.devices.selftest import output_difference, probe_model, self_test
 from ghostsearch.measure.devices.table import DEVICES, ENTRY_POINTS, device_names, get_device, list_devices
+from ghostsearch.measure.setting import Setting
 from ghostsearch.measure.threads import check_threads
 
 TOLERANCE = 1e-4
@@ -38,7 +39,7 @@ def prepared(device):
     torch.manual_seed(5)
     before = torch.get_rng_state(), torch.get_num_threads()
     with device.session(1):
-        ready = device.prepare(model, example, RunOptions(1))
+        ready = device.prepare(model, example, Setting())
         yield device, ready, model, example, state, before
         ready.close()
     assert torch.get_num_threads() == before[1]
@@ -102,7 +103,7 @@ def test_memory_order_and_precision_are_options(channels_last, precision):
     model, example = probe_model()
     with torch.no_grad():
         wanted = copy.deepcopy(model).eval()(example).numpy()
-    ready = get_device("torch:cpu").prepare(model, example, RunOptions(1, precision, channels_last))
+    ready = get_device("torch:cpu").prepare(model, example, Setting(precision=precision, channels_last=channels_last))
     (image,) = ready.inputs
     assert image.is_contiguous(memory_format=torch.channels_last) == channels_last
     assert image.dtype == getattr(torch, precision)
@@ -126,7 +127,7 @@ def test_nested_inputs_and_outputs(name):
 
     a, b, scale = torch.ones(1, 3), torch.full((1, 3), 2.0), torch.tensor([3.0])
     target = get_device(name)
-    outputs = target.prepare(Call(), {"batch": (a, b), "scale": scale}, RunOptions()).outputs()
+    outputs = target.prepare(Call(), {"batch": (a, b), "scale": scale}, Setting()).outputs()
     np.testing.assert_allclose(outputs[0], [[7, 7, 7]])
     np.testing.assert_allclose(outputs[1], [[2, 2, 2]])
 
