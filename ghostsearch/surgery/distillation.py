@@ -1,9 +1,12 @@
-"""Label-free distillation of a converted net from its baseline parent, block by block or as a whole."""
+"""Label-free distillation of a converted net from its baseline, block by block; it never ends worse than it began."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,111 +20,268 @@ from ghostsearch.graph.capture import call, channels_last, tensors
 from ghostsearch.graph.flow import find_places, trace_graph
 
 Progress = Callable[[int, int, str], None]
-LEARNING_RATE = 2e-3
-LOGITS_SHARE = 0.1
-"""Weight of the outputs' loss beside the mean of the feature losses; each is relative to the baseline's variance."""
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """Hyper-parameters of a distillation."""
+
+    batch: int = 32
+    lr: float = 1e-3
+    output_share: float = 0.5
+    """Weight of the outputs' error beside the mean error of the blocks' ends, each relative to its variance."""
+    held_out: float = 0.125
+    """Share of the images that only judge."""
+    checks: int = 10
+    """Times that the held-out error is measured, evenly spaced."""
+    patience: int = 3
+    """Checks without a lower error until it stops."""
+    shift: int = 4
+    """Images are shifted by at most so many pixels, and an eighth of their side."""
+    flips: bool = True
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What a distillation did; errors are on the held-out images."""
+
+    before: float
+    after: float
+    """Equal to `before` where nothing helped: the weights are then those it began with."""
+    step_kept: int
+    """The step whose weights stay; 0 is the start."""
+    seconds: float
+
+    def __str__(self) -> str:
+        if self.after < self.before:
+            return f"distilled {self.step_kept} steps: held-out error {self.before:.3g} -> {self.after:.3g}"
+        return f"distillation did not lower the held-out error ({self.before:.3g}); the weights stay as they were"
 
 
 def distill_blocks(
-    baseline: nn.Module,
-    converted: nn.Module,
-    loader: Iterable[Any],
-    steps: int,
-    *,
-    batch: int = 64,
-    lr: float = LEARNING_RATE,
-    shift: int = 4,
-    flips: bool = True,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> None:
-    """Train a converted net in place, without labels, to give the baseline's values at every block's end and
-    at the output.
+    baseline: nn.Module, converted: nn.Module, loader: Iterable[Any], steps: int, *,
+    settings: DistillSettings | None = None, seed: int = 0, progress: Progress | None = None,
+) -> Distilled:  # fmt: skip
+    """Train a converted net in place, without labels, to give the baseline's values at every block's end and output.
 
-    All blocks learn at once, each on the converted net's own inputs. Images are shifted by up to an eighth of
-    their side
-    (at most `shift` pixels) and mirrored: the baseline, asked again, says what its answer is. Adam, cosine; BatchNorm
-    uses each batch's statistics meanwhile, and gets those of the images as they came at the end. Frozen
-    parameters stay.
+    All blocks learn at once on the converted net's own inputs; images are shifted and mirrored, the baseline says what
+    its answer then is. Adam, cosine. BatchNorm keeps its statistics meanwhile: a batch's own are noise, and with a few
+    hundred images that noise costs more than training gains. Held-out images decide which step's weights stay, the
+    start's included. The expected time is told before the second step. Frozen parameters stay.
     Raises GhostsearchError when there are no images or nothing can be trained.
     """
-    from ghostsearch.surgery.inherit import image_batches, recalibrate_batchnorm
+    from ghostsearch.surgery.inherit import image_batches
 
+    settings = settings or DistillSettings()
     images = list(image_batches(loader))
     if not images:
         raise GhostsearchError("there are no images to distil on; give at least one batch")
     trained = [p for p in converted.parameters() if p.requires_grad]
     if not trained:
         raise GhostsearchError("every parameter of the converted model is frozen: there is nothing to distil")
-    modes = [(module, module.training) for model in (baseline, converted) for module in model.modules()]
-    baseline.eval()
-    converted.eval()
-    draw = _Draw(images, batch, shift, flips, torch.Generator().manual_seed(seed))
-    ends = block_ends(baseline, converted)
-    taps = [_Taps(model, ends) for model in (baseline, converted)]
-    optimizer = torch.optim.Adam(trained, lr)
-    norms = [m for m in converted.modules() if isinstance(m, _BatchNorm) and m.affine and m.track_running_stats]
-    try:
-        for norm in norms:
-            norm.train()
-        for step in range(steps):
+    began = time.perf_counter()
+    with _evaluating(baseline, converted), _Pair.open(baseline, converted, settings) as pair:
+        training, held = _split(images, settings)
+        draw = _Draw(training, settings, torch.Generator().manual_seed(seed))
+        best = _Best(converted, pair, held)
+        optimizer = torch.optim.Adam(trained, settings.lr)
+        every, done = max(1, math.ceil(steps / settings.checks)), 0
+        while done < steps and best.waited < settings.patience:
             breathe()
             for group in optimizer.param_groups:
-                group["lr"] = lr * _schedule(step, steps)
-            x = channels_last(draw())
-            with torch.no_grad():
-                wanted = list(tensors(call(baseline, x)))
-                features = taps[0].take()
-            output = list(tensors(call(converted, x)))
-            loss = _loss(output, wanted, taps[1].take(), features)
+                group["lr"] = settings.lr * _schedule(done, steps)
+            stepped = time.perf_counter()
+            loss = pair.error(draw())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            done += 1
+            if done % every == 0 or done == steps:
+                best.check(done)
             if progress:
-                progress(step + 1, steps, "distilling")
-    finally:
-        for tap in taps:
-            tap.close()
-        for module, training in modes:
-            module.training = training
-    recalibrate_batchnorm(converted, images)
+                step_s = time.perf_counter() - stepped
+                expected = f", about {_duration(step_s * steps)} on this machine" if done == 1 else ""
+                progress(done, steps, f"distilling{expected}")
+        best.restore()
+        if best.step:
+            _settle_norms(converted, images)
+    return Distilled(best.start, best.error, best.step, time.perf_counter() - began)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _schedule(step: int, steps: int) -> float:
-    """Share of the learning rate: a tenth of the steps upward, since Adam's first steps are as long as any; then
-    a cosine.
-    """
+    """Share of the learning rate: upward for a tenth of the steps, as Adam's first are as long as any; then cosine."""
     climb = max(1, steps // 10)
     if step < climb:
         return (step + 1) / (climb + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1, steps - climb)))
 
 
-def _loss(output: list[Tensor], wanted: list[Tensor], features: list[Tensor], of_baseline: list[Tensor]) -> Any:
-    outputs: Any = sum(_relative(o, w) for o, w in zip(output, wanted, strict=True)) / len(output)
-    # A block whose end was cut in width has no counterpart to be compared with.
-    pairs = [(f, p) for f, p in zip(features, of_baseline, strict=True) if f.shape == p.shape]
-    if not pairs:
-        return outputs
-    inner = sum(_relative(f, p) for f, p in pairs) / len(pairs)
-    return LOGITS_SHARE * outputs + (1 - LOGITS_SHARE) * inner
+@contextmanager
+def _evaluating(*models: nn.Module) -> Iterator[None]:
+    """Within, the models are in eval mode; each module's own comes back."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@dataclass
+class _Pair:
+    """Baseline and converted net, the values at their blocks' ends compared."""
+
+    baseline: nn.Module
+    converted: nn.Module
+    settings: DistillSettings
+    taps: tuple[_Taps, _Taps]
+
+    @staticmethod
+    @contextmanager
+    def open(baseline: nn.Module, converted: nn.Module, settings: DistillSettings) -> Iterator[_Pair]:
+        """The pair, hooked while it is used."""
+        ends = block_ends(baseline, converted)
+        taps = (_Taps(baseline, ends), _Taps(converted, ends))
+        try:
+            yield _Pair(baseline, converted, settings, taps)
+        finally:
+            for tap in taps:
+                tap.close()
+
+    def error(self, x: Any) -> Tensor:
+        """The weighted error of a batch, each part relative to the baseline's variance; a scalar."""
+        x = channels_last(x)
+        with torch.no_grad():
+            wanted = list(tensors(call(self.baseline, x)))
+            features = self.taps[0].take()
+        output = list(tensors(call(self.converted, x)))
+        outputs: Any = sum(_relative(o, w) for o, w in zip(output, wanted, strict=True)) / len(output)
+        own = self.taps[1].take()
+        # A block whose end was cut in width has no counterpart to be compared with.
+        pairs = [(own[p], features[p]) for p in own if p in features and own[p].shape == features[p].shape]
+        if not pairs:
+            return outputs
+        share = self.settings.output_share
+        inner: Any = sum(_relative(f, p) for f, p in pairs) / len(pairs)
+        return share * outputs + (1 - share) * inner
 
 
 def _relative(value: Tensor, wanted: Tensor) -> Tensor:
     return F.mse_loss(value, wanted) / wanted.var().clamp_min(1e-12)
 
 
-class _Draw:
-    """Random batches of calibration images, shifted and mirrored; batches that are no image tensors come as they
-    are.
-    """
+@dataclass
+class _Best:
+    """The weights with the lowest held-out error so far, the start's to begin with."""
 
-    def __init__(self, images: Sequence[Any], batch: int, shift: int, flips: bool, generator: torch.Generator) -> None:
-        together = all(isinstance(b, Tensor) and b.dim() == 4 and b.shape[1:] == images[0].shape[1:] for b in images)
-        self.pool = torch.cat(list(images)) if together else None
-        self.images, self.flips, self.generator = images, flips, generator
-        self.batch = batch if self.pool is None else min(batch, len(self.pool))
-        self.shift = 0 if self.pool is None else min(shift, self.pool.shape[-1] // 8)
+    converted: nn.Module
+    pair: _Pair
+    held: Sequence[Any]
+    step: int = 0
+    waited: int = 0
+    start: float = field(init=False)
+    error: float = field(init=False)
+    weights: dict[str, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start = self.error = self._measure()
+        self._keep()
+
+    def _measure(self) -> float:
+        with torch.no_grad():
+            found = [float(self.pair.error(x)) for x in self.held]
+        return sum(found) / len(found)
+
+    def _keep(self) -> None:
+        self.weights = {name: p.detach().clone() for name, p in self.converted.named_parameters()}
+
+    def check(self, step: int) -> None:
+        """Measure the error after a step; keep the weights when it is the lowest."""
+        found = self._measure()
+        if found < self.error:
+            self.error, self.step, self.waited = found, step, 0
+            self._keep()
+        else:
+            self.waited += 1
+
+    def restore(self) -> None:
+        """Put the best weights back."""
+        with torch.no_grad():
+            for name, parameter in self.converted.named_parameters():
+                parameter.copy_(self.weights[name])
+
+
+def _settle_norms(model: nn.Module, images: Sequence[Any]) -> None:
+    """Give every BatchNorm the statistics of what it now reads, its affine part changed so that no output is.
+
+    Later training, which uses the batch's statistics, then begins from the same function.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.affine and m.track_running_stats]
+    sums = {norm: [0.0, 0.0, 0.0] for norm in norms if all(p.requires_grad for p in norm.parameters())}
+
+    def add(norm: nn.Module, args: tuple[Tensor, ...], _: Any) -> None:
+        flat = args[0].detach().double().transpose(0, 1).flatten(1)
+        for i, value in enumerate((flat.shape[1], flat.sum(1), flat.square().sum(1))):
+            sums[norm][i] = sums[norm][i] + value  # type: ignore[index, operator]
+
+    handles = [norm.register_forward_hook(add) for norm in sums]
+    try:
+        with torch.no_grad():
+            for x in images:
+                call(model, channels_last(x))
+    finally:
+        for handle in handles:
+            handle.remove()
+    with torch.no_grad():
+        for norm, (count, total, squares) in sums.items():
+            if not count:
+                continue
+            mean: Any = total / count
+            variance: Any = (squares / count - mean.square()).clamp_min(0) * count / max(1, count - 1)
+            _renormalise(norm, mean, variance)
+
+
+def _renormalise(norm: Any, mean: Tensor, variance: Tensor) -> None:
+    old = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    bias = norm.bias.double() + old * (mean - norm.running_mean.double())
+    norm.weight.copy_(old * (variance + norm.eps).sqrt())
+    norm.bias.copy_(bias)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
+
+
+def _pooled(images: Sequence[Any]) -> Tensor | None:
+    """The images (N, C, H, W) as one tensor, where they are image tensors of one size."""
+    first = images[0]
+    together = all(isinstance(b, Tensor) and b.dim() == 4 and b.shape[1:] == first.shape[1:] for b in images)
+    return torch.cat(list(images)) if together else None
+
+
+def _split(images: Sequence[Any], settings: DistillSettings) -> tuple[list[Any], list[Any]]:
+    """Batches to train on and batches that judge; where there is only one of a foreign kind it does both."""
+    pool = _pooled(images)
+    if pool is not None:
+        held = min(len(pool) - 1, max(1, round(len(pool) * settings.held_out)))
+        if held < 1:
+            return [pool], [pool]
+        return [pool[:-held]], list(pool[-held:].split(settings.batch))
+    held = max(1, round(len(images) * settings.held_out))
+    return (list(images[:-held]), list(images[-held:])) if len(images) > 1 else (list(images), list(images))
+
+
+class _Draw:
+    """Random batches of images, shifted and mirrored; batches that are no image tensors come as they are."""
+
+    def __init__(self, images: Sequence[Any], settings: DistillSettings, generator: torch.Generator) -> None:
+        self.pool, self.images, self.settings, self.generator = _pooled(images), images, settings, generator
+        self.batch = settings.batch if self.pool is None else min(settings.batch, len(self.pool))
+        self.shift = 0 if self.pool is None else min(settings.shift, self.pool.shape[-1] // 8)
         self.order: list[int] = []
 
     def __call__(self) -> Any:
@@ -136,7 +296,7 @@ class _Draw:
         height, width = x.shape[-2:]
         wide = F.pad(x, [self.shift] * 4, mode="reflect") if self.shift else x
         moves = torch.randint(2 * self.shift + 1, (len(x), 2), generator=self.generator).tolist()
-        mirrored = (torch.rand(len(x), generator=self.generator) < 0.5 * self.flips).tolist()
+        mirrored = (torch.rand(len(x), generator=self.generator) < 0.5 * self.settings.flips).tolist()
         made = []
         for image, (down, right), mirror in zip(wide, moves, mirrored, strict=True):
             crop = image[:, down : down + height, right : right + width]
@@ -160,11 +320,10 @@ def block_ends(baseline: nn.Module, converted: nn.Module) -> list[str]:
 
 
 class _Taps:
-    """Keeps the outputs of some modules of the last forward, in order."""
+    """Keeps the outputs of some modules of the last forward, by path."""
 
     def __init__(self, model: nn.Module, paths: Sequence[str]) -> None:
         self.values: dict[str, Tensor] = {}
-        self.paths = paths
         self.handles = [model.get_submodule(path).register_forward_hook(self._keeper(path)) for path in paths]
 
     def _keeper(self, path: str) -> Callable[..., None]:
@@ -174,9 +333,9 @@ class _Taps:
 
         return hook
 
-    def take(self) -> list[Tensor]:
+    def take(self) -> dict[str, Tensor]:
         """The outputs, forgotten thereafter."""
-        found, self.values = [self.values[p] for p in self.paths if p in self.values], {}
+        found, self.values = self.values, {}
         return found
 
     def close(self) -> None:

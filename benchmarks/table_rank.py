@@ -1,0 +1,146 @@
+"""Does the candidate table rank architectures? Its sums against the real divergence of refitted random architectures.
+
+    python benchmarks/table_rank.py --net resnet20 --weights . --data folder:cifar10-jpeg
+    python benchmarks/table_rank.py --net lite0 --data imagenet-sample
+
+Each architecture is drawn at random, converted and fitted in closed form from its first change to its end (so not as
+the table's single changes are), and its KL divergence from the baseline taken on the images that judge the candidates.
+A run that was stopped goes on; more rows make the interval narrower. The page is results/table_rank_NET.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from imagenet_sample import open_sample
+from rows import append_row, read_rows
+from scipy.stats import kendalltau
+from torch import nn
+
+from ghostsearch.machine import processor
+from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
+from ghostsearch.space.architecture import Architecture, SearchSpace
+from ghostsearch.study.bench import Bench, open_bench
+from ghostsearch.study.candidate_scores import CandidateScores
+from ghostsearch.study.candidates import build_candidates
+from ghostsearch.study.config import RunConfig
+
+SHARES = (0.1, 0.3, 0.5, 0.8)
+"""Of the sites and groups that an architecture changes, one of these shares, drawn."""
+
+
+def main() -> None:
+    args = arguments()
+    bench = opened(args)
+    started = time.process_time()
+    table = build_candidates(bench, args.work, lambda done, total, text: print(f"{done}/{total} {text}", flush=True))
+    table_s = time.process_time() - started
+    loss = {(r.kind, r.name, r.choice): r.divergence for r in table.itertuples(index=False)}
+    batches = CandidateScores(bench).batches
+    with torch.inference_mode():
+        wanted = [bench.baseline.module.eval()(x).log_softmax(1) for x, _ in batches]
+    path, draw = args.work / "architectures.csv", random.Random(args.seed)
+    known = {row["digest"]: row for row in read_rows(path)}
+    rows = []
+    for number in range(args.architectures):
+        architecture = drawn(bench.space, draw, SHARES[number % len(SHARES)])
+        if architecture.digest not in known:
+            began = time.process_time()
+            model = bench.convert(architecture)
+            row = {
+                "digest": architecture.digest, "changes": len(architecture.sites) + len(architecture.groups),
+                "macs": bench.cost(architecture).macs / bench.baseline_cost.macs, "summed": summed(architecture, loss),
+                "divergence": divergence(model, batches, wanted), "cpu_s": round(time.process_time() - began, 1),
+            }  # fmt: skip
+            append_row(path, row)
+            known[architecture.digest] = {k: str(v) for k, v in row.items()}
+            print(number, row, flush=True)
+        rows.append(known[architecture.digest])
+    publish(page(args, bench, rows, table_s), args.out)
+
+
+def opened(args: argparse.Namespace) -> Bench:
+    """The bench of a network."""
+    if args.net == "lite0":
+        return open_sample(Path(args.data), args.space, seed=args.seed)
+    return open_bench(RunConfig(
+        model=f"ghostsearch:{args.net}", weights=str(args.weights / f"cifar_{args.net}_jpeg.safetensors"),
+        data=args.data, validation_list=args.validation_list, space=args.space, train_images=2000,
+        calibration_images=args.images, seed=args.seed, out=str(args.work),
+    ))  # fmt: skip
+
+
+def drawn(space: SearchSpace, draw: random.Random, share: float) -> Architecture:
+    """An architecture that changes about a share of the sites and groups."""
+
+    def some(options_of: Any) -> dict[str, str]:
+        return {name: draw.choice(options[1:]) for name, options in options_of.items() if draw.random() < share}
+
+    return Architecture.of(some(space.sites), some(space.groups))
+
+
+def summed(architecture: Architecture, loss: dict[tuple[str, str, str], float]) -> float:
+    """What the table says."""
+    sites = [loss["site", name, str(choice)] for name, choice in architecture.sites.items()]
+    return float(sum(sites) + sum(loss["group", name, str(w)] for name, w in architecture.groups.items()))
+
+
+def divergence(model: nn.Module, batches: Sequence[Any], wanted: Sequence[torch.Tensor]) -> float:
+    """Mean KL divergence of the model's class probabilities from the baseline's."""
+    total = images = 0.0
+    with torch.inference_mode():
+        for (x, _), logs in zip(batches, wanted, strict=True):
+            total += float(F.kl_div(model.eval()(x).log_softmax(1), logs, log_target=True, reduction="sum"))
+            images += len(x)
+    return total / images
+
+
+def page(args: argparse.Namespace, bench: Bench, rows: list[dict[str, str]], table_s: float) -> ResultPage:
+    """Kendall's τ with a bootstrap interval, and every architecture."""
+    ours, real = (np.array([float(r[c]) for r in rows]) for c in ("summed", "divergence"))
+    tau = kendalltau(ours, real)[0]
+    generator = np.random.default_rng(args.seed)
+    picks = [generator.integers(len(ours), size=len(ours)) for _ in range(1000)]
+    low, high = np.nanpercentile([kendalltau(ours[p], real[p])[0] for p in picks], [2.5, 97.5])
+    numbers = [{k: r[k] if k == "digest" else f"{float(r[k]):.4g}" for k in r} for r in rows]
+    choices = sum(len(o) - 1 for o in [*bench.space.sites.values(), *bench.space.groups.values()])
+    timing = f"; the table took {table_s:.0f} CPU seconds" if table_s > 5 else ""
+    return ResultPage(
+        name=f"table_rank_{args.net}", title=f"Does the candidate table rank architectures of {args.net}?",
+        claim=f"Rank correlation (Kendall's τ) of the candidate table's sums with the real divergence of {len(rows)} "
+        f"refitted random architectures, {args.net}",
+        figure=f"{tau:.3f} (95 % interval {low:.3f} to {high:.3f}; aim 0.85)", command=script_command(),
+        device=processor(), seed=args.seed, tables=[ResultTable("Architectures", numbers)],
+        notes=[
+            f"{choices} candidates in the space `{args.space}`{timing}. The architectures are fitted to "
+            f"{sum(len(b) for b in bench.calibration or [])} images from the first change to the end, the table's "
+            "single changes with three layers behind them; KL divergence on images that neither saw.",
+        ],
+    )  # fmt: skip
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--net", choices=("resnet20", "resnet56", "lite0"), default="resnet20")
+    parser.add_argument("--weights", type=Path, default=Path())
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--validation-list")
+    parser.add_argument("--space", default="families")
+    parser.add_argument("--images", type=int, default=128, help="calibration images of a CIFAR network")
+    parser.add_argument("--architectures", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--work", type=Path, default=Path("runs/table_rank"), help="folder of the table and the rows")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

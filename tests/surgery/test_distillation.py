@@ -1,0 +1,120 @@
+"""Distillation without labels: it helps, it never ends worse than it began, and it leaves honest statistics."""
+
+import copy
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.surgery.distillation import DistillSettings, _settle_norms, distill_blocks
+
+AS_THEY_ARE = DistillSettings(flips=False, shift=0, batch=8)
+
+
+class Net(nn.Module):
+    """Two blocks of convolution and norm, one of them residual. x: (N, 3, H, W) -> (N, 5)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.norm2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.linear = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(self.conv1(x)).relu()
+        return self.linear((x + self.norm2(self.conv2(x))).relu().mean((2, 3)))
+
+
+@pytest.fixture
+def images() -> list[Tensor]:
+    torch.manual_seed(3)
+    return [torch.randn(16, 3, 8, 8) for _ in range(3)]
+
+
+@pytest.fixture
+def pair(images: list[Tensor]) -> tuple[nn.Module, nn.Module]:
+    """A net with statistics of its images, and a copy that was disturbed."""
+    torch.manual_seed(1)
+    baseline = Net()
+    for x in images:
+        baseline.train()(x)
+    disturbed = copy.deepcopy(baseline)
+    with torch.no_grad():
+        disturbed.conv2.weight += 0.1 * torch.randn(disturbed.conv2.weight.shape)
+    return baseline.eval(), disturbed.eval()
+
+
+def error(model: nn.Module, baseline: nn.Module, images: list[Tensor]) -> float:
+    with torch.no_grad():
+        return sum(float((model(x) - baseline(x)).square().mean()) for x in images)
+
+
+def test_it_lowers_the_error_and_leaves_modes_and_the_baseline_alone(pair, images):
+    baseline, converted = pair
+    before, weights = error(converted, baseline, images), copy.deepcopy(baseline.state_dict())
+    converted.norm1.train()
+    done = distill_blocks(baseline, converted, images, 60, settings=AS_THEY_ARE)
+    assert converted.norm1.training
+    converted.eval()
+    assert done.after < done.before
+    assert 0 < done.step_kept <= 60
+    assert error(converted, baseline, images) < 0.5 * before
+    assert all(torch.equal(a, b) for a, b in zip(weights.values(), baseline.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("lr", [1e-3, 0.1, 30.0])
+def test_the_held_out_error_is_never_higher_than_at_the_start(pair, images, lr):
+    baseline, converted = pair
+    start = copy.deepcopy(converted)
+    done = distill_blocks(
+        baseline, converted, images, 20, settings=DistillSettings(flips=False, shift=0, batch=8, lr=lr, patience=2)
+    )
+    assert done.after <= done.before
+    # The same images are held out: judged again, the model has the error that was told.
+    held = [torch.cat(images)[-6:]]
+    assert (error(converted, baseline, held) < error(start, baseline, held)) == (done.after < done.before)
+    if lr == 30.0:
+        assert done.after == done.before
+        assert "stay as they were" in str(done)
+        assert torch.equal(converted.conv2.weight, start.conv2.weight)
+        assert torch.equal(converted(images[0]), start(images[0]))
+
+
+def test_norms_get_the_statistics_of_what_they_read_and_no_output_changes(pair, images):
+    _, model = pair
+    with torch.no_grad():
+        before = [model(x) for x in images]
+        _settle_norms(model, images)
+        after = [model(x) for x in images]
+        inputs = torch.cat([model.conv1(x) for x in images]).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(torch.cat(after), torch.cat(before), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.norm1.running_mean, inputs.mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.norm1.running_var, inputs.var(1), rtol=1e-4, atol=1e-5)
+
+
+def test_the_expected_time_is_told_after_the_first_step_and_frozen_parameters_stay(pair, images):
+    baseline, converted = pair
+    converted.conv1.requires_grad_(False)
+    frozen, told = converted.conv1.weight.clone(), []
+    distill_blocks(baseline, converted, images, 4, settings=AS_THEY_ARE, progress=lambda *x: told.append(x))
+    assert [x[:2] for x in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert re.fullmatch(r"distilling, about \d+ (s|min) on this machine", told[0][2])
+    assert torch.equal(frozen, converted.conv1.weight)
+
+
+def test_nothing_to_distil_is_refused(pair, images):
+    baseline, converted = pair
+    with pytest.raises(GhostsearchError, match="no images"):
+        distill_blocks(baseline, converted, [], 1)
+    with pytest.raises(GhostsearchError, match="frozen"):
+        distill_blocks(baseline, converted.requires_grad_(False), images, 1)
+
+
+def test_the_same_seed_gives_the_same_weights(pair, images):
+    baseline, converted = pair
+    other = copy.deepcopy(converted)
+    for model in (converted, other):
+        distill_blocks(baseline, model, images, 5, seed=2)
+    assert all(torch.equal(a, b) for a, b in zip(converted.parameters(), other.parameters(), strict=True))
