@@ -1,4 +1,4 @@
-"""Figure 1 of the paper for a trained ResNet-20, and whether redundant layers are those that bear ghosts.
+"""Figure 1 of the paper for a trained ResNet-20, and whether redundant layers are those that ghost convolutions suit.
 
     python benchmarks/gallery.py STUDY
 
@@ -18,9 +18,15 @@ from scipy.stats import kendalltau
 
 from ghostsearch.machine import processor
 from ghostsearch.models.load import load_model
-from ghostsearch.report.gallery import Gallery, LayerMaps, draw_gallery
+from ghostsearch.report.gallery import (
+    REFERENCE_CHOICE,
+    LayerMaps,
+    draw_gallery,
+    image_tensor,
+    open_image,
+    similar_maps,
+)
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
-from ghostsearch.report.similar_maps import REFERENCE_CHOICE, image_tensor, open_image, similar_maps
 from ghostsearch.study.candidates import read_candidates
 
 MODEL, WEIGHTS, SIZE = "ghostsearch:resnet20", Path("cifar_resnet20_jpeg.safetensors"), 64
@@ -75,7 +81,7 @@ def main() -> None:
         rows = rows_of(layers, damage)
         tables.append(ResultTable(f"Layers on {name} at {SIZE}×{SIZE} pixels", rows))
         ranks += agreements(rows, name)
-        galleries.append(Gallery(MODEL, f"scikit-learn's {name}", tuple(layers)))
+        galleries.append(layers)
     shown = ", ".join(f"{r['tau']:+.2f} ({r['image']})" for r in ranks if r["against"] == COLUMNS[0])
     page = ResultPage(
         name="gallery",
@@ -84,7 +90,7 @@ def main() -> None:
         figure=shown,
         command=script_command(),
         device=processor(),
-        tables=[ResultTable("Does redundancy foretell harm?", ranks), *tables],
+        tables=[ResultTable("Does redundancy predict harm?", ranks), *tables],
         notes=(
             "redundancy: share of the feature maps' variance that each map's best other map explains through a 3×3 "
             "filter; error_d: variance left when the most similar pair's target is made by a d×d filter.",
@@ -92,7 +98,7 @@ def main() -> None:
             "with closed-form weights, on CIFAR-10 (JPEG).",
             f"The candidate table is that of: {SEARCH}",
         ),
-        pictures={"gallery.png": partial(draw_gallery, galleries[0])},
+        pictures={"gallery.png": partial(draw_gallery, MODEL, galleries[0])},
     )
     for path in publish(page, options.out):
         print(path)

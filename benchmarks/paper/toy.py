@@ -11,7 +11,7 @@ from benchmarks.paper.counted import Row
 from benchmarks.paper.options import PaperOptions
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.models.load import load_model
-from ghostsearch.report.similar_maps import KERNELS, closest_pairs, image_tensor, open_image, pair_errors
+from ghostsearch.report.gallery import KERNELS, closest_pairs, image_tensor, open_image, pair_errors
 
 PAIRS = 3
 

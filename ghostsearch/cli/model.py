@@ -38,9 +38,6 @@ def inspect_model(
         str | None,
         typer.Option(help="Draw the most similar feature maps of this image ('default': one that is shipped)."),
     ] = None,
-    study: Annotated[
-        Path | None, typer.Option(help="With --gallery: a study whose candidate table to compare with.")
-    ] = None,
     out: Annotated[Path, typer.Option(help="Where the gallery goes.")] = Path("gallery"),
     as_json: o.Json = False,
 ) -> None:
@@ -50,7 +47,7 @@ def inspect_model(
     """
     loaded = o.resolve_model(model, weights=weights, classes=classes, size=size)
     if gallery is not None:
-        _gallery(loaded, gallery, study, out, as_json=as_json)
+        _gallery(loaded, gallery, out, as_json=as_json)
         return
     from ghostsearch.report.inspection import inspection
 
@@ -86,11 +83,11 @@ def _show_sites(model: str, sites: list[dict[str, Any]]) -> None:
     show_table(f"{model}: {len(rows)} sites", ["site", "kind", "MACs", *names.values()], rows, legend if names else "")
 
 
-def _gallery(loaded: LoadedModel, image: str, study: Path | None, out: Path, *, as_json: bool) -> None:
-    from ghostsearch.report.similar_maps import write_gallery
+def _gallery(loaded: LoadedModel, image: str, out: Path, *, as_json: bool) -> None:
+    from ghostsearch.report.gallery import write_gallery
 
     with progress_bar(as_json) as progress:
-        paths = write_gallery(loaded, None if image == "default" else Path(image), out, study=study, progress=progress)
+        paths = write_gallery(loaded, None if image == "default" else Path(image), out, progress=progress)
     if as_json:
         say_json({"page": str(paths[0]), "picture": str(paths[1])})
         return

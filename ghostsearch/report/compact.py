@@ -90,18 +90,14 @@ def compare_models(
     latencies = measure_latency(
         modules, example, device=device, baseline=modules[names[0]], setting=setting, progress=progress
     )
-    return [
-        ComparedModel(
-            name=name,
-            size=shape.size,
-            cost=measure_cost(modules[name], example),
-            latency=latencies[name],
-            shares=tuple(dict(row) for row in shares_by_kind(modules[name], example)),
-            published=published_accuracy(model),
-            made_of=made_of(model),
-        )
-        for name, model in loaded.items()
-    ]
+    rows = []
+    for name, model in loaded.items():
+        shares = tuple(dict(row) for row in shares_by_kind(modules[name], example))
+        rows.append(ComparedModel(
+            name=name, size=shape.size, cost=measure_cost(modules[name], example), latency=latencies[name],
+            shares=shares, published=published_accuracy(model), made_of=made_of(model),
+        ))  # fmt: skip
+    return rows
 
 
 def find_model(name: str, size: int | None = None, *, allow_code: bool = False) -> LoadedModel:
@@ -175,22 +171,18 @@ def published_accuracy(model: LoadedModel) -> Published | None:
 def compact_rows(models: Sequence[ComparedModel]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: cost, latency, published accuracy, and where the params and MACs sit."""
     header = ["model", "params", "MACs", "latency", "÷ first", "publ.", "1×1 params", "1×1 MACs", "dw MACs"]
-    return header, [_row(model) for model in models]
-
-
-def _row(model: ComparedModel) -> list[str]:
-    ratio, published = model.latency.ratio, model.published
-    return [
-        model.name,
-        with_prefix(model.cost.params),
-        with_prefix(model.cost.macs),
-        "~" * model.latency.noisy + milliseconds(model.latency.median_s),
-        MISSING if ratio is None else f"{ratio:.2f}",
-        score_text(published.accuracy, "accuracy") if published else MISSING,
-        share_text(model.share("conv 1x1", "params")),
-        share_text(model.share("conv 1x1")),
-        share_text(model.share("depthwise")),
-    ]
+    rows = []
+    for model in models:
+        ratio, published = model.latency.ratio, model.published
+        rows.append([
+            model.name, with_prefix(model.cost.params), with_prefix(model.cost.macs),
+            "~" * model.latency.noisy + milliseconds(model.latency.median_s),
+            MISSING if ratio is None else f"{ratio:.2f}",
+            score_text(published.accuracy, "accuracy") if published else MISSING,
+            share_text(model.share("conv 1x1", "params")), share_text(model.share("conv 1x1")),
+            share_text(model.share("depthwise")),
+        ])  # fmt: skip
+    return header, rows
 
 
 def conditions(models: Sequence[ComparedModel]) -> str:
@@ -219,15 +211,9 @@ def compact_table(models: Sequence[ComparedModel]) -> Table:
     from rich.table import Table
 
     table = Table(
-        title=conditions(models),
-        caption=table_note(models),
-        caption_justify="left",
-        title_justify="left",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=0,
-    )
+        title=conditions(models), caption=table_note(models), caption_justify="left", title_justify="left",
+        header_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=0,
+    )  # fmt: skip
     header, rows = compact_rows(models)
     for i, name in enumerate(header):
         heading = name.replace(" ", "\n")
@@ -239,41 +225,19 @@ def compact_table(models: Sequence[ComparedModel]) -> Table:
 
 
 def compact_page(models: Sequence[ComparedModel], *, command: str, seed: int) -> ResultPage:
-    """The comparison as a page of results: the same figures in SI units, and where the MACs of compact nets sit."""
-    first, named = models[0], [m for m in models if not m.made_of]
-    separable = [m for m in named if m.share("depthwise") > 0]
-    others = [] if first in separable else [first]
-    figure = [", ".join(f"{m.name} {share_text(m.share('conv 1x1'))}" for m in x) for x in (separable, others) if x]
+    """The comparison as a page of results: the same figures, and where the MACs of compact networks sit."""
+    header, rows = compact_rows(models)
+    separable = [m for m in models if not m.made_of and m.share("depthwise") > 0]
+    sides = (separable, [m for m in models[:1] if m not in separable])
+    figure = [", ".join(f"{m.name} {share_text(m.share('conv 1x1'))}" for m in side) for side in sides if side]
+    own = "The first network's ratio is its own second timing: its distance from 1 is the measurement's own error."
     return ResultPage(
-        name="compare",
-        title="Compact networks beside " + models[0].name,
+        name="compare", title=f"Compact networks beside {models[0].name}", figure="; ".join(figure),
         claim="Networks made of depthwise-separable convolutions spend their MACs in 1×1 convolutions",
-        figure="; ".join(figure),
-        command=command,
-        device=f"{processor_name()}; {conditions(models)}",
-        seed=seed,
-        tables=[ResultTable(conditions(models), [_plain_row(m) for m in models])],
-        notes=[
-            table_note(models) + " The first network's ratio is its own second timing: how far it is from 1 is the "
-            "measurement's own error."
-        ],
-    )
-
-
-def _plain_row(model: ComparedModel) -> dict[str, Any]:
-    low, high = model.latency.quartiles_s
-    return {
-        "model": model.name,
-        "params": model.cost.params,
-        "macs": model.cost.macs,
-        "latency_ms": model.latency.median_s * 1e3,
-        "latency_iqr_ms": (high - low) * 1e3,
-        "latency_ratio": model.latency.ratio,
-        "published_percent": model.published.accuracy * 100 if model.published else None,
-        "params_share_1x1": model.share("conv 1x1", "params"),
-        "macs_share_1x1": model.share("conv 1x1"),
-        "macs_share_depthwise": model.share("depthwise"),
-    }
+        command=command, device=f"{processor_name()}; {conditions(models)}", seed=seed,
+        tables=[ResultTable(conditions(models), [dict(zip(header, row, strict=True)) for row in rows])],
+        notes=[f"{table_note(models)} {own}"],
+    )  # fmt: skip
 
 
 def write_compact(models: Sequence[ComparedModel], directory: Path) -> Path:

@@ -11,15 +11,12 @@ from torch import nn
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.models.load import InputSpec, LoadedModel
-from ghostsearch.report.gallery import LayerMaps
-from ghostsearch.report.similar_maps import (
-    REFERENCE_CHOICE,
+from ghostsearch.report.gallery import (
     closest_pairs,
     feature_maps,
     image_tensor,
     open_image,
     pair_errors,
-    rank_agreement,
     redundancy,
     similar_maps,
     write_gallery,
@@ -148,19 +145,3 @@ def test_no_maps_large_enough_is_said(tmp_path: Path) -> None:
     with pytest.raises(GhostsearchError, match="no feature maps large enough"):
         write_gallery(loaded, None, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_redundancy_is_ranked_against_a_candidate_table(tmp_path: Path) -> None:
-    import pandas as pd
-
-    layers = [LayerMaps(f"conv{i}", "Conv2d 3×3", (8, 16, 16), i / 10, (), "") for i in range(5)]
-    rows = [
-        {"kind": "site", "name": f"conv{i}", "choice": REFERENCE_CHOICE, "divergence": 1 - i / 10} for i in range(5)
-    ]
-    pd.DataFrame(rows).to_parquet(tmp_path / "candidates.parquet")
-    found = rank_agreement(layers, tmp_path)
-    assert (found.tau, found.layers) == (pytest.approx(-1), 5)
-    with pytest.raises(GhostsearchError, match="only 3 layers"):
-        rank_agreement(layers[:3], tmp_path)
-    with pytest.raises(GhostsearchError, match="--solver"):
-        rank_agreement(layers, tmp_path / "elsewhere")
