@@ -20,14 +20,6 @@ def place(conv: Conv) -> dict[str, Any]:
     return {"device": conv.weight.device, "dtype": conv.weight.dtype}
 
 
-def resized(conv: Conv, out_channels: int, *, bias: bool | None = None) -> Conv:
-    """A fresh convolution like `conv` (kernel, stride, padding, dilation, groups) with other output channels."""
-    return CONVS[conv.weight.dim() - 2](
-        conv.in_channels, out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups,
-        conv.bias is not None if bias is None else bias, conv.padding_mode, **place(conv),
-    )  # fmt: skip
-
-
 class Block(nn.Module, ABC):
     """Base of all blocks: tells code that asks (timm's does) shape, device and dtype of the convolution it replaced.
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostsearch.blocks.base import CONVS, Block, Conv, place, resized
+from ghostsearch.blocks.base import CONVS, Block, Conv, place
+from ghostsearch.blocks.own_conv import copy_filters, effective_weight, resized
 from ghostsearch.space.choice import Ghost, intrinsic_channels
 
 
@@ -39,7 +40,7 @@ class GhostConv(Block):
     def copy_weights(self, conv: Conv) -> None:
         """The first filters become the primary's, and each ghost is its intrinsic map scaled to fit its filter best."""
         m = self.primary.out_channels
-        filters = conv.weight.detach().float().flatten(1)
+        filters = effective_weight(conv).float().flatten(1)
         ghosts = len(self.cheap.weight)
         parents = torch.arange(ghosts, device=filters.device) // (ghosts // m)
         wanted = torch.zeros(ghosts, filters.shape[1], device=filters.device)
@@ -47,7 +48,7 @@ class GhostConv(Block):
         have = filters[parents]
         scale = (wanted * have).sum(1) / have.square().sum(1).clamp_min(1e-12)
         with torch.no_grad():
-            self.primary.weight.copy_(conv.weight[:m])
+            copy_filters(conv, self.primary)
             if isinstance(self.cheap, Wavelet):
                 self.cheap.scale.copy_(scale.reshape(self.cheap.scale.shape))
             else:
@@ -57,7 +58,6 @@ class GhostConv(Block):
             if self.cheap.bias is not None:
                 self.cheap.bias.zero_()
             if self.primary.bias is not None and self.cheap.bias is not None and conv.bias is not None:
-                self.primary.bias.copy_(conv.bias[:m])
                 own = scale * conv.bias[parents]
                 self.cheap.bias[: len(filters) - m] = conv.bias[m:] - own[: len(filters) - m]
 
@@ -76,8 +76,8 @@ class GhostConv(Block):
             if self.cheap.bias is not None:
                 self.cheap.bias.mul_(ghosts)
 
-    def forward(self, x: Tensor) -> Tensor:
-        intrinsic = self.primary(x)
+    def forward(self, input: Tensor) -> Tensor:
+        intrinsic = self.primary(input)
         y = torch.cat([intrinsic, self.cheap(intrinsic)], dim=1)
         if self.order is not None:
             return y.index_select(1, self.order)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ghostsearch.blocks.base import CONVS, Block, Conv, place, resized
+from ghostsearch.blocks.base import CONVS, Block, Conv, place
+from ghostsearch.blocks.own_conv import effective_weight, resized
 from ghostsearch.space.choice import Filters, LowRank
 
 
@@ -35,14 +36,21 @@ class LowRankConv(Block):
         groups, rank = conv.groups, self.reduce.out_channels // conv.groups
         down: list[Tensor] = []
         up: list[Tensor] = []
-        for filters in conv.weight.detach().float().flatten(1).chunk(groups):
+        for filters in effective_weight(conv).float().flatten(1).chunk(groups):
             u, s, v = torch.linalg.svd(filters, full_matrices=False)
             root = s[:rank].sqrt()
             up.append(u[:, :rank] * root)
             down.append(root[:, None] * v[:rank])
         with torch.no_grad():
-            self.reduce.weight.copy_(torch.cat(down).reshape(self.reduce.weight.shape))
-            self.expand.weight.copy_(torch.cat(up).reshape(self.expand.weight.shape))
+            wanted = torch.cat(down)
+            self.reduce.weight.copy_(wanted.reshape(self.reduce.weight.shape))
+            # A class that standardises its filters gives these rows another length.
+            got = effective_weight(self.reduce).float().flatten(1)
+            longer = (got * wanted).sum(1) / wanted.square().sum(1).clamp_min(1e-30)
+            columns = torch.cat(up) / torch.where(longer.abs() > 1e-6, longer, 1.0).reshape(groups, 1, rank).expand(
+                groups, len(up[0]), rank
+            ).reshape(-1, rank)
+            self.expand.weight.copy_(columns.reshape(self.expand.weight.shape))
             if self.expand.bias is not None and conv.bias is not None:
                 self.expand.bias.copy_(conv.bias)
 
@@ -52,6 +60,6 @@ class LowRankConv(Block):
             if self.expand.bias is not None:
                 self.expand.bias.mul_(factors)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.expand(self.reduce(x))
+    def forward(self, input: Tensor) -> Tensor:
+        y: Tensor = self.expand(self.reduce(input))
         return y

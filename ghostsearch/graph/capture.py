@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,13 @@ from torch.nn.parameter import UninitializedParameter
 from ghostsearch.errors import GhostsearchError
 
 Shape = tuple[int, ...]
+HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+)
 
 
 def call(model: nn.Module, example: Any) -> Any:
@@ -52,6 +60,18 @@ def channels_last(x: Any) -> Any:
     return x.contiguous(memory_format=torch.channels_last) if isinstance(x, Tensor) and x.dim() == 4 else x
 
 
+def unwrapped(model: Any) -> nn.Module:
+    """The module that `torch.compile` wrapped, or the module itself; raises GhostsearchError for anything else."""
+    model = getattr(model, "_orig_mod", model)
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise GhostsearchError(
+            f"expected a torch.nn.Module, got {kind}; an exported or scripted program has no layers left: convert the "
+            "module that it was made from, then export that"
+        )
+    return model
+
+
 def batch_size(example: Any) -> int:
     """Images in an example: the first dimension of its first tensor, or the length of a list of images."""
     if isinstance(example, list):
@@ -89,10 +109,35 @@ def _copied(model: nn.Module, memo: dict[int, Any], copy_tensor: Callable[[Tenso
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = copy_tensor(value.detach())
     try:
-        return copy.deepcopy(model, memo)
+        made = copy.deepcopy(model, memo)
     except (TypeError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise GhostsearchError(f"this model cannot be copied ({reason}); converting works on a copy") from None
+    _same_state(model, made)
+    return made
+
+
+def _same_state(model: nn.Module, made: nn.Module) -> None:
+    """Modes and hooks as in the original: a torch.fx graph module forgets them when it is copied."""
+    originals = dict(model.named_modules(remove_duplicate=False))
+    for path, module in made.named_modules(remove_duplicate=False):
+        old = originals.get(path)
+        if old is None:
+            continue
+        if module.training != old.training:
+            # Not by attribute: torchvision's feature extractors exchange their graph. Children follow in their turn.
+            module.train(old.training)
+        for name in HOOKS:
+            if getattr(old, name, None) and not getattr(module, name, None):
+                setattr(module, name, copy.copy(getattr(old, name)))
+    if _forgot_its_mode(model):
+        made.eval()
+
+
+def _forgot_its_mode(model: nn.Module) -> bool:
+    """Whether this is a deep copy of a torchvision feature extractor, which stands in training mode whatever it was."""
+    copied_extractor = hasattr(model, "eval_graph") and hasattr(model, "train_graph") and "meta" in vars(model)
+    return copied_extractor and all(module.training for module in model.modules())
 
 
 def _on_meta(tensor: Tensor) -> Tensor:
@@ -105,18 +150,19 @@ def _refuse_lazy(model: nn.Module) -> None:
         raise GhostsearchError(f"{lazy[0]!r} is lazy, it has no shape before the first forward; run one forward first")
 
 
-def forward_copy(model: nn.Module, example: Any, watch: Callable[[nn.Module], None]) -> None:
+def forward_copy(model: nn.Module, example: Any, watch: Callable[[nn.Module], Any]) -> None:
     """One forward in eval mode of a copy that `watch` has prepared (hooks): meta where possible, else the CPU.
 
-    `watch` is called once per attempt. The model, its mode and the random state stay as they are.
+    `watch` is called once per attempt; what it returns, if anything, is a context for the forward.
+    The model, its mode and the random state stay as they are.
     Raises GhostsearchError when the forward fails on the CPU too.
     """
     has_data = not any(p.is_meta for p in model.parameters())
     for device in ("meta", "cpu") if has_data else ("meta",):
         replica = (meta_copy(model) if device == "meta" else copied(model).to("cpu")).eval()
-        watch(replica)
+        context = watch(replica) or nullcontext()
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), context:
                 call(replica, moved(example, device))
             return
         # A foreign forward may raise anything; the second failure is reported with its own words.
@@ -130,27 +176,3 @@ def forward_copy(model: nn.Module, example: Any, watch: Callable[[nn.Module], No
 
 def _shapes(example: Any) -> str:
     return ", ".join(str(tuple(t.shape)) for t in tensors(example)) or "without tensors"
-
-
-def trace_shapes(
-    model: nn.Module, example: Any, kinds: tuple[type[nn.Module], ...]
-) -> dict[str, list[tuple[Shape, Shape]]]:
-    """Per path of a module of some kinds, the input and output shape (with batch) of each of its calls."""
-    calls: dict[str, list[tuple[Shape, Shape]]] = {}
-
-    def watch(replica: nn.Module) -> None:
-        calls.clear()
-        for path, module in replica.named_modules():
-            if isinstance(module, kinds):
-                module.register_forward_hook(_recorder(calls.setdefault(path, [])), with_kwargs=True)
-
-    forward_copy(model, example, watch)
-    return calls
-
-
-def _recorder(found: list[tuple[Shape, Shape]]) -> Callable[..., None]:
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        x = next(tensors((args, kwargs)))
-        found.append((tuple(x.shape), tuple(output.shape)))
-
-    return hook

@@ -18,7 +18,8 @@ from ghostsearch.graph.capture import call, copied, light_copy, tensors
 
 ADDS = (operator.add, operator.iadd, torch.add)
 RELUS = (F.relu, torch.relu, F.relu_)
-LAYERS = (_ConvNd, nn.Linear, Block)
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, Block)
+"""Layers with filters that a fit may write; a transposed convolution is read and cut, but not fitted."""
 
 
 @dataclass(frozen=True)
@@ -42,25 +43,66 @@ class Place:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-        return isinstance(module, (*LAYERS, _BatchNorm)) or super().is_leaf_module(module, path)
+        return isinstance(module, (*LAYERS, _ConvNd, _BatchNorm)) or super().is_leaf_module(module, path)
 
 
-def trace_graph(model: nn.Module) -> fx.Graph | None:
-    """The model's eval-mode graph with in-place additions written out; None where torch.fx cannot follow its
-    forward.
+def trace_graph(model: nn.Module, images: Any = None) -> fx.Graph | None:
+    """The model's eval-mode graph, additions and calls by keyword written in one way; None where torch.fx cannot follow
+    its forward.
+
+    images: (N, C, *spatial); with them the graph must give what the model gives, and each node knows its value's shape.
     """
+    model = without_inplace(copied(model).eval())
     try:
-        graph = _Tracer().trace(without_inplace(copied(model).eval()))
+        graph = _Tracer().trace(model)
     # A foreign forward raises whatever it likes under tracing; such a model is run whole, layer by layer.
     except Exception:  # noqa: BLE001
         return None
     for node in graph.nodes:
-        if node.target is operator.iadd:
-            node.target = operator.add
-        if node.op == "call_function" and node.kwargs.get("inplace"):
-            node.kwargs = {**node.kwargs, "inplace": False}
+        _normalise(node)
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
-    return graph if sum(not n.args for n in placeholders) == 1 else None
+    if sum(not n.args for n in placeholders) != 1:
+        return None
+    return graph if images is None or _same_forward(model, graph, images) else None
+
+
+def _normalise(node: fx.Node) -> None:
+    """One spelling for what may be written in several: `x += y`, `add(x, other=y)`, `layer(input=x)`."""
+    if node.target is operator.iadd:
+        node.target = operator.add
+    keywords = dict(node.kwargs)
+    if node.op == "call_module" and not node.args and list(keywords) in (["input"], ["x"]):
+        node.args, node.kwargs = (keywords.popitem()[1],), {}
+    if node.target in (torch.add, "add", "add_"):
+        first = [keywords.pop("input")] if not node.args and "input" in keywords else []
+        other = [keywords.pop("other")] if "other" in keywords else []
+        if keywords.get("alpha", 1) == 1:
+            keywords.pop("alpha", None)
+        node.args, node.kwargs = (*node.args, *first, *other), keywords
+    if node.op == "call_function" and keywords.get("inplace"):
+        node.kwargs = {**keywords, "inplace": False}
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph and writes each value's shape to its node."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        n.meta["shape"] = tuple(value.shape) if isinstance(value, Tensor) else None
+        return value
+
+
+def _same_forward(model: nn.Module, graph: fx.Graph, images: Any) -> bool:
+    """Whether the graph computes what the model computes."""
+    with torch.no_grad():
+        try:
+            wanted, got = list(tensors(model(images))), list(tensors(_Shapes(model, graph=graph).run(images)))
+        # What was traced may not run on other images.
+        except Exception:  # noqa: BLE001
+            return False
+    return len(wanted) == len(got) and all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(wanted, got, strict=True)
+    )
 
 
 def without_inplace(model: nn.Module) -> nn.Module:
@@ -137,11 +179,18 @@ def _place(node: fx.Node, modules: dict[str, nn.Module], calls: dict[int, int]) 
     total = _sole_reader(out)
     if total is not None and is_add(total):
         others = [a for a in total.args if a is not out]
-        if len(others) == 1 and isinstance(others[0], fx.Node):
+        # A context that is broadcast over the positions, or a parameter, is not a value to aim past.
+        if len(others) == 1 and isinstance(others[0], fx.Node) and _same_shape(out, others[0], total):
             shortcut, out = others[0], total
     last = _sole_reader(out)
     relu = last is not None and is_relu(last, modules)
     return Place(str(node.target), norm, node.args[0], out, shortcut, relu, node)
+
+
+def _same_shape(*nodes: fx.Node) -> bool:
+    """Whether values have one shape, as far as the graph was run."""
+    shapes = {node.meta.get("shape") for node in nodes}
+    return len(shapes) == 1 and not any(node.op == "get_attr" for node in nodes)
 
 
 def _sole_reader(node: fx.Node) -> fx.Node | None:
@@ -160,7 +209,8 @@ def is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
 def is_add(node: fx.Node) -> bool:
     """Whether a node is the sum of two values."""
     function = node.op == "call_function" and node.target in ADDS
-    return (function or (node.op == "call_method" and node.target in ("add", "add_"))) and len(node.args) == 2
+    found = function or (node.op == "call_method" and node.target in ("add", "add_"))
+    return found and len(node.args) == 2 and not node.kwargs
 
 
 def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
@@ -179,14 +229,15 @@ def fit_order(places: dict[str, Place], changed: Iterable[str]) -> list[str]:
     """Layers downstream of a change (the changed ones included), each after all that its input and its shortcut
     need.
     """
-    known = [path for path in changed if path in places]
+    starts = set(changed)
     if any(place.node is None for place in places.values()):
         paths = list(places)
-        return paths[min((paths.index(path) for path in known), default=len(paths)) :]
+        return paths[min((paths.index(path) for path in starts if path in places), default=len(paths)) :]
     nodes = {place.node: path for path, place in places.items()}
-    first = {places[path].node for path in known}
     order: list[str] = []
     positions = {n: i for i, n in enumerate(next(iter(places.values())).node.graph.nodes)} if places else {}  # type: ignore[union-attr]
+    # A layer called several times has no place, but what it changes is made up for behind it.
+    first = {n for n in positions if n.op == "call_module" and str(n.target) in starts}
     affected = {path for path, place in places.items() if first & ancestors([place.node])}  # type: ignore[list-item]
 
     def visit(path: str) -> None:
@@ -219,19 +270,27 @@ ELEMENTWISE_METHODS = ("relu", "relu_", "sigmoid", "clamp", "contiguous")
 def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | None:
     """Paths that a reordering of a layer's channels passes through, and those that read them and can absorb it.
 
-    None when something else sees the channels too (a sum, a concatenation, a grouped convolution): then they must stay.
+    None when something else sees the channels too (a sum, a concatenation, a grouped convolution), or when one of
+    these layers is called with other channels as well (a shared head, a shared norm): then the order must stay.
     """
-    through: list[str] = []
-    ends: list[str] = []
-    stack = list(place.node.users) if place.node is not None else []
+    if place.node is None:
+        return None
+    through: dict[int, str] = {}
+    ends: dict[int, str] = {}
+    seen: set[fx.Node] = set()
+    stack = list(place.node.users)
     while stack:
         node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
         if node.op == "call_module":
-            module = model.get_submodule(str(node.target))
+            path = str(node.target)
+            module = model.get_submodule(path)
             if isinstance(module, _BatchNorm) or _is_depthwise(module):
-                through.append(str(node.target))
+                through[id(module)] = path
             elif isinstance(module, _ConvNd | Block) and module.groups == 1:
-                ends.append(str(node.target))
+                ends[id(module)] = path
                 continue
             elif not isinstance(module, ELEMENTWISE):
                 return None
@@ -240,7 +299,18 @@ def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | 
         if not node.users:
             return None
         stack.extend(node.users)
-    return (through, ends) if ends else None
+    for other in place.node.graph.nodes:
+        if other.op == "call_module" and other not in seen:
+            module = model.get_submodule(str(other.target))
+            if id(module) in through or id(module) in ends:
+                return None
+    return (list(through.values()), list(ends.values())) if ends else None
+
+
+def input_weight(module: Any) -> Tensor:
+    """A layer's weight with the channels that it reads first: (C, n, *taps); groups of it must be 1."""
+    weight: Tensor = module.weight
+    return weight if getattr(module, "transposed", False) else weight.transpose(0, 1)
 
 
 def is_elementwise_call(node: fx.Node) -> bool:

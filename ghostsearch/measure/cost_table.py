@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.graph.capture import Shape, batch_size, trace_shapes
+from ghostsearch.graph.calls import trace_calls
+from ghostsearch.graph.capture import Shape, batch_size
 from ghostsearch.graph.widths import width_plan
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.records import Cost
@@ -193,7 +194,7 @@ def encode(space: SearchSpace, architectures: Sequence[Architecture]) -> np.ndar
 def _layers(model: nn.Module, example: Any, anatomy: Anatomy) -> tuple[list[MatrixLayer], list[ChannelLayer]]:
     """Every layer that a site or a group reaches."""
     reached = reached_layers(model, example, anatomy)
-    calls = trace_shapes(model, example, (_ConvNd, nn.Linear))
+    calls = trace_calls(model, example, (_ConvNd, nn.Linear)).shapes
     sites, images = {s.path for s in anatomy.sites}, batch_size(example)
     matrices, channels = [], []
     for path, module in model.named_modules():
@@ -252,8 +253,10 @@ def _as_site(path: str, module: Any, calls: list[tuple[Shape, Shape]], images: i
     counted = sum(prod(x if scattered else y) for x, y in calls) // images
     per_channel = weight.numel() // shape["in_channels" if scattered else "out_channels"]
     params = sum(p.numel() for p in module.parameters(recurse=False))
+    biased = 0 if module.bias is None else module.bias.numel()
+    extra = 0 if scattered else (params - weight.numel() - biased) // shape["out_channels"]
     return Site(path, "", kernel=kernel, stride=stride, groups=groups, in_shape=(), out_shape=(),
-                macs=counted * per_channel, params=params, **shape)  # fmt: skip
+                macs=counted * per_channel, params=params, extra=extra, **shape)  # fmt: skip
 
 
 def _shares(channels: int, macs: int, module: nn.Module) -> tuple[int, int, int]:

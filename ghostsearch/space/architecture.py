@@ -36,11 +36,13 @@ class Site:
     params: int
     aliases: tuple[str, ...] = ()
     """Further paths under which the very same module is registered; all are swapped together."""
+    extra: int = 0
+    """Parameters of each output channel beside its filter and bias, such as a gain."""
 
     def filters(self, in_channels: int | None = None, out_channels: int | None = None) -> Filters:
         """What its cost depends on, optionally at other channel counts."""
-        own = Filters(self.in_channels, self.out_channels, self.kernel, self.groups)
-        bias = self.params > own.out_channels * own.taps
+        own = Filters(self.in_channels, self.out_channels, self.kernel, self.groups, extra=self.extra)
+        bias = self.params > own.out_channels * (own.taps + own.extra)
         return replace(own, in_channels=in_channels or own.in_channels, out_channels=out_channels or own.out_channels,
                        bias=bias)  # fmt: skip
 

@@ -41,6 +41,8 @@ class Filters:
     kernel: tuple[int, ...]
     groups: int = 1
     bias: bool = False
+    extra: int = 0
+    """Further parameters of each output channel, such as a gain."""
 
     @property
     def taps(self) -> int:
@@ -121,7 +123,7 @@ class Keep(LayerChoice):
         return filters.out_channels * filters.taps
 
     def params(self, filters: Filters) -> int:
-        return filters.out_channels * (filters.taps + filters.bias)
+        return filters.out_channels * (filters.taps + filters.extra + filters.bias)
 
     @property
     def look(self) -> Look:
@@ -174,7 +176,7 @@ class Ghost(LayerChoice):
         m, dims = intrinsic_channels(filters.out_channels, self.ratio, filters.groups), len(filters.kernel)
         # An affine map is its scale and its shift; a wavelet map has a fixed filter and a scale.
         cheap = {"conv": self.kernel**dims + filters.bias, "affine": 2, "wavelet": 1 + filters.bias}[self.cheap]
-        return m * (filters.taps + filters.bias) + (self.ratio - 1) * m * cheap
+        return m * (filters.taps + filters.extra + filters.bias) + (self.ratio - 1) * m * cheap
 
     def buffers(self, filters: Filters) -> int:
         if self.cheap != "wavelet":
@@ -216,7 +218,7 @@ class LowRank(LayerChoice):
         return r * filters.taps + filters.out_channels * (r // filters.groups)
 
     def params(self, filters: Filters) -> int:
-        return self.position_macs(filters) + filters.out_channels * filters.bias
+        return self.position_macs(filters) + self.maps(filters) * filters.extra + filters.out_channels * filters.bias
 
     @property
     def look(self) -> Look:

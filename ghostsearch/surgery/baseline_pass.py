@@ -10,8 +10,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ghostsearch.graph.capture import channels_last, copied, light_copy
 from ghostsearch.graph.flow import Place, find_places, is_add, is_relu, trace_graph, without_inplace
-from ghostsearch.graph.replay import Replay, same_forward
+from ghostsearch.graph.replay import Replay
 from ghostsearch.surgery.fit_layer import FreeFit
+from ghostsearch.surgery.swap import swap_twins
 
 if TYPE_CHECKING:
     from ghostsearch.surgery.fit_width import Elimination
@@ -26,9 +27,10 @@ class BaselinePass:
     def __init__(self, baseline: nn.Module, batches: Sequence[Any]) -> None:
         self.teacher = without_inplace(copied(baseline).cpu().float().eval())
         self.batches = batches = [channels_last(b) for b in batches]
-        graph = trace_graph(self.teacher)
+        swap_twins(self.teacher, batches[0])
         tensors = all(isinstance(b, Tensor) for b in batches)
-        self.traced = graph is not None and tensors and same_forward(self.teacher, graph, batches[0][:2])
+        graph = trace_graph(self.teacher, batches[0][:2]) if tensors else None
+        self.traced = graph is not None
         self.places: dict[str, Place] = {}
         self.free: tuple[str, FreeFit] | None = None
         """The last site fitted first, and its unconstrained fit."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from ghostsearch.busy import working
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.graph.capture import copied
+from ghostsearch.graph.capture import copied, unwrapped
 from ghostsearch.graph.widths import kept_channels, set_widths, width_plan
 from ghostsearch.space.architecture import Anatomy, Architecture
 from ghostsearch.surgery.baseline_pass import BaselinePass
@@ -44,6 +44,7 @@ def convert(
     values on the calibration batches, stopped before the first change, where many single changes are made in turn.
     Raises GhostsearchError for a site or group that the model does not have or that cannot change.
     """
+    model = unwrapped(model)
     if architecture.sites:
         anatomy = anatomy or find_sites(model, example, include_first=True, widths=False)
         require_sites(anatomy, architecture.sites)

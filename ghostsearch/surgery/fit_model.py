@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.blocks.base import Block
 from ghostsearch.busy import breathe
-from ghostsearch.graph.flow import Place, find_places, fit_order, readers_of, trace_graph, without_inplace
-from ghostsearch.graph.replay import Replay, Rerun, Values, same_forward, watched_places
+from ghostsearch.graph.flow import Place, find_places, fit_order, input_weight, readers_of, trace_graph, without_inplace
+from ghostsearch.graph.replay import Replay, Rerun, Values, watched_places
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.baseline_pass import BaselinePass
 from ghostsearch.surgery.fit_block import Fitted, Problem, fit_block
@@ -46,12 +46,8 @@ class ModelFit:
             self.baseline_values = self.baseline_pass.replay.fork(self.teacher)
             self.own_values = self.baseline_pass.replay.fork(self.student)
             return
-        graph = trace_graph(self.teacher)
-        traced = graph is not None and all(
-            isinstance(batches[0], Tensor) and same_forward(model, graph, batches[0][:2])
-            for model in (self.teacher, self.student)
-        )
-        if graph is not None and traced:
+        graph = trace_graph(self.teacher, batches[0][:2]) if isinstance(batches[0], Tensor) else None
+        if graph is not None:
             self.places = find_places(self.teacher, graph)
             self.baseline_values = Replay(self.teacher, graph, batches)
             self.own_values = Replay(self.student, graph, batches)
@@ -150,7 +146,12 @@ class ModelFit:
                 filters = filters * (bn.weight / (bn.running_var + bn.eps).sqrt()).reshape(
                     -1, *[1] * (filters.dim() - 1)
                 )
-            energy = filters.transpose(0, 1).flatten(1).square().sum(1)
+            energy = (
+                (filters if getattr(reader, "transposed", False) else filters.transpose(0, 1))
+                .flatten(1)
+                .square()
+                .sum(1)
+            )
             if len(energy) != outputs:
                 return torch.ones(outputs)
             weight += energy
@@ -173,7 +174,7 @@ class ModelFit:
         for path in ends:
             both: list[Any] = [self.student.get_submodule(path), self.narrow.get_submodule(path)]
             for module in both:
-                module.weight.copy_(module.weight[:, order])
+                input_weight(module).copy_(input_weight(module)[order])
 
     @staticmethod
     def _scale(raw: list[Tensor], norm: Any) -> Tensor:

@@ -20,7 +20,7 @@ from ghostsearch.surgery.fit_layer import FitSettings
 from ghostsearch.surgery.fit_model import ModelFit
 from ghostsearch.surgery.fit_width import fitted_channels
 from ghostsearch.surgery.shelf import kept, shelf
-from ghostsearch.surgery.swap import swap_sites
+from ghostsearch.surgery.swap import swap_sites, swap_twins
 
 Progress = Callable[[int, int, str], None]
 
@@ -54,6 +54,7 @@ def fit_weights(
         if not batches:
             raise GhostsearchError("there are no calibration images; give at least one batch")
         teacher = baseline_pass.teacher if baseline_pass else copied(baseline).cpu().float().eval()
+        swap_twins(teacher, batches[0])
         if overwrites_what_is_read(teacher, batches[0]):
             raise GhostsearchError(
                 "an in-place activation of the network changes values that other layers read, so its layers cannot be "
@@ -66,8 +67,7 @@ def fit_weights(
             from ghostsearch.surgery.distillation import distill_blocks
 
             distill_blocks(teacher, student, batches, distill_steps, seed=seed, progress=progress)
-    first = next(baseline.parameters())
-    return _like(student.to(first.device, first.dtype), converted)
+    return _like(student, converted)
 
 
 def _fitted(
@@ -90,14 +90,9 @@ def _fitted(
 
 
 def _like(student: nn.Module, converted: nn.Module) -> nn.Module:
-    """The fitted module in the mode of the converted one, its parameters as frozen."""
-    for new, old in zip(student.modules(), converted.modules(), strict=True):
-        new.training = old.training
-        if hasattr(old, "inplace"):
-            new.inplace = old.inplace
-    for new_parameter, old_parameter in zip(student.parameters(), converted.parameters(), strict=True):
-        new_parameter.requires_grad_(old_parameter.requires_grad)
-    return student
+    """The converted module with the fitted weights: its classes, dtypes, device, modes, hooks and frozen flags stay."""
+    converted.load_state_dict(student.state_dict())
+    return converted
 
 
 def _channels(plan: WidthPlan, keep: dict[str, list[int]]) -> dict[str, Tensor]:

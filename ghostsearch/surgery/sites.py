@@ -11,22 +11,16 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from ghostsearch.blocks.own_conv import is_plain, trouble_of
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.graph.capture import Shape, batch_size, tensors, trace_shapes
+from ghostsearch.graph.calls import trace_calls
+from ghostsearch.graph.capture import HOOKS, Shape, batch_size, tensors, unwrapped
 from ghostsearch.space.architecture import Anatomy, Site, Skipped, nearest_names
 from ghostsearch.space.choice import intrinsic_channels
 
 CONV_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 IMAGE_CHANNELS = 4
 """A convolution that reads no more channels than this reads the image itself (RGB, RGBA, grey)."""
-HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_state_dict_hooks",
-)
-
 Calls = list[tuple[Shape, Shape]]
 
 
@@ -37,26 +31,24 @@ def find_sites(model: nn.Module, example: Any, *, include_first: bool = False, w
     Shapes and MACs come from one forward of a copy in eval mode. `widths=False` leaves the groups out: quicker.
     Raises GhostsearchError when the forward fails.
     """
+    model = unwrapped(model)
     paths = module_paths(model)
     shared = _shared_parameters(model)
-    calls = trace_shapes(model, example, (_ConvNd,))
+    traced = trace_calls(model, example, (_ConvNd,))
+    calls = traced.shapes
     pooled, image = _image_is_larger(example), _image_channels(example)
     sites, skipped = [], []
     for module, names in paths.values():
         if not _is_convolution(module):
             continue
-        reason = next(
-            (
-                text
-                for text in (
-                    _unsuitable(module),
-                    _shares(module, shared, names[0]),
-                    _hopeless(module),
-                    _placement(module, calls.get(names[0], []), include_first, pooled, image),
-                )
-                if text
-            ),
-            "",
+        path, seen = names[0], calls.get(names[0], [])
+        reason = (
+            _unsuitable(module)
+            or _shares(module, shared, path)
+            or _hopeless(module)
+            or _placement(module, seen, include_first, pooled, image)
+            or traced.read_elsewhere.get(path, "")
+            or _own_class(module, seen)
         )
         if reason:
             skipped.append(Skipped(names[0], reason))
@@ -108,16 +100,18 @@ def _unsuitable(module: nn.Module) -> str:
         return "inside TorchScript: its code is compiled; convert the model before scripting it"
     if not isinstance(module, CONV_TYPES):
         return f"{type(module).__name__}: a transposed convolution"
-    kind = type(module)
-    base = next(t for t in CONV_TYPES if isinstance(module, t))
-    own = kind.forward is not base.forward or kind._conv_forward is not base._conv_forward
-    if own or "forward" in module.__dict__:
-        return f"{kind.__name__}: a convolution with a forward of its own"
+    if "forward" in module.__dict__:
+        return f"{type(module).__name__}: a convolution whose forward was replaced on the instance"
     if "weight" not in module._parameters:
         return "parametrized: its weight is computed (weight_norm, spectral_norm, a mask); make it permanent first"
     if any(getattr(module, name, None) for name in HOOKS):
         return "hooks: it carries hooks, which a replacement would lose; remove them first"
     return ""
+
+
+def _own_class(module: Any, calls: Calls) -> str:
+    """Why a convolution class with a forward of its own forbids replacing it; empty when it computes as one does."""
+    return "" if is_plain(module) or not calls else trouble_of(module, calls[0][0])
 
 
 def _shared_parameters(model: nn.Module) -> dict[int, list[str]]:
@@ -180,6 +174,7 @@ def _site(module: Any, names: tuple[str, ...], calls: Calls, batch: int) -> Site
     outputs = sum(prod(out) for _, out in calls)
     per_output = module.in_channels // module.groups * prod(module.kernel_size)
     base = next(t for t in CONV_TYPES if isinstance(module, t))
+    params = sum(p.numel() for p in module._parameters.values() if p is not None)
     return Site(
         path=names[0],
         kind=f"{base.__name__} {'x'.join(map(str, module.kernel_size))}",
@@ -191,6 +186,8 @@ def _site(module: Any, names: tuple[str, ...], calls: Calls, batch: int) -> Site
         in_shape=calls[0][0][1:],
         out_shape=calls[0][1][1:],
         macs=outputs * per_output // batch,
-        params=sum(p.numel() for p in module._parameters.values() if p is not None),
+        params=params,
         aliases=names[1:],
+        extra=(params - module.weight.numel() - (0 if module.bias is None else len(module.bias)))
+        // module.out_channels,
     )

@@ -32,7 +32,7 @@ FAST = [
     "timm:edgenext_xx_small", "timm:efficientvit_b0", "timm:ghostnet_100", "timm:mixnet_s", "timm:mobilevit_xxs",
     "timm:repvgg_a0", "timm:resnest14d", "timm:skresnet18", "timm:tf_efficientnet_b0",
 ]  # fmt: skip
-WITHOUT_SITES = ["vit_b_32", "swin_t", "swin_v2_t", "swin3d_t", "timm:vit_tiny_patch16_224", "timm:nf_resnet50"]
+WITHOUT_SITES = ["vit_b_32", "swin_t", "swin_v2_t", "swin3d_t", "timm:vit_tiny_patch16_224"]
 
 
 def case(name):

@@ -73,6 +73,33 @@ class SamePadding(nn.Conv2d):
         return super().forward(nn.functional.pad(x, (1, 1, 1, 1)))
 
 
+class Standardised(nn.Conv2d):
+    """A subclass with filters of mean zero and a gain, as timm's ScaledStdConv2d."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.gain = nn.Parameter(torch.ones(self.out_channels, 1, 1, 1))
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = self.gain * weight / weight.std((1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class Mixing(nn.Conv2d):
+    """A subclass whose filters lean on one another."""
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.weight - self.weight.mean(0), self.bias)
+
+
+class Activated(nn.Conv2d):
+    """A subclass with an activation inside."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
 class Renamed(nn.Conv2d):
     """A subclass that adds nothing to the forward, as torchvision's Conv3DSimple."""
 
@@ -85,8 +112,9 @@ class Renamed(nn.Conv2d):
         (nn.Conv2d(8, 4, 3, groups=4), "grouped"),
         (nn.Conv2d(8, 1, 3), "too few channels"),
         (nn.ConvTranspose2d(8, 8, 2), "ConvTranspose2d"),
-        (SamePadding(8, 8, 3), "SamePadding: a convolution with a forward of its own"),
-        (patched(), "a convolution with a forward of its own"),
+        (Mixing(8, 8, 3), "Mixing: a convolution class whose output channels do not depend on their own filters alone"),
+        (Activated(8, 8, 3), "Activated: a convolution class whose forward is not linear in what it reads"),
+        (patched(), "a convolution whose forward was replaced on the instance"),
         (nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3)), "parametrized"),
         (nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 8, 3)), "parametrized"),
         (prune.identity(nn.Conv2d(8, 8, 3), "weight"), "parametrized"),
@@ -222,3 +250,9 @@ def test_a_model_without_sites_says_so_in_one_line():
     anatomy = find_sites(nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 4)), IMAGE)
     with pytest.raises(GhostsearchError, match=r"no convolution of this model can be replaced \(it has no convolution"):
         require_sites(anatomy, ["anything"])
+
+
+@pytest.mark.parametrize("kind", [SamePadding, Standardised])
+def test_a_class_of_its_own_is_a_site_where_each_channel_depends_on_its_filter(kind):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), kind(8, 8, 3), nn.Conv2d(8, 4, 3))
+    assert "1" in {site.path for site in find_sites(net, torch.randn(1, 3, 12, 12)).sites}
