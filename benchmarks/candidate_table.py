@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ghostsearch.data.load import images_within
+from ghostsearch.data.calibration import images_within
 from ghostsearch.machine import processor
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import SearchSpace

@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-from ghostsearch.data.load import Data, calibration_batches, load_data
+from ghostsearch.data.calibration import calibration_batches
+from ghostsearch.data.load import Data, load_data
 from ghostsearch.export.convert_directory import convert_and_save
 from ghostsearch.export.int8 import quantize
 from ghostsearch.export.saved import load_directory, save

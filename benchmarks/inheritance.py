@@ -26,7 +26,8 @@ from rows import read_rows
 from torch import nn
 from weight_sources import DISTILL_STEPS, PEERS, SOURCES, Bench, Spent
 
-from ghostsearch.data.load import Data, calibration_batches, load_data
+from ghostsearch.data.calibration import calibration_batches
+from ghostsearch.data.load import Data, load_data
 from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.load import CIFAR_INPUT, example_input, load_model

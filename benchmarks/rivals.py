@@ -28,7 +28,7 @@ from rows import append_row, read_rows
 from torch import Tensor, nn
 
 from ghostsearch.blocks.table import build_block
-from ghostsearch.data.load import spread_batches
+from ghostsearch.data.calibration import spread_batches
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.graph.capture import copied

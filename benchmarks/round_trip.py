@@ -29,7 +29,8 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.saved import load, save
 from ghostsearch.graph.capture import call, tensors
 from ghostsearch.machine import processor
-from ghostsearch.models.load import InputSpec, LoadedModel
+from ghostsearch.models.input import InputSpec
+from ghostsearch.models.load import LoadedModel
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space.preset import load_preset
 from ghostsearch.surgery.convert import convert

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,10 +10,19 @@ from typing import Literal
 class GhostsearchError(Exception):
     """Bad input: the message says the rule, the value that broke it and the way out, in one line."""
 
+    def __init__(self, message: str = "") -> None:
+        # torch's data workers hand an error over as the text of its traceback, with the message at its end.
+        found = re.findall(r"^ghostsearch\.\S*Error: (.*)\Z", message, re.MULTILINE | re.DOTALL)
+        super().__init__(found[-1].strip() if found else message)
+
 
 def key_of(location: Sequence[int | str]) -> str:
     """The dotted name of a place in a file that pydantic refused, in one short line: a key may hold line breaks."""
     return " ".join(".".join(map(str, location)).split())[:100]
+
+
+class GhostsearchWarning(UserWarning):
+    """What a user should know and what stops nothing, such as images that were left out; one line."""
 
 
 class MissingExtraError(GhostsearchError):

@@ -14,7 +14,8 @@ from ghostsearch.data.load import Data
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.setting import Setting
-from ghostsearch.models.load import InputSpec, example_input
+from ghostsearch.models.input import InputSpec
+from ghostsearch.models.load import example_input
 from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Cost
 from ghostsearch.training.train import evaluate, train

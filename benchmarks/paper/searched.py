@@ -14,7 +14,7 @@ from benchmarks.paper.options import PaperOptions
 from ghostsearch.data.load import load_data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import atomic_path
-from ghostsearch.models.load import InputSpec
+from ghostsearch.models.input import InputSpec
 
 Progress = Callable[[int, int, str], None]
 

@@ -30,7 +30,7 @@ def finetune(
         str | None, typer.Option(help="A teacher: a MODEL or a directory, such as models/baseline.")
     ] = None,
     distill_weights: Annotated[
-        Path | None, typer.Option(help="The teacher's weights, when it is named as a MODEL.")
+        str | None, typer.Option(help="The teacher's weights, when it is named as a MODEL.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate; default: the recipe's.")] = None,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ghostsearch.cli import after, compare, device, family, latency, model, study
-from ghostsearch.cli.terminal import say_error
+from ghostsearch.cli.terminal import say_error, show_warning
 from ghostsearch.errors import GhostsearchError
 
 app = typer.Typer(
@@ -58,6 +58,7 @@ def main() -> None:
     # What libraries say to their own developers is not for the users of this command.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.showwarning = show_warning
     try:
         app()
     except GhostsearchError as error:

@@ -65,7 +65,7 @@ def inspect_model(
         show_table("left as they are", ["module", "reason"], [(s["module"], s["reason"]) for s in found["skipped"]])
     kinds = [(k["kind"], k["layers"], f"{k['params_share']:.1%}", f"{k['macs_share']:.1%}") for k in found["shares"]]
     show_table("by kind of layer", ["kind", "layers", "params", "MACs"], kinds)
-    say(f"{with_prefix(found['params'])} params, {with_prefix(found['macs'], 'MACs')} at {loaded.input.size}²")
+    say(f"{with_prefix(found['params'])} params, {with_prefix(found['macs'], 'MACs')} at {loaded.input}")
     if not found["sites"]:
         raise GhostsearchError(f"{model} has no convolution that can be replaced; the table above says why for each")
     say(f"next: ghostsearch convert {model} --choice 'ghost(ratio=2, kernel=3)' --out DIR")

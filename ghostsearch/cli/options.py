@@ -48,11 +48,14 @@ Model = Annotated[
     str, typer.Argument(help=MODEL_HELP, metavar="MODEL", autocompletion=complete_model, show_default=False)
 ]
 DEVICE = "onnxruntime:cpu"
-Weights = Annotated[Path | None, typer.Option(help="Trained weights, .safetensors or .pt (read with weights_only).")]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Trained weights: a .safetensors or .pt file, or published ones: default, IMAGENET1K_V1, …"),
+]
 Classes = Annotated[int | None, typer.Option(min=1, help="Adapt the classifier to this many classes.")]
 Size = Annotated[
-    int | None,
-    typer.Option(min=1, max=4096, help="Image side in pixels; default: what the model was made for."),
+    str | None,
+    typer.Option(help="Image side in pixels, or HEIGHTxWIDTH; default: what the model was made for."),
 ]
 Data = Annotated[
     str | None, typer.Option(help="digits, folder:PATH, torchvision:CIFAR10@ROOT or package.module:function.")
@@ -98,9 +101,9 @@ AllowCode = Annotated[
 def resolve_model(
     model: str,
     *,
-    weights: Path | None = None,
+    weights: str | None = None,
     classes: int | None = None,
-    size: int | None = None,
+    size: str | None = None,
     seed: int = 0,
     allow_code: bool = False,
 ) -> LoadedModel:

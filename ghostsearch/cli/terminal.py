@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 from rich import box
@@ -37,6 +38,12 @@ def say_error(text: str) -> None:
     """Print one line on standard error; line breaks inside become spaces."""
     err.print("[red]error:[/red]", end=" ")
     err.print(" ".join(text.split()), markup=False, soft_wrap=True)
+
+
+def show_warning(message: Warning | str, *about: Any, **more: Any) -> None:  # noqa: ARG001
+    """Print a warning as one line on standard error, without the place in the code that Python adds."""
+    err.print("[yellow]note:[/yellow]", end=" ")
+    err.print(" ".join(str(message).split()), markup=False, soft_wrap=True)
 
 
 def say_json(data: object) -> None:

@@ -4,41 +4,46 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import DataLoader
 
-from ghostsearch.data.folder import read_folder, without
-from ghostsearch.data.images import ImageSource
-from ghostsearch.data.memory import ImageSet, decode
-from ghostsearch.data.packaged import read_digits, read_torchvision
-from ghostsearch.data.splits import stratified_split
-from ghostsearch.data.stream import StreamSet, find_unreadable
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.data.calibration import BATCH, Calibration, calibration_batches, drawn, first_batch
+from ghostsearch.data.folder import read_folder
+from ghostsearch.data.images import deep_range, refuse_channels
+from ghostsearch.data.loaders import adapted, classes_of
+from ghostsearch.data.packaged import read_digits, read_hugging_face, read_torchvision
+from ghostsearch.data.sets import FILE_KINDS, ImageSet, StreamSet, decode, find_unreadable, labels_of
+from ghostsearch.data.source import SPLITS, Source, only, shortened, warnings_about, without
+from ghostsearch.data.tables import read_arrays, read_csv
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning
+from ghostsearch.graph.capture import batch_size
 from ghostsearch.usercode import import_object, is_object_name
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from ghostsearch.models.load import InputSpec
+    from ghostsearch.models.input import InputSpec
 
 Progress = Callable[[int, int, str], None]
 
 MEMORY_LIMIT_BYTES = 2**30
 """Sets that need no more than this, decoded to bytes at the model's size, stay in memory."""
 
-SPLITS = ("train", "validation", "test")
+NAMED_BROKEN, PROBED = 3, 256
+FORMS = (
+    "digits, folder:PATH, csv:FILE, arrays:FILE.npz, torchvision:CIFAR10@ROOT, huggingface:FOLDER or "
+    "package.module:function"
+)
 
 
 @dataclass(frozen=True)
 class Data:
-    """Loaders of (images, target) batches, `images: (N, C, H, W)` normalised for the model."""
+    """Loaders of (images, target) batches, `images: (N, C, *dims)` normalised for the model."""
 
     name: str
     train: Iterable[Any]
@@ -53,6 +58,15 @@ class Data:
     """Files that were left out, each with the reason."""
     notes: tuple[str, ...] = ()
     """How the splits came about."""
+    kind: str = ""
+    """What a target is, see `ghostsearch.data.source.Source.kind`; empty for loaders of the user's own."""
+    warnings: tuple[str, ...] = ()
+    """What the numbers of images mean for the scores."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are targets; without, models are scored by their agreement with the baseline."""
+        return self.kind != "none"
 
 
 def load_data(
@@ -69,178 +83,137 @@ def load_data(
 ) -> Data:
     """The data set that `spec` names, resized and normalised for a model's input.
 
-    `digits`, `folder:PATH`, `torchvision:NAME@ROOT` (already on disk), or `package.module:function`, which
-    runs that code: it is called with those of `input`, `batch` and `seed` that it takes and returns train,
-    validation and test loaders. `train_images` and `test_images` keep only so many of a split, stratified. Sets
-    up to MEMORY_LIMIT_BYTES are decoded once; larger ones stream through `workers` processes (default: one a core).
-    Raises GhostsearchError for an unknown or unreadable set, an empty class, a bad list.
+    One of FORMS; nothing is downloaded. `package.module:function` runs that code: it is called with those of `input`,
+    `batch` and `seed` that it takes and returns train, validation and test loaders. `train_images` and `test_images`
+    keep only so many of a split, stratified. Sets up to MEMORY_LIMIT_BYTES are decoded once; larger ones stream through
+    `workers` processes (default: one per core). Broken images and rare classes are told as GhostsearchWarning.
+    Raises GhostsearchError for an unknown or unreadable set, an empty class or split, a bad list.
     """
     if batch < 1:
         raise GhostsearchError(f"batch must be at least 1, got {batch}")
-    kind, _, rest = spec.partition(":")
-    if validation_list is not None and kind != "folder":
-        raise GhostsearchError(f"a list of validation images goes with folder:PATH, not with {spec!r}")
-    if kind not in ("folder", "torchvision") and spec != "digits":
-        return _user_data(spec, {"input": input, "batch": batch, "seed": seed})
-    if input.channels not in (1, 3):
-        raise GhostsearchError(
-            f"the model takes {input.channels} channels, images have 1 or 3; "
-            "give loaders of your own by package.module:function"
-        )
-    if spec == "digits":
-        source = read_digits(seed)
-    elif kind == "folder":
-        source = read_folder(Path(rest), input, seed, Path(validation_list) if validation_list else None)
-    else:
-        name, _, root = rest.partition("@")
-        if not root:
-            raise GhostsearchError(f"data {spec!r} names no folder; write torchvision:CIFAR10@ROOT")
-        source = read_torchvision(name, Path(root), seed)
+    source = _source(spec, input, seed, validation_list)
+    if source is None:
+        return _user_data(spec, input, batch, seed)
     for split, count in (("train", train_images), ("test", test_images)):
-        source = _shortened(source, split, count, seed)
-    return _loaders(spec, source, input, batch, seed, workers, progress)
-
-
-class ReadBatches(Sequence[Tensor]):
-    """Batches of images of a set by position, read anew each time one is looked at, so none stays in memory."""
-
-    def __init__(self, images: Any, positions: Sequence[Sequence[int]]) -> None:
-        self.images, self.positions = images, positions
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> ReadBatches: ...
-    def __getitem__(self, index: int | slice) -> Tensor | ReadBatches:
-        if isinstance(index, slice):
-            return ReadBatches(self.images, self.positions[index])
-        batch: Tensor = self.images.__getitems__(self.positions[index])[0]
-        return batch
-
-
-def calibration_batches(data: Data, images: int = 512, *, seed: int = 0, batch: int = 64) -> Sequence[Tensor]:
-    """Batches of `images` training images (fewer where there are not so many) without augmentation or labels.
-
-    Those of a folder or packaged set are read when looked at; a loader of the user's own is read once and kept. The
-    same seed draws the same images. Raises GhostsearchError when the training split is empty.
-    """
-    dataset = getattr(data.train, "dataset", None)
-    batches: Sequence[Tensor]
-    if isinstance(dataset, ImageSet | StreamSet):
-        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:images].tolist()
-        batches = ReadBatches(dataset.baseline(), [order[i : i + batch] for i in range(0, len(order), batch)])
-    else:
-        batches = list(_first_images(data.train, images))
-    if not batches:
-        raise GhostsearchError(f"{data.name} has no training images to calibrate on")
-    return batches
-
-
-def images_within(values: int, example: Any, most: int) -> int:
-    """How many images of an example's size, which is a batch of one, hold at most so many values; 1 to `most`."""
-    return max(1, min(most, values // example.numel())) if isinstance(example, Tensor) else most
-
-
-def _first_images(loader: Iterable[Any], images: int) -> Iterator[Tensor]:
-    held = 0
-    for first, *_ in loader:
-        yield first[: images - held]
-        held += len(first)
-        if held >= images:
-            return
-
-
-def spread_batches(loader: Iterable[Any], images: int, *, size: int | None = None) -> list[Any]:
-    """Batches of `images` images evenly spaced over a loader's set; of a loader without positions the first ones.
-
-    The first alone would be of one class where a folder is read class by class. size: images in each, where that is
-    less than the loader's own.
-    """
-    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
-        total = len(loader.dataset)  # type: ignore[arg-type]
-        count = min(images, total)
-        places = Subset(loader.dataset, [i * total // count for i in range(count)])
-        size = min(loader.batch_size or 1, size or images)
-        loader = DataLoader(places, batch_size=size, collate_fn=loader.collate_fn)
-    batches, held = [], 0
-    for batch in loader:
-        batches.append(batch)
-        held += len(batch[-1])
-        if held >= images:
-            break
-    return batches
-
-
-def _shortened(source: ImageSource, split: str, count: int | None, seed: int) -> ImageSource:
-    """The source with only `count` images in a split; the other positions are not even decoded."""
-    before = source.splits[split]
-    if count is not None and count < 1:
-        raise GhostsearchError(f"the number of {split} images must be at least 1, got {count}")
-    if count is None or count >= len(before):
-        return source
-    _, taken = stratified_split([source.labels[i] for i in before], count, seed, keep=0)
-    used = sorted({before[i] for i in taken} | {i for s in SPLITS if s != split for i in source.splits[s]})
-    new = {old: i for i, old in enumerate(used)}
-    return replace(
-        source,
-        names=[source.names[i] for i in used],
-        labels=[source.labels[i] for i in used],
-        open=partial(_open_used, source.open, used),
-        splits={s: [new[i] for i in source.splits[s] if i in new] for s in SPLITS},
-        notes=(*source.notes, f"{split}: {count} of {len(before)} images, stratified, seed {seed}"),
+        source = shortened(source, split, count, seed)
+    for split in SPLITS:
+        if not source.splits[split]:
+            raise GhostsearchError(
+                f"{spec}: {len(source.names)} images in {max(1, len(source.classes))} classes leave none for the "
+                f"{split} split, since every class keeps one to train on; add images, or give the split a folder"
+            )
+    sets = _read(source, input, workers, progress)
+    made = {split: _loader(sets[split], split, batch, seed, sets.workers) for split in SPLITS}
+    about = warnings_about(sets.source)
+    for text in (*about, *_told(sets.broken, len(source.names))):
+        warnings.warn(f"{spec}: {text}", GhostsearchWarning, stacklevel=2)
+    return Data(
+        spec, **made, classes=source.classes, broken=sets.broken, notes=source.notes, kind=source.kind, warnings=about
     )
 
 
-def _open_used(opener: Callable[[int], Image], used: list[int], i: int) -> Image:
-    return opener(used[i])
+def load_calibration(
+    spec: str, *, input: InputSpec, images: int = 512, seed: int = 0, progress: Progress | None = None
+) -> Calibration:
+    """Images of a data set to fit or calibrate on: training images, or all where they carry no labels.
+
+    No split and no label is needed, and no other image is decoded. Broken ones are told as GhostsearchWarning.
+    Raises GhostsearchError for an unknown, unreadable or empty set.
+    """
+    source = _source(spec, input, seed, None)
+    if source is None:
+        batches = calibration_batches(_user_data(spec, input, BATCH, seed), images, seed=seed)
+        return Calibration(batches, sum(map(batch_size, batches)))
+    positions = source.splits["train"] if source.kind != "none" else list(range(len(source.names)))
+    order = torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))[:images].tolist()
+    chosen = only(replace(source, splits={"train": [positions[i] for i in order]}, kind="none", open_target=None))
+    sets = _read(chosen, input, 0, progress)
+    for text in _told(sets.broken, len(order)):
+        warnings.warn(f"{spec}: {text}", GhostsearchWarning, stacklevel=2)
+    return Calibration(drawn(sets["train"], images, seed), len(sets["train"]), sets.broken)
 
 
-def _loaders(
-    spec: str,
-    source: ImageSource,
-    input_spec: InputSpec,
-    batch: int,
-    seed: int,
-    workers: int | None,
-    progress: Progress | None,
-) -> Data:
-    needed = len(source.names) * input_spec.channels * input_spec.size**2
-    in_memory = needed <= MEMORY_LIMIT_BYTES
-    if in_memory:
-        images, broken = decode(source, input_spec, progress)
-        source = without(source, broken)
-        labels = torch.tensor(source.labels)
-        shift = max(1, input_spec.size // 8)
-    else:
+def _told(broken: Sequence[str], images: int) -> list[str]:
+    if not broken:
+        return []
+    named = "; ".join(broken[:NAMED_BROKEN]) + "; …" * (len(broken) > NAMED_BROKEN)
+    return [f"{len(broken)} of {images} images are broken and left out: {named}"]
+
+
+def _source(spec: str, input_spec: InputSpec, seed: int, validation_list: str | Path | None) -> Source | None:
+    """The set that a name stands for; None for the user's own code."""
+    kind, _, rest = spec.partition(":")
+    if validation_list is not None and kind != "folder":
+        raise GhostsearchError(f"a list of validation images goes with folder:PATH, not with {spec!r}")
+    if kind == "arrays":
+        return read_arrays(Path(rest), input_spec, seed)
+    if kind not in ("folder", "csv", "torchvision", "huggingface") and spec != "digits":
+        if not is_object_name(spec):
+            raise GhostsearchError(f"no data set {spec!r}; write {FORMS}")
+        return None
+    refuse_channels(input_spec)
+    if spec == "digits":
+        return read_digits(seed)
+    if kind == "folder":
+        return read_folder(Path(rest), input_spec, seed, Path(validation_list) if validation_list else None)
+    if kind == "csv":
+        return read_csv(Path(rest), input_spec, seed)
+    if kind == "huggingface":
+        return read_hugging_face(Path(rest), seed)
+    name, _, root = rest.partition("@")
+    if not root:
+        raise GhostsearchError(f"data {spec!r} names no folder; write torchvision:CIFAR10@ROOT")
+    return read_torchvision(name, Path(root), seed)
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """A source's data sets by split, without the images that turned out broken."""
+
+    source: Source
+    broken: tuple[str, ...]
+    workers: int
+    make: Callable[[str], ImageSet | StreamSet]
+
+    def __getitem__(self, split: str) -> ImageSet | StreamSet:
+        return self.make(split)
+
+
+def _read(source: Source, input_spec: InputSpec, workers: int | None, progress: Progress | None) -> _Sets:
+    total = len(source.names)
+    probed = [partial(source.open, i * total // min(total, PROBED)) for i in range(min(total, PROBED))]
+    top = None if len(input_spec.dims) != 2 else deep_range(probed)
+    size = total * input_spec.channels * torch.Size(input_spec.dims).numel()
+    if source.kind in FILE_KINDS or size > MEMORY_LIMIT_BYTES:
         broken = find_unreadable(source, progress)
         source = without(source, broken)
         workers = (os.cpu_count() or 1) if workers is None else workers
 
-    def dataset(split: str) -> ImageSet | StreamSet:
-        positions, training = source.splits[split], split == "train"
-        if not in_memory:
-            return StreamSet(source, positions, input_spec, augment=training)
-        chosen = torch.tensor(positions)
-        return ImageSet(
-            images[chosen], labels[chosen], mean=input_spec.mean, std=input_spec.std,
-            shift=shift if training else 0, flips=training and source.flips,
-        )  # fmt: skip
+        def make(split: str) -> ImageSet | StreamSet:
+            return StreamSet(source, source.splits[split], input_spec, augment=split == "train", top=top)
 
-    made = {split: _loader(dataset(split), split, batch, seed, 0 if in_memory else workers or 0) for split in SPLITS}
+    else:
+        images, broken = decode(source, input_spec, top, progress)
+        source, workers = without(source, broken), 0
+        shift = 0 if images.is_floating_point() else max(1, min(input_spec.dims) // 8)
+
+        def make(split: str) -> ImageSet | StreamSet:
+            positions, training = source.splits[split], split == "train"
+            return ImageSet(
+                images[torch.tensor(positions)], labels_of(source, positions), input_spec,
+                shift=shift if training else 0, flips=training and source.flips,
+            )  # fmt: skip
+
     reasons = tuple(f"{source.names[i]}: {why}" for i, why in sorted(broken.items()))
-    return Data(spec, **made, classes=source.classes, broken=reasons, notes=source.notes)
+    return _Sets(source, reasons, workers, make)
 
 
 def _loader(dataset: ImageSet | StreamSet, split: str, batch: int, seed: int, workers: int) -> DataLoader[Any]:
     training = split == "train"
-    size = dataset.images.shape[-1] if isinstance(dataset, ImageSet) else dataset.input_spec.size
     return DataLoader(
         dataset,
         # Without gradients a batch of small images may be larger: fewer calls, same scores.
-        batch_size=batch if training or size > 64 else max(batch, 256),
+        batch_size=batch if training or max(dataset.input_spec.dims) > 64 else max(batch, 256),
         shuffle=training,
         # BatchNorm cannot train on a last batch of one image, and a short one skews its statistics.
         drop_last=training and len(dataset) >= batch,
@@ -256,25 +229,44 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _user_data(spec: str, offered: Mapping[str, Any]) -> Data:
-    if not is_object_name(spec):
-        raise GhostsearchError(
-            f"no data set {spec!r}; write digits, folder:PATH, torchvision:CIFAR10@ROOT or package.module:function"
-        )
+def _user_data(spec: str, input_spec: InputSpec, batch: int, seed: int) -> Data:
     function = import_object(spec, "data")
     if not callable(function):
         raise GhostsearchError(f"data {spec!r} is a {type(function).__name__}, not a function that returns loaders")
+    offered = {"input": input_spec, "batch": batch, "seed": seed}
     takes = inspect.signature(function).parameters
-    made = function(**{key: value for key, value in offered.items() if key in takes})
+    try:
+        made = function(**{key: value for key, value in offered.items() if key in takes})
+    except GhostsearchError:
+        raise
+    # The user's code may raise anything; the line says what, and the traceback hangs on the cause.
+    except Exception as error:
+        raise GhostsearchError(f"data {spec!r} failed: {type(error).__name__}: {error}") from error
+    return own_data(made, spec, input_spec, batch=batch)
+
+
+def own_data(made: Any, name: str, input_spec: InputSpec, *, batch: int = 64) -> Data:
+    """Three loaders or data sets of the user's own (train, validation, test) as Data.
+
+    Each is a DataLoader, a Dataset, or a list or other iterable of batches; see `ghostsearch.data.loaders.FORMS` for
+    what a batch may be. Raises GhostsearchError for anything else, naming the split.
+    """
+    classes: tuple[str, ...] = ()
     if isinstance(made, Data):
-        return replace(made, name=spec)
-    if isinstance(made, Mapping) and set(SPLITS) <= set(made):
-        made = tuple(made[split] for split in SPLITS)
-    if not (isinstance(made, tuple | list) and len(made) == 3):
-        raise GhostsearchError(f"data {spec!r} must return three loaders (train, validation, test), or a Data")
-    dataset = getattr(made[0], "dataset", None)
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
-    train, validation, test = made
-    classes = tuple(map(str, getattr(dataset, "classes", ())))
-    return Data(spec, train, validation, test, classes=classes)
+        classes, loaders = made.classes, (made.train, made.validation, made.test)
+    elif isinstance(made, Mapping) and set(SPLITS) <= set(made):
+        loaders = tuple(made[split] for split in SPLITS)
+    elif isinstance(made, tuple | list) and len(made) == 3:
+        loaders = tuple(made)
+    else:
+        raise GhostsearchError(f"data {name!r} must return three loaders (train, validation, test), or a Data")
+    classes = classes or classes_of(loaders[0])
+    ready: dict[str, Any] = {
+        split: adapted(loader, split, input_spec, batch=batch, classes=classes)
+        for split, loader in zip(SPLITS, loaders, strict=True)
+    }
+    first = first_batch(ready["train"])
+    labelled = first is None or first[1] is not None
+    base = made if isinstance(made, Data) else Data(name, **ready)
+    kind = base.kind or ("" if labelled else "none")
+    return replace(base, name=name, **ready, classes=classes, kind=kind)

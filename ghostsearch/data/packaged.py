@@ -1,17 +1,20 @@
-"""Data sets by name: scikit-learn's digits and everything torchvision reads from disk."""
+"""Data sets by name: scikit-learn's digits, and what torchvision and Hugging Face's datasets read from disk."""
 
 from __future__ import annotations
 
 import inspect
+from bisect import bisect_right
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ghostsearch.data.images import ImageSource
-from ghostsearch.data.splits import held_out_count, stratified_split
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.data.folder import SPLIT_NAMES
+from ghostsearch.data.source import SPLITS, Source, with_splits
+from ghostsearch.data.splits import stratified_split
+from ghostsearch.errors import GhostsearchError, MissingExtraError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,7 +23,7 @@ MIRRORLESS = ("MNIST", "SVHN", "GTSRB", "USPS", "Omniglot", "RenderedSST2")
 """Parts of names of sets of characters or signs: a mirrored one is another or none."""
 
 
-def read_digits(seed: int) -> ImageSource:
+def read_digits(seed: int) -> Source:
     """scikit-learn's 1,797 handwritten digits, 8×8 grey, split 60/20/20 by class and seed."""
     from sklearn.datasets import load_digits
 
@@ -29,40 +32,80 @@ def read_digits(seed: int) -> ImageSource:
     labels = [int(label) for label in loaded.target]
     rest, test = stratified_split(labels, 360, seed)
     kept, taken = stratified_split([labels[i] for i in rest], 360, seed)
-    return ImageSource(
+    return Source(
         names=[f"digit {i}" for i in range(len(labels))],
-        labels=labels,
         open=partial(_open_array, pixels),
+        targets=labels,
         splits={"train": [rest[i] for i in kept], "validation": [rest[i] for i in taken], "test": test},
+        kind="class",
         classes=tuple(str(name) for name in loaded.target_names),
-        flips=False,
         notes=(f"test and validation: 360 of 1,797 images each, stratified, seed {seed}",),
     )
 
 
-def read_torchvision(name: str, root: Path, seed: int) -> ImageSource:
+def read_torchvision(name: str, root: Path, seed: int) -> Source:
     """A labelled torchvision set under `root` (nothing is downloaded); validation is cut from training.
 
     Raises GhostsearchError when there is no such set, it is not there, or it has no training and test split.
     """
-    train, test = _open_pair(name, root)
+    train, test = _open_pair(name, root.expanduser())
     labels = [*_labels(train), *_labels(test)]
-    rest, taken = stratified_split(labels[: len(train)], held_out_count(len(train)), seed)
     classes = tuple(str(c) for c in getattr(train, "classes", ())) or tuple(map(str, range(max(labels) + 1)))
-
     open_image = partial(_open_either, train, test)
-    return ImageSource(
+    source = Source(
         names=[f"{name} train {i}" for i in range(len(train))] + [f"{name} test {i}" for i in range(len(test))],
-        labels=labels,
         open=open_image,
-        splits={"train": rest, "validation": taken, "test": list(range(len(train), len(labels)))},
+        targets=labels,
+        kind="class",
         classes=classes,
         flips=not any(part in name for part in MIRRORLESS) and open_image(0).mode != "L",
-        notes=(
-            f"validation: {len(taken)} of the training images, stratified, seed {seed}",
-            "test: the set's own",
-        ),
     )
+    own = {"train": list(range(len(train))), "test": list(range(len(train), len(labels)))}
+    return with_splits(source, own, seed)
+
+
+def read_hugging_face(folder: Path, seed: int) -> Source:
+    """A set that Hugging Face's `datasets` saved to disk: its image column, and its label column where there is one.
+
+    Raises MissingExtraError without that package, GhostsearchError for what is no such set.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtraError("Hugging Face's datasets", "datasets") from None
+    try:
+        found: Any = datasets.load_from_disk(str(folder.expanduser()))
+    # Its readers raise errors of many kinds for what is no such folder.
+    except Exception as error:  # noqa: BLE001
+        reason = " ".join(str(error).split())[:200]
+        raise GhostsearchError(f"{folder}: no data set that datasets.save_to_disk wrote ({reason})") from None
+    of_name = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+    given: dict[str, Any] = dict(found) if isinstance(found, dict) else {"train": found}
+    parts = {of_name.get(name.lower(), name): part for name, part in given.items()}
+    if "train" not in parts:
+        raise GhostsearchError(f"{folder}: has the splits {', '.join(parts)}, no train")
+    features = parts["train"].features
+    images = [n for n, f in features.items() if isinstance(f, datasets.Image)]
+    labels = [n for n, f in features.items() if isinstance(f, datasets.ClassLabel)]
+    if not images:
+        raise GhostsearchError(f"{folder}: no column holds images, found {', '.join(features)}")
+    parts = {split: part for split, part in parts.items() if split in SPLITS}
+    starts = np.cumsum([0, *map(len, parts.values())]).tolist()
+    own = {s: list(range(a, b)) for s, a, b in zip(parts, starts, starts[1:], strict=False)}
+    source = Source(
+        names=[f"{split} {i}" for split, part in parts.items() for i in range(len(part))],
+        open=partial(_open_row, list(parts.values()), starts, images[0]),
+        targets=[int(y) for part in parts.values() for y in part[labels[0]]] if labels else (),
+        kind="class" if labels else "none",
+        classes=tuple(features[labels[0]].names) if labels else (),
+        flips=parts["train"][0][images[0]].mode not in ("1", "L"),
+    )
+    return with_splits(source, own, seed)
+
+
+def _open_row(parts: Sequence[Any], starts: Sequence[int], column: str, i: int) -> Image:
+    part = bisect_right(starts, i) - 1
+    return parts[part][i - starts[part]][column]
 
 
 def _open_array(pixels: np.ndarray, i: int) -> Image:

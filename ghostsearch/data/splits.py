@@ -1,4 +1,7 @@
-"""Fixed-seed, stratified splits of labelled images; baseline indices, no files and no torch."""
+"""Fixed-seed, stratified splits of labelled images; indices alone, no files and no torch.
+
+scikit-learn's train_test_split refuses classes of one image and fewer held-out images than classes; people have both.
+"""
 
 from __future__ import annotations
 

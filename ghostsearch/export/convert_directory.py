@@ -91,7 +91,7 @@ def convert_and_save(
 
     Raises GhostsearchError for bad choices, globs or data; the directory is written only when all went well.
     """
-    from ghostsearch.data.load import calibration_batches, load_data
+    from ghostsearch.data.load import load_calibration
     from ghostsearch.export.saved import save
     from ghostsearch.measure.cost import measure_cost
     from ghostsearch.models.load import example_input
@@ -112,8 +112,8 @@ def convert_and_save(
     )
     batches = None
     if calibration:
-        data = load_data(calibration, input=loaded.input, seed=seed, progress=progress)
-        batches = calibration_batches(data, images, seed=seed)
+        found = load_calibration(calibration, input=loaded.input, images=images, seed=seed, progress=progress)
+        batches, images = found.batches, found.images
     converted = convert(
         loaded.module, architecture, example=example, anatomy=anatomy, calibration=batches,
         width_multiple=width_multiple, distill_steps=distill_steps, seed=seed, progress=progress,
@@ -135,5 +135,5 @@ def convert_and_save(
 def _how(calibration: str | None, images: int, distill_steps: int) -> str:
     if not calibration:
         return "copied (add --calibrate DATA to fit them in closed form)"
-    fitted = f"fitted in closed form on {images} images of {calibration}"
+    fitted = f"fitted in closed form on {images} image{'s' * (images != 1)} of {calibration}"
     return f"{fitted}, then {distill_steps} label-free distillation steps a block" if distill_steps else fitted

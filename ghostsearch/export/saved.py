@@ -9,10 +9,10 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ghostsearch.blocks.base import Block
 from ghostsearch.errors import GhostsearchError, key_of
 from ghostsearch.files import atomic_path, cannot_write, write_text
-from ghostsearch.models.load import InputSpec, LoadedModel, example_input, load_model
+from ghostsearch.models.input import InputSpec, parse_size
+from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.space.architecture import Architecture, read_json
 from ghostsearch.version import versions
 
@@ -32,11 +33,21 @@ SAFE_SPEC = re.compile(r"(torchvision|timm|ghostsearch):[\w.\-]{1,100}")
 
 PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+Side = Annotated[int, Field(ge=1, le=4096)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 LARGEST_SHRINK, SMALL = 64, 2**25
 """The baseline that a directory names may have 64 times the stored parameters, or 2^25 in any case."""
 
 State = Mapping[str, Tensor]
+
+
+def _bounded_size(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | list | tuple):
+        raise ValueError("must be a side, or a list of height and width")
+    try:
+        return parse_size(value)
+    except GhostsearchError as error:
+        raise ValueError(str(error)) from None
 
 
 class _Source(BaseModel):
@@ -45,10 +56,12 @@ class _Source(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
     model: Annotated[str, Field(max_length=200)]
     classes: Annotated[int, Field(ge=1, le=10**5)] | None
-    size: Annotated[int, Field(ge=1, le=4096)]
+    size: Annotated[int | tuple[int, ...], BeforeValidator(_bounded_size)]
     channels: Annotated[int, Field(ge=1, le=1024)]
     mean: Annotated[tuple[Finite, ...], Field(strict=False)]
     std: Annotated[tuple[Annotated[Finite, Field(gt=0)], ...], Field(strict=False)]
+    resize: Side | None = None
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
 
     @model_validator(mode="after")
     def _one_value_a_channel(self) -> _Source:
@@ -58,7 +71,7 @@ class _Source(BaseModel):
 
     @property
     def input(self) -> InputSpec:
-        return InputSpec(self.size, self.channels, self.mean, self.std)
+        return InputSpec(self.size, self.channels, self.mean, self.std, self.resize, self.interpolation)
 
 
 class _Manifest(BaseModel):
@@ -120,6 +133,8 @@ def save(
                 "channels": shape.channels,
                 "mean": shape.mean,
                 "std": shape.std,
+                "resize": shape.resize,
+                "interpolation": shape.interpolation,
             },
             "width_multiple": width_multiple,
             "weights_sha256": digest,

@@ -97,7 +97,8 @@ def export_directory(
         return dataclasses.asdict(
             export(model, format_name, out or directory / (telling_name(model) + get_format(format_name).suffix))
         )
-    from ghostsearch.data.load import calibration_batches, load_data
+    from ghostsearch.data.calibration import calibration_batches
+    from ghostsearch.data.load import load_data
     from ghostsearch.export.int8 import quantize
 
     if format_name != "onnx":
@@ -128,7 +129,7 @@ def notes(model: LoadedModel) -> Mapping[str, str]:
     """What a user of the file must know: the model and how its images are normalised."""
     found = {
         "model": model.spec,
-        "size": str(model.input.size),
+        "size": "x".join(map(str, dict.fromkeys(model.input.dims))),
         "mean": " ".join(map(str, model.input.mean)),
         "std": " ".join(map(str, model.input.std)),
     }

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ghostsearch.errors import GhostsearchError, MissingExtraError
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.models import cifar, digits, ghostnet, repghost
-from ghostsearch.models.weights import load_weights
+from ghostsearch.models.heads import set_classes
+from ghostsearch.models.input import InputSpec, parse_size
+from ghostsearch.models.published import (
+    FILE_SUFFIXES,
+    Published,
+    fetched,
+    import_timm,
+    is_name,
+    timm_input,
+    timm_weights,
+    torchvision_weights,
+    transforms_input,
+)
+from ghostsearch.models.weights import fill, load_weights, read_weights
 from ghostsearch.space.architecture import nearest_names
 from ghostsearch.usercode import import_object, is_object_name
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """What a model wants to see: square images of `size` pixels, scaled to 0…1, then normalised by mean and std."""
-
-    size: int
-    channels: int = 3
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class LoadedModel:
     """The number of classes asked for; None where the builder's own was kept."""
     fresh: tuple[str, ...] = ()
     """Tensors of the classifier that the weights, made for other classes, did not have."""
+    weights: str = ""
+    """Name or file of the trained weights; empty where the parameters are random."""
+    categories: tuple[str, ...] = ()
+    """Names of the classes that the published weights tell apart."""
 
 
 CIFAR_INPUT = InputSpec(32)
@@ -66,9 +71,9 @@ OWN_MODELS: dict[str, tuple[Callable[..., nn.Module], InputSpec]] = {
 
 
 def example_input(spec: InputSpec, batch: int = 1) -> Tensor:
-    """Normalised noise in the shape a model wants: (batch, C, size, size), the same at every call."""
+    """Normalised noise in the shape a model wants: (batch, C, *dims), the same at every call."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(batch, spec.channels, spec.size, spec.size, generator=generator)
+    return torch.randn(batch, *spec.shape, generator=generator)
 
 
 def known_models(prefix: str = "") -> list[str]:
@@ -80,38 +85,79 @@ def known_models(prefix: str = "") -> list[str]:
 
         names += [f"torchvision:{name}" for name in list_models()]
     if source == "timm":
-        names += [f"timm:{name}" for name in _timm().list_models()]
+        names += [f"timm:{name}" for name in import_timm().list_models()]
     return names
 
 
 def load_model(
     spec: str,
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     classes: int | None = None,
-    size: int | None = None,
+    size: int | str | Sequence[int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> LoadedModel:
     """A model by name, in eval mode; `package.module:function` runs that code.
 
-    `classes` adapts the classifier; where `weights` are for another number of classes, it starts afresh. Without
-    `weights` the parameters are random, by `seed`; nothing is ever downloaded.
+    `weights` is a file, or the name of published ones (`default`, `IMAGENET1K_V1`, a timm tag), which bring their class
+    names and preprocessing and are downloaded, which is said, where the publisher's cache has them not. Without it the
+    parameters are random, by `seed`, and nothing is ever downloaded. `classes` adapts the classifier; where the weights
+    are for another number of classes, it starts afresh. `size`: a side, or (height, width), or `32x100`.
     Raises GhostsearchError for an unknown name, weights that do not fit or a bad input size, mean or std.
     """
     source, _, name = spec.partition(":")
+    published = _published(source, name, str(weights)) if weights is not None and is_name(weights) else None
     builders = {"ghostsearch": _build_own, "torchvision": _build_torchvision, "timm": _build_timm}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module, native = builders.get(source, _build_users)(spec, name, classes)
-    wanted = InputSpec(size or native.size, native.channels, tuple(mean or native.mean), tuple(std or native.std))
+        builder, adapted = builders.get(source, _build_users), published.options if published else {}
+        module, native = builder(spec, name, classes, **adapted)
+    wanted = _wanted_input(published.input if published else native, size, mean, std, spec)
+    fresh: tuple[str, ...] = ()
+    if published:
+        content = fetched(published, spec)
+        state = read_weights(content) if isinstance(content, Path) else content
+        fresh = fill(module, state, f"weights {published.name} of {spec}", classes=classes)
+    elif weights is not None:
+        fresh = load_weights(module, Path(weights), classes=classes)
+    return LoadedModel(
+        module.eval(), spec, wanted, classes, fresh, published.name if published else str(weights or ""),
+        published.categories if published and not fresh else (),
+    )  # fmt: skip
+
+
+def _published(source: str, name: str, weights: str) -> Published:
+    if source == "torchvision":
+        _check_torchvision(f"torchvision:{name}", name)
+        return torchvision_weights(name, weights)
+    if source == "timm":
+        return timm_weights(name.partition(".")[0], weights)
+    raise GhostsearchError(
+        f"weights {weights!r}: no such file, and only torchvision: and timm: models have published weights"
+    )
+
+
+def _wanted_input(
+    native: InputSpec,
+    size: int | str | Sequence[int] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    spec: str,
+) -> InputSpec:
+    """The native input with what the user asked for; a size of one's own is cropped by the usual rule."""
+    changed = parse_size(size)
+    if changed is not None and len(native.dims) == 1 and isinstance(changed, int):
+        changed = (changed,)
+    if changed is not None and changed != native.size:
+        native = replace(native, size=changed, resize=None)
+    wanted = replace(native, mean=tuple(mean or native.mean), std=tuple(std or native.std))
     if len(wanted.mean) != wanted.channels or len(wanted.std) != wanted.channels:
-        raise GhostsearchError(f"mean and std take {wanted.channels} values each (one a channel) for {spec}")
-    if min(wanted.std) <= 0 or wanted.size < 1:
-        raise GhostsearchError(f"std and size must be above 0, got {wanted.std} and {wanted.size}")
-    fresh = load_weights(module, weights, classes=classes) if weights is not None else ()
-    return LoadedModel(module.eval(), spec, wanted, classes, fresh)
+        raise GhostsearchError(f"mean and std take {wanted.channels} values each (one per channel) for {spec}")
+    if min(wanted.std) <= 0:
+        raise GhostsearchError(f"std must be above 0, got {wanted.std}")
+    return wanted
 
 
 Built = tuple[nn.Module, InputSpec]
@@ -125,6 +171,8 @@ def _build_own(spec: str, name: str, classes: int | None) -> Built:
 
 
 def _build_users(spec: str, name: str, classes: int | None) -> Built:  # noqa: ARG001 - the builders' signature
+    if Path(spec).is_file():
+        raise GhostsearchError(_file_hint(spec))
     if not is_object_name(spec):
         raise GhostsearchError(
             f"model {spec!r} is neither a directory that ghostsearch wrote nor torchvision:NAME, timm:NAME, "
@@ -142,13 +190,24 @@ def _build_users(spec: str, name: str, classes: int | None) -> Built:  # noqa: A
         raise GhostsearchError(f"model {spec!r} failed: {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise GhostsearchError(f"model {spec!r} must return a torch.nn.Module, got {type(module).__name__}")
-    if classes is not None and not options:
-        set_classes(module, classes)
     declared = getattr(module, "input_spec", None)
-    return module, declared if isinstance(declared, InputSpec) else InputSpec(224)
+    native = declared if isinstance(declared, InputSpec) else InputSpec(224)
+    if classes is not None and not options:
+        set_classes(module, classes, example_input(native, 2))
+    return module, native
 
 
-def _build_torchvision(spec: str, name: str, classes: int | None) -> Built:
+def _file_hint(spec: str) -> str:
+    """What to do with a file that was given in the place of a model."""
+    suffix = Path(spec).suffix.lower()
+    if suffix == ".onnx":
+        return f"{spec} is an ONNX file: ghostsearch measure and compare time it; converting wants the PyTorch model"
+    if suffix in FILE_SUFFIXES:
+        return f"{spec} is a file of weights; name the model it belongs to: torchvision:resnet18 --weights {spec}"
+    return f"{spec} is a file, not a model; write torchvision:NAME, timm:NAME or package.module:function"
+
+
+def _check_torchvision(spec: str, name: str) -> None:
     from torchvision import models
 
     if name not in models.list_models():
@@ -157,21 +216,24 @@ def _build_torchvision(spec: str, name: str, classes: int | None) -> Built:
         raise GhostsearchError(
             f"model {spec!r} takes more than one image; ghostsearch loads networks for single images"
         )
-    options: dict[str, Any] = {"weights": None, **_with_classes(classes)}
+
+
+def _build_torchvision(spec: str, name: str, classes: int | None, **adapted: Any) -> Built:
+    from torchvision import models
+
+    _check_torchvision(spec, name)
+    options: dict[str, Any] = {"weights": None, **_with_classes(classes), **adapted}
     if "weights_backbone" in _parameters(models.get_model_builder(name)):
         options["weights_backbone"] = None
     if name in ("googlenet", "inception_v3"):
         options["init_weights"] = True
     # Their metadata alone is read: the transforms that the default weights were trained for.
-    transform = models.get_model_weights(name).DEFAULT.transforms()
-    side = next((s for a in ("crop_size", "resize_size") if (s := getattr(transform, a, None))), [224])
-    mean, std = getattr(transform, "mean", IMAGENET_MEAN), getattr(transform, "std", IMAGENET_STD)
-    native = InputSpec(side[-1] if isinstance(side, list | tuple) else side, 3, tuple(mean), tuple(std))
+    native = transforms_input(models.get_model_weights(name).DEFAULT.transforms())
     return models.get_model(name, **options), native
 
 
 def _build_timm(spec: str, name: str, classes: int | None) -> Built:
-    timm = _timm()
+    timm = import_timm()
     architecture, _, tag = name.partition(".")
     if architecture not in timm.list_models():
         raise _unknown(spec, [f"timm:{n}" for n in timm.list_models()])
@@ -179,17 +241,7 @@ def _build_timm(spec: str, name: str, classes: int | None) -> Built:
     if tag and tag not in tags:
         raise _unknown(spec, [f"timm:{architecture}.{t}" for t in tags] or [f"timm:{architecture}"])
     module = timm.create_model(name, pretrained=False, **_with_classes(classes))
-    config = module.pretrained_cfg
-    channels, _, size = config["input_size"]
-    return module, InputSpec(size, channels, tuple(config["mean"]), tuple(config["std"]))
-
-
-def _timm() -> Any:
-    try:
-        import timm
-    except ImportError:
-        raise MissingExtraError("timm", "timm") from None
-    return timm
+    return module, timm_input(timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg(**module.pretrained_cfg))
 
 
 def _with_classes(classes: int | None) -> dict[str, int]:
@@ -210,32 +262,3 @@ def _bare_names() -> list[str]:
 
 def _unknown(spec: str, known: Sequence[str]) -> GhostsearchError:
     return GhostsearchError(f"model {spec!r} is unknown; nearest: {nearest_names(spec, known)}")
-
-
-def set_classes(module: nn.Module, classes: int) -> None:
-    """Give the last linear layer (or 1×1 classifier convolution) `classes` outputs, freshly initialised; in place.
-
-    A layer that already has them keeps its parameters. Raises GhostsearchError when there is no such layer.
-    """
-    last = next((p for p, m in reversed(list(module.named_modules())) if isinstance(m, nn.Linear) or _is_head(m)), None)
-    if last is None:
-        raise GhostsearchError("--classes: the model has no linear layer or 1×1 convolution at its end to adapt")
-    old = module.get_submodule(last)
-    if getattr(old, "out_features", getattr(old, "out_channels", None)) == classes:
-        return
-    new: nn.Module
-    if isinstance(old, nn.Linear):
-        new = nn.Linear(old.in_features, classes, old.bias is not None)
-    else:
-        assert isinstance(old, nn.Conv2d)
-        new = nn.Conv2d(old.in_channels, classes, 1, bias=old.bias is not None)
-    module.set_submodule(last, new)
-
-
-def _is_head(module: nn.Module) -> bool:
-    return (
-        isinstance(module, nn.Conv2d)
-        and module.kernel_size == (1, 1)
-        and module.groups == 1
-        and module.bias is not None
-    )

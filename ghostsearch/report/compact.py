@@ -70,7 +70,7 @@ def compare_models(
     *,
     device: str,
     setting: Setting,
-    size: int | None = None,
+    size: int | str | None = None,
     allow_code: bool = False,
     progress: Progress | None = None,
 ) -> list[ComparedModel]:
@@ -94,13 +94,13 @@ def compare_models(
     for name, model in loaded.items():
         shares = tuple(dict(row) for row in shares_by_kind(modules[name], example))
         rows.append(ComparedModel(
-            name=name, size=shape.size, cost=measure_cost(modules[name], example), latency=latencies[name],
+            name=name, size=min(shape.dims), cost=measure_cost(modules[name], example), latency=latencies[name],
             shares=shares, published=published_accuracy(model), made_of=made_of(model),
         ))  # fmt: skip
     return rows
 
 
-def find_model(name: str, size: int | None = None, *, allow_code: bool = False) -> LoadedModel:
+def find_model(name: str, size: int | str | None = None, *, allow_code: bool = False) -> LoadedModel:
     """The model a name, a directory of ours or a study (its chosen model) stands for; raises GhostsearchError.
 
     A directory whose baseline is the user's own code is loaded only with `allow_code`.

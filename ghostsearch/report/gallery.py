@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import atomic_path, write_text
 from ghostsearch.graph.capture import call, copied
-from ghostsearch.models.load import InputSpec, LoadedModel
+from ghostsearch.models.input import InputSpec
+from ghostsearch.models.load import LoadedModel
 from ghostsearch.report.html import render
 from ghostsearch.units import share_text
 
@@ -78,7 +79,7 @@ def write_gallery(
     layers = list(similar_maps(loaded.module, pixels, progress=progress))
     if not any(layer.pairs for layer in layers):
         raise GhostsearchError(
-            f"{loaded.spec} makes no feature maps large enough to compare at {loaded.input.size}²; give a larger --size"
+            f"{loaded.spec} makes no feature maps large enough to compare at {loaded.input}; give a larger --size"
         )
     html = render(
         "gallery.html", ("common",), {}, plots=False, model=loaded.spec, layers=layers, picture=_data_uri,
@@ -140,12 +141,13 @@ def open_image(path: Path | None) -> Image:
 
 
 def image_tensor(image: Image, spec: InputSpec) -> Tensor:
-    """The image's middle, scaled and normalised as a model wants it: (1, C, size, size)."""
+    """The image's middle, scaled and normalised as a model wants it: (1, C, H, W)."""
     from PIL import ImageOps
 
-    fitted = ImageOps.fit(image, (spec.size, spec.size))
+    height, width = spec.dims
+    fitted = ImageOps.fit(image, (width, height))
     array = np.asarray(fitted.convert("L" if spec.channels == 1 else "RGB"), dtype=np.float32) / 255
-    pixels = torch.from_numpy(array.copy()).reshape(spec.size, spec.size, -1).permute(2, 0, 1)
+    pixels = torch.from_numpy(array.copy()).reshape(height, width, -1).permute(2, 0, 1)
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
     return ((pixels - mean) / std)[None]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
-from ghostsearch.data.load import Data, calibration_batches, images_within, load_data
+from ghostsearch.data.calibration import calibration_batches, images_within
+from ghostsearch.data.load import Data, load_data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.saved import load_directory, save
 from ghostsearch.measure.cost import measure_cost
@@ -29,8 +29,9 @@ from ghostsearch.surgery.baseline_pass import BaselinePass
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.fit_layer import FitSettings
 from ghostsearch.surgery.sites import find_sites
+from ghostsearch.training.checks import check_run
 from ghostsearch.training.tasks.base import Task
-from ghostsearch.training.tasks.table import load_task
+from ghostsearch.training.tasks.table import task_for
 from ghostsearch.training.train import evaluate, train
 
 if TYPE_CHECKING:
@@ -200,9 +201,10 @@ def open_bench(config: RunConfig, progress: Progress | None = None) -> Bench:
 
     Raises GhostsearchError for anything that does not fit together.
     """
-    weights = Path(config.weights) if config.weights else None
-    loaded = load_model(config.model, weights=weights, classes=config.classes, size=config.size, seed=config.seed)
-    task, preset = load_task(config.task), load_preset(config.space)
+    loaded = load_model(
+        config.model, weights=config.weights, classes=config.classes, size=config.size, seed=config.seed
+    )
+    preset = load_preset(config.space)
     example = example_input(loaded.input)
     anatomy = find_sites(loaded.module, example, include_first=preset.include_first)
     if not anatomy.sites:
@@ -215,7 +217,12 @@ def open_bench(config: RunConfig, progress: Progress | None = None) -> Bench:
         config.data, input=loaded.input, batch=config.batch_size, seed=config.seed,
         validation_list=config.validation_list, train_images=config.train_images, progress=progress,
     )  # fmt: skip
-    check_classes(loaded, data, example)
+    if not data.labelled and config.baseline_training():
+        raise GhostsearchError(
+            f"{config.data} has no labels to train the baseline on; add --weights, or --baseline-epochs 0"
+        )
+    task = task_for(config.task, labelled=data.labelled, baseline=loaded.module)
+    check_run(loaded.module, data, task)
     images = config.calibration_images
     # Every candidate and trial is fitted to them: kept, not read again.
     batch = images_within(BATCH_VALUES, example, BATCH_IMAGES)
@@ -227,21 +234,6 @@ def open_bench(config: RunConfig, progress: Progress | None = None) -> Bench:
     )  # fmt: skip
     check_budget(bench)
     return bench
-
-
-def check_classes(loaded: LoadedModel, data: Data, example: Tensor) -> None:
-    """Raise GhostsearchError when a classifier's outputs do not match the data's classes."""
-    import torch
-
-    if not data.classes:
-        return
-    with torch.inference_mode():
-        output = copy.deepcopy(loaded.module).eval()(example)
-    if isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] != len(data.classes):
-        raise GhostsearchError(
-            f"{loaded.spec} has {output.shape[1]} outputs, {data.name} {len(data.classes)} classes; "
-            f"add --classes {len(data.classes)}"
-        )
 
 
 def check_budget(bench: Bench) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from ghostsearch.data.load import images_within, spread_batches
+from ghostsearch.data.calibration import images_within, spread_batches
 from ghostsearch.graph.flow import fit_order, readers_of, without_inplace
 from ghostsearch.graph.replay import Replay
 from ghostsearch.graph.widths import width_plan

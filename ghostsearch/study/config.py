@@ -9,6 +9,7 @@ from pydantic import field_validator, model_validator
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.setting import MEASURING, Setting
+from ghostsearch.models.input import ImageSize
 from ghostsearch.options import OptionError, Texts, option
 from ghostsearch.space.limits import FACTORS, Limit, parse_limit
 from ghostsearch.training.recipe import TRAINING, Recipe
@@ -30,20 +31,26 @@ class RunConfig(Setting, Recipe):
         "torchvision:NAME, timm:NAME, ghostsearch:NAME, package.module:function (runs that code).",
         panel=INPUT,
     )
-    weights: str | None = option(None, "Trained weights, .safetensors or .pt (read with weights_only).", panel=INPUT)
+    weights: str | None = option(
+        None, "Trained weights: a .safetensors or .pt file, or published ones: default, IMAGENET1K_V1, …", panel=INPUT
+    )
     classes: int | None = option(None, "Adapt the classifier to this many classes.", panel=INPUT, ge=1)
-    size: int | None = option(
-        None, "Image side in pixels; default: what the model was made for.", panel=INPUT, ge=1, le=4096
+    size: ImageSize | None = option(
+        None, "Image side in pixels, or HEIGHTxWIDTH; default: what the model was made for.", panel=INPUT
     )
     data: str = option(
-        "digits", "digits, folder:PATH, torchvision:CIFAR10@ROOT or package.module:function.", panel=INPUT
+        "digits",
+        "digits, folder:PATH, csv:FILE, arrays:FILE.npz, torchvision:NAME@ROOT or package.module:function.",
+        panel=INPUT,
     )
     validation_list: str | None = option(
         None, "File that lists the images of the selection split, one path a line.", panel=INPUT
     )
     train_images: int | None = option(None, "Use only this many training images, stratified.", panel=INPUT, ge=1)
     task: str = option(
-        "classification", "classification, or package.module:object with a loss and a score.", panel=INPUT
+        "classification",
+        "classification, multilabel, segmentation, regression, restoration, signals or package.module:object.",
+        panel=INPUT,
     )
 
     space: str = option(

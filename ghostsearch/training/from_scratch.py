@@ -29,7 +29,7 @@ def train_from_scratch(
     out: Path,
     *,
     epochs: int = 20,
-    size: int | None = None,
+    size: int | str | None = None,
     batch: int = 64,
     lr: float | None = None,
     ema: float = 0.0,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ghostsearch.models.load import InputSpec
+from ghostsearch.models.input import InputSpec
 
 
 @pytest.fixture(scope="session")

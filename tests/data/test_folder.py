@@ -25,7 +25,7 @@ def test_a_bare_folder_is_split_by_class_and_seed(write_digits, digit_input, tmp
     assert {k: len(v) for k, v in source.splits.items()} == {"test": 6, "validation": 5, "train": 19}
     together = [i for positions in source.splits.values() for i in positions]
     assert sorted(together) == list(range(30))
-    assert Counter(source.labels[i] for i in source.splits["test"]) == {0: 2, 1: 2, 2: 2}
+    assert Counter(source.targets[i] for i in source.splits["test"]) == {0: 2, 1: 2, 2: 2}
     assert source.classes == ("class0", "class1", "class2")
     assert read_folder(root, digit_input, seed=0).splits == source.splits
     assert read_folder(root, digit_input, seed=1).splits != source.splits

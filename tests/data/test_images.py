@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ghostsearch.data.images import MAX_PIXELS, BrokenImageError, fit, open_file, resized_side
-from ghostsearch.models.load import InputSpec
+from ghostsearch.data.images import MAX_PIXELS, BrokenImageError, fit, open_file
+from ghostsearch.models.input import InputSpec
 
 GREY, COLOUR = (InputSpec(32, c, (0.5,) * c, (0.5,) * c) for c in (1, 3))
 
@@ -47,7 +47,7 @@ def test_the_crop_is_central_as_torchvisions():
     photograph = Image.fromarray(skimage.data.astronaut()).crop((0, 0, 512, 400))
     ours = fit(photograph, InputSpec(224))
     theirs = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])(photograph)
-    assert resized_side(224) == 256
+    assert InputSpec(224).shorter_side == 256
     assert (ours == np.asarray(theirs).transpose(2, 0, 1)).all()
 
 

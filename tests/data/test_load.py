@@ -12,9 +12,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
-from ghostsearch.data.load import Data, calibration_batches, load_data, spread_batches
+from ghostsearch.data.calibration import calibration_batches, spread_batches
+from ghostsearch.data.load import Data, load_data
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.models.load import InputSpec
+from ghostsearch.models.input import InputSpec
 
 GREY = InputSpec(8, 1, (0.3,), (0.4,))
 
@@ -91,7 +92,7 @@ def test_calibration_images_are_baseline_training_images(digits):
     again = calibration_batches(digits, 100, seed=3, batch=48)
     assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
     assert not torch.equal(batches[0], calibration_batches(digits, 100, seed=4, batch=48)[0])
-    baseline = digits.train.dataset.baseline()
+    baseline = digits.train.dataset.unaugmented()
     everything = {x.numpy().tobytes() for x, _ in (baseline[i] for i in range(len(baseline)))}
     assert {x.numpy().tobytes() for x in torch.cat(list(batches))} <= everything
     assert len(torch.cat(list(calibration_batches(digits, 10_000)))) == 1077

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import ghostsearch.data.load
-from ghostsearch.data.load import calibration_batches, load_data
-from ghostsearch.data.stream import StreamSet
+from ghostsearch.data.calibration import calibration_batches
+from ghostsearch.data.load import load_data
+from ghostsearch.data.sets import StreamSet
 from ghostsearch.errors import GhostsearchError
 
 

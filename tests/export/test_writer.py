@@ -15,7 +15,8 @@ from ghostsearch.export.saved import SavedModel, load_directory, save
 from ghostsearch.export.writer import export, export_directory, telling_name
 from ghostsearch.measure.onnx_graph.folds import split_ghost_norms
 from ghostsearch.measure.onnx_graph.module import cpu_session
-from ghostsearch.models.load import InputSpec, LoadedModel, example_input, load_model
+from ghostsearch.models.input import InputSpec
+from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.preset import Preset, SiteRule
 from ghostsearch.surgery.convert import convert

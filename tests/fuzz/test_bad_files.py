@@ -24,7 +24,8 @@ from PIL import Image
 from ghostsearch.data.load import load_data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.saved import load, read_manifest, save
-from ghostsearch.models.load import DIGITS_INPUT, load_model, load_weights
+from ghostsearch.models.load import DIGITS_INPUT, load_model
+from ghostsearch.models.weights import load_weights
 from ghostsearch.records import Axis, Cost, Record, Score
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.space.choice import parse_choice

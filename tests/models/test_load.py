@@ -6,12 +6,14 @@ import torch
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.models.load import OWN_MODELS, InputSpec, example_input, known_models, load_model, set_classes
+from ghostsearch.models.heads import set_classes
+from ghostsearch.models.input import InputSpec
+from ghostsearch.models.load import OWN_MODELS, example_input, known_models, load_model
 
 TIMES_TWO = """
 import torch
 from torch import nn
-from ghostsearch.models.load import InputSpec
+from ghostsearch.models.input import InputSpec
 
 def net(num_classes=5):
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.LazyLinear(num_classes))
@@ -107,7 +109,7 @@ def test_size_mean_and_std_are_options():
     [
         ({"mean": (0.1, 0.2)}, "take 1 values each"),
         ({"std": (0.0,)}, "must be above 0"),
-        ({"size": -3}, "must be above 0"),
+        ({"size": -3}, "from 1 to 4096 pixels, such as 224 or 32x100; got -3"),
     ],
 )
 def test_bad_input_options(options, told):
@@ -166,7 +168,7 @@ def test_users_mistakes(user_module, function, told):
 def test_a_classifier_that_fits_keeps_its_weights():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 5))
     before = model[2]
-    set_classes(model, 5)
+    set_classes(model, 5, torch.zeros(2, 3, 3, 3))
     assert model[2] is before
 
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.models.load import InputSpec, LoadedModel
+from ghostsearch.models.input import InputSpec
+from ghostsearch.models.load import LoadedModel
 from ghostsearch.report.gallery import (
     closest_pairs,
     feature_maps,

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from ghostsearch.data.load import Data, load_data
 from ghostsearch.errors import GhostsearchError, TrainingError
-from ghostsearch.models.load import InputSpec
+from ghostsearch.models.input import InputSpec
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.classification import Classification
 from ghostsearch.training.train import Recipe, evaluate, to_device, train

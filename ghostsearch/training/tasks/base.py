@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.capture import call
 
 AUXILIARY_WEIGHT = 0.3
 """Weight of each auxiliary head's loss (Szegedy et al. 2015, section 5)."""
@@ -70,8 +71,11 @@ class Task(ABC):
         """A fresh accumulator of the score."""
 
     def forward(self, model: nn.Module, images: Any, target: Any) -> Any:  # noqa: ARG002
-        """The model's output on a batch; override where the model wants the target too, as detectors do."""
-        return model(images)
+        """The model's output on a batch; a tuple of several inputs is positional, a dict by keyword.
+
+        Override where the model wants the target too, as detectors do.
+        """
+        return call(model, images)
 
     def target(self, images: Any, target: Any) -> Any:  # noqa: ARG002
         """What loss and meter are given as a batch's target; raises GhostsearchError where the data have none."""

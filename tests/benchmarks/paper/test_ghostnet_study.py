@@ -3,7 +3,7 @@ import pytest
 from benchmarks.paper.ghostnet_space import uniform_plans
 from benchmarks.paper.ghostnet_study import GhostNetTrainer, search_ghostnet
 from ghostsearch.data.load import load_data
-from ghostsearch.models.load import InputSpec
+from ghostsearch.models.input import InputSpec
 
 
 @pytest.fixture(scope="module")

@@ -7,22 +7,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ghostsearch.data.memory import ImageSet, flipped, shifted
+from ghostsearch.data.sets import ImageSet, flipped, shifted
+from ghostsearch.models.input import InputSpec
 
 IMAGES = torch.randint(0, 256, (6, 3, 9, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(6)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+SPEC = InputSpec((9, 7), 3, MEAN, STD)
 
 
 def test_batches_are_normalised_per_channel():
-    x, y = ImageSet(IMAGES, LABELS, mean=MEAN, std=STD).__getitems__([4, 1])
+    x, y = ImageSet(IMAGES, LABELS, SPEC).__getitems__([4, 1])
     wanted = (IMAGES[[4, 1]] / 255 - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
     torch.testing.assert_close(x, wanted)
     assert y.tolist() == [4, 1]
 
 
 def test_one_image_is_its_place_in_a_batch():
-    images = ImageSet(IMAGES, LABELS, mean=MEAN, std=STD)
+    images = ImageSet(IMAGES, LABELS, SPEC)
     assert torch.equal(images[3][0], images.__getitems__([2, 3])[0][1])
     assert len(images) == 6
 
@@ -61,12 +63,12 @@ def test_half_of_the_images_are_mirrored():
 
 @pytest.mark.parametrize(("shift", "flips"), [(2, False), (0, True)])
 def test_augmentation_follows_the_seed_and_baseline_has_none(shift, flips):
-    images = ImageSet(IMAGES, LABELS, mean=MEAN, std=STD, shift=shift, flips=flips)
+    images = ImageSet(IMAGES, LABELS, SPEC, shift=shift, flips=flips)
     batches = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         batches.append(images.__getitems__(list(range(6)))[0])
     assert torch.equal(batches[0], batches[1])
     assert not torch.equal(batches[0], batches[2])
-    baseline = ImageSet(IMAGES, LABELS, mean=MEAN, std=STD)[0][0]
-    assert torch.equal(images.baseline()[0][0], baseline)
+    baseline = ImageSet(IMAGES, LABELS, SPEC)[0][0]
+    assert torch.equal(images.unaugmented()[0][0], baseline)

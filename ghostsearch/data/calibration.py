@@ -1,0 +1,126 @@
+"""Images without labels, for fitting and calibrating, and small samples of a loader's batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Subset
+
+from ghostsearch.data.sets import ImageSet, StreamSet
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.capture import batch_size, moved
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Images that weights are fitted on, or ranges are taken from; no label is looked at."""
+
+    batches: Sequence[Any]
+    """(N, C, *dims) each, or tuples or dicts of several inputs."""
+    images: int
+    """How many there are in all, which may be fewer than were asked for."""
+    broken: tuple[str, ...] = ()
+    """Files that were left out, each with the reason."""
+
+
+class ReadBatches(Sequence[Tensor]):
+    """Batches of images of a set by position, read anew each time one is looked at, so none stays in memory."""
+
+    def __init__(self, images: Any, positions: Sequence[Sequence[int]]) -> None:
+        self.images, self.positions = images, positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> ReadBatches: ...
+    def __getitem__(self, index: int | slice) -> Tensor | ReadBatches:
+        if isinstance(index, slice):
+            return ReadBatches(self.images, self.positions[index])
+        batch: Tensor = self.images.__getitems__(self.positions[index])[0]
+        return batch
+
+
+def drawn(dataset: Any, images: int, seed: int, batch: int = BATCH) -> ReadBatches:
+    """Batches of `images` images of a set, drawn by the seed, without augmentation."""
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:images].tolist()
+    return ReadBatches(dataset.unaugmented(), [order[i : i + batch] for i in range(0, len(order), batch)])
+
+
+def calibration_batches(data: Any, images: int = 512, *, seed: int = 0, batch: int = BATCH) -> Sequence[Any]:
+    """Batches of `images` training images (fewer where there are not so many) without augmentation or labels.
+
+    Those of a folder or packaged set are read when looked at; a loader of the user's own is read once and kept, on the
+    CPU. The same seed draws the same images. Raises GhostsearchError when the training split is empty.
+    """
+    dataset = getattr(data.train, "dataset", None)
+    batches: Sequence[Any]
+    if isinstance(dataset, ImageSet | StreamSet):
+        batches = drawn(dataset, images, seed, batch)
+    else:
+        batches = list(_first_images(data.train, images))
+    if not batches:
+        raise GhostsearchError(f"{data.name} has no training images to calibrate on")
+    return batches
+
+
+def _first_images(loader: Iterable[Any], images: int) -> Iterator[Any]:
+    held = 0
+    for first, *_ in loader:
+        yield moved(_cut(first, images - held), "cpu")
+        held += batch_size(first)
+        if held >= images:
+            return
+
+
+def _cut(images: Any, count: int) -> Any:
+    """The first images of a batch, inside any structure; of a list, its first items."""
+    if isinstance(images, dict):
+        return {key: _cut(item, count) for key, item in images.items()}
+    return tuple(_cut(item, count) for item in images) if isinstance(images, tuple) else images[:count]
+
+
+def images_within(values: int, example: Any, most: int) -> int:
+    """How many images of an example's size, which is a batch of one, hold at most so many values; 1 to `most`."""
+    return max(1, min(most, values // example.numel())) if isinstance(example, Tensor) else most
+
+
+def spread_batches(loader: Iterable[Any], images: int, *, size: int | None = None) -> list[Any]:
+    """Batches of `images` images evenly spaced over a loader's set; of a loader without positions the first ones.
+
+    The first alone would be of one class where a folder is read class by class. size: images in each, where that is
+    less than the loader's own.
+    """
+    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset) and loader.collate_fn:
+        total = len(loader.dataset)  # type: ignore[arg-type]
+        count = min(images, total)
+        places = Subset(loader.dataset, [i * total // count for i in range(count)])
+        size = min(loader.batch_size or 1, size or images)
+        loader = DataLoader(places, batch_size=size, collate_fn=loader.collate_fn)
+    batches, held = [], 0
+    for batch in loader:
+        batches.append(batch)
+        held += batch_size(batch[0])
+        if held >= images:
+            break
+    return batches
+
+
+def first_batch(loader: Iterable[Any], images: int = 2) -> Any:
+    """A small batch of a loader, without moving its shuffling or anybody's random state; None where it is empty."""
+    with torch.random.fork_rng(devices=[]):
+        generator = getattr(loader, "generator", None)
+        state = generator.get_state() if generator is not None else None
+        try:
+            return next(iter(spread_batches(loader, images)), None)
+        finally:
+            if generator is not None and state is not None:
+                generator.set_state(state)

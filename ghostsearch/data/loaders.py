@@ -1,0 +1,191 @@
+"""Loaders of the user's own, whatever they give out, as (images, target) batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.capture import batch_size
+from ghostsearch.models.input import InputSpec
+
+IMAGE_KEYS = ("image", "images", "x", "input", "inputs", "pixel_values", "data")
+TARGET_KEYS = ("label", "labels", "y", "target", "targets", "mask", "masks", "value", "values")
+FORMS = (
+    "(images, target), (images, target, …), images alone, or a dict with one of "
+    f"{', '.join(IMAGE_KEYS)} and perhaps one of {', '.join(TARGET_KEYS)}"
+)
+
+
+def batch_of(batch: Any, classes: Sequence[str] = ()) -> tuple[Any, Any]:
+    """Images and target of a batch in one of FORMS; the target is None where there is none.
+
+    images: (N, C, *dims), a tuple or dict of several inputs, or a list of images. Names of classes become their
+    numbers. Raises GhostsearchError for any other form.
+    """
+    if isinstance(batch, np.ndarray | Tensor):
+        return _tensor(batch), None
+    if isinstance(batch, Mapping):
+        image = next((key for key in IMAGE_KEYS if key in batch), None)
+        if image is None:
+            raise GhostsearchError(f"a batch has the keys {', '.join(map(str, batch))[:200]}; expected {FORMS}")
+        target = next((key for key in TARGET_KEYS if key in batch), None)
+        return _images(batch[image], batch[target] if target else None, classes)
+    if isinstance(batch, list | tuple) and batch:
+        return _images(batch[0], batch[1] if len(batch) > 1 else None, classes)
+    raise GhostsearchError(f"a batch is a {type(batch).__name__}; expected {FORMS}")
+
+
+def _images(images: Any, target: Any, classes: Sequence[str]) -> tuple[Any, Any]:
+    target = _target(target, classes)
+    if isinstance(images, list) and images and all(isinstance(x, Tensor) for x in images):
+        count = len(target) if target is not None else len(images[0])
+        # Collated, a tuple of several inputs becomes a list; a list of images, one per target, stays one.
+        if all(x.ndim and len(x) == count for x in images) and not (len(images) == count and images[0].ndim == 3):
+            return tuple(images), target
+    return _tensor(images), target
+
+
+def _tensor(value: Any) -> Any:
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def _target(target: Any, classes: Sequence[str]) -> Any:
+    if isinstance(target, str):
+        target = [target]
+    if isinstance(target, list | tuple) and target and all(isinstance(name, str) for name in target):
+        unknown = sorted(set(target) - set(classes))
+        if unknown:
+            raise GhostsearchError(
+                f"the targets are text such as {unknown[0]!r}, and the data name "
+                f"{'no classes' if not classes else f'{len(classes)} other classes'}; give class numbers, "
+                "or a data set with `classes`"
+            )
+        return torch.tensor([classes.index(name) for name in target])
+    if isinstance(target, list | tuple) and target and all(isinstance(y, int | float) for y in target):
+        return torch.tensor(target)
+    return _tensor(target)
+
+
+@dataclass(frozen=True)
+class Collate:
+    """A loader's own collating, then `batch_of`; a class, so that worker processes can be sent it."""
+
+    collate: Callable[[Any], Any]
+    classes: tuple[str, ...]
+
+    def __call__(self, samples: Any) -> tuple[Any, Any]:
+        return batch_of(self.collate(samples), self.classes)
+
+
+class Batches:
+    """An iterable of batches that is no DataLoader, each in one of FORMS; read from its start each time."""
+
+    def __init__(self, batches: Iterable[Any], classes: tuple[str, ...], *, training: bool) -> None:
+        self.batches, self.classes, self.training = batches, classes, training
+        if hasattr(batches, "__len__"):
+            self.__class__ = CountedBatches
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        before = 0
+        for batch in self.batches:
+            images, target = batch_of(batch, self.classes)
+            count = batch_size(images)
+            # BatchNorm cannot train on a last batch of one image.
+            if not (self.training and count == 1 and before > 1):
+                yield images, target
+            before = count
+
+
+class CountedBatches(Batches):
+    """Batches whose number is known."""
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+
+def adapted(loader: Any, split: str, input_spec: InputSpec, *, batch: int, classes: tuple[str, ...] = ()) -> Any:
+    """A loader of a split as one of (images, target) batches: DataLoaders stay such, data sets become such.
+
+    Raises GhostsearchError for what can be read only once, or is no loader at all.
+    """
+    training = split == "train"
+    if type(loader) is DataLoader:
+        return _again(loader, training, classes)
+    if (
+        isinstance(loader, Sequence)
+        and not isinstance(loader, str)
+        and len(loader)
+        and _is_sample(loader[0], input_spec)
+    ):
+        loader = _Listed(loader)
+    if isinstance(loader, IterableDataset):
+        return DataLoader(loader, batch, collate_fn=Collate(default_collate, classes))
+    if isinstance(loader, Dataset):
+        return _again(DataLoader(loader, batch, shuffle=training), training, classes)
+    if isinstance(loader, Iterator):
+        raise GhostsearchError(
+            f"the {split} loader can be read only once; give a DataLoader, a Dataset or a list of batches"
+        )
+    if not isinstance(loader, Iterable) or isinstance(loader, str | Tensor):
+        raise GhostsearchError(
+            f"the {split} loader is a {type(loader).__name__}; give a DataLoader, a Dataset or a list of batches"
+        )
+    return Batches(loader, classes, training=training)
+
+
+class _Listed(Dataset[Any]):
+    """A list of samples as a data set."""
+
+    def __init__(self, samples: Sequence[Any]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.samples[index]
+
+
+def _is_sample(first: Any, input_spec: InputSpec) -> bool:
+    """Whether the first item of a list is one image and not a batch: it has as many dimensions as one input."""
+    try:
+        images, _ = batch_of(first)
+    except GhostsearchError:
+        return False
+    return isinstance(images, Tensor) and images.ndim == len(input_spec.shape)
+
+
+def _again(loader: DataLoader[Any], training: bool, classes: tuple[str, ...]) -> DataLoader[Any]:
+    """The same loader with `batch_of` behind its collating; in training a last batch of one image is dropped."""
+    assert loader.collate_fn is not None
+    shared: dict[str, Any] = {
+        "num_workers": loader.num_workers, "collate_fn": Collate(loader.collate_fn, classes),
+        "pin_memory": loader.pin_memory, "timeout": loader.timeout, "worker_init_fn": loader.worker_init_fn,
+        "generator": loader.generator, "multiprocessing_context": loader.multiprocessing_context,
+    }  # fmt: skip
+    dataset, size = loader.dataset, loader.batch_size
+    if isinstance(dataset, IterableDataset):
+        return DataLoader(dataset, size, drop_last=loader.drop_last, **shared)
+    if size is None and loader.batch_sampler is not None:
+        return DataLoader(dataset, batch_sampler=loader.batch_sampler, **shared)
+    if size is None:
+        return DataLoader(dataset, None, sampler=loader.sampler, **shared)
+    sampler: Any = loader.sampler
+    images = len(sampler) if hasattr(sampler, "__len__") else 0
+    single = training and size > 1 and images > 1 and images % size == 1
+    return DataLoader(dataset, size, sampler=loader.sampler, drop_last=loader.drop_last or single, **shared)
+
+
+def classes_of(loader: Any) -> tuple[str, ...]:
+    """The class names that a loader's data set carries, as torchvision's do."""
+    dataset = getattr(loader, "dataset", loader)
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return tuple(map(str, getattr(dataset, "classes", None) or ()))

@@ -1,0 +1,139 @@
+"""A set of images (or recordings) before it is read: names, targets, splits, and a way to open each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from ghostsearch.data.splits import held_out_count, stratified_split
+from ghostsearch.errors import GhostsearchError
+
+SPLITS = ("train", "validation", "test")
+FEW, LONG_TAIL, NAMED = 10, 20, 3
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set whose images are opened one by one."""
+
+    names: Sequence[str]
+    open: Callable[[int], Any]
+    """The image at a position, a PIL image or an array; raises whatever its decoder raises when it is broken."""
+    targets: Sequence[Any] = ()
+    """Class number, marks, values, or what `open_target` makes one of; empty: there are no labels."""
+    splits: dict[str, list[int]] = field(default_factory=dict)
+    """Positions of `train`, `validation` and `test`."""
+    kind: str = "none"
+    """What a target is: `class`, `labels` (several per image), `value`, `mask`, `image`, `boxes`; `none`: no labels."""
+    classes: tuple[str, ...] = ()
+    flips: bool = False
+    """Whether a mirrored image is as good as the image: true of photographs, not of characters."""
+    open_target: Callable[[int], Any] | None = None
+    """For targets that are files of their own (masks, images) or that move with the image (boxes)."""
+    notes: tuple[str, ...] = ()
+    """How the splits came about."""
+
+    def strata(self, positions: Sequence[int]) -> list[int]:
+        """What a split is stratified by: the classes where each image has one, else nothing."""
+        return [int(self.targets[i]) for i in positions] if self.kind == "class" else [0] * len(positions)
+
+
+def with_splits(source: Source, own: dict[str, list[int]], seed: int) -> Source:
+    """The source with the splits it has of its own, and those that are missing cut from the training images.
+
+    Cut by class and seed; every class keeps an image to train on. A split for which no image can be spared stays empty.
+    """
+    splits, notes = {"train": own["train"]}, list(source.notes)
+    for split in ("test", "validation"):
+        if split in own:
+            splits[split] = own[split]
+            notes.append(f"{split}: the set's own {len(own[split])} images")
+            continue
+        train = splits["train"]
+        strata = source.strata(train)
+        room = len(train) - len(set(strata))
+        count = min(held_out_count(len(train)), room)
+        rest, taken = stratified_split(strata, count, seed)
+        splits["train"], splits[split] = [train[i] for i in rest], [train[i] for i in taken]
+        how = ", stratified" if source.kind == "class" else ""
+        notes.append(f"{split}: {count} of the training images{how}, seed {seed}")
+    return replace(source, splits=splits, notes=tuple(notes))
+
+
+def shortened(source: Source, split: str, count: int | None, seed: int) -> Source:
+    """The source with only `count` images in a split; the other positions are not even opened."""
+    before = source.splits[split]
+    if count is not None and count < 1:
+        raise GhostsearchError(f"the number of {split} images must be at least 1, got {count}")
+    if count is None or count >= len(before):
+        return source
+    _, taken = stratified_split(source.strata(before), count, seed, keep=0)
+    splits = {**source.splits, split: [before[i] for i in taken]}
+    return only(replace(source, splits=splits), f"{split}: {count} of {len(before)} images, seed {seed}")
+
+
+def only(source: Source, note: str = "") -> Source:
+    """The source less the images that are in no split."""
+    used = sorted({i for positions in source.splits.values() for i in positions})
+    new = {old: i for i, old in enumerate(used)}
+    return replace(
+        source,
+        names=[source.names[i] for i in used],
+        targets=[source.targets[i] for i in used] if len(source.targets) else (),
+        open=partial(_at, source.open, used),
+        open_target=partial(_at, source.open_target, used) if source.open_target else None,
+        splits={split: [new[i] for i in positions] for split, positions in source.splits.items()},
+        notes=(*source.notes, note) if note else source.notes,
+    )
+
+
+def _at(opener: Callable[[int], Any], used: Sequence[int], i: int) -> Any:
+    return opener(used[i])
+
+
+def without(source: Source, broken: dict[int, str]) -> Source:
+    """The source less its broken images; raises GhostsearchError where that empties a class or a split."""
+    splits = {}
+    for split, positions in source.splits.items():
+        good = [i for i in positions if i not in broken]
+        lost = set(source.strata(positions)) - set(source.strata(good))
+        if lost:
+            first = next(i for i in positions if i in broken and source.strata([i])[0] == min(lost))
+            name = f"class {source.classes[min(lost)]!r}" if source.kind == "class" and source.classes else "the set"
+            raise GhostsearchError(
+                f"{name} has no readable image left in the {split} split; of {len(broken)} broken files one is "
+                f"{source.names[first]}: {broken[first]}"
+            )
+        splits[split] = good
+    return replace(source, splits=splits)
+
+
+def warnings_about(source: Source) -> tuple[str, ...]:
+    """What the numbers of images mean for the scores: rare classes, long tails, a small test split."""
+    found = []
+    test = len(source.splits.get("test", ()))
+    if 0 < test < 100:
+        error = 100 * (0.25 / test) ** 0.5
+        found.append(f"the test split has {test} images: an accuracy on it is good to {error:.0f} points at best")
+    if source.kind != "class":
+        return tuple(found)
+    sizes = Counter(source.strata(source.splits["train"]))
+    rare = sorted((n, source.classes[c]) for c, n in sizes.items() if n < FEW)
+    if rare:
+        named = ", ".join(f"{name!r} {n}" for n, name in rare[:NAMED]) + ", …" * (len(rare) > NAMED)
+        found.append(f"{len(rare)} of {len(source.classes)} classes have fewer than {FEW} training images ({named})")
+    (large, most), (small, least) = sizes.most_common(1)[0], sizes.most_common()[-1]
+    if most >= LONG_TAIL * least:
+        found.append(
+            f"class {source.classes[large]!r} has {most} training images, {source.classes[small]!r} {least}: "
+            "accuracy says little about rare classes; look at the balanced accuracy"
+        )
+    absent = [source.classes[c] for c in sizes if c not in set(source.strata(source.splits.get("test", [])))]
+    if absent and test:
+        found.append(
+            f"{len(absent)} classes have no test image (such as {absent[0]!r}): nothing is known about them afterwards"
+        )
+    return tuple(found)

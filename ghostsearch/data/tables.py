@@ -1,0 +1,156 @@
+"""Data that a table or an array file describes: CSV files of paths with labels, masks or values, and .npz files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ghostsearch.data.folder import SPLIT_NAMES, is_colour, open_listed
+from ghostsearch.data.images import BrokenImageError, open_file
+from ghostsearch.data.source import Source, with_splits
+from ghostsearch.errors import GhostsearchError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ghostsearch.models.input import InputSpec
+
+TARGET_COLUMNS = ("label", "labels", "value", "mask", "target")
+"""A class; several classes separated by `;`; a number (`value`, or `value_a`, `value_b`, …); a file of class numbers
+per pixel; an image to be restored to."""
+
+
+def read_csv(file: Path, input_spec: InputSpec, seed: int) -> Source:
+    """The images of a CSV file: a column `path` (relative to the file), one of TARGET_COLUMNS or none, perhaps `split`.
+
+    Raises GhostsearchError for a file that cannot be read, columns that are missing and paths that lead nowhere.
+    """
+    file = file.expanduser()
+    table = _read_table(file)
+    paths = [str(file.parent / Path(text).expanduser()) for text in table["path"]]
+    absent = [p for p in paths if not Path(p).is_file()]
+    if absent:
+        raise GhostsearchError(f"{file}: {len(absent)} of {len(paths)} paths lead nowhere, such as {absent[0]}")
+    kind, targets, classes = _targets(file, table)
+    opener: Callable[[int], Any] | None = None
+    # A reduced scale would make the image smaller than its mask.
+    scale = None if kind in ("mask", "image") else input_spec
+    if kind == "mask":
+        opener = partial(open_mask, [str(file.parent / text) for text in targets])
+    elif kind == "image":
+        opener = partial(open_listed, [str(file.parent / text) for text in targets], None)
+    source = Source(
+        names=list(table["path"]), open=partial(open_listed, paths, scale), targets=targets, kind=kind,
+        classes=classes, flips=is_colour(paths) and kind != "value", open_target=opener,
+    )  # fmt: skip
+    return with_splits(source, _own_splits(file, table), seed)
+
+
+def open_mask(paths: Sequence[str], i: int) -> np.ndarray:
+    """The class numbers (H, W) in a mask file; palette images hold them as they are."""
+    mask = np.array(open_file(paths[i]))
+    if mask.ndim != 2 or mask.dtype.kind not in "uib":
+        raise BrokenImageError(f"a mask holds class numbers (grey or palette), {paths[i]} has shape {mask.shape}")
+    return mask.astype(np.int64)
+
+
+def _read_table(file: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True)
+    # pandas raises errors of its own, and of the system, for what is no CSV.
+    except Exception as error:  # noqa: BLE001
+        reason = " ".join(str(error).split())[:200]
+        raise GhostsearchError(f"{file}: no CSV table can be read ({reason})") from None
+    if "path" not in table or table.empty:
+        found = ", ".join(map(str, table.columns))[:100]
+        raise GhostsearchError(f"{file}: needs a header with a column `path` and at least one row; found {found!r}")
+    return table
+
+
+def _targets(file: Path, table: pd.DataFrame) -> tuple[str, Sequence[Any], tuple[str, ...]]:
+    values = [c for c in table.columns if c == "value" or c.startswith("value_")]
+    present = [c for c in TARGET_COLUMNS if c in table] + (["value"] if values and "value" not in table else [])
+    if len(present) > 1:
+        raise GhostsearchError(f"{file}: has the columns {', '.join(present)}; keep the one that is to be learned")
+    column = present[0] if present else ""
+    if column == "label":
+        classes = tuple(sorted(set(table["label"])))
+        number = {name: i for i, name in enumerate(classes)}
+        return "class", [number[name] for name in table["label"]], classes
+    if column == "labels":
+        rows = [[part.strip() for part in text.split(";") if part.strip()] for text in table["labels"]]
+        classes = tuple(sorted({name for row in rows for name in row}))
+        return "labels", [[float(name in row) for name in classes] for row in rows], classes
+    if column == "value":
+        try:
+            return "value", table[values].astype(float).to_numpy().tolist(), ()
+        except ValueError as error:
+            raise GhostsearchError(f"{file}: column {values[0]} must hold numbers ({error})") from None
+    if column:
+        return ("mask" if column == "mask" else "image"), list(table[column]), ()
+    return "none", (), ()
+
+
+def _own_splits(file: Path, table: pd.DataFrame) -> dict[str, list[int]]:
+    if "split" not in table:
+        return {"train": list(range(len(table)))}
+    of_name = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+    parts: dict[str, list[int]] = {}
+    for i, name in enumerate(table["split"]):
+        if name.lower() not in of_name:
+            raise GhostsearchError(f"{file}: row {i + 2} has split {name!r}; write train, validation or test")
+        parts.setdefault(of_name[name.lower()], []).append(i)
+    if "train" not in parts:
+        raise GhostsearchError(f"{file}: no row has split 'train'")
+    return parts
+
+
+def read_arrays(file: Path, input_spec: InputSpec, seed: int) -> Source:
+    """The array `x` of a .npz file (N, C, …), already scaled to 0…1, with `y` beside it: whole numbers are classes.
+
+    Two-dimensional `y` of zeros and ones are several labels, other numbers values; without `y` there are no labels.
+    Raises GhostsearchError for a file that cannot be read or an `x` of another shape than the model's input.
+    """
+    file = file.expanduser()
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            x, y = found["x"], found.get("y")
+    # A damaged archive makes its reader raise nearly anything.
+    except Exception as error:  # noqa: BLE001
+        reason = " ".join(str(error).split())[:200]
+        raise GhostsearchError(f"{file}: cannot be read as .npz with an array x ({reason})") from None
+    if x.ndim == len(input_spec.shape) and input_spec.channels == 1:
+        x = x[:, None]
+    if x.shape[1:] != input_spec.shape or not len(x) or x.dtype.kind not in "fiub":
+        raise GhostsearchError(
+            f"{file}: x has shape {x.shape}, the model wants (N, {', '.join(map(str, input_spec.shape))})"
+        )
+    if y is not None and (len(y) != len(x) or y.ndim > 2 or y.dtype.kind not in "fiub"):
+        raise GhostsearchError(f"{file}: y has shape {y.shape}, expected ({len(x)},) or ({len(x)}, K) numbers")
+    x = x.astype(np.float32)
+    if not np.isfinite(x).all():
+        raise GhostsearchError(f"{file}: x holds values that are not finite")
+    kind, targets, classes = _array_targets(y)
+    names = [f"x[{i}]" for i in range(len(x))]
+    source = Source(names, partial(_row, x), targets, kind=kind, classes=classes)
+    return with_splits(source, {"train": list(range(len(x)))}, seed)
+
+
+def _array_targets(y: np.ndarray | None) -> tuple[str, Sequence[Any], tuple[str, ...]]:
+    if y is None:
+        return "none", (), ()
+    if y.ndim == 2 and y.shape[1] > 1 and np.isin(y, (0, 1)).all():
+        return "labels", y.astype(float).tolist(), tuple(map(str, range(y.shape[1])))
+    if y.dtype.kind in "iub" and y.ndim == 1 and y.min() >= 0:
+        return "class", y.astype(int).tolist(), tuple(map(str, range(int(y.max()) + 1)))
+    return "value", y.reshape(len(y), -1).astype(float).tolist(), ()
+
+
+def _row(x: np.ndarray, i: int) -> np.ndarray:
+    return x[i]

@@ -1,0 +1,99 @@
+"""What would fail, or mean nothing, after the work is done, found before the first second of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostsearch.data.calibration import first_batch
+from ghostsearch.data.load import Data
+from ghostsearch.data.source import SPLITS
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.capture import batch_size, copied, moved, tensors
+from ghostsearch.training.tasks.base import Task, main_output
+from ghostsearch.training.tasks.classification import Classification
+
+EXAMINED = 4
+"""Images of each split that are run through the model."""
+
+
+def check_run(model: nn.Module, data: Data, task: Task) -> None:
+    """Run a small batch of each split through a copy of the model, the task's loss and its score, on the CPU.
+
+    The model, its mode, the loaders' order and the random state stay as they are. Raises GhostsearchError, naming the
+    split, for a split that is empty or without labels, images or labels that are not what model and task want, classes
+    that do not fit, values that are not finite.
+    """
+    if data.kind and data.labelled and task.kinds and data.kind not in task.kinds:
+        raise GhostsearchError(
+            f"{data.name} has targets of kind {data.kind!r}, {task.metric} needs {' or '.join(task.kinds)}; "
+            "choose another --task or other data"
+        )
+    if data.kind == "class" and len(data.classes) == 1:
+        raise GhostsearchError(
+            f"{data.name} has one class, {data.classes[0]!r}: its accuracy would always be 100 %; give images without "
+            "class folders to search by agreement with the baseline"
+        )
+    replica = copied(model).cpu().float().eval()
+    for split in SPLITS:
+        batch = first_batch(getattr(data, split), EXAMINED)
+        where = f"{data.name}, {split} split"
+        if batch is None:
+            raise GhostsearchError(f"{where}: empty; give it images")
+        if not (isinstance(batch, tuple | list) and len(batch) == 2):
+            raise GhostsearchError(f"{where}: a batch is (images, target), got {type(batch).__name__}")
+        images, target = (moved(part, "cpu") for part in batch)
+        try:
+            _check_batch(replica, data, task, images, target)
+        except GhostsearchError as error:
+            raise GhostsearchError(f"{where}: {error}") from None
+
+
+def _check_batch(model: nn.Module, data: Data, task: Task, images: Any, target: Any) -> None:
+    for x in tensors(images):
+        if not x.is_floating_point():
+            raise GhostsearchError(f"images are {x.dtype}, the model wants floats, normalised as it was trained with")
+        if not torch.isfinite(x).all():
+            raise GhostsearchError("images hold values that are not finite")
+    wanted = task.target(images, target)
+    output = _output(model, task, images, wanted)
+    if isinstance(task, Classification):
+        _check_classes(main_output(output), wanted, data)
+    with torch.inference_mode():
+        try:
+            loss = task.loss(output, wanted)
+            task.meter().update(output, wanted)
+        except GhostsearchError:
+            raise
+        # A task of the user's own may raise anything.
+        except Exception as error:
+            shown = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise GhostsearchError(f"the task's loss and score do not fit outputs and targets ({shown})") from error
+    if not torch.isfinite(loss).all():
+        raise GhostsearchError("the loss is not finite on the first images; are the weights damaged?")
+
+
+def _output(model: nn.Module, task: Task, images: Any, target: Any) -> Any:
+    with torch.inference_mode():
+        try:
+            return task.forward(model, images, target)
+        # A foreign forward may raise anything.
+        except Exception as error:
+            shapes = ", ".join(str(tuple(x.shape)) for x in tensors(images))
+            shown = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise GhostsearchError(f"the model does not run on images of shape {shapes} ({shown})") from error
+
+
+def _check_classes(output: Tensor, target: Tensor, data: Data) -> None:
+    if output.ndim != 2:
+        raise GhostsearchError(f"classification wants logits (N, classes), the model gave {tuple(output.shape)}")
+    outputs, classes = output.shape[1], len(data.classes)
+    if classes and classes != outputs:
+        raise GhostsearchError(f"the model has {outputs} outputs, the data {classes} classes; add --classes {classes}")
+    if len(target) != batch_size(output):
+        raise GhostsearchError(f"{batch_size(output)} images have {len(target)} labels")
+    largest = target.shape[1] - 1 if target.ndim == 2 else int(target.max())
+    if largest >= outputs:
+        raise GhostsearchError(f"label {largest} with a model of {outputs} outputs; add --classes, or count from 0")
