@@ -25,10 +25,10 @@ from ghostsearch.data.calibration import images_within
 from ghostsearch.machine import processor
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import SearchSpace
-from ghostsearch.study.bench import Bench, open_bench
 from ghostsearch.study.candidate_scores import JUDGE_IMAGES, JUDGE_VALUES
 from ghostsearch.study.candidates import build_candidates, single_changes
 from ghostsearch.study.config import RunConfig
+from ghostsearch.study.setup import Setup, open_setup
 
 PARTS = 6
 """The table of times has so many rows, from the network's first candidates to its last."""
@@ -42,7 +42,7 @@ def main() -> None:
         calibration_images=args.calibration_images, seed=args.seed, out=args.name,
     )  # fmt: skip
     started = time.perf_counter()
-    bench = open_bench(config)
+    bench = open_setup(config)
     opened = time.perf_counter() - started
     whole = sum(1 for _ in single_changes(bench.space))
     bench = replace(bench, space=every(bench.space, args.every))
@@ -59,7 +59,7 @@ def every(space: SearchSpace, nth: int) -> SearchSpace:
     return replace(space, sites=sites, groups=groups)
 
 
-def candidate_times(bench: Bench, folder: Path) -> pd.DataFrame:
+def candidate_times(bench: Setup, folder: Path) -> pd.DataFrame:
     """Wall and CPU seconds from the start, after each candidate, in the order of computation."""
     wall, cpu = time.perf_counter(), time.process_time()
     rows: list[tuple[str, float, float]] = []
@@ -89,7 +89,7 @@ def parts(times: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def page(
-    args: argparse.Namespace, bench: Bench, times: pd.DataFrame, rows: list[dict[str, Any]], opened: float, whole: int
+    args: argparse.Namespace, bench: Setup, times: pd.DataFrame, rows: list[dict[str, Any]], opened: float, whole: int
 ) -> ResultPage:
     """The page, with what was computed and with how many threads."""
     last, threads = times.iloc[-1], torch.get_num_threads()

@@ -25,9 +25,11 @@ from ghostsearch.measure.audit import random_architectures
 from ghostsearch.measure.cost_table import encode
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.study.bench import Bench, open_bench, train_baseline
+from ghostsearch.study.baseline import trained_setup
 from ghostsearch.study.candidates import build_candidates, losses_of
 from ghostsearch.study.config import RunConfig
+from ghostsearch.study.setup import Setup, open_setup
+from ghostsearch.study.watch import Watch
 
 
 def main() -> None:
@@ -37,8 +39,7 @@ def main() -> None:
         train_images=args.train_images, seed=args.seed, out=str(args.work), baseline_epochs=args.baseline_epochs,
         calibration_images=args.calibration_images,
     )  # fmt: skip
-    bench = open_bench(config)
-    train_baseline(bench, args.work)
+    bench = trained_setup(open_setup(config), Watch(args.work))
     architectures = random_architectures(bench.space, args.count, args.seed)
     file = args.work / "fidelity.csv"
     table = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=["digest", "epochs", "score"])
@@ -82,7 +83,7 @@ def main() -> None:
     publish(page, args.out)
 
 
-def scored(bench: Bench, inherited: nn.Module, epochs: int) -> float:
+def scored(bench: Setup, inherited: nn.Module, epochs: int) -> float:
     """Score on the selection split after so many epochs from the closed form, each a whole schedule as in a trial."""
     model = copied(inherited)
     if epochs:
@@ -91,7 +92,7 @@ def scored(bench: Bench, inherited: nn.Module, epochs: int) -> float:
 
 
 def taus(
-    bench: Bench, architectures: Sequence[Architecture], table: pd.DataFrame, args: argparse.Namespace
+    bench: Setup, architectures: Sequence[Architecture], table: pd.DataFrame, args: argparse.Namespace
 ) -> pd.DataFrame:
     """Each predictor's rank correlation with the score after the longest training."""
     scores = table.pivot(index="digest", columns="epochs", values="score").loc[[a.digest for a in architectures]]

@@ -17,8 +17,8 @@ from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.models.load import IMAGENET_INPUT, LoadedModel
 from ghostsearch.space.preset import load_preset
-from ghostsearch.study.bench import Bench
 from ghostsearch.study.config import RunConfig
+from ghostsearch.study.setup import Setup
 from ghostsearch.surgery.sites import find_sites
 from ghostsearch.training.tasks.classification import Classification
 
@@ -67,7 +67,7 @@ def read_images(folder: Path) -> tuple[Tensor, Tensor]:
     return torch.stack(images), torch.tensor(labels)
 
 
-def open_sample(folder: Path, space: str, *, judged: int = 128, seed: int = 0) -> Bench:
+def open_sample(folder: Path, space: str, *, judged: int = 128, seed: int = 0) -> Setup:
     """The bench: all calibration images but the last `judged` to fit on, those to judge by; no label of either is read.
 
     Data.test has the 500 test images with their labels.
@@ -85,7 +85,7 @@ def open_sample(folder: Path, space: str, *, judged: int = 128, seed: int = 0) -
         "ImageNet sample", [(x, None) for x in calibration],
         [(x, torch.zeros(len(x), dtype=torch.long)) for x in validation], list(tests),
     )  # fmt: skip
-    return Bench(
+    return Setup(
         config, loaded, data, Classification(), anatomy, opened, example, calibration,
         baseline_cost=measure_cost(model, example),
         table=CostTable(model, example, anatomy, width_multiple=opened.width_multiple),

@@ -14,14 +14,14 @@ import time
 from pathlib import Path
 
 import torch
+from ghostsearch.study.seeds import candidate_problem
 from imagenet_sample import open_sample
 from rows import append_row, read_rows
 from torch import nn
 
 from ghostsearch.machine import processor
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
-from ghostsearch.study.bench import Bench
-from ghostsearch.study.seeds import candidate_problem
+from ghostsearch.study.setup import Setup
 from ghostsearch.study.solve import decode
 from ghostsearch.study.solver import Program
 from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
@@ -62,7 +62,7 @@ def main() -> None:
     publish(page(args, read_rows(path)), args.out)
 
 
-def row(bench: Bench, budget: int, weights: str, model: nn.Module, cpu_s: float) -> dict[str, object]:
+def row(bench: Setup, budget: int, weights: str, model: nn.Module, cpu_s: float) -> dict[str, object]:
     """Accuracy and size of a model."""
     from ghostsearch.measure.cost import measure_cost
 

@@ -38,10 +38,12 @@ from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.setting import Setting
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.choice import Ghost, parse_choice
-from ghostsearch.study.bench import Bench, open_bench, train_baseline
+from ghostsearch.study.baseline import trained_setup
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
+from ghostsearch.study.setup import Setup, open_setup
 from ghostsearch.study.solve import solve_study
+from ghostsearch.study.watch import Watch
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.inherit import recalibrate_batchnorm
 from ghostsearch.training.train import evaluate
@@ -82,8 +84,7 @@ def main() -> None:
         train_images=args.train_images, seed=args.seed, out=str(args.out), baseline_epochs=args.baseline_epochs,
         batch_size=128 if args.weights else 64, lr=args.lr,
     )  # fmt: skip
-    bench = open_bench(config)
-    train_baseline(bench, args.out)
+    bench = trained_setup(open_setup(config), Watch(args.out))
     file = args.out / "rivals.csv"
     if args.time:
         add_latencies(bench, file, args)
@@ -121,7 +122,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def row(bench: Bench, tool: str, point: str, build: Build, args: argparse.Namespace) -> dict[str, Any]:
+def row(bench: Setup, tool: str, point: str, build: Build, args: argparse.Namespace) -> dict[str, Any]:
     """Build a model, count it, score it before any label and after the common recipe; the test split is read once.
 
     `bn_reset` gives a rival the BatchNorm statistics of the calibration images, which ours have from the start.
@@ -148,7 +149,7 @@ def row(bench: Bench, tool: str, point: str, build: Build, args: argparse.Namesp
     }  # fmt: skip
 
 
-def add_latencies(bench: Bench, file: Path, args: argparse.Namespace) -> None:
+def add_latencies(bench: Setup, file: Path, args: argparse.Namespace) -> None:
     """Time every row's structure beside the baseline, all in turns; weights do not matter for that."""
     rows, names = read_rows(file), [f"{i}" for i in range(len(read_rows(file)))]
     models = {name: rebuilt(bench, r) for name, r in zip(names, rows, strict=True)}
@@ -167,7 +168,7 @@ def add_latencies(bench: Bench, file: Path, args: argparse.Namespace) -> None:
     print(pd.DataFrame(rows)[["tool", "point", "macs_ratio", "latency_ratio", "after"]].to_string())
 
 
-def rebuilt(bench: Bench, row: dict[str, str]) -> nn.Module:
+def rebuilt(bench: Setup, row: dict[str, str]) -> nn.Module:
     """A row's structure with any weights."""
     found = json.loads(row["structure"])
     if "sites" in found or "groups" in found:
@@ -202,14 +203,14 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
     }
 
 
-def converted(bench: Bench, architecture: Architecture) -> nn.Module:
+def converted(bench: Setup, architecture: Architecture) -> nn.Module:
     """Our conversion in closed form; the architecture goes along for the row."""
     model = bench.convert(architecture)
     model.structure = json.dumps(architecture.to_dict())  # type: ignore[assignment]
     return model
 
 
-def ghostsearch_front(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
+def ghostsearch_front(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
     """The finalists of the studies, converted anew, so that they get the common recipe and no more; half the MACs
     first.
     """
@@ -221,7 +222,7 @@ def ghostsearch_front(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[
         yield record.digest, partial(converted, bench, record.architecture)
 
 
-def solver_only(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
+def solver_only(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
     """What the candidate table of a study answers for several budgets: no trial at all before these."""
     if not args.study:
         raise SystemExit("--tools 'solver only' needs --study DIR")
@@ -234,13 +235,13 @@ def solver_only(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, B
         yield f"{share:g} of the {axis.replace('macs', 'MACs')}", partial(converted, bench, answer.architecture)
 
 
-def uniform_ghosts(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
+def uniform_ghosts(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
     """Every site a ghost with random weights, as the published code does it."""
     for choice in ("ghost(ratio=2, kernel=3)", "ghost(ratio=4, kernel=3)"):
         yield choice, partial(random_ghosts, bench, choice, args.seed)
 
 
-def random_ghosts(bench: Bench, choice: str, seed: int) -> nn.Module:
+def random_ghosts(bench: Setup, choice: str, seed: int) -> nn.Module:
     """Ghost convolutions with fresh weights at every site."""
     ghost = parse_choice(choice)
     assert isinstance(ghost, Ghost)
@@ -248,20 +249,20 @@ def random_ghosts(bench: Bench, choice: str, seed: int) -> nn.Module:
     return swapped(bench, lambda conv: build_block(conv, ghost))
 
 
-def vega(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
+def vega(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
     """Vega's operator at random halves of the sites and at all of them."""
     for share in (0.6, 1.0, 0.3):
         yield f"{share:g} of the sites", partial(vega_model, bench, share, args.seed)
 
 
-def vega_model(bench: Bench, share: float, seed: int) -> nn.Module:
+def vega_model(bench: Setup, share: float, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     draw = random.Random(seed)
     paths = {s.path for s in bench.anatomy.sites if draw.random() < share or share == 1}
     return swapped(bench, VegaGhost, paths)
 
 
-def swapped(bench: Bench, make: Callable[[nn.Conv2d], nn.Module], paths: set[str] | None = None) -> nn.Module:
+def swapped(bench: Setup, make: Callable[[nn.Conv2d], nn.Module], paths: set[str] | None = None) -> nn.Module:
     model = copied(bench.baseline.module)
     for site in bench.anatomy.sites:
         if paths is None or site.path in paths:
@@ -271,13 +272,13 @@ def swapped(bench: Bench, make: Callable[[nn.Conv2d], nn.Module], paths: set[str
     return model
 
 
-def pruning(importance: str, bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:  # noqa: ARG001
+def pruning(importance: str, bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:  # noqa: ARG001
     """torch-pruning at several ratios, on the groups whose width can change."""
     for ratio in RATIOS:
         yield f"{importance} {ratio:g}", partial(pruned, bench, importance, ratio)
 
 
-def pruned(bench: Bench, importance: str, ratio: float) -> nn.Module:
+def pruned(bench: Setup, importance: str, ratio: float) -> nn.Module:
     import torch_pruning as tp
 
     model = copied(bench.baseline.module).eval()
@@ -300,13 +301,13 @@ def pruned(bench: Bench, importance: str, ratio: float) -> nn.Module:
     return model
 
 
-def fastnas(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
+def fastnas(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
     """NVIDIA ModelOpt's FastNAS at several FLOPs budgets, channel divisor 8, scored on the selection split."""
     for share in FASTNAS_MACS:
         yield f"{share:g} of the MACs", partial(fastnas_model, bench, share, args)
 
 
-def fastnas_model(bench: Bench, share: float, args: argparse.Namespace) -> nn.Module:
+def fastnas_model(bench: Setup, share: float, args: argparse.Namespace) -> nn.Module:
     import modelopt.torch.prune as mtp
 
     images = spread_batches(bench.data.validation, FASTNAS_IMAGES)
@@ -322,14 +323,14 @@ def fastnas_model(bench: Bench, share: float, args: argparse.Namespace) -> nn.Mo
     return model
 
 
-def random_search(bench: Bench, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
+def random_search(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, Build]]:
     """Random architectures of our space with our closed-form weights; the nearest to half the MACs first."""
     found = random_architectures(bench.space, args.random, args.seed)
     for architecture in sorted(found, key=lambda a: abs(bench.cost(a).macs / bench.baseline_cost.macs - 0.5)):
         yield architecture.digest, partial(converted, bench, architecture)
 
 
-TOOLS: dict[str, Callable[[Bench, argparse.Namespace], Iterator[tuple[str, Build]]]] = {
+TOOLS: dict[str, Callable[[Setup, argparse.Namespace], Iterator[tuple[str, Build]]]] = {
     "ghostsearch": ghostsearch_front,
     "solver only": solver_only,
     "random search": random_search,

@@ -28,10 +28,10 @@ from torch import nn
 from ghostsearch.machine import processor
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import Architecture, SearchSpace
-from ghostsearch.study.bench import Bench, open_bench
 from ghostsearch.study.candidate_scores import CandidateScores
 from ghostsearch.study.candidates import build_candidates
 from ghostsearch.study.config import RunConfig
+from ghostsearch.study.setup import Setup, open_setup
 
 SHARES = (0.1, 0.3, 0.5, 0.8)
 """Of the sites and groups that an architecture changes, one of these shares, drawn."""
@@ -67,11 +67,11 @@ def main() -> None:
     publish(page(args, bench, rows, table_s), args.out)
 
 
-def opened(args: argparse.Namespace) -> Bench:
+def opened(args: argparse.Namespace) -> Setup:
     """The bench of a network."""
     if args.net == "lite0":
         return open_sample(Path(args.data), args.space, seed=args.seed)
-    return open_bench(RunConfig(
+    return open_setup(RunConfig(
         model=f"ghostsearch:{args.net}", weights=str(args.weights / f"cifar_{args.net}_jpeg.safetensors"),
         data=args.data, validation_list=args.validation_list, space=args.space, train_images=2000,
         calibration_images=args.images, seed=args.seed, out=str(args.work),
@@ -103,7 +103,7 @@ def divergence(model: nn.Module, batches: Sequence[Any], wanted: Sequence[torch.
     return total / images
 
 
-def page(args: argparse.Namespace, bench: Bench, rows: list[dict[str, str]], table_s: float) -> ResultPage:
+def page(args: argparse.Namespace, bench: Setup, rows: list[dict[str, str]], table_s: float) -> ResultPage:
     """Kendall's τ with a bootstrap interval, and every architecture."""
     ours, real = (np.array([float(r[c]) for r in rows]) for c in ("summed", "divergence"))
     tau = kendalltau(ours, real)[0]

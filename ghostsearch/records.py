@@ -116,12 +116,10 @@ class Latency(_Frozen):
         baseline = self.baseline_median_s
         return self.median_s / baseline if baseline else None
 
-    def with_medians(self) -> Latency:
-        """The same with the medians in place of the raw seconds."""
-        baseline = self.baseline_median_s
-        return self.model_copy(
-            update={"times_s": (self.median_s,), "baseline_times_s": () if baseline is None else (baseline,)}
-        )
+    def summarised(self) -> Latency:
+        """The same with extremes, quartiles and medians in place of the raw seconds, so that all of these stay."""
+        few = {"times_s": _summary(self.times_s), "baseline_times_s": _summary(self.baseline_times_s)}
+        return self.model_copy(update=few)
 
     @property
     def interval_s(self) -> tuple[float, float]:
@@ -185,6 +183,8 @@ class Record(_Frozen):
     """Wall time by stage: fit, measure, train, evaluate."""
     started: str = ""
     """ISO 8601, UTC."""
+    limits: dict[str, str] = Field(default_factory=dict)
+    """The limits that it ran under, as they were given: axis and text."""
 
     @model_validator(mode="before")
     @classmethod
@@ -200,9 +200,9 @@ class Record(_Frozen):
         """The newest score on a split."""
         return next((s for s in reversed(self.scores) if s.split == split), None)
 
-    def with_medians(self) -> Record:
-        """The same with each latency's raw seconds replaced by their medians: a hundredth of the size."""
-        return self.model_copy(update={"latencies": tuple(x.with_medians() for x in self.latencies)})
+    def summarised(self) -> Record:
+        """The same with each latency's raw seconds replaced by five figures: a hundredth of the size."""
+        return self.model_copy(update={"latencies": tuple(x.summarised() for x in self.latencies)})
 
     def latency(self, device: str) -> Latency | None:
         """The newest latency on a device."""
@@ -351,6 +351,8 @@ class StudyView(_Frozen):
     name: str
     config: dict[str, Any]
     """The run as in run.yaml."""
+    width_multiple: int | None = None
+    """What widths are rounded to; None in studies that did not keep it."""
     anatomy: dict[str, Any]
     """`dataclasses.asdict` of the baseline's Anatomy."""
     objectives: tuple[Axis, ...]
@@ -457,6 +459,12 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float]:
         return values[0], values[0]
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, high
+
+
+def _summary(values: Sequence[float]) -> tuple[float, ...]:
+    """Least, quartiles with the median, and greatest: their own quartiles and median are the same."""
+    return tuple(values) if len(values) < 5 else (min(values), *statistics.quantiles(values, n=4, method="inclusive"),
+                                                  max(values))  # fmt: skip
 
 
 def _median_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -48,3 +48,24 @@ def parse_limit(axis: str, text: str) -> Limit:
     raise GhostsearchError(
         f"max_{axis} {text[:60]!r} does not parse: a number above 0 with % or a unit ({known}); write {EXAMPLES[axis]}"
     )
+
+
+def parse_drop(text: str) -> float:
+    """A loss of score that a text such as `1%` (percentage points) or `0.01` allows; raises GhostsearchError else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", text)
+    if not match:
+        raise GhostsearchError(f"max_drop {text[:60]!r} does not parse: points of the score; write 1% or 0.01")
+    return float(match[1]) / (100 if match[2] else 1)
+
+
+DURATIONS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_duration(text: str) -> float:
+    """The seconds that a text such as `90min` or `1h30m` names; raises GhostsearchError when it names none."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(min|[hms])", text.lower())
+    rest = re.sub(r"(\d+(?:\.\d+)?)\s*(min|[hms])", "", text.lower()).strip()
+    seconds = sum(float(number) * DURATIONS[unit] for number, unit in parts)
+    if rest or seconds <= 0:
+        raise GhostsearchError(f"time_budget {text[:60]!r} does not parse: a time above 0; write 90min or 2h")
+    return seconds

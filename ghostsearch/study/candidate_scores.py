@@ -15,7 +15,7 @@ from ghostsearch.graph.flow import fit_order, readers_of, without_inplace
 from ghostsearch.graph.replay import Replay
 from ghostsearch.graph.widths import width_plan
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.study.bench import BATCH_VALUES, TABLE_REACH, Bench
+from ghostsearch.study.setup import BATCH_VALUES, TABLE_REACH, Setup
 from ghostsearch.surgery.baseline_pass import BaselinePass
 from ghostsearch.surgery.sampled_gradients import Cut, EdgeGradients, gauss_newton
 from ghostsearch.training.tasks.base import Task, main_output
@@ -64,21 +64,21 @@ class SampledLoss:
 
 
 class CandidateScores:
-    """Scores single changes of a bench's baseline, asked for in the order of `position`.
+    """Scores single changes of a setup's baseline, asked for in the order of `position`.
 
     score = ½ · mean over images of (gᵀδ)²: δ what the change alters at the end of its window (the change and
     TABLE_REACH layers behind it, all fitted in closed form), g the gradient there of a sampled label's loss. Where
     torch.fx cannot trace the model, or a layer runs more than once, the window ends at the model's output.
     """
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
-        self.members = {g.name: tuple(g.members) for g in bench.anatomy.groups}
-        size = images_within(BATCH_VALUES, bench.example, JUDGE_IMAGES)
-        images = images_within(JUDGE_VALUES, bench.example, JUDGE_IMAGES)
-        self.batches: list[tuple[Any, Any]] = spread_batches(bench.data.validation, images, size=size)
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.members = {g.name: tuple(g.members) for g in setup.anatomy.groups}
+        size = images_within(BATCH_VALUES, setup.example, JUDGE_IMAGES)
+        images = images_within(JUDGE_VALUES, setup.example, JUDGE_IMAGES)
+        self.batches: list[tuple[Any, Any]] = spread_batches(setup.data.validation, images, size=size)
         self.fitting = self._traced_pass()
-        self.loss = SampledLoss(bench.task, bench.config.seed)
+        self.loss = SampledLoss(setup.task, setup.config.seed)
         self.cuts: dict[tuple[str, str], Cut] = {}
         self.at_output: list[tuple[Tensor, Tensor]] | None = None
         self.window: _Window | None = None
@@ -87,12 +87,12 @@ class CandidateScores:
 
     def _traced_pass(self) -> BaselinePass | None:
         """The baseline's values on the calibration images, where its graph gives what the task's forward gives."""
-        few, inputs = self.bench.few_images, self.batches[0][0]
-        found = BaselinePass(self.bench.baseline.module, few) if few and isinstance(inputs, Tensor) else None
+        few, inputs = self.setup.few_images, self.batches[0][0]
+        found = BaselinePass(self.setup.baseline.module, few) if few and isinstance(inputs, Tensor) else None
         if found is None or not found.traced:
             return None
         with torch.no_grad():
-            given = self.bench.task.forward(found.teacher, inputs[:2], None)
+            given = self.setup.task.forward(found.teacher, inputs[:2], None)
             same = isinstance(given, Tensor) and torch.allclose(given, found.teacher(inputs[:2]), rtol=1e-3, atol=1e-4)
         return found if same else None
 
@@ -128,7 +128,7 @@ class CandidateScores:
             found = readers_of(places[path], self.fitting.teacher)
             inside += found[1] if found else []
         if change.kind == "group":
-            plan = width_plan(self.bench.baseline.module, self.bench.example)
+            plan = width_plan(self.setup.baseline.module, self.setup.example)
             inside += [e.path for e in plan.edits[change.name] if e.side == "in"]
         modules = dict(self.fitting.teacher.named_modules(remove_duplicate=False))
         return Cut(self.fitting.graph, places, [p for p in inside if p in places], changed, modules)
@@ -137,10 +137,10 @@ class CandidateScores:
         """The score of a change; those of one site or group in one go, none before an earlier one."""
         key = (change.kind, change.name)
         if self.fitting is None or key not in self.cuts:
-            return self._score_at_output(self.bench.convert_quickly(change.architecture))
+            return self._score_at_output(self.setup.convert_quickly(change.architecture))
         layers = self._layers(change)
         self.fitting.advance(layers)
-        model = without_inplace(self.bench.convert_quickly(change.architecture, self.fitting).eval())
+        model = without_inplace(self.setup.convert_quickly(change.architecture, self.fitting).eval())
         if self.window is None or self.window.key != key:
             for node in self._first(layers).all_input_nodes:
                 self.judged.get(node)
@@ -158,7 +158,7 @@ class CandidateScores:
     def _score_at_output(self, model: nn.Module) -> float:
         if self.at_output is None:
             self.at_output = [self._output_and_gradient(i) for i in range(len(self.batches))]
-        task, squares, images = self.bench.task, 0.0, 0
+        task, squares, images = self.setup.task, 0.0, 0
         with torch.inference_mode():
             for (inputs, target), (wanted, gradient) in zip(self.batches, self.at_output, strict=True):
                 error = main_output(task.forward(model.eval(), inputs, target)) - wanted
@@ -169,7 +169,7 @@ class CandidateScores:
     def _output_and_gradient(self, batch: int) -> tuple[Tensor, Tensor]:
         inputs, target = self.batches[batch]
         with torch.no_grad():
-            output = main_output(self.bench.task.forward(self.bench.baseline.module.eval(), inputs, target))
+            output = main_output(self.setup.task.forward(self.setup.baseline.module.eval(), inputs, target))
         with torch.enable_grad():
             free = output.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self.loss(free, batch), free)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ghostsearch.errors import GhostsearchError, failure_reason, release_memory
 from ghostsearch.files import atomic_path
 from ghostsearch.space.architecture import SearchSpace
-from ghostsearch.study.bench import Bench
 from ghostsearch.study.candidate_scores import CandidateScores, Change
+from ghostsearch.study.setup import Setup
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ def single_changes(space: SearchSpace) -> Iterator[Change]:
                 yield Change(kind, name, text)
 
 
-def build_candidates(bench: Bench, folder: Path, progress: Progress | None = None) -> pd.DataFrame:
+def build_candidates(setup: Setup, folder: Path, progress: Progress | None = None) -> pd.DataFrame:
     """Score every single change of the space; rows already in the folder's table are not repeated.
 
     Rows are saved as they come: an interrupt or a kill loses the one at work. A change that fails is a row with the
@@ -49,15 +49,15 @@ def build_candidates(bench: Bench, folder: Path, progress: Progress | None = Non
     changes fail.
     """
     rows = _known_rows(folder)
-    changes = list(single_changes(bench.space))
+    changes = list(single_changes(setup.space))
     known = {(r["kind"], r["name"], r["choice"]) for r in rows}
     missing = [c for c in changes if (c.kind, c.name, c.choice) not in known]
     if missing:
         if progress:
             progress(len(changes) - len(missing), len(changes), "candidate table: the baseline's values and gradients")
-        scores = CandidateScores(bench)
+        scores = CandidateScores(setup)
         for done, change in enumerate(scores.prepare(missing), len(changes) - len(missing) + 1):
-            rows.append(_row(bench, scores, change))
+            rows.append(_row(setup, scores, change))
             _save(folder, rows)
             if progress:
                 progress(done, len(changes), f"candidate table: {change.name} {change.choice}")
@@ -74,11 +74,11 @@ def _known_rows(folder: Path) -> list[dict[str, Any]]:
     return [{**row, "failed": row.get("failed") or ""} for row in rows]
 
 
-def _row(bench: Bench, scores: CandidateScores, change: Change) -> dict[str, Any]:
+def _row(setup: Setup, scores: CandidateScores, change: Change) -> dict[str, Any]:
     """A change's figures, or why it has none; only an interrupt passes through."""
     row: dict[str, Any] = {"kind": change.kind, "name": change.name, "choice": change.choice}
     try:
-        cost = bench.cost(change.architecture)
+        cost = setup.cost(change.architecture)
         return row | {"divergence": scores(change), "macs": cost.macs, "params": cost.params, "failed": ""}
     except Exception as error:  # noqa: BLE001 - a choice that fails is a recorded failure, not a dead study
         release_memory()

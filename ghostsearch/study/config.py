@@ -11,7 +11,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.setting import MEASURING, Setting
 from ghostsearch.models.input import ImageSize
 from ghostsearch.options import OptionError, Texts, option
-from ghostsearch.space.limits import FACTORS, Limit, parse_limit
+from ghostsearch.space.limits import FACTORS, Limit, parse_drop, parse_duration, parse_limit
 from ghostsearch.training.recipe import TRAINING, Recipe
 from ghostsearch.yaml_files import read_yaml
 
@@ -81,6 +81,15 @@ class RunConfig(Setting, Recipe):
         None, "Peak activation memory limit, absolute (8MB) or of the baseline (50%).", panel=BUDGET
     )
     min_accuracy: float | None = option(None, "Minimum score on the front, from 0 to 1.", panel=BUDGET, ge=0, le=1)
+    max_drop: str | None = option(
+        None,
+        "Points of the score that the recommended model may lose against the baseline, such as 1%; default: one "
+        "standard error of the difference.",
+        panel=BUDGET,
+    )
+    time_budget: str | None = option(
+        None, "Wall time of the whole search, such as 90min or 2h; it ends in time with a front.", panel=BUDGET
+    )
     trials: int = option(
         24, "Architectures to evaluate, the baseline and the uniform ones included.", panel=BUDGET, ge=1
     )
@@ -139,6 +148,8 @@ class RunConfig(Setting, Recipe):
     def _limits_parse(self) -> RunConfig:
         try:
             self.limits()
+            self.budget_s()
+            self.drop()
         except GhostsearchError as error:
             raise ValueError(str(error)) from None
         return self
@@ -147,6 +158,31 @@ class RunConfig(Setting, Recipe):
         """The upper bounds asked for."""
         texts = {axis: getattr(self, f"max_{axis}") for axis in FACTORS}
         return tuple(parse_limit(axis, text) for axis, text in texts.items() if text is not None)
+
+    def drop(self) -> float | None:
+        """`max_drop` in the score's unit: 1% of an accuracy is 0.01; None without one."""
+        return None if self.max_drop is None else parse_drop(self.max_drop)
+
+    def limit_texts(self) -> dict[str, str]:
+        """The limits asked for, as they were given."""
+        texts = {axis: getattr(self, f"max_{axis}") for axis in FACTORS} | {"score": self.min_accuracy}
+        return {axis: str(text) for axis, text in texts.items() if text is not None}
+
+    def axes(self) -> tuple[str, ...]:
+        """The axes of the search: the objectives, then what else is limited."""
+        return tuple(dict.fromkeys([*self.objectives, *(x.axis for x in self.limits())]))
+
+    def counts_latency(self) -> bool:
+        """Whether latency is an objective or limited."""
+        return "latency" in self.axes()
+
+    def budget_s(self) -> float | None:
+        """Wall seconds that the search may take; None without a time budget."""
+        return None if self.time_budget is None else parse_duration(self.time_budget)
+
+    def longest_training(self) -> int:
+        """Epochs that every finalist and the trained baseline have had in the end."""
+        return self.epochs + self.final_epochs
 
     def rungs(self) -> tuple[int, ...]:
         """Proxy epochs at which a trial is scored and promoted or stopped: 0, 1, 3, …, `epochs`."""
@@ -176,7 +212,12 @@ FREE = frozenset(
         "max_params",
         "max_memory",
         "min_accuracy",
+        "max_drop",
+        "time_budget",
+        "objectives",
+        "sampler",
         "seeds",
+        "time_limit",
     }
 )
 """Fields that may change when a study goes on; all others make another study."""

@@ -15,21 +15,18 @@ import yaml
 from pydantic import ValidationError
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.files import atomic_path, write_text
+from ghostsearch.files import write_text
 from ghostsearch.machine import processor_name
-from ghostsearch.pareto import knee
-from ghostsearch.records import Axis, Record, StudyView, frame, upgraded
+from ghostsearch.records import Axis, Record, StudyView, upgraded
 from ghostsearch.space.architecture import SearchSpace, read_json
 from ghostsearch.study.config import FREE, RunConfig, configure
-from ghostsearch.study.ledger import finished_records, minimised
+from ghostsearch.study.ledger import records_of
 from ghostsearch.study.store import DATABASE, open_storage, shown_url, storage_errors
 from ghostsearch.version import versions
 
 FORMAT, VERSION = "ghostsearch.study", 2
 RUN, STUDY, OUTCOME, RECORDS = "run.yaml", "study.json", "outcome.json", "records.jsonl"
 SECONDS = "seconds.json"
-CHOSEN_SHARE = 0.9
-"""Of the baseline's score: the model that the report speaks of first has it, where one of the front has."""
 
 
 def write_run(folder: Path, config: RunConfig) -> None:
@@ -86,6 +83,12 @@ def read_study(folder: Path) -> dict[str, Any]:
     return data
 
 
+def name_for(study: Mapping[str, Any], config: RunConfig) -> str:
+    """The Optuna study's name: the study's own, and with other axes than it began with those axes too."""
+    axes = list(config.axes())
+    return str(study["name"]) if axes == study.get("axes", axes) else f"{study['name']} [{', '.join(axes)}]"
+
+
 def environment() -> dict[str, str]:
     """Processor, cores, system, versions, date and command: what a figure needs beside it."""
     return {
@@ -96,39 +99,6 @@ def environment() -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         **versions(),
     }
-
-
-def write_outcome(
-    folder: Path, records: Sequence[Record], objectives: Sequence[Axis], finalists: Sequence[Record],
-    front: Sequence[Record], missed: Sequence[str], extra: Mapping[str, Any] | None = None,
-) -> None:  # fmt: skip
-    """Write the tables and the outcome; each file whole or not at all."""
-    best = sorted(front, key=lambda r: minimised(r, objectives)[0])
-    others = _good_enough(best, finalists, objectives)
-    chosen = others[knee([minimised(r, objectives) for r in others])].digest if others else ""
-    outcome = {
-        "objectives": [o.model_dump() for o in objectives],
-        "finalists": [r.model_dump(mode="json") for r in finalists],
-        "front": [r.digest for r in best],
-        "chosen": chosen,
-        "missed": list(missed),
-        **(extra or {}),
-    }
-    write_text(folder / OUTCOME, json.dumps(outcome))
-    table = frame(records)
-    write_text(folder / "trials.csv", table.to_csv(index=False))
-    with atomic_path(folder / "trials.parquet") as path:
-        table.to_parquet(path, index=False)
-    write_text(folder / "front.csv", frame(best).to_csv(index=False))
-
-
-def _good_enough(front: Sequence[Record], finalists: Sequence[Record], objectives: Sequence[Axis]) -> Sequence[Record]:
-    """The front's models that keep most of the baseline's score, or all: a knee among the worst is of no use."""
-    others = [r for r in front if r.digest != "baseline"] or list(front)
-    if not all(o.maximize for o in objectives if o.name == "score"):
-        return others
-    baseline = next((s.value for r in finalists if r.digest == "baseline" and (s := r.score())), float("inf"))
-    return [r for r in others if (s := r.score()) and s.value >= CHOSEN_SHARE * baseline] or others
 
 
 def add_seconds(folder: Path, seconds: Mapping[str, float]) -> None:
@@ -149,7 +119,7 @@ def load_study(folder: Path | str) -> StudyView:
         raise GhostsearchError(f"{folder} holds no study; 'ghostsearch search --out {folder}' would make one")
     check_inside(folder)
     config, study = configure({}, folder / RUN), read_study(folder)
-    records = read_records(folder) if config.storage else _stored_records(folder, study["name"])
+    records = read_records(folder) if config.storage else _stored_records(folder, name_for(study, config))
     outcome = upgraded(read_json(folder / OUTCOME)) if (folder / OUTCOME).exists() else {}
     try:
         return _view(folder, config, study, outcome, records)
@@ -167,6 +137,7 @@ def _view(folder: Path, config: RunConfig, study: Any, outcome: Any, records: Se
         missed=tuple(outcome.get("missed", ())), vetoed=tuple(study.get("vetoed", ())),
         candidates=outcome.get("candidates", ""), audit=tuple(outcome.get("audit", ())),
         layers=tuple(outcome.get("layers", ())),
+        width_multiple=study.get("width_multiple"),
         environment=study["environment"], notes=tuple(study.get("notes", ())),
     )  # fmt: skip
 
@@ -202,14 +173,11 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def _stored_records(folder: Path, name: str) -> list[Record]:
-    import optuna
-
     if not (folder / DATABASE).is_file():
         return []
     try:
         with storage_errors(f"{folder / DATABASE}"):
-            stored = optuna.load_study(study_name=name, storage=open_storage(None, folder).backend)
-            return finished_records(stored.get_trials(deepcopy=False))
+            return records_of(open_storage(None, folder), name)
     except KeyError:
         return []
 

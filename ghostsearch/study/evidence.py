@@ -11,8 +11,8 @@ import numpy as np
 from ghostsearch.measure.audit import predictor_errors
 from ghostsearch.measure.cost_table import encode
 from ghostsearch.records import Record
-from ghostsearch.study.bench import Bench
 from ghostsearch.study.candidates import FILE
+from ghostsearch.study.plan import Plan
 
 if TYPE_CHECKING:
     from ghostsearch.measure.latency_table import LatencyTable
@@ -21,13 +21,15 @@ LEAST_AUDITED = 4
 """Fewer measured architectures than this say nothing about a predictor."""
 
 
-def evidence(bench: Bench, records: Sequence[Record], shown: Sequence[str], folder: Path) -> dict[str, Any]:
+def evidence(plan: Plan, records: Sequence[Record], shown: Sequence[str], folder: Path) -> dict[str, Any]:
     """The outcome's `candidates`, `audit` and `layers`, from the latency tables that the search has timed.
 
     `layers` holds the models named by `shown`. The audit costs nothing: the trials themselves are architectures that
     the table predicted and the device measured. Nothing is timed here; without a table its parts stay empty.
     """
-    tables = bench.timed_tables()
+    setup = plan.baseline.setup
+    tables = plan.baseline.tables or {d: setup.latency_table(d, cell_s=None) for d in plan.config.device}
+    tables = {device: table for device, table in tables.items() if table.complete}
     newest = {r.digest: r for r in records if r.state == "complete" and r.digest != "baseline"}
     models = [newest[digest] for digest in shown if digest in newest]
     return {

@@ -35,8 +35,6 @@ ATTEMPTS = 2
 trials run, it would make the same few again and again."""
 DRAWS, DRAWS_A_CHANGE = 4000, 20
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-
 
 @dataclass(frozen=True)
 class Proposal:
@@ -59,6 +57,7 @@ class Ledger:
         self, storage: Storage, name: str, space: SearchSpace, objectives: Sequence[Axis],
         *, sampler: str, seed: int,
     ) -> None:  # fmt: skip
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space, self.objectives, self.seed = space, tuple(objectives), seed
         self.exclusive = storage.exclusive
         self.distributions = distributions(space)
@@ -81,7 +80,7 @@ class Ledger:
             return finished_records(self._trials())
 
     def standings(self) -> list[Record]:
-        """`records` with the medians alone of the latencies; each trial is read once, so that long studies fit."""
+        """`records` with few figures of each latency; each trial is read once, so that long studies fit."""
         with self._using():
             self._note(self._trials())
         return [self._standings[n] for n in sorted(self._standings)]
@@ -108,6 +107,31 @@ class Ledger:
                     known.add(architecture.digest)
                     self._create(TrialState.WAITING, architecture, {ORIGIN: origin}, {})
 
+    def adopt(self, records: Sequence[Record]) -> None:
+        """Take over finished trials of the same space, such as those that ran with other axes; known ones are left."""
+        with self._locked():
+            known = {self._digest(t) for t in self._trials() if t.state.is_finished()}
+            for record in records:
+                if record.digest not in known:
+                    created = self._create(TrialState.RUNNING, record.architecture, {ORIGIN: record.origin}, {})
+                    self._write(created, record)
+
+    def retry_pruned(self) -> None:
+        """Propose again what an earlier, tighter limit had ruled out and today's limits do not."""
+        with self._locked():
+            trials = self._trials()
+            self._note(trials)
+            waiting = {self._digest(t) for t in trials if not t.state.is_finished()}
+            for record in self._newest().values():
+                if record.digest not in waiting and self._may_again(record):
+                    self._create(TrialState.WAITING, record.architecture, {ORIGIN: record.origin}, {})
+
+    def _newest(self) -> dict[str, Record]:
+        return {self._digests[n]: self._standings[n] for n in sorted(self._standings)}
+
+    def _may_again(self, record: Record) -> bool:
+        return record.state == "pruned" and not any(o.breach(record, surely=True) for o in self.objectives)
+
     def ask(self, accepts: Callable[[Architecture], bool], limit: int | None = None) -> Proposal | None:
         """The next architecture that the study has not seen and that `accepts` lets through.
 
@@ -123,7 +147,8 @@ class Ledger:
             count = len(self._digests) + len(running)
             if limit is not None and count >= limit:
                 return None
-            taken = {*self._digests.values(), *map(self._digest, running)}
+            again = {digest for digest, record in self._newest().items() if self._may_again(record)}
+            taken = {*self._digests.values(), *map(self._digest, running)} - again
             for trial in unfinished:
                 if trial.state == TrialState.WAITING and (queued := self._take(trial, taken, accepts)):
                     return queued
@@ -223,7 +248,7 @@ class Ledger:
                 unfinished.append(trial)
             elif is_told(trial) and trial.number not in self._digests:
                 self._digests[trial.number] = self._digest(trial)
-                self._standings[trial.number] = read_record(trial).with_medians()
+                self._standings[trial.number] = read_record(trial).summarised()
                 self.proposer.take(trial)
         while self._settled < len(trials) and trials[self._settled].state.is_finished():
             self._settled += 1
@@ -334,6 +359,11 @@ def read_record(trial: FrozenTrial) -> Record:
     return Record.model_validate_json("".join(pieces))
 
 
+def records_of(storage: Storage, name: str) -> list[Record]:
+    """The records of a study in a storage; raises KeyError when it has none of the name."""
+    return finished_records(optuna.load_study(study_name=name, storage=storage.backend).get_trials(deepcopy=False))
+
+
 def failed_record(architecture: Architecture, origin: str, reason: str) -> Record:
     """The record of a trial that nobody lived to write."""
     return Record(
@@ -354,8 +384,3 @@ def distributions(space: SearchSpace) -> dict[str, CategoricalDistribution]:
     sites = {path: CategoricalDistribution(options) for path, options in space.sites.items()}
     groups = {name + WIDTH_SUFFIX: CategoricalDistribution(options) for name, options in space.groups.items()}
     return {**sites, **groups}
-
-
-def minimised(record: Record, objectives: Sequence[Axis]) -> list[float]:
-    """A record's objective values with every axis to be minimised, as `pareto` wants them; NaN where it has none."""
-    return [o.minimised(record) for o in objectives]

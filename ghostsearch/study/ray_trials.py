@@ -8,6 +8,7 @@ time, on the node that has the device.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
+import torch
 from ray import cloudpickle, tune
 from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.search import Searcher
@@ -27,36 +29,37 @@ from ghostsearch.errors import GhostsearchError, failure_reason
 from ghostsearch.files import write_bytes
 from ghostsearch.records import Axis, Latency, Record
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.study.bench import Bench, open_bench
+from ghostsearch.study.baseline import Baseline, with_baseline
 from ghostsearch.study.config import RunConfig
-from ghostsearch.study.final import TRIAL_WEIGHTS, forget_dominated, keep_trial
+from ghostsearch.study.explore import final_s, progress_text, stop_when_all_fails
+from ghostsearch.study.kept import TRIAL_WEIGHTS, forget_dominated, save_model
 from ghostsearch.study.ledger import Ledger, Proposal, failed_record
 from ghostsearch.study.owners import beating
-from ghostsearch.study.run import best_so_far, feasible, stop_when_all_fails
-from ghostsearch.study.trial import Draft, run_trial, stops
+from ghostsearch.study.plan import Plan
+from ghostsearch.study.rungs import stops
+from ghostsearch.study.setup import open_setup
+from ghostsearch.study.trial import Trial, run_trial
+from ghostsearch.study.watch import Watch
 
-Progress = Callable[[int, int, str], None]
 RECORD, METRIC = "record", "trials"
 RETRIES = 2
 NAMESPACE = "ghostsearch"
 NOW_AND_THEN_S = 2.0
 
 
-def explore(
-    bench: Bench, ledger: Ledger, folder: Path, interrupted: Callable[[], bool], progress: Progress | None
-) -> None:
+def explore(plan: Plan, ledger: Ledger, watch: Watch) -> None:
     """Evaluate proposals on a Ray cluster until the study has as many trials as asked for."""
-    board = _start_board(bench, ledger, folder)
-    searcher = StudySearcher(bench, ledger, board, interrupted, progress, folder)
+    board = _start_board(plan, ledger, watch.folder)
+    searcher = StudySearcher(plan, ledger, board, watch)
     trainable = tune.with_resources(
-        tune.with_parameters(TrialActor, setup={**to_open(bench), "board": board}),
-        {name: amount for name, amount in resources_of(bench.config.resources).items() if amount},
+        tune.with_parameters(TrialActor, setup={**to_open(plan), "board": board}),
+        {name: amount for name, amount in resources_of(plan.config.resources).items() if amount},
     )
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
         run_config=tune.RunConfig(
-            name="tune", storage_path=str((folder / "ray").absolute()), verbose=0,
+            name="tune", storage_path=str((watch.folder / "ray").absolute()), verbose=0,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
@@ -67,12 +70,13 @@ def explore(
         raise searcher.trouble
 
 
-def join_cluster(bench: Bench) -> None:
-    """Join the cluster of `ray_address`, or start one here that owns each device of the run once; timings go there.
+def join_cluster(config: RunConfig) -> Callable[..., Any]:
+    """Join the cluster of `ray_address`, or start one here that owns each device of the run once.
 
+    Returns what calls a function where a device is.
     Raises GhostsearchError when no node has a device of the run or the resources of a trial.
     """
-    config, wanted = bench.config, resources_of(bench.config.resources)
+    wanted = resources_of(config.resources)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Ray's workers would otherwise stand behind every other process of the machine, and be timed from there.
@@ -102,7 +106,7 @@ def join_cluster(bench: Bench) -> None:
             )
     if not any(places_on(node, wanted) for node in found):
         raise GhostsearchError(f"resources {', '.join(config.resources)}: no node of the Ray cluster has so much")
-    bench.on_device = on_device
+    return on_device
 
 
 def device_resource(device: str) -> str:
@@ -184,8 +188,8 @@ def _work_in(directory: str) -> None:
 class Board:
     """What the actors of a study share, on the driver's machine: who stops at a rung, and where weights go."""
 
-    def __init__(self, folder: str, objectives: tuple[Axis, ...], standings: list[Record]) -> None:
-        self.folder, self.objectives, self.standings = Path(folder), objectives, standings
+    def __init__(self, folder: str, axes: tuple[Axis, ...], standings: list[Record]) -> None:
+        self.folder, self.axes, self.standings = Path(folder), axes, standings
 
     def add(self, record: Record) -> None:
         """Note a finished trial."""
@@ -193,7 +197,7 @@ class Board:
 
     def stops(self, record: Record, rung: float) -> str:
         """Why a trial ends at a rung, among all that finished so far, or nothing."""
-        return stops(record, self.standings, rung, self.objectives)
+        return stops(record, self.standings, rung, self.axes)
 
     def keep(self, digest: str, files: dict[str, bytes]) -> None:
         """Write a trial's saved model into the study's directory."""
@@ -201,39 +205,36 @@ class Board:
             write_bytes(self.folder / TRIAL_WEIGHTS / digest / name, content)
 
 
-def _start_board(bench: Bench, ledger: Ledger, folder: Path) -> Any:
+def _start_board(plan: Plan, ledger: Ledger, folder: Path) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # At once many: a trial's weights do not wait for another's.
     remote: Any = ray.remote
     board = remote(num_cpus=0, scheduling_strategy=here, max_concurrency=4)(Board)
-    return board.remote(str(folder.absolute()), bench.objectives, ledger.standings())
+    return board.remote(str(folder.absolute()), plan.axes, ledger.standings())
 
 
 class StudySearcher(Searcher):
     """Ray's proposals come from the study's ask; results go to its tell."""
 
-    def __init__(
-        self, bench: Bench, ledger: Ledger, board: Any, interrupted: Callable[[], bool], progress: Progress | None,
-        folder: Path,
-    ) -> None:  # fmt: skip
+    def __init__(self, plan: Plan, ledger: Ledger, board: Any, watch: Watch) -> None:
         super().__init__(metric=METRIC, mode="max")
-        self.bench, self.ledger, self.board, self.folder = bench, ledger, board, folder
-        self.interrupted, self.progress = interrupted, progress
+        self.plan, self.ledger, self.board, self.watch = plan, ledger, board, watch
         self.open: dict[str, Proposal] = {}
         self.trouble: GhostsearchError | None = None
+        self.records: list[Record] = []
         self._places, self._last = 1, dict[str, float]()
 
     def suggest(self, trial_id: str) -> Any:
         """The next proposal as a Ray configuration; None while every worker is busy, FINISHED at the end of the run."""
-        if self.interrupted() or self.trouble:
+        if self.watch.interrupted() or self.trouble or self.watch.left_s() <= final_s(self.plan, self.records):
             return Searcher.FINISHED
         # Ray would ask ahead, and the sampler would not have seen what the running trials come to.
         if len(self.open) >= self.places():
             return None
-        records = self.ledger.standings()
-        if self.progress and self._due("progress"):
-            self.progress(len(records), self.bench.config.trials, best_so_far(self.bench, records))
-        proposal = self.ledger.ask(lambda a: feasible(self.bench, a), self.bench.config.trials)
+        self.records = records = self.ledger.standings()
+        if self._due("progress"):
+            self.watch.tell(len(records), self.plan.config.trials, progress_text(self.plan, records))
+        proposal = self.ledger.ask(self.plan.feasible, self.plan.config.trials)
         if proposal is None:
             return Searcher.FINISHED
         self.open[trial_id] = proposal
@@ -244,7 +245,7 @@ class StudySearcher(Searcher):
     def places(self) -> int:
         """How many trials the cluster can run at once, looked up now and then as nodes come and go."""
         if self._due("look"):
-            wanted = resources_of(self.bench.config.resources)
+            wanted = resources_of(self.plan.config.resources)
             self._places = max(1, sum(places_on(node["Resources"], wanted) for node in ray.nodes() if node["Alive"]))
         return self._places
 
@@ -269,10 +270,10 @@ class StudySearcher(Searcher):
             record = Record.model_validate_json(result[RECORD])
         try:
             self.ledger.finish(proposal, record)
-            self.board.add.remote(record.with_medians())
+            self.board.add.remote(record.summarised())
             records = self.ledger.standings()
             if self._due("tidy"):
-                forget_dominated(self.bench, records, self.folder)
+                forget_dominated(self.plan, records, self.watch.folder)
             stop_when_all_fails(records)
         except GhostsearchError as trouble:
             self.trouble = trouble
@@ -297,12 +298,11 @@ class TrialActor(tune.Trainable):
     """One trial a step; the model and the data are opened once for all the trials of an actor."""
 
     def setup(self, config: dict[str, Any], *, setup: dict[str, Any] | None = None) -> None:  # noqa: ARG002
-        """Open the bench as the driver did and take over its trained baseline."""
+        """Open the plan as the driver made it, with its trained baseline."""
         assert setup, "tune.with_parameters gives it"
         self.board, self.trouble = setup["board"], ""
         try:
-            self.bench = opened_as(setup)
-            self.bench.on_device = on_device
+            self.plan = opened_as(setup)
         except Exception as error:  # noqa: BLE001 - told as the reason of every trial of this actor
             self.trouble = f"the worker cannot open the run: {failure_reason(error)}"
 
@@ -317,42 +317,44 @@ class TrialActor(tune.Trainable):
         if self.trouble:
             record = failed_record(architecture, self.config["origin"], self.trouble)
         else:
-            record = self._evaluate(Draft(self.config["number"], architecture, self.config["origin"]))
+            record = self._evaluate(Trial(self.plan, self.config["number"], architecture, self.config["origin"]))
         return {RECORD: record.model_dump_json(), METRIC: 1, "done": True}
 
-    def _evaluate(self, draft: Draft) -> Record:
+    def _evaluate(self, trial: Trial) -> Record:
         def stopped(record: Record, rung: float) -> str:
-            answer: str = ray.get(self.board.stops.remote(record.with_medians(), rung))
+            answer: str = ray.get(self.board.stops.remote(record.summarised(), rung))
             return answer
 
-        record, model = run_trial(self.bench, draft, stopped)
+        record, model = run_trial(trial, stopped)
         if model is not None and record.digest != "baseline":
             with tempfile.TemporaryDirectory() as folder:
-                kept = keep_trial(self.bench, model, record, Path(folder))
+                kept = save_model(self.plan.setup, model, record.architecture, Path(folder) / record.digest)
                 files = {path.name: path.read_bytes() for path in sorted(kept.iterdir(), reverse=True)}
             ray.get(self.board.keep.remote(record.digest, files))
         return record
 
 
-def to_open(bench: Bench) -> dict[str, Any]:
-    """What another process, on any machine, needs to open the same bench with its trained baseline."""
+def to_open(plan: Plan) -> dict[str, Any]:
+    """What another process, on any machine, needs to make the same plan with its trained baseline."""
+    baseline = plan.baseline
     return {
-        "run": bench.config.model_dump(mode="json"),
+        "run": plan.config.model_dump(mode="json"),
         "directory": str(Path.cwd()),
-        "baseline_weights": {name: value.numpy() for name, value in bench.baseline.module.state_dict().items()},
-        "baseline_latencies": [x.model_dump(mode="json") for x in bench.baseline_latencies],
+        "name": baseline.name,
+        "sites": dict(plan.space.sites),
+        "groups": dict(plan.space.groups),
+        "baseline_weights": {name: value.numpy() for name, value in plan.setup.baseline.module.state_dict().items()},
+        "baseline_latencies": [x.model_dump(mode="json") for x in baseline.latencies],
     }
 
 
-def opened_as(setup: Mapping[str, Any]) -> Bench:
-    """The bench of `to_open`, opened in the same working directory where this machine has it."""
-    import torch
-
+def opened_as(setup: Mapping[str, Any]) -> Plan:
+    """The plan of `to_open`, without its program and seeds, in the same working directory where this machine has it."""
     _work_in(setup["directory"])
-    bench = open_bench(RunConfig.model_validate(setup["run"]))
+    opened = dataclasses.replace(open_setup(RunConfig.model_validate(setup["run"])), on_device=on_device)
     # Copies, since Ray's shared memory is read-only.
     weights = {name: torch.from_numpy(value.copy()) for name, value in setup["baseline_weights"].items()}
-    bench.baseline.module.load_state_dict(weights)
-    bench.baseline.module.eval()
-    bench.baseline_latencies = tuple(Latency.model_validate(x) for x in setup["baseline_latencies"])
-    return bench
+    latencies = tuple(Latency.model_validate(x) for x in setup["baseline_latencies"])
+    baseline = Baseline(with_baseline(opened, weights), setup["name"], latencies, {}, ())
+    space = dataclasses.replace(opened.space, sites=setup["sites"], groups=setup["groups"])
+    return Plan(baseline, space, baseline.axes, None, ())

@@ -47,6 +47,12 @@ def open_storage(storage: str | None, folder: Path) -> Storage:
         return _database(url)
 
 
+def other_studies(storage: Storage, base: str, name: str) -> list[str]:
+    """Names of the studies in a storage that belong to a study as `name` does, which ran with other axes."""
+    known = optuna.get_all_study_names(storage.backend)
+    return [other for other in known if other != name and (other == base or other.startswith(f"{base} ["))]
+
+
 def shown_url(url: str) -> str:
     """A database's URL without its password, as run.yaml and messages have it."""
     from sqlalchemy.engine import make_url

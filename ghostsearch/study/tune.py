@@ -14,17 +14,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from ray import tune
 
 from ghostsearch.export.saved import load_directory, save
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.records import latency_column
-from ghostsearch.study.bench import Bench, latencies, open_bench, train_baseline
+from ghostsearch.study.baseline import make_baseline
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.ledger import architecture_of, distributions
+from ghostsearch.study.plan import Plan
 from ghostsearch.study.ray_trials import opened_as, to_open
-from ghostsearch.study.run import SETUP_LOCK
+from ghostsearch.study.run import locked
+from ghostsearch.study.setup import Setup, open_setup
+from ghostsearch.study.watch import Watch
 
 RUNG = "rung.json"
 RESULTS = ("score", "epochs", "macs", "params", "size_bytes", "digest")
@@ -36,7 +38,7 @@ def param_space(run: RunConfig) -> dict[str, Any]:
 
     Raises GhostsearchError when the run's model, data and space do not fit together.
     """
-    return {name: tune.choice(list(d.choices)) for name, d in distributions(open_bench(run).space).items()}
+    return {name: tune.choice(list(d.choices)) for name, d in distributions(open_setup(run).space).items()}
 
 
 def trainable(run: RunConfig) -> Any:
@@ -45,22 +47,24 @@ def trainable(run: RunConfig) -> Any:
     The baseline is trained first where the run asks for it (12 epochs without weights) and kept in `run.out`. Give
     Ray's resources with `tune.with_resources`. Raises GhostsearchError as `param_space` does.
     """
-    bench, folder = open_bench(run), Path(run.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / SETUP_LOCK):
-        train_baseline(bench, folder)
-    return tune.with_parameters(ArchitectureTrainable, setup=to_open(bench))
+    watch = Watch(Path(run.out))
+    setup = open_setup(run)
+    with locked(watch.folder):
+        baseline = make_baseline(setup, watch)
+    return tune.with_parameters(
+        ArchitectureTrainable, setup=to_open(Plan(baseline, setup.space, baseline.axes, None, ()))
+    )
 
 
 class ArchitectureTrainable(tune.Trainable):
     """One architecture; each step brings it to the next rung and reports it."""
 
-    bench: Bench
+    opened: Setup
 
     def setup(self, config: dict[str, Any], *, setup: dict[str, Any] | None = None) -> None:
         """Open the run with its trained baseline, and take the configuration."""
         assert setup, "tune.with_parameters gives it"
-        self.bench = opened_as(setup)
+        self.opened = opened_as(setup).setup
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -72,23 +76,23 @@ class ArchitectureTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Build the model, or train it on to the next rung; returns RESULTS and the latencies."""
-        rungs = self.bench.config.rungs()
+        rungs = self.opened.config.rungs()
         if self.model is None:
-            self.model = self.bench.convert(self.architecture)
+            self.model = self.opened.convert(self.architecture)
             self.figures = self._measure()
         else:
-            self.bench.train(self.model, rungs[self.rung + 1] - rungs[self.rung])
+            self.opened.train(self.model, rungs[self.rung + 1] - rungs[self.rung])
         self.rung += 1
-        score = self.bench.score(self.model, "validation", rungs[self.rung])
+        score = self.opened.score(self.model, "validation", rungs[self.rung])
         done = self.rung + 1 == len(rungs)
         return {**self.figures, "score": score.value, "epochs": rungs[self.rung], "done": done}
 
     def _measure(self) -> dict[str, Any]:
-        cost = measure_cost(self.model, self.bench.example)
+        cost = measure_cost(self.model, self.opened.example)
         figures: dict[str, Any] = {
             "digest": self.architecture.digest, "macs": cost.macs, "params": cost.params, "size_bytes": cost.size_bytes,
         }  # fmt: skip
-        for latency in latencies(self.bench, {"trial": self.model}, self.bench.config.time_limit)["trial"]:
+        for latency in self.opened.latencies({"trial": self.model}, self.opened.config.time_limit)["trial"]:
             figures[latency_column(latency.device)] = latency.median_s
             figures[latency_column(latency.device, "latency_ratio")] = latency.ratio
         return figures
@@ -96,9 +100,9 @@ class ArchitectureTrainable(tune.Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """The model as a model directory, and its rung."""
         if self.model is not None:
-            multiple = self.bench.space.width_multiple
+            multiple = self.opened.space.width_multiple
             save(
-                self.model, Path(checkpoint_dir), source=self.bench.baseline, architecture=self.architecture,
+                self.model, Path(checkpoint_dir), source=self.opened.baseline, architecture=self.architecture,
                 width_multiple=multiple,
             )  # fmt: skip
         (Path(checkpoint_dir) / RUNG).write_text(json.dumps({"rung": self.rung, "figures": self.figures}))
@@ -108,4 +112,4 @@ class ArchitectureTrainable(tune.Trainable):
         kept = json.loads((Path(checkpoint_dir) / RUNG).read_text())
         self.rung, self.figures = kept["rung"], kept["figures"]
         if self.rung >= 0:
-            self.model = load_directory(Path(checkpoint_dir), model=self.bench.baseline.module).module
+            self.model = load_directory(Path(checkpoint_dir), model=self.opened.baseline.module).module

@@ -15,7 +15,8 @@ from torch import nn
 from ghostsearch.busy import breathe, working
 from ghostsearch.data.load import Data
 from ghostsearch.errors import GhostsearchError, TrainingError
-from ghostsearch.training.tasks.base import Task, score_value
+from ghostsearch.graph.capture import batch_size
+from ghostsearch.training.tasks.base import Meter, Task, score_value
 from ghostsearch.training.tasks.classification import Classification
 
 Progress = Callable[[int, int, str], None]
@@ -149,20 +150,27 @@ def evaluate(
     NaN.
     """
     task = task or Classification()
-    meter, place = task.meter(), torch_device(device)
-    total = _length(loader) or 0
-    with working(), torch.inference_mode(), placed(model, place), mode(model, training=False):
-        for done, (images, target) in enumerate(loader, 1):
+    meter, _ = meter_over(model, loader, task, torch_device(device), progress=progress)
+    return score_value(meter)
+
+
+def meter_over(
+    model: nn.Module, loader: Iterable[Any], task: Task, device: torch.device, *, progress: Progress | None = None
+) -> tuple[Meter, int]:
+    """The task's meter after a loader, and the images in it, as `evaluate` takes them; raises what that raises."""
+    meter, total, images = task.meter(), _length(loader) or 0, 0
+    with working(), torch.inference_mode(), placed(model, device), mode(model, training=False):
+        for done, (inputs, target) in enumerate(loader, 1):
             breathe()
-            images = to_device(images, place)
-            target = task.target(images, to_device(target, place))
-            meter.update(task.forward(model, images, target), target)
+            inputs = to_device(inputs, device)
+            target = task.target(inputs, to_device(target, device))
+            meter.update(task.forward(model, inputs, target), target)
+            images += batch_size(inputs)
             if progress:
                 progress(done, total, "evaluating")
-        value = score_value(meter)
-    if math.isnan(value):
-        raise TrainingError(f"the {task.metric} is not a number")
-    return value
+        if math.isnan(score_value(meter)):
+            raise TrainingError(f"the {task.metric} is not a number")
+    return meter, images
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import pytest
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
-from ghostsearch.study.run import FAILURES_IN_A_ROW, search
+from ghostsearch.study.explore import FAILURES_IN_A_ROW
+from ghostsearch.study.run import search
 
 MODEL = """
 import torch

@@ -6,7 +6,7 @@ import torch
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.study import candidates
-from ghostsearch.study.bench import Bench, open_bench, train_baseline
+from ghostsearch.study.baseline import trained_setup
 from ghostsearch.study.candidate_scores import CandidateScores, Change, SampledLoss
 from ghostsearch.study.candidates import (
     build_candidates,
@@ -17,6 +17,8 @@ from ghostsearch.study.candidates import (
     without_failed,
 )
 from ghostsearch.study.config import RunConfig
+from ghostsearch.study.setup import Setup, open_setup
+from ghostsearch.study.watch import Watch
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.classification import Classification
 
@@ -24,9 +26,7 @@ from ghostsearch.training.tasks.classification import Classification
 @pytest.fixture(scope="module")
 def bench(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("candidates")
-    made = open_bench(RunConfig(**tiny(folder, baseline_epochs=1)))
-    train_baseline(made, folder)
-    return made
+    return trained_setup(open_setup(RunConfig(**tiny(folder, baseline_epochs=1))), Watch(folder))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_site_that_stays_what_it_is_scores_nothing(bench, monkeypatch):
     (change, *_) = scores.prepare(single_changes(bench.space))
     assert scores.cuts, "the digits network traces"
     monkeypatch.setattr(
-        Bench, "convert_quickly", lambda self, *_: self.convert(Change("site", "x", "keep").architecture)
+        Setup, "convert_quickly", lambda self, *_: self.convert(Change("site", "x", "keep").architecture)
     )
     assert scores(change) == pytest.approx(0, abs=1e-9)
 
@@ -79,7 +79,7 @@ def test_a_model_that_cannot_be_traced_is_scored_at_its_output(bench, whole, mon
 
 
 def test_a_change_that_fails_is_a_row_and_leaves_the_space(bench, whole, monkeypatch, tmp_path):
-    convert = Bench.convert_quickly
+    convert = Setup.convert_quickly
     bad = next(single_changes(bench.space))
 
     def fails(self, architecture, *rest):
@@ -87,7 +87,7 @@ def test_a_change_that_fails_is_a_row_and_leaves_the_space(bench, whole, monkeyp
             raise RuntimeError("out of luck\nand more")
         return convert(self, architecture, *rest)
 
-    monkeypatch.setattr(Bench, "convert_quickly", fails)
+    monkeypatch.setattr(Setup, "convert_quickly", fails)
     table = build_candidates(bench, tmp_path)
     assert failed_choices(table) == {(bad.kind, bad.name, bad.choice): "RuntimeError: out of luck"}
     others = whole[~((whole.name == bad.name) & (whole.choice == bad.choice))]
@@ -103,7 +103,7 @@ def test_when_every_change_fails_the_reason_is_the_error(bench, monkeypatch, tmp
     def fails(self, *_):
         raise RuntimeError("no luck at all")
 
-    monkeypatch.setattr(Bench, "convert_quickly", fails)
+    monkeypatch.setattr(Setup, "convert_quickly", fails)
     with pytest.raises(GhostsearchError, match="no luck at all"):
         build_candidates(bench, tmp_path)
 

@@ -16,11 +16,11 @@ import ghostsearch
 from ghostsearch import busy as quiet
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.saved import load_directory
-from ghostsearch.study.bench import open_bench
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.ledger import architecture_of
 from ghostsearch.study.ray_trials import RETRIES, device_resource, on_device, resources_of
 from ghostsearch.study.run import search
+from ghostsearch.study.setup import open_setup
 
 DEVICE = "onnxruntime:cpu"
 ONE_PLACE = ("cpu=1", "first=1")
@@ -165,13 +165,13 @@ def test_a_users_own_tuner_stops_between_rungs(cluster, tiny, tmp_path):
     results = tuner.fit()
     assert not results.errors
     assert [(r.metrics["epochs"], r.metrics["done"]) for r in results] == [(0, True), (0, True)]
-    bench = open_bench(run)
+    setup = open_setup(run)
     for result in results:
         architecture = architecture_of(result.config)
         assert result.metrics["digest"] == architecture.digest
-        assert result.metrics["macs"] == bench.cost(architecture).macs
+        assert result.metrics["macs"] == setup.cost(architecture).macs
         assert result.metrics["latency_ratio[onnxruntime:cpu]"] > 0
-        kept = load_directory(Path(result.checkpoint.path), model=bench.baseline.module)
+        kept = load_directory(Path(result.checkpoint.path), model=setup.baseline.module)
         assert kept.architecture == architecture
 
 

@@ -12,10 +12,9 @@ import pytest
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.pareto import pareto_front
-from ghostsearch.study import run as run_module
+from ghostsearch.study import explore
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
-from ghostsearch.study.ledger import minimised
 from ghostsearch.study.run import search
 
 PROGRAM = """
@@ -47,7 +46,7 @@ def unbroken(tiny, tmp_path_factory):
 def test_front_is_of_measured_finalists_and_not_dominated(unbroken):
     by_digest = {r.digest: r for r in unbroken.finalists}
     assert set(unbroken.front) <= set(by_digest)
-    points = [minimised(by_digest[d], unbroken.objectives) for d in unbroken.front]
+    points = [[axis.minimised(by_digest[d]) for axis in unbroken.objectives] for d in unbroken.front]
     assert pareto_front(points) == list(range(len(points)))
     for record in unbroken.finalists:
         assert record.score("test") is not None
@@ -141,7 +140,7 @@ def test_ctrl_c_once_finishes_the_trial_and_reports_and_twice_stops_at_once(tiny
 def test_failing_trials_are_recorded_and_end_the_run_with_a_diagnosis(tiny, tmp_path, monkeypatch):
     # A learning rate that makes the loss overflow: a real failure of every trial that is trained.
     options = tiny(tmp_path / "run", seeds="uniform", epochs=1, lr=1e30, baseline_epochs=0)
-    monkeypatch.setattr(run_module, "FAILURES_IN_A_ROW", 1)
+    monkeypatch.setattr(explore, "FAILURES_IN_A_ROW", 1)
     with pytest.raises(GhostsearchError, match=r"the last 1 trials failed.*not finite"):
         search(RunConfig(**options))
     records = load_study(tmp_path / "run").records

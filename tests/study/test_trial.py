@@ -1,78 +1,141 @@
-"""Which trials are trained on from a rung, and what becomes of those that are not."""
+"""One trial: the cheapest test first; what breaks a limit is never fitted; a drifting clock decides nothing."""
 
-import json
-from pathlib import Path
+import dataclasses
+import itertools
 
 import pytest
 
-from ghostsearch.records import Axis, Cost, Record, Score
-from ghostsearch.study import run
-from ghostsearch.study.bench import Bench
-from ghostsearch.study.config import RunConfig
-from ghostsearch.study.run import search
-from ghostsearch.study.trial import stops
+from ghostsearch.measure.cost import measure_cost
+from ghostsearch.records import Axis, Latency
+from ghostsearch.space.architecture import Architecture
+from ghostsearch.study.baseline import Baseline
+from ghostsearch.study.config import configure
+from ghostsearch.study.plan import Plan
+from ghostsearch.study.setup import Setup, open_setup
+from ghostsearch.study.trial import Trial, run_trial
 
-OBJECTIVES = (
-    Axis(name="score", label="accuracy", unit="", maximize=True),
-    Axis(name="macs", label="MACs", unit="MACs", maximize=False),
-)
-
-
-def record(name, score, macs, epochs=0):
-    cost = Cost(params=1, macs=macs, size_bytes=4, peak_memory_bytes=4)
-    scores = tuple(
-        Score(metric="accuracy", value=v, split="validation", epochs=e, images=10, seed=0)
-        for e, v in ((0, score), (1, 0.99))[: 1 + epochs]
-    )
-    return Record(number=0, digest=name, origin="sampler", state="complete", cost=cost, scores=scores)
-
-
-def test_what_a_rung_shows_to_be_dominated_is_not_trained():
-    finished = [record("baseline", 1.0, 100), record("a", 0.8, 50, epochs=1), record("b", 0.6, 30)]
-    assert stops(record("x", 0.7, 60), finished, 0, OBJECTIVES) == "stopped at rung 0: a is better there"
-    assert stops(record("x", 0.9, 60), finished, 0, OBJECTIVES) == ""
-    assert stops(record("x", 0.1, 200), [finished[0]], 0, OBJECTIVES) == "", "the baseline is no rival"
-    assert stops(record("x", 0.5, 40), finished, 1, OBJECTIVES) == "", "only what was scored at the rung counts"
-
-
-def test_of_many_on_the_front_the_crowded_half_waits():
-    finished = [record(str(i), 0.5 + 0.1 * i, 20 + 20 * i) for i in range(4)]
-    assert stops(record("x", 0.6001, 41), finished, 0, OBJECTIVES) == "stopped at rung 0: in a crowd"
-    assert stops(record("x", 0.99, 200), finished, 0, OBJECTIVES) == ""
+DEVICE = "onnxruntime:cpu"
+GHOSTS, NARROW = "ghost(ratio=2, kernel=3)", "width(0.5)"
 
 
 @pytest.fixture(scope="module")
-def stopped(tiny, tmp_path_factory):
-    """A study in which no trial but the baseline's gets past rung 0."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "stops", lambda *_: "stopped at rung 0: for the test")
-        return search(RunConfig(**tiny(tmp_path_factory.mktemp("stopped") / "run", epochs=1, trials=6)))
+def opened(tiny, tmp_path_factory):
+    return open_setup(configure(tiny(tmp_path_factory.mktemp("trial") / "run", calibration_images=0, epochs=1)))
 
 
-def test_a_stopped_trial_keeps_its_score_and_may_stand_on_the_front(stopped):
-    others = [r for r in stopped.records if r.digest != "baseline"]
-    assert all(r.state == "complete" and r.reason and r.score().epochs == 0 for r in others)
-    assert len(stopped.finalists) > 1
-    assert {r.digest for r in stopped.finalists} <= {r.digest for r in stopped.records}
+@dataclasses.dataclass(frozen=True)
+class Clocked(Setup):
+    """A setup whose device takes a microsecond for a thousand MACs, slower each time by `drift`, within `spread`."""
+
+    drift: float = 0.0
+    spread: float = 0.01
+    timings: itertools.count = dataclasses.field(default_factory=itertools.count)
+
+    def latencies(self, models, seconds):
+        clock = 1 + self.drift * next(self.timings)
+        baseline = clock * self.baseline_cost.macs * 1e-9
+        found = {}
+        for name, model in models.items():
+            times = clock * measure_cost(model, self.example).macs * 1e-9
+            interval = tuple(times / baseline * s for s in (1 - self.spread, 1 + self.spread))
+            found[name] = (
+                Latency(device=DEVICE, threads=1, batch=1, times_s=(times,), baseline_times_s=(baseline,),
+                        ratio_interval=interval),
+            )  # fmt: skip
+        return found
 
 
-def test_the_seconds_of_all_stages_are_kept_and_their_sum_is_the_search(stopped):
-    seconds = json.loads((Path(stopped.directory) / "seconds.json").read_text())
-    assert {"open", "candidate table", "solver", "trials", "final", "report", "total"} <= seconds.keys()
-    stages = sum(v for k, v in seconds.items() if not k.startswith("total"))
-    assert 0.5 * seconds["total"] < stages <= seconds["total"] + 0.01
+def plan_of(setup, **changed):
+    """A plan on a simulated device: `Clocked` fields, and options of the run."""
+    clock = {k: changed.pop(k) for k in ("drift", "spread") if k in changed}
+    made = {f.name: getattr(setup, f.name) for f in dataclasses.fields(setup)}
+    clocked = Clocked(**{**made, "config": setup.config.model_copy(update=changed)}, **clock)
+    timed = clocked.latencies({"baseline": clocked.baseline.module}, 1)["baseline"]
+    baseline = Baseline(clocked, "simulated", timed, {}, ())
+    return Plan(baseline, setup.space, baseline.axes, None, ())
 
 
-def test_the_same_command_again_trains_nothing(stopped, monkeypatch):
-    monkeypatch.setattr(Bench, "train", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr(Bench, "convert_quickly", lambda *_: pytest.fail("the table was built again"))
-    again = search(RunConfig.model_validate(stopped.config))
-    assert again.front == stopped.front
-    assert [r.digest for r in again.records] == [r.digest for r in stopped.records]
+def everywhere(setup, choice="", width=""):
+    sites, groups = setup.space.sites, setup.space.groups
+    chosen = (dict.fromkeys(names, text) if text else {} for names, text in ((sites, choice), (groups, width)))
+    return Architecture.of(*chosen)
 
 
-def test_seeds_begin_with_the_baseline_model_then_the_solver_then_the_uniform_ones(stopped):
-    origins = [r.origin for r in stopped.records]
-    assert origins[0] == "baseline"
-    assert origins.index("solver") == 1
-    assert "uniform" in origins
+def run(plan, architecture, stopped=lambda *_: ""):
+    return run_trial(Trial(plan, 1, architecture, "uniform"), stopped)
+
+
+@pytest.mark.parametrize("broken", ["latency", "memory"])
+def test_what_breaks_a_limit_is_not_fitted_scored_or_trained(opened, monkeypatch, broken):
+    ghosts = everywhere(opened, GHOSTS)
+    for later in ("convert", "score", "train"):
+        monkeypatch.setattr(Setup, later, lambda *_: pytest.fail("a later step ran"))
+    limits = {"max_latency": "30%"} if broken == "latency" else {"max_memory": "90%"}
+    plan = plan_of(dataclasses.replace(opened, calibration=[opened.example]), **limits)
+    record, model = run(plan, ghosts)
+    assert (record.state, model) == ("pruned", None)
+    assert record.reason.startswith("latency on" if broken == "latency" else "peak memory")
+    assert "over the limit" in record.reason
+    assert not record.scores
+    assert bool(record.latencies) == (broken == "latency"), "memory is known before anything is timed"
+    assert record.limits == {broken: next(iter(limits.values()))}
+
+
+def test_peak_memory_within_the_limit_completes(opened):
+    plan = plan_of(opened, max_memory="90%", epochs=0)
+    record, _ = run(plan, everywhere(opened, width=NARROW))
+    assert record.state == "complete"
+    assert record.cost.peak_memory_bytes <= 0.9 * plan.setup.baseline_cost.peak_memory_bytes
+
+
+def test_a_clock_that_drifts_during_the_search_changes_no_decision(opened):
+    """20 % slower at the end than at the start; one architecture lies 2 % within the limit, one 2 % over it."""
+    tried = [everywhere(opened, *names) for names in ((GHOSTS,), ("", NARROW), (GHOSTS, NARROW))]
+    macs = sorted(opened.cost(a).macs / opened.baseline_cost.macs for a in tried)
+    limit = f"{macs[1] * 100 / 1.02:.2f}%"
+    decided = []
+    for drift in (0.0, 0.2 / len(tried)):
+        plan = plan_of(opened, max_latency=limit, objectives=("score", "latency"), epochs=0, drift=drift)
+        records = [run(plan, a)[0] for a in tried]
+        decided.append([(r.digest, r.state, plan.axes[1].minimised(r)) for r in records])
+    for steady, drifted in zip(*decided, strict=True):
+        assert steady[:2] == drifted[:2]
+        assert steady[2] == pytest.approx(drifted[2])
+    assert sorted(state for _, state, _ in decided[0]) == ["complete", "pruned", "pruned"]
+
+
+def test_a_latency_whose_interval_holds_the_limit_is_not_ruled_out(opened):
+    narrow = everywhere(opened, width=NARROW)
+    share = opened.cost(narrow).macs / opened.baseline_cost.macs
+    limit = f"{share * 100 / 1.02:.2f}%"
+    states = [run(plan_of(opened, max_latency=limit, epochs=0, spread=s), narrow)[0].state for s in (0.05, 0.001)]
+    assert states == ["complete", "pruned"]
+
+
+def test_a_trial_stopped_at_a_rung_keeps_its_score(opened):
+    record, model = run(plan_of(opened), everywhere(opened, width=NARROW), lambda r, rung: f"stopped at rung {rung:g}")
+    assert (record.state, record.reason) == ("complete", "stopped at rung 0")
+    assert [s.epochs for s in record.scores] == [0]
+    score = record.score()
+    assert score.outcomes().mean() == pytest.approx(score.value)
+    assert score.stderr == pytest.approx((score.value * (1 - score.value) / score.images) ** 0.5, rel=0.01)
+    assert model is not None
+
+
+def test_a_step_that_raises_is_a_failed_record_with_what_was_known(opened, monkeypatch):
+    def out_of_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Setup, "score", out_of_memory)
+    record, _ = run(plan_of(opened), everywhere(opened, width=NARROW))
+    assert (record.state, record.reason) == ("failed", "out of memory: MemoryError")
+    assert record.cost
+    assert record.latencies
+
+
+def test_limits_become_axes_in_the_runs_order(opened):
+    plan = plan_of(opened, max_latency="60%", max_params="50%", min_accuracy=0.5)
+    assert [a.name for a in plan.axes] == ["score", "macs", Axis.of_latency(DEVICE).name, "params"]
+    score, macs, latency, params = plan.axes
+    assert (score.limit, macs.limit, latency.relative) == (0.5, None, True)
+    assert params.bound == opened.baseline_cost.params / 2

@@ -1,0 +1,165 @@
+"""The second stage: the baseline timed on the run's devices, its limits checked there, then trained as the run asks."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.export.saved import load_directory, save
+from ghostsearch.measure.latency_table import LatencyTable
+from ghostsearch.records import Axis, Latency, anatomy_dict
+from ghostsearch.space.architecture import Architecture
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.directory import STUDY, environment, read_study, write_run, write_study
+from ghostsearch.study.interactions import decompose
+from ghostsearch.study.setup import Setup
+from ghostsearch.study.solver import Problem, Program
+from ghostsearch.study.veto import vetoed_rows
+from ghostsearch.study.watch import Watch
+from ghostsearch.training.train import train
+
+COST_COLUMNS = {"macs": "macs", "params": "params", "memory": "peak_memory_bytes"}
+LATENCY_MARGIN = 0.1
+"""A latency limit is refused when the table's least is over it by more than this share: the table may be wrong."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The trained baseline with its latencies, and what the device says of its layers."""
+
+    setup: Setup
+    """With the trained module in place of the given one."""
+    name: str
+    """The study's name."""
+    latencies: tuple[Latency, ...]
+    """Timed beside itself: the ratio shows what the clock alone does."""
+    tables: Mapping[str, LatencyTable]
+    """By device, of the whole space; empty where latency does not count."""
+    vetoed: tuple[Mapping[str, Any], ...]
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes of the search with their limits: the objectives, then what else is limited."""
+        config, setup = self.setup.config, self.setup
+        limits = {x.axis: {"limit": x.value, "relative": x.relative} for x in config.limits()}
+        made = []
+        for name in config.axes():
+            more: dict[str, Any] = limits.get(name, {})
+            if name == "score":
+                metric, maximize = setup.task.metric, setup.task.maximize
+                made.append(Axis.of_score(metric, maximize=maximize, limit=config.min_accuracy))
+            elif name == "latency":
+                made += [Axis.of_latency(x.device, baseline=x.median_s, **more) for x in self.latencies]
+            else:
+                column = COST_COLUMNS[name]
+                made.append(Axis.of_cost(column, baseline=getattr(setup.baseline_cost, column), **more))
+        return tuple(made)
+
+
+def make_baseline(setup: Setup, watch: Watch) -> Baseline:
+    """Time, check, then train; what a former run of the study has done is taken over.
+
+    Raises GhostsearchError, before anything is trained, when nothing in the space can meet a latency limit.
+    """
+    tables = latency_tables(setup, watch)
+    if not (watch.folder / STUDY).exists():
+        timings = setup.latencies({"baseline": setup.baseline.module}, setup.config.time_limit)["baseline"]
+        check_latency(setup.config, tables, {x.device: x.median_s for x in timings})
+        write_run(watch.folder, setup.config)
+        rows = vetoed_rows(tables) if setup.config.veto and setup.config.counts_latency() else []
+        write_study(watch.folder, {
+            "name": f"{setup.config.model} {setup.space.digest}", "space": setup.space.digest,
+            "axes": list(setup.config.axes()), "width_multiple": setup.space.width_multiple,
+            "anatomy": anatomy_dict(setup.anatomy), "vetoed": rows,
+            "baseline_latencies": [x.model_dump(mode="json") for x in timings],
+            "environment": environment(), "notes": _notes(setup, tables),
+        })  # fmt: skip
+    study = read_study(watch.folder)
+    latencies = tuple(Latency.model_validate(x) for x in study["baseline_latencies"])
+    check_latency(setup.config, tables, {x.device: x.median_s for x in latencies})
+    write_run(watch.folder, setup.config)
+    with watch.stage("baseline"):
+        trained = trained_setup(setup, watch)
+    return Baseline(trained, study["name"], latencies, tables, tuple(study.get("vetoed", ())))
+
+
+def latency_tables(setup: Setup, watch: Watch) -> dict[str, LatencyTable]:
+    """Each device's latency table of the whole space where latency counts; what is missing is timed."""
+    if not setup.config.counts_latency():
+        return {}
+    with watch.stage("latency table"):
+        told = watch.telling("latency table")
+        seconds = setup.config.cell_time_limit
+        return {d: setup.latency_table(d, cell_s=seconds, progress=told) for d in setup.config.device}
+
+
+def check_latency(config: RunConfig, tables: Mapping[str, LatencyTable], baseline_s: Mapping[str, float]) -> None:
+    """Raise GhostsearchError, naming the nearest feasible one, when the tables say that nothing meets the limit."""
+    limit = next((x for x in config.limits() if x.axis == "latency"), None)
+    if limit is None:
+        return
+    for device, table in tables.items():
+        least, bound = least_ratio(table), limit.absolute(baseline_s[device]) / baseline_s[device]
+        if least * (1 - LATENCY_MARGIN) > bound:
+            raise GhostsearchError(
+                f"max_latency {config.max_latency}: no architecture of this space is predicted to be so fast on "
+                f"{device}; the nearest feasible limit is about {least * 100:.0f}% "
+                f"({least * baseline_s[device] * 1e3:.3g}ms)"
+            )
+
+
+def least_ratio(table: LatencyTable) -> float:
+    """The least latency that a table predicts for any architecture of its space, as a share of the baseline's."""
+    sizes = [len(options) for options in (*table.space.sites.values(), *table.space.groups.values())]
+    resources = decompose(lambda codes: np.asarray(table.additive_ratios(codes))[None], sizes)
+    return Program(Problem([np.zeros(n) for n in sizes], resources, ("ratio",))).least("ratio")
+
+
+def baseline_directory(folder: Path) -> Path:
+    """Where a study keeps its baseline; studies of version 1 called it `plain`."""
+    old = folder / "models" / "plain"
+    return old if old.exists() else folder / "models" / "baseline"
+
+
+def trained_setup(setup: Setup, watch: Watch) -> Setup:
+    """The setup with the trained baseline: trained now, or as a former run of this study left it."""
+    kept, epochs = baseline_directory(watch.folder), setup.config.baseline_training()
+    if (kept / "architecture.json").exists():
+        return with_baseline(setup, load_directory(kept, model=setup.baseline.module).module.state_dict())
+    module = copy.deepcopy(setup.baseline.module)
+    if epochs:
+        train(
+            module, setup.data, epochs=epochs, task=setup.task, lr=setup.config.lr,
+            device=setup.config.compute_device, seed=setup.config.seed, progress=watch.telling("baseline"),
+        )  # fmt: skip
+    save(module.eval(), kept, source=setup.baseline, architecture=Architecture())
+    return dataclasses.replace(setup, baseline=dataclasses.replace(setup.baseline, module=module))
+
+
+def with_baseline(setup: Setup, weights: Mapping[str, Any]) -> Setup:
+    """The setup with these weights in its baseline; the given module stays as it is."""
+    module = copy.deepcopy(setup.baseline.module)
+    module.load_state_dict(weights)
+    return dataclasses.replace(setup, baseline=dataclasses.replace(setup.baseline, module=module.eval()))
+
+
+def _notes(setup: Setup, tables: Mapping[str, LatencyTable]) -> list[str]:
+    """What the report should say besides."""
+    data, epochs = setup.data, setup.config.baseline_training()
+    notes = [*data.notes, *data.warnings]
+    if data.broken:
+        notes.append(f"{len(data.broken)} broken images left out")
+    if epochs:
+        notes.append(f"the baseline was trained for {epochs} epochs first")
+    notes.append("descendants are distilled from the baseline while they train")
+    notes += dict.fromkeys(table.store.note for table in tables.values() if table.store.note)
+    if setup.anatomy.width_note:
+        notes.append(setup.anatomy.width_note)
+    return notes

@@ -1,0 +1,55 @@
+"""Which model a study recommends: the cheapest within the drop that the user allows, among those on the front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+from ghostsearch.records import Axis, Record, Score
+
+BASELINE, TRAINED = "baseline", "baselinetrained"
+"""Digests of the baseline as given and after the finalists' training."""
+
+
+def better_baseline(finalists: Sequence[Record], score: Axis) -> Record | None:
+    """The baseline to compare with: as given or after the finalists' training, whichever scores better."""
+    found = [r for r in finalists if r.digest in (BASELINE, TRAINED) and score.value(r) is not None]
+    return min(found, key=score.minimised, default=None)
+
+
+def recommended(
+    front: Sequence[Record], finalists: Sequence[Record], axes: Sequence[Axis], max_drop: float | None
+) -> str:
+    """Digest of the front's cheapest model, on the first cost axis, that loses at most `max_drop` against the baseline.
+
+    The loss is in the score's unit, on the validation images that both were scored on. Without `max_drop` it may be one
+    standard error of that difference (the one-standard-error rule of Breiman et al. 1984, section 3.4.3); where no
+    model keeps that, the best-scoring one is recommended. Ties go to the better score. Empty where nothing keeps a
+    given `max_drop`, and where the front is empty.
+    """
+    score = next(axis for axis in axes if axis.is_score)
+    cost = next((axis for axis in axes if not axis.is_score), score)
+    models = [r for r in front if r.digest not in (BASELINE, TRAINED) and score.value(r) is not None]
+    baseline = better_baseline(finalists, score)
+    kept = [r for r in models if baseline is None or _keeps(r, baseline, score, max_drop)]
+    if kept:
+        return min(kept, key=lambda r: (cost.minimised(r), score.minimised(r))).digest
+    if max_drop is None and models:
+        return min(models, key=lambda r: (score.minimised(r), cost.minimised(r))).digest
+    return BASELINE if any(r.digest == BASELINE for r in front) else ""
+
+
+def _keeps(record: Record, baseline: Record, score: Axis, max_drop: float | None) -> bool:
+    drop = score.minimised(record) - score.minimised(baseline)
+    allowed = standard_error(record.score(), baseline.score()) if max_drop is None else max_drop
+    return drop <= allowed + 1e-12
+
+
+def standard_error(one: Score | None, other: Score | None) -> float:
+    """Standard error of the difference of two scores; paired where both say which images were right; 0 if unknown."""
+    if one is None or other is None:
+        return 0.0
+    a, b = one.outcomes(), other.outcomes()
+    if a is not None and b is not None and len(a) == len(b) > 1:
+        return float((a.astype(float) - b).std(ddof=1)) / sqrt(len(a))
+    return sqrt((one.stderr or 0.0) ** 2 + (other.stderr or 0.0) ** 2)

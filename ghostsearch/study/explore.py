@@ -1,0 +1,78 @@
+"""Trials in this process, one after the other, until there are as many as asked for or the time is up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.records import Record
+from ghostsearch.study.kept import forget_dominated, kept_directory, save_model
+from ghostsearch.study.ledger import Ledger, Proposal
+from ghostsearch.study.plan import Plan
+from ghostsearch.study.rungs import stops
+from ghostsearch.study.trial import Trial, run_trial
+from ghostsearch.study.watch import Watch
+
+FAILURES_IN_A_ROW = 5
+"""So many failed trials one after the other mean that something is wrong with the run and not with an architecture."""
+
+
+def run_trials(plan: Plan, ledger: Ledger, watch: Watch) -> None:
+    """Evaluate proposals in this process until the study has as many trials as asked for, or the time is up."""
+    longest = 0.0
+    while not watch.interrupted() and watch.left_s() > longest + final_s(plan, ledger.standings()):
+        records = ledger.standings()
+        watch.tell(len(records), plan.config.trials, progress_text(plan, records))
+        proposal = ledger.ask(plan.feasible, plan.config.trials)
+        if proposal is None:
+            return
+        began = time.perf_counter()
+        with ledger.working_on(proposal), watch.stage("trials"):
+            record = evaluate(plan, proposal, records, watch.folder)
+        longest = max(longest, time.perf_counter() - began)
+        ledger.finish(proposal, record)
+        records.append(record.summarised())
+        forget_dominated(plan, records, watch.folder)
+        stop_when_all_fails(records)
+
+
+def evaluate(plan: Plan, proposal: Proposal, records: Sequence[Record], folder: Path) -> Record:
+    """Run one trial and keep the weights of a model that completed."""
+    trial = Trial(plan, len(records), proposal.architecture, proposal.origin)
+    record, model = run_trial(trial, lambda r, rung: stops(r, records, rung, plan.axes))
+    if model is not None and record.digest != "baseline":
+        save_model(plan.setup, model, record.architecture, kept_directory(folder, record.digest))
+    return record
+
+
+def final_s(plan: Plan, records: Sequence[Record]) -> float:
+    """Seconds that the final pass will take at most, by the epochs trained so far; 0 without a time budget."""
+    if plan.config.time_budget is None:
+        return 0.0
+    scored = [(r, s) for r in records if (s := r.score()) and "train" in r.seconds]
+    trained = [(r.seconds["train"], s.epochs) for r, s in scored if s.epochs]
+    epoch_s = sum(s for s, _ in trained) / sum(e for _, e in trained) if trained else 0.0
+    models = min(plan.config.finalists, len(records)) + 1
+    timing_s = plan.config.final_time_limit * len(plan.config.device)
+    return models * epoch_s * plan.config.longest_training() + timing_s
+
+
+def progress_text(plan: Plan, records: Sequence[Record]) -> str:
+    """The progress bar's text: how large the front is, and the fewest MACs on it."""
+    front = plan.front(records)
+    macs = [r.cost.macs for r in front if r.cost]
+    if not macs:
+        return "trials"
+    return f"trials: front {len(front)} · down to {min(macs) / plan.setup.baseline_cost.macs:.0%} of the MACs"
+
+
+def stop_when_all_fails(records: Sequence[Record]) -> None:
+    """Raise GhostsearchError when the newest trials all failed."""
+    last = records[-FAILURES_IN_A_ROW:]
+    if len(last) == FAILURES_IN_A_ROW and all(r.state == "failed" for r in last):
+        raise GhostsearchError(
+            f"the last {FAILURES_IN_A_ROW} trials failed, the newest with: {last[-1].reason}; "
+            "all are recorded; fix the cause and run the same command again"
+        )

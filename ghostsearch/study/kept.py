@@ -1,0 +1,39 @@
+"""Models that a study keeps on disk: the weights of trials that may become finalists, and the finished ones."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from ghostsearch.export.saved import save
+from ghostsearch.records import Record
+from ghostsearch.space.architecture import Architecture
+from ghostsearch.study.plan import Plan
+from ghostsearch.study.setup import Setup
+
+TRIAL_WEIGHTS, MODELS, RECORD = "weights", "models", "record.json"
+
+
+def kept_directory(folder: Path, digest: str) -> Path:
+    """Where a trial's weights are kept."""
+    return folder / TRIAL_WEIGHTS / digest
+
+
+def save_model(setup: Setup, model: nn.Module, architecture: Architecture, target: Path) -> Path:
+    """Save a descendant as a model directory; returns it."""
+    return save(
+        model.eval(), target, source=setup.baseline, architecture=architecture,
+        width_multiple=setup.space.width_multiple,
+    )  # fmt: skip
+
+
+def forget_dominated(plan: Plan, records: Sequence[Record], folder: Path) -> None:
+    """Delete the weights of trials that fell behind the front."""
+    # Only of trials whose records are known: another process may just have written others.
+    behind = {r.digest for r in records} - {r.digest for r in plan.front(records)}
+    for kept in sorted((folder / TRIAL_WEIGHTS).glob("*")):
+        if kept.is_dir() and kept.name in behind:
+            shutil.rmtree(kept, ignore_errors=True)

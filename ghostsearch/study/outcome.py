@@ -1,0 +1,181 @@
+"""The last stage: the finalists and the baseline trained equally long, measured side by side, tested once, saved."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ghostsearch.export.saved import load_directory
+from ghostsearch.files import atomic_path, write_text
+from ghostsearch.pareto import most_volume, pareto_front
+from ghostsearch.records import Axis, Record, frame
+from ghostsearch.study.baseline import baseline_directory
+from ghostsearch.study.choose import BASELINE, TRAINED, recommended
+from ghostsearch.study.directory import OUTCOME
+from ghostsearch.study.evidence import evidence
+from ghostsearch.study.kept import MODELS, RECORD, kept_directory, save_model
+from ghostsearch.study.plan import Plan
+from ghostsearch.study.watch import Watch, timed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study comes to, as it is written to outcome.json."""
+
+    records: tuple[Record, ...]
+    finalists: tuple[Record, ...] = ()
+    front: tuple[Record, ...] = ()
+    """Non-dominated and within every limit; best score first."""
+    chosen: str = ""
+    missed: tuple[str, ...] = ()
+    """Digests of finalists that broke a limit as measured at the end."""
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+def make_outcome(plan: Plan, records: Sequence[Record], watch: Watch) -> Outcome:
+    """Train, measure and test the finalists; interrupted between two of them, the trials' own front stands.
+
+    A finalist whose record is already there, with as many epochs, is not trained again.
+    """
+    finalists = None if watch.interrupted() else finish(plan, records, watch)
+    if finalists is None:
+        front = sorted(plan.front(records), key=plan.score_axis.minimised)
+        chosen = recommended(front, [r for r in records if r.digest == BASELINE], plan.axes, plan.config.drop())
+        return Outcome(tuple(records), front=tuple(front), chosen=chosen)
+    front, missed = final_front(plan, finalists)
+    shown = [r.digest for r in (*finalists, *records) if r in finalists or r.origin == "uniform"]
+    return Outcome(
+        tuple(records), tuple(finalists), tuple(front), recommended(front, finalists, plan.axes, plan.config.drop()),
+        tuple(missed), evidence(plan, records, list(dict.fromkeys(shown)), watch.folder),
+    )  # fmt: skip
+
+
+def choose_finalists(plan: Plan, records: Sequence[Record]) -> list[Record]:
+    """The trials to finish: at most `finalists`, from the highest rung's front down, those that cover most together."""
+    chosen: list[Record] = []
+    for front in plan.rung_fronts(records).values():
+        room = plan.config.finalists - len(chosen)
+        chosen += [front[i] for i in most_volume(plan.points(front), room)]
+    return chosen
+
+
+def finish(plan: Plan, records: Sequence[Record], watch: Watch) -> list[Record] | None:
+    """The records of the baseline, the baseline after the finalists' training, and the finalists; None if interrupted.
+
+    All but the first share one rung. Their latencies come from one interleaved run, so that they compare.
+    """
+    baseline, epochs = next(r for r in records if r.digest == BASELINE), plan.config.longest_training()
+    work = [(baseline, 0.0)]
+    if epochs:
+        trained = baseline.model_copy(update={"digest": TRAINED, "seconds": {}})
+        work.append((trained, float(epochs)))
+    work += [(r, float(epochs)) for r in choose_finalists(plan, records)]
+    told, finished = watch.telling("final training"), []
+    for done, (record, total) in enumerate(work):
+        if watch.interrupted():
+            return None
+        told(done, len(work), record.digest)
+        finished.append(_finish(plan, record, watch.folder, total))
+    if watch.interrupted():
+        return None
+    told(len(work), len(work), "measuring the finalists beside the baseline")
+    return _measured(plan, finished, watch.folder)
+
+
+def _finish(plan: Plan, record: Record, folder: Path, total: float) -> Record:
+    """Train a model up to `total` epochs, score both splits, save it; the record last: a kill repeats no more."""
+    target = folder / MODELS / record.digest
+    if (target / RECORD).exists():
+        kept = Record.model_validate_json((target / RECORD).read_text(encoding="utf-8"))
+        test = kept.score("test")
+        if test and test.epochs == total:
+            return kept
+    model, setup, seconds = _model_of(plan, record, folder), plan.setup, dict(record.seconds)
+    reached = record.score()
+    done = reached.epochs if reached else 0.0
+    if total > done:
+        with timed(seconds, "train"):
+            setup.train(model, total - done)
+    with timed(seconds, "evaluate"):
+        scores = tuple(setup.score(model, split, total) for split in ("validation", "test"))
+    before = tuple(s for s in record.scores if s.epochs != total)
+    if record.digest != BASELINE:
+        save_model(plan.setup, model, record.architecture, target)
+    finished = record.model_copy(update={"scores": (*before, *scores), "seconds": seconds})
+    write_text(target / RECORD, finished.model_dump_json())
+    return finished
+
+
+def _model_of(plan: Plan, record: Record, folder: Path) -> nn.Module:
+    """A trial's model: the baseline's copy, the weights that its trial kept, or made again from its architecture.
+
+    The last where a trial ran on a machine that shares no directory, or fell behind the front for a while.
+    """
+    setup, source = plan.setup, kept_directory(folder, record.digest)
+    if record.architecture.is_baseline:
+        return copy.deepcopy(setup.baseline.module)
+    if (source / "architecture.json").exists():
+        return load_directory(source, model=setup.baseline.module).module
+    model, done = setup.convert(record.architecture), 0.0
+    reached = record.score()
+    for rung in plan.config.rungs():
+        if reached and done < rung <= reached.epochs:
+            setup.train(model, rung - done)
+            done = rung
+    return model
+
+
+def _measured(plan: Plan, records: Sequence[Record], folder: Path) -> list[Record]:
+    places = {r.digest: folder / MODELS / r.digest for r in records} | {BASELINE: baseline_directory(folder)}
+    models = {r.digest: load_directory(places[r.digest], model=plan.setup.baseline.module).module for r in records}
+    timings = plan.setup.latencies(models, plan.config.final_time_limit)
+    measured = [r.model_copy(update={"latencies": timings[r.digest]}) for r in records]
+    for record in measured:
+        write_text(folder / MODELS / record.digest / RECORD, record.summarised().model_dump_json())
+    return [r.summarised() for r in measured]
+
+
+def final_front(plan: Plan, finalists: Sequence[Record]) -> tuple[list[Record], list[str]]:
+    """The non-dominated finalists within every limit as measured at the end, best first; the digests that miss one.
+
+    The baseline competes after the same training, and is on the front only where no model is.
+    """
+    equal = max((last for r in finalists if (last := _epochs(r)) is not None), default=0.0)
+    compared = [r for r in finalists if _epochs(r) == equal]
+    missed = [r.digest for r in compared if plan.breaches(r) and r.digest not in (BASELINE, TRAINED)]
+    kept = [r for r in compared if r.digest not in missed]
+    best = sorted((kept[i] for i in pareto_front(plan.points(kept))), key=plan.score_axis.minimised)
+    models = [r for r in best if r.digest not in (BASELINE, TRAINED)]
+    return models or [r for r in finalists if r.digest == BASELINE and not plan.breaches(r)], missed
+
+
+def _epochs(record: Record) -> float | None:
+    score = record.score()
+    return score.epochs if score else None
+
+
+def write_outcome(folder: Path, outcome: Outcome, axes: Sequence[Axis]) -> None:
+    """Write the tables and the outcome; each file whole or not at all."""
+    content = {
+        "objectives": [axis.model_dump() for axis in axes],
+        "finalists": [r.model_dump(mode="json") for r in outcome.finalists],
+        "front": [r.digest for r in outcome.front],
+        "chosen": outcome.chosen,
+        "missed": list(outcome.missed),
+        **outcome.evidence,
+    }
+    write_text(folder / OUTCOME, json.dumps(content))
+    table = frame(outcome.records)
+    write_text(folder / "trials.csv", table.to_csv(index=False))
+    with atomic_path(folder / "trials.parquet") as path:
+        table.to_parquet(path, index=False)
+    baselines = [r for r in (outcome.finalists or outcome.records) if r.architecture.is_baseline]
+    front = frame([*baselines, *(r for r in outcome.front if r not in baselines)])
+    front.insert(2, "chosen", front["digest"] == outcome.chosen)
+    write_text(folder / "front.csv", front.to_csv(index=False))

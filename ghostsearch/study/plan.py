@@ -1,0 +1,197 @@
+"""The third stage: the space that is left after the veto, the integer program over it, and what to try first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.pareto import pareto_front
+from ghostsearch.records import Axis, Record, device_of
+from ghostsearch.space.architecture import Architecture, SearchSpace
+from ghostsearch.study.baseline import Baseline
+from ghostsearch.study.candidates import add_latencies, build_candidates, losses_of, without_failed
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.interactions import decompose
+from ghostsearch.study.rungs import at_rung, last_rung
+from ghostsearch.study.setup import Setup, check_budget
+from ghostsearch.study.solve import FILE as PROBLEM
+from ghostsearch.study.solve import decode, read_problem, write_problem
+from ghostsearch.study.solver import Problem, solve_budgets
+from ghostsearch.study.veto import without_slow
+from ghostsearch.study.watch import Watch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BUDGETS, DIVERSE = 20, 3
+SOLVER_SHARE = 0.7
+"""Of the trials that neither the baseline nor a uniform one takes; the sampler has the rest."""
+
+Seed = tuple[Architecture, str]
+"""An architecture to try, and who proposed it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is searched, on which axes, beginning where."""
+
+    baseline: Baseline
+    space: SearchSpace
+    axes: tuple[Axis, ...]
+    problem: Problem | None
+    """The integer program over the candidate table; None where neither seeds nor sampler ask for it."""
+    seeds: tuple[Seed, ...]
+    """The baseline first."""
+
+    @property
+    def setup(self) -> Setup:
+        """With the trained baseline and the space that is searched."""
+        return replace(self.baseline.setup, space=self.space)
+
+    @property
+    def config(self) -> RunConfig:
+        """The run."""
+        return self.baseline.setup.config
+
+    @property
+    def score_axis(self) -> Axis:
+        """The axis of the score."""
+        return next(axis for axis in self.axes if axis.is_score)
+
+    def breaches(self, record: Record, *, surely: bool = False) -> list[str]:
+        """The limits a record is known to break, in words; with `surely` beyond a latency's interval."""
+        return [broken for axis in self.axes if (broken := axis.breach(record, surely=surely))]
+
+    def feasible(self, architecture: Architecture) -> bool:
+        """Whether an architecture's exact cost meets the limits on MACs and params; the baseline always may."""
+        cost = self.baseline.setup.cost(architecture)
+        bounds = {axis.name: axis.bound for axis in self.axes if axis.name in ("macs", "params")}
+        return architecture.is_baseline or all(
+            bound is None or getattr(cost, name) <= bound for name, bound in bounds.items()
+        )
+
+    def points(self, records: Sequence[Record]) -> list[list[float]]:
+        """The records' figures on the axes, every one to be minimised; NaN where one has none."""
+        return [[axis.minimised(r) for axis in self.axes] for r in records]
+
+    def rung_fronts(self, records: Sequence[Record]) -> dict[float, list[Record]]:
+        """By rung, highest first, the complete trials that ended there and that none scored there dominates.
+
+        Only scores of equal training are compared. The baseline, whose weights nobody replaced, is left out.
+        """
+        trials = [r for r in records if r.state == "complete" and r.digest != "baseline" and r.score()]
+        fronts = {}
+        for rung in sorted({last_rung(r) for r in trials}, reverse=True):
+            there = [(r, at) for r in trials if (at := at_rung(r, rung)) is not None]
+            best = pareto_front(self.points([at for _, at in there]))
+            fronts[rung] = [there[i][0] for i in best if last_rung(there[i][0]) == rung]
+        return fronts
+
+    def front(self, records: Sequence[Record]) -> list[Record]:
+        """The trials on the fronts of all rungs, those trained longest first."""
+        return [r for found in self.rung_fronts(records).values() for r in found]
+
+
+def make_plan(baseline: Baseline, watch: Watch) -> Plan:
+    """Veto, candidate table and integer program, as far as the run asks for them; what is on disk is taken over.
+
+    Raises GhostsearchError when the veto leaves nothing to search or nothing that meets a limit.
+    """
+    setup, config = baseline.setup, baseline.setup.config
+    space = without_slow(setup.space, baseline.vetoed, config.device)
+    _check_left(setup, space)
+    axes, problem = baseline.axes, None
+    if config.seeds in ("solver", "only solver"):
+        with watch.stage("candidate table"):
+            changes = replace(setup, space=space)
+            table = build_candidates(changes, watch.folder, watch.telling("candidate table"))
+        space = without_failed(space, table)
+        problem = candidate_problem(baseline, space, table, watch)
+    with watch.stage("solver"):
+        seeds = seeds_of(config, space, problem, axes)
+    return Plan(baseline, space, axes, problem, tuple(seeds))
+
+
+def _check_left(setup: Setup, space: SearchSpace) -> None:
+    gone = sum(len(options) for options in setup.space.sites.values()) - sum(map(len, space.sites.values()))
+    if not gone:
+        return
+    try:
+        check_budget(setup, space)
+    except GhostsearchError as error:
+        raise GhostsearchError(
+            f"{error}; choices that are not faster on {', '.join(setup.config.device)} were left out (--no-veto keeps "
+            "them)"
+        ) from None
+
+
+def seeds_of(config: RunConfig, space: SearchSpace, problem: Problem | None, axes: Sequence[Axis]) -> list[Seed]:
+    """What the run asks to start from, the baseline always first."""
+    uniform = uniform_seeds(space)
+    if config.seeds in ("none", "only solver"):
+        uniform = uniform[:1]
+    if problem is None:
+        return uniform
+    share = SOLVER_SHARE if config.seeds == "solver" else 1.0
+    room = max(1, int((config.trials - len(uniform)) * share))
+    # Right behind the baseline: what is scored later is stopped at a rung by what these reach there.
+    return [uniform[0], *solver_seeds(space, problem, axes)[:room], *uniform[1:]]
+
+
+def uniform_seeds(space: SearchSpace) -> list[Seed]:
+    """The baseline, then each choice everywhere it is offered, then each width everywhere.
+
+    Uniform points are what a user would try by hand, and what any search must beat.
+    """
+    choices = list(dict.fromkeys(t for options in space.sites.values() for t in options[1:]))
+    widths = list(dict.fromkeys(t for options in space.groups.values() for t in options[1:]))
+    seeds = [(Architecture(), "baseline"), *((space.uniform(text), "uniform") for text in (*choices, *widths))]
+    return list({a.digest: (a, origin) for a, origin in reversed(seeds)}.values())[::-1]
+
+
+def solver_seeds(space: SearchSpace, problem: Problem, axes: Sequence[Axis]) -> list[Seed]:
+    """The integer program's answers for budgets spread over MACs and, where it counts, the first device's latency."""
+    bounds = {axis.name: bound for axis in axes if (bound := axis.bound) is not None and axis.name in problem.names}
+    names = ["macs", *(n for n in problem.names if device_of(n))][:2]
+    found = [solve_budgets(problem, n, bounds, budgets=BUDGETS // len(names), diverse=DIVERSE) for n in names]
+    codes = dict.fromkeys(code for turn in _in_turns(found) for code in turn)
+    return [(decode(space, code), "solver") for code in codes]
+
+
+def candidate_problem(baseline: Baseline, space: SearchSpace, table: pd.DataFrame, watch: Watch) -> Problem:
+    """The integer program's data: the table's losses, exact params and MACs, predicted latencies in seconds.
+
+    Kept in the study, so that a resumed search decides by the same figures whatever was timed in between.
+    """
+    setup, names = replace(baseline.setup, space=space), ("params", "macs", *_latency_names(baseline))
+    if (watch.folder / PROBLEM).exists():
+        problem, known = read_problem(watch.folder)
+        if problem.names == names and known.digest == space.digest:
+            return problem
+    latencies = {device: whole.within(space) for device, whole in baseline.tables.items()}
+    if latencies:
+        table = add_latencies(table, dict(baseline.tables), watch.folder)
+    baseline_s = {x.device: x.median_s for x in baseline.latencies}
+
+    def predict(codes: np.ndarray) -> np.ndarray:
+        params, macs, _ = setup.table.predict_codes(space, codes)
+        return np.stack([params, macs, *(t.additive_ratios(codes) * baseline_s[d] for d, t in latencies.items())])
+
+    losses = losses_of(table, space)
+    with watch.stage("solver"):
+        problem = Problem(losses, decompose(predict, [len(x) for x in losses]), names)
+    write_problem(watch.folder, problem, space)
+    return problem
+
+
+def _latency_names(baseline: Baseline) -> list[str]:
+    return [axis.name for axis in baseline.axes if axis.device in baseline.tables]
+
+
+def _in_turns(lists: Sequence[Sequence[tuple[int, ...]]]) -> list[list[tuple[int, ...]]]:
+    """First of each, second of each, …"""
+    return [[x[i] for x in lists if i < len(x)] for i in range(max(map(len, lists), default=0))]

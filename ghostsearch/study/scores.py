@@ -1,0 +1,23 @@
+"""Scores as records keep them, and which of two models on the same images is better."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from ghostsearch.records import Score, packed
+from ghostsearch.training.tasks.base import Meter, per_image, score_value, standard_error
+
+
+def score_of(
+    meter: Meter, metric: str, *, split: Literal["validation", "test"], epochs: float, images: int, seed: int
+) -> Score:
+    """What a meter came to, with the standard error and, where images are right or wrong, which of them were right."""
+    values = per_image(meter)
+    found = None if values is None else np.asarray(values.cpu().numpy(), dtype=float)
+    answers = found is not None and len(found) == images and bool(np.isin(found, (0.0, 1.0)).all())
+    return Score(
+        metric=metric, value=score_value(meter), split=split, epochs=epochs, images=images, seed=seed,
+        stderr=standard_error(meter), right=packed(found > 0.5) if answers and found is not None else "",
+    )  # fmt: skip

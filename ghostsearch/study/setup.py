@@ -1,0 +1,262 @@
+"""The first stage: the user's model, data and space, opened and checked; nothing is trained or written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from ghostsearch.data.calibration import calibration_batches, images_within
+from ghostsearch.data.load import Data, load_data
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.cells import CellStore
+from ghostsearch.measure.cost import measure_cost
+from ghostsearch.measure.cost_table import CostTable
+from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.latency_table import LatencyTable
+from ghostsearch.measure.profiling import profile
+from ghostsearch.measure.setting import Setting
+from ghostsearch.models.load import LoadedModel, example_input, load_model
+from ghostsearch.records import Cost, Latency, Score
+from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace
+from ghostsearch.space.choice import parse_width
+from ghostsearch.space.preset import load_preset
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.scores import score_of
+from ghostsearch.surgery.baseline_pass import BaselinePass
+from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.fit_layer import FitSettings
+from ghostsearch.surgery.sites import find_sites
+from ghostsearch.training.checks import check_run
+from ghostsearch.training.tasks.base import Task
+from ghostsearch.training.tasks.table import task_for
+from ghostsearch.training.train import meter_over, torch_device, train
+
+Progress = Callable[[int, int, str], None]
+TABLE_IMAGES, TABLE_VALUES = 128, 64 * 3 * 224 * 224
+"""Calibration images that a candidate of the table is fitted to, or as many as hold so many values."""
+TABLE_REACH = 3
+"""Layers refitted behind a candidate: rank correlation with refitted architectures is 0.70 with one, 0.85 with three,
+0.86 with all (DESIGN, "Scoring candidates").
+"""
+BATCH_IMAGES, BATCH_VALUES = 64, 8 * 3 * 224 * 224
+"""Images in a batch, or as many as hold so many values: a large tensor's memory comes anew from the system each time,
+and clearing it takes a third of the time of a forward.
+"""
+
+
+def call_here(place: str, function: Callable[..., Any], /, *args: Any, **options: Any) -> Any:  # noqa: ARG001
+    """Measure in this process."""
+    return function(*args, **options)
+
+
+def latency_table(
+    baseline: nn.Module, example: Tensor, anatomy: Anatomy, space: SearchSpace, *, device: str, setting: Setting,
+    cell_s: float | None, progress: Progress | None = None,
+) -> LatencyTable:  # fmt: skip
+    """The latency table on a device of the machine this runs on; with `cell_s`, what is missing is timed.
+
+    The store's note says when cells of earlier commands were used.
+    """
+    store = CellStore(device, setting)
+    found = LatencyTable(baseline, example, anatomy, space, store)
+    if cell_s is None:
+        return found
+    earlier, missing = len(store.cells), sum(map(len, found.missing().values()))
+    table = profile(baseline, example, anatomy, space, store, cell_s=cell_s, progress=progress)
+    if earlier and not store.note:
+        store.note = f"latency table on {device}: {missing} cells timed by this search, the others before it"
+    return table
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The baseline with what its descendants are made from and judged by."""
+
+    config: RunConfig
+    baseline: LoadedModel
+    data: Data
+    task: Task
+    anatomy: Anatomy
+    space: SearchSpace
+    example: Tensor
+    calibration: list[Tensor] | None
+    baseline_cost: Cost
+    table: CostTable
+    on_device: Callable[..., Any] = call_here
+    """Calls a function that measures: `on_device(device, function, *its_arguments)`; a cluster does it where the
+    device is."""
+
+    def copied(self, architecture: Architecture) -> nn.Module:
+        """The model of an architecture with weights copied where they fit: enough to count and to time it."""
+        return self._convert(architecture, None, 0)
+
+    def convert(self, architecture: Architecture, progress: Progress | None = None) -> nn.Module:
+        """The model of an architecture with inherited weights: closed form, or copies where no images are given."""
+        return self._convert(architecture, self.calibration, self.config.distill_steps, progress)
+
+    def convert_quickly(self, architecture: Architecture, baseline_pass: BaselinePass | None = None) -> nn.Module:
+        """For the candidate table: from few images, TABLE_REACH layers refitted behind the change, not distilled.
+
+        baseline_pass: the baseline's values on `few_images`, stopped before the change.
+        """
+        quick = FitSettings(relu_rounds=1, joint_rounds=1, reach=TABLE_REACH)
+        return self._convert(architecture, self.few_images, 0, None, quick, baseline_pass)
+
+    @property
+    def few_images(self) -> list[Tensor] | None:
+        """The calibration images that `convert_quickly` looks at."""
+        if not self.calibration:
+            return None
+        images = images_within(TABLE_VALUES, self.example, TABLE_IMAGES)
+        return self.calibration[: max(1, images // len(self.calibration[0]))]
+
+    def _convert(
+        self, architecture: Architecture, calibration: list[Tensor] | None, steps: int,
+        progress: Progress | None = None, settings: FitSettings | None = None,
+        baseline_pass: BaselinePass | None = None,
+    ) -> nn.Module:  # fmt: skip
+        return convert(
+            self.baseline.module, architecture, example=self.example, anatomy=self.anatomy, calibration=calibration,
+            width_multiple=self.space.width_multiple, distill_steps=steps, seed=self.config.seed,
+            settings=settings, progress=progress, baseline_pass=baseline_pass,
+        )  # fmt: skip
+
+    def cost(self, architecture: Architecture) -> Cost:
+        """Exact params, MACs and bytes of an architecture by formula; peak memory needs the built model."""
+        return self.table.predict(architecture)
+
+    def score(self, model: nn.Module, split: Literal["validation", "test"], epochs: float) -> Score:
+        """The task's score of a model on `validation` or `test`, with its standard error and what was right."""
+        loader, device = getattr(self.data, split), torch_device(self.config.compute_device)
+        meter, images = meter_over(model, loader, self.task, device)
+        return score_of(meter, self.task.metric, split=split, epochs=epochs, images=images, seed=self.config.seed)
+
+    def train(self, model: nn.Module, epochs: float, progress: Progress | None = None) -> None:
+        """Train a descendant in place, distilled from the baseline."""
+        train(
+            model, self.data, epochs=epochs, task=self.task, lr=self.config.lr, teacher=self.baseline.module,
+            device=self.config.compute_device, seed=self.config.seed, progress=progress,
+        )  # fmt: skip
+
+    def latencies(self, models: dict[str, nn.Module], seconds: float) -> dict[str, tuple[Latency, ...]]:
+        """Each model's latency on every device of the run, interleaved with the baseline; `seconds` at most each."""
+        # The baseline may be among them, to be timed beside itself.
+        named = {f"model {name}": model for name, model in models.items()}
+        found: dict[str, list[Latency]] = {name: [] for name in models}
+        for device in self.config.device:
+            timings = self.on_device(
+                device, measure_latency, named, self.example, baseline=self.baseline.module, device=device,
+                setting=self.config.part(Setting, time_limit=seconds),
+            )  # fmt: skip
+            for name in models:
+                found[name].append(timings[f"model {name}"])
+        return {name: tuple(found[name]) for name in models}
+
+    def latency_table(self, device: str, *, cell_s: float | None, progress: Progress | None = None) -> LatencyTable:
+        """The latency table of the whole space on a device; cells timed before come from the user's cache.
+
+        With `cell_s`, each missing cell is timed for so many seconds at most; without, nothing is timed.
+        """
+        table: LatencyTable = self.on_device(
+            device, latency_table, self.baseline.module, self.example, self.anatomy, self.space, device=device,
+            setting=self.config.part(Setting), cell_s=cell_s, progress=progress,
+        )  # fmt: skip
+        # What `ghostsearch audit` once measured would make the same command choose otherwise.
+        table.store.corrections.clear()
+        return table
+
+
+def open_setup(config: RunConfig, progress: Progress | None = None) -> Setup:
+    """Load model, data and space, and count the baseline's cost.
+
+    Raises GhostsearchError for anything that does not fit together.
+    """
+    torch_device(config.compute_device)
+    loaded = load_model(
+        config.model, weights=config.weights, classes=config.classes, size=config.size, seed=config.seed
+    )
+    preset = load_preset(config.space)
+    example = example_input(loaded.input)
+    anatomy = find_sites(loaded.module, example, include_first=preset.include_first)
+    if not anatomy.sites:
+        reasons = "; ".join(f"{s.path}: {s.reason}" for s in anatomy.skipped[:3])
+        raise GhostsearchError(
+            f"{config.model} has no convolution that can be replaced ({reasons or 'it has none at all'})"
+        )
+    space = preset.resolve(anatomy)
+    data = load_data(
+        config.data, input=loaded.input, batch=config.batch_size, seed=config.seed,
+        validation_list=config.validation_list, train_images=config.train_images, progress=progress,
+    )  # fmt: skip
+    if not data.labelled and config.baseline_training():
+        raise GhostsearchError(
+            f"{config.data} has no labels to train the baseline on; add --weights, or --baseline-epochs 0"
+        )
+    task = task_for(config.task, labelled=data.labelled, baseline=loaded.module)
+    check_run(loaded.module, data, task)
+    images = config.calibration_images
+    # Every candidate and trial is fitted to them: kept, not read again.
+    batch = images_within(BATCH_VALUES, example, BATCH_IMAGES)
+    setup = Setup(
+        config, loaded, data, task, anatomy, space, example,
+        calibration=list(calibration_batches(data, images, seed=config.seed, batch=batch)) if images else None,
+        baseline_cost=measure_cost(loaded.module, example),
+        table=CostTable(loaded.module, example, anatomy, width_multiple=space.width_multiple),
+    )  # fmt: skip
+    check_budget(setup, space)
+    return setup
+
+
+def check_budget(setup: Setup, space: SearchSpace) -> None:
+    """Raise GhostsearchError, naming the nearest feasible one, when nothing in a space meets an exact limit.
+
+    MACs and params are exact; of peak memory the least is that of the narrowest widths with each choice everywhere.
+    """
+    for limit in setup.config.limits():
+        if limit.axis == "latency":
+            continue
+        memory = limit.axis == "memory"
+        column = "peak_memory_bytes" if memory else limit.axis
+        least = least_memory(setup, space) if memory else smallest(setup, space, limit.axis)
+        baseline = getattr(setup.baseline_cost, column)
+        if least > limit.absolute(baseline):
+            share = -(-least * 1000 // baseline) / 10
+            raise GhostsearchError(
+                f"max_{limit.axis}: no architecture of this space has at most {limit.absolute(baseline):.4g} "
+                f"{limit.axis}; the nearest feasible limit is {least} ({share:g}%)"
+            )
+
+
+def smallest(setup: Setup, space: SearchSpace, axis: str) -> int:
+    """The least MACs or params in a space: narrowest widths, then at each site what is cheapest there.
+
+    Exact, because at fixed widths a site's choice changes no other layer's cost.
+    """
+    narrow = narrowest(space)
+    least = int(getattr(setup.cost(Architecture.of({}, narrow)), axis))
+    total = least
+    for path, options in space.sites.items():
+        alone = (int(getattr(setup.cost(Architecture.of({path: t}, narrow)), axis)) for t in options)
+        total += min(0, min(alone) - least)
+    return total
+
+
+def least_memory(setup: Setup, space: SearchSpace) -> int:
+    """The least peak memory found in a space, in bytes: the narrowest widths alone and with each choice everywhere."""
+    narrow = narrowest(space)
+    choices = dict.fromkeys(t for options in space.sites.values() for t in options)
+    found = []
+    for text in choices or ["keep"]:
+        sites = {path: text for path, options in space.sites.items() if text in options}
+        peak = measure_cost(setup.copied(Architecture.of(sites, narrow)), setup.example).peak_memory_bytes
+        if peak is not None:
+            found.append(peak)
+    return min(found, default=0)
+
+
+def narrowest(space: SearchSpace) -> dict[str, str]:
+    """The narrowest width of each group."""
+    return {g: min(options, key=lambda t: parse_width(t).share) for g, options in space.groups.items()}

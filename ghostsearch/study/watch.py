@@ -1,0 +1,96 @@
+"""What accompanies a search from stage to stage: its directory, who is told, when to stop, and the seconds spent."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Progress = Callable[[int, int, str], None]
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the block's wall time to a stage."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Beside the stages, none of which it changes."""
+
+    folder: Path
+    progress: Progress | None = None
+    interrupted: Callable[[], bool] = lambda: False
+    """Whether Ctrl-C was pressed: what runs is finished, nothing further is begun."""
+    budget_s: float | None = None
+    """Wall seconds that the whole search may take."""
+    started: float = field(default_factory=time.perf_counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall seconds by stage, in this process."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the block's wall time to a stage, its interruption too."""
+        with timed(self.seconds, name):
+            yield
+
+    def tell(self, done: int, total: int, text: str) -> None:
+        """Show progress where somebody looks on."""
+        if self.progress:
+            self.progress(done, total, text)
+
+    def telling(self, stage: str) -> Progress:
+        """A progress callback whose text starts with the stage and ends with the time left, once it is known."""
+        began = time.perf_counter()
+        first: list[int] = []
+
+        def told(done: int, total: int, text: str) -> None:
+            first[:1] = first or [done]
+            steps, spent = done - first[0], time.perf_counter() - began
+            left = f" · {duration(spent / steps * (total - done))} left" if steps > 0 and total > done else ""
+            self.tell(done, total, f"{text if text.startswith(stage) else f'{stage}: {text}'}{left}")
+
+        return told
+
+    def left_s(self) -> float:
+        """Seconds of the time budget that are left; infinite without one."""
+        return float("inf") if self.budget_s is None else self.budget_s - (time.perf_counter() - self.started)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: `40 s`, `12 min`, `2 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Within, the first Ctrl-C is only remembered; the second raises KeyboardInterrupt."""
+    asked = False
+
+    def remember(number: int, stack: object) -> None:  # noqa: ARG001
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        before = signal.signal(signal.SIGINT, remember)
+    except ValueError:
+        # Not the main thread (a notebook's worker, a test): interrupts go where they always went.
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)

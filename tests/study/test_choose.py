@@ -1,0 +1,63 @@
+"""The recommended model: the cheapest within the allowed drop, and never one that the front beats."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ghostsearch.pareto import dominates, pareto_front
+from ghostsearch.records import Axis, Cost, Record, Score, packed
+from ghostsearch.study.choose import BASELINE, TRAINED, recommended, standard_error
+
+AXES = (Axis.of_score("accuracy"), Axis.of_cost("macs"))
+
+
+def score(value, right=None, stderr=None):
+    bits = "" if right is None else packed(np.asarray(right, dtype=bool))
+    images = 100 if right is None else len(right)
+    return Score(metric="accuracy", value=value, split="validation", epochs=0, images=images, seed=0, stderr=stderr,
+                 right=bits)  # fmt: skip
+
+
+def model(name, value, macs, **more):
+    cost = Cost(params=1, macs=macs, size_bytes=4)
+    return Record(number=0, digest=name, origin="sampler", state="complete", cost=cost, scores=(score(value, **more),))
+
+
+def test_the_cheapest_within_the_drop_is_recommended_and_the_better_baseline_counts():
+    front = [model("a", 0.95, 60), model("b", 0.94, 40), model("c", 0.80, 10)]
+    baseline = [model(BASELINE, 0.93, 100)]
+    assert recommended(front, baseline, AXES, 0.0) == "b"
+    assert recommended(front, baseline, AXES, 0.2) == "c"
+    trained = [*baseline, model(TRAINED, 0.96, 100)]
+    assert recommended(front, trained, AXES, 0.015) == "a"
+    assert recommended(front, trained, AXES, 0.0) == "", "nothing keeps the limit that was given"
+    assert recommended(front, trained, AXES, None) == "a", "without one, the best is recommended"
+
+
+def test_one_standard_error_of_the_paired_difference_is_allowed():
+    right = np.arange(100) < 90
+    same = right.copy()
+    same[:3] = False
+    baseline = model(BASELINE, 0.90, 100, right=right)
+    paired = model("p", 0.87, 10, right=same)
+    shuffled = model("s", 0.87, 10, right=np.roll(right, 50) & (np.arange(100) != 99))
+    assert standard_error(paired.score(), baseline.score()) == pytest.approx(0.0171, abs=1e-4)
+    assert standard_error(shuffled.score(), baseline.score()) > 0.03
+    fallback = model("x", 0.90, 50)
+    assert recommended([paired, fallback], [baseline], AXES, None) == "x"
+    assert recommended([shuffled, fallback], [baseline], AXES, None) == "s"
+
+
+MODELS = st.lists(st.tuples(st.integers(50, 100), st.integers(1, 99)), min_size=1, max_size=12)
+
+
+@given(MODELS, st.one_of(st.none(), st.floats(0, 0.5)))
+def test_what_is_recommended_is_beaten_by_no_model_of_the_front(found, max_drop):
+    models = [model(f"m{i}", value / 100, macs) for i, (value, macs) in enumerate(found)]
+    points = [[axis.minimised(m) for axis in AXES] for m in models]
+    front = [models[i] for i in pareto_front(points)]
+    chosen = recommended(front, [model(BASELINE, 0.9, 100)], AXES, max_drop)
+    if chosen:
+        mine = next(p for m, p in zip(models, points, strict=True) if m.digest == chosen)
+        assert not any(dominates(p, mine) for p in points)

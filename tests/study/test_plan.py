@@ -1,0 +1,72 @@
+"""What is searched: the space after the veto, its limits, and what a study starts from."""
+
+import dataclasses
+
+import pytest
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.study.config import configure
+from ghostsearch.study.plan import uniform_seeds
+from ghostsearch.study.setup import check_budget, open_setup, smallest
+from ghostsearch.study.veto import without_slow
+
+DEVICE, OTHER = "onnxruntime:cpu", "torch:cpu"
+GHOST, QUARTER = "ghost(ratio=2, kernel=3)", "ghost(ratio=4, kernel=3)"
+
+
+@pytest.fixture(scope="module")
+def opened(tiny, tmp_path_factory):
+    return open_setup(configure(tiny(tmp_path_factory.mktemp("veto") / "run", calibration_images=0)))
+
+
+def rows(space, *choices, devices=(DEVICE,)):
+    return [
+        {"site": s, "choice": c, "device": d, "ratio": 1.2, "interval": (1.1, 1.3)}
+        for s in space.sites
+        for c in choices
+        for d in devices
+    ]
+
+
+def test_vetoed_choices_leave_the_space_and_the_given_one_stays_as_it_is(opened):
+    before = dataclasses.asdict(opened.space)
+    left = without_slow(opened.space, rows(opened.space, QUARTER), [DEVICE])
+    assert dict(left.sites) == dict.fromkeys(opened.space.sites, ("keep", GHOST))
+    assert left.groups == opened.space.groups
+    assert dataclasses.asdict(opened.space) == before
+
+
+def test_on_several_devices_a_choice_stays_where_it_is_faster_on_one(opened):
+    slow = rows(opened.space, GHOST) + rows(opened.space, QUARTER, devices=(DEVICE, OTHER))
+    left = without_slow(opened.space, slow, [DEVICE, OTHER])
+    assert dict(left.sites) == dict.fromkeys(opened.space.sites, ("keep", GHOST))
+
+
+def test_widths_are_left_when_no_choice_is_faster_and_an_empty_space_is_refused(opened):
+    slow = rows(opened.space, GHOST, QUARTER)
+    left = without_slow(opened.space, slow, [DEVICE])
+    assert not left.sites
+    assert left.groups
+    with pytest.raises(GhostsearchError, match=f"none of the 4 choices of this space is faster on {DEVICE}.*--no-veto"):
+        without_slow(dataclasses.replace(opened.space, groups={}), slow, [DEVICE])
+
+
+@pytest.mark.parametrize("axis", ["macs", "params", "memory"])
+def test_a_limit_that_nothing_can_meet_is_refused_with_the_nearest_that_can(opened, axis):
+    with pytest.raises(GhostsearchError, match=rf"max_{axis}: .*nearest feasible limit is (\d+)") as refused:
+        check_budget(limited(opened, axis, "1%"), opened.space)
+    nearest = str(refused.value).partition("limit is ")[2].split()[0]
+    check_budget(limited(opened, axis, nearest), opened.space)
+    if axis != "memory":
+        assert int(nearest) == smallest(opened, opened.space, axis)
+
+
+def limited(opened, axis, text):
+    return dataclasses.replace(opened, config=opened.config.model_copy(update={f"max_{axis}": text}))
+
+
+def test_uniform_seeds_are_the_baseline_then_each_choice_and_width_everywhere(opened):
+    (baseline, origin), *others = uniform_seeds(opened.space)
+    assert (baseline.is_baseline, origin) == (True, "baseline")
+    found = [{str(c) for c in (*a.sites.values(), *a.groups.values())} for a, _ in others]
+    assert found == [{GHOST}, {QUARTER}, {"width(0.5)"}]

@@ -1,0 +1,50 @@
+"""Which trials are trained on from a rung, and which fronts they are on."""
+
+import pytest
+
+from ghostsearch.records import Axis, Cost, Record, Score
+from ghostsearch.study.plan import Plan
+from ghostsearch.study.rungs import stops
+
+AXES = (Axis.of_score("accuracy"), Axis.of_cost("macs"))
+
+
+def record(name, score, macs, *later):
+    cost = Cost(params=1, macs=macs, size_bytes=4, peak_memory_bytes=4)
+    scores = tuple(
+        Score(metric="accuracy", value=v, split="validation", epochs=e, images=10, seed=0)
+        for e, v in zip((0, 1, 3), (score, *later), strict=False)
+    )
+    return Record(number=0, digest=name, origin="sampler", state="complete", cost=cost, scores=scores)
+
+
+def test_what_a_rung_shows_to_be_dominated_is_not_trained():
+    finished = [record("baseline", 1.0, 100), record("a", 0.8, 50, 0.99), record("b", 0.6, 30)]
+    assert stops(record("x", 0.7, 60), finished, 0, AXES) == "stopped at rung 0: a is better there"
+    assert stops(record("x", 0.9, 60), finished, 0, AXES) == ""
+    assert stops(record("x", 0.1, 200), [finished[0]], 0, AXES) == "", "the baseline is no rival"
+    assert stops(record("x", 0.5, 40), finished, 1, AXES) == "", "only what was scored at the rung counts"
+
+
+def test_of_many_on_the_front_the_crowded_half_waits():
+    finished = [record(str(i), 0.5 + 0.1 * i, 20 + 20 * i) for i in range(4)]
+    assert stops(record("x", 0.6001, 41), finished, 0, AXES) == "stopped at rung 0: lower half by crowding distance"
+    assert stops(record("x", 0.99, 200), finished, 0, AXES) == ""
+
+
+@pytest.fixture
+def plan():
+    return Plan(None, None, AXES, None, ())
+
+
+def test_scores_of_different_rungs_never_share_a_front(plan):
+    trained, beaten, waiting = record("t", 0.6, 50, 0.95), record("b", 0.55, 60), record("w", 0.7, 50)
+    fronts = plan.rung_fronts([trained, beaten, waiting])
+    # At rung 0 `w` beats both; that `t` scores 0.95 an epoch later says nothing about them.
+    assert {rung: [r.digest for r in found] for rung, found in fronts.items()} == {1: ["t"], 0: ["w"]}
+    assert [r.digest for r in plan.front([beaten, waiting, trained])] == ["t", "w"]
+
+
+def test_the_baseline_and_what_did_not_complete_are_on_no_front(plan):
+    failed = record("f", 0.9, 10).model_copy(update={"state": "pruned"})
+    assert plan.front([record("baseline", 1.0, 5), failed, record("a", 0.5, 20)]) == [record("a", 0.5, 20)]
