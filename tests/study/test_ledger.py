@@ -149,7 +149,7 @@ def test_a_full_disk_is_one_line_and_what_was_told_stays(tmp_path):
 import resource, signal, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
-from tests.search.test_ledger import OBJECTIVES, SPACE, fail
+from tests.study.test_ledger import OBJECTIVES, SPACE, fail
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.study.ledger import Ledger
 from ghostsearch.study.store import open_storage
