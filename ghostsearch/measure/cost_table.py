@@ -20,7 +20,7 @@ from ghostsearch.graph.widths import width_plan
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.records import Cost
 from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace, Site
-from ghostsearch.space.choice import KEEP, LayerChoice, parse_layer_choice, parse_width
+from ghostsearch.space.choice import DROP, KEEP, LayerChoice, parse_layer_choice, parse_width
 from ghostsearch.space.costs import kept_width, site_macs, site_params
 
 Kept = Mapping[int, np.ndarray]
@@ -54,6 +54,8 @@ class MatrixLayer:
     inputs: Channels
     outputs: Channels
     weight_bytes: int
+    branch: str = ""
+    """The site whose `drop` takes this layer away; empty when there is none."""
 
     def costs(self, options: Sequence[LayerChoice], code: np.ndarray, lost: Kept) -> np.ndarray:
         """Params, MACs and bytes under each row's choice: (3, A). The formulas run once for each distinct
@@ -81,6 +83,7 @@ class ChannelLayer:
     outputs: Channels
     each: tuple[int, int, int]
     """Params, MACs and bytes of one channel."""
+    branch: str = ""
 
     def costs(self, lost: Kept) -> np.ndarray:
         """Params, MACs and bytes: (3, A), or (3, 1) when no group reaches the layer."""
@@ -124,13 +127,14 @@ class CostTable:
         takes. Raises GhostsearchError for a site or group that the model does not have.
         """
         columns = self._columns(space)
-        lost = self.lost_channels(space, codes)
+        lost, stays = self.lost_channels(space, codes), _kept_branches(space, codes)
         totals = np.repeat(np.array(self._constants, dtype=np.int64)[:, None], len(codes), axis=1)
         for layer in self._matrices:
             name, j = columns.get(layer.site.path, ("", -1))
             options = [parse_layer_choice(text) for text in space.sites[name]] if name else [KEEP]
-            totals += layer.costs(options, codes[:, j] if name else np.zeros(len(codes), dtype=np.int64), lost)
-        return sum((layer.costs(lost) for layer in self._channels), totals)
+            code = codes[:, j] if name else np.zeros(len(codes), dtype=np.int64)
+            totals += layer.costs(options, code, lost) * stays.get(layer.branch, 1)
+        return sum((layer.costs(lost) * stays.get(layer.branch, 1) for layer in self._channels), totals)
 
     def _columns(self, space: SearchSpace) -> dict[str, tuple[str, int]]:
         """Layer path -> its name in the space and column of the codes."""
@@ -165,6 +169,16 @@ class CostTable:
         return self.baseline.params - params, self.baseline.macs - macs, self.baseline.size_bytes - size
 
 
+def _kept_branches(space: SearchSpace, codes: np.ndarray) -> dict[str, np.ndarray]:
+    """Per site that offers `drop`, 1 for each architecture that keeps the branch and 0 for those that drop it: (A,)."""
+    text = str(DROP)
+    return {
+        path: (codes[:, j] != options.index(text)).astype(np.int64)
+        for j, (path, options) in enumerate(space.sites.items())
+        if text in options
+    }
+
+
 def encode(space: SearchSpace, architectures: Sequence[Architecture]) -> np.ndarray:
     """Choice numbers: (A, sites + groups), sites first, in the space's order.
 
@@ -196,24 +210,32 @@ def _layers(model: nn.Module, example: Any, anatomy: Anatomy) -> tuple[list[Matr
     reached = reached_layers(model, example, anatomy)
     calls = trace_calls(model, example, (_ConvNd, nn.Linear)).shapes
     sites, images = {s.path for s in anatomy.sites}, batch_size(example)
+    within = {path: branch.end for branch in anatomy.branches for path in branch.inside}
     matrices, channels = [], []
     for path, module in model.named_modules():
         ins, outs = (reached.get((path, side), ()) for side in ("in", "out"))
-        if not (ins or outs or path in sites):
+        if not (ins or outs or path in sites or path in within):
             continue
+        end = within.get(path, "")
+        if end and (scalars := [t for t in (*module._parameters.values(), *module._buffers.values())
+                                if t is not None and not t.dim()]):  # fmt: skip
+            stored = sum(t.element_size() for t in scalars)
+            channels.append(
+                ChannelLayer(Channels(1), (sum(isinstance(t, nn.Parameter) for t in scalars), 0, stored), end)
+            )
         if isinstance(module, _ConvNd | nn.Linear):
             site = _as_site(path, module, calls.get(path, []), images)
             if site.groups > 1 and site.groups == site.out_channels:
                 width = Channels(site.out_channels, outs or ins)
-                channels.append(ChannelLayer(width, _shares(site.out_channels, site.macs, module)))
+                channels.append(ChannelLayer(width, _shares(site.out_channels, site.macs, module), end))
                 continue
             inputs, outputs = Channels(site.in_channels, ins), Channels(site.out_channels, outs)
-            matrices.append(MatrixLayer(site, inputs, outputs, module.weight.element_size()))
+            matrices.append(MatrixLayer(site, inputs, outputs, module.weight.element_size(), end))
         else:
             total = max((t.shape[0] for t in (*module._parameters.values(), *module._buffers.values())
                          if t is not None and t.dim()), default=0)  # fmt: skip
             if total:
-                channels.append(ChannelLayer(Channels(total, outs or ins), _shares(total, 0, module)))
+                channels.append(ChannelLayer(Channels(total, outs or ins), _shares(total, 0, module), end))
     channels += [
         ChannelLayer(Channels(total, terms), (each, 0, each * model.get_parameter(path).element_size()))
         for (path, side), terms in reached.items()

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.space.choice import FULL_WIDTH, KEEP, Filters, LayerChoice, Width, parse_layer_choice, parse_width
+from ghostsearch.space.choice import (
+    DROP,
+    FULL_WIDTH,
+    KEEP,
+    Filters,
+    LayerChoice,
+    Width,
+    parse_layer_choice,
+    parse_width,
+)
 
 ARCHITECTURE_FORMAT = "ghostsearch.architecture"
 ARCHITECTURE_VERSION = 1
@@ -70,6 +79,20 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """A residual branch f of x + f(x) that may be dropped: replaced by a per-channel affine of x."""
+
+    end: str
+    """Path of its last convolution, the site that offers `drop`."""
+    inside: tuple[str, ...]
+    """Paths of its layers before `end`, in the order of computation: they give way to the identity."""
+    gates: tuple[str, ...] = ()
+    """Those of `inside` that end a squeeze-excite gate: they give way to ones."""
+    norm: str = ""
+    """Path of the BatchNorm between `end` and the sum, which stays; empty when there is none."""
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """Everything that `inspect` tells of a model's convolutions."""
 
@@ -78,6 +101,8 @@ class Anatomy:
     groups: tuple[Group, ...] = ()
     width_note: str = ""
     """What the user should know when widths could not be traced, in whole or in part."""
+    branches: tuple[Branch, ...] = ()
+    """Residual branches that may be dropped."""
 
     def site(self, path: str) -> Site:
         """The site at a path; raises KeyError."""
@@ -167,11 +192,14 @@ class SearchSpace:
     sites: Mapping[str, tuple[str, ...]]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     width_multiple: int = 8
+    branches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Per site that offers `drop`, the sites and groups of this space inside its branch: they stay when it goes."""
 
     @cached_property
     def digest(self) -> str:
         """Ten hexadecimal digits of the space's content; part of the study's name, so that spaces never mix."""
-        text = json.dumps([dict(self.sites), dict(self.groups), self.width_multiple])
+        parts = [dict(self.sites), dict(self.groups), self.width_multiple]
+        text = json.dumps([*parts, dict(self.branches)] if self.branches else parts)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     @property
@@ -183,7 +211,10 @@ class SearchSpace:
         return total
 
     def architecture(self, sites: Mapping[str, str], groups: Mapping[str, str] | None = None) -> Architecture:
-        """The architecture of some choice strings; raises GhostsearchError for a name or choice not in the space."""
+        """The architecture of some choice strings; what lies inside a dropped branch is left out.
+
+        Raises GhostsearchError for a name or choice that is not in the space.
+        """
         for table, chosen in ((self.sites, sites), (self.groups, groups or {})):
             for name, text in chosen.items():
                 if name not in table:
@@ -194,7 +225,11 @@ class SearchSpace:
                     raise GhostsearchError(
                         f"{name!r}: {text!r} is not offered there; choose from {', '.join(table[name])}"
                     )
-        return Architecture.of(sites, groups)
+        gone = {name for end in self.branches if sites.get(end) == str(DROP) for name in self.branches[end]}
+        return Architecture.of(
+            {path: text for path, text in sites.items() if path not in gone},
+            {name: text for name, text in (groups or {}).items() if name not in gone},
+        )
 
     def uniform(self, choice: str) -> Architecture:
         """Every site that offers `choice` takes it, the rest stays.
@@ -203,7 +238,7 @@ class SearchSpace:
         """
         sites = {path: choice for path, options in self.sites.items() if choice in options}
         widths = choice.startswith("width(")
-        return Architecture.of(sites, {n: _nearest(choice, o) for n, o in self.groups.items()} if widths else {})
+        return self.architecture(sites, {n: _nearest(choice, o) for n, o in self.groups.items()} if widths else {})
 
 
 def _nearest(width: str, offered: Sequence[str]) -> str:

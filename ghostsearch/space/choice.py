@@ -226,6 +226,23 @@ class LowRank(LayerChoice):
 
 
 @dataclass(frozen=True)
+class Drop(LayerChoice):
+    """The residual branch that ends in this site goes: a per-channel affine of its input takes its place."""
+
+    name: ClassVar[str] = "drop"
+
+    def position_macs(self, filters: Filters) -> int:
+        return filters.out_channels
+
+    def params(self, filters: Filters) -> int:
+        return filters.out_channels * (1 + filters.bias)
+
+    @property
+    def look(self) -> Look:
+        return Look("–", (3,), "#bbbbbb")
+
+
+@dataclass(frozen=True)
 class Width(Choice):
     """The share of a coupling group's channels that stays."""
 
@@ -241,6 +258,7 @@ class Width(Choice):
 
 
 KEEP = Keep()
+DROP = Drop()
 FULL_WIDTH = Width(1.0)
 
 

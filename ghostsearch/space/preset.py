@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +11,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ghostsearch.errors import GhostsearchError, key_of
-from ghostsearch.space.architecture import Anatomy, Group, SearchSpace, nearest_names
-from ghostsearch.space.choice import KEEP, parse_layer_choice, parse_width
+from ghostsearch.space.architecture import Anatomy, Group, SearchSpace, Site, nearest_names
+from ghostsearch.space.choice import DROP, KEEP, Drop, LayerChoice, parse_layer_choice, parse_width
 from ghostsearch.space.costs import choice_fits, kept_width
 from ghostsearch.yaml_files import read_yaml
 
@@ -72,7 +72,7 @@ class Preset(_Strict):
         if anatomy.groups:
             for rule in self.groups:
                 _check_glob(rule.match, names, "group")
-        sites = {}
+        sites, ends = {}, {b.end for b in anatomy.branches}
         for site in anatomy.sites:
             if not _wanted(site.path, self.include, self.exclude):
                 continue
@@ -80,7 +80,7 @@ class Preset(_Strict):
                 (r.choices for r in self.sites if fnmatchcase(site.path, r.match) and fnmatchcase(site.kind, r.kind)),
                 (),
             )
-            paying = tuple(t for t in options if (choice := parse_layer_choice(t)) == KEEP or choice_fits(site, choice))
+            paying = tuple(t for t in options if _offered(parse_layer_choice(t), site, ends))
             if len(paying) > 1:
                 sites[site.path] = paying
         groups = {}
@@ -94,7 +94,26 @@ class Preset(_Strict):
                 "no convolution of this model can be replaced under this search space; "
                 "'ghostsearch inspect MODEL' says why for each"
             )
-        return SearchSpace(sites, groups, self.width_multiple)
+        return SearchSpace(sites, groups, self.width_multiple, _inside(anatomy, sites, groups))
+
+
+def _offered(choice: LayerChoice, site: Site, ends: set[str]) -> bool:
+    """Whether a site offers a choice: one that lowers its MACs, or `drop` where a residual branch ends."""
+    if isinstance(choice, Drop):
+        return site.path in ends
+    return choice == KEEP or choice_fits(site, choice)
+
+
+def _inside(
+    anatomy: Anatomy, sites: Mapping[str, Sequence[str]], groups: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[str, ...]]:
+    """Per site that offers `drop`, the other sites and groups of the space that lie inside its branch."""
+    found = {}
+    for branch in anatomy.branches:
+        if str(DROP) in sites.get(branch.end, ()):
+            held = [g.name for g in anatomy.groups if g.name in groups and set(g.members) <= set(branch.inside)]
+            found[branch.end] = (*(path for path in branch.inside if path in sites), *held)
+    return found
 
 
 def _different(widths: Sequence[str], group: Group, multiple: int) -> tuple[str, ...]:

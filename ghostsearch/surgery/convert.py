@@ -14,6 +14,7 @@ from ghostsearch.graph.capture import copied, unwrapped
 from ghostsearch.graph.widths import kept_channels, set_widths, width_plan
 from ghostsearch.space.architecture import Anatomy, Architecture
 from ghostsearch.surgery.baseline_pass import BaselinePass
+from ghostsearch.surgery.drop import drop_branches, dropped_branches
 from ghostsearch.surgery.fit_layer import FitSettings
 from ghostsearch.surgery.inherit import fit_weights
 from ghostsearch.surgery.sites import find_sites, require_sites
@@ -48,12 +49,14 @@ def convert(
     if architecture.sites:
         anatomy = anatomy or find_sites(model, example, include_first=True, widths=False)
         require_sites(anatomy, architecture.sites)
+    branches = dropped_branches(architecture, anatomy) if anatomy else []
     if distill_steps and calibration is None:
         raise GhostsearchError("distilling blocks needs images: give calibration batches, or distill_steps=0")
     converted = copied(model)
     if architecture.groups:
         keep = kept_channels(model, architecture.groups, example, width_multiple)
         set_widths(converted, keep, example, plan=width_plan(model, example))
+    drop_branches(converted, branches)
     # Fresh blocks draw random numbers before they inherit: the caller's stream must not notice.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -65,5 +68,5 @@ def convert(
             return fit_weights(
                 model, converted, architecture, example=example, calibration=calibration,
                 width_multiple=width_multiple, distill_steps=distill_steps, seed=seed, settings=settings,
-                progress=progress, baseline_pass=baseline_pass,
+                progress=progress, baseline_pass=baseline_pass, branches=branches,
             )  # fmt: skip

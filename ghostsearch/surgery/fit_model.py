@@ -11,7 +11,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.blocks.base import Block
 from ghostsearch.busy import breathe
-from ghostsearch.graph.flow import Place, find_places, fit_order, input_weight, readers_of, trace_graph, without_inplace
+from ghostsearch.graph.flow import (
+    LAYERS,
+    Place,
+    find_places,
+    fit_order,
+    input_weight,
+    readers_of,
+    trace_graph,
+    without_inplace,
+)
 from ghostsearch.graph.replay import Replay, Rerun, Values, watched_places
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.baseline_pass import BaselinePass
@@ -57,7 +66,9 @@ class ModelFit:
 
     def run(self, architecture: Architecture, progress: Progress | None = None) -> None:
         """Fit every layer behind the first change."""
-        changed = [*architecture.sites, *self.channels]
+        # Layers of dropped branches have given way to the identity; what read them reads something else now.
+        gone = {path for path in self.places if not isinstance(self.student.get_submodule(path), LAYERS)}
+        changed = [*architecture.sites, *self.channels, *gone]
         order = fit_order(self.places, changed)
         self.first = order[0] if order else None
         if self.settings.reach is not None:
@@ -66,7 +77,8 @@ class ModelFit:
         with torch.no_grad():
             for done, path in enumerate(order, 1):
                 breathe()
-                self._fit(self.places[path])
+                if path not in gone:
+                    self._fit(self.places[path])
                 if progress:
                     progress(done, len(order), f"fitting {path}")
 
@@ -119,7 +131,8 @@ class ModelFit:
 
     def _free(self, place: Place, fit: Callable[[], FreeFit]) -> FreeFit:
         """The unconstrained fit; all choices of a site share it where nothing before the site has changed."""
-        if self.baseline_pass is None or self.channels or place.path != self.first:
+        shared = isinstance(self.student.get_submodule(place.path), Block)
+        if self.baseline_pass is None or self.channels or place.path != self.first or not shared:
             return fit()
         known = self.baseline_pass.free
         if known is None or known[0] != place.path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,9 @@ from ghostsearch.graph.capture import call, copied
 from ghostsearch.graph.flow import overwrites_what_is_read
 from ghostsearch.graph.plan import WidthPlan
 from ghostsearch.graph.widths import set_widths, width_plan
-from ghostsearch.space.architecture import Architecture
+from ghostsearch.space.architecture import Architecture, Branch
 from ghostsearch.surgery.baseline_pass import BaselinePass
+from ghostsearch.surgery.drop import drop_branches
 from ghostsearch.surgery.fit_layer import FitSettings
 from ghostsearch.surgery.fit_model import ModelFit
 from ghostsearch.surgery.fit_width import fitted_channels
@@ -38,6 +39,7 @@ def fit_weights(
     progress: Progress | None = None,
     settings: FitSettings | None = None,
     baseline_pass: BaselinePass | None = None,
+    branches: Sequence[Branch] = (),
 ) -> nn.Module:
     """A module of `converted`'s structure whose weights are fitted to the baseline's values on calibration images.
 
@@ -45,7 +47,7 @@ def fit_weights(
     after layer is
     fitted on the converted net's own inputs towards the baseline's values (asymmetric reconstruction, He et al. 2017,
     section 3.2); no labels, no training. With `distill_steps`, that many steps of label-free distillation follow.
-    baseline_pass: the baseline's values on these images, stopped before the first change.
+    baseline_pass: the baseline's values on these images, stopped before the first change. branches: those dropped.
     Raises GhostsearchError when there are no images, or when in-place activations change what other layers read.
     """
     settings = settings or FitSettings()
@@ -61,7 +63,8 @@ def fit_weights(
                 "fitted one by one; build it with inplace=False there, or convert without calibration images"
             )
         student = _fitted(
-                baseline, teacher, architecture, example, batches, width_multiple, settings, progress, baseline_pass
+                baseline, teacher, architecture, example, batches, width_multiple, settings, progress, baseline_pass,
+                branches,
             )  # fmt: skip
         if distill_steps:
             from ghostsearch.surgery.distillation import distill_blocks
@@ -73,6 +76,7 @@ def fit_weights(
 def _fitted(
     baseline: nn.Module, teacher: nn.Module, architecture: Architecture, example: Any, batches: list[Any],
     width_multiple: int, settings: FitSettings, progress: Progress | None, baseline_pass: BaselinePass | None,
+    branches: Sequence[Branch],
 ) -> nn.Module:  # fmt: skip
     """The converted net with weights in closed form. teacher: the baseline in float32 on the CPU."""
     narrow = copied(teacher)
@@ -82,6 +86,7 @@ def _fitted(
         keep = fitted_channels(teacher, architecture.groups, plan, batches, width_multiple, baseline_pass)
         set_widths(narrow, keep, example, plan=plan)
         channels = _channels(plan, keep)
+    drop_branches(narrow, branches)
     student = copied(narrow)
     for old, new in swap_sites(student, architecture.sites).values():
         new.copy_weights(old)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from math import prod
 from typing import Any
 
@@ -13,9 +13,11 @@ from torch.nn.modules.conv import _ConvNd
 
 from ghostsearch.blocks.own_conv import is_plain, trouble_of
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.branches import find_branches
 from ghostsearch.graph.calls import trace_calls
 from ghostsearch.graph.capture import HOOKS, Shape, batch_size, tensors, unwrapped
-from ghostsearch.space.architecture import Anatomy, Site, Skipped, nearest_names
+from ghostsearch.graph.flow import trace_graph
+from ghostsearch.space.architecture import Anatomy, Branch, Site, Skipped, nearest_names
 from ghostsearch.space.choice import intrinsic_channels
 
 CONV_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -54,14 +56,22 @@ def find_sites(model: nn.Module, example: Any, *, include_first: bool = False, w
             skipped.append(Skipped(names[0], reason))
         else:
             sites.append(_site(module, names, calls[names[0]], batch_size(example)))
+    branches = droppable_branches(model, example, {s.path for s in sites})
     if not widths:
-        return Anatomy(tuple(sites), tuple(skipped))
+        return Anatomy(tuple(sites), tuple(skipped), branches=branches)
     if len(sites) + len(skipped) < 2:
-        return Anatomy(tuple(sites), tuple(skipped), (), "widths were not traced: there are no two convolutions")
+        note = "widths were not traced: there are no two convolutions"
+        return Anatomy(tuple(sites), tuple(skipped), (), note, branches)
     from ghostsearch.graph.widths import find_groups
 
     groups, note = find_groups(model, example)
-    return Anatomy(tuple(sites), tuple(skipped), groups, note)
+    return Anatomy(tuple(sites), tuple(skipped), groups, note, branches)
+
+
+def droppable_branches(model: nn.Module, example: Any, sites: Set[str]) -> tuple[Branch, ...]:
+    """The residual branches that may be dropped, of those that end in a site; none where the model cannot be traced."""
+    graph = trace_graph(model, example) if isinstance(example, torch.Tensor) else None
+    return tuple(b for b in find_branches(model, graph) if b.end in sites) if graph is not None else ()
 
 
 def module_paths(model: nn.Module) -> dict[int, tuple[nn.Module, tuple[str, ...]]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ghostsearch.blocks.own_conv import PLAIN, is_plain, plain_twin
 from ghostsearch.blocks.table import build_block
 from ghostsearch.graph.capture import call, tensors
-from ghostsearch.space.choice import LayerChoice
+from ghostsearch.space.choice import Drop, LayerChoice
 from ghostsearch.surgery.sites import module_paths
 
 Swapped = dict[str, tuple[Any, Any]]
@@ -26,6 +26,9 @@ def swap_sites(model: nn.Module, choices: Mapping[str, LayerChoice]) -> Swapped:
     swapped: Swapped = {}
     blocks: dict[int, nn.Module] = {}
     for path, choice in choices.items():
+        if isinstance(choice, Drop):
+            # The whole branch has gone already (surgery.drop).
+            continue
         conv: Any = by_path[path]
         blocks.setdefault(id(conv), build_block(conv, choice))
         swapped[path] = (conv, blocks[id(conv)])

@@ -1,0 +1,73 @@
+"""Drops residual branches: what computes f in x + f(x) gives way to a per-channel affine of x."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostsearch.blocks.base import CONVS, place
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.space.architecture import Anatomy, Architecture, Branch
+from ghostsearch.space.choice import Drop
+
+
+class Ones(nn.Module):
+    """A gate that lets everything pass: x -> ones of its shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ones_like(x)
+
+
+def dropped_branches(architecture: Architecture, anatomy: Anatomy) -> list[Branch]:
+    """The branches that an architecture drops.
+
+    Raises GhostsearchError where no branch ends at a site to be dropped, or where a site inside one is changed too.
+    """
+    ends, dropped = {b.end: b for b in anatomy.branches}, []
+    for path, choice in architecture.sites.items():
+        if not isinstance(choice, Drop):
+            continue
+        if path not in ends:
+            raise GhostsearchError(
+                f"{path!r}: '{choice}' is not possible; no residual branch that may be dropped ends there"
+            )
+        within = [p for p in ends[path].inside if p in architecture.sites]
+        if within:
+            raise GhostsearchError(
+                f"{within[0]!r} lies in the branch that 'drop' takes away at {path!r}; leave one of the two out"
+            )
+        dropped.append(ends[path])
+    return dropped
+
+
+def drop_branches(model: nn.Module, branches: Iterable[Branch]) -> None:
+    """Replace the layers of each branch, in place: its last convolution by a 1×1 depthwise one, the rest by nothing.
+
+    The new convolution starts at zero and the BatchNorm behind it at mean zero, so that the branch gives its mean until
+    it is fitted. Modules keep their paths, so a graph traced before still runs.
+    """
+    for branch in branches:
+        conv: Any = model.get_submodule(branch.end)
+        for path in branch.inside:
+            gate: nn.Module = Ones() if path in branch.gates else nn.Identity()
+            model.set_submodule(path, gate.train(model.get_submodule(path).training))
+        affine = CONVS[conv.weight.dim() - 2](
+            conv.out_channels, conv.out_channels, 1, groups=conv.out_channels, bias=conv.bias is not None, **place(conv)
+        ).train(conv.training)
+        with torch.no_grad():
+            affine.weight.zero_()
+            if conv.bias is not None:
+                assert affine.bias is not None
+                affine.bias.copy_(conv.bias)
+            if branch.norm:
+                statistics: Any = model.get_submodule(branch.norm)
+                if statistics.running_mean is not None:
+                    statistics.running_mean.zero_()
+                    if affine.bias is not None:
+                        affine.bias.zero_()
+        if not conv.weight.requires_grad:
+            affine.requires_grad_(False)
+        model.set_submodule(branch.end, affine)

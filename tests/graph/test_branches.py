@@ -1,0 +1,76 @@
+"""Residual branches are found by shape, and only those that may really go."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ghostsearch.graph.branches import find_branches
+from ghostsearch.graph.flow import trace_graph
+
+
+class Residual(nn.Module):
+    """Stem, a branch, a head; `add` says how the sum is made."""
+
+    def __init__(self, add, channels=8, gate=False):
+        super().__init__()
+        self.stem, self.a = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm, self.b = nn.BatchNorm2d(8), nn.Conv2d(8, channels, 1)
+        self.pool, self.squeeze, self.open = nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.Sigmoid()
+        self.head, self.add, self.gate = nn.Conv2d(8, 4, 1), add, gate
+
+    def branch(self, x):
+        y = F.relu(self.norm(self.a(x)))
+        return self.b(y * self.open(self.squeeze(self.pool(y))) if self.gate else y)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        return self.head(self.add(x, self.branch(x)))
+
+
+def found(net):
+    x = torch.randn(2, 3, 8, 8)
+    graph = trace_graph(net.eval(), x)
+    assert graph is not None
+    return find_branches(net, graph)
+
+
+@pytest.mark.parametrize("add", [lambda x, y: x + y, lambda x, y: y + x, lambda x, y: torch.add(y, other=x)])
+def test_a_branch_is_found_however_the_sum_is_written(add):
+    (branch,) = found(Residual(add))
+    assert branch.end == "b"
+    assert branch.inside == ("a", "norm")
+    assert branch.gates == ()
+    assert branch.norm == ""
+
+
+def test_a_gate_gives_way_to_ones():
+    (branch,) = found(Residual(lambda x, y: x + y, gate=True))
+    assert branch.inside == ("a", "norm", "pool", "squeeze", "open")
+    assert branch.gates == ("open",)
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda x, y: x * y,  # no sum
+        lambda x, y: x + y + y.mean(),  # the branch's end is read twice
+        lambda x, y: x + torch.tanh(y),  # what follows the last convolution is not linear
+        lambda x, y: F.relu(x) + y,  # another value than the branch reads
+    ],
+)
+def test_what_cannot_go_is_no_branch(add):
+    assert found(Residual(add)) == ()
+
+
+def test_another_shape_is_no_branch():
+    assert found(Residual(lambda x, y: x + y, channels=1)) == ()
+
+
+def test_a_layer_that_others_share_stays():
+    class Shared(Residual):
+        def forward(self, x):
+            x = F.relu(self.a(F.relu(self.stem(x))))
+            return self.head(x + self.branch(x))
+
+    assert found(Shared(None)) == ()

@@ -1,0 +1,104 @@
+"""A dropped branch gives way to a per-channel affine; cost, weights and files agree."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from ghostsearch import Architecture, convert, find_sites, load_model, measure_cost
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.cost_table import CostTable
+from ghostsearch.models.load import example_input
+from ghostsearch.space.preset import Preset, SiteRule
+
+MODELS = ("torchvision:resnet18", "torchvision:mobilenet_v2", "torchvision:efficientnet_b0", "ghostsearch:resnet20")
+SIZE = 32
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def known(request):
+    loaded = load_model(request.param, size=SIZE, classes=10)
+    x = example_input(loaded.input)
+    return loaded.module, x, find_sites(loaded.module, x)
+
+
+def test_cost_is_counted_as_predicted(known):
+    model, x, anatomy = known
+    assert anatomy.branches
+    ends = [b.end for b in anatomy.branches][::2]
+    architecture = Architecture.of(dict.fromkeys(ends, "drop"))
+    made = convert(model, architecture, example=x, anatomy=anatomy)
+    predicted, counted = CostTable(model, x, anatomy).predict(architecture), measure_cost(made, x)
+    assert (predicted.params, predicted.macs, predicted.size_bytes) == (
+        counted.params, counted.macs, counted.size_bytes
+    )  # fmt: skip
+    assert counted.macs < measure_cost(model, x).macs
+
+
+def test_structure_depends_on_the_architecture_alone(known):
+    model, x, anatomy = known
+    architecture = Architecture.of({anatomy.branches[-1].end: "drop"})
+    images = torch.randn(8, *x.shape[1:])
+    state = copy.deepcopy(model.state_dict())
+    fitted = convert(model, architecture, example=x, anatomy=anatomy, calibration=[images])
+    again = convert(model, architecture, example=x)
+    again.load_state_dict(fitted.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), fitted.eval()(x))
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+class Scaled(nn.Module):
+    """A branch that is an affine of its input: dropping it costs nothing once it is fitted."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1, groups=8)
+        self.b, self.norm, self.head = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+        with torch.no_grad():
+            self.b.weight.copy_(torch.diag(torch.randn(8))[:, :, None, None])
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        return self.head(x + self.norm(self.b(self.a(x))))
+
+
+def test_an_affine_branch_is_recovered():
+    torch.manual_seed(0)
+    net, x = Scaled(), torch.randn(32, 3, 8, 8)
+    with torch.no_grad():
+        net.train()(x)
+        net.eval()
+        wanted = net(x)
+        architecture = Architecture.of({"b": "drop"})
+        copied = convert(net, architecture, example=x[:1])(x)
+        fitted = convert(net, architecture, example=x[:1], calibration=[x])(x)
+    # The ridge draws the factors a little towards zero.
+    assert (fitted - wanted).square().mean() < 1e-4 * (copied - wanted).square().mean()
+
+
+def test_changes_inside_a_dropped_branch_are_refused(known):
+    model, x, anatomy = known
+    branch = next(b for b in anatomy.branches if any(s.path in b.inside for s in anatomy.sites))
+    inner = next(s.path for s in anatomy.sites if s.path in branch.inside)
+    both = Architecture.of({branch.end: "drop", inner: "lowrank(rank=0.5)"})
+    with pytest.raises(GhostsearchError, match="lies in the branch that 'drop' takes away"):
+        convert(model, both, example=x, anatomy=anatomy)
+
+
+def test_drop_is_refused_where_no_branch_ends(known):
+    model, x, anatomy = known
+    ends = {b.end for b in anatomy.branches}
+    other = next(s.path for s in anatomy.sites if s.path not in ends)
+    with pytest.raises(GhostsearchError, match="no residual branch that may be dropped ends there"):
+        convert(model, Architecture.of({other: "drop"}), example=x, anatomy=anatomy)
+
+
+def test_a_space_offers_drop_where_branches_end(known):
+    _, _, anatomy = known
+    space = Preset(sites=(SiteRule(choices=("drop", "ghost(ratio=2, kernel=1)")),)).resolve(anatomy)
+    assert {p for p, options in space.sites.items() if "drop" in options} == {b.end for b in anatomy.branches}
+    end, inside = next((e, names) for e, names in space.branches.items() if names)
+    made = space.architecture({end: "drop", inside[0]: "ghost(ratio=2, kernel=1)"})
+    assert made == Architecture.of({end: "drop"})
