@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ghostsearch.study.config import RunConfig as RunConfig
     from ghostsearch.study.directory import load_study as load_study
     from ghostsearch.study.run import search as search
+    from ghostsearch.study.sampler import TableSampler as TableSampler
     from ghostsearch.surgery.convert import convert as convert
     from ghostsearch.surgery.sites import find_sites as find_sites
     from ghostsearch.training.recipe import Recipe as Recipe
@@ -37,6 +38,7 @@ _HOMES = {
     "RunConfig": "study.config",
     "SearchSpace": "space.architecture",
     "Setting": "measure.setting",
+    "TableSampler": "study.sampler",
     "convert": "surgery.convert",
     "find_sites": "surgery.sites",
     "load": "export.saved",

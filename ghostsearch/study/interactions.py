@@ -40,6 +40,14 @@ class Additive:
             total += term.values[at]
         return total
 
+    def at_all(self, codes: np.ndarray) -> np.ndarray:
+        """The resources (R, A) of codes (A, V)."""
+        total = np.repeat(self.constant[:, None], len(codes), axis=1)
+        for term in self.terms:
+            at: tuple[Any, ...] = (slice(None), *(codes[:, v] for v in term.variables))
+            total += term.values[at]
+        return total
+
 
 def decompose(predict: Predict, sizes: Sequence[int]) -> Additive:
     """Find the terms of a cost: option 0 of every variable is the baseline, `sizes` counts each one's options.

@@ -20,6 +20,7 @@ from ghostsearch.records import Axis, Record
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.owners import beating, is_alive, own_name
 from ghostsearch.study.proposer import Proposer
+from ghostsearch.study.sampler import TableSampler
 from ghostsearch.study.store import Storage, storage_errors
 
 RECORD, ORIGIN, OWNER, SEEN, DIGEST, DEATHS = "record", "origin", "owner", "seen", "digest", "deaths"
@@ -55,7 +56,7 @@ class Ledger:
 
     def __init__(
         self, storage: Storage, name: str, space: SearchSpace, objectives: Sequence[Axis],
-        *, sampler: str, seed: int,
+        *, sampler: str | TableSampler, seed: int,
     ) -> None:  # fmt: skip
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space, self.objectives, self.seed = space, tuple(objectives), seed
@@ -152,6 +153,7 @@ class Ledger:
             for trial in unfinished:
                 if trial.state == TrialState.WAITING and (queued := self._take(trial, taken, accepts)):
                     return queued
+            self.proposer.running = [t.params for t in running]
             return self._sample(count, taken, accepts)
 
     @contextmanager
@@ -249,7 +251,7 @@ class Ledger:
             elif is_told(trial) and trial.number not in self._digests:
                 self._digests[trial.number] = self._digest(trial)
                 self._standings[trial.number] = read_record(trial).summarised()
-                self.proposer.take(trial)
+                self.proposer.take(trial, self._standings[trial.number])
         while self._settled < len(trials) and trials[self._settled].state.is_finished():
             self._settled += 1
         return unfinished

@@ -1,7 +1,8 @@
-"""What comes next in a study: Optuna's sampler over a bounded, reproducible part of the finished trials.
+"""What comes next in a study: a sampler in front of a reproducible part of the finished trials.
 
-A sampler's time grows with the trials it looks at, and tens of thousands may be in a study that a thousand workers
-share. So it sees all of a usual study, and of a long one the best and the newest.
+The time of Optuna's own samplers grows with the trials they look at, and tens of thousands may be in a study that a
+thousand workers share. So they see all of a usual study, and of a long one the best and the newest. The table's sampler
+keeps sums, and sees every trial once.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.pareto import standings
+from ghostsearch.records import Record
+from ghostsearch.study.sampler import RUNGS, TableSampler
 
 WINDOW = 150
 """After each so many trials beyond the first, the sampler's view is cut back to so many."""
@@ -26,30 +29,45 @@ class Proposer:
     """A sampler in front of an in-memory study that follows the real one."""
 
     def __init__(
-        self, sampler: str, distributions: Mapping[str, CategoricalDistribution], directions: Sequence[StudyDirection]
+        self,
+        sampler: str | TableSampler,
+        distributions: Mapping[str, CategoricalDistribution],
+        directions: Sequence[StudyDirection],
     ) -> None:
-        make_sampler(sampler, 0, distributions)
-        self.sampler, self.distributions, self.directions = sampler, dict(distributions), list(directions)
+        self.table = sampler if isinstance(sampler, TableSampler) else None
+        self.name = sampler if isinstance(sampler, str) else "table"
+        self.distributions, self.directions = dict(distributions), list(directions)
+        self.running: list[Mapping[str, Any]] = []
+        """Parameters of trials under way, which are not proposed again."""
+        self._refused: list[Mapping[str, Any]] = []
         self._view: list[FrozenTrial] = []
         self._study = self._mirror()
+        if self.table is None:
+            make_sampler(self.name, 0, self.distributions)
 
     def propose(self, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Parameters, and the attributes that the sampler keeps with the trial; same trials and seed, same answer."""
-        self._study.sampler = make_sampler(self.sampler, seed, self.distributions)
+        if self.table is not None:
+            params = self.table.suggest(self._study, seed=seed, besides=[*self.running, *self._refused])
+            self._refused.append(params)
+            return dict(params), {}
+        self._study.sampler = make_sampler(self.name, seed, self.distributions)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             asked = self._study.ask(dict[str, BaseDistribution](self.distributions))
         answer = self._study.tell(asked, state=TrialState.FAIL)
         return answer.params, answer.system_attrs
 
-    def take(self, trial: FrozenTrial) -> None:
+    def take(self, trial: FrozenTrial, record: Record) -> None:
         """Follow one finished trial; the cuts come after fixed counts, so that a resumed run makes the same ones."""
+        self._refused.clear()
+        rungs = {f"{s.epochs:g}": s.value for s in record.scores if s.split == "validation"}
         bare = optuna.trial.create_trial(
             state=trial.state, values=trial.values, params=trial.params, distributions=trial.distributions,
-            system_attrs=trial.system_attrs,
+            system_attrs=trial.system_attrs, user_attrs={RUNGS: rungs},
         )  # fmt: skip
         self._view.append(bare)
-        if len(self._view) == 2 * WINDOW:
+        if self.table is None and len(self._view) == 2 * WINDOW:
             self._view = best_and_newest(self._view, self.directions, WINDOW)
             self._study = self._mirror()
         else:
@@ -105,4 +123,4 @@ def make_sampler(name: str, seed: int, space: Mapping[str, BaseDistribution]) ->
                 return optuna.samplers.GPSampler(seed=seed)
             case "random":
                 return optuna.samplers.RandomSampler(seed=seed)
-    raise GhostsearchError(f"sampler {name!r} is unknown; choose from tpe, nsga2, gp, random")
+    raise GhostsearchError(f"sampler {name!r} is unknown; choose from table, tpe, nsga2, gp, random")

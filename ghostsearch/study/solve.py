@@ -31,6 +31,8 @@ class Answer:
     """Sum of the candidates' divergences."""
     resources: dict[str, float]
     """params, macs, latency_s[DEVICE]."""
+    proven: bool
+    """Whether nothing in the space is known to lose less; False where the solver stopped at its number of nodes."""
 
 
 def write_problem(folder: Path, problem: Problem, space: SearchSpace) -> None:
@@ -73,11 +75,13 @@ def solve_study(folder: Path | str, limits: Mapping[str, str], *, count: int = D
     bounds = _bounds(problem, limits)
     program, answers, seen = Program(problem), [], list[tuple[int, ...]]()
     for _ in range(count):
-        code = program.solve(bounds, seen)
-        if code is None:
+        found = program.solve(bounds, seen)
+        if found is None:
             break
-        seen.append(code)
-        answers.append(Answer(decode(space, code), problem.loss(code), problem.at(code)))
+        seen.append(found.code)
+        answers.append(
+            Answer(decode(space, found.code), problem.loss(found.code), problem.at(found.code), found.proven)
+        )
     if not answers:
         least = ", ".join(f"{name} {program.least(name):.4g}" for name in bounds)
         raise GhostsearchError(f"no architecture of this space meets the bounds; the least possible alone is {least}")
@@ -91,8 +95,7 @@ def _bounds(problem: Problem, limits: Mapping[str, str]) -> dict[str, float]:
         if not names:
             raise GhostsearchError(f"the table knows nothing of {axis}; it has {', '.join(problem.names)}")
         for name in names:
-            baseline = float(problem.resources.constant[problem.names.index(name)])
-            bounds[name] = parse_limit(axis, text).absolute(baseline)
+            bounds[name] = parse_limit(axis, text).absolute(problem.baseline(name))
     return bounds
 
 

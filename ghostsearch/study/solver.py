@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.study.interactions import Additive
 
-GAP = 5e-3
-"""Solutions this close to the best sum of losses are good enough: the table itself is less exact."""
-TIME_LIMIT_S = 2.0
+INFEASIBLE = 2
+"""SciPy's status of a program that is proven to have no solution."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,30 @@ class Problem:
     def at(self, code: Sequence[int]) -> dict[str, float]:
         """The resources of one architecture's codes by name."""
         return dict(zip(self.names, self.resources.at(code).tolist(), strict=True))
+
+    def baseline(self, name: str) -> float:
+        """The baseline's amount of a resource."""
+        return float(self.resources.constant[self.names.index(name)])
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Where the search for the best sum stops; counted in nodes, so that a busy machine gives the same answer."""
+
+    gap: float = 5e-3
+    """Relative distance from the best sum that is good enough: the table itself is less exact."""
+    nodes: int = 2000
+
+
+THOROUGH, QUICK = Effort(), Effort(gap=5e-2, nodes=1)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The codes found, and whether they are proven to be within the gap of the best."""
+
+    code: tuple[int, ...]
+    proven: bool
 
 
 class Program:
@@ -71,51 +95,71 @@ class Program:
                     binary = self.starts[variable] + option
                     rows.append((np.append(own, binary), np.append(np.ones(own.size), -1.0), 0.0))
         self.columns = columns
-        self._equalities = _matrix([(c, v) for c, v, _ in rows], columns)
-        self._right = np.array([right for *_, right in rows])
+        right = np.array([right for *_, right in rows])
+        self._equal = LinearConstraint(_matrix([(c, v) for c, v, _ in rows], columns), right, right)
         self._resources = np.zeros((len(problem.names), columns))
         for cells, values in costs:
             self._resources[:, cells] += values
         self._whole = (np.arange(columns) < self.binaries).astype(np.int64)
-        self._objective = np.zeros(columns)
-        self._objective[: self.binaries] = np.concatenate(list(problem.losses))
 
     def solve(
-        self, bounds: Mapping[str, float], avoid: Sequence[Sequence[int]] = (), distance: int = 1
-    ) -> tuple[int, ...] | None:
-        """The codes that lose least with each named resource at most its bound; None when none exists.
+        self,
+        bounds: Mapping[str, float],
+        avoid: Sequence[Sequence[int]] = (),
+        distance: int = 1,
+        *,
+        losses: Sequence[np.ndarray] | None = None,
+        extra: Mapping[str, Sequence[np.ndarray]] | None = None,
+        effort: Effort = THOROUGH,
+    ) -> Solution | None:
+        """What loses least with each named resource at most its bound; None when it is proven that nothing meets them.
 
-        The answer differs from each of `avoid` in at least `distance` variables (no-good cuts).
+        The answer differs from each of `avoid` in at least `distance` variables (no-good cuts). `losses` stand in for
+        the problem's; `extra` are amounts of a resource by option, per variable, that come on top of its own. Raises
+        GhostsearchError when the nodes are used up before anything is found.
         """
-        constraints = [LinearConstraint(self._equalities, self._right, self._right)]
+        constraints = [self._equal]
         for name, bound in bounds.items():
             i = self.problem.names.index(name)
             scale = max(abs(bound), 1e-30)
+            row = self._resources[i].copy()
+            if extra and name in extra:
+                row[: self.binaries] += np.concatenate(list(extra[name]))
             room = (bound - self.problem.resources.constant[i]) / scale
-            constraints.append(LinearConstraint(self._resources[i][None] / scale, -np.inf, room))
+            constraints.append(LinearConstraint(row[None] / scale, -np.inf, room))
         if avoid:
             cuts = _matrix([(self.starts + np.array(code), np.ones(len(code))) for code in avoid], self.columns)
             constraints.append(LinearConstraint(cuts, -np.inf, len(self.starts) - distance))
-        found = milp(
-            self._objective, integrality=self._whole, bounds=Bounds(0, 1), constraints=constraints,
-            options={"mip_rel_gap": GAP, "time_limit": TIME_LIMIT_S},
-        )  # fmt: skip
-        if found.x is None:
+        objective = np.zeros(self.columns)
+        objective[: self.binaries] = np.concatenate(list(losses or self.problem.losses))
+        found = self._run(objective, constraints, effort)
+        if found is None:
             return None
-        return tuple(
+        code = tuple(
             int(np.argmax(found.x[start : start + size]))
             for start, size in zip(self.starts, self.problem.sizes, strict=True)
         )
+        return Solution(code, found.status == 0)
 
     def least(self, name: str) -> float:
         """The least that a resource can be."""
         i = self.problem.names.index(name)
-        equal = LinearConstraint(self._equalities, self._right, self._right)
         row = self._resources[i]
-        scale = max(float(np.abs(row).max()), 1e-30)
-        found = milp(row / scale, integrality=self._whole, bounds=Bounds(0, 1), constraints=[equal])
-        assert found.x is not None, "without a bound there is always a solution"
+        found = self._run(row / max(float(np.abs(row).max()), 1e-30), [self._equal], THOROUGH)
+        assert found is not None, "without a bound there is always a solution"
         return float(self.problem.resources.constant[i] + row @ np.round(found.x))
+
+    def _run(
+        self, objective: np.ndarray, constraints: Sequence[LinearConstraint], effort: Effort
+    ) -> OptimizeResult | None:
+        """HiGHS on one thread; None where it proves that there is no solution."""
+        options = {"mip_rel_gap": effort.gap, "node_limit": effort.nodes}
+        found = milp(objective, integrality=self._whole, bounds=Bounds(0, 1), constraints=constraints, options=options)
+        if found.x is None and found.status != INFEASIBLE:
+            raise GhostsearchError(
+                f"the solver found nothing within {effort.nodes} nodes, which proves nothing; widen a bound"
+            )
+        return None if found.x is None else found
 
 
 def solve_budgets(
@@ -128,24 +172,23 @@ def solve_budgets(
     """
     program = Program(problem)
     limits = dict(limits or {})
-    baseline = float(problem.resources.constant[problem.names.index(axis)])
-    low, high = program.least(axis), min(baseline, limits.get(axis, baseline))
+    low, high = program.least(axis), min(problem.baseline(axis), limits.get(axis, problem.baseline(axis)))
     steps = [low + (high - low) * (i + 0.5) / budgets for i in range(budgets)]
     distance = max(1, len(problem.sizes) // 8)
     rounds: list[list[tuple[int, ...]]] = [[] for _ in range(diverse)]
-    for step in (steps[i] for i in _halving(budgets)):
+    for step in (steps[i] for i in halving(budgets)):
         avoid: list[tuple[int, ...]] = []
         for place in range(diverse):
-            code = program.solve({**limits, axis: step}, avoid, distance)
-            if code is None:
+            found = program.solve({**limits, axis: step}, avoid, distance)
+            if found is None:
                 break
-            avoid.append(code)
-            rounds[place].append(code)
+            avoid.append(found.code)
+            rounds[place].append(found.code)
     codes = dict.fromkeys(code for found in rounds for code in found if any(code))
     return list(codes)
 
 
-def _halving(count: int) -> list[int]:
+def halving(count: int) -> list[int]:
     """0..count-1 in an order whose every prefix is spread out: the ends of ever shorter intervals' middles."""
     order, intervals = [], [(0, count - 1)]
     while intervals:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostsearch.study.interactions import decompose
-from ghostsearch.study.solver import Problem, Program, solve_budgets
+from ghostsearch.study.solver import Effort, Problem, Program, solve_budgets
 
 
 def small_problem(seed, sizes=(3, 2, 3, 2, 3)):
@@ -36,6 +36,8 @@ def test_it_finds_what_brute_force_finds(seed, macs_share, params_share):
     if not fits.any():
         assert found is None
         return
+    assert found.proven
+    found = found.code
     assert problem.at(found) == dict(zip(("macs", "params"), predict(np.array([found]))[:, 0].tolist(), strict=True))
     assert all(problem.at(found)[name] <= bound * (1 + 1e-6) for name, bound in bounds.items())
     best = min(problem.loss(c) for c in codes[fits])
@@ -46,10 +48,36 @@ def test_cuts_keep_solutions_apart():
     problem, _ = small_problem(1)
     program, seen = Program(problem), []
     for _ in range(4):
-        code = program.solve({}, seen, distance=2)
+        code = program.solve({}, seen, distance=2).code
         assert all(sum(a != b for a, b in zip(code, other, strict=True)) >= 2 for other in seen)
         seen.append(code)
     assert not any(seen[0]), "without a bound nothing needs to change"
+
+
+def test_stopping_at_the_nodes_is_no_proof_that_there_is_nothing():
+    draw = np.random.default_rng(0)
+    weights = draw.integers(100, 1000, size=(3, 60)).astype(float)
+
+    def predict(codes):
+        return weights @ codes.T
+
+    problem = Problem([np.array([0.0, -x]) for x in draw.random(60)], decompose(predict, (2,) * 60), ("a", "b", "c"))
+    bounds = dict.fromkeys("abc", float(weights.sum() / 6))
+    hasty = Program(problem).solve(bounds, effort=Effort(gap=0, nodes=1))
+    again = Program(problem).solve(bounds, effort=Effort(gap=0, nodes=1))
+    assert not hasty.proven
+    assert hasty == again, "nodes do not depend on the clock"
+    assert Program(problem).solve(bounds, effort=Effort(gap=0.05, nodes=5000)).proven
+    assert Program(problem).solve(dict.fromkeys("abc", -1.0)) is None
+
+
+def test_other_losses_and_what_is_measured_beyond_the_costs_count():
+    problem, predict = small_problem(2)
+    macs = predict(np.zeros((1, 5), int))[0, 0]
+    extra = [np.append(0.0, np.full(size - 1, macs)) for size in problem.sizes]
+    assert Program(problem).solve({"macs": 0.9 * macs}, extra={"macs": extra}) is None, "every change now costs more"
+    cheap = [np.append(1.0, np.zeros(size - 1)) for size in problem.sizes]
+    assert all(Program(problem).solve({}, losses=cheap).code)
 
 
 def test_budgets_cover_the_range_and_respect_the_limits():

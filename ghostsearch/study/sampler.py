@@ -1,0 +1,219 @@
+"""The search's own Optuna sampler: it starts from the candidate table and learns from every finished trial.
+
+    sampler = TableSampler(problem, parameters, objectives=("score", "macs"))
+    study = optuna.create_study(directions=("maximize", "minimize"), sampler=sampler)
+
+The first proposals are the integer program's answers for budgets spread over the axes. Then each proposal is what one
+sample of the losses that are still believed possible (Thompson 1933) says would add most to the front: the program's
+answer for a drawn budget or a neighbour of the front, improved one option at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import qmc
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.study.beliefs import Beliefs, Code
+from ghostsearch.study.solver import QUICK, Problem, Program
+
+SCORE = "score"
+RUNGS = "rungs"
+"""User attribute of a trained trial: its score by epochs, {"0": 0.91, "1": 0.93}; without it all scores are alike."""
+OPENING = 10
+"""Models to have been told before losses are drawn; until then budgets are spread over the axes."""
+PLACES = tuple(qmc.Halton(1, scramble=False).random(32)[:, 0].tolist())
+"""Budgets of the opening between the least and the baseline's amount: the ends of ever shorter intervals."""
+NEIGHBOURS, STEPS = 200, 12
+"""Neighbours of the front that an ask looks at, and steps of one changed option from the best of them."""
+DRAWS = 1000
+
+
+class TableSampler(optuna.samplers.BaseSampler):
+    """Samples architectures by a candidate table that finished trials correct.
+
+    problem: prior loss of every option, exact costs and predicted latencies. parameters: the study's parameters with
+    their options in the problem's order, the baseline's first. objectives: what each objective of the study is:
+    `score`, a resource of the problem, or anything else, which is then not modelled. limits: upper bounds on resources.
+    An architecture that breaks one, as predicted and with a margin of the prediction's own error, or that the study has
+    had, is not proposed while there is another. The same seed and trials give the same proposal.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        parameters: Mapping[str, Sequence[str]],
+        objectives: Sequence[str],
+        *,
+        limits: Mapping[str, float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        sizes = tuple(len(options) for options in parameters.values())
+        if sizes != problem.sizes:
+            raise GhostsearchError(
+                f"the table has options {problem.sizes}, the parameters {sizes}; give them in the table's order"
+            )
+        if SCORE not in objectives:
+            raise GhostsearchError(f"objectives {', '.join(objectives)}: none is 'score', which the sampler learns")
+        self.problem, self.seed, self.objectives = problem, seed, tuple(objectives)
+        self.parameters = {name: tuple(options) for name, options in parameters.items()}
+        self.limits = {name: limit for name, limit in (limits or {}).items() if name in problem.names}
+        axes = [name for name in self.objectives if name in problem.names] or [problem.names[0]]
+        self.beliefs = Beliefs(problem, axes)
+        self._program = Program(problem)
+        self._least = {axis: self._program.least(axis) for axis in axes}
+        self._taken: set[Code] = set()
+        self._known: set[int] = set()
+        self._independent = optuna.samplers.RandomSampler(seed=seed)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial  # noqa: ARG002
+    ) -> dict[str, BaseDistribution]:  # fmt: skip
+        """The table's parameters, as far as they leave a choice."""
+        return {n: CategoricalDistribution(options) for n, options in self.parameters.items() if len(options) > 1}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Parameters that the table does not know are drawn at random."""
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]  # noqa: ARG002
+    ) -> dict[str, Any]:  # fmt: skip
+        """The parameters of the next architecture."""
+        if not search_space:
+            return {}
+        params = self.suggest(study)
+        return {name: value for name, value in params.items() if name in search_space}
+
+    def suggest(
+        self, study: optuna.Study, *, seed: int | None = None, besides: Iterable[Mapping[str, Any]] = ()
+    ) -> dict[str, str]:
+        """The parameters of the next architecture after a study's trials, none of those in `besides`."""
+        self._learn(study)
+        others = {code for params in besides if (code := self._code(params)) is not None} - self._taken
+        self._taken |= others
+        code = self.propose(np.random.default_rng([self.seed if seed is None else seed, len(self._taken)]))
+        self._taken -= others
+        return {name: options[i] for (name, options), i in zip(self.parameters.items(), code, strict=True)}
+
+    def propose(self, rng: np.random.Generator) -> Code:
+        """The next architecture's codes after the trials told so far; the baseline before any."""
+        baseline = (0,) * len(self.problem.sizes)
+        if baseline not in self._taken:
+            return baseline
+        early = self.beliefs.count < OPENING or self.beliefs.rung is None
+        return (self._opening() if early else self._best(rng)) or self._anything(rng)
+
+    def _learn(self, study: optuna.Study) -> None:
+        """Take in what is new in a study."""
+        sign = 1.0 if study.directions[self.objectives.index(SCORE)] == StudyDirection.MAXIMIZE else -1.0
+        for trial in study.get_trials(deepcopy=False):
+            if trial.number in self._known:
+                continue
+            code = self._code({**trial.system_attrs.get("fixed_params", {}), **trial.params})
+            if code is not None:
+                self._taken.add(code)
+                if trial.state.is_finished():
+                    self._tell(trial, code, sign)
+            if trial.state.is_finished():
+                self._known.add(trial.number)
+
+    def _tell(self, trial: FrozenTrial, code: Code, sign: float) -> None:
+        amounts = dict(zip(self.objectives, trial.values or (), strict=False))
+        for name in self.beliefs.corrections:
+            if name in amounts:
+                self.beliefs.time(code, name, amounts[name])
+            elif name in trial.constraints and name in self.limits:
+                # Ruled out by its latency: what it took is still worth knowing.
+                self.beliefs.time(code, name, self.limits[name] + trial.constraints[name])
+        if trial.state == TrialState.COMPLETE:
+            rungs = trial.user_attrs.get(RUNGS) or {"0": amounts[SCORE]}
+            self.beliefs.tell(code, {float(e): sign * score for e, score in rungs.items()}, amounts)
+
+    def _opening(self) -> Code | None:
+        """The program's answer for the first budget whose answer was not tried yet, the axes in turns."""
+        for place in PLACES:
+            for axis in self.beliefs.axes:
+                code = self._solve(axis, place, self.beliefs.root)
+                if code is not None and len(self._allowed([code])):
+                    return code
+        return None
+
+    def _best(self, rng: np.random.Generator) -> Code | None:
+        """What adds most to the front: the best start, then one changed option at a time while that adds more."""
+        losses = self.beliefs.draw(rng)
+        best, most = None, 0.0
+        pool = self._allowed(self._starts(rng, losses))
+        for _ in range(STEPS):
+            gains = self.beliefs.gains(pool, losses)
+            if not len(gains) or gains.max() <= most:
+                break
+            top = pool[int(np.argmax(gains))].tolist()
+            best, most = tuple(top), float(gains.max())
+            pool = self._allowed(
+                (*top[:i], option, *top[i + 1 :]) for i, n in enumerate(self.problem.sizes) for option in range(n)
+            )
+        return best
+
+    def _starts(self, rng: np.random.Generator, losses: np.ndarray) -> list[Code]:
+        """The program's answer for a drawn budget; this and the front with one or two changed options."""
+        axis = self.beliefs.axes[int(rng.integers(len(self.beliefs.axes)))]
+        rung = self.beliefs.rung
+        assert rung is not None
+        answer = self._solve(axis, rng.random(), rung.losses.entries(losses))
+        parents = self.beliefs.front_codes() + ([answer] if answer else [])
+        starts = [answer] if answer else []
+        for _ in range(NEIGHBOURS):
+            changed = list(parents[int(rng.integers(len(parents)))])
+            for variable in rng.choice(len(changed), min(len(changed), int(rng.integers(1, 3))), replace=False):
+                changed[variable] = int(rng.integers(self.problem.sizes[variable]))
+            starts.append(tuple(changed))
+        return starts
+
+    def _solve(self, axis: str, place: float, losses: Sequence[np.ndarray]) -> Code | None:
+        """The program's answer for a budget between the least and the baseline's, or the limit, of an axis."""
+        bounds = {name: limit - self.beliefs.margin(name) for name, limit in self.limits.items()}
+        most = min(self.problem.baseline(axis), bounds.get(axis, np.inf))
+        least = self._least[axis]
+        bounds[axis] = least + (most - least) * max(place, 1e-3)
+        try:
+            found = self._program.solve(bounds, losses=losses, extra=self.beliefs.extra(), effort=QUICK)
+        except GhostsearchError:
+            # Undecided within a few nodes: another budget will be drawn.
+            return None
+        return found.code if found else None
+
+    def _allowed(self, codes: Iterable[Code]) -> np.ndarray:
+        """Those codes, each once, that the study has not had and that are predicted to meet every limit: (A, V)."""
+        unseen = [code for code in dict.fromkeys(codes) if code not in self._taken]
+        pool = np.array(unseen, dtype=np.int64).reshape(-1, len(self.problem.sizes))
+        return pool[self.beliefs.within(pool, self.limits)] if self.limits and len(pool) else pool
+
+    def _anything(self, rng: np.random.Generator) -> Code:
+        """A random architecture that is neither seen nor infeasible; any where many draws give none."""
+        code: Code = ()
+        for _ in range(DRAWS):
+            share = rng.random()
+            code = tuple(int(rng.integers(n)) if rng.random() < share else 0 for n in self.problem.sizes)
+            if len(self._allowed([code])):
+                break
+        return code
+
+    def _code(self, params: Mapping[str, Any]) -> Code | None:
+        """Option numbers of a trial's parameters; None where they are not this space's."""
+        code = []
+        for name, options in self.parameters.items():
+            value = params.get(name, options[0] if len(options) == 1 else None)
+            if value not in options:
+                return None
+            code.append(options.index(value))
+        return tuple(code)
