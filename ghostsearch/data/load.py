@@ -79,6 +79,7 @@ def load_data(
     train_images: int | None = None,
     test_images: int | None = None,
     workers: int | None = None,
+    trains: bool = True,
     progress: Progress | None = None,
 ) -> Data:
     """The data set that `spec` names, resized and normalised for a model's input.
@@ -86,7 +87,8 @@ def load_data(
     One of FORMS; nothing is downloaded. `package.module:function` runs that code: it is called with those of `input`,
     `batch` and `seed` that it takes and returns train, validation and test loaders. `train_images` and `test_images`
     keep only so many of a split, stratified. Sets up to MEMORY_LIMIT_BYTES are decoded once; larger ones stream through
-    `workers` processes (default: one per core). Broken images and rare classes are told as GhostsearchWarning.
+    `workers` processes (default: one per core). Where nothing `trains`, a split for which no image can be spared holds
+    all images. Broken images and rare classes are told as GhostsearchWarning.
     Raises GhostsearchError for an unknown or unreadable set, an empty class or split, a bad list.
     """
     if batch < 1:
@@ -97,7 +99,13 @@ def load_data(
     for split, count in (("train", train_images), ("test", test_images)):
         source = shortened(source, split, count, seed)
     for split in SPLITS:
-        if not source.splits[split]:
+        if source.splits[split]:
+            continue
+        if not trains:
+            everything = list(range(len(source.names)))
+            note = f"{split}: all {len(everything)} images, since none can be spared"
+            source = replace(source, splits={**source.splits, split: everything}, notes=(*source.notes, note))
+        else:
             raise GhostsearchError(
                 f"{spec}: {len(source.names)} images in {max(1, len(source.classes))} classes leave none for the "
                 f"{split} split, since every class keeps one to train on; add images, or give the split a folder"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +90,9 @@ class Batches:
 
     def __init__(self, batches: Iterable[Any], classes: tuple[str, ...], *, training: bool) -> None:
         self.batches, self.classes, self.training = batches, classes, training
-        if hasattr(batches, "__len__"):
+        # A DataLoader over a data set without length has a __len__ that raises.
+        with suppress(TypeError):
+            len(batches)  # type: ignore[arg-type]
             self.__class__ = CountedBatches
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
@@ -126,7 +129,7 @@ def adapted(loader: Any, split: str, input_spec: InputSpec, *, batch: int, class
     ):
         loader = _Listed(loader)
     if isinstance(loader, IterableDataset):
-        return DataLoader(loader, batch, collate_fn=Collate(default_collate, classes))
+        return _again(DataLoader(loader, batch, collate_fn=default_collate), training, classes)
     if isinstance(loader, Dataset):
         return _again(DataLoader(loader, batch, shuffle=training), training, classes)
     if isinstance(loader, Iterator):
@@ -162,7 +165,7 @@ def _is_sample(first: Any, input_spec: InputSpec) -> bool:
     return isinstance(images, Tensor) and images.ndim == len(input_spec.shape)
 
 
-def _again(loader: DataLoader[Any], training: bool, classes: tuple[str, ...]) -> DataLoader[Any]:
+def _again(loader: DataLoader[Any], training: bool, classes: tuple[str, ...]) -> DataLoader[Any] | Batches:
     """The same loader with `batch_of` behind its collating; in training a last batch of one image is dropped."""
     assert loader.collate_fn is not None
     shared: dict[str, Any] = {
@@ -171,10 +174,12 @@ def _again(loader: DataLoader[Any], training: bool, classes: tuple[str, ...]) ->
         "generator": loader.generator, "multiprocessing_context": loader.multiprocessing_context,
     }  # fmt: skip
     dataset, size = loader.dataset, loader.batch_size
-    if isinstance(dataset, IterableDataset):
-        return DataLoader(dataset, size, drop_last=loader.drop_last, **shared)
-    if size is None and loader.batch_sampler is not None:
-        return DataLoader(dataset, batch_sampler=loader.batch_sampler, **shared)
+    if isinstance(dataset, IterableDataset) or (size is None and loader.batch_sampler is not None):
+        # How long the last batch will be is not known before.
+        chosen: dict[str, Any] = {} if isinstance(dataset, IterableDataset) else {"batch_sampler": loader.batch_sampler}
+        sizes: dict[str, Any] = {} if chosen else {"batch_size": size, "drop_last": loader.drop_last}
+        made: DataLoader[Any] = DataLoader(dataset, **chosen, **sizes, **shared)
+        return Batches(made, classes, training=True) if training else made
     if size is None:
         return DataLoader(dataset, None, sampler=loader.sampler, **shared)
     sampler: Any = loader.sampler

@@ -29,6 +29,7 @@ from ghostsearch.measure.devices.base import refusals
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.training.tasks.table import task_for
 
 TOLERANCE = 1e-2
 """Largest difference, as a share of the largest output, that another runtime's order of sums explains."""
@@ -105,12 +106,13 @@ def export_directory(
         raise GhostsearchError(f"--int8 writes ONNX, not {format_name}; leave --format out")
     if data is None:
         raise GhostsearchError("--int8 needs images to calibrate on; add --data")
-    loaders = load_data(data, input=model.input, validation_list=validation_list)
+    loaders = load_data(data, input=model.input, validation_list=validation_list, trains=False)
     result = quantize(
         model,
         calibration_batches(loaders, images),
         loaders.test,
         out or directory / f"{telling_name(model)}_int8.onnx",
+        task=task_for("classification", labelled=loaders.labelled, baseline=model.module),
     )
     return dataclasses.asdict(result)
 
