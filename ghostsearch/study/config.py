@@ -168,6 +168,11 @@ class RunConfig(Setting, Recipe):
         texts = {axis: getattr(self, f"max_{axis}") for axis in FACTORS} | {"score": self.min_accuracy}
         return {axis: str(text) for axis, text in texts.items() if text is not None}
 
+    @property
+    def int8(self) -> bool:
+        """Whether the models will run in int8: a device of the run says so, and scores are int8 scores."""
+        return any(device.endswith(":int8") for device in self.device)
+
     def axes(self) -> tuple[str, ...]:
         """The axes of the search: the objectives, then what else is limited."""
         return tuple(dict.fromkeys([*self.objectives, *(x.axis for x in self.limits())]))

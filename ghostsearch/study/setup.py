@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from ghostsearch.data.calibration import calibration_batches, images_within
@@ -14,8 +15,10 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.cells import CellStore
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import CostTable
+from ghostsearch.measure.devices.base import refusals
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.latency_table import LatencyTable
+from ghostsearch.measure.onnx_graph.int8_module import int8_module
 from ghostsearch.measure.profiling import profile
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import LoadedModel, example_input, load_model
@@ -45,6 +48,10 @@ BATCH_IMAGES, BATCH_VALUES = 64, 8 * 3 * 224 * 224
 """Images in a batch, or as many as hold so many values: a large tensor's memory comes anew from the system each time,
 and clearing it takes a third of the time of a forward.
 """
+
+
+INT8_IMAGES = 128
+"""Calibration images that set the activations' ranges in int8."""
 
 
 def call_here(place: str, function: Callable[..., Any], /, *args: Any, **options: Any) -> Any:  # noqa: ARG001
@@ -129,10 +136,22 @@ class Setup:
         return self.table.predict(architecture)
 
     def score(self, model: nn.Module, split: Literal["validation", "test"], epochs: float) -> Score:
-        """The task's score of a model on `validation` or `test`, with its standard error and what was right."""
+        """The task's score of a model on `validation` or `test`, with its standard error and what was right.
+
+        Where a device of the run is int8, it is the quantized network's score: what the user will deploy.
+        """
         loader, device = getattr(self.data, split), torch_device(self.config.compute_device)
+        if self.config.int8:
+            model, device = self.quantized(model), torch.device("cpu")
         meter, images = meter_over(model, loader, self.task, device)
         return score_of(meter, self.task.metric, split=split, epochs=epochs, images=images, seed=self.config.seed)
+
+    def quantized(self, model: nn.Module) -> nn.Module:
+        """The model in int8, its ranges from a part of the calibration images; raises what the quantizer raises."""
+        assert self.calibration
+        batches = self.calibration[: max(1, INT8_IMAGES // len(self.calibration[0]))]
+        with refusals("int8"):
+            return int8_module(model, self.example, batches, free_batch=True, threads=self.config.threads)
 
     def train(self, model: nn.Module, epochs: float, progress: Progress | None = None) -> None:
         """Train a descendant in place, distilled from the baseline."""
@@ -191,6 +210,8 @@ def open_setup(config: RunConfig, progress: Progress | None = None) -> Setup:
         config.data, input=loaded.input, batch=config.batch_size, seed=config.seed,
         validation_list=config.validation_list, train_images=config.train_images, progress=progress,
     )  # fmt: skip
+    if config.int8 and not config.calibration_images:
+        raise GhostsearchError("an int8 device sets its scales on images; give --calibration-images above 0")
     if not data.labelled and config.baseline_training():
         raise GhostsearchError(
             f"{config.data} has no labels to train the baseline on; add --weights, or --baseline-epochs 0"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ghostsearch.measure.onnx_graph.initializers import Initializers, Wiring
+from ghostsearch.measure.onnx_graph.initializers import Initializers, Wiring, unshare_constants
 from ghostsearch.measure.onnx_graph.module import cpu_session
 
 PASSES = ("Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Flatten")
@@ -27,6 +27,7 @@ def equalize_ranges(model: Any, feeds: Sequence[Mapping[str, np.ndarray]]) -> in
 
     model: a ModelProto whose BatchNorms are folded; feeds: calibration inputs by name.
     """
+    unshare_constants(model.graph)
     values, wiring = Initializers(model.graph), Wiring(model.graph)
     found = [(node, readers) for node in model.graph.node if (readers := _readers(node, values, wiring)) is not None]
     ranges = channel_ranges(model, [node.output[0] for node, _ in found], feeds)

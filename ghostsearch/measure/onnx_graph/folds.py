@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ghostsearch.measure.onnx_graph.initializers import Initializers, Wiring
+from ghostsearch.measure.onnx_graph.initializers import Initializers, Wiring, unshare_constants
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ def split_ghost_norms(model: Any) -> int:
     reorders the channels between concatenation and BatchNorm comes last, where it moves bytes and no floats.
     """
     graph = model.graph
+    unshare_constants(graph)
     values = Initializers(graph)
     found = _find(graph, values)
     replacement = {id(ghost.norm): _rewritten(ghost, values) for ghost in found}

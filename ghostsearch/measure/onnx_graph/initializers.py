@@ -37,6 +37,15 @@ class Initializers:
         self.graph.initializer.extend(copies)
 
 
+def unshare_constants(graph: Any) -> None:
+    """Give every reader of equal constants its own copy, in place: an exporter writes them once, behind Identity."""
+    values = Initializers(graph)
+    copies = [n for n in graph.node if n.op_type == "Identity" and n.input[0] in values.arrays]
+    for node in copies:
+        graph.initializer.append(values.helper.from_array(values.arrays[node.input[0]], node.output[0]))
+        graph.node.remove(node)
+
+
 class Wiring:
     """Which node makes a value and which read it."""
 
