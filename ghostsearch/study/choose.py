@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
+from math import hypot
 
 from ghostsearch.records import Axis, Record, Score
+from ghostsearch.study.statistics import standard_error
 
 BASELINE, TRAINED = "baseline", "baselinetrained"
 """Digests of the baseline as given and after the finalists' training."""
@@ -41,15 +42,15 @@ def recommended(
 
 def _keeps(record: Record, baseline: Record, score: Axis, max_drop: float | None) -> bool:
     drop = score.minimised(record) - score.minimised(baseline)
-    allowed = standard_error(record.score(), baseline.score()) if max_drop is None else max_drop
+    allowed = error_of_difference(record.score(), baseline.score()) if max_drop is None else max_drop
     return drop <= allowed + 1e-12
 
 
-def standard_error(one: Score | None, other: Score | None) -> float:
+def error_of_difference(one: Score | None, other: Score | None) -> float:
     """Standard error of the difference of two scores; paired where both say which images were right; 0 if unknown."""
     if one is None or other is None:
         return 0.0
     a, b = one.outcomes(), other.outcomes()
     if a is not None and b is not None and len(a) == len(b) > 1:
-        return float((a.astype(float) - b).std(ddof=1)) / sqrt(len(a))
-    return sqrt((one.stderr or 0.0) ** 2 + (other.stderr or 0.0) ** 2)
+        return standard_error(a.astype(float) - b)
+    return hypot(one.stderr or 0.0, other.stderr or 0.0)

@@ -59,13 +59,16 @@ class RunConfig(Setting, Recipe):
     objectives: Texts = option(
         ("score", "latency", "params"), "Axes of the front: score, latency, macs, params, memory.", panel=SPACE
     )
-    sampler: Literal["tpe", "nsga2", "gp", "random"] = option(
-        "tpe", "Optuna's sampler: tpe, nsga2, gp or random.", panel=SPACE
+    sampler: Literal["table", "tpe", "nsga2", "gp", "random"] = option(
+        "table",
+        "table (the candidate table, corrected by every trial), or Optuna's tpe, nsga2, gp or random.",
+        panel=SPACE,
     )
     seeds: Literal["none", "uniform", "solver", "only solver"] = option(
         "solver",
         "What the study starts from: none (the baseline), uniform (and each choice everywhere), solver (and the "
-        "integer program's answers over a candidate table), only solver (those instead of the uniform ones).",
+        "integer program's answers over a candidate table), only solver (those instead of the uniform ones). The table "
+        "sampler gives the program's answers itself and takes the uniform ones only in runs of 32 trials or more.",
         panel=SPACE,
     )
     veto: bool = option(

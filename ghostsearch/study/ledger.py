@@ -210,7 +210,7 @@ class Ledger:
             if RECORD in trial.user_attrs:
                 self._tell(trial._trial_id, read_record(trial))
             elif deaths == MAX_DEATHS:
-                architecture, origin = architecture_of(trial.params), trial.user_attrs.get(ORIGIN, "sampler")
+                architecture, origin = self._architecture(trial.params), trial.user_attrs.get(ORIGIN, "sampler")
                 reason = f"worker: {MAX_DEATHS} processes died in this trial (killed, or out of memory)"
                 self._write(trial._trial_id, failed_record(architecture, origin, reason))
             else:
@@ -230,7 +230,7 @@ class Ledger:
             distribution = self.distributions[name]
             value = distribution.to_internal_repr(fixed[name])
             self._storage.set_trial_param(trial_id, name, value, distribution)
-        architecture = architecture_of({**fixed, **trial.params})
+        architecture = self._architecture({**fixed, **trial.params})
         for name, value in self._ownership(architecture).items():
             self._storage.set_trial_user_attr(trial_id, name, value)
         self._storage.set_trial_state_values(trial_id, state=TrialState.RUNNING)
@@ -263,7 +263,7 @@ class Ledger:
             # Seeded by how far the study is and not by what this process drew, so that a resumed run proposes
             # what an unkilled one would have.
             params, attributes = self.proposer.propose(self.seed + 1000 * count + attempt)
-            architecture = architecture_of(params)
+            architecture = self._architecture(params)
             if architecture.digest not in taken and accepts(architecture):
                 break
         else:
@@ -284,7 +284,7 @@ class Ledger:
         for i in range(DRAWS):
             changed = draw.sample(names, min(len(names), 1 + i // DRAWS_A_CHANGE))
             others = {name: draw.choice(self.distributions[name].choices) for name in changed}
-            architecture = architecture_of({**params, **others})
+            architecture = self._architecture({**params, **others})
             if architecture.digest not in taken and accepts(architecture):
                 return architecture
         return None
@@ -323,9 +323,17 @@ class Ledger:
         else:
             self.study.tell(trial, state=TrialState.PRUNED if record.state == "pruned" else TrialState.FAIL)
 
+    def _architecture(self, params: Mapping[str, Any]) -> Architecture:
+        """The architecture of Optuna's parameters, without what lies inside a dropped branch."""
+        known = architecture_of({name: value for name, value in params.items() if name in self.distributions})
+        return self.space.architecture(
+            {path: str(choice) for path, choice in known.sites.items()},
+            {name: str(width) for name, width in known.groups.items()},
+        )
+
     def _digest(self, trial: FrozenTrial) -> str:
         known = trial.user_attrs.get(DIGEST)
-        return known or architecture_of({**trial.system_attrs.get("fixed_params", {}), **trial.params}).digest
+        return known or self._architecture({**trial.system_attrs.get("fixed_params", {}), **trial.params}).digest
 
     def _lives(self, trial: FrozenTrial) -> bool:
         return is_alive(trial.user_attrs.get(OWNER, ""), trial.user_attrs.get(SEEN, 0.0))

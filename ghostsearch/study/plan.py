@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BUDGETS, DIVERSE = 20, 3
+LONG_RUN = 32
+"""Trials from which on the table's sampler is given the uniform architectures too."""
 SOLVER_SHARE = 0.7
 """Of the trials that neither the baseline nor a uniform one takes; the sampler has the rest."""
 
@@ -105,7 +107,7 @@ def make_plan(baseline: Baseline, watch: Watch) -> Plan:
     space = without_slow(setup.space, baseline.vetoed, config.device)
     _check_left(setup, space)
     axes, problem = baseline.axes, None
-    if config.seeds in ("solver", "only solver"):
+    if config.seeds in ("solver", "only solver") or config.sampler == "table":
         with watch.stage("candidate table"):
             changes = replace(setup, space=space)
             table = build_candidates(changes, watch.folder, watch.telling("candidate table"))
@@ -130,13 +132,19 @@ def _check_left(setup: Setup, space: SearchSpace) -> None:
 
 
 def seeds_of(config: RunConfig, space: SearchSpace, problem: Problem | None, axes: Sequence[Axis]) -> list[Seed]:
-    """What the run asks to start from, the baseline always first."""
+    """What the run asks to start from, the baseline always first.
+
+    The table's sampler opens with the program's answers itself, spread over what the trials have not covered.
+    """
     uniform = uniform_seeds(space)
-    if config.seeds in ("none", "only solver"):
+    kind: str = config.seeds
+    if kind == "solver" and config.sampler == "table":
+        kind = "uniform" if config.trials >= LONG_RUN else "none"
+    if kind in ("none", "only solver"):
         uniform = uniform[:1]
-    if problem is None:
+    if problem is None or kind in ("none", "uniform"):
         return uniform
-    share = SOLVER_SHARE if config.seeds == "solver" else 1.0
+    share = SOLVER_SHARE if kind == "solver" else 1.0
     room = max(1, int((config.trials - len(uniform)) * share))
     # Right behind the baseline: what is scored later is stopped at a rung by what these reach there.
     return [uniform[0], *solver_seeds(space, problem, axes)[:room], *uniform[1:]]

@@ -29,9 +29,10 @@ from ghostsearch.study.directory import (
     write_records,
 )
 from ghostsearch.study.explore import run_trials
-from ghostsearch.study.ledger import Ledger, records_of
+from ghostsearch.study.ledger import Ledger, distributions, records_of
 from ghostsearch.study.outcome import make_outcome, write_outcome
 from ghostsearch.study.plan import Plan, make_plan
+from ghostsearch.study.sampler import TableSampler
 from ghostsearch.study.setup import open_setup
 from ghostsearch.study.store import open_storage, other_studies
 from ghostsearch.study.watch import Progress, Watch, interruptible
@@ -58,6 +59,8 @@ def search(config: RunConfig, *, progress: Progress | None = None) -> StudyView:
         check_directory(watch.folder, config, setup.space)
         if on_device:
             setup = dataclasses.replace(setup, on_device=on_device)
+        if config.storage:
+            open_storage(config.storage, watch.folder)
         with locked(watch.folder):
             plan = make_plan(make_baseline(setup, watch), watch)
             ledger = open_ledger(plan, watch.folder)
@@ -96,12 +99,23 @@ def open_ledger(plan: Plan, folder: Path) -> Ledger:
     """The study's storage with its trials, those of other axes too, and the plan's seeds in the queue."""
     config, study = plan.config, read_study(folder)
     storage, name = open_storage(config.storage, folder), name_for(study, config)
-    ledger = Ledger(storage, name, plan.space, plan.axes, sampler=config.sampler, seed=config.seed)
+    ledger = Ledger(storage, name, plan.space, plan.axes, sampler=sampler_of(plan), seed=config.seed)
     for other in other_studies(storage, str(study["name"]), name):
         ledger.adopt(records_of(storage, other))
     ledger.retry_pruned()
     ledger.enqueue(plan.seeds)
     return ledger
+
+
+def sampler_of(plan: Plan) -> str | TableSampler:
+    """The run's sampler: ours over the plan's program, or the name of one of Optuna's."""
+    if plan.config.sampler != "table":
+        return plan.config.sampler
+    assert plan.problem is not None, "the plan has a program where the sampler is ours"
+    parameters = {name: [str(c) for c in d.choices] for name, d in distributions(plan.space).items()}
+    limits = {axis.name: bound for axis in plan.axes if (bound := axis.bound) is not None and not axis.is_score}
+    names = [axis.name for axis in plan.axes]
+    return TableSampler(plan.problem, parameters, names, limits=limits, seed=plan.config.seed)
 
 
 def conclude(plan: Plan, ledger: Ledger, watch: Watch) -> None:

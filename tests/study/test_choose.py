@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ghostsearch.pareto import dominates, pareto_front
 from ghostsearch.records import Axis, Cost, Record, Score, packed
-from ghostsearch.study.choose import BASELINE, TRAINED, recommended, standard_error
+from ghostsearch.study.choose import BASELINE, TRAINED, error_of_difference, recommended
 
 AXES = (Axis.of_score("accuracy"), Axis.of_cost("macs"))
 
@@ -42,8 +42,8 @@ def test_one_standard_error_of_the_paired_difference_is_allowed():
     baseline = model(BASELINE, 0.90, 100, right=right)
     paired = model("p", 0.87, 10, right=same)
     shuffled = model("s", 0.87, 10, right=np.roll(right, 50) & (np.arange(100) != 99))
-    assert standard_error(paired.score(), baseline.score()) == pytest.approx(0.0171, abs=1e-4)
-    assert standard_error(shuffled.score(), baseline.score()) > 0.03
+    assert error_of_difference(paired.score(), baseline.score()) == pytest.approx(0.0171, abs=1e-4)
+    assert error_of_difference(shuffled.score(), baseline.score()) > 0.03
     fallback = model("x", 0.90, 50)
     assert recommended([paired, fallback], [baseline], AXES, None) == "x"
     assert recommended([shuffled, fallback], [baseline], AXES, None) == "s"

@@ -1,0 +1,142 @@
+"""Going on with a study: other limits, axes, samplers and more trials; what cannot change; what failing leaves."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.records import Latency
+from ghostsearch.study import run as run_module
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.directory import load_study
+from ghostsearch.study.run import search
+from ghostsearch.study.setup import Setup
+
+QUICK = {
+    "sampler": "random", "seeds": "uniform", "calibration_images": 0, "baseline_epochs": 0, "trials": 4,
+    "time_limit": 0.001, "final_time_limit": 0.001,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def limited(tiny, tmp_path_factory):
+    """A study whose memory limit rules some trials out."""
+    folder = tmp_path_factory.mktemp("limited") / "run"
+    return search(RunConfig(**tiny(folder, **QUICK, max_memory="90%"))), folder
+
+
+@pytest.fixture
+def again(limited, tiny, tmp_path):
+    """The same study in a directory of the test's own, and what goes on with it under other options."""
+    view, folder = limited
+    shutil.copytree(folder, tmp_path / "run")
+
+    def go_on(**changed):
+        return search(RunConfig(**tiny(tmp_path / "run", **{**QUICK, "max_memory": "90%", **changed})))
+
+    return view, go_on
+
+
+def test_a_looser_limit_tries_again_what_the_tighter_one_ruled_out_and_records_keep_theirs(again):
+    before, go_on = again
+    ruled_out = [r for r in before.records if r.state == "pruned"]
+    assert ruled_out
+    assert all(r.reason.startswith("peak memory") and not r.scores for r in ruled_out)
+    after = go_on(max_memory="150%", trials=len(before.records) + len(ruled_out))
+    assert after.records[: len(before.records)] == before.records
+    retried = after.records[len(before.records) :]
+    assert {r.digest for r in retried} == {r.digest for r in ruled_out}
+    assert {r.state for r in retried} == {"complete"}
+    assert {r.limits["memory"] for r in before.records} == {"90%"}
+    assert {r.limits["memory"] for r in retried} == {"150%"}
+
+
+def test_a_new_axis_a_limit_on_another_and_another_sampler_go_on_with_the_same_trials(again):
+    before, go_on = again
+    after = go_on(objectives=["score", "macs", "latency"], max_params="99%", sampler="nsga2", veto=True, trials=6)
+    known = [(r.digest, r.state, r.scores) for r in before.records]
+    assert [(r.digest, r.state, r.scores) for r in after.records][: len(known)] == known
+    assert len(after.records) == 6
+    assert [a.name for a in after.objectives] == [
+        "score", "macs", "latency_s[onnxruntime:cpu]", "params", "peak_memory_bytes"
+    ]  # fmt: skip
+    params = [r.cost.params for r in after.records if r.digest in after.front]
+    assert all(p <= 0.99 * before.records[0].cost.params for p in params)
+
+
+@pytest.mark.parametrize("changed", [{"epochs": 1}, {"train_images": 256}, {"space": "ghost"}])
+def test_what_cannot_change_is_one_line_and_changes_nothing(again, changed):
+    _, go_on = again
+    with pytest.raises(GhostsearchError, match=f"another study .*{next(iter(changed))}.*another --out") as refused:
+        go_on(**changed)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"compute_device": "cuda:77"}, "cuda:77"),
+        ({"max_macs": "0.01%"}, "nearest feasible limit"),
+        ({"storage": "oracle://x/y"}, "oracle"),
+        ({"classes": 3, "data": "digits"}, "classes"),
+    ],
+)
+def test_a_command_that_fails_on_its_arguments_leaves_nothing_behind(tiny, tmp_path, wrong, said):
+    with pytest.raises(GhostsearchError, match=said):
+        search(RunConfig(**tiny(tmp_path / "run", **{**QUICK, **wrong})))
+    assert not (tmp_path / "run").exists()
+
+
+class Simulated(Setup):
+    """Latency is the model's share of the baseline's MACs, whatever the clock."""
+
+    def latencies(self, models, seconds):
+        latency = Latency(device="onnxruntime:cpu", threads=1, batch=1, times_s=(1e-3,), baseline_times_s=(1e-3,))
+        return dict.fromkeys(models, (latency,))
+
+    def latency_table(self, *_, **__):
+        pytest.fail("nothing in a study without latency is decided by the user's cache of timed cells")
+
+
+def test_the_same_seed_makes_the_same_search(limited, tiny, tmp_path, monkeypatch):
+    first, _ = limited
+    monkeypatch.setattr(run_module, "open_setup", simulated(run_module.open_setup))
+    monkeypatch.setattr("ghostsearch.study.outcome.evidence", lambda *_: {})
+    second = search(RunConfig(**tiny(tmp_path / "run", **QUICK, max_memory="90%")))
+    assert [(r.digest, r.origin, r.state, r.scores) for r in second.records] == [
+        (r.digest, r.origin, r.state, r.scores) for r in first.records
+    ]
+
+
+def simulated(opened):
+    def open_simulated(*args):
+        setup = opened(*args)
+        return Simulated(**{name: getattr(setup, name) for name in setup.__dataclass_fields__})
+
+    return open_simulated
+
+
+def test_the_front_is_a_table_with_the_baseline_and_what_is_chosen(limited):
+    view, folder = limited
+    table = pd.read_csv(folder / "front.csv").set_index("digest")
+    assert list(table.index) == ["baseline", *(d for d in view.front if d != "baseline")]
+    assert list(table.index[table.chosen]) == [view.chosen] * bool(view.chosen)
+
+
+def test_raw_timings_stay_out_of_the_outcome(limited):
+    _, folder = limited
+    finalists = json.loads((folder / "outcome.json").read_text())["finalists"]
+    assert finalists
+    assert all(len(x["times_s"]) <= 5 for r in finalists for x in r["latencies"])
+
+
+def test_a_time_budget_that_is_up_ends_with_what_there_is(again, tiny, tmp_path):
+    before, _ = again
+    view = search(RunConfig(**tiny(tmp_path / "run", **{**QUICK, "trials": 50}, max_memory="90%", time_budget="1s")))
+    assert [r.digest for r in view.records] == [r.digest for r in before.records]
+    assert view.front
+    assert Path(view.directory, "report.html").exists()
+    assert load_study(tmp_path / "run").front == view.front
