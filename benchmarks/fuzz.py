@@ -1,7 +1,7 @@
 """Every reader fed spoiled and made-up files: the tests' inputs many times over, and atheris guided by coverage.
 
     pip install atheris
-    python benchmarks/fuzz.py --factor 3 --results results
+    python benchmarks/fuzz.py --goal 1000000 --results results
 
 The hypothesis part is tests/fuzz with GHOSTSEARCH_FUZZ; its asserts are the rules: a result or one line of
 GhostsearchError, within 20 seconds, less than 1 GiB more memory, nothing run. Atheris runs each text
@@ -114,42 +114,59 @@ def run_guided(target: str, seconds: float) -> dict[str, Any]:
         }  # fmt: skip
 
 
-def run_hypothesis(factor: int) -> list[dict[str, Any]]:
-    """tests/fuzz with `factor` times its inputs from fresh seeds, a process a kind."""
-    sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
-    from test_bad_files import INPUTS
+TESTS = {
+    "choice": "choices", "preset data": "preset_data", "preset file": "preset_files",
+    "architecture": "architecture_data", "architecture file": "architecture_files", "run": "run_options",
+    "run file": "run_files", "manifest": "manifests", "weights": "weights", "checkpoint": "checkpoints",
+    "images": "image_folders", "study": "study_directories", "database": "study_databases",
+    "wrapper": "checkpoint_wrappers", "deep image": "deep_images", "table": "tables", "arrays": "array_files",
+    "batch": "batches", "loader": "loaders",
+}  # fmt: skip
+"""Kinds of input by their test in tests/fuzz."""
 
-    tests = {
-        "choice": "choices", "preset data": "preset_data", "preset file": "preset_files",
-        "architecture": "architecture_data", "architecture file": "architecture_files", "run": "run_options",
-        "run file": "run_files", "manifest": "manifests", "weights": "weights", "checkpoint": "checkpoints",
-        "images": "image_folders", "study": "study_directories", "database": "study_databases",
-    }  # fmt: skip
-    rows = []
-    for kind, inputs in INPUTS.items():
-        began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        test = f"tests/fuzz/test_bad_files.py::test_{tests[kind]}"
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "--timeout=0", test], capture_output=True, text=True, check=False,
-            cwd=ROOT, env={**os.environ, "GHOSTSEARCH_FUZZ": str(factor)},
-        )  # fmt: skip
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if done.returncode:
-            print(done.stdout[-4000:])
-        rows.append({
-            "files": kind, "inputs": inputs * factor, "seconds": round(time.monotonic() - began),
-            "CPU seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime),
-            "failures": int(done.returncode != 0),
-        })  # fmt: skip
-        print(rows[-1], flush=True)
+
+def run_hypothesis(factor: int, inputs: dict[str, int], progress: Path) -> list[dict[str, Any]]:
+    """tests/fuzz with `factor` times its inputs from fresh seeds, a process per kind.
+
+    `progress` takes a line per kind that is done: a stopped run goes on after them.
+    """
+    rows = [json.loads(line) for line in progress.read_text().splitlines()] if progress.exists() else []
+    done = {row["files"] for row in rows}
+    for kind in inputs:
+        if kind not in done:
+            rows.append(run_kind(kind, inputs[kind], factor))
+            progress.parent.mkdir(parents=True, exist_ok=True)
+            with progress.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            print(rows[-1], flush=True)
     return rows
+
+
+def run_kind(kind: str, inputs: int, factor: int) -> dict[str, Any]:
+    """One test of tests/fuzz in a process of its own: inputs, seconds, inputs per CPU second, and whether it failed."""
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "--timeout=0",
+         f"tests/fuzz/test_bad_files.py::test_{TESTS[kind]}"],
+        capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "GHOSTSEARCH_FUZZ": str(factor)},
+    )  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        print(done.stdout[-4000:])
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        "files": kind, "inputs": inputs * factor, "seconds": round(time.monotonic() - began), "CPU seconds": round(cpu),
+        "inputs per CPU second": round(inputs * factor / max(cpu, 1e-9), 1), "failures": int(done.returncode != 0),
+    }  # fmt: skip
 
 
 def main() -> None:
     """Both parts, and the page."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--factor", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--seconds", type=float, default=20, help="of atheris per reader; 0 leaves it out")
+    parser.add_argument("--goal", type=int, help="choose the factor so that tests/fuzz makes so many inputs")
+    parser.add_argument("--progress", type=Path, default=Path("fuzz-progress"), help="what is done; delete to repeat")
     parser.add_argument("--guided", choices=TARGETS)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--results", type=Path)
@@ -157,17 +174,23 @@ def main() -> None:
     if given.guided:
         guided(given.guided, given.seconds, given.folder)
         return
+    sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
+    from test_bad_files import INPUTS
+
+    if given.goal:
+        given.factor = -(-given.goal // sum(INPUTS.values()))
     by_coverage = []
-    for target in TARGETS:
+    for target in TARGETS if given.seconds else ():
         by_coverage.append(run_guided(target, given.seconds))
         print(by_coverage[-1], flush=True)
-    made = run_hypothesis(given.factor)
+    made = run_hypothesis(given.factor, INPUTS, given.progress / f"hypothesis-{given.factor}.jsonl")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
     total = sum(r["inputs"] for r in (*made, *by_coverage))
     bad = sum(r["failures"] for r in made) + sum(r["other exceptions"] for r in by_coverage)
     page = ResultPage(
         name="fuzz", title="Files that nobody sane would write",
-        claim="Spoiled and made-up choices, presets, architectures, run files, weights, images and studies; kinds of "
+        claim="Spoiled and made-up choices, presets, architectures, run files, weights, checkpoints, "
+        "images, tables, arrays, loaders and studies; kinds of "
         "file for which one input did anything but give a result or one line",
         figure=f"{total:,} inputs, {bad} kinds", device=processor(),
         command=" ".join(["python", "benchmarks/fuzz.py", *sys.argv[1:]]),

@@ -13,7 +13,8 @@ class GhostsearchError(Exception):
     def __init__(self, message: str = "") -> None:
         # torch's data workers hand an error over as the text of its traceback, with the message at its end.
         found = re.findall(r"^ghostsearch\.\S*Error: (.*)\Z", message, re.MULTILINE | re.DOTALL)
-        super().__init__(found[-1].strip() if found else message)
+        # A name out of a foreign file may hold line breaks.
+        super().__init__(re.sub(r"\s*[\r\n]+\s*", " ", found[-1] if found else message).strip())
 
 
 def key_of(location: Sequence[int | str]) -> str:

@@ -54,7 +54,15 @@ def _images(images: Any, target: Any, classes: Sequence[str]) -> tuple[Any, Any]
 
 
 def _tensor(value: Any) -> Any:
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    """Arrays and lists of numbers as tensors; all else as it is."""
+    numbers = isinstance(value, list | tuple) and value and all(isinstance(y, int | float) for y in value)
+    if not (numbers or isinstance(value, np.ndarray)):
+        return value
+    try:
+        return torch.as_tensor(value)
+    # Text, objects, numbers of more than 64 bits.
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise GhostsearchError(f"a batch holds values that are no numbers for a tensor ({error})") from None
 
 
 def _target(target: Any, classes: Sequence[str]) -> Any:
@@ -69,8 +77,6 @@ def _target(target: Any, classes: Sequence[str]) -> Any:
                 "or a data set with `classes`"
             )
         return torch.tensor([classes.index(name) for name in target])
-    if isinstance(target, list | tuple) and target and all(isinstance(y, int | float) for y in target):
-        return torch.tensor(target)
     return _tensor(target)
 
 
@@ -82,7 +88,14 @@ class Collate:
     classes: tuple[str, ...]
 
     def __call__(self, samples: Any) -> tuple[Any, Any]:
-        return batch_of(self.collate(samples), self.classes)
+        try:
+            batch = self.collate(samples)
+        except GhostsearchError:
+            raise
+        # A collate function of the user's own, or samples of several shapes, may raise anything.
+        except Exception as error:
+            raise GhostsearchError(f"samples do not make a batch ({type(error).__name__}: {error})") from error
+        return batch_of(batch, self.classes)
 
 
 class Batches:

@@ -127,11 +127,11 @@ def read_arrays(file: Path, input_spec: InputSpec, seed: int) -> Source:
         raise GhostsearchError(f"{file}: cannot be read as .npz with an array x ({reason})") from None
     if x.ndim == len(input_spec.shape) and input_spec.channels == 1:
         x = x[:, None]
-    if x.shape[1:] != input_spec.shape or not len(x) or x.dtype.kind not in "fiub":
+    if x.shape[1:] != input_spec.shape or x.size == 0 or x.dtype.kind not in "fiub":
         raise GhostsearchError(
             f"{file}: x has shape {x.shape}, the model wants (N, {', '.join(map(str, input_spec.shape))})"
         )
-    if y is not None and (len(y) != len(x) or y.ndim > 2 or y.dtype.kind not in "fiub"):
+    if y is not None and (y.shape[:1] != x.shape[:1] or y.ndim > 2 or y.dtype.kind not in "fiub"):
         raise GhostsearchError(f"{file}: y has shape {y.shape}, expected ({len(x)},) or ({len(x)}, K) numbers")
     x = x.astype(np.float32)
     if not np.isfinite(x).all():

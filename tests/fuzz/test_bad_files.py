@@ -3,6 +3,8 @@
 `GHOSTSEARCH_FUZZ=20 pytest tests/fuzz` makes twenty times as many inputs, from fresh seeds.
 """
 
+import argparse
+import copy
 import json
 import os
 import pickle
@@ -11,9 +13,10 @@ import shutil
 import struct
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -21,7 +24,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ghostsearch.data.load import load_data
+from ghostsearch.data.load import load_calibration, load_data, own_data
+from ghostsearch.data.loaders import IMAGE_KEYS, TARGET_KEYS, batch_of
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.saved import load, read_manifest, save
 from ghostsearch.models.load import DIGITS_INPUT, load_model
@@ -34,19 +38,22 @@ from ghostsearch.study.config import RunConfig, configure
 from ghostsearch.study.directory import (
     check_directory,
     load_study,
-    write_outcome,
     write_records,
     write_run,
     write_study,
 )
 from ghostsearch.study.ledger import Ledger
+from ghostsearch.study.outcome import Outcome, write_outcome
 from ghostsearch.study.store import open_storage
+from ghostsearch.training.checks import check_run
+from ghostsearch.training.tasks.classification import Classification
 
 FACTOR = int(os.environ.get("GHOSTSEARCH_FUZZ", "1"))
 INPUTS = {
     "choice": 5000, "preset data": 1000, "preset file": 700, "architecture": 1000, "architecture file": 900,
     "run": 400, "run file": 400, "manifest": 500, "weights": 120, "checkpoint": 120, "images": 30,
-    "study": 150, "database": 20,
+    "study": 150, "database": 20, "wrapper": 100, "deep image": 40, "table": 80, "arrays": 100, "batch": 500,
+    "loader": 150,
 }  # fmt: skip
 """Inputs per kind at FACTOR 1."""
 SLOWEST_S = 20.0
@@ -257,6 +264,112 @@ def test_checkpoints(place: Path, data: st.DataObject) -> None:
     survives(load_weights, module, path)
 
 
+ENTRIES = st.sampled_from(["state_dict", "model", "params", "params_ema", "ema", "net", "module", "epoch", "args", "x"])
+BESIDE = st.one_of(
+    SCALARS, st.builds(argparse.Namespace, lr=st.floats()), st.builds(np.float64, st.floats()),
+    st.builds(np.arange, st.integers(0, 4)), st.just(PurePosixPath("x")), st.builds(torch.zeros, st.integers(0, 3)),
+)  # fmt: skip
+NET = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+
+
+@fuzz("wrapper", st.data())
+def test_checkpoint_wrappers(place: Path, data: st.DataObject) -> None:
+    """Weights under entries and prefixes of any nesting, with anything beside them, some of it wrong."""
+    prefix = "".join(data.draw(st.lists(st.sampled_from(["module.", "_orig_mod.", "model.", "x."]), max_size=3)))
+    found: Any = {prefix + name: value for name, value in NET.state_dict().items()}
+    if data.draw(st.booleans()):
+        found[data.draw(st.sampled_from([prefix + "0.weight", "n_averaged", "total_ops", "y"]))] = data.draw(BESIDE)
+    for _ in range(data.draw(st.integers(0, 3))):
+        beside = data.draw(st.dictionaries(ENTRIES, BESIDE, max_size=3))
+        found = {**beside, data.draw(ENTRIES): found}
+    torch.save(found, place / "wrapped.pt")
+    net = copy.deepcopy(NET)
+    if survives(load_weights, net, place / "wrapped.pt") is not None:
+        assert all(torch.isfinite(value).all() for value in net.state_dict().values())
+
+
+MODES = st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B", "I", "F"])
+
+
+@fuzz("deep image", st.data())
+def test_deep_images(place: Path, data: st.DataObject) -> None:
+    """TIFF and PNG images of every mode, with values in and out of the known ranges, some damaged."""
+    root = place / "deep"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    for i in range(data.draw(st.integers(1, 6))):
+        mode = data.draw(MODES)
+        image = Image.new(mode, (data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))))
+        if mode in ("I", "F", "I;16"):
+            kinds = {"I": np.int32, "F": np.float32, "I;16": np.uint16}
+            floats = st.one_of(st.integers(-5, 70_000), st.floats(width=32))
+            value = data.draw(floats if mode == "F" else st.integers(0, 65535))
+            image = Image.fromarray(np.full((4, 4), value, kinds[mode]))
+        path = root / f"{i}.tif"
+        image.save(path)
+        if not data.draw(st.integers(0, 3)):
+            path.write_bytes(data.draw(spoiled(path.read_bytes())))
+    found = survives(load_calibration, f"folder:{root}", input=DIGITS_INPUT, images=8)
+    if found is not None:
+        assert all(torch.isfinite(batch).all() for batch in found.batches)
+        assert found.images + len(found.broken) == len(list(root.iterdir()))
+
+
+TABLE = b"path,label,split\na.png,x,train\nb.png,y,test\n"
+
+
+@fuzz("table", st.one_of(spoiled(TABLE), st.text(max_size=80).map(str.encode)))
+def test_tables(place: Path, content: bytes) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("L", (8, 8), 5).save(place / name)
+    (place / "t.csv").write_bytes(content)
+    survives(load_data, f"csv:{place / 't.csv'}", input=DIGITS_INPUT)
+
+
+@fuzz("arrays", st.data())
+def test_array_files(place: Path, data: st.DataObject) -> None:
+    kinds = st.sampled_from(["f4", "i8", "u1", "U3", "c8", "f2", "?"])
+    shape = data.draw(st.lists(st.integers(0, 9), max_size=4))
+    arrays = {"x": np.zeros((6, 1, 8, 8) if data.draw(st.booleans()) else shape, data.draw(kinds))}
+    if data.draw(st.booleans()):
+        arrays["y"] = np.zeros(6 if data.draw(st.booleans()) else shape, data.draw(kinds))
+    np.savez(place / "a.npz", **arrays)
+    if data.draw(st.booleans()):
+        (place / "a.npz").write_bytes(data.draw(spoiled((place / "a.npz").read_bytes())))
+    survives(load_data, f"arrays:{place / 'a.npz'}", input=DIGITS_INPUT)
+
+
+BATCH_KEYS = st.one_of(st.sampled_from([*IMAGE_KEYS, *TARGET_KEYS]), st.text(max_size=3))
+PARTS = st.recursive(
+    st.one_of(
+        SCALARS, st.builds(torch.zeros, st.lists(st.integers(0, 3), max_size=4)),
+        st.builds(np.zeros, st.lists(st.integers(0, 3), max_size=4)),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.tuples(inner, inner),
+        st.dictionaries(BATCH_KEYS, inner, max_size=3),
+    ),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@fuzz("batch", PARTS)
+def test_batches(batch: Any) -> None:
+    found = survives(batch_of, batch, ("a", "b"))
+    assert found is None or len(found) == 2
+
+
+@fuzz("loader", st.lists(PARTS, max_size=3))
+def test_loaders(batches: list[Any]) -> None:
+    """Lists of anything as loaders, up to the check before training."""
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+
+    def run() -> None:
+        check_run(net, own_data((batches, batches, batches), "fuzz", DIGITS_INPUT), Classification())
+
+    survives(run)
+
+
 @fuzz("images", st.data())
 def test_image_folders(place: Path, data: st.DataObject) -> None:
     """Whole, spoiled and foreign images in one folder, under names of all kinds."""
@@ -293,7 +406,7 @@ def study(place: Path) -> Path:
     write_run(folder, RunConfig())
     write_study(folder, {"name": "s", "space": "0", "anatomy": {}, "baseline_latencies": [], "environment": {}})
     write_records(folder, [record])
-    write_outcome(folder, [record], objectives, [record], [record], [])
+    write_outcome(folder, Outcome((record,), (record,), (record,)), objectives)
     space = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)")})
     ledger = Ledger(open_storage(None, folder), "s", space, objectives, sampler="random", seed=0)
     proposal = ledger.ask(lambda a: True)

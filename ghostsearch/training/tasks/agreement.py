@@ -29,7 +29,8 @@ class Agreement(Task):
 
     def target(self, images: Any, target: Any) -> Any:
         """The baseline's output on the batch; a label, where there is one, is not looked at."""
-        with torch.inference_mode():
+        # Not in inference mode, whose tensors no gradient may meet.
+        with torch.no_grad():
             return self.task.forward(self.baseline.to(_place(images)), images, target)
 
     def loss(self, output: Any, target: Any) -> Tensor:
