@@ -16,7 +16,7 @@ from ghostsearch.graph.replay import Replay
 from ghostsearch.graph.widths import width_plan
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.setup import BATCH_VALUES, TABLE_REACH, Setup
-from ghostsearch.surgery.baseline_pass import BaselinePass
+from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.sampled_gradients import Cut, EdgeGradients, gauss_newton
 from ghostsearch.training.tasks.base import Task, main_output
 from ghostsearch.training.tasks.classification import Classification
@@ -85,10 +85,10 @@ class CandidateScores:
         if self.fitting:
             self.judged = Replay(self.fitting.teacher, self.fitting.graph, [x for x, _ in self.batches])
 
-    def _traced_pass(self) -> BaselinePass | None:
+    def _traced_pass(self) -> BaselineStatistics | None:
         """The baseline's values on the calibration images, where its graph gives what the task's forward gives."""
         few, inputs = self.setup.few_images, self.batches[0][0]
-        found = BaselinePass(self.setup.baseline.module, few) if few and isinstance(inputs, Tensor) else None
+        found = BaselineStatistics(self.setup.baseline.module, few) if few and isinstance(inputs, Tensor) else None
         if found is None or not found.traced:
             return None
         with torch.no_grad():

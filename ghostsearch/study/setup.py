@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -28,9 +29,9 @@ from ghostsearch.space.choice import parse_width
 from ghostsearch.space.preset import load_preset
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.scores import score_of
-from ghostsearch.surgery.baseline_pass import BaselinePass
+from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
-from ghostsearch.surgery.fit_layer import FitSettings
+from ghostsearch.surgery.fit_problem import FitSettings
 from ghostsearch.surgery.sites import find_sites
 from ghostsearch.training.checks import check_run
 from ghostsearch.training.tasks.base import Task
@@ -102,15 +103,24 @@ class Setup:
 
     def convert(self, architecture: Architecture, progress: Progress | None = None) -> nn.Module:
         """The model of an architecture with inherited weights: closed form, or copies where no images are given."""
-        return self._convert(architecture, self.calibration, self.config.distill_steps, progress)
+        known = None if architecture.is_baseline else self.statistics
+        return self._convert(architecture, self.calibration, self.config.distill_steps, progress, statistics=known)
 
-    def convert_quickly(self, architecture: Architecture, baseline_pass: BaselinePass | None = None) -> nn.Module:
+    @cached_property
+    def statistics(self) -> BaselineStatistics | None:
+        """The baseline's values on the calibration images, which all trials of this process share."""
+        if not self.calibration:
+            return None
+        settings = FitSettings(compute_device=self.config.compute_device, seed=self.config.seed)
+        return BaselineStatistics(self.baseline.module, self.calibration, settings)
+
+    def convert_quickly(self, architecture: Architecture, statistics: BaselineStatistics | None = None) -> nn.Module:
         """For the candidate table: from few images, TABLE_REACH layers refitted behind the change, not distilled.
 
-        baseline_pass: the baseline's values on `few_images`, stopped before the change.
+        statistics: the baseline's values on `few_images`, stopped before the change.
         """
         quick = FitSettings(relu_rounds=1, joint_rounds=1, reach=TABLE_REACH)
-        return self._convert(architecture, self.few_images, 0, None, quick, baseline_pass)
+        return self._convert(architecture, self.few_images, 0, None, quick, statistics)
 
     @property
     def few_images(self) -> list[Tensor] | None:
@@ -123,12 +133,12 @@ class Setup:
     def _convert(
         self, architecture: Architecture, calibration: list[Tensor] | None, steps: int,
         progress: Progress | None = None, settings: FitSettings | None = None,
-        baseline_pass: BaselinePass | None = None,
+        statistics: BaselineStatistics | None = None,
     ) -> nn.Module:  # fmt: skip
         return convert(
             self.baseline.module, architecture, example=self.example, anatomy=self.anatomy, calibration=calibration,
             width_multiple=self.space.width_multiple, distill_steps=steps, seed=self.config.seed,
-            settings=settings, progress=progress, baseline_pass=baseline_pass,
+            settings=settings, progress=progress, statistics=statistics,
         )  # fmt: skip
 
     def cost(self, architecture: Architecture) -> Cost:

@@ -13,10 +13,11 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.capture import copied, unwrapped
 from ghostsearch.graph.widths import kept_channels, set_widths, width_plan
 from ghostsearch.space.architecture import Anatomy, Architecture
-from ghostsearch.surgery.baseline_pass import BaselinePass
+from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.drop import drop_branches, dropped_branches
-from ghostsearch.surgery.fit_layer import FitSettings
-from ghostsearch.surgery.inherit import fit_weights
+from ghostsearch.surgery.fit_model import FitReport
+from ghostsearch.surgery.fit_problem import FitSettings
+from ghostsearch.surgery.inherit import fit_weights, image_batches
 from ghostsearch.surgery.sites import find_sites, require_sites
 from ghostsearch.surgery.swap import swap_sites
 
@@ -35,14 +36,15 @@ def convert(
     seed: int = 0,
     settings: FitSettings | None = None,
     progress: Progress | None = None,
-    baseline_pass: BaselinePass | None = None,
+    statistics: BaselineStatistics | None = None,
+    on_fit: Callable[[FitReport], None] | None = None,
 ) -> nn.Module:
     """The model of an architecture as a new module, with weights inherited from `model`, which stays untouched.
 
     example: (N, C, H, W) or any forward input. `calibration` yields image batches (or (images, …) batches) to fit the
     weights in closed form under `settings`; without it they are copied. The structure depends on the architecture
-    alone, so that saved weights load into a conversion made without images. `baseline_pass` holds the baseline's
-    values on the calibration batches, stopped before the first change, where many single changes are made in turn.
+    alone, so that saved weights load into a conversion made without images. `statistics` holds the baseline's values on
+    the calibration batches where many conversions are made from them. `on_fit` is told what was fitted.
     Raises GhostsearchError for a site or group that the model does not have or that cannot change.
     """
     model = unwrapped(model)
@@ -50,7 +52,7 @@ def convert(
         anatomy = anatomy or find_sites(model, example, include_first=True, widths=False)
         require_sites(anatomy, architecture.sites)
     branches = dropped_branches(architecture, anatomy) if anatomy else []
-    if distill_steps and calibration is None:
+    if distill_steps and calibration is None and statistics is None:
         raise GhostsearchError("distilling blocks needs images: give calibration batches, or distill_steps=0")
     converted = copied(model)
     if architecture.groups:
@@ -62,11 +64,16 @@ def convert(
         torch.manual_seed(seed)
         for old, new in swap_sites(converted, architecture.sites).values():
             new.copy_weights(old)
-        if calibration is None or architecture.is_baseline:
+        if (calibration is None and statistics is None) or architecture.is_baseline:
             return converted
         with working():
-            return fit_weights(
-                model, converted, architecture, example=example, calibration=calibration,
-                width_multiple=width_multiple, distill_steps=distill_steps, seed=seed, settings=settings,
-                progress=progress, baseline_pass=baseline_pass, branches=branches,
+            if statistics is None:
+                statistics = BaselineStatistics(model, list(image_batches(calibration or (), example)), settings)
+            fitted, report = fit_weights(
+                model, converted, architecture, example=example, statistics=statistics, width_multiple=width_multiple,
+                distill_steps=distill_steps, seed=seed, settings=settings, progress=progress,
+                branches=branches,
             )  # fmt: skip
+    if on_fit:
+        on_fit(report)
+    return fitted

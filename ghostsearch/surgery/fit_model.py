@@ -1,174 +1,221 @@
-"""Walks a converted net in its own order of computation and fits layer after layer to the baseline's values."""
+"""Walks a converted net in its own order of computation and fits layer after layer to the baseline's sampled values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.blocks.base import Block
+from ghostsearch.blocks.ghost import GhostConv
+from ghostsearch.blocks.lowrank import LowRankConv
 from ghostsearch.busy import breathe
-from ghostsearch.graph.flow import (
-    LAYERS,
-    Place,
-    find_places,
-    fit_order,
-    input_weight,
-    readers_of,
-    trace_graph,
-    without_inplace,
-)
-from ghostsearch.graph.replay import Replay, Rerun, Values, watched_places
+from ghostsearch.graph.flow import LAYERS, Place, fit_order, input_weight, readers_of, without_inplace
+from ghostsearch.graph.paused import PausedRuns
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.surgery.baseline_pass import BaselinePass
-from ghostsearch.surgery.fit_block import Fitted, Problem, fit_block
-from ghostsearch.surgery.fit_ghost import channel_means
-from ghostsearch.surgery.fit_layer import FitSettings, FreeFit, Target, fit_filters
-from ghostsearch.surgery.shelf import kept
+from ghostsearch.surgery.baseline_statistics import BaselineStatistics
+from ghostsearch.surgery.fit_block import Fitted, fit_block, scale_outputs
+from ghostsearch.surgery.fit_ghost import channel_means, cheap_halo, spread
+from ghostsearch.surgery.fit_problem import FitSettings, Problem, Target
+from ghostsearch.surgery.sampled_rows import Samples, Window, as_maps, crops
 
 Progress = Callable[[int, int, str], None]
+PLAIN = tuple(c.forward for c in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
+PART_VALUES = 2**23
+"""Numbers of a layer's inputs that are worked on together."""
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a fit did."""
+
+    fitted: tuple[str, ...] = ()
+    """Paths of the layers whose weights come from the images, in the order of the fit."""
+    not_fitted: Mapping[str, str] = field(default_factory=dict)
+    """Layers behind a change that keep the weights that they had, and why."""
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    """The most that was held of the calibration images' values between two layers."""
 
 
 class ModelFit:
     """One pass of closed-form fits.
 
-    teacher: the baseline; narrow: the same with its widths cut; student: the narrow net with blocks, fitted in place;
-    channels: per layer whose outputs were cut, the teacher's positions that stay; baseline_pass: the baseline's values
-    on the batches, stopped before the first change.
+    narrow: the baseline with its widths cut; student: the narrow net with blocks, fitted in place; channels: per layer
+    whose outputs were cut, the baseline's positions that stay.
     """
 
     def __init__(
-        self, teacher: nn.Module, narrow: nn.Module, student: nn.Module, batches: Sequence[Any],
-        channels: Mapping[str, Tensor], settings: FitSettings, baseline_pass: BaselinePass | None = None,
+        self, statistics: BaselineStatistics, narrow: nn.Module, student: nn.Module, channels: Mapping[str, Tensor],
+        settings: FitSettings,
     ) -> None:  # fmt: skip
-        self.teacher, self.student = without_inplace(teacher.eval()), without_inplace(student.eval())
-        self.narrow, self.settings, self.channels = narrow, settings, dict(channels)
-        self.baseline_values: Values
-        self.own_values: Values
-        self.baseline_pass = baseline_pass if baseline_pass is not None and baseline_pass.traced else None
+        self.statistics, self.narrow, self.settings = statistics, narrow, settings
+        self.student, self.channels = without_inplace(student.eval()), dict(channels)
+        self.places = statistics.places
         self.first: str | None = None
-        if self.baseline_pass:
-            self.places = self.baseline_pass.places
-            self.baseline_values = self.baseline_pass.replay.fork(self.teacher)
-            self.own_values = self.baseline_pass.replay.fork(self.student)
-            return
-        graph = trace_graph(self.teacher, batches[0][:2]) if isinstance(batches[0], Tensor) else None
-        if graph is not None:
-            self.places = find_places(self.teacher, graph)
-            self.baseline_values = Replay(self.teacher, graph, batches)
-            self.own_values = Replay(self.student, graph, batches)
-        else:
-            self.places = watched_places(self.teacher, batches[0])
-            self.baseline_values, self.own_values = Rerun(self.teacher, batches), Rerun(self.student, batches)
+        self.fitted: list[str] = []
+        self.not_fitted: dict[str, str] = {}
+        self.peak = 0
 
-    def run(self, architecture: Architecture, progress: Progress | None = None) -> None:
+    def run(self, architecture: Architecture, progress: Progress | None = None) -> FitReport:
         """Fit every layer behind the first change."""
+        started = time.perf_counter()
         # Layers of dropped branches have given way to the identity; what read them reads something else now.
         gone = {path for path in self.places if not isinstance(self.student.get_submodule(path), LAYERS)}
         changed = [*architecture.sites, *self.channels, *gone]
-        order = fit_order(self.places, changed)
+        order = [path for path in fit_order(self.places, changed) if path not in gone]
         self.first = order[0] if order else None
         if self.settings.reach is not None:
             last = max((i for i, path in enumerate(order) if path in changed), default=-1)
             order = order[: last + 1 + self.settings.reach]
-        with torch.no_grad():
+        for path in self._without_place(changed):
+            self.not_fitted[path] = "it is called several times, or not with one positional argument"
+        with torch.no_grad(), self._source(order) as gather:
             for done, path in enumerate(order, 1):
                 breathe()
-                if path not in gone:
-                    self._fit(self.places[path])
+                self._fit(self.places[path], gather)
                 if progress:
                     progress(done, len(order), f"fitting {path}")
+        return FitReport(tuple(self.fitted), self.not_fitted, time.perf_counter() - started, self.peak)
 
-    def _fit(self, place: Place) -> None:
+    def _without_place(self, changed: Sequence[str]) -> list[str]:
+        """Changed layers, and layers behind them, that the fit cannot reach."""
+        if not self.statistics.traced:
+            return [path for path in changed if path not in self.places]
+        starts, found, behind = set(changed), [], set[fx.Node]()
+        for node in self.statistics.graph.nodes:
+            path = str(node.target) if node.op == "call_module" else ""
+            if path in starts or behind.intersection(node.all_input_nodes):
+                behind.add(node)
+                if path and path not in self.places and isinstance(self.student.get_submodule(path), LAYERS):
+                    found.append(path)
+        return list(dict.fromkeys(found))
+
+    @contextmanager
+    def _source(self, order: Sequence[str]) -> Iterator[Callable[[Place, Callable[..., None]], None]]:
+        """Yields what calls visit(batch, input, shortcut) on each batch that a layer is fitted to."""
+        if not self.statistics.traced:
+            with PausedRuns(self.student, self.statistics.batches, order) as runs:
+
+                def reach(place: Place, visit: Callable[..., None]) -> None:
+                    runs.reach(place.path, lambda number, x: visit(number, x, None))
+                    runs.pass_by(place.path)
+
+                yield reach
+            return
+        replay = self.statistics.replay.fork(self.student)
+
+        def get(place: Place, visit: Callable[..., None]) -> None:
+            for number in range(len(self.statistics.targets(place.path))):
+                x = replay.value(place.source, number)
+                visit(number, x, None if place.shortcut is None else replay.value(place.shortcut, number))
+            self.peak = max(self.peak, replay.held_bytes())
+
+        yield get
+
+    def _fit(self, place: Place, gather: Callable[[Place, Callable[..., None]], None]) -> None:
         new: Any = self.student.get_submodule(place.path)
         old: Any = self.narrow.get_submodule(place.path)
+        if type(old).forward not in PLAIN:
+            gather(place, lambda *_: None)
+            self.not_fitted[place.path] = f"{type(old).__name__} computes in a way of its own"
+            return
         norm: Any = self.student.get_submodule(place.norm) if place.norm else None
-        unit = torch.ones(len(old.weight))
+        found = readers_of(place, self.student)
+        problem = self._problem(place, old, new, norm, found, gather)
+        if problem is None:
+            self.not_fitted[place.path] = "the images do not reach it"
+            return
+        fitted = fit_block(new, problem)
+        if fitted is None:
+            self.not_fitted[place.path] = f"{type(new).__name__} has no closed-form fit"
+            return
+        self.fitted.append(place.path)
+        if place.path == self.first and not self.channels and isinstance(new, Block):
+            self.statistics.free = (place.path, problem.free)
+        if fitted.order is not None:
+            if found is not None:
+                self._fold(place, fitted.order, *found)
+            else:
+                new.order = torch.argsort(fitted.order)
+        offset = problem.offset(fitted.outputs, fitted.wanted)
+        if norm is None:
+            fitted.shift(offset)
+        else:
+            self._set_norm(new, norm, fitted, offset)
+
+    def _problem(
+        self, place: Place, old: Any, new: Any, norm: Any, found: Any, gather: Callable[..., None]
+    ) -> Problem | None:
+        window = Window.of(old)
+        halo = cheap_halo(new) if isinstance(new, GhostConv) else ((0, 0),) * len(window.kernel)
+        tiles_of, targets = None, self.statistics.targets(place.path)
+        tiles_of = self.statistics.tiles[place.path]
+        halos = [((0, 0),) * len(halo) if tiles.whole else halo for tiles in tiles_of]
+        inputs: dict[int, Tensor] = {}
+        shortcuts: dict[int, Tensor] = {}
+
+        def visit(number: int, x: Tensor, shortcut: Tensor | None) -> None:
+            tiles = tiles_of[number]
+            inputs[number] = crops(as_maps(x, old), tiles, window, halos[number])
+            if shortcut is not None:
+                maps = as_maps(shortcut, old)
+                shortcuts[number] = crops(maps, tiles, Window.point(maps.dim() - 2))
+
+        gather(place, visit)
+        seen = sorted(inputs)
+        if not seen:
+            return None
+        chosen = self.channels.get(place.path)
+        totals = [targets[i] if chosen is None else targets[i][:, chosen] for i in seen]
+        masks = [tiles_of[i].inside(halos[i]).to(self.statistics.device) for i in seen]
+        columns = [[inputs[i] for i in seen], masks, totals, *([[shortcuts[i] for i in seen]] if shortcuts else [])]
+        xs, masks, totals, *sums = _joined(columns)
+        inside = [None if bool(mask.all()) else mask for mask in masks]
+        sizes = [tuple(t.shape[2:]) for t in totals]
+        samples = Samples(window, halos[seen[0]], xs, inside, sizes, tiles_of[seen[0]].whole)
+        importance = self._importance(len(old.weight), found)
+        target = Target(totals, sums[0] if sums else None, place.relu, importance)
+        unit = old.weight.new_ones(len(old.weight))
         if norm is not None:
             unit = norm.weight / (norm.running_var + norm.eps).sqrt()
-        prior = old.weight * unit.reshape(-1, *[1] * (old.weight.dim() - 1))
-        inputs = self.own_values.get(place.source)
-        target = self._target(place, len(old.weight))
-        intercept = norm is not None or old.bias is not None
-        free = self._free(place, lambda: fit_filters(old, prior, inputs, target, self.settings, intercept=intercept))
-        weight, offset = free.weight, free.offset
-        if isinstance(new, Block):
-            found = readers_of(place, self.student)
-            reorder = found is not None or self.settings.gather
-            problem = Problem(free, inputs, target, self.settings, intercept, reorder, biased=norm is None)
-            fitted = fit_block(new, problem)
-            if fitted is None:
-                return
-            offset = self._ordered(place, new, fitted, found)
-        else:
-            new.weight.copy_(weight)
-            if new.bias is not None:
-                new.bias.zero_()
-                if norm is None:
-                    new.bias.copy_(offset)
-        if norm is None:
-            return
-        scale = self._scale([kept(new(x)) for x in inputs], norm)
-        if isinstance(new, Block):
-            # The block's own order of channels, where an index buffer stands behind it.
-            new.scale_outputs(scale if new.order is None else scale[torch.argsort(new.order)])
-        else:
-            new.weight.mul_(scale.reshape(-1, *[1] * (new.weight.dim() - 1)))
-        set_norm(norm, [kept(new(x)) for x in inputs], scale, offset)
+        shared = place.path == self.first and not self.channels and isinstance(new, Block)
+        known = self.statistics.free if shared else None
+        return Problem(
+            old, old.weight * unit.reshape(-1, *[1] * (old.weight.dim() - 1)), samples, target, self.settings,
+            intercept=norm is not None or old.bias is not None, reorder=found is not None or self.settings.gather,
+            metric=self._metric(place, new), known=known[1] if known and known[0] == place.path else None,
+        )  # fmt: skip
 
-    def _ordered(self, place: Place, new: Block, fitted: Fitted, found: tuple[list[str], list[str]] | None) -> Tensor:
-        """The block's constants as its outputs stand, after its order is folded into the readers or put back."""
-        if fitted.order is None:
-            return fitted.offset
-        if found is not None:
-            self._fold(place, fitted.order, *found)
-            return fitted.offset
-        new.order = torch.argsort(fitted.order)
-        return fitted.offset[new.order]
+    def _metric(self, place: Place, new: Any) -> Tensor | None:
+        """The output metric, in the student's channels; only low-rank fits ask for it."""
+        if not isinstance(new, LowRankConv):
+            return None
+        metric, chosen = self.statistics.metric(place.path), self.channels.get(place.path)
+        return metric if metric is None or chosen is None else metric[chosen][:, chosen]
 
-    def _free(self, place: Place, fit: Callable[[], FreeFit]) -> FreeFit:
-        """The unconstrained fit; all choices of a site share it where nothing before the site has changed."""
-        shared = isinstance(self.student.get_submodule(place.path), Block)
-        if self.baseline_pass is None or self.channels or place.path != self.first or not shared:
-            return fit()
-        known = self.baseline_pass.free
-        if known is None or known[0] != place.path:
-            self.baseline_pass.free = known = (place.path, fit())
-        return known[1]
-
-    def _target(self, place: Place, outputs: int) -> Target:
-        totals = self.baseline_values.get(place.out)
-        shortcuts = None if place.shortcut is None else self.own_values.get(place.shortcut)
-        chosen = self.channels.get(place.path)
-        if chosen is not None:
-            totals = [kept(t[:, chosen]) for t in totals]
-        return Target(totals, shortcuts, place.relu, self._importance(place, outputs))
-
-    def _importance(self, place: Place, outputs: int) -> Tensor:
-        found = readers_of(place, self.student)
-        weight = torch.zeros(outputs)
+    def _importance(self, outputs: int, found: tuple[list[str], list[str]] | None) -> Tensor:
+        weight = torch.zeros(outputs, device=self.statistics.device)
         for path in found[1] if found else ():
             reader: Any = self.narrow.get_submodule(path)
             norm = self.places[path].norm if path in self.places else None
             filters: Any = reader.weight.detach()
             if norm:
                 bn: Any = self.student.get_submodule(norm)
-                filters = filters * (bn.weight / (bn.running_var + bn.eps).sqrt()).reshape(
-                    -1, *[1] * (filters.dim() - 1)
-                )
-            energy = (
-                (filters if getattr(reader, "transposed", False) else filters.transpose(0, 1))
-                .flatten(1)
-                .square()
-                .sum(1)
-            )
+                gain = bn.weight / (bn.running_var + bn.eps).sqrt()
+                filters = filters * gain.reshape(-1, *[1] * (filters.dim() - 1))
+            by_input = filters if getattr(reader, "transposed", False) else filters.transpose(0, 1)
+            energy = by_input.flatten(1).square().sum(1)
             if len(energy) != outputs:
-                return torch.ones(outputs)
+                return torch.ones_like(weight)
             weight += energy
-        return weight / weight.mean() if found and weight.mean() > 0 else torch.ones(outputs)
+        return weight / weight.mean() if found and weight.mean() > 0 else torch.ones_like(weight)
 
     def _fold(self, place: Place, order: Tensor, through: list[str], ends: list[str]) -> None:
         """Reorder what stands behind a layer, so that its block may make the channels in an order of its own."""
@@ -189,31 +236,40 @@ class ModelFit:
             for module in both:
                 input_weight(module).copy_(input_weight(module)[order])
 
-    @staticmethod
-    def _scale(raw: list[Tensor], norm: Any) -> Tensor:
-        """Factors that give a layer's outputs the spread the norm has known, so that later training meets usual
-        weights.
+    def _set_norm(self, new: Any, norm: Any, fitted: Fitted, offset: Tensor) -> None:
+        """Scale a layer to the spread that its norm has known, so that later training meets usual weights, and set the
+        norm so that it adds the offset.
         """
-        _, variance = moments(raw)
-        spread = variance.sqrt()
-        return torch.where(
-            spread > 1e-6, (norm.running_var + norm.eps).sqrt() / spread.clamp_min(1e-6), torch.ones_like(spread)
-        )
+        mean, variance = moments(fitted.outputs)
+        back = None
+        if isinstance(new, Block) and new.order is not None:
+            back = new.order
+            mean, variance, offset = mean[back], variance[back], offset[back]
+        deviation = variance.sqrt()
+        scale = (norm.running_var + norm.eps).sqrt() / deviation.clamp_min(1e-6)
+        scale = torch.where(deviation > 1e-6, scale, torch.ones_like(scale))
+        scale_outputs(new, scale if back is None else scale[torch.argsort(back)])
+        variance = variance * scale.square()
+        norm.running_mean.copy_(mean * scale)
+        norm.running_var.copy_(variance)
+        norm.weight.copy_((variance + norm.eps).sqrt() / scale)
+        norm.bias.copy_(mean + offset)
 
 
-def set_norm(norm: Any, raw: list[Tensor], scale: Tensor, offset: Tensor) -> None:
-    """Statistics of the outputs themselves, and an affine part that gives raw / scale + offset."""
-    mean, variance = moments(raw)
-    norm.running_mean.copy_(mean)
-    norm.running_var.copy_(variance)
-    norm.weight.copy_((variance + norm.eps).sqrt() / scale)
-    norm.bias.copy_(mean / scale + offset)
+def _joined(columns: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """Tensors of the batches put together, then cut so that each part holds PART_VALUES inputs or fewer; columns whose
+    batches differ in shape stay as they are.
+    """
+    if any(len({t.shape[1:] for t in column}) > 1 for column in columns):
+        return [list(column) for column in columns]
+    size = max(1, PART_VALUES // columns[0][0][0].numel())
+    return [list(torch.cat(list(column)).split(size)) for column in columns]
 
 
 def moments(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance of each channel over all batches: (n,), (n,)."""
+    """Mean and unbiased variance of each channel over all parts and positions: (n,), (n,)."""
     count = sum(v.numel() // v.shape[1] for v in values)
-    shaped = channel_means(values)
+    mean = channel_means(values)
     dims = [0, *range(2, values[0].dim())]
-    spread: Any = sum((v - shaped).square_().sum(dims).double() for v in values)
-    return shaped.flatten(), (spread / max(1, count - 1)).float()
+    total: Any = sum((v - spread(mean, v)).square_().sum(dims).double() for v in values)
+    return mean, (total / max(1, count - 1)).to(mean.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any
 
 import torch
@@ -14,42 +15,45 @@ from ghostsearch.graph.plan import Edit, WidthPlan
 from ghostsearch.graph.widths import kept_channels
 from ghostsearch.space.choice import Width
 from ghostsearch.space.costs import kept_width
-from ghostsearch.surgery.baseline_pass import BaselinePass
+from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.least_squares import NormalEquations, cholesky
+from ghostsearch.surgery.sampled_rows import Sampling, Window, as_maps, crops
+
+USUAL_SHARE = 0.25
+"""Channels leave in order down to this share, so that wider choices of a group need no elimination of their own."""
 
 
 def fitted_channels(
-    model: nn.Module, widths: Mapping[str, Width], plan: WidthPlan, batches: Sequence[Any], width_multiple: int,
-    baseline_pass: BaselinePass | None = None,
-) -> dict[str, list[int]]:  # fmt: skip
+    statistics: BaselineStatistics, widths: Mapping[str, Width], plan: WidthPlan, width_multiple: int
+) -> dict[str, list[int]]:
     """Per group the channels that stay, by backward elimination on the least-squares loss of the layers that read them.
 
     Groups with divisions, or read by nothing that least squares can refit, are chosen by weight norm (`kept_channels`).
-    baseline_pass: the model's values on the batches, stopped before the groups.
+    All widths of a group come from one elimination, which the statistics keep.
     """
-    spared: dict[str, Elimination] = {}
+    model = statistics.teacher
     readers: dict[str, list[Edit]] = {}
     for name in widths:
         found = [e for e in plan.edits[name] if e.side == "in" and _refittable(model, e)]
         if plan.group(name).divisions == 1 and found:
             readers[name] = found
-    if baseline_pass is not None and all(e.path in baseline_pass.places for es in readers.values() for e in es):
-        for name, edits in readers.items():
-            # The widths of a group differ in how far they go, no more.
-            if baseline_pass.spared is None or baseline_pass.spared[0] != name:
-                equations = _equations_behind(baseline_pass, [e.path for e in edits])
-                baseline_pass.spared = (name, Elimination(model, edits, equations, plan.group(name).channels))
-            spared[name] = baseline_pass.spared[1]
-    else:
-        equations = _input_equations(model, sorted({e.path for es in readers.values() for e in es}), batches)
-        spared = {n: Elimination(model, es, equations, plan.group(n).channels) for n, es in readers.items()}
+    counts = {name: plan.group(name).channels for name in readers}
+    kept = {name: kept_width(counts[name], widths[name].share, width_multiple) for name in readers}
+    missing = [n for n in readers if len(statistics.leaving.get(n, ())) < counts[n] - kept[n]]
+    if missing:
+        inputs = _sampled_inputs(statistics, sorted({e.path for name in missing for e in readers[name]}))
+        for name in missing:
+            elimination = Elimination(model, readers[name], inputs, counts[name])
+            # Other trials will ask for other widths; the matrices are too large to be kept for them.
+            elimination.left(min(kept[name], ceil(counts[name] * USUAL_SHARE)))
+            statistics.leaving[name] = elimination.gone
     keep = {}
     for name, width in widths.items():
-        group = plan.group(name)
-        if name in spared:
-            keep[name] = spared[name].left(kept_width(group.channels, width.share, width_multiple, group.divisions))
+        if name in readers:
+            gone = set(statistics.leaving[name][: counts[name] - kept[name]])
+            keep[name] = [channel for channel in range(counts[name]) if channel not in gone]
         else:
-            keep.update(kept_channels(model, {name: width}, batches[0], width_multiple))
+            keep.update(kept_channels(model, {name: width}, statistics.batches[0], width_multiple))
     return keep
 
 
@@ -58,36 +62,28 @@ def _refittable(model: nn.Module, edit: Edit) -> bool:
     return isinstance(layer, nn.Linear) or (isinstance(layer, _ConvNd) and layer.groups == 1)
 
 
-def _input_equations(model: nn.Module, paths: list[str], batches: Sequence[Any]) -> dict[str, NormalEquations]:
-    """Covariance of the inputs of some layers and their products with the outputs, in one pass of the model."""
-    found: dict[str, NormalEquations] = {}
-    hooks = []
+@torch.no_grad()
+def _sampled_inputs(statistics: BaselineStatistics, paths: Sequence[str]) -> dict[str, list[Tensor]]:
+    """What some layers of the baseline read at sampled positions, padding included, in one pass over the images."""
+    model, found, hooks = statistics.teacher, {path: list[Tensor]() for path in paths}, []
+    settings = statistics.settings
+
+    def take(path: str, layer: Any, x: Tensor, y: Tensor) -> None:
+        at = len(found[path])
+        maps = as_maps(y, layer)
+        sampling = Sampling(settings.rows_for(layer), settings.tile, settings.seed + 1, sum(statistics.images))
+        tiles = sampling.tiles(at, statistics.images[at], len(maps), maps.shape[2:])
+        found[path].append(crops(as_maps(x, layer), tiles, Window.of(layer)))
+
     for path in paths:
         layer: Any = model.get_submodule(path)
-        found[path] = NormalEquations(layer)
-
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor, path: str = path) -> None:
-            found[path].add(args[0], output)
-
-        hooks.append(layer.register_forward_hook(hook))
+        hooks.append(layer.register_forward_hook(lambda m, x, y, path=path: take(path, m, x[0], y)))
     try:
-        with torch.no_grad():
-            for batch in batches:
-                call(model, batch)
+        for batch in statistics.batches:
+            call(model, batch)
     finally:
-        for handle in hooks:
-            handle.remove()
-    return found
-
-
-def _equations_behind(baseline_pass: BaselinePass, paths: list[str]) -> dict[str, NormalEquations]:
-    """The same from the point where the pass stands, without computing again what lies before."""
-    values, found = baseline_pass.replay.fork(baseline_pass.teacher), {}
-    for path in sorted(paths, key=baseline_pass.order.__getitem__):
-        place: Any = baseline_pass.places[path]
-        found[path] = NormalEquations(baseline_pass.teacher.get_submodule(path))  # type: ignore[arg-type]
-        for x, y in zip(values.get(place.source), values.get(place.node), strict=True):
-            found[path].add(x, y)
+        for hook in hooks:
+            hook.remove()
     return found
 
 
@@ -99,12 +95,17 @@ class _Reader:
     diagonals brought up to date, so that a removal reads its own columns and never writes a whole matrix.
     """
 
-    def __init__(self, layer: Any, equations: NormalEquations, edit: Edit, channels: int) -> None:
-        xx, xt = equations.centred()
+    def __init__(self, layer: Any, inputs: Sequence[Tensor], edit: Edit, channels: int) -> None:
+        equations = NormalEquations(layer)
+        for x in inputs:
+            equations.add(x, None)
         taps = equations.features // (layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)
-        inverse = torch.cholesky_inverse(cholesky(xx[0], 1e-4))
-        weight = inverse @ xt[0]
-        variance = (weight * xt[0]).sum(0).clamp_min(1e-12)
+        xx = equations.centred()[0][0]
+        # Its outputs are its weights' own, so that no targets are needed.
+        xt = xx @ layer.weight.detach().double().flatten(1).T
+        inverse = torch.cholesky_inverse(cholesky(xx, 1e-4))
+        weight = inverse @ xt
+        variance = (weight * xt).sum(0).clamp_min(1e-12)
         weight = weight / variance.mean().sqrt()
         # One more row and column of zeros: where a channel has fewer inputs than another, its list is filled with it.
         self.inverse, self.gram = (nn.functional.pad(m, (0, 1, 0, 1)) for m in (inverse, weight @ weight.T))
@@ -155,9 +156,9 @@ class Elimination:
     """The channels of a group leave one by one, always the one that its readers, refitted, miss least."""
 
     def __init__(
-        self, model: nn.Module, edits: Sequence[Edit], equations: Mapping[str, NormalEquations], channels: int
+        self, model: nn.Module, edits: Sequence[Edit], inputs: Mapping[str, Sequence[Tensor]], channels: int
     ) -> None:
-        self.readers = [_Reader(model.get_submodule(e.path), equations[e.path], e, channels) for e in edits]
+        self.readers = [_Reader(model.get_submodule(e.path), inputs[e.path], e, channels) for e in edits]
         self.channels, self.gone = channels, list[int]()
 
     def left(self, count: int) -> list[int]:

@@ -9,19 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ghostsearch.errors import GhostsearchError
-from ghostsearch.graph.capture import call, copied
-from ghostsearch.graph.flow import overwrites_what_is_read
+from ghostsearch.graph.capture import call, copied, moved
 from ghostsearch.graph.plan import WidthPlan
 from ghostsearch.graph.widths import set_widths, width_plan
 from ghostsearch.space.architecture import Architecture, Branch
-from ghostsearch.surgery.baseline_pass import BaselinePass
+from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.drop import drop_branches
-from ghostsearch.surgery.fit_layer import FitSettings
-from ghostsearch.surgery.fit_model import ModelFit
+from ghostsearch.surgery.fit_model import FitReport, ModelFit
+from ghostsearch.surgery.fit_problem import FitSettings
 from ghostsearch.surgery.fit_width import fitted_channels
-from ghostsearch.surgery.shelf import kept, shelf
-from ghostsearch.surgery.swap import swap_sites, swap_twins
+from ghostsearch.surgery.swap import swap_sites
 
 Progress = Callable[[int, int, str], None]
 
@@ -32,74 +29,43 @@ def fit_weights(
     architecture: Architecture,
     *,
     example: Any,
-    calibration: Iterable[Any],
+    statistics: BaselineStatistics,
     width_multiple: int = 8,
     distill_steps: int = 0,
     seed: int = 0,
-    progress: Progress | None = None,
     settings: FitSettings | None = None,
-    baseline_pass: BaselinePass | None = None,
+    progress: Progress | None = None,
     branches: Sequence[Branch] = (),
-) -> nn.Module:
-    """A module of `converted`'s structure whose weights are fitted to the baseline's values on calibration images.
+) -> tuple[nn.Module, FitReport]:
+    """A module of `converted`'s structure whose weights are fitted to the baseline's values on calibration images, and
+    what was fitted.
 
-    Which channels a width keeps is chosen by least squares too, so they may differ from `converted`'s. Layer
-    after layer is
-    fitted on the converted net's own inputs towards the baseline's values (asymmetric reconstruction, He et al. 2017,
-    section 3.2); no labels, no training. With `distill_steps`, that many steps of label-free distillation follow.
-    baseline_pass: the baseline's values on these images, stopped before the first change. branches: those dropped.
-    Raises GhostsearchError when there are no images, or when in-place activations change what other layers read.
+    Which channels a width keeps is chosen by least squares too, so they may differ from `converted`'s. Layer after
+    layer is fitted on the converted net's own inputs towards the baseline's values (asymmetric reconstruction, He et
+    al. 2017, section 3.2); no labels, no training. statistics: the baseline's values on these images; branches: those
+    dropped.
+    With `distill_steps`, that many steps of label-free distillation follow.
     """
-    settings = settings or FitSettings()
-    with shelf(settings.memory_bytes):
-        batches = [
-            kept(b.detach().cpu().float()) if isinstance(b, Tensor) else b for b in image_batches(calibration, example)
-        ]
-        if not batches:
-            raise GhostsearchError("there are no calibration images; give at least one batch")
-        teacher = baseline_pass.teacher if baseline_pass else copied(baseline).cpu().float().eval()
-        swap_twins(teacher, batches[0])
-        if overwrites_what_is_read(teacher, batches[0]):
-            raise GhostsearchError(
-                "an in-place activation of the network changes values that other layers read, so its layers cannot be "
-                "fitted one by one; build it with inplace=False there, or convert without calibration images"
-            )
-        student = _fitted(
-                baseline, teacher, architecture, example, batches, width_multiple, settings, progress, baseline_pass,
-                branches,
-            )  # fmt: skip
-        if distill_steps:
-            from ghostsearch.surgery.distillation import distill_blocks
-
-            distill_blocks(teacher, student, [(b,) for b in batches], distill_steps, seed=seed, progress=progress)
-    return _like(student, converted)
-
-
-def _fitted(
-    baseline: nn.Module, teacher: nn.Module, architecture: Architecture, example: Any, batches: list[Any],
-    width_multiple: int, settings: FitSettings, progress: Progress | None, baseline_pass: BaselinePass | None,
-    branches: Sequence[Branch],
-) -> nn.Module:  # fmt: skip
-    """The converted net with weights in closed form. teacher: the baseline in float32 on the CPU."""
-    narrow = copied(teacher)
+    narrow = copied(statistics.teacher)
     channels: dict[str, Tensor] = {}
     if architecture.groups:
         plan = width_plan(baseline, example)
-        keep = fitted_channels(teacher, architecture.groups, plan, batches, width_multiple, baseline_pass)
-        set_widths(narrow, keep, example, plan=plan)
-        channels = _channels(plan, keep)
+        keep = fitted_channels(statistics, architecture.groups, plan, width_multiple)
+        set_widths(narrow, keep, moved(example, str(statistics.device)), plan=plan)
+        channels = {path: kept.to(statistics.device) for path, kept in _channels(plan, keep).items()}
     drop_branches(narrow, branches)
     student = copied(narrow)
     for old, new in swap_sites(student, architecture.sites).values():
         new.copy_weights(old)
-    ModelFit(teacher, narrow, student, batches, channels, settings, baseline_pass).run(architecture, progress)
-    return student
+    fit = ModelFit(statistics, narrow, student, channels, settings or statistics.settings)
+    report = fit.run(architecture, progress)
+    if distill_steps:
+        from ghostsearch.surgery.distillation import distill_blocks
 
-
-def _like(student: nn.Module, converted: nn.Module) -> nn.Module:
-    """The converted module with the fitted weights: its classes, dtypes, device, modes, hooks and frozen flags stay."""
+        distill_blocks(statistics.teacher, student, [(b,) for b in statistics.batches], distill_steps, seed=seed, progress=progress)
+    # The converted module's classes, dtypes, device, modes, hooks and frozen flags stay.
     converted.load_state_dict(student.state_dict())
-    return converted
+    return converted, report
 
 
 def _channels(plan: WidthPlan, keep: dict[str, list[int]]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Least squares for one layer from streamed normal equations; memory does not grow with the number of images."""
+"""Least squares for one layer from sampled rows: normal equations, or their dual where rows are fewer than unknowns."""
 
 from __future__ import annotations
 
@@ -7,34 +7,19 @@ from itertools import product
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostsearch.blocks.base import Conv
 
-PATCH_ELEMENTS = 2**22
-"""Numbers in one matrix of patches; larger batches are taken in parts, whose memory is used again: from 32 MiB on it
-would come anew from the system each time.
+PART_ELEMENTS = 2**22
+"""Numbers in one matrix of patches; more are taken in parts, whose memory is used again: from 32 MiB on it would come
+anew from the system each time.
 """
 
 DOUBLE_ELEMENTS = 2**18
 
-GRAM_BLOCK = 256
+GRAM_BLOCK = 512
 """Features whose products with themselves and all later ones are computed at once."""
-
-
-def padded(x: Tensor, conv: Any) -> Tensor:
-    """The input as the convolution pads it."""
-    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    return F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
-
-
-def patches(x: Tensor, layer: Conv | nn.Linear) -> Tensor:
-    """What each output position reads: x (N, C, *spatial) -> (groups, C/groups · taps, N · positions)."""
-    if isinstance(layer, nn.Linear):
-        return x.flatten(0, -2).T.unsqueeze(0)
-    columns = unfolded(padded(x, layer), layer.kernel_size, layer.stride, layer.dilation)
-    return columns.reshape(layer.groups, -1, columns.shape[-1])
 
 
 def unfolded(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
@@ -64,16 +49,27 @@ def unfolded(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: 
     return columns.flatten(2)
 
 
-def parts(images: int, values: int) -> Iterator[slice]:
-    """Slices of a batch of images that stay below PATCH_ELEMENTS when each of them makes so many values."""
-    step = max(1, PATCH_ELEMENTS // max(1, values))
-    for start in range(0, images, step):
+def patches(x: Tensor, layer: Any) -> Tensor:
+    """What each output position reads of an input that is padded already: (groups, C/groups · taps, N · positions).
+
+    x: (N, C, *spatial); a linear layer's as `sampled_rows.as_maps` gives it.
+    """
+    if isinstance(layer, nn.Linear):
+        return x.transpose(0, 1).flatten(1).unsqueeze(0)
+    columns = unfolded(x, layer.kernel_size, layer.stride, layer.dilation)
+    return columns.reshape(layer.groups, -1, columns.shape[-1])
+
+
+def by_channel(values: Tensor) -> Tensor:
+    """(N, n, *spatial) -> (n, N · positions)"""
+    return values.transpose(0, 1).flatten(1)
+
+
+def parts(entries: int, values: int) -> Iterator[slice]:
+    """Slices of a batch that stay below PART_ELEMENTS when each of its entries makes so many values."""
+    step = max(1, PART_ELEMENTS // max(1, values))
+    for start in range(0, entries, step):
         yield slice(start, start + step)
-
-
-def rows_of(t: Tensor, layer: Conv | nn.Linear) -> Tensor:
-    """Targets as a matrix: (N, n, *spatial) -> (n, N · positions)."""
-    return t.flatten(0, -2).T if isinstance(layer, nn.Linear) else t.flatten(2).transpose(0, 1).flatten(1)
 
 
 def gram(columns: Tensor) -> Tensor:
@@ -91,67 +87,115 @@ def gram(columns: Tensor) -> Tensor:
 
 
 class NormalEquations:
-    """Sums of x·xᵀ and x·tᵀ over batches, for a convolution or a linear layer; x are patches, t targets."""
+    """Sums of x·xᵀ and x·tᵀ over rows, for a convolution or a linear layer; x are patches, t targets.
 
-    def __init__(self, layer: Conv | nn.Linear) -> None:
+    Where `rows` (all that will come) are fewer than the unknowns, the rows themselves are kept and the dual problem is
+    solved: (X Xᵀ + λ I)⁻¹ = (I − X (Xᵀ X + λ I)⁻¹ Xᵀ) / λ.
+    """
+
+    def __init__(self, layer: Conv | nn.Linear, rows: int | None = None) -> None:
         self.layer = layer
         self.groups = 1 if isinstance(layer, nn.Linear) else layer.groups
-        features = layer.weight[0].numel()
-        self.features, self.outputs = features, layer.weight.shape[0]
-        double: Any = {"dtype": torch.float64}
-        self.xx = torch.zeros(self.groups, features, features, **double)
-        self.x = torch.zeros(self.groups, features, **double)
+        self.features, self.outputs = layer.weight[0].numel(), layer.weight.shape[0]
+        self.double: Any = {"dtype": torch.float64, "device": layer.weight.device}
+        self.dual = rows is not None and rows < self.features
+        self.kept: list[Tensor] = []
+        size = 0 if self.dual else self.features
+        self.xx = torch.zeros(self.groups, size, size, **self.double)
+        self.x = torch.zeros(self.groups, self.features, **self.double)
         self.rows = 0
-        self.factors: dict[tuple[float, bool], Tensor] = {}
+        self.factors: dict[tuple[float, bool], tuple[Tensor, Tensor]] = {}
         self.clear_targets()
 
     def clear_targets(self) -> None:
         """Forget the targets, keep the inputs."""
         per_group = self.outputs // self.groups
-        self.xt = torch.zeros(self.groups, self.features, per_group, dtype=torch.float64)
-        self.t = torch.zeros(self.groups, per_group, dtype=torch.float64)
+        self.xt = torch.zeros(self.groups, self.features, per_group, **self.double)
+        self.t = torch.zeros(self.groups, per_group, **self.double)
 
-    def add(self, x: Tensor, t: Tensor, *, inputs: bool = True) -> None:
-        """Take in a batch; `inputs=False` when this batch's inputs are already in the sums."""
-        taps = 1 if isinstance(self.layer, nn.Linear) else self.layer.weight[0, 0].numel()
+    def add(self, x: Tensor, t: Tensor | None, *, inputs: bool = True) -> None:
+        """Take in inputs that are padded already and targets (N, n, *spatial); `inputs=False` when these inputs are
+        in the sums.
+        """
+        taps = self.features * self.groups // x.shape[1]
         for part in parts(len(x), x[0].numel() * taps):
             columns = patches(x[part].float(), self.layer)
             # Few rows are cheap to add in double precision, and few rows are where rounding would hurt.
             columns = columns.double() if columns.numel() <= DOUBLE_ELEMENTS else columns
-            targets = rows_of(t[part].to(columns.dtype), self.layer).reshape(self.groups, -1, columns.shape[-1])
-            self.xt += columns @ targets.transpose(1, 2)
-            self.t += targets.sum(-1)
+            if t is not None:
+                targets = by_channel(t[part].to(columns.dtype)).reshape(self.groups, -1, columns.shape[-1])
+                self.xt += columns @ targets.transpose(1, 2)
+                self.t += targets.sum(-1)
             if inputs:
-                self.xx += gram(columns)
-                self.x += columns.sum(-1)
-                self.rows += columns.shape[-1]
+                self._add_inputs(columns)
+
+    def _add_inputs(self, columns: Tensor) -> None:
+        if self.dual:
+            self.kept.append(columns.clone())
+        else:
+            self.xx += gram(columns)
+        self.x += columns.sum(-1)
+        self.rows += columns.shape[-1]
 
     def centred(self) -> tuple[Tensor, Tensor]:
         """x·xᵀ and x·tᵀ of inputs and targets less their means."""
-        return torch.baddbmm(self.xx, self.x[:, :, None], self.x[:, None, :], alpha=-1 / self.rows), self.centred_xt()
+        xx = torch.baddbmm(self._moments(), self.x[:, :, None], self.x[:, None, :], alpha=-1 / self.rows)
+        return xx, self.centred_xt()
+
+    def _moments(self) -> Tensor:
+        if not self.dual:
+            return self.xx
+        total = torch.zeros(self.groups, self.features, self.features, **self.double)
+        for columns in self.kept:
+            total += gram(columns)
+        return total
 
     def centred_xt(self) -> Tensor:
         """The products with the targets alone."""
         return torch.baddbmm(self.xt, self.x[:, :, None], self.t[:, None, :], alpha=-1 / self.rows)
 
-    def factor(self, ridge: float, *, intercept: bool) -> Tensor:
-        """Cholesky factor of the damped x·xᵀ; kept, since only the targets change between fits of a layer."""
+    def inverse_times(self, columns: Tensor, ridge: float, *, intercept: bool) -> Tensor:
+        """(x·xᵀ + ridge · its mean diagonal)⁻¹ · columns, the factor kept: only the targets change between fits.
+
+        columns: (groups, features, k)
+        """
         if (ridge, intercept) not in self.factors:
-            xx = self.centred()[0] if intercept else self.xx
-            # What float32 products lose of the raw moments must not outweigh the damping.
-            floor = 3e-6 * self.xx.diagonal(dim1=-2, dim2=-1).mean(-1)
-            self.factors[ridge, intercept] = cholesky(raised(xx, floor), ridge)
-        return self.factors[ridge, intercept]
+            self.factors[ridge, intercept] = self._factor(ridge, intercept)
+        factor, level = self.factors[ridge, intercept]
+        if not self.dual:
+            return torch.cholesky_solve(columns, factor)
+        x = self._rows(intercept)
+        return (columns - x @ torch.cholesky_solve(x.mT @ columns, factor)) / level[:, None, None]
+
+    def _rows(self, intercept: bool) -> Tensor:
+        x = torch.cat(self.kept, -1).double()
+        return x - (self.x / self.rows)[:, :, None] if intercept else x
+
+    def _factor(self, ridge: float, intercept: bool) -> tuple[Tensor, Tensor]:
+        if self.dual:
+            x = self._rows(intercept)
+            level = x.square().sum((1, 2)) / self.features * max(ridge, 1e-6) + 1e-10
+            return torch.linalg.cholesky(raised(x.mT @ x, level)), level
+        xx = self.centred()[0] if intercept else self.xx
+        # What float32 products lose of the raw moments must not outweigh the damping.
+        floor = 3e-6 * self.xx.diagonal(dim1=-2, dim2=-1).mean(-1)
+        return cholesky(raised(xx, floor), ridge), floor
+
+    def _times(self, columns: Tensor) -> Tensor:
+        if not self.dual:
+            return self.xx @ columns
+        x = self._rows(intercept=False)
+        return x @ (x.mT @ columns)
 
     def solve(self, prior: Tensor, ridge: float, *, intercept: bool) -> tuple[Tensor, Tensor]:
         """Weights shaped like the layer's and intercepts (n,) of the least-squares fit, drawn to `prior` by the
         ridge.
         """
         start = prior.double().reshape(self.groups, -1, self.features).transpose(1, 2)
-        missing = (self.centred_xt() if intercept else self.xt) - self.xx @ start
+        missing = (self.centred_xt() if intercept else self.xt) - self._times(start)
         if intercept:
             missing += self.x[:, :, None] * (self.x[:, None, :] @ start) / self.rows
-        weight = start + torch.cholesky_solve(missing, self.factor(ridge, intercept=intercept))
+        weight = start + self.inverse_times(missing, ridge, intercept=intercept)
         offset = (self.t - (self.x[:, None, :] @ weight)[:, 0]) / self.rows
         if not intercept:
             offset = torch.zeros_like(offset)

@@ -22,25 +22,34 @@ def edit_of(positions):
     return Edit("0", "in", np.array([(c, p) for c, ps in positions.items() for p in ps]))
 
 
-def equations_of(layer, seed):
+def inputs_of(layer, seed):
+    """What a layer reads, its padding included, as `sampled_rows` gives it."""
     torch.manual_seed(seed)
-    found = NormalEquations(layer)
     width = layer.weight.shape[1]
     mix = torch.randn(width, width)
+    found = []
     for _ in range(2):
         x = torch.randn(16, width) @ mix
-        x = x if isinstance(layer, nn.Linear) else torch.randn(4, width, 6, 6) + x[:4, :, None, None]
-        found.add(x, layer(x).detach())
+        found.append(
+            x[..., None] if isinstance(layer, nn.Linear) else torch.randn(4, width, 8, 8) + x[:4, :, None, None]
+        )
+    return found
+
+
+def equations_of(layer, seed):
+    found = NormalEquations(layer)
+    for x in inputs_of(layer, seed):
+        found.add(x, None)
     return found
 
 
 def loss_without(layer, equations, columns):
     """Least-squares loss when some inputs are not there, each output's as in `Elimination`: solved from nothing."""
-    xx, xt = equations.centred()
-    whole = damped(xx[0], 1e-4)
-    scale = (torch.linalg.solve(whole, xt[0]) * xt[0]).sum(0).mean()
+    xx = equations.centred()[0][0]
+    xt, whole = xx @ layer.weight.detach().double().flatten(1).T, damped(xx, 1e-4)
+    scale = (torch.linalg.solve(whole, xt) * xt).sum(0).mean()
     rest = [i for i in range(len(whole)) if i not in columns]
-    return -float((xt[0][rest] * torch.linalg.solve(whole[rest][:, rest], xt[0][rest])).sum() / scale)
+    return -float((xt[rest] * torch.linalg.solve(whole[rest][:, rest], xt[rest])).sum() / scale)
 
 
 def columns_of(layer, positions, gone):
@@ -53,7 +62,7 @@ def test_the_channel_that_is_missed_least_leaves(name):
     layer, positions = READERS[name]
     equations = equations_of(layer, 0)
     model = nn.Sequential(layer)
-    elimination = Elimination(model, [edit_of(positions)], {"0": equations}, 8)
+    elimination = Elimination(model, [edit_of(positions)], {"0": inputs_of(layer, 0)}, 8)
     elimination.left(2)
     for i, channel in enumerate(elimination.gone):
         before = elimination.gone[:i]
@@ -70,7 +79,8 @@ def test_readers_are_added_up():
     model, positions = nn.Sequential(*layers), READERS["1×1 kernel"][1]
     edits = [edit_of(positions), Edit("1", "in", edit_of(positions).pairs)]
     equations = {str(i): equations_of(layer, i) for i, layer in enumerate(layers)}
-    elimination = Elimination(model, edits, equations, 8)
+    inputs = {str(i): inputs_of(layer, i) for i, layer in enumerate(layers)}
+    elimination = Elimination(model, edits, inputs, 8)
     (gone,) = set(range(8)) - set(elimination.left(7))
     totals = [
         sum(
@@ -84,10 +94,10 @@ def test_readers_are_added_up():
 
 def test_narrower_widths_are_parts_of_wider_ones_in_any_order():
     layer, positions = READERS["3×3 kernel"]
-    made = Elimination(nn.Sequential(layer), [edit_of(positions)], {"0": equations_of(layer, 0)}, 8)
+    made = Elimination(nn.Sequential(layer), [edit_of(positions)], {"0": inputs_of(layer, 0)}, 8)
     few, many = made.left(3), made.left(6)
     assert set(few) < set(many)
-    fresh = Elimination(nn.Sequential(layer), [edit_of(positions)], {"0": equations_of(layer, 0)}, 8)
+    fresh = Elimination(nn.Sequential(layer), [edit_of(positions)], {"0": inputs_of(layer, 0)}, 8)
     assert fresh.left(6) == many
     assert fresh.left(3) == few
     assert fresh.left(8) == list(range(8))

@@ -12,14 +12,9 @@ from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.space.choice import parse_layer_choice
 from ghostsearch.surgery.convert import convert
-from ghostsearch.surgery.fit_ghost import GhostFit
-from ghostsearch.surgery.fit_layer import FitSettings
-from ghostsearch.surgery.fit_site import fit_site, site_values
 from ghostsearch.surgery.inherit import recalibrate_batchnorm
-from ghostsearch.surgery.least_squares import cholesky, damped, patches
-from ghostsearch.surgery.shelf import kept, shelf
+from ghostsearch.surgery.least_squares import cholesky, damped
 from ghostsearch.surgery.sites import find_sites
 
 GHOST = "ghost(ratio=2, kernel=3)"
@@ -145,55 +140,6 @@ def test_batch_size_and_repetition_do_not_matter(images: list[Tensor]) -> None:
     torch.testing.assert_close(outputs[0], outputs[2], rtol=1e-2, atol=1e-3)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.sampled_from([("lowrank(rank=0.5)", 1.0), (GHOST, 1.15)]), st.integers(0, 10**6))
-def test_more_images_never_fit_their_own_data_worse(case: tuple[str, float], seed: int) -> None:
-    """All the images' own fit is the best on all of them: no fit to a part of them may beat it.
-
-    Which maps of a ghost convolution are intrinsic is a greedy choice, which may miss the best on noise.
-    """
-    choice, slack = case
-    torch.manual_seed(seed)
-    conv = nn.Conv2d(4, 8, 3, padding=1)
-    images = torch.randn(24, 4, 8, 8)
-    whole = site_values(nn.Sequential(conv), ["0"], [images])["0"]
-    _, best = fit_site(whole, parse_layer_choice(choice))
-    for count in (4, 12):
-        part = site_values(nn.Sequential(conv), ["0"], [images[:count]])["0"]
-        block, _ = fit_site(part, parse_layer_choice(choice))
-        with torch.no_grad():
-            missed = (block(images) - whole.outputs[0]).transpose(0, 1).flatten(1).var(1)
-        error = float((missed / whole.outputs[0].transpose(0, 1).flatten(1).var(1)).mean())
-        assert best <= error * slack + 1e-6
-
-
-@pytest.mark.parametrize("conv", [
-    nn.Conv1d(4, 6, 3, stride=2, padding=1), nn.Conv2d(4, 6, 3, dilation=2, padding="same", padding_mode="reflect"),
-    nn.Conv2d(4, 6, (3, 1), groups=2), nn.Conv3d(4, 6, 2, stride=(1, 2, 1)),
-])  # fmt: skip
-def test_patches_times_filters_is_the_convolution(conv: nn.Module) -> None:
-    x = torch.randn(2, 4, *[7] * (conv.weight.dim() - 2))
-    columns = patches(x, conv)
-    filters = conv.weight.flatten(1).reshape(conv.groups, -1, columns.shape[1])
-    wanted = conv._conv_forward(x, conv.weight, None).flatten(2).transpose(0, 1).flatten(1)
-    torch.testing.assert_close((filters @ columns).flatten(0, 1), wanted, rtol=1e-4, atol=1e-4)
-
-
-def test_the_gradient_of_a_ghost_fit_is_autograds(images: list[Tensor]) -> None:
-    from ghostsearch.blocks.table import build_block
-    from ghostsearch.surgery.least_squares import padded
-
-    for text in (GHOST, "ghost(ratio=3, kernel=5)", "ghost(ratio=2, kernel=3, cheap=wavelet)"):
-        block = build_block(nn.Conv2d(3, 8, 3, 2, 1), parse_layer_choice(text))
-        fit = GhostFit.of(block)
-        x = padded(images[0], block.primary)
-        primary = fit.primary.requires_grad_()
-        output = fit.outputs(x, primary)
-        residual = torch.randn_like(output)
-        wanted = torch.autograd.grad(output, primary, residual)[0]
-        torch.testing.assert_close(fit.gradient(x, residual), wanted, rtol=1e-4, atol=1e-4)
-
-
 def test_widths_are_fitted(images: list[Tensor]) -> None:
     baseline = baseline_net()
     architecture = Architecture.of({}, {"conv1": "width(0.5)"})
@@ -201,30 +147,6 @@ def test_widths_are_fitted(images: list[Tensor]) -> None:
     copied = convert(baseline, architecture, example=images[0])
     assert [p.shape for p in fitted.parameters()] == [p.shape for p in copied.parameters()]
     assert error(fitted, baseline, images) < error(copied, baseline, images)
-
-
-def test_values_on_disk_fit_the_same_weights(images: list[Tensor]) -> None:
-    baseline = baseline_net()
-    architecture = Architecture.of({"conv1": GHOST, "conv2": GHOST}, {})
-    made = [
-        convert(baseline, architecture, example=images[0], calibration=images, settings=FitSettings(memory_bytes=limit))
-        for limit in (2**30, 0)
-    ]
-    for a, b in zip(made[0].state_dict().values(), made[1].state_dict().values(), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_a_shelf_holds_what_it_says() -> None:
-    with shelf(1000) as room:
-        first = kept(torch.ones(200))
-        second = kept(torch.arange(100.0))
-        assert room.room == 200, "the second has no room and lies in a file"
-        assert torch.equal(second, torch.arange(100.0))
-        images = kept(torch.rand(2, 3, 5, 5).contiguous(memory_format=torch.channels_last))
-        assert images.is_contiguous(memory_format=torch.channels_last), "the memory order is kept in the file"
-        del first
-        assert room.room == 1000
-    assert kept(second) is second
 
 
 class Overwriting(nn.Module):
@@ -255,21 +177,6 @@ def test_no_images_are_refused(images: list[Tensor]) -> None:
     baseline = baseline_net()
     with pytest.raises(GhostsearchError, match="no calibration images"):
         convert(baseline, everywhere(baseline, images[0]), example=images[0], calibration=[])
-
-
-@pytest.mark.parametrize("choice", [GHOST, "ghost(ratio=4, kernel=3)", "lowrank(rank=0.5)", "keep"])
-def test_a_site_fitted_alone_errs_as_it_says(choice: str, images: list[Tensor]) -> None:
-    baseline = baseline_net()
-    values = site_values(baseline, ["conv1", "conv2"], images)
-    for path in ("conv1", "conv2"):
-        block, relative = fit_site(values[path], parse_layer_choice(choice))
-        x, y = torch.cat(values[path].inputs), torch.cat(values[path].outputs)
-        with torch.no_grad():
-            missed = (block(x) - y).transpose(0, 1).flatten(1).var(1)
-        spread = y.transpose(0, 1).flatten(1).var(1)
-        assert relative == pytest.approx(float((missed / spread).mean()), rel=1e-3, abs=1e-6)
-        assert relative < (1e-9 if choice == "keep" else 0.9)
-    assert not baseline.conv1._forward_hooks
 
 
 def test_equations_that_rounding_left_indefinite_are_damped_until_they_factor():

@@ -17,7 +17,7 @@ def test_half_of_the_products_gives_them_all(features, groups):
 
 
 def test_patches_are_what_the_convolution_reads():
-    layer = nn.Conv2d(6, 8, 3, stride=2, padding=1, groups=2, bias=False)
+    layer = nn.Conv2d(6, 8, 3, stride=2, groups=2, bias=False)
     x = torch.randn(3, 6, 9, 7)
     product = layer.weight.reshape(2, 4, -1) @ patches(x, layer)
     wanted = layer(x).transpose(0, 1).flatten(1).reshape(2, 4, -1)
@@ -26,7 +26,7 @@ def test_patches_are_what_the_convolution_reads():
 
 def test_filters_of_a_layer_are_found_again_from_its_outputs():
     torch.manual_seed(0)
-    layer, prior = nn.Conv2d(4, 6, 3, padding=1), torch.zeros(6, 4, 3, 3)
+    layer, prior = nn.Conv2d(4, 6, 3), torch.zeros(6, 4, 3, 3)
     equations = NormalEquations(layer)
     for _ in range(2):
         x = torch.randn(8, 4, 7, 7)
@@ -34,3 +34,25 @@ def test_filters_of_a_layer_are_found_again_from_its_outputs():
     weight, offset = equations.solve(prior, 0.0, intercept=True)
     torch.testing.assert_close(weight, layer.weight.detach(), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(offset, layer.bias.detach(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("layer", [nn.Conv2d(6, 5, 3), nn.Conv1d(8, 6, 5, groups=2), nn.Linear(40, 3)])
+def test_few_rows_are_solved_alike_by_their_dual(layer, intercept):
+    torch.manual_seed(1)
+    x = (
+        torch.randn(2, 40, 7)
+        if isinstance(layer, nn.Linear)
+        else torch.randn(2, layer.in_channels, *[6] * (layer.weight.dim() - 2))
+    )
+    y = torch.randn(2, 3, 7) if isinstance(layer, nn.Linear) else torch.randn_like(layer(x))
+    prior = torch.randn_like(layer.weight)
+    found = []
+    for rows in (y[:, 0].numel(), None):
+        equations = NormalEquations(layer, rows)
+        assert equations.dual == (rows is not None)
+        for part in (0, 1):
+            equations.add(x[part : part + 1], y[part : part + 1])
+        found.append((*equations.solve(prior, 1e-2, intercept=intercept), *equations.centred()))
+    for dual, primal in zip(*found, strict=True):
+        torch.testing.assert_close(dual, primal, rtol=1e-3, atol=1e-3)

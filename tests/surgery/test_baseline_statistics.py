@@ -6,7 +6,7 @@ import torchvision
 from torch import Tensor, nn
 
 from ghostsearch.graph.capture import copied
-from ghostsearch.surgery.baseline_pass import BaselinePass
+from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 
 
 class Preactivated(nn.Module):
@@ -46,7 +46,7 @@ def test_outputs_from_a_change_on_are_the_whole_models(name: str) -> None:
             for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
                 nn.init.uniform_(tensor, 0.5, 1.5)
     batches = [torch.randn(2, 3, 64, 64), torch.randn(1, 3, 64, 64)]
-    found = BaselinePass(baseline, batches)
+    found = BaselineStatistics(baseline, batches)
     assert found.traced
     layers = sorted((p for p in found.places if p in found.order), key=found.order.__getitem__)
     for path in layers[:: max(1, len(layers) // 6)]:

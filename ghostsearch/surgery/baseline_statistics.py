@@ -1,0 +1,207 @@
+"""The baseline's sampled values on the calibration images: computed once, shared by all fits and trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.capture import batch_size, call, channels_last, copied, light_copy, moved
+from ghostsearch.graph.flow import Place, find_places, fit_order, overwrites_what_is_read, trace_graph, without_inplace
+from ghostsearch.graph.paused import watched_places
+from ghostsearch.graph.replay import FrugalInterpreter, Liveness, Replay
+from ghostsearch.surgery.fit_problem import FitSettings, FreeFit
+from ghostsearch.surgery.output_metric import output_metrics
+from ghostsearch.surgery.sampled_rows import Sampling, Tiles, Window, as_maps, crops
+from ghostsearch.surgery.swap import swap_twins
+
+BATCH_IMAGES, BATCH_VALUES = 64, 8 * 3 * 224 * 224
+"""Images that run through a network together, or as many as hold so many values: a large tensor's memory comes anew
+from the system each time, and clearing it takes a third of the time of a forward.
+"""
+
+
+class BaselineStatistics:
+    """What fits need of a baseline on some images: its graph, and its values at seeded positions behind each layer.
+
+    batches: image batches (N, C, …) or what else the model's forward takes. Nothing but the fits' own caches changes
+    after construction. Raises GhostsearchError when there are no images, or when in-place activations change what other
+    layers read.
+    """
+
+    def __init__(self, baseline: nn.Module, batches: Sequence[Any], settings: FitSettings | None = None) -> None:
+        self.settings = settings = settings or FitSettings()
+        self.device = settings.device
+        teacher = copied(baseline).to(self.device).float().eval()
+        self.batches = [moved(b, str(self.device)) for b in _in_parts(batches)]
+        if not self.batches:
+            raise GhostsearchError("there are no calibration images; give at least one batch")
+        if overwrites_what_is_read(teacher, self.batches[0]):
+            raise GhostsearchError(
+                "an in-place activation of the network changes values that other layers read, so its layers cannot be "
+                "fitted one by one; build it with inplace=False there, or convert without calibration images"
+            )
+        self.teacher = without_inplace(teacher)
+        swap_twins(self.teacher, self.batches[0])
+        self.images = [batch_size(b) for b in self.batches]
+        tensors = all(isinstance(b, Tensor) for b in self.batches)
+        graph = trace_graph(self.teacher, self.batches[0][:2]) if tensors else None
+        self.traced = graph is not None
+        self.free: tuple[str, FreeFit] | None = None
+        """The last site fitted first, and its unconstrained fit."""
+        self.leaving: dict[str, list[int]] = {}
+        """Per group its channels in the order in which they can be left out, as far as that was asked."""
+        if graph is not None:
+            self.graph = graph
+            self.places = find_places(self.teacher, graph)
+            self.order = {str(node.target): i for i, node in enumerate(graph.nodes) if node.op == "call_module"}
+            self._start: Replay | None = None
+        else:
+            self.places = watched_places(self.teacher, self.batches[0])
+        self.tiles: dict[str, list[Tiles]] = {}
+        self._targets: dict[str, list[Tensor]] = {}
+        self._metrics: Mapping[str, Tensor] | None = None
+
+    @property
+    def replay(self) -> Replay:
+        """The baseline's forward, as far as `advance` has taken it."""
+        if self._start is None:
+            self._start = Replay(self.teacher, self.graph, self.batches)
+        return self._start
+
+    def targets(self, path: str) -> list[Tensor]:
+        """The baseline's value that a layer is fitted to, at its tiles, per batch that it sees: (K, n, *size)."""
+        if not self._targets:
+            self._sample()
+        return self._targets[path]
+
+    def metric(self, path: str) -> Tensor | None:
+        """(n, n) mean of g gᵀ, g the gradient of sampled labels' log probability at the value a layer is fitted to."""
+        if self._metrics is None:
+            wanted = self.traced and self.settings.metric_images
+            self._metrics = output_metrics(self) if wanted else {}
+        return self._metrics.get(path)
+
+    def position(self, paths: Sequence[str]) -> int:
+        """Where in the computation the first of some layers stands."""
+        return min((self.order[path] for path in paths), default=-1)
+
+    def advance(self, paths: Sequence[str]) -> None:
+        """Compute what is read by the first of some layers; changes are taken in order, none before an earlier one."""
+        first = min(paths, key=self.order.__getitem__)
+        node = next(n for n in self.graph.nodes if n.op == "call_module" and n.target == first)
+        for source in node.all_input_nodes:
+            self.replay.get(source)
+
+    def output(self, model: nn.Module) -> list[Any]:
+        """The outputs of a model that differs from the baseline only behind the point that `advance` has reached."""
+        end = next(n for n in self.graph.nodes if n.op == "output").args[0]
+        assert isinstance(end, fx.Node)
+        return self.replay.fork(folded(without_inplace(light_copy(model)), self.places)).get(end)
+
+    @torch.no_grad()
+    def _sample(self) -> None:
+        keys: dict[Any, list[str]] = {}
+        for path, place in self.places.items():
+            keys.setdefault(place.out, []).append(path)
+        counts, images = self._batches_by_layer(), self.images
+        for number, batch in enumerate(self.batches):
+
+            def take(key: Any, value: Any, number: int = number) -> None:
+                for path in keys.get(key, ()):
+                    if isinstance(value, Tensor) and number < counts.get(path, len(images)):
+                        self._take(path, value, number, sum(images[: counts.get(path, len(images))]))
+
+            self._watch(batch, take)
+
+    def _take(self, path: str, value: Tensor, number: int, images: int) -> None:
+        layer: Any = self.teacher.get_submodule(path)
+        maps = as_maps(value, layer)
+        known = self.settings
+        seed = known.seed * 7919 + list(self.places).index(path)
+        sampling = Sampling(known.rows_for(layer), known.tile, seed, images)
+        tiles = sampling.tiles(number, self.images[number], len(maps), maps.shape[2:])
+        self.tiles.setdefault(path, []).append(tiles)
+        self._targets.setdefault(path, []).append(crops(maps, tiles, Window.point(maps.dim() - 2)).clone())
+
+    def _watch(self, batch: Any, take: Callable[[Any, Any], None]) -> None:
+        """One forward; hands over each value that a place may name."""
+        if self.traced:
+            model = folded(light_copy(self.teacher), self.places)
+            _Watching(model, self.graph, take).run(batch)
+            return
+        names = {place.out for place in self.places.values()}
+        handles = [
+            self.teacher.get_submodule(path).register_forward_hook(lambda _m, _a, y, path=path: take(path, y))
+            for path in names
+        ]
+        try:
+            call(self.teacher, batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _batches_by_layer(self) -> dict[str, int]:
+        """Batches whose values fit into memory together where a layer is fitted, at least one; all for later layers
+        that small maps lead to. Empty where the graph is not known.
+        """
+        if not self.traced:
+            return {}
+        sizes: dict[fx.Node, int] = {}
+
+        def note(node: Any, value: Any) -> None:
+            sizes[node] = value.nbytes if isinstance(value, Tensor) else 0
+
+        self._watch(self.batches[0], note)
+        live, held = Liveness(self.graph), {}
+        for path in fit_order(self.places, list(self.places)):
+            place = self.places[path]
+            for node in (place.source, place.shortcut):
+                for _ in live.until(node) if node is not None else ():
+                    pass
+            held[path] = sum(sizes.get(n, 0) for n in live.held if n.op != "placeholder") / self.images[0]
+        counts, most = {}, len(self.batches)
+        for path in reversed(held):
+            room, fitting = float(self.settings.memory_bytes), 0
+            while fitting < most and (room := room - held[path] * self.images[fitting]) >= 0:
+                fitting += 1
+            most = counts[path] = max(1, min(most, fitting))
+        return counts
+
+
+class _Watching(FrugalInterpreter):
+    """Hands over each value as it is computed, and forgets it after its last reader."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, take: Callable[[Any, Any], None]) -> None:
+        super().__init__(model, graph, garbage=True)
+        self.take = take
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.take(n, value)
+        return value
+
+
+def folded(model: nn.Module, places: Mapping[str, Place]) -> nn.Module:
+    """The model itself, each BatchNorm that follows a convolution made part of it: a pass less over the values."""
+    for path, place in places.items():
+        layer: Any = model.get_submodule(path)
+        if place.norm and type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+            norm: Any = model.get_submodule(place.norm)
+            model.set_submodule(path, fuse_conv_bn_eval(layer, norm))
+            model.set_submodule(place.norm, nn.Identity())
+    return model
+
+
+def _in_parts(batches: Sequence[Any]) -> Iterator[Any]:
+    for batch in batches:
+        if not isinstance(batch, Tensor):
+            yield batch
+            continue
+        images = max(1, min(BATCH_IMAGES, BATCH_VALUES // max(1, batch[0].numel())))
+        for part in batch.detach().float().split(images):
+            yield channels_last(part)

@@ -1,0 +1,170 @@
+"""What a layer is fitted to: sampled inputs, the baseline's targets there, and the best filters without constraint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ghostsearch.surgery.fit_ghost import CONVOLVE, channel_means, spread
+from ghostsearch.surgery.least_squares import NormalEquations
+from ghostsearch.surgery.sampled_rows import Samples
+
+Batches = Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Hyper-parameters of the closed-form fit."""
+
+    ridge: float = 1e-3
+    """Pull towards the trained filters, relative to the inputs' mean variance."""
+    linear_ridge: float = 1e-2
+    """The same for linear layers, which have few rows."""
+    relu_rounds: int = 2
+    """Times the targets behind a ReLU are relaxed to what passes it, and the fit repeated."""
+    joint_rounds: int = 2
+    """Alternations between the primary's filters and the cheap kernels."""
+    joint_steps: int = 3
+    """Conjugate-gradient steps on the primary in each."""
+    gather: bool = True
+    """Whether channels whose order cannot be folded into their readers (a sum reads them) may be reordered by an
+    index buffer; results/inheritance.md tells what that is worth."""
+    reach: int | None = None
+    """Layers refitted behind the last changed one; None for all. A few tell most of what a change costs, sooner."""
+    rows_per_unknown: float = 10.0
+    """Output positions, over all images, that a layer is fitted to for each unknown of one of its filters."""
+    rows: tuple[int, int] = (32768, 49152)
+    """The smallest and the largest number of positions, where the images have so many."""
+    tile: int = 5
+    """Edge of the tiles in which positions are taken from large maps."""
+    metric_images: int = 64
+    """Images whose sampled labels give the output metric of low-rank fits; 0 leaves it out."""
+    memory_bytes: int = 2**30
+    """Values of the calibration images held between two layers; early, large maps then come from fewer images."""
+    compute_device: str = "auto"
+    """Where a fit runs: a PyTorch device, or "auto" for CUDA where there is one and the CPU elsewhere."""
+    seed: int = 0
+    """Of the sampled positions and labels."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device that `compute_device` stands for."""
+        found = self.compute_device
+        if found == "auto":
+            found = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(found)
+
+    def rows_for(self, layer: Any) -> int:
+        """Positions that a layer is fitted to."""
+        least, most = self.rows
+        return int(min(most, max(least, self.rows_per_unknown * layer.weight[0].numel())))
+
+
+@dataclass
+class Target:
+    """What a layer's output, plus the shortcut where there is one, should be at the tiles: per part (K, n, *size)."""
+
+    totals: list[Tensor]
+    shortcuts: list[Tensor] | None
+    relu: bool
+    weight: Tensor
+    """(n,) importance of each output channel's squared error."""
+
+    def permuted(self, order: Tensor) -> Target:
+        """The same with channels in another order."""
+        shortcuts = None if self.shortcuts is None else [s[:, order] for s in self.shortcuts]
+        return Target([t[:, order] for t in self.totals], shortcuts, self.relu, self.weight[order])
+
+    def first(self) -> list[Tensor]:
+        """The layer's own share before anything is predicted."""
+        if self.shortcuts is None:
+            return self.totals
+        return [t - s for t, s in zip(self.totals, self.shortcuts, strict=True)]
+
+    def relaxed(self, outputs: Batches) -> list[Tensor]:
+        """The layer's share, nothing asked of values that a ReLU hides in both nets.
+
+        This is the majorising step for the squared error behind the ReLU: where the baseline's value is negative, any
+        negative prediction is its own target (compare Zhang et al. 2016, section 3.2).
+        """
+        if not self.relu:
+            return self.first()
+        found = []
+        for i, (total, output) in enumerate(zip(self.totals, outputs, strict=True)):
+            shortcut = 0 if self.shortcuts is None else self.shortcuts[i]
+            found.append(torch.where(total > 0, total, (output + shortcut).clamp_max(0)) - shortcut)
+        return found
+
+
+@dataclass(frozen=True)
+class FreeFit:
+    """The best filters for a target when nothing constrains them."""
+
+    weight: Tensor
+    equations: NormalEquations
+    wanted: list[Tensor]
+    """The target as it was last relaxed."""
+    explained: dict[Any, Tensor] = field(default_factory=dict)
+    """`explained_variance` by kind of cheap operation: blocks of several ratios share it."""
+
+
+@dataclass
+class Problem:
+    """One layer's fit. Channels stand as in the narrow baseline."""
+
+    layer: Any
+    """The convolution or linear layer that is fitted or replaced."""
+    prior: Tensor
+    """Its trained filters, the norm's scale in them."""
+    samples: Samples
+    target: Target
+    settings: FitSettings
+    intercept: bool
+    """Whether a constant per channel may be added: a norm or a bias takes it."""
+    reorder: bool = True
+    """Whether the block may make the channels in an order of its own."""
+    metric: Tensor | None = None
+    """(n, n) E[g gᵀ] of the gradients at the output, where it is known."""
+    known: FreeFit | None = None
+    """The unconstrained fit, where another choice of this layer has made it."""
+
+    @cached_property
+    def free(self) -> FreeFit:
+        """Unconstrained filters for the target, drawn to the prior."""
+        return self.known or self._fit_freely()
+
+    def _fit_freely(self) -> FreeFit:
+        rows = sum(t[:, 0].numel() for t in self.target.totals)
+        equations, wanted = NormalEquations(self.layer, rows), self.target.first()
+        weight, offset = self.prior, self.prior.new_zeros(len(self.prior))
+        linear = isinstance(self.layer, nn.Linear)
+        ridge = self.settings.linear_ridge if linear else self.settings.ridge
+        for turn in range(1 + self.settings.relu_rounds * self.target.relu):
+            if turn:
+                wanted = self.target.relaxed([o + spread(offset, o) for o in self.outputs(weight)])
+                equations.clear_targets()
+            for x, t in zip(self.samples.inner, wanted, strict=True):
+                equations.add(x, t, inputs=turn == 0)
+            weight, offset = equations.solve(self.prior, ridge, intercept=self.intercept)
+        return FreeFit(weight, equations, wanted)
+
+    def outputs(self, weight: Tensor) -> list[Tensor]:
+        """What filters give at the tiles, without constants: per part (K, n, *size)."""
+        layer, found = self.layer, []
+        for x in self.samples.inner:
+            if isinstance(layer, nn.Linear):
+                found.append(CONVOLVE[3](x, weight.unsqueeze(-1)))
+            else:
+                found.append(CONVOLVE[x.dim()](x, weight, None, layer.stride, 0, layer.dilation, layer.groups))
+        return found
+
+    def offset(self, outputs: Batches, wanted: Batches) -> Tensor:
+        """(n,) constants that make the means exact."""
+        if not self.intercept:
+            return self.prior.new_zeros(wanted[0].shape[1])
+        return channel_means(wanted) - channel_means(outputs)
