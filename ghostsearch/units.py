@@ -39,8 +39,8 @@ def share_text(value: float | None) -> str:
 
 
 def interval_text(interval: tuple[float, float]) -> str:
-    """The 95 % interval of a share, in percent: `[75–77]`."""
-    low, high = (f"{bound * 100:.0f}" if bound >= 0.0995 else f"{bound * 100:.1f}" for bound in interval)
+    """The 95 % interval of a share, in percent: `[75.2–76.5]`."""
+    low, high = (f"{bound * 100:.1f}" for bound in interval)
     return f"\u2009[{low}–{high}]"
 
 

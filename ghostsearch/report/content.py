@@ -17,7 +17,7 @@ from ghostsearch.report.compact import ComparedModel
 from ghostsearch.report.figures import front_figure, layer_figures, progress_figures, strips_figure
 from ghostsearch.report.outcome import (
     baseline_record,
-    better_baseline,
+    best_baseline,
     by_digest,
     cost_axes,
     cost_cell,
@@ -34,6 +34,7 @@ from ghostsearch.report.outcome import (
     variants,
 )
 from ghostsearch.report.points import MARKS, NAMED_KINDS, kinds, make_panel, untried
+from ghostsearch.space.limits import parse_drop
 from ghostsearch.units import with_prefix
 
 MAX_MODELS_BYTES = 250_000
@@ -132,23 +133,20 @@ def _model(view: StudyView, record: Record, kind: str, important: bool) -> dict[
 
 
 def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
-    """What the sliders choose from: finished models, their costs as shares of the baseline's, and their drop in score
-    from the better baseline (accuracy in points)."""
-    baseline, best = baseline_record(view), better_baseline(view)
-    goal = shown_score(view, best) if best else None
-    axis = score_axis(view)
-    sign, options = (1 if axis.maximize else -1), []
+    """What the sliders choose from: finished models, their costs as shares of the baseline's, and their drop in the
+    validation score from the better baseline (accuracy in points), which is what the study recommends by."""
+    baseline, axis, tables = baseline_record(view), score_axis(view), table_axes(view)
+    best, options = best_baseline(view, "validation"), []
     for digest in _finished(view):
         record = find_record(view, digest)
-        score = shown_score(view, record) if record else None
-        if record is None or digest == "baseline" or score is None or goal is None:
+        if record is None or best is None or digest == "baseline" or None in (axis.value(record), axis.value(best)):
             continue
-        shares = {a.name: a.ratio(record, baseline) for a in axes}
-        costs = [cost_cell(record, baseline, a) for a in table_axes(view)]
+        drop = axis.minimised(record) - axis.minimised(best)
+        shares = {a.name: share for a in axes if (share := a.ratio(record, baseline)) is not None}
+        splits = [f"{score_cell(s)} {s.split}" for s in (record.score(), record.score("test")) if s]
+        words = [*splits, *(cost_cell(record, baseline, a) for a in tables)]
         options.append({
-            "id": digest, "drop": round(sign * (goal.value - score.value) * axis.scale[0], 4),
-            "shares": {k: v for k, v in shares.items() if v is not None},
-            "text": f"{score_cell(score)} {shown_split(view)} {score.metric} · {' · '.join(costs)}",
+            "id": digest, "drop": round(drop * axis.scale[0], 4), "shares": shares, "text": " · ".join(words),
             "command": f"ghostsearch export {Path(view.directory).as_posix()}/models/{digest} --format onnx",
         })  # fmt: skip
     return options
@@ -156,16 +154,15 @@ def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
 
 def slider_ends(view: StudyView, content: Mapping[str, Any]) -> dict[str, Any]:
     """Where the sliders end and begin, in percent of the baseline's cost and in units of the score."""
-    options, axes = content["options"], cost_axes(view)
+    options, axes, baseline = content["options"], cost_axes(view), baseline_record(view)
     shares = [share for option in options for share in option["shares"].values()]
-    step = 0.1 if content["drop_unit"] else 0.01
-    limit = axes[0].bound if axes else None
-    baseline = baseline_record(view)
-    whole = baseline and limit and axes[0].value(baseline)
-    cost = max(100, ceil(100 * max(shares, default=1.0)))
+    limit, whole = (axes[0].bound, baseline and axes[0].value(baseline)) if axes else (None, None)
+    cost, step = max(100, ceil(100 * max(shares, default=1.0))), 0.1 if content["drop_unit"] else 0.01
+    most = round(step * ceil(max((o["drop"] for o in options), default=0) / step + 1), 4)
+    asked = view.config.get("max_drop")
     return {
         "cost": cost, "budget": min(cost, round(100 * limit / whole)) if limit and whole else cost, "step": step,
-        "drop": round(step * ceil(max((o["drop"] for o in options), default=0) / step + 1), 4),
+        "drop": most, "asked": most if asked is None else parse_drop(str(asked)) * score_axis(view).scale[0],
         "score": metric_name(view), "split": shown_split(view), "strips": 200 + 7 * len(view.anatomy.get("sites", ())),
     }  # fmt: skip
 

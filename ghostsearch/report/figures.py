@@ -217,7 +217,7 @@ def width_shares(view: StudyView, groups: Mapping[str, str]) -> dict[str, float]
     `groups`: name of the group to its width choice. The share is the one asked for, rounded to the search space's
     multiple where the study records that.
     """
-    multiple, shares = getattr(view, "width_multiple", None), dict[str, float]()
+    multiple, shares = view.width_multiple, dict[str, float]()
     for group in view.anatomy.get("groups", ()):
         text = groups.get(group["name"])
         if text is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ghostsearch.records import Axis, Record, StudyView
 from ghostsearch.report.outcome import (
     baseline_record,
-    better_baseline,
+    best_baseline,
     cost_axes,
     cost_cell,
     find_record,
@@ -53,7 +53,7 @@ def _time_part(axis: Axis, chosen: Record, baseline: Record) -> str:
 
 def _score_change(view: StudyView, chosen: Record) -> str:
     """The score on the one split that the whole report shows, beside that of the better baseline."""
-    other = better_baseline(view)
+    other = best_baseline(view, shown_split(view))
     mine, theirs = shown_score(view, chosen), shown_score(view, other) if other else None
     if mine is None or theirs is None or other is None:
         return ""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from ghostsearch.records import COST_LABELS, Axis, Record, Score, StudyView
+from ghostsearch.study.choose import TRAINED, better_baseline
 from ghostsearch.units import MISSING, interval_text, score_text, share_text
 
 
@@ -65,14 +66,14 @@ def score_cell(score: Score | None) -> str:
     return score_text(score.value, score.metric, standard_error(score)) if score else MISSING
 
 
-def cost_cell(record: Record, baseline: Record | None, axis: Axis) -> str:
+def cost_cell(record: Record, baseline: Record | None, axis: Axis, *, intervals: bool = True) -> str:
     """A cost with its share of the baseline's and, for a latency, that share's 95 % interval."""
     value = axis.value(record)
-    if record.digest == "baseline" or value is None:
+    if record.digest in ("baseline", TRAINED) or value is None:
         return axis.text(value)
     # No space inside the brackets, so that a narrow terminal breaks the line before them.
     share = share_text(axis.ratio(record, baseline)).replace(" ", "")
-    latency = record.latency(axis.device) if axis.device else None
+    latency = record.latency(axis.device) if axis.device and intervals else None
     interval = interval_text(latency.ratio_interval) if latency and latency.ratio_interval else ""
     return f"{axis.text(value)} ({share}{interval})"
 
@@ -103,21 +104,18 @@ def variants(view: StudyView) -> list[Record]:
 
 
 def is_variant(record: Record) -> bool:
-    """Whether it is such a further baseline: its origin ends in `baseline`, as `trained baseline` does."""
-    return record.origin.endswith(" baseline")
+    """Whether it is such a further baseline."""
+    return record.digest == TRAINED or record.origin.endswith(" baseline")
 
 
 def model_id(record: Record) -> str:
-    """What a model is called on the page: its digest; the origin of a further baseline."""
-    return record.origin if is_variant(record) else record.digest
+    """What a model is called on the page: its digest, or the name of a further baseline."""
+    return "trained baseline" if record.digest == TRAINED else record.origin if is_variant(record) else record.digest
 
 
-def better_baseline(view: StudyView) -> Record | None:
-    """The baseline to compare with: as given or with the finalists' training, whichever scores better."""
-    sign, baseline = (1 if score_axis(view).maximize else -1), baseline_record(view)
-    trained = (r for r in variants(view) if "int8" not in r.origin)
-    known = [(sign * s.value, r) for r in (baseline, *trained) if r and (s := shown_score(view, r))]
-    return max(known, key=lambda pair: pair[0])[1] if known else baseline
+def best_baseline(view: StudyView, split: str) -> Record | None:
+    """The baseline to compare with on a split: as given or with the finalists' training, whichever scores better."""
+    return better_baseline(view.finalists, score_axis(view, split)) or baseline_record(view)
 
 
 def last_rung(view: StudyView) -> float:
@@ -133,7 +131,7 @@ def breaches(view: StudyView, record: Record) -> list[str]:
 
 def remark(view: StudyView, record: Record) -> str:
     """What to say of a model beside its figures: `chosen`, the limits it missed, noisy timing."""
-    broken = [] if record.digest == "baseline" else breaches(view, record)
+    broken = [] if record.digest in ("baseline", TRAINED) else breaches(view, record)
     if record.digest in view.missed and not broken:
         broken = ["a limit, as the search recorded it"]
     words = ["chosen"] * (record.digest == view.chosen and not is_variant(record))

@@ -29,11 +29,13 @@ def draw(figures: Sequence[Figure], path: Path, *, titles: Sequence[str] = (), h
     sheet = Sheet((width, height), dpi=150, layout="constrained", facecolor="white")
     panels: Sequence[Axes] = sheet.subplots(1, len(figures), squeeze=False)[0]
     handles: dict[str, Any] = {}
+    ranks = {unescape(t.name): t.legendrank or 0 for figure in figures for t in figure.data if t.name}
     for axes, figure in zip(panels, figures, strict=True):
         handles |= _draw_panel(axes, figure.to_plotly_json())
     for axes, title in zip(panels, titles, strict=False):
         axes.set_title(title, fontsize=10, color="#5b6675")
     if handles:
+        handles = dict(sorted(handles.items(), key=lambda item: ranks[item[0]]))
         columns = min(len(handles), 4 * len(figures))
         sheet.legend(
             handles.values(), handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=9

@@ -69,7 +69,8 @@ def make_panel(view: StudyView, cost: Axis, score: Axis) -> Panel:
     """
     tested = score.name == "test_score"
     trials = by_digest(view.finalists if tested else (*view.records, *untried(view)))
-    records = [r for r in (*trials.values(), *variants(view)) if _places(r, cost, score)]
+    further = variants(view) if tested else []
+    records = [r for r in (*trials.values(), *further) if _places(r, cost, score)]
     eligible = [r for r in records if _may_be_front(view, r, cost, score)]
     sign = -1.0 if score.maximize else 1.0
     places = [place for r in eligible for place in _places(r, cost, score)]

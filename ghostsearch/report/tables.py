@@ -32,7 +32,7 @@ AUDIT_TITLES = {
 SORTED = "sorted by the first objective, best first"
 
 
-def front_rows(view: StudyView) -> tuple[list[str], list[list[str]]]:
+def front_rows(view: StudyView, *, intervals: bool = True) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the baselines, the front and the finalists that missed a limit: digest, scores ± standard
     error and the epochs behind them, costs with their share of the baseline's and its 95 % interval, remark."""
     baseline, metric, axes = baseline_record(view), metric_name(view), table_axes(view)
@@ -50,7 +50,7 @@ def front_rows(view: StudyView) -> tuple[list[str], list[list[str]]]:
             [
                 *row,
                 f"{score.epochs:g}" if score else MISSING,
-                *(cost_cell(record, baseline, axis) for axis in axes),
+                *(cost_cell(record, baseline, axis, intervals=intervals) for axis in axes),
                 remark(view, record),
             ]
         )
@@ -68,9 +68,9 @@ def front_table(view: StudyView) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    header, rows = front_rows(view)
+    header, rows = front_rows(view, intervals=False)
     caption = (
-        f"{SORTED}; ± standard error; in brackets: share of the baseline's [95 % interval]; "
+        f"{SORTED}; ± standard error; in brackets: share of the baseline's; "
         "noisy: quartiles more than a tenth of the median apart"
     )
     table = Table(
@@ -80,8 +80,10 @@ def front_table(view: StudyView) -> Table:
     )  # fmt: skip
     for column, name in enumerate(header):
         justify: JustifyMethod = "left" if column in (0, len(header) - 1) else "right"
-        # In two lines, so that 80 columns hold a device and the usual axes.
-        heading = escape("\n".join(name.rsplit(" ", 1)))
+        # Short and in two lines, so that 80 columns hold a device and the usual axes.
+        heading = escape(
+            "\n".join(name.replace("validation", "val.").replace("latency on ", "latency ").rsplit(" ", 1))
+        )
         table.add_column(heading, justify=justify, overflow="fold", no_wrap=not column)
     for row in rows:
         style = "bold green" if row[0] == view.chosen else "dim" if row[0].endswith("baseline") else ""

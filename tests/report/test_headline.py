@@ -64,7 +64,7 @@ def test_compares_with_the_better_of_the_two_baselines() -> None:
     small = record("0123456789", 0.88, 4e-3, 10_000_000, test=0.905)
     for score, expected in ((0.93, "the baseline's 93.0 ± 2.6 % with the same training."), (0.89, "91.0 ± 2.9 %.")):
         trained = BASELINE.model_copy(
-            update={"origin": "trained baseline", "scores": record("baseline", 0.9, 1, 1, test=score).scores}
+            update={"digest": "baselinetrained", "scores": record("baseline", 0.9, 1, 1, test=score).scores}
         )
         text = headline(study(BASELINE, small, chosen="0123456789", finalists=(BASELINE, trained, small)))
         assert text.endswith(expected)

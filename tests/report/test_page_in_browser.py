@@ -136,9 +136,9 @@ def test_axes_switch(browser, page, view) -> None:
 def test_sliders_take_what_the_rule_says(browser, page, view) -> None:
     """With a largest drop the cheapest model that keeps both limits, without one the best score within the budget."""
     load(browser, page)
-    baseline = view.finalists[0].score("test").value
+    baseline = view.finalists[0].score().value
     rows = [
-        (r.digest, 100 * r.latency(view.objectives[1].name[10:-1]).ratio, 100 * (baseline - r.score("test").value))
+        (r.digest, 100 * r.latency(view.objectives[1].name[10:-1]).ratio, 100 * (baseline - r.score().value))
         for r in view.finalists[1:]
     ]
     drag = """for (const [id, value] of Object.entries(arguments[0])) {
