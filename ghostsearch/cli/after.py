@@ -39,7 +39,9 @@ def finetune(
     ] = 0.999,
     validation_list: o.ValidationList = None,
     train_images: Annotated[int | None, typer.Option(min=1, help="Use only this many training images.")] = None,
-    task: Annotated[str, typer.Option(help="classification, or package.module:object.")] = "classification",
+    task: Annotated[
+        str, typer.Option(help="classification, segmentation, …, or package.module:object.")
+    ] = "classification",
     compute_device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="GPUs to train on.")] = 1,
     seed: o.Seed = 0,

@@ -66,9 +66,22 @@ def inspect_model(
     kinds = [(k["kind"], k["layers"], f"{k['params_share']:.1%}", f"{k['macs_share']:.1%}") for k in found["shares"]]
     show_table("by kind of layer", ["kind", "layers", "params", "MACs"], kinds)
     say(f"{with_prefix(found['params'])} params, {with_prefix(found['macs'], 'MACs')} at {loaded.input}")
+    _show_input(loaded)
     if not found["sites"]:
         raise GhostsearchError(f"{model} has no convolution that can be replaced; the table above says why for each")
     say(f"next: ghostsearch convert {model} --choice 'ghost(ratio=2, kernel=3)' --out DIR")
+
+
+def _show_input(loaded: LoadedModel) -> None:
+    """Weights, class names and preprocessing, as whoever runs the model must know them."""
+    spec = loaded.input
+    mean, std = (", ".join(f"{v:g}" for v in values) for values in (spec.mean, spec.std))
+    crop = f"shorter side to {spec.shorter_side}, centre crop to {spec}" if isinstance(spec.size, int) else f"to {spec}"
+    say(f"input: {spec.channels} channels, {crop}, {spec.interpolation}; mean {mean}; std {std}")
+    if loaded.weights:
+        names = loaded.categories
+        shown = f"; {len(names)} classes: {', '.join(names[:3])}, …" if names else ""
+        say(f"weights: {loaded.weights}{shown}")
 
 
 def _show_sites(model: str, sites: list[dict[str, Any]]) -> None:

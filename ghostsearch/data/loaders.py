@@ -46,7 +46,8 @@ def batch_of(batch: Any, classes: Sequence[str] = ()) -> tuple[Any, Any]:
 def _images(images: Any, target: Any, classes: Sequence[str]) -> tuple[Any, Any]:
     target = _target(target, classes)
     if isinstance(images, list) and images and all(isinstance(x, Tensor) for x in images):
-        count = len(target) if target is not None else len(images[0])
+        sized = target if isinstance(target, list | tuple | Tensor) else images[0]
+        count = 0 if isinstance(sized, Tensor) and not sized.ndim else len(sized)
         # Collated, a tuple of several inputs becomes a list; a list of images, one per target, stays one.
         if all(x.ndim and len(x) == count for x in images) and not (len(images) == count and images[0].ndim == 3):
             return tuple(images), target

@@ -46,6 +46,8 @@ def inspection(loaded: LoadedModel, space: str = "ghost") -> dict[str, Any]:
     return {
         "model": loaded.spec,
         "input": dataclasses.asdict(loaded.input),
+        "weights": loaded.weights,
+        "categories": list(loaded.categories),
         "params": cost.params,
         "macs": cost.macs,
         "size_bytes": cost.size_bytes,

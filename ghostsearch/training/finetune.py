@@ -15,7 +15,9 @@ from torch import nn
 from ghostsearch.data.load import Data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
+from ghostsearch.training.checks import check_run
 from ghostsearch.training.curves import draw_curves
+from ghostsearch.training.tasks.agreement import Agreement
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.classification import Classification
 from ghostsearch.training.train import Epoch, Recipe, evaluate, torch_device
@@ -152,6 +154,12 @@ def finetune_directory(
         data_spec, input=loaded.input, batch=batch, seed=seed, validation_list=validation_list,
         train_images=train_images, progress=progress,
     )  # fmt: skip
+    task = task or Classification()
+    if not data.labelled:
+        if distill_from is None:
+            raise GhostsearchError(f"{data_spec} has no labels; add --distill-from, such as models/baseline")
+        task = Agreement(task, distill_from.module)
+    check_run(loaded.module, data, task)
     recipe = RECIPE if lr is None else replace(RECIPE, lr=lr)
     result = finetune(
         loaded.module, data, out / "checkpoints", epochs=epochs, task=task, recipe=recipe, ema=ema,

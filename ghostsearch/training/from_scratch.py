@@ -13,8 +13,10 @@ from ghostsearch.export.saved import save
 from ghostsearch.files import write_text
 from ghostsearch.models.load import LoadedModel, load_model
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.training.checks import check_run
 from ghostsearch.training.curves import draw_curves
 from ghostsearch.training.finetune import FinetuneResult, finetune
+from ghostsearch.training.tasks.classification import Classification
 from ghostsearch.training.train import Recipe
 
 Progress = Callable[[int, int, str], None]
@@ -53,6 +55,7 @@ def train_from_scratch(
     if not images.classes:
         raise GhostsearchError(f"{data} has no class labels to train on; put the images into one folder a class")
     loaded = load_model(model, classes=len(images.classes), size=size, seed=seed)
+    check_run(loaded.module, images, Classification())
     result = finetune(
         loaded.module, images, out / "checkpoints", epochs=epochs,
         recipe=RECIPE if lr is None else replace(RECIPE, lr=lr), ema=ema, device=device, seed=seed, progress=progress,
