@@ -44,14 +44,14 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(item)
 
 
-def moved(example: Any, device: str) -> Any:
-    """The example with every tensor on a device."""
+def moved(example: Any, device: str, dtype: torch.dtype | None = None) -> Any:
+    """The example with every tensor on a device, those of floating point in a precision if one is given."""
     if isinstance(example, Tensor):
-        return example.to(device)
+        return example.to(device, dtype if example.is_floating_point() else None)
     if isinstance(example, dict):
-        return {key: moved(item, device) for key, item in example.items()}
+        return {key: moved(item, device, dtype) for key, item in example.items()}
     if isinstance(example, list | tuple):
-        return type(example)(moved(item, device) for item in example)
+        return type(example)(moved(item, device, dtype) for item in example)
     return example
 
 

@@ -29,7 +29,10 @@ class PausedRuns:
     def __init__(self, model: nn.Module, batches: Sequence[Any], paths: Sequence[str]) -> None:
         self.model, self.waiting = model, {path: i for i, path in enumerate(paths)}
         self.runs = [_Run(self, batch) for batch in batches]
-        self.handles = [model.get_submodule(path).register_forward_pre_hook(self._pause(path)) for path in self.waiting]
+        self.handles = [
+            model.get_submodule(path).register_forward_pre_hook(self._pause(path), with_kwargs=True)
+            for path in self.waiting
+        ]
 
     def __enter__(self) -> PausedRuns:
         return self
@@ -41,10 +44,10 @@ class PausedRuns:
             run.stop()
 
     def _pause(self, path: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             run = getattr(_CURRENT, "run", None)
             if run is not None and path in self.waiting:
-                run.pause(path, args[0])
+                run.pause(path, next(tensors((args, kwargs))))
 
         return hook
 

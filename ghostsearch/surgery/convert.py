@@ -20,6 +20,7 @@ from ghostsearch.surgery.fit_problem import FitSettings
 from ghostsearch.surgery.inherit import fit_weights, image_batches
 from ghostsearch.surgery.sites import find_sites, require_sites
 from ghostsearch.surgery.swap import swap_sites
+from ghostsearch.surgery.verify import checked, no_worse
 
 Progress = Callable[[int, int, str], None]
 
@@ -65,15 +66,21 @@ def convert(
         for old, new in swap_sites(converted, architecture.sites).values():
             new.copy_weights(old)
         if (calibration is None and statistics is None) or architecture.is_baseline:
-            return converted
+            return checked(model, converted, architecture, example, anatomy)
         with working():
             if statistics is None:
                 statistics = BaselineStatistics(model, list(image_batches(calibration or (), example)), settings)
-            fitted, report = fit_weights(
-                model, converted, architecture, example=example, statistics=statistics, width_multiple=width_multiple,
-                distill_steps=distill_steps, seed=seed, settings=settings, progress=progress,
-                branches=branches,
-            )  # fmt: skip
+            reports: list[FitReport] = []
+
+            def fit(known: BaselineStatistics = statistics) -> nn.Module:
+                fitted, report = fit_weights(
+                    model, converted, architecture, example=example, statistics=known, width_multiple=width_multiple,
+                    distill_steps=distill_steps, seed=seed, settings=settings, progress=progress, branches=branches,
+                )  # fmt: skip
+                reports.append(report)
+                return fitted
+
+            converted = no_worse(model, converted, statistics.batches[0], fit)
     if on_fit:
-        on_fit(report)
-    return fitted
+        on_fit(reports[0])
+    return checked(model, converted, architecture, example, anatomy)

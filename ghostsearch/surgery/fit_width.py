@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
-from ghostsearch.graph.capture import call
+from ghostsearch.blocks.own_conv import PLAIN, is_plain
+from ghostsearch.graph.capture import call, tensors
 from ghostsearch.graph.plan import Edit, WidthPlan
 from ghostsearch.graph.widths import kept_channels
 from ghostsearch.space.choice import Width
@@ -59,7 +59,8 @@ def fitted_channels(
 
 def _refittable(model: nn.Module, edit: Edit) -> bool:
     layer = model.get_submodule(edit.path)
-    return isinstance(layer, nn.Linear) or (isinstance(layer, _ConvNd) and layer.groups == 1)
+    # Least squares knows no transposed convolutions; a class of its own has no window that is known.
+    return isinstance(layer, nn.Linear) or (isinstance(layer, PLAIN) and is_plain(layer) and layer.groups == 1)
 
 
 @torch.no_grad()
@@ -68,8 +69,9 @@ def _sampled_inputs(statistics: BaselineStatistics, paths: Sequence[str]) -> dic
     model, found, hooks = statistics.teacher, {path: list[Tensor]() for path in paths}, []
     settings = statistics.settings
 
+    at = 0
+
     def take(path: str, layer: Any, x: Tensor, y: Tensor) -> None:
-        at = len(found[path])
         maps = as_maps(y, layer)
         sampling = Sampling(settings.rows_for(layer), settings.tile, settings.seed + 1, sum(statistics.images))
         tiles = sampling.tiles(at, statistics.images[at], len(maps), maps.shape[2:])
@@ -77,9 +79,14 @@ def _sampled_inputs(statistics: BaselineStatistics, paths: Sequence[str]) -> dic
 
     for path in paths:
         layer: Any = model.get_submodule(path)
-        hooks.append(layer.register_forward_hook(lambda m, x, y, path=path: take(path, m, x[0], y)))
+        hooks.append(
+            layer.register_forward_hook(
+                lambda m, x, k, y, path=path: take(path, m, next(tensors((x, k))), y), with_kwargs=True
+            )
+        )
     try:
-        for batch in statistics.batches:
+        for number, batch in enumerate(statistics.batches):
+            at = number
             call(model, batch)
     finally:
         for hook in hooks:

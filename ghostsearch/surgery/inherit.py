@@ -62,7 +62,9 @@ def fit_weights(
     if distill_steps:
         from ghostsearch.surgery.distillation import distill_blocks
 
-        distill_blocks(statistics.teacher, student, [(b,) for b in statistics.batches], distill_steps, seed=seed, progress=progress)
+        distill_blocks(
+            statistics.teacher, student, [(b,) for b in statistics.batches], distill_steps, seed=seed, progress=progress
+        )
     # The converted module's classes, dtypes, device, modes, hooks and frozen flags stay.
     converted.load_state_dict(student.state_dict())
     return converted, report

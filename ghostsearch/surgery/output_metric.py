@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from ghostsearch.graph.capture import tensors
 from ghostsearch.surgery.sampled_rows import as_maps
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def output_metrics(statistics: BaselineStatistics) -> Mapping[str, Tensor]:
             runner = _Keeping(statistics.teacher, statistics.graph, paths)
             with torch.enable_grad():
                 output = runner.run(batch.clone().requires_grad_())
-                sampled_loss(output, generator).backward()
+                losses = [sampled_loss(t, generator) for t in tensors(output) if t.requires_grad]
+                torch.stack(losses).sum().backward()
             for node, value in runner.kept.items():
                 if value.grad is None:
                     continue

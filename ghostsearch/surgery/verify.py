@@ -1,0 +1,185 @@
+"""A conversion proves itself: one forward beside the baseline's, before anything is returned, written or timed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ghostsearch.blocks.table import BLOCKS
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.capture import HOOKS, batch_size, call, light_copy, moved, tensors
+from ghostsearch.graph.widths import width_plan
+from ghostsearch.space.architecture import Anatomy, Architecture
+from ghostsearch.space.costs import site_macs
+
+TOLERANCE = 1e-5
+"""Largest difference, relative to the largest output, of values that no change reaches: sums in another order."""
+WORSE = 1.02
+"""How many times the copied weights' error at the output a fit may have."""
+IMAGES = 8
+
+
+class ConversionWarning(UserWarning):
+    """A conversion is right, but not what was asked for; the message says in what way."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one forward of a model did."""
+
+    outputs: list[Tensor]
+    calls: Mapping[str, int]
+    macs: int
+
+
+def checked(
+    model: nn.Module, converted: nn.Module, architecture: Architecture, example: Any, anatomy: Anatomy | None = None
+) -> nn.Module:
+    """The converted module, after it was run beside the baseline on the example.
+
+    Every block ran as often as the layer that it replaced; outputs have the baseline's shapes and dtypes, and its very
+    values where no change reaches them; MACs are those of the formulas; modes, hooks and frozen flags are the
+    baseline's. Raises GhostsearchError for what is not so.
+    """
+    if architecture.is_baseline:
+        return converted
+    _same_state(model, converted, architecture)
+    sites = tuple(architecture.sites)
+    before, after = _run(model, example, sites), _run(converted, example, sites)
+    for path in sites:
+        if before.calls[path] != after.calls[path]:
+            raise GhostsearchError(
+                f"{path!r} cannot be replaced: the forward calls it {before.calls[path]} times, what replaces it "
+                f"{after.calls[path]} times (is it kept in a closure or a container?); leave it at 'keep'"
+            )
+    _same_shapes(before.outputs, after.outputs)
+    _same_where_untouched(model, example, architecture, before, after)
+    _predicted_macs(architecture, anatomy, batch_size(example), before, after)
+    return converted
+
+
+def output_error(model: nn.Module, converted: nn.Module, images: Any) -> float:
+    """Squared error of the converted net's outputs relative to the variance of the baseline's, summed over outputs.
+
+    images: (N, C, *spatial) or any forward input; of a tensor the first few are taken.
+    """
+    images = images[:IMAGES] if isinstance(images, Tensor) else images
+    total = 0.0
+    for ours, theirs in zip(_run(converted, images).outputs, _run(model, images).outputs, strict=True):
+        if theirs.is_floating_point() and theirs.numel() > 1 and ours.shape == theirs.shape:
+            wanted = theirs.double()
+            total += float((ours.double() - wanted).square().mean() / wanted.var().clamp_min(1e-30))
+    return total
+
+
+def _run(model: nn.Module, example: Any, paths: tuple[str, ...] = (), spoil: Any = None) -> Run:
+    """One forward of a copy in evaluation mode; `spoil` changes the outputs of the layers at `paths`."""
+    replica = light_copy(model).eval()
+    calls = dict.fromkeys(paths, 0)
+    for path in paths:
+
+        def note(_: nn.Module, __: Any, output: Any, path: str = path) -> Any:
+            calls[path] += 1
+            return None if spoil is None else spoil(output)
+
+        replica.get_submodule(path).register_forward_hook(note)
+    first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as flops:
+        torch.manual_seed(0)
+        outputs = list(tensors(call(replica, moved(example, str(first.device), first.dtype))))
+    return Run(outputs, calls, flops.get_total_flops() // 2)
+
+
+def _same_state(model: nn.Module, converted: nn.Module, architecture: Architecture) -> None:
+    """Modes, hooks and frozen flags of what stayed are the baseline's."""
+    others = dict(converted.named_modules(remove_duplicate=False))
+    forgotten = model.training and not converted.training
+    for path, old in model.named_modules(remove_duplicate=False):
+        new = others.get(path)
+        if new is None or type(new) is not type(old) or path in architecture.sites:
+            continue
+        if new.training != old.training and not forgotten:
+            raise GhostsearchError(f"{path or 'the model'!r} came out of the conversion in another mode")
+        for name in HOOKS:
+            if len(getattr(new, name, ())) != len(getattr(old, name, ())):
+                raise GhostsearchError(f"{path or 'the model'!r} has hooks that the conversion would lose")
+        for name, value in old._parameters.items():
+            other = new._parameters.get(name)
+            if value is not None and other is not None and value.requires_grad != other.requires_grad:
+                raise GhostsearchError(f"{path}.{name} came out of the conversion with another requires_grad")
+
+
+def _same_shapes(before: list[Tensor], after: list[Tensor]) -> None:
+    found = [[(tuple(t.shape), t.dtype) for t in outputs] for outputs in (before, after)]
+    if found[0] != found[1]:
+        raise GhostsearchError(f"the converted model's outputs are {found[1]}, the baseline's {found[0]}")
+
+
+def _same_where_untouched(model: nn.Module, example: Any, architecture: Architecture, before: Run, after: Run) -> None:
+    """Outputs that do not depend on what was changed have not changed.
+
+    What depends on it is found by spoiling it: not-a-number passes through every sum, norm and activation. A forward
+    that compares values may hide that, so that a value must withstand noise too.
+    """
+    if any(t.is_meta for t in before.outputs):
+        return
+    changed = set(architecture.sites)
+    if architecture.groups:
+        plan = width_plan(model, example)
+        changed |= {path for name in architecture.groups for path in plan.group(name).members}
+    paths = tuple(sorted(changed))
+    try:
+        spoiled = _run(model, example, paths, lambda y: torch.full_like(y, torch.nan)).outputs
+        noisy = _run(model, example, paths, lambda y: y + torch.randn_like(y)).outputs
+    # A forward that chooses its way by its values may not survive this; then nothing is known.
+    except Exception:  # noqa: BLE001
+        return
+    for old, new, nan, noise in zip(before.outputs, after.outputs, spoiled, noisy, strict=False):
+        if not old.is_floating_point() or not old.shape == nan.shape == noise.shape:
+            continue
+        untouched = ~nan.isnan() & (noise == old)
+        largest = old.abs().max().clamp_min(1e-30) if old.numel() else 1.0
+        if untouched.any() and bool((old - new)[untouched].abs().max() > TOLERANCE * largest):
+            raise GhostsearchError(
+                f"outputs that do not depend on {', '.join(paths[:3])} changed by the conversion: a layer that reads "
+                "them is shared; leave them at 'keep'"
+            )
+
+
+def _predicted_macs(architecture: Architecture, anatomy: Anatomy | None, images: int, before: Run, after: Run) -> None:
+    """The formulas' MACs are those counted. Widths reach layers that only a cost table knows: they are left out."""
+    if anatomy is None or architecture.groups or any(type(c) not in BLOCKS for c in architecture.sites.values()):
+        return
+    sites = {name: site for site in anatomy.sites for name in (site.path, *site.aliases)}
+    predicted = sum(site_macs(sites[path], choice) - sites[path].macs for path, choice in architecture.sites.items())
+    counted = after.macs - before.macs
+    if counted != predicted * images:
+        raise GhostsearchError(
+            f"the conversion costs {counted // images} multiply-adds more than the baseline, its formulas say "
+            f"{predicted}: a replaced layer computes something that they do not know"
+        )
+
+
+def no_worse(model: nn.Module, converted: nn.Module, images: Any, fit: Callable[[], nn.Module]) -> nn.Module:
+    """The converted module after a fit that works in place, or with the weights that it had where those are better.
+
+    Judged at the outputs, on images (N, C, *spatial). Warns (ConversionWarning) where the fit is not kept.
+    """
+    before, error = {k: v.clone() for k, v in converted.state_dict().items()}, output_error(model, converted, images)
+    fitted = fit()
+    found = output_error(model, fitted, images)
+    if not found <= WORSE * error + 1e-6:
+        fitted.load_state_dict(before)
+        warnings.warn(
+            "the copied weights are kept: the fitted ones miss the baseline's outputs by "
+            f"{found:.3g} of their variance, the copied ones by {error:.3g}; more calibration images may help",
+            ConversionWarning,
+            stacklevel=2,
+        )
+    return fitted
