@@ -10,7 +10,7 @@ from pathlib import Path
 
 @lru_cache(maxsize=1)
 def processor_name() -> str:
-    """The processor's model name as the system tells it."""
+    """The processor's model name, as the system reports it."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():

@@ -18,7 +18,7 @@ def read_yaml(path: Path) -> object:
     """
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
-            raise GhostsearchError(f"{path}: larger than {MAX_YAML_BYTES} bytes, so no file of ours")
+            raise GhostsearchError(f"{path}: larger than {MAX_YAML_BYTES} bytes, not a ghostsearch file")
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise GhostsearchError(f"{path}: cannot be read ({error.strerror})") from None

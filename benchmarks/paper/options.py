@@ -30,7 +30,7 @@ class PaperOptions(BaseModel):
     toy_layer: str = _option("layer1.0", "Whose output maps are paired: the first residual block, as in the paper.")
     toy_image: Path | None = _option(None, "A photograph; default: the one that scikit-learn ships.")
     data: str | None = _option(None, DATA_HELP)
-    validation_list: Path | None = _option(None, "File that lists the selection split's images, one path a line.")
+    validation_list: Path | None = _option(None, "File that lists the selection split's images, one path per line.")
     train_model: str = _option("ghostsearch:vgg16", "Network of the training table.")
     train_choices: tuple[str, ...] = _option(
         (), "Only these settings, such as 'ghost(ratio=2, kernel=3)'; keep is baseline."

@@ -21,7 +21,7 @@ def place(conv: Conv) -> dict[str, Any]:
 
 
 class Block(nn.Module, ABC):
-    """Base of all blocks: tells code that asks (timm's does) shape, device and dtype of the convolution it replaced.
+    """Base of all blocks: gives code that asks (timm's does) shape, device and dtype of the convolution it replaced.
 
     What a choice costs and looks like stands in the choice, which needs no torch; all else about a block stands here.
     """

@@ -23,7 +23,8 @@ def finetune(
         str, typer.Option(help="digits, folder:PATH, torchvision:CIFAR10@ROOT or package.module:function.")
     ],
     out: Annotated[
-        Path, typer.Option(help="Where the fine-tuned model goes; the same command goes on there.", show_default=False)
+        Path,
+        typer.Option(help="Where the fine-tuned model goes; rerun the same command to resume.", show_default=False),
     ],
     epochs: Annotated[int, typer.Option(min=1, help="Epochs; cosine schedule with warm-up.")] = 20,
     distill_from: Annotated[
@@ -32,7 +33,7 @@ def finetune(
     distill_weights: Annotated[
         str | None, typer.Option(help="The teacher's weights, when it is named as a MODEL.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Training batch size, in images.")] = 64,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate; default: the recipe's.")] = None,
     ema: Annotated[
         float, typer.Option(min=0, max=1, help="Decay of the averaged weights; 0 turns averaging off.")

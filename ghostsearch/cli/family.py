@@ -21,11 +21,11 @@ def train(
     model: o.Model,
     data: Annotated[str, typer.Option(help="digits, folder:PATH or torchvision:CIFAR10@ROOT.", show_default=False)],
     out: Annotated[
-        Path, typer.Option(help="Where the model goes; the same command goes on there.", show_default=False)
+        Path, typer.Option(help="Where the model goes; rerun the same command to resume.", show_default=False)
     ],
     epochs: Annotated[int, typer.Option(min=1, help="Epochs; cosine schedule with warm-up.")] = 20,
     size: o.Size = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Training batch size, in images.")] = 64,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate; default: the recipe's.")] = None,
     ema: Annotated[float, typer.Option(min=0, max=1, help="Decay of averaged weights; 0 turns averaging off.")] = 0.0,
     validation_list: o.ValidationList = None,

@@ -50,7 +50,7 @@ for commands in (model, study, after, compare, family, device, latency):
 
 def main() -> None:
     """Run the command line; every foreseen mistake ends in one line on standard error and exit code 2."""
-    # Ray sends usage statistics unless told otherwise, and this tool sends nothing anywhere.
+    # Ray sends usage statistics by default, and this tool sends nothing anywhere.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Threads of OpenMP (torch) that spin while they wait for each other starve on cores that others use too: two fits
     # on two cores took 70 s each instead of 7. Spinning for microseconds keeps most of a quiet machine's pace.
@@ -65,7 +65,7 @@ def main() -> None:
         say_error(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        say_error("stopped; the same command goes on where it ended")
+        say_error("stopped; rerun the same command to resume")
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output went away (such as `| head`): nobody is left to tell.

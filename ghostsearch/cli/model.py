@@ -85,7 +85,7 @@ def _show_input(loaded: LoadedModel) -> None:
 
 
 def _show_sites(model: str, sites: list[dict[str, Any]]) -> None:
-    """A row a site, a column a choice with its theoretical speed-up; the choices' names in full below."""
+    """A row per site, a column per choice with its theoretical speed-up; the choices' names in full below."""
     names = {c["choice"]: short_name(c["choice"]) for s in sites for c in s["choices"][1:]}
     rows = []
     for site in sites:

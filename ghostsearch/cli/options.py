@@ -61,14 +61,14 @@ Data = Annotated[
     str | None, typer.Option(help="digits, folder:PATH, torchvision:CIFAR10@ROOT or package.module:function.")
 ]
 ValidationList = Annotated[
-    Path | None, typer.Option(help="File that lists the images of the selection split, one path a line.")
+    Path | None, typer.Option(help="File that lists the images of the selection split, one path per line.")
 ]
 Device = Annotated[
     str,
     typer.Option(help="Where to measure; `ghostsearch devices` lists them.", autocompletion=complete_device),
 ]
 Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads of the runtime.")]
-Batch = Annotated[int, typer.Option(min=1, help="Images a forward.")]
+Batch = Annotated[int, typer.Option(min=1, help="Measurement batch size, in images.")]
 Precision = Annotated[str, typer.Option(help="float32, or float16/bfloat16 where the device has it.")]
 ChannelsLast = Annotated[bool, typer.Option(help="Memory order of PyTorch's own devices.")]
 Space = Annotated[

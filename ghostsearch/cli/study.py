@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SEARCH_HELP = """Search each layer's choice of conv or ghost, ratio, kernel and width; end with a Pareto front.
 
 Without arguments: the quick start on scikit-learn's digits, under five minutes on two cores.
-The same command goes on where a stopped or killed run ended.
+Rerun the same command to resume a stopped or killed run.
 
 Example: [bold]ghostsearch search --model torchvision:resnet18 --data folder:images --device onnxruntime:cpu
 --space ghost --max-latency 60% --trials 40 --epochs 1 --out results/mine[/bold]
@@ -133,5 +133,5 @@ def _next_step(view: StudyView, folder: Path) -> str:
     """What to type once a front has been looked at."""
     chosen = folder / "models" / view.chosen
     if not view.chosen or not chosen.is_dir():
-        return f"next: ghostsearch search --config {folder / 'run.yaml'} --trials N   goes on with more trials"
+        return f"next: ghostsearch search --config {folder / 'run.yaml'} --trials N   adds trials"
     return f"next: ghostsearch finetune {chosen} --data … --out DIR   or   ghostsearch export {chosen} --format onnx"

@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 Report = Callable[[int, int, str], None]
-"""How long work tells where it is: done, total, and a text such as the best so far."""
+"""How work reports its progress: done, total, and a text such as the best so far."""
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

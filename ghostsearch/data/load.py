@@ -88,7 +88,7 @@ def load_data(
     `batch` and `seed` that it takes and returns train, validation and test loaders. `train_images` and `test_images`
     keep only so many of a split, stratified. Sets up to MEMORY_LIMIT_BYTES are decoded once; larger ones stream through
     `workers` processes (default: one per core). Where nothing `trains`, a split for which no image can be spared holds
-    all images. Broken images and rare classes are told as GhostsearchWarning.
+    all images. Broken images and rare classes are reported as GhostsearchWarning.
     Raises GhostsearchError for an unknown or unreadable set, an empty class or split, a bad list.
     """
     if batch < 1:
@@ -125,7 +125,7 @@ def load_calibration(
 ) -> Calibration:
     """Images of a data set to fit or calibrate on: training images, or all where they carry no labels.
 
-    No split and no label is needed, and no other image is decoded. Broken ones are told as GhostsearchWarning.
+    No split and no label is needed, and no other image is decoded. Broken ones are reported as GhostsearchWarning.
     Raises GhostsearchError for an unknown, unreadable or empty set.
     """
     source = _source(spec, input, seed, None)

@@ -1,4 +1,4 @@
-"""Models on disk: architecture.json tells what was built from what, weights.safetensors the tensors."""
+"""Models on disk: architecture.json says what was built from what, weights.safetensors holds the tensors."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def save(
     """Write a converted (or baseline) model to a directory; killed halfway, it loads or says why not.
 
     `source` is the model that `architecture` was applied to: its `spec` (empty for a network made in Python),
-    classes and input are kept. Tensors are stored contiguous, in their dtype; shared ones once a name.
+    classes and input are kept. Tensors are stored contiguous, in their dtype; shared ones once per name.
     Returns the directory.
     Raises GhostsearchError when the source is itself converted, when the state holds more than tensors, or
     when the directory cannot be written.
@@ -198,7 +198,7 @@ def read_manifest(directory: Path) -> tuple[Architecture, _Manifest]:
     """Architecture and manifest of a directory, checked; raises GhostsearchError."""
     path = directory / ARCHITECTURE_FILE
     if not path.is_file():
-        raise GhostsearchError(f"{directory}: no model of ours ({ARCHITECTURE_FILE} is missing)")
+        raise GhostsearchError(f"{directory}: not a ghostsearch model ({ARCHITECTURE_FILE} is missing)")
     data = read_json(path)
     architecture = Architecture.from_dict(data, str(path))
     if isinstance(data, dict) and "source" not in data:
@@ -235,7 +235,7 @@ def _sha256(path: Path) -> str:
 def _read_weights(path: Path, sha256: str) -> State:
     """The tensors of a directory's weights file; raises GhostsearchError unless they are the manifest's."""
     if not path.is_file():
-        raise GhostsearchError(f"{path.parent}: no model of ours ({path.name} is missing)")
+        raise GhostsearchError(f"{path.parent}: not a ghostsearch model ({path.name} is missing)")
     try:
         found, state = _sha256(path), load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

@@ -19,7 +19,7 @@ _CURRENT = threading.local()
 
 
 class PausedRuns:
-    """One forward for each batch, in a thread of its own, of which one at a time goes on.
+    """One forward for each batch, in its own thread; one of them runs at a time.
 
     A forward waits before each layer that is still to be fitted, so a layer that changes meanwhile is seen by all that
     follows: the whole fit costs one forward a batch, as with a traced graph. Use as a context manager; leaving it ends
@@ -54,7 +54,7 @@ class PausedRuns:
     def reach(self, path: str, visit: Visit) -> None:
         """Let each batch's forward go on to a layer and hand over what the layer reads: visit(batch, x).
 
-        A forward that does not come to this layer goes on to the next one that it waits for, or to its end.
+        A forward that does not reach this layer runs on to the next one that it waits for, or to its end.
         """
         place = self.waiting[path]
         for number, run in enumerate(self.runs):

@@ -1,4 +1,4 @@
-"""Timed cells on disk, one file a device and its versions, so that the next search on the device starts at once."""
+"""Timed cells on disk, one file per device and versions, so that the next search on the device starts at once."""
 
 from __future__ import annotations
 

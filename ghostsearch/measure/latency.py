@@ -94,7 +94,7 @@ class Contestant:
     def warm_up(self, *, alone: bool) -> None:
         """Run untimed until caches and allocators are settled, then decide how many calls a visit takes.
 
-        `alone`: one thread does the work, so that what it waits for a core can be told from what it works.
+        `alone`: one thread does the work, so that its CPU wait time can be separated from its work.
         """
         first = self.prepared.seconds(1)[0]
         times: list[float] = []

@@ -259,7 +259,7 @@ def _basis(n: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 
 def without_vetoed(space: SearchSpace, vetoed: Sequence[Mapping[str, Any]]) -> SearchSpace:
-    """The space without the choices that do not pay on the device; sites that are left with `keep` alone go."""
+    """The space without the choices that are not faster on the device; sites that are left with `keep` alone go."""
     gone = {(row["site"], row["choice"]) for row in vetoed}
     sites = {path: tuple(t for t in texts if (path, t) not in gone) for path, texts in space.sites.items()}
     return SearchSpace({p: t for p, t in sites.items() if len(t) > 1}, space.groups, space.width_multiple)

@@ -50,7 +50,7 @@ def profile(
         if unsure:
             store.cells |= _times(unsure, beside, store, MORE * cell_s, again=True)
         done += len(cells)
-        # After each layer, so that an interrupted profile goes on where it was.
+        # After each layer, so that an interrupted profile can resume.
         store.write()
         if progress:
             progress(done, total, f"{done} of {total} cells timed")

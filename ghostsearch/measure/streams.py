@@ -1,4 +1,4 @@
-"""The sums that a layer's output goes on into: what a concatenation there costs later than in the layer itself.
+"""The sums that a layer's output feeds: what a concatenation there costs after the layer itself.
 
 Runtimes keep activations in a blocked memory order between convolutions and fuse a residual sum and its activation into
 one of them. A concatenation that ends a ghost block can bring the maps back to the plain order; then every later sum of

@@ -75,7 +75,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], where: str, *, classes:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors or .pt file, by name, out of whatever entries they are kept in.
 
-    Prefixes that every name has (`module.`, `_orig_mod.`, `model.`, in any nesting) are taken off when the weights meet
+    Prefixes that every name has (`module.`, `_orig_mod.`, `model.`, in any nesting) are removed when the weights meet
     their model, since some models have layers of these names.
     Raises GhostsearchError when the file is missing, truncated, foreign, holds more than tensors or values that are no
     numbers.
@@ -124,7 +124,7 @@ def _renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[
 
 
 def _strippings(state: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
-    """The state as it is, then with one prefix after the other taken off where names begin with it."""
+    """The state as it is, then with one prefix after the other removed where names begin with it."""
     yield state
     plain = {re.sub(r"(^|\.)_orig_mod\.", r"\1", name): value for name, value in state.items()}
     level = [plain]

@@ -1,4 +1,4 @@
-"""One colour a choice, the same on the page and in the pictures, safe for colour-blind readers."""
+"""One colour per choice, the same on the page and in the pictures, safe for colour-blind readers."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class ComparedModel(BaseModel):
     """By kind of layer: kind, layers, params, macs and their shares (measure/shares.py)."""
     published: Published | None = None
     made_of: str = ""
-    """What a directory of ours holds: its baseline and choices; empty for a network by name."""
+    """What a ghostsearch directory holds: its baseline and choices; empty for a network by name."""
 
     def share(self, kind: str, of: str = "macs") -> float:
         """The share of the MACs (or params) in kinds of layer that start so: `conv 1x1`, `depthwise`."""
@@ -101,7 +101,7 @@ def compare_models(
 
 
 def find_model(name: str, size: int | str | None = None, *, allow_code: bool = False) -> LoadedModel:
-    """The model a name, a directory of ours or a study (its chosen model) stands for; raises GhostsearchError.
+    """The model a name, a ghostsearch directory or a study (its chosen model) stands for; raises GhostsearchError.
 
     A directory whose baseline is the user's own code is loaded only with `allow_code`.
     """
@@ -117,7 +117,7 @@ def find_model(name: str, size: int | str | None = None, *, allow_code: bool = F
 
 
 def made_of(model: LoadedModel) -> str:
-    """The baseline and how often each choice was taken, for a directory of ours; empty for other networks."""
+    """The baseline and how often each choice was taken, for a ghostsearch directory; empty for other networks."""
     if not isinstance(model, SavedModel):
         return ""
     taken = Counter(map(str, (*model.architecture.sites.values(), *model.architecture.groups.values())))

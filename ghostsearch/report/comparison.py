@@ -100,7 +100,7 @@ def _shared_axes(views: Sequence[StudyView]) -> list[Axis]:
 
 
 def _hypervolumes(views: Sequence[StudyView], axis: Axis) -> list[str]:
-    """Each front's share of one box: from the dearest baseline and the worst score to no cost and the best score."""
+    """Each front's share of one box: from the costliest baseline and the worst score to no cost and the best one."""
     sign = -1.0 if score_axis(views[0]).maximize else 1.0
     scores = [
         sign * s for v in views for r in v.records if r.state == "complete" if (s := score_axis(v).value(r)) is not None

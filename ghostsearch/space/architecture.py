@@ -94,7 +94,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Everything that `inspect` tells of a model's convolutions."""
+    """Everything that `inspect` reports of a model's convolutions."""
 
     sites: tuple[Site, ...]
     skipped: tuple[Skipped, ...]
@@ -251,7 +251,7 @@ def read_json(path: Path) -> object:
     """The content of a small JSON file; raises GhostsearchError when it is missing, too large or not JSON."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise GhostsearchError(f"{path}: larger than {MAX_FILE_BYTES} bytes, so no file of ours")
+            raise GhostsearchError(f"{path}: larger than {MAX_FILE_BYTES} bytes, not a ghostsearch file")
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise GhostsearchError(f"{path}: cannot be read ({error.strerror})") from None

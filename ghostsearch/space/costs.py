@@ -29,7 +29,7 @@ def site_params(
 
 
 def theoretical_speedup(site: Site, choice: LayerChoice) -> float:
-    """MACs of the convolution over MACs of the choice: the paper's r_s (section 3.2, equation 4); below 1: dearer."""
+    """MACs of the convolution over MACs of the choice: the paper's r_s (section 3.2, equation 4); below 1: costlier."""
     return site_position_macs(site, KEEP) / site_position_macs(site, choice)
 
 

@@ -26,7 +26,7 @@ WORST = 1.05
 
 @dataclass
 class Front:
-    """The best scores by amount of a resource, from cheap to dear."""
+    """The best scores by amount of a resource, from cheap to expensive."""
 
     amounts: list[float] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)

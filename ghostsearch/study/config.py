@@ -44,7 +44,7 @@ class RunConfig(Setting, Recipe):
         panel=INPUT,
     )
     validation_list: str | None = option(
-        None, "File that lists the images of the selection split, one path a line.", panel=INPUT
+        None, "File that lists the images of the selection split, one path per line.", panel=INPUT
     )
     train_images: int | None = option(None, "Use only this many training images, stratified.", panel=INPUT, ge=1)
     task: str = option(
@@ -228,7 +228,7 @@ FREE = frozenset(
         "time_limit",
     }
 )
-"""Fields that may change when a study goes on; all others make another study."""
+"""Fields that may change when a study is resumed; all others make another study."""
 
 
 def configure(given: dict[str, Any], file: Path | None = None) -> RunConfig:

@@ -45,7 +45,7 @@ def check_directory(folder: Path, config: RunConfig, space: SearchSpace | None =
     if not folder.exists() or all(p.name.startswith(".") for p in folder.iterdir()):
         return
     if not (folder / RUN).exists():
-        raise GhostsearchError(f"{folder} is not empty and holds no study of ours; choose another --out")
+        raise GhostsearchError(f"{folder} is not empty and holds no ghostsearch study; choose another --out")
     check_inside(folder)
     before, now = configure({}, folder / RUN).model_dump(), config.model_dump()
     for run in (before, now):
@@ -73,7 +73,7 @@ def read_study(folder: Path) -> dict[str, Any]:
     """The content of study.json; raises GhostsearchError when it is foreign or from a newer version."""
     data = read_json(folder / STUDY)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise GhostsearchError(f"{folder / STUDY}: not a study of ours")
+        raise GhostsearchError(f"{folder / STUDY}: not a ghostsearch study")
     if data.get("version") == 1:
         return cast("dict[str, Any]", upgraded(data))
     if data.get("version") != VERSION:
@@ -102,7 +102,7 @@ def environment() -> dict[str, str]:
 
 
 def add_seconds(folder: Path, seconds: Mapping[str, float]) -> None:
-    """Add one call's wall time by stage to seconds.json: a search that goes on is the sum of its calls."""
+    """Add one call's wall time by stage to seconds.json, which sums over resumed runs."""
     known = read_json(folder / SECONDS) if (folder / SECONDS).exists() else {}
     before = known if isinstance(known, dict) else {}
     both = {k: round(float(before.get(k, 0)) + seconds.get(k, 0), 3) for k in {**before, **seconds}}

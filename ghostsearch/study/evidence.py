@@ -1,4 +1,4 @@
-"""What a study knows of its device besides the trials: the layers' times, what does not pay, how well it predicts."""
+"""What a study knows of its device besides the trials: layers' times, slower choices, prediction errors."""
 
 from __future__ import annotations
 

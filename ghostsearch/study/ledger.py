@@ -203,7 +203,7 @@ class Ledger:
             owner = trial.user_attrs.get(OWNER, "")
             if owner not in alive:
                 alive[owner] = self._lives(trial)
-            # On another machine each trial has a sign of life of its own.
+            # On another machine each trial has its own heartbeat.
             if alive[owner] or self._lives(trial):
                 continue
             deaths = trial.user_attrs.get(DEATHS, 0) + 1

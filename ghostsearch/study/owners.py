@@ -22,7 +22,7 @@ def own_name() -> str:
 
 
 def is_alive(owner: str, seen: float) -> bool:
-    """Whether an owner still works: on this machine its process tells, elsewhere the time of its last sign of life."""
+    """Whether an owner still works: on this machine by its process, elsewhere by the time of its last heartbeat."""
     host, number, started = ([*owner.rsplit(":", 2), "", ""])[:3]
     if host != socket.gethostname():
         return time.time() - seen < STALE_S

@@ -98,7 +98,7 @@ def _is_constraint(key: str, value: Any) -> bool:
 
 
 class _KnownSpaceTpe(optuna.samplers.TPESampler):
-    """TPE that is told its space; Optuna would work it out again from all trials, four fifths of an ask's time."""
+    """TPE that is given its space; Optuna would work it out again from all trials, four fifths of an ask's time."""
 
     def __init__(self, space: Mapping[str, BaseDistribution], seed: int) -> None:
         super().__init__(seed=seed, n_startup_trials=8, multivariate=True)

@@ -258,7 +258,7 @@ class StudySearcher(Searcher):
         return due
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Nothing: a trial reports once, when it is over, so nothing can be told as complete before."""
+        """Nothing: a trial reports once, when it is over, so nothing can be reported as complete before."""
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """Write the trial's record into the study; a worker that died for good leaves a failed one."""
@@ -288,14 +288,14 @@ class StudySearcher(Searcher):
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the study's storage is the truth, and the same command goes on from it."""
+        """Nothing to save: the study's storage is authoritative, and rerunning the same command resumes from it."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore, for the same reason."""
 
 
 class TrialActor(tune.Trainable):
-    """One trial a step; the model and the data are opened once for all the trials of an actor."""
+    """One trial per step; the model and the data are opened once for all the trials of an actor."""
 
     def setup(self, config: dict[str, Any], *, setup: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         """Open the plan as the driver made it, with its trained baseline."""
@@ -303,7 +303,7 @@ class TrialActor(tune.Trainable):
         self.board, self.trouble = setup["board"], ""
         try:
             self.plan = opened_as(setup)
-        except Exception as error:  # noqa: BLE001 - told as the reason of every trial of this actor
+        except Exception as error:  # noqa: BLE001 - recorded as the reason of every trial of this actor
             self.trouble = f"the worker cannot open the run: {failure_reason(error)}"
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -14,7 +14,7 @@ RIVALS = 1000
 def stops(record: Record, finished: Sequence[Record], rung: float, axes: Sequence[Axis]) -> str:
     """Why a trial is not trained on from a rung, or nothing when it is.
 
-    It goes on when nothing that was scored there dominates it and it is in the better half by non-dominated rank, then
+    It is promoted when nothing scored there dominates it and it is in the better half by non-dominated rank, then
     crowding (the rule of multi-objective ASHA, Schmucker et al. 2021), among the newest RIVALS. The baseline is left
     out, as its weights were never replaced. A stopped trial keeps the score that it has: the sampler learns from it,
     and it may become a finalist.

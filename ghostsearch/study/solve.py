@@ -61,7 +61,7 @@ def read_problem(folder: Path) -> tuple[Problem, SearchSpace]:
             data["width_multiple"],
         )  # fmt: skip
     except (AssertionError, KeyError, TypeError, ValueError, AttributeError):
-        raise GhostsearchError(f"{folder / FILE}: not a candidate table of ours; delete it and search again") from None
+        raise GhostsearchError(f"{folder / FILE}: no candidate table; delete it and search again") from None
     return problem, space
 
 

@@ -79,7 +79,7 @@ def storage_errors(what: str, *further: type[Exception]) -> Iterator[None]:
         # Optuna wraps the driver's words, which say more.
         cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
         reason = first_line(cause or error)
-        raise GhostsearchError(f"{what}: {reason}; mend it and run the same command again") from None
+        raise GhostsearchError(f"{what}: {reason}; fix it and rerun the same command to resume") from None
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What accompanies a search from stage to stage: its directory, who is told, when to stop, and the seconds spent."""
+"""What accompanies a search from stage to stage: its directory, progress, when to stop, and the seconds spent."""
 
 from __future__ import annotations
 

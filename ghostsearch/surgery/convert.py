@@ -45,7 +45,7 @@ def convert(
     example: (N, C, H, W) or any forward input. `calibration` yields image batches (or (images, …) batches) to fit the
     weights in closed form under `settings`; without it they are copied. The structure depends on the architecture
     alone, so that saved weights load into a conversion made without images. `statistics` holds the baseline's values on
-    the calibration batches where many conversions are made from them. `on_fit` is told what was fitted.
+    the calibration batches where many conversions are made from them. `on_fit` is called with what was fitted.
     Raises GhostsearchError for a site or group that the model does not have or that cannot change.
     """
     model = unwrapped(model)

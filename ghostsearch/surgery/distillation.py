@@ -67,7 +67,7 @@ def distill_blocks(
     All blocks learn at once on the converted net's own inputs; images are shifted and mirrored, the baseline says what
     its answer then is. Adam, cosine. BatchNorm keeps its statistics meanwhile: a batch's own are noise, and with a few
     hundred images that noise costs more than training gains. Held-out images decide which step's weights stay, the
-    start's included. The expected time is told before the second step. Frozen parameters stay.
+    start's included. The expected time is reported before the second step. Frozen parameters stay.
     Raises GhostsearchError when there are no images or nothing can be trained.
     """
     from ghostsearch.surgery.inherit import image_batches

@@ -33,7 +33,7 @@ class FitSettings:
     """Conjugate-gradient steps on the primary in each."""
     gather: bool = True
     """Whether channels whose order cannot be folded into their readers (a sum reads them) may be reordered by an
-    index buffer; results/inheritance.md tells what that is worth."""
+    index buffer; results/inheritance.md has the effect."""
     reach: int | None = None
     """Layers refitted behind the last changed one; None for all. A few tell most of what a change costs, sooner."""
     rows_per_unknown: float = 10.0

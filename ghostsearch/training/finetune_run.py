@@ -65,7 +65,7 @@ class SharedFitting(Fitting):
         self.loader: DataLoader[Any] | None = None
 
     def train_dataloader(self) -> Any:
-        """The data's loader with a sampler of ours in the place of baseline shuffling; other samplers stay."""
+        """The data's loader with a sampler of ours in place of shuffling; other samplers stay."""
         loader = self.data.train
         if not (isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler)):
             return loader

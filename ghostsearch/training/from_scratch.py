@@ -44,7 +44,7 @@ def train_from_scratch(
     """Train a model by name from random weights; `out` gets the model, its record, its curves and its checkpoints.
 
     The classifier gets as many outputs as the data have classes. The weights that score best on the validation split
-    are kept, the test split is read once. The same call goes on where a stopped one ended. Returns the classes too.
+    are kept, the test split is read once. The same call resumes a stopped one. Returns the classes too.
     Raises GhostsearchError for an unknown model, unlabelled or unreadable data, or an `out` of another run.
     """
     first = load_model(model, size=size, seed=seed)

@@ -57,7 +57,7 @@ class OnnxRuntimeCuda(Device):
             )
 
     def place(self) -> str:
-        """The GPU's name, as PyTorch tells it."""
+        """The GPU's name, as PyTorch reports it."""
         import torch
 
         return torch.cuda.get_device_name() if torch.cuda.is_available() else "GPU 0"
