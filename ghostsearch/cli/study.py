@@ -47,13 +47,21 @@ DEFAULTS = RunConfig()
 Config = Annotated[Path | None, typer.Option(help="A run.yaml to start from; options given here override it.")]
 
 
-def run_search(config: Config = None, run: RunConfig = DEFAULTS, shown: o.Output = o.OUTPUT) -> None:
+Forecast = Annotated[bool, typer.Option("--plan", help="Print the expected minutes per stage; change nothing.")]
+
+
+def run_search(
+    config: Config = None, plan: Forecast = False, run: RunConfig = DEFAULTS, shown: o.Output = o.OUTPUT
+) -> None:
     """Run or resume the study that the options (and --config) describe, then show its front."""
     from ghostsearch.report.tables import front_table
     from ghostsearch.study.config import configure
     from ghostsearch.study.run import search
 
     given = {name: getattr(run, name) for name in run.model_fields_set}
+    if plan:
+        _forecast(configure(given, config), shown)
+        return
     with progress_bar(shown.silent) as progress:
         view = search(configure(given, config), progress=progress)
     if shown.as_json:
@@ -68,6 +76,18 @@ def run_search(config: Config = None, run: RunConfig = DEFAULTS, shown: o.Output
             say(f"  {folder / name}  [dim]{what}[/dim]")
     say(headline(view))
     say(_next_step(view, folder))
+
+
+def _forecast(run: RunConfig, shown: o.Output) -> None:
+    from ghostsearch.study.forecast import plan_minutes
+
+    minutes = plan_minutes(run)
+    if shown.as_json:
+        say_json(minutes)
+        return
+    rows = [[stage, f"{spent:.1f}"] for stage, spent in (*minutes.items(), ("total", sum(minutes.values())))]
+    show_table("expected on this machine, from one measured step of each stage", ["stage", "minutes"], rows)
+    say("next: the same command without --plan")
 
 
 def solve(

@@ -95,7 +95,7 @@ def latency_tables(setup: Setup, watch: Watch) -> dict[str, LatencyTable]:
     if not setup.config.counts_latency():
         return {}
     with watch.stage("latency table"):
-        told = watch.telling("latency table")
+        told = watch.telling("latency table", kept=True)
         seconds = setup.config.cell_time_limit
         return {d: setup.latency_table(d, cell_s=seconds, progress=told) for d in setup.config.device}
 

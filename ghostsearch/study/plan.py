@@ -110,7 +110,7 @@ def make_plan(baseline: Baseline, watch: Watch) -> Plan:
     if config.seeds in ("solver", "only solver") or config.sampler == "table":
         with watch.stage("candidate table"):
             changes = replace(setup, space=space)
-            table = build_candidates(changes, watch.folder, watch.telling("candidate table"))
+            table = build_candidates(changes, watch.folder, watch.telling("candidate table", kept=True))
         space = without_failed(space, table)
         problem = candidate_problem(baseline, space, table, watch)
     with watch.stage("solver"):

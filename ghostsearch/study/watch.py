@@ -47,12 +47,17 @@ class Watch:
         if self.progress:
             self.progress(done, total, text)
 
-    def telling(self, stage: str) -> Progress:
-        """A progress callback whose text starts with the stage and ends with the time left, once it is known."""
+    def telling(self, stage: str, *, kept: bool = False) -> Progress:
+        """A progress callback whose text starts with the stage and ends with the time left, once it is known.
+
+        Where each step's result is `kept` on disk, Ctrl-C ends the stage at the next step with KeyboardInterrupt.
+        """
         began = time.perf_counter()
         first: list[int] = []
 
         def told(done: int, total: int, text: str) -> None:
+            if kept and self.interrupted():
+                raise KeyboardInterrupt
             first[:1] = first or [done]
             steps, spent = done - first[0], time.perf_counter() - began
             left = f" · {duration(spent / steps * (total - done))} left" if steps > 0 and total > done else ""

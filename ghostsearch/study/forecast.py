@@ -1,0 +1,78 @@
+"""How long each stage of a search will take on this machine, from one measured step of each; nothing is written."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+import torch
+
+from ghostsearch.study.candidates import single_changes
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.plan import uniform_seeds
+from ghostsearch.study.setup import Setup, open_setup
+from ghostsearch.training.train import mode, placed, to_device, torch_device
+
+PROMOTED = 0.5
+"""Share of the trials that a rung promotes."""
+
+
+def plan_minutes(config: RunConfig) -> dict[str, float]:
+    """Expected minutes of each stage of a search that begins anew; raises GhostsearchError where it would refuse to.
+
+    One batch is trained and scored, one candidate and one architecture are fitted, and multiplied by how many there
+    will be. Timings are counted with their whole time budgets, which most do not use up.
+    """
+    setup = open_setup(config)
+    step_s, forward_s = _seconds_of_a_step(setup), _seconds_of_a_forward(setup)
+    epoch_s = len(setup.data.train) * (step_s + forward_s)  # type: ignore[arg-type]
+    score_s = len(setup.data.validation) * forward_s  # type: ignore[arg-type]
+    changes = list(single_changes(setup.space))
+    table = config.sampler == "table" or config.seeds in ("solver", "only solver")
+    candidate_s = _seconds(lambda: setup.convert_quickly(changes[0].architecture)) if table and changes else 0.0
+    fit_s = _seconds(lambda: setup.convert(uniform_seeds(setup.space)[-1][0]))
+    devices = len(config.device)
+    cells = sum(len(c) for d in config.device for c in _missing(setup, d)) if config.counts_latency() else 0
+    seconds = {
+        "latency table": 2 * cells * config.cell_time_limit,
+        "baseline": config.baseline_training() * epoch_s,
+        "candidate table": len(changes) * candidate_s,
+        "trials": config.trials
+        * (fit_s + score_s * len(config.rungs()) + PROMOTED * config.epochs * epoch_s + devices * config.time_limit),
+        "final": (config.finalists + 1) * config.longest_training() * epoch_s + devices * config.final_time_limit,
+    }
+    return {stage: spent / 60 for stage, spent in seconds.items()}
+
+
+def _missing(setup: Setup, device: str) -> list[list[Any]]:
+    return [list(cells) for cells in setup.latency_table(device, cell_s=None).missing().values()]
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _seconds_of_a_step(setup: Setup) -> float:
+    """A training step: the second, since the first allocates."""
+    model, device = copy.deepcopy(setup.baseline.module), torch_device(setup.config.compute_device)
+
+    def step(images: Any, target: Any) -> None:
+        images = to_device(images, device)
+        target = setup.task.target(images, to_device(target, device))
+        setup.task.loss(setup.task.forward(model, images, target), target).backward()
+
+    with placed(model, device), mode(model, training=True):
+        return min(_seconds(lambda b=batch: step(*b)) for batch in islice(iter(setup.data.train), 2))  # type: ignore[misc]
+
+
+def _seconds_of_a_forward(setup: Setup) -> float:
+    """Scoring a batch."""
+    model, device = setup.baseline.module, torch_device(setup.config.compute_device)
+    with torch.inference_mode(), placed(model, device), mode(model, training=False):
+        batches = [to_device(images, device) for images, _ in islice(iter(setup.data.validation), 2)]
+        return min(_seconds(lambda x=images: model(x)) for images in batches)  # type: ignore[misc]
