@@ -18,7 +18,7 @@ from ghostsearch.measure.setting import Setting
 from ghostsearch.space.architecture import read_json
 
 FORMAT = "ghostsearch.latency"
-VERSION = 2
+VERSION = 3
 """Raise it whenever cells are timed differently: older files are then left alone."""
 
 

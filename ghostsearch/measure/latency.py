@@ -1,5 +1,5 @@
-"""Measures latency: candidates and the baseline interleaved on one device until the ratio is known well
-enough.
+"""Measures latency: candidates and the baseline, built several times, interleaved on one device until the ratio is
+known well enough.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.devices.base import Device, Prepared
 from ghostsearch.measure.devices.table import DEFAULT_DEVICE, get_device
 from ghostsearch.measure.inputs import batched
-from ghostsearch.measure.intervals import median_interval, ratio_interval
+from ghostsearch.measure.intervals import builds_needed, interval, log_ratios
 from ghostsearch.measure.setting import Setting
 from ghostsearch.measure.threads import WaitClock, check_threads, preemptions
 from ghostsearch.records import Latency
@@ -31,8 +31,12 @@ Progress = Callable[[int, int, str], None]
 BASELINE = "baseline"
 DEFAULT_SETTING = Setting()
 WARM_UP_CALLS = 5
-MIN_ROUNDS = 5
-MAX_ROUNDS = 400
+ROUNDS = 6
+"""Rounds of visits to one build of each model."""
+BUILDS, MAX_BUILDS = 4, 32
+"""Builds of each model that the spread is known from, and at most."""
+LEAST_BUILDS = 2
+"""Builds even of models that take the whole time limit."""
 VISIT_S = 0.004
 """A visit of a quick model times several calls, about this long in all: one call would be lost in the clock's
 noise.
@@ -44,16 +48,40 @@ REFILL_BELOW_S = 0.02
 
 
 @dataclass
+class Series:
+    """What was timed of one model: its builds, each with the seconds of every call by round."""
+
+    name: str
+    builds: list[list[list[float]]] = field(default_factory=list)
+    wanted: int = MAX_BUILDS
+    disturbed: int = 0
+    waited_s: float = 0.0
+
+    @property
+    def done(self) -> bool:
+        """Whether the interval is as narrow as asked for."""
+        return len(self.builds) >= self.wanted
+
+    def take(self, build: Contestant) -> None:
+        """Keep what a build took."""
+        self.builds.append(build.rounds)
+        self.disturbed += build.disturbed
+        self.waited_s += build.waited_s
+
+    def times_s(self, builds: int | None = None) -> tuple[float, ...]:
+        """Seconds of every call of the first `builds`, or of all."""
+        return tuple(t for build in self.builds[:builds] for calls in build for t in calls)
+
+
+@dataclass
 class Contestant:
-    """One model in an interleaved run: the seconds of each call, by round."""
+    """One build of a model in an interleaved run: the seconds of each call, by round."""
 
     name: str
     prepared: Prepared
     calls: int = 1
     refill: bool = False
     rounds: list[list[float]] = field(default_factory=list)
-    interval: tuple[float, float] | None = None
-    narrow: bool = False
     disturbed: int = 0
     waits: WaitClock | None = None
     waited_s: float = 0.0
@@ -129,9 +157,10 @@ def measure_latency(
     """Seconds per forward of each model, interleaved with the baseline in a random order.
 
     example: (N, C, H, W) or any forward input; its first image is repeated to the setting's batch. Every model is
-    warmed up and visited once per round. A model is done when the 95 % interval of the ratio of medians to the baseline
-    (without `baseline`: of its median) is narrower than `setting.narrow` of it; all end at `setting.time_limit` seconds
-    of timing, after five rounds at the soonest. With one thread on Linux, CPU wait time is subtracted.
+    prepared several times anew, warmed up and visited in rounds. From the spread of the first builds follows how many
+    more make the 95 % interval of the ratio of medians to the baseline (without `baseline`: of its median) narrower
+    than `setting.narrow` of it; all end at `setting.time_limit` seconds of timing, after two builds at the soonest.
+    With one thread on Linux, CPU wait time is subtracted.
     The models, the random state and the thread settings stay as they are. Raises GhostsearchError when the device
     cannot run a model or does not keep to `threads`.
     """
@@ -157,90 +186,90 @@ def measure_pairs(
     target.require_precision(setting.precision)
     everything = {**pairs, **({BASELINE: baseline} if baseline else {})}
     with timing(), restored(), target.session(threads):
-        running = _prepare(target, everything, setting, progress)
-        entries, reference = (running[:-1], running[-1]) if baseline else (running, None)
-        try:
-            for entry in running:
-                entry.warm_up(alone=target.limits_threads and threads == 1)
-            cores = None
-            if target.limits_threads:
-                cores = check_threads(target, [e.prepared for e in running], threads)
-            stopped = _race(entries, reference, setting, progress)
-        finally:
-            for entry in running:
-                entry.close()
-    return {
-        entry.name: Latency(
-            device=target.name,
-            threads=threads,
-            batch=setting.batch,
-            precision=setting.precision,
-            times_s=_flat(entry.rounds),
-            baseline_times_s=_flat(reference.rounds[: len(entry.rounds)]) if reference else (),
-            ratio_interval=entry.interval if reference else None,
-            stopped="narrow" if entry.narrow else stopped,
-            cores_busy=cores,
-            disturbed=entry.disturbed,
-            waited_s=round(entry.waited_s, 6),
-        )
-        for entry in entries
-    }
+        series = {name: Series(name) for name in everything}
+        reference = series[BASELINE] if baseline else None
+        entries = [x for x in series.values() if x is not reference]
+        rng = random.Random(setting.seed)  # noqa: S311
+        spent, cores, cost = 0.0, None, 0.0
+        while True:
+            left = [x for x in entries if not x.done]
+            wanted = [*left, *([reference] if reference else [])]
+            running = _prepare(target, {x.name: everything[x.name] for x in wanted}, setting, rng, progress)
+            try:
+                for build in running.values():
+                    build.warm_up(alone=target.limits_threads and threads == 1)
+                if target.limits_threads and cores is None:
+                    cores = check_threads(target, [b.prepared for b in running.values()], threads)
+                cost = _race(list(running.values()), rng)
+            finally:
+                for build in running.values():
+                    build.close()
+            spent += cost
+            for one in wanted:
+                one.take(running[one.name])
+            for one in left:
+                if len(one.builds) == BUILDS:
+                    one.wanted = builds_needed(_logs(one, reference), setting.narrow)
+            if progress:
+                progress(
+                    min(int(spent), int(setting.time_limit)), int(setting.time_limit), f"timing {len(left)} models"
+                )
+            enough = min(len(x.builds) for x in entries) >= LEAST_BUILDS
+            most = max(len(x.builds) for x in entries) == MAX_BUILDS
+            # Another round of builds is begun where it ends in time.
+            if all(x.done for x in entries) or most or (enough and spent + cost > setting.time_limit):
+                break
+    return {one.name: _latency(one, reference, target, setting, cores) for one in entries}
+
+
+def _logs(one: Series, reference: Series | None) -> list[float]:
+    return log_ratios(one.builds, reference.builds if reference else None)
+
+
+def _latency(one: Series, reference: Series | None, device: Device, setting: Setting, cores: float | None) -> Latency:
+    """The record of a series beside the baseline's builds of the same rounds."""
+    beside = reference.times_s(len(one.builds)) if reference else ()
+    found = Latency(
+        device=device.name, threads=setting.threads, batch=setting.batch, precision=setting.precision,
+        times_s=one.times_s(), baseline_times_s=beside, cores_busy=cores, disturbed=one.disturbed,
+        stopped="narrow" if one.done else f"{MAX_BUILDS} builds" if len(one.builds) == MAX_BUILDS else "time limit",
+        waited_s=round(one.waited_s, 6),
+    )  # fmt: skip
+    if found.ratio is None:
+        return found
+    return found.model_copy(update={"ratio_interval": interval(_logs(one, reference), BUILDS, found.ratio)})
 
 
 def _prepare(
     device: Device,
     pairs: Mapping[str, tuple[nn.Module, Any]],
     setting: Setting,
+    rng: random.Random,
     progress: Progress | None,
-) -> list[Contestant]:
-    entries = []
-    for i, (name, (model, example)) in enumerate(pairs.items()):
-        if progress:
-            progress(i, len(pairs), f"preparing {name} for {device.name}")
-        entries.append(Contestant(name, device.prepare(model, example, setting)))
+) -> dict[str, Contestant]:
+    """One build of each model, made in a random order, since where the memory lies is part of the latency."""
+    entries: dict[str, Contestant] = {}
+    try:
+        for i, name in enumerate(rng.sample(list(pairs), len(pairs))):
+            if progress:
+                progress(i, len(pairs), f"preparing {name} for {device.name}")
+            entries[name] = Contestant(name, device.prepare(*pairs[name], setting))
+    except BaseException:
+        for entry in entries.values():
+            entry.close()
+        raise
     return entries
 
 
-def _race(
-    entries: list[Contestant],
-    reference: Contestant | None,
-    setting: Setting,
-    progress: Progress | None,
-) -> str:
-    """Rounds of visits in random order until every interval is narrow or the time is up; returns which."""
-    rng, limit_s = random.Random(setting.seed), setting.time_limit  # noqa: S311
-    start, rounds, next_look = time.perf_counter(), 0, 2 * MIN_ROUNDS
+def _race(running: list[Contestant], rng: random.Random) -> float:
+    """A fixed number of rounds of visits in random order; the seconds that they took."""
+    start = time.perf_counter()
     with _no_garbage_collection():
-        while True:
-            running = [e for e in entries if not e.narrow]
-            turn = [*running, *([reference] if reference else [])]
-            rng.shuffle(turn)
-            for entry in turn:
+        for _ in range(ROUNDS):
+            rng.shuffle(running)
+            for entry in running:
                 entry.visit()
-            rounds += 1
-            spent = time.perf_counter() - start
-            out_of_time = spent >= limit_s and rounds >= MIN_ROUNDS
-            last = out_of_time or rounds >= MAX_ROUNDS
-            if last or rounds >= next_look:
-                # Resampling takes time too, so the looks get rarer as the rounds get many.
-                next_look = rounds + max(MIN_ROUNDS, rounds // 4)
-                for entry in running:
-                    _judge(entry, reference, setting.narrow)
-            if progress:
-                progress(min(int(spent), int(limit_s)), int(limit_s), f"timing {len(running)} models")
-            if all(e.narrow for e in entries):
-                return "narrow"
-            if last:
-                return "time limit" if out_of_time else f"{MAX_ROUNDS} rounds"
-
-
-def _judge(entry: Contestant, reference: Contestant | None, narrow: float) -> None:
-    if reference:
-        low, high = ratio_interval(entry.rounds, reference.rounds[: len(entry.rounds)])
-    else:
-        low, high = median_interval(entry.rounds)
-    entry.interval = (low, high)
-    entry.narrow = high - low <= narrow * (low + high) / 2
+    return time.perf_counter() - start
 
 
 @contextmanager
@@ -261,7 +290,3 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _flat(rounds: list[list[float]]) -> tuple[float, ...]:
-    return tuple(t for calls in rounds for t in calls)

@@ -17,7 +17,7 @@ from ghostsearch.measure.inputs import batched
 from ghostsearch.measure.layers import Cell, TimedLayer, timed_layers
 from ghostsearch.measure.streams import SUMS, SpoiledSums, one_sum_each, spoiled_sums
 from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace
-from ghostsearch.space.choice import KEEP, parse_layer_choice, parse_width
+from ghostsearch.space.choice import DROP, KEEP, parse_layer_choice, parse_width
 from ghostsearch.space.costs import kept_width
 
 UNCORRECTED = (1.0, 1.0, 0.0)
@@ -141,9 +141,23 @@ class LatencyTable:
             n = np.broadcast_to(layer.outputs.at(lost), len(codes)) / layer.outputs.total
             c = np.broadcast_to(layer.inputs.at(lost), len(codes)) / layer.inputs.total
             key = (layer.name, layer.inputs.total, layer.outputs.total)
-            surfaces = np.stack([self._surfaces[(*key, text)] for text in self._choices(layer)])
+            surfaces = np.stack([self._surfaces[(*key, _timed_as(text))] for text in self._offered(layer)])
             seconds.append((_basis(n, c) * surfaces[code]).sum(1))
-        return np.stack(seconds, axis=1)
+        return np.stack(seconds, axis=1) * self._present(codes)
+
+    def _present(self, codes: np.ndarray) -> np.ndarray:
+        """1 for every layer that a dropped branch leaves, 0 for those that go with it: (A, layers).
+
+        The per-channel affine in the branch's place is not timed: runtimes fold it into the sum or do it in passing.
+        """
+        present, places = np.ones((len(codes), len(self.layers))), {x.path: i for i, x in enumerate(self.layers)}
+        for branch in self._anatomy.branches:
+            name = self._site_name(branch.end)
+            if str(DROP) in self.space.sites.get(name, ()):
+                column = list(self.space.sites).index(name)
+                gone = codes[:, column] == self.space.sites[name].index(str(DROP))
+                present[np.ix_(gone, [places[p] for p in (*branch.inside, branch.end) if p in places])] = 0.0
+        return present
 
     def terms(self, codes: np.ndarray) -> np.ndarray:
         """What a prediction is made of, as shares of baseline: (A, 3).
@@ -181,7 +195,9 @@ class LatencyTable:
         seconds = np.zeros((len(codes), len(self.layers)))
         for (i, layer), code in zip(enumerate(self.layers), self._layer_codes(codes), strict=True):
             if layer.stream.sums:
-                seconds[:, i] = np.array([self._spoils[layer.path, text] for text in self._choices(layer)])[code]
+                seconds[:, i] = np.array([self._spoils[layer.path, _timed_as(text)] for text in self._offered(layer)])[
+                    code
+                ]
         return seconds
 
     def _layer_codes(self, codes: np.ndarray) -> Iterator[np.ndarray]:
@@ -197,9 +213,13 @@ class LatencyTable:
     def _site_name(self, path: str) -> str:
         return next((name for name in self.space.sites if self._aliases.get(name) == path), path)
 
-    def _choices(self, layer: TimedLayer) -> tuple[str, ...]:
+    def _offered(self, layer: TimedLayer) -> tuple[str, ...]:
         """The layer's choices in the space, `keep` first."""
         return self.space.sites.get(self._site_name(layer.path), ("keep",))
+
+    def _choices(self, layer: TimedLayer) -> tuple[str, ...]:
+        """Those of the layer's choices that are timed: all but `drop`, which takes layers away."""
+        return tuple(text for text in self._offered(layer) if text != str(DROP))
 
     def _grid(self, layer: TimedLayer) -> list[tuple[int, int]]:
         """Channels (in, out) at which the layer is timed: the corners of what the widths allow and one in the
@@ -251,6 +271,11 @@ class LatencyTable:
         basis = _basis(np.array([n / N for _, n in points]), np.array([c / C for c, _ in points]))
         solved, *_ = np.linalg.lstsq(basis / seconds[:, None], np.ones(len(points)), rcond=1e-9)
         return np.asarray(solved)
+
+
+def _timed_as(text: str) -> str:
+    """The choice whose cells stand for a choice; a dropped layer's seconds are taken off afterwards."""
+    return str(KEEP) if text == str(DROP) else text
 
 
 def _basis(n: np.ndarray, c: np.ndarray) -> np.ndarray:

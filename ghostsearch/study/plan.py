@@ -19,7 +19,7 @@ from ghostsearch.study.interactions import decompose
 from ghostsearch.study.rungs import at_rung, last_rung
 from ghostsearch.study.setup import Setup, check_budget
 from ghostsearch.study.solve import FILE as PROBLEM
-from ghostsearch.study.solve import decode, read_problem, write_problem
+from ghostsearch.study.solve import decode, exclusions, read_problem, write_problem
 from ghostsearch.study.solver import Problem, solve_budgets
 from ghostsearch.study.veto import without_slow
 from ghostsearch.study.watch import Watch
@@ -191,7 +191,7 @@ def candidate_problem(baseline: Baseline, space: SearchSpace, table: pd.DataFram
 
     losses = losses_of(table, space)
     with watch.stage("solver"):
-        problem = Problem(losses, decompose(predict, [len(x) for x in losses]), names)
+        problem = Problem(losses, decompose(predict, [len(x) for x in losses]), names, exclusions(space))
     write_problem(watch.folder, problem, space)
     return problem
 

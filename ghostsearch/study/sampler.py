@@ -194,7 +194,7 @@ class TableSampler(optuna.samplers.BaseSampler):
 
     def _allowed(self, codes: Iterable[Code]) -> np.ndarray:
         """Those codes, each once, that the study has not had and that are predicted to meet every limit: (A, V)."""
-        unseen = [code for code in dict.fromkeys(codes) if code not in self._taken]
+        unseen = [code for code in dict.fromkeys(map(self.problem.settled, codes)) if code not in self._taken]
         pool = np.array(unseen, dtype=np.int64).reshape(-1, len(self.problem.sizes))
         return pool[self.beliefs.within(pool, self.limits)] if self.limits and len(pool) else pool
 
@@ -203,7 +203,8 @@ class TableSampler(optuna.samplers.BaseSampler):
         code: Code = ()
         for _ in range(DRAWS):
             share = rng.random()
-            code = tuple(int(rng.integers(n)) if rng.random() < share else 0 for n in self.problem.sizes)
+            drawn = [int(rng.integers(n)) if rng.random() < share else 0 for n in self.problem.sizes]
+            code = self.problem.settled(drawn)
             if len(self._allowed([code])):
                 break
         return code

@@ -14,9 +14,10 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.records import device_of
 from ghostsearch.space.architecture import Architecture, SearchSpace, read_json
+from ghostsearch.space.choice import DROP
 from ghostsearch.space.limits import parse_limit
 from ghostsearch.study.interactions import Additive, Term
-from ghostsearch.study.solver import Problem, Program
+from ghostsearch.study.solver import Exclusion, Problem, Program
 
 FILE = "problem.json"
 DIVERSE = 5
@@ -42,6 +43,7 @@ def write_problem(folder: Path, problem: Problem, space: SearchSpace) -> None:
         "losses": [x.tolist() for x in problem.losses],
         "terms": [{"variables": t.variables, "values": t.values.tolist()} for t in problem.resources.terms],
         "sites": space.sites, "groups": space.groups, "width_multiple": space.width_multiple,
+        "branches": space.branches,
     }  # fmt: skip
     write_text(folder / FILE, json.dumps(content))
 
@@ -55,11 +57,12 @@ def read_problem(folder: Path) -> tuple[Problem, SearchSpace]:
         assert isinstance(data, dict)
         terms = tuple(Term(tuple(t["variables"]), np.array(t["values"], dtype=float)) for t in data["terms"])
         resources = Additive(np.array(data["constant"], dtype=float), terms)
-        problem = Problem([np.array(x, dtype=float) for x in data["losses"]], resources, tuple(data["names"]))
         space = SearchSpace(
             {k: tuple(v) for k, v in data["sites"].items()}, {k: tuple(v) for k, v in data["groups"].items()},
-            data["width_multiple"],
+            data["width_multiple"], {k: tuple(v) for k, v in data.get("branches", {}).items()},
         )  # fmt: skip
+        losses = [np.array(x, dtype=float) for x in data["losses"]]
+        problem = Problem(losses, resources, tuple(data["names"]), exclusions(space))
     except (AssertionError, KeyError, TypeError, ValueError, AttributeError):
         raise GhostsearchError(f"{folder / FILE}: no candidate table; delete it and search again") from None
     return problem, space
@@ -97,6 +100,18 @@ def _bounds(problem: Problem, limits: Mapping[str, str]) -> dict[str, float]:
         for name in names:
             bounds[name] = parse_limit(axis, text).absolute(problem.baseline(name))
     return bounds
+
+
+def exclusions(space: SearchSpace) -> tuple[Exclusion, ...]:
+    """What a dropped branch of the space leaves no choice to."""
+    names = [*space.sites, *space.groups]
+    return tuple(
+        # A group is named like the site that makes its channels: both lie inside.
+        Exclusion(names.index(end), space.sites[end].index(drop), tuple(i for i, n in enumerate(names) if n in inside))
+        for drop in [str(DROP)]
+        for end, inside in space.branches.items()
+        if drop in space.sites.get(end, ())
+    )
 
 
 def decode(space: SearchSpace, code: tuple[int, ...]) -> Architecture:

@@ -17,6 +17,15 @@ INFEASIBLE = 2
 
 
 @dataclass(frozen=True)
+class Exclusion:
+    """Where a variable takes an option, `others` keep the baseline's: what lies in a dropped branch is gone."""
+
+    variable: int
+    option: int
+    others: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Problem:
     """Loss of every option and the resources of every combination; option 0 is the baseline's.
 
@@ -26,6 +35,7 @@ class Problem:
     losses: Sequence[np.ndarray]
     resources: Additive
     names: tuple[str, ...]
+    exclusions: tuple[Exclusion, ...] = ()
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -39,6 +49,15 @@ class Problem:
     def at(self, code: Sequence[int]) -> dict[str, float]:
         """The resources of one architecture's codes by name."""
         return dict(zip(self.names, self.resources.at(code).tolist(), strict=True))
+
+    def settled(self, code: Sequence[int]) -> tuple[int, ...]:
+        """The code with what an exclusion forbids put back to the baseline's."""
+        kept = list(code)
+        for rule in self.exclusions:
+            if kept[rule.variable] == rule.option:
+                for other in rule.others:
+                    kept[other] = 0
+        return tuple(kept)
 
     def baseline(self, name: str) -> float:
         """The baseline's amount of a resource."""
@@ -96,7 +115,14 @@ class Program:
                     rows.append((np.append(own, binary), np.append(np.ones(own.size), -1.0), 0.0))
         self.columns = columns
         right = np.array([right for *_, right in rows])
-        self._equal = LinearConstraint(_matrix([(c, v) for c, v, _ in rows], columns), right, right)
+        self._rules = [LinearConstraint(_matrix([(c, v) for c, v, _ in rows], columns), right, right)]
+        excluded = [
+            (np.array([self.starts[rule.variable] + rule.option, self.starts[other]]), np.array([1.0, -1.0]))
+            for rule in problem.exclusions
+            for other in rule.others
+        ]
+        if excluded:
+            self._rules.append(LinearConstraint(_matrix(excluded, columns), -np.inf, 0.0))
         self._resources = np.zeros((len(problem.names), columns))
         for cells, values in costs:
             self._resources[:, cells] += values
@@ -118,7 +144,7 @@ class Program:
         the problem's; `extra` are amounts of a resource by option, per variable, that come on top of its own. Raises
         GhostsearchError when the nodes are used up before anything is found.
         """
-        constraints = [self._equal]
+        constraints = list(self._rules)
         for name, bound in bounds.items():
             i = self.problem.names.index(name)
             scale = max(abs(bound), 1e-30)
@@ -145,7 +171,7 @@ class Program:
         """The least that a resource can be."""
         i = self.problem.names.index(name)
         row = self._resources[i]
-        found = self._run(row / max(float(np.abs(row).max()), 1e-30), [self._equal], THOROUGH)
+        found = self._run(row / max(float(np.abs(row).max()), 1e-30), self._rules, THOROUGH)
         assert found is not None, "without a bound there is always a solution"
         return float(self.problem.resources.constant[i] + row @ np.round(found.x))
 

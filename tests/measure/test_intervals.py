@@ -1,36 +1,44 @@
-"""Confidence intervals by bootstrap."""
+"""Confidence intervals over builds: they hold the truth as often as they say, although they decide when to stop."""
+
+from math import log
 
 import numpy as np
+import pytest
 
-from ghostsearch.measure.intervals import median_interval, ratio_interval
+from ghostsearch.measure.intervals import builds_needed, interval, log_ratios
 
 
 def test_constant_times_have_no_spread():
-    assert ratio_interval([[2.0]] * 10, [[4.0]] * 10) == (0.5, 0.5)
-    assert median_interval([[3.0, 3.0]] * 5) == (3.0, 3.0)
+    logs = log_ratios([[[2.0]] * 5] * 3, [[[4.0]] * 5] * 3)
+    assert interval(logs, 3, 0.5) == (0.5, 0.5)
+    assert log_ratios([[[3.0, 3.0]] * 5], None) == pytest.approx([log(3)])
 
 
-def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    held = 0
-    for _ in range(200):
-        times, baseline = rng.lognormal(0, 0.1, (30, 1)), rng.lognormal(0, 0.1, (30, 1))
-        low, high = ratio_interval((0.8 * times).tolist(), baseline.tolist())
+def test_one_build_says_nothing_of_the_next():
+    assert interval([0.1], 4, 1.0) == (0.0, float("inf"))
+
+
+@pytest.mark.parametrize("spread", [0.003, 0.01, 0.03])
+def test_stopping_when_narrow_does_not_make_them_too_narrow(spread):
+    rng, held, tries, first = np.random.default_rng(0), 0, 3000, 4
+    for _ in range(tries):
+        logs = rng.normal(log(0.8), spread, first).tolist()
+        wanted = min(32, builds_needed(logs, 0.02))
+        logs += rng.normal(log(0.8), spread, wanted - first).tolist()
+        low, high = interval(logs, first, float(np.exp(np.mean(logs))))
         held += low <= 0.8 <= high
-    assert 0.88 <= held / 200 <= 1
+        assert wanted == 32 or high - low <= 0.0201 * (low + high) / 2
+    assert 0.94 <= held / tries <= 0.97
 
 
-def test_more_rounds_narrow_it():
+def test_a_spread_from_build_to_build_is_seen_though_calls_agree():
     rng = np.random.default_rng(1)
-    widths = []
-    for rounds in (10, 1000):
-        low, high = median_interval(rng.lognormal(0, 0.1, (rounds, 1)).tolist())
-        widths.append(high - low)
-    assert widths[1] < widths[0] / 3
+    builds = [[[float(x)] * 3] * 6 for x in rng.lognormal(0, 0.05, 4)]
+    low, high = interval(log_ratios(builds, [[[1.0] * 3] * 6] * 4), 4, 1.0)
+    assert high - low > 0.05
 
 
 def test_a_drift_that_hits_both_cancels():
-    drift = np.linspace(1, 3, 60)[:, None]
-    low, high = ratio_interval((0.5 * drift).tolist(), drift.tolist())
-    assert abs(low - 0.5) < 1e-12
-    assert abs(high - 0.5) < 1e-12
+    drift = [[[x] for x in row] for row in np.linspace(1, 3, 24).reshape(4, 6)]
+    logs = log_ratios([[[0.5 * x for x in calls] for calls in build] for build in drift], drift)
+    assert logs == pytest.approx([log(0.5)] * 4)

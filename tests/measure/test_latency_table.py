@@ -1,5 +1,6 @@
 """The latency table, its store, its vetoes and its audit, on a real device and a small net."""
 
+import dataclasses
 import json
 import random
 
@@ -17,7 +18,7 @@ from ghostsearch.measure.latency_table import without_vetoed
 from ghostsearch.measure.layers import timed_layers
 from ghostsearch.measure.profiling import profile
 from ghostsearch.measure.setting import Setting
-from ghostsearch.space.architecture import Architecture, SearchSpace
+from ghostsearch.space.architecture import Architecture, Branch, SearchSpace
 from ghostsearch.space.choice import KEEP
 from ghostsearch.space.preset import parse_preset
 from ghostsearch.surgery.sites import find_sites
@@ -195,3 +196,16 @@ def test_codes_and_architectures_predict_the_same(table, setup):
         for _ in range(5)
     ]
     assert table.predict(some) == pytest.approx(table.predict_ratios(encode(space, some)))
+
+
+def test_a_dropped_branch_takes_its_layers_seconds_away(table, setup):
+    inner, end = [x.path for x in table.layers if x.path in setup[3].sites][:2]
+    sites = {end: (*setup[3].sites[end], "drop"), inner: setup[3].sites[inner]}
+    part = table.within(SearchSpace(sites, {}, 8, {end: (inner,)}))
+    part._anatomy = dataclasses.replace(setup[2], branches=(Branch(end, (inner,)),))
+    seconds = part.layer_seconds(encode(part.space, [Architecture(), Architecture.of({end: "drop"})]))
+    gone = [i for i, layer in enumerate(part.layers) if layer.path in (inner, end)]
+    assert not seconds[1, gone].any()
+    assert np.delete(seconds[1], gone) == pytest.approx(np.delete(seconds[0], gone))
+    assert part.predict([Architecture.of({end: "drop"})])[0] < 1
+    assert not part.missing()

@@ -6,8 +6,8 @@ import pytest
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.interactions import decompose
-from ghostsearch.study.solve import read_problem, solve_study, write_problem
-from ghostsearch.study.solver import Problem
+from ghostsearch.study.solve import exclusions, read_problem, solve_study, write_problem
+from ghostsearch.study.solver import Exclusion, Problem
 
 SPACE = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)"), "b": ("keep", "ghost(ratio=2, kernel=3)")},
                     {"g": ("width(1)", "width(0.5)")})  # fmt: skip
@@ -57,3 +57,10 @@ def test_a_foreign_or_broken_file_is_one_line(study, text):
 def test_a_study_without_a_table_says_how_to_get_one(tmp_path):
     with pytest.raises(GhostsearchError, match="--seeds solver"):
         solve_study(tmp_path, {})
+
+
+def test_a_dropped_branch_excludes_the_sites_and_groups_inside():
+    space = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)"), "b": ("keep", "drop")},
+                        {"a": ("width(1)", "width(0.5)")}, branches={"b": ("a",)})  # fmt: skip
+    assert exclusions(space) == (Exclusion(1, 1, (0, 2)),)
+    assert exclusions(SearchSpace({"b": ("keep",)}, branches={"b": ("a",)})) == ()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostsearch.study.interactions import decompose
-from ghostsearch.study.solver import Effort, Problem, Program, solve_budgets
+from ghostsearch.study.solver import Effort, Exclusion, Problem, Program, solve_budgets
 
 
 def small_problem(seed, sizes=(3, 2, 3, 2, 3)):
@@ -95,3 +95,15 @@ def test_least_is_the_least():
     problem, predict = small_problem(5)
     codes = np.array(list(product(*(range(s) for s in problem.sizes))))
     assert Program(problem).least("macs") == pytest.approx(predict(codes)[0].min())
+
+
+def test_a_dropped_branch_has_nothing_else_changed_inside():
+    problem, _ = small_problem(4)
+    inside = Problem(problem.losses, problem.resources, problem.names, (Exclusion(0, 2, (2, 3)),))
+    assert inside.settled((2, 1, 2, 1, 1)) == (2, 1, 0, 0, 1)
+    assert inside.settled((1, 1, 2, 1, 1)) == (1, 1, 2, 1, 1)
+    eager = [np.array([1.0, 1.0, 0.0]), *(np.append(0.1, np.zeros(size - 1)) for size in problem.sizes[1:])]
+    found = Program(inside).solve({}, losses=eager).code
+    assert found[0] == 2
+    assert (found[2], found[3]) == (0, 0)
+    assert all((found[1], found[4]))
