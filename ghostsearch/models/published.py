@@ -5,6 +5,7 @@ preprocessing; a download is announced and happens only when the weights were as
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -178,7 +179,9 @@ def _timm_download(config: Any) -> Path:
     if not config.hf_hub_id:
         assert there is not None
         there.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(config.url, str(there), progress=False)
+        # Publishers put the beginning of the hash into the name: resnet18_a1_0-d63eafa0.pth.
+        found = re.search(r"-([a-f0-9]{8,})\.", there.name)
+        torch.hub.download_url_to_file(config.url, str(there), found[1] if found else None, progress=False)
         return there
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError

@@ -226,6 +226,11 @@ def open_setup(config: RunConfig, progress: Progress | None = None) -> Setup:
         raise GhostsearchError(
             f"{config.data} has no labels to train the baseline on; add --weights, or --baseline-epochs 0"
         )
+    if loaded.fresh and not config.baseline_training():
+        raise GhostsearchError(
+            f"the classifier starts from random weights, since {loaded.weights} are for other classes than "
+            f"{config.classes}; add --baseline-epochs to train it first"
+        )
     task = task_for(config.task, labelled=data.labelled, baseline=loaded.module)
     check_run(loaded.module, data, task)
     images = config.calibration_images

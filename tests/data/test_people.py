@@ -330,3 +330,17 @@ def test_a_whole_broken_batch_is_one_line_even_from_a_worker(tmp_path, monkeypat
     with pytest.raises(GhostsearchError, match=r"^a whole batch of images is broken") as caught:
         list(data.test)
     assert "\n" not in str(caught.value)
+
+
+def test_a_set_that_hugging_face_saved(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    images = [Image.fromarray(np.full((8, 8), 5 * i, np.uint8)) for i in range(30)]
+    features = datasets.Features({"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["a", "b", "c"])})
+    whole = datasets.Dataset.from_dict({"picture": images, "kind": [i % 3 for i in range(30)]}, features=features)
+    datasets.DatasetDict({"train": whole, "test": whole.select(range(6))}).save_to_disk(tmp_path / "two")
+    whole.remove_columns("kind").save_to_disk(tmp_path / "unlabelled")
+    data = load_data(f"huggingface:{tmp_path / 'two'}", input=GREY)
+    assert (data.classes, len(data.test.dataset)) == (("a", "b", "c"), 6)
+    assert next(iter(data.test))[1].tolist() == [0, 1, 2, 0, 1, 2]
+    assert not load_data(f"huggingface:{tmp_path / 'unlabelled'}", input=GREY).labelled
+    refused(f"huggingface:{tmp_path}", "no data set that datasets.save_to_disk wrote")
