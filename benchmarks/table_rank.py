@@ -39,36 +39,36 @@ SHARES = (0.1, 0.3, 0.5, 0.8)
 
 def main() -> None:
     args = arguments()
-    bench = opened(args)
+    setup = opened(args)
     started = time.process_time()
-    table = build_candidates(bench, args.work, lambda done, total, text: print(f"{done}/{total} {text}", flush=True))
+    table = build_candidates(setup, args.work, lambda done, total, text: print(f"{done}/{total} {text}", flush=True))
     table_s = time.process_time() - started
     loss = {(r.kind, r.name, r.choice): r.divergence for r in table.itertuples(index=False)}
-    batches = CandidateScores(bench).batches
+    batches = CandidateScores(setup).batches
     with torch.inference_mode():
-        wanted = [bench.baseline.module.eval()(x).log_softmax(1) for x, _ in batches]
+        wanted = [setup.baseline.module.eval()(x).log_softmax(1) for x, _ in batches]
     path, draw = args.work / "architectures.csv", random.Random(args.seed)
     known = {row["digest"]: row for row in read_rows(path)}
     rows = []
     for number in range(args.architectures):
-        architecture = drawn(bench.space, draw, SHARES[number % len(SHARES)])
+        architecture = drawn(setup.space, draw, SHARES[number % len(SHARES)])
         if architecture.digest not in known:
             began = time.process_time()
-            model = bench.convert(architecture)
+            model = setup.convert(architecture)
             row = {
                 "digest": architecture.digest, "changes": len(architecture.sites) + len(architecture.groups),
-                "macs": bench.cost(architecture).macs / bench.baseline_cost.macs, "summed": summed(architecture, loss),
+                "macs": setup.cost(architecture).macs / setup.baseline_cost.macs, "summed": summed(architecture, loss),
                 "divergence": divergence(model, batches, wanted), "cpu_s": round(time.process_time() - began, 1),
             }  # fmt: skip
             append_row(path, row)
             known[architecture.digest] = {k: str(v) for k, v in row.items()}
             print(number, row, flush=True)
         rows.append(known[architecture.digest])
-    publish(page(args, bench, rows, table_s), args.out)
+    publish(page(args, setup, rows, table_s), args.out)
 
 
 def opened(args: argparse.Namespace) -> Setup:
-    """The bench of a network."""
+    """The setup of a network."""
     if args.net == "lite0":
         return open_sample(Path(args.data), args.space, seed=args.seed)
     return open_setup(RunConfig(
@@ -103,7 +103,7 @@ def divergence(model: nn.Module, batches: Sequence[Any], wanted: Sequence[torch.
     return total / images
 
 
-def page(args: argparse.Namespace, bench: Setup, rows: list[dict[str, str]], table_s: float) -> ResultPage:
+def page(args: argparse.Namespace, setup: Setup, rows: list[dict[str, str]], table_s: float) -> ResultPage:
     """Kendall's τ with a bootstrap interval, and every architecture."""
     ours, real = (np.array([float(r[c]) for r in rows]) for c in ("summed", "divergence"))
     tau = kendalltau(ours, real)[0]
@@ -111,7 +111,7 @@ def page(args: argparse.Namespace, bench: Setup, rows: list[dict[str, str]], tab
     picks = [generator.integers(len(ours), size=len(ours)) for _ in range(1000)]
     low, high = np.nanpercentile([kendalltau(ours[p], real[p])[0] for p in picks], [2.5, 97.5])
     numbers = [{k: r[k] if k == "digest" else f"{float(r[k]):.4g}" for k in r} for r in rows]
-    choices = sum(len(o) - 1 for o in [*bench.space.sites.values(), *bench.space.groups.values()])
+    choices = sum(len(o) - 1 for o in [*setup.space.sites.values(), *setup.space.groups.values()])
     timing = f"; the table took {table_s:.0f} CPU seconds" if table_s > 5 else ""
     return ResultPage(
         name=f"table_rank_{args.net}", title=f"Does the candidate table rank architectures of {args.net}?",
@@ -121,7 +121,7 @@ def page(args: argparse.Namespace, bench: Setup, rows: list[dict[str, str]], tab
         device=processor(), seed=args.seed, tables=[ResultTable("Architectures", numbers)],
         notes=[
             f"{choices} candidates in the space `{args.space}`{timing}. The architectures are fitted to "
-            f"{sum(len(b) for b in bench.calibration or [])} images from the first change to the end, the table's "
+            f"{sum(len(b) for b in setup.calibration or [])} images from the first change to the end, the table's "
             "single changes with three layers behind them; KL divergence on images that neither saw.",
         ],
     )  # fmt: skip

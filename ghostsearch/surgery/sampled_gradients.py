@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -114,29 +113,6 @@ class _Reading(fx.Interpreter):
 
         view.register_hook(keep)
         return view
-
-
-def gradient_moments(
-    model: nn.Module, graph: fx.Graph, batches: Sequence[Tensor], nodes: Sequence[fx.Node], loss: Loss
-) -> dict[fx.Node, Tensor]:
-    """Per value (N, n, *spatial) its output metric G = E[g·gᵀ], (n, n): summed over positions, a mean over images."""
-    moments: dict[fx.Node, Tensor] = {}
-    edges = [(node, user) for node in nodes for user in node.users]
-    images = 0
-    for number, batch in enumerate(batches):
-        # One batch at a time, so that no more than one batch's gradients are ever held.
-        found = EdgeGradients(model, graph, [batch], edges, partial(_numbered, loss, number)).found[0]
-        images += len(batch)
-        for node in nodes:
-            read = [found[node, user].float() for user in node.users if (node, user) in found]
-            if read:
-                g = torch.stack(read).sum(0).flatten(2).transpose(0, 1).flatten(1)
-                moments[node] = moments.get(node, 0) + (g @ g.T).double()
-    return {node: moment / images for node, moment in moments.items()}
-
-
-def _numbered(loss: Loss, number: int, output: Any, _: int) -> Tensor:
-    return loss(output, number)
 
 
 @contextmanager

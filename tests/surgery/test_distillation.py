@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.surgery.distillation import DistillSettings, _settle_norms, distill_blocks
 
-AS_THEY_ARE = DistillSettings(flips=False, shift=0, batch=8)
+AS_THEY_ARE = DistillSettings(flips=False, shift=0, batch=8, lengths=(0.02,))
 
 
 class Net(nn.Module):
@@ -64,18 +65,16 @@ def test_it_lowers_the_error_and_leaves_modes_and_the_baseline_alone(pair, image
     assert all(torch.equal(a, b) for a, b in zip(weights.values(), baseline.state_dict().values(), strict=True))
 
 
-@pytest.mark.parametrize("lr", [1e-3, 0.1, 30.0])
+@pytest.mark.parametrize("lr", [1e-3, 0.03, 100.0])
 def test_the_held_out_error_is_never_higher_than_at_the_start(pair, images, lr):
     baseline, converted = pair
     start = copy.deepcopy(converted)
-    done = distill_blocks(
-        baseline, converted, images, 20, settings=DistillSettings(flips=False, shift=0, batch=8, lr=lr, patience=2)
-    )
+    done = distill_blocks(baseline, converted, images, 20, settings=replace(AS_THEY_ARE, lengths=(lr,), patience=2))
     assert done.after <= done.before
     # The same images are held out: judged again, the model has the error that was told.
     held = [torch.cat(images)[-6:]]
     assert (error(converted, baseline, held) < error(start, baseline, held)) == (done.after < done.before)
-    if lr == 30.0:
+    if lr == 100.0:
         assert done.after == done.before
         assert "stay as they were" in str(done)
         assert torch.equal(converted.conv2.weight, start.conv2.weight)
@@ -102,6 +101,15 @@ def test_the_expected_time_is_told_after_the_first_step_and_frozen_parameters_st
     assert [x[:2] for x in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert re.fullmatch(r"distilling, about \d+ (s|min) on this machine", told[0][2])
     assert torch.equal(frozen, converted.conv1.weight)
+
+
+def test_of_several_step_lengths_the_one_that_helps_goes_on(pair, images):
+    baseline, converted = pair
+    other = copy.deepcopy(converted)
+    ruinous = distill_blocks(baseline, other, images, 40, settings=replace(AS_THEY_ARE, lengths=(100.0,)))
+    chosen = distill_blocks(baseline, converted, images, 40, settings=replace(AS_THEY_ARE, lengths=(100.0, 0.02)))
+    assert ruinous.after == ruinous.before == chosen.before
+    assert chosen.after < 0.8 * chosen.before
 
 
 def test_nothing_to_distil_is_refused(pair, images):
