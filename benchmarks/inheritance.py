@@ -32,7 +32,8 @@ from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.load import CIFAR_INPUT, example_input, load_model
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
-from ghostsearch.training.train import train
+from ghostsearch.training.loop import train
+from ghostsearch.training.recipe import Recipe
 
 NAME = "inheritance"
 KEY = ("net", "architecture", "weights", "training", "seed")
@@ -82,7 +83,12 @@ def measure(bench: Bench, key: Wanted, baseline_accuracy: float | None) -> Row:
         model, spent = SOURCES[source](bench, bench.architecture(name))
     if training != "none":
         data = bench.data if training == "200 steps" else bench.few()
-        result = train(model, data, teacher=bench.baseline, seed=seed, epochs=2.0, steps=TRAININGS[training])
+        result = train(
+            model,
+            data,
+            Recipe(seed=seed, epochs=2.0, steps=TRAININGS[training], compute_device="cpu"),
+            teacher=bench.baseline,
+        )
         train_s, train_loss = result.seconds, result.history[-1].loss
     accuracy, loss = score(model, bench.data.test)
     cost = measure_cost(model, bench.example)
@@ -185,7 +191,7 @@ def notes(lines: list[dict[str, Any]], given: argparse.Namespace) -> list[str]:
         "mixed: ghosts in the first two stages, inner widths 0.5 in the third.",
         f"Distilled: {DISTILL_STEPS['resnet20']} (ResNet-56: {DISTILL_STEPS['resnet56']}) label-free steps of 64 of "
         "the calibration images, shifted and mirrored, towards the baseline's features and outputs.",
-        "Training: the recipe of ghostsearch.training.train, distilled from the baseline, "
+        "Training: the recipe of ghostsearch.training.recipe, distilled from the baseline, "
         f"batch {given.batch}; 2 epochs: two passes "
         f"over a stratified subset of {given.train_images} training images. Spread: largest less smallest "
         "accuracy over the seeds.",

@@ -28,12 +28,13 @@ TRAINING = """
 import torch
 from ghostsearch.data.load import load_data
 from ghostsearch.models.load import DIGITS_INPUT, load_model
-from ghostsearch.training.train import train
+from ghostsearch.training.loop import train
+from ghostsearch.training.recipe import Recipe
 torch.set_num_threads(1)
 data = load_data("digits", input=DIGITS_INPUT, batch=64)
 model = load_model("ghostsearch:digits_cnn").module
 while True:
-    train(model, data, epochs=1)
+    train(model, data, Recipe(epochs=1))
 """
 WAYS = ("nothing beside", "two trainings that pause", "two trainings that do not")
 

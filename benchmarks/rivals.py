@@ -46,7 +46,7 @@ from ghostsearch.study.solve import solve_study
 from ghostsearch.study.watch import Watch
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.inherit import recalibrate_batchnorm
-from ghostsearch.training.train import evaluate
+from ghostsearch.training.evaluate import evaluate
 
 RATIOS = (0.5, 0.75, 0.25)
 """Pruning ratios of torch-pruning on the widths that can change; 0.5 leaves about half the MACs."""

@@ -21,8 +21,9 @@ from ghostsearch.data.load import Data, load_data
 from ghostsearch.machine import processor
 from ghostsearch.models.load import load_model
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
+from ghostsearch.training.loop import train
+from ghostsearch.training.recipe import Recipe
 from ghostsearch.training.tasks.classification import Classification
-from ghostsearch.training.train import Recipe, train
 
 IMPORT = (
     "import torch, torchvision, time; t = time.perf_counter(); import lightning.pytorch; print(time.perf_counter() - t)"
@@ -61,12 +62,12 @@ def seconds(work: Callable[[], object]) -> float:
 
 def compare(name: str, model: nn.Module, data: Data, repeats: int) -> dict[str, object]:
     """Both ways in turn, after one unmeasured round each; and how far apart the trained weights are."""
-    recipe, times = Recipe(), {"bare": [], "lightning": []}
+    recipe, times = Recipe(epochs=1, compute_device="cpu"), {"bare": [], "lightning": []}
     for repeat in range(repeats + 1):
         loop, lightning = deepcopy(model), deepcopy(model)
         spent = {
             "bare": seconds(lambda m=loop: bare_loop(m, data, recipe)),
-            "lightning": seconds(lambda m=lightning: train(m, data, epochs=1, recipe=recipe)),
+            "lightning": seconds(lambda m=lightning: train(m, data, recipe)),
         }
         for way, value in spent.items():
             times[way] += [value] if repeat else []

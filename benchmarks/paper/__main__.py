@@ -5,10 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from benchmarks.paper.options import PaperOptions
 from benchmarks.paper.run import write_tables
@@ -20,27 +19,24 @@ TABLES_HELP = (
     "formulas, toy, cheap, vgg16, cifar, resnet50, small-nets, training, ghostnet-search; "
     "default: all there is input for."
 )
-FURTHER: dict[str, tuple[Any, Any]] = {
-    "tables": (Annotated[list[str] | None, typer.Argument(help=TABLES_HELP)], None),
-    "out": (Annotated[Path, typer.Option(help="Where the pages go.")], Path("results")),
-    "quiet": (o.Quiet, False),
-}
+DEFAULTS = PaperOptions()
 
 
-def paper(given: dict[str, Any], tables: list[str] | None, out: Path, quiet: bool) -> None:
+def paper(
+    tables: Annotated[list[str] | None, typer.Argument(help=TABLES_HELP)] = None,
+    out: Annotated[Path, typer.Option(help="Where the pages go.")] = Path("results"),
+    given: PaperOptions = DEFAULTS,
+    quiet: o.Quiet = False,
+) -> None:
     """Write the tables that the options ask for."""
-    try:
-        options = PaperOptions(**given, command=shlex.join(["python", "-m", "benchmarks.paper", *sys.argv[1:]]))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise GhostsearchError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None
+    options = given.but(command=shlex.join(["python", "-m", "benchmarks.paper", *sys.argv[1:]]))
     with progress_bar(quiet) as progress:
         paths = write_tables(tables or [], out, options, progress=progress)
     say("wrote " + ", ".join(str(path) for path in paths))
 
 
 app = typer.Typer(pretty_exceptions_enable=False, help=__doc__)
-app.command()(o.command_from(PaperOptions, paper, FURTHER))
+app.command()(o.command(paper))
 
 if __name__ == "__main__":
     try:

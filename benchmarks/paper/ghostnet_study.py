@@ -18,7 +18,9 @@ from ghostsearch.models.input import InputSpec
 from ghostsearch.models.load import example_input
 from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Cost
-from ghostsearch.training.train import evaluate, train
+from ghostsearch.training.evaluate import evaluate
+from ghostsearch.training.loop import train
+from ghostsearch.training.recipe import Recipe
 
 Progress = Callable[[int, int, str], None]
 
@@ -51,27 +53,20 @@ class GhostNetTrainer:
 
     data: Data
     input: InputSpec
-    epochs: float
-    lr: float | None = None
-    precision: str | None = None
-    device: str = "auto"
-    seed: int = 0
+    recipe: Recipe
 
     def build(self, plan: GhostNetPlan) -> nn.Module:
         """The network of a plan for the data's classes; on small images its stem keeps the size."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            torch.manual_seed(self.recipe.seed)
             return plan.build(len(self.data.classes), stem_stride=1 if self.input.size <= 64 else 2)
 
     def scores(self, plan: GhostNetPlan) -> tuple[float, float]:
         """Accuracy on the validation and the test split after training."""
         network = self.build(plan)
-        train(
-            network, self.data, epochs=self.epochs, lr=self.lr, device=self.device, seed=self.seed,
-            precision=self.precision,
-        )  # fmt: skip
-        score = evaluate(network, self.data.validation, device=self.device)
-        return score, evaluate(network, self.data.test, device=self.device)
+        train(network, self.data, self.recipe)
+        score = evaluate(network, self.data.validation, device=self.recipe.compute_device)
+        return score, evaluate(network, self.data.test, device=self.recipe.compute_device)
 
 
 def search_ghostnet(
@@ -94,7 +89,7 @@ def search_ghostnet(
     found: dict[GhostNetPlan, Candidate] = {}
     study = optuna.create_study(
         directions=["maximize", "minimize"],
-        sampler=optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=trainer.seed),
+        sampler=optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=trainer.recipe.seed),
     )
     for plan in named.values():
         study.enqueue_trial(plan.parameters())
@@ -121,7 +116,7 @@ def _timed(
     wanted = {c.name: trainer.build(c.plan).eval() for c in candidates if c.on_front or c.name in uniform_plans()}
     times = measure_latency(
         wanted, example_input(trainer.input), device=device, baseline=trainer.build(GhostNetPlan()).eval(),
-        setting=Setting(threads=threads, time_limit=limit_s, seed=trainer.seed),
+        setting=Setting(threads=threads, time_limit=limit_s, seed=trainer.recipe.seed),
     )  # fmt: skip
     return [
         replace(c, latency_s=times[c.name].median_s, ratio=times[c.name].ratio) if c.name in times else c

@@ -204,7 +204,7 @@ def _spread(word: str, rows: Sequence[counted.Row]) -> str:
 
 def _schedule(options: PaperOptions) -> str:
     """The training schedule in words."""
-    precision = f", {options.train_precision} precision" if options.train_precision else ""
+    precision = f", {options.train_precision} precision" if options.train_precision != "auto" else ""
     tested = f", scored on {options.test_images} of the test images" if options.test_images else ""
     return (
         f"{options.epochs:g} epoch(s) on {options.train_images or 'all'} training images of {options.data}, batches of "

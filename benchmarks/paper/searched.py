@@ -15,6 +15,7 @@ from ghostsearch.data.load import load_data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import atomic_path
 from ghostsearch.models.input import InputSpec
+from ghostsearch.training.recipe import Recipe
 
 Progress = Callable[[int, int, str], None]
 
@@ -34,9 +35,7 @@ def searched(options: PaperOptions, kept: KeptRows, progress: Progress | None = 
         options.data, input=spec, batch=options.batch_size, train_images=options.train_images,
         test_images=options.test_images, validation_list=options.validation_list, seed=options.seed,
     )  # fmt: skip
-    trainer = GhostNetTrainer(
-        data, spec, options.epochs, options.lr, options.train_precision, options.compute_device, options.seed
-    )
+    trainer = GhostNetTrainer(data, spec, options.part(Recipe))
 
     def scores(plan: GhostNetPlan) -> tuple[float, float]:
         key = plan.parameters() | {"seed": options.seed} | options.model_dump(mode="json", include=SCHEDULE)

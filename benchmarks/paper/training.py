@@ -16,7 +16,9 @@ from ghostsearch.data.load import Data, load_data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.models.load import example_input, load_model
 from ghostsearch.space.choice import Ghost
-from ghostsearch.training.train import evaluate, train
+from ghostsearch.training.evaluate import evaluate
+from ghostsearch.training.loop import train
+from ghostsearch.training.recipe import Recipe
 
 Progress = Callable[[int, int, str], None]
 Settings = dict[Ghost | None, Printed]
@@ -96,10 +98,7 @@ def _trained(net: nn.Module, choice: Ghost | None, data: Data, seed: int, option
     key = {"choice": _name(choice), "seed": seed} | options.model_dump(mode="json", include=SCHEDULE)
     row = kept.get(key)
     if row is None:
-        result = train(
-            net, data, epochs=options.epochs, lr=options.lr, device=options.compute_device, seed=seed,
-            precision=options.train_precision,
-        )  # fmt: skip
+        result = train(net, data, options.part(Recipe, seed=seed))
         row = {
             "accuracy": evaluate(net, data.test, device=options.compute_device),
             "loss": result.history[-1].loss if result.history else None,

@@ -10,13 +10,14 @@ import typer
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
 from ghostsearch.measure.setting import Setting
+from ghostsearch.models.options import ModelOptions
 from ghostsearch.units import milliseconds
 
 if TYPE_CHECKING:
     from ghostsearch.measure.latency_table import LatencyTable
     from ghostsearch.models.load import LoadedModel
 
-SETTING = Setting()
+SETTING, LOADING = Setting(), ModelOptions()
 
 DeviceName = Annotated[str, typer.Option("--device", help="Where to measure.", autocompletion=o.complete_device)]
 
@@ -35,17 +36,17 @@ def profile(
     correct: Annotated[
         bool, typer.Option(help="Measure ten random architectures too and fit what the layers' sum misses.")
     ] = True,
-    classes: o.Classes = None,
-    size: o.Size = None,
+    loading: ModelOptions = LOADING,
     shown: o.Output = o.OUTPUT,
 ) -> None:
     """Time every layer under every choice of a space on a device; the times are kept for later searches there.
 
     Example: [bold]ghostsearch profile torchvision:resnet18 --device onnxruntime:cpu[/bold]
     """
+    from ghostsearch.export.saved import open_model
     from ghostsearch.measure.audit import fit_correction
 
-    loaded = o.resolve_model(model, classes=classes, size=size)
+    loaded = open_model(model, loading)
     with progress_bar(shown.silent) as progress:
         table, parts = _table(loaded, device, setting, space, progress)
         if correct and table.correction is None:
@@ -80,8 +81,7 @@ def audit(
     space: o.Space = "ghost",
     setting: Setting = SETTING,
     count: Annotated[int, typer.Option(min=3, help="Random architectures to measure.")] = 30,
-    classes: o.Classes = None,
-    size: o.Size = None,
+    loading: ModelOptions = LOADING,
     shown: o.Output = o.OUTPUT,
 ) -> None:
     """Measure unseen random architectures and say how far the latency table is off, beside MACs alone.
@@ -90,10 +90,11 @@ def audit(
     """
     import dataclasses
 
+    from ghostsearch.export.saved import open_model
     from ghostsearch.measure.audit import audit as run_audit
     from ghostsearch.measure.audit import fit_correction
 
-    loaded = o.resolve_model(model, classes=classes, size=size)
+    loaded = open_model(model, loading)
     with progress_bar(shown.silent) as progress:
         table, parts = _table(loaded, device, setting, space, progress)
         if table.correction is None:

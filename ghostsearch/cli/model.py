@@ -11,28 +11,28 @@ from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.setting import Setting
+from ghostsearch.models.options import ModelOptions
 from ghostsearch.report.colours import short_name
+from ghostsearch.surgery.options import Conversion
 from ghostsearch.units import milliseconds, score_text, with_prefix
 
 if TYPE_CHECKING:
     from ghostsearch.models.load import LoadedModel
 
-SETTING = Setting()
+SETTING, LOADING, CONVERSION = Setting(), ModelOptions(), Conversion()
 
 
 def add_to(app: typer.Typer) -> None:
     """Register this file's commands."""
-    app.command("inspect")(inspect_model)
-    app.command("convert")(convert_model)
+    app.command("inspect")(o.command(inspect_model))
+    app.command("convert")(o.command(convert_model))
     app.command("measure")(o.command(measure_model))
     app.command("export")(export_model)
 
 
 def inspect_model(
     model: o.Model,
-    weights: o.Weights = None,
-    classes: o.Classes = None,
-    size: o.Size = None,
+    loading: ModelOptions = LOADING,
     space: o.Space = "ghost",
     gallery: Annotated[
         str | None,
@@ -41,11 +41,13 @@ def inspect_model(
     out: Annotated[Path, typer.Option(help="Where the gallery goes.")] = Path("gallery"),
     as_json: o.Json = False,
 ) -> None:
-    """Tell which convolutions may be replaced, by what, and why the others may not.
+    """Show which convolutions may be replaced, by what, and why the others may not.
 
     Example: [bold]ghostsearch inspect torchvision:resnet18[/bold]
     """
-    loaded = o.resolve_model(model, weights=weights, classes=classes, size=size)
+    from ghostsearch.export.saved import open_model
+
+    loaded = open_model(model, loading)
     if gallery is not None:
         _gallery(loaded, gallery, out, as_json=as_json)
         return
@@ -114,50 +116,21 @@ def convert_model(
         Path,
         typer.Option(help="Directory to write: architecture.json, weights.safetensors.", show_default=False),
     ],
-    choice: Annotated[
-        str | None,
-        typer.Option(help="One choice for every site it fits: 'ghost(ratio=2, kernel=3)'; or 'width(0.5)'."),
-    ] = None,
-    architecture: Annotated[
-        Path | None, typer.Option(help="An architecture.json: one choice per site and group.")
-    ] = None,
-    include: Annotated[list[str] | None, typer.Option(help="Only sites that match this glob; repeatable.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="No sites that match this glob; repeatable.")] = None,
-    include_first: Annotated[bool, typer.Option(help="Take the convolution that reads the image too.")] = False,
-    width_multiple: Annotated[int, typer.Option(min=1, help="Round widths to a multiple of this.")] = 8,
-    calibrate: Annotated[
-        str | None,
-        typer.Option(help="Data to fit the weights on, in closed form, without labels (digits, folder:PATH, …)."),
-    ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Calibration images.")] = 512,
-    distill_steps: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Label-free block distillation steps after the fit; 100 cost a CIFAR ResNet-20 20 s.",
-        ),
-    ] = 0,
-    weights: o.Weights = None,
-    classes: o.Classes = None,
-    size: o.Size = None,
-    seed: o.Seed = 0,
-    as_json: o.Json = False,
-    quiet: o.Quiet = False,
+    wanted: Conversion = CONVERSION,
+    loading: ModelOptions = LOADING,
+    shown: o.Output = o.OUTPUT,
 ) -> None:
     """Convert a network: swap convolutions, inherit the trained weights, write a model one can load.
 
     Example: [bold]ghostsearch convert torchvision:resnet18 --choice 'ghost(ratio=2, kernel=3)' --out converted[/bold]
     """
     from ghostsearch.export.convert_directory import convert_and_save
+    from ghostsearch.export.saved import open_model
 
-    loaded = o.resolve_model(model, weights=weights, classes=classes, size=size, seed=seed)
-    with progress_bar(quiet or as_json) as progress:
-        table = convert_and_save(
-            loaded, out, choice=choice, architecture_file=architecture, include=tuple(include or ("*",)),
-            exclude=tuple(exclude or ()), include_first=include_first, width_multiple=width_multiple,
-            calibration=calibrate, images=images, distill_steps=distill_steps, seed=seed, progress=progress,
-        )  # fmt: skip
-    if as_json:
+    loaded = open_model(model, loading, seed=wanted.seed)
+    with progress_bar(shown.silent) as progress:
+        table = convert_and_save(loaded, out, wanted, progress=progress)
+    if shown.as_json:
         say_json(table)
         return
     rows = [
@@ -179,9 +152,7 @@ def measure_model(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say operator by operator where fvcore and thop differ.")
     ] = False,
-    weights: o.Weights = None,
-    classes: o.Classes = None,
-    size: o.Size = None,
+    loading: ModelOptions = LOADING,
     allow_code: o.AllowCode = False,
     shown: o.Output = o.OUTPUT,
 ) -> None:
@@ -191,11 +162,10 @@ def measure_model(
 
     Example: [bold]ghostsearch measure torchvision:resnet18 --device onnxruntime:cpu --device torch:cpu[/bold]
     """
+    from ghostsearch.export.saved import open_model
     from ghostsearch.report.inspection import measurement
 
-    loaded = o.resolve_model(
-        model, weights=weights, classes=classes, size=size, seed=setting.seed, allow_code=allow_code
-    )
+    loaded = open_model(model, loading, seed=setting.seed, allow_code=allow_code)
     devices = tuple(device or (o.DEVICE,))
     with progress_bar(shown.silent) as progress:
         found = measurement(loaded, devices, setting, allow_code=allow_code, progress=progress)
@@ -237,11 +207,11 @@ def export_model(
     out: Annotated[
         Path | None, typer.Option(help="File to write; default: a descriptive name inside the directory.")
     ] = None,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Quantize to int8 by ONNX Runtime; needs --data for calibration.")
-    ] = False,
-    data: o.Data = None,
-    images: Annotated[int, typer.Option(min=1, help="Calibration images for --int8.")] = 128,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize to int8 by ONNX Runtime; needs --calibrate.")] = False,
+    calibrate: Annotated[
+        str | None, typer.Option(help="Data to calibrate int8 on: digits, folder:PATH, …; its test split scores it.")
+    ] = None,
+    calibration_images: Annotated[int, typer.Option(min=1, help="Calibration images for --int8.")] = 128,
     validation_list: o.ValidationList = None,
     allow_code: o.AllowCode = False,
     as_json: o.Json = False,
@@ -257,8 +227,8 @@ def export_model(
         to,
         out,
         int8=int8,
-        data=data,
-        images=images,
+        data=calibrate,
+        images=calibration_images,
         validation_list=validation_list,
         allow_code=allow_code,
     )
@@ -274,7 +244,7 @@ def export_model(
         ("largest difference from the module", f"{result['max_difference']:.2g} of {result['largest_output']:.2g}"),
     ]
     show_table(result["path"], ["", ""], rows)
-    say(f"next: ghostsearch export {directory} --int8 --data …   makes a file of about a quarter of the size")
+    say(f"next: ghostsearch export {directory} --int8 --calibrate …   makes a file of about a quarter of the size")
 
 
 def _show_int8(found: dict[str, Any]) -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.options import OptionError, Options, option
-
-if TYPE_CHECKING:
-    from ghostsearch.models.load import LoadedModel
 
 MODEL_HELP = (
     "torchvision:NAME, timm:NAME, ghostsearch:NAME, package.module:function (this runs that code), "
@@ -48,11 +45,6 @@ Model = Annotated[
     str, typer.Argument(help=MODEL_HELP, metavar="MODEL", autocompletion=complete_model, show_default=False)
 ]
 DEVICE = "onnxruntime:cpu"
-Weights = Annotated[
-    str | None,
-    typer.Option(help="Trained weights: a .safetensors or .pt file, or published ones: default, IMAGENET1K_V1, …"),
-]
-Classes = Annotated[int | None, typer.Option(min=1, help="Adapt the classifier to this many classes.")]
 Size = Annotated[
     str | None,
     typer.Option(help="Image side in pixels, or HEIGHTxWIDTH; default: what the model was made for."),
@@ -98,31 +90,6 @@ AllowCode = Annotated[
 ]
 
 
-def resolve_model(
-    model: str,
-    *,
-    weights: str | None = None,
-    classes: int | None = None,
-    size: str | None = None,
-    seed: int = 0,
-    allow_code: bool = False,
-) -> LoadedModel:
-    """The model an argument names: a directory we wrote, or a builder's name.
-
-    A directory whose model came from the user's own code is loaded only with `allow_code`.
-    Raises GhostsearchError when it is unknown or the weights do not fit.
-    """
-    if Path(model).is_dir():
-        from ghostsearch.export.saved import load_directory
-
-        if weights or classes:
-            raise GhostsearchError(f"{model} is a directory with weights of its own; leave --weights and --classes out")
-        return load_directory(Path(model), allow_code=allow_code)
-    from ghostsearch.models.load import load_model
-
-    return load_model(model, weights=weights, classes=classes, size=size, seed=seed)
-
-
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """The function as a typer command: a parameter that is a group of options becomes an option per field.
 
@@ -151,6 +118,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
+
+
+def require(group: Options, name: str) -> None:
+    """Raise GhostsearchError unless the user gave an option that the command cannot do without."""
+    if name not in group.model_fields_set:
+        raise GhostsearchError(f"give --{name.replace('_', '-')}: {type(group).model_fields[name].description}")
 
 
 def _filled(group: Options, given: dict[str, Any]) -> Options:

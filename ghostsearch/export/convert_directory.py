@@ -4,51 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ghostsearch.data.load import load_calibration
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.export.saved import save
+from ghostsearch.measure.cost import measure_cost
+from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.space.architecture import Anatomy, Architecture, nearest_names
 from ghostsearch.space.choice import Width, parse_choice
 from ghostsearch.space.preset import GroupRule, Preset, SiteRule
-
-if TYPE_CHECKING:
-    from ghostsearch.models.load import LoadedModel
+from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.options import Conversion
+from ghostsearch.surgery.sites import find_sites
 
 Progress = Callable[[int, int, str], None]
 
 
-def requested_architecture(
-    anatomy: Anatomy,
-    *,
-    choice: str | None,
-    file: Path | None,
-    include: tuple[str, ...] = ("*",),
-    exclude: tuple[str, ...] = (),
-    width_multiple: int = 8,
-) -> Architecture:
+def requested_architecture(anatomy: Anatomy, wanted: Conversion) -> Architecture:
     """The architecture that one choice for every place, or a file, asks for.
 
     A choice goes to every site (a width to every group) that it fits and that the globs let through. Raises
     GhostsearchError unless exactly one of the two is given, for unknown sites, and when nothing would change.
     """
+    choice, file = wanted.choice, wanted.architecture
     if (choice is None) == (file is None):
         raise GhostsearchError(
             "say what to convert to by exactly one of --choice 'ghost(ratio=2, kernel=3)' and --architecture FILE"
         )
     if file is not None:
-        architecture = Architecture.read(file)
+        architecture = Architecture.read(Path(file))
         check_names(anatomy, architecture)
         return architecture
     text = str(parse_choice(str(choice)))
     if isinstance(parse_choice(text), Width):
         rules = Preset(
             groups=(GroupRule(widths=(text,)),),
-            include=include,
-            exclude=exclude,
-            width_multiple=width_multiple,
+            include=wanted.include,
+            exclude=wanted.exclude,
+            width_multiple=wanted.width_multiple,
         )
     else:
-        rules = Preset(sites=(SiteRule(choices=(text,)),), include=include, exclude=exclude)
+        rules = Preset(sites=(SiteRule(choices=(text,)),), include=wanted.include, exclude=wanted.exclude)
     return rules.resolve(anatomy).uniform(text)
 
 
@@ -72,53 +69,29 @@ def check_names(anatomy: Anatomy, architecture: Architecture) -> None:
 
 
 def convert_and_save(
-    loaded: LoadedModel,
-    out: Path,
-    *,
-    choice: str | None = None,
-    architecture_file: Path | None = None,
-    include: tuple[str, ...] = ("*",),
-    exclude: tuple[str, ...] = (),
-    include_first: bool = False,
-    width_multiple: int = 8,
-    calibration: str | None = None,
-    images: int = 512,
-    distill_steps: int = 0,
-    seed: int = 0,
-    progress: Progress | None = None,
+    loaded: LoadedModel, out: Path, wanted: Conversion, *, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Convert a loaded model, write it to a directory and return the before/after table as plain data.
 
     Raises GhostsearchError for bad choices, globs or data; the directory is written only when all went well.
     """
-    from ghostsearch.data.load import load_calibration
-    from ghostsearch.export.saved import save
-    from ghostsearch.measure.cost import measure_cost
-    from ghostsearch.models.load import example_input
-    from ghostsearch.surgery.convert import convert
-    from ghostsearch.surgery.sites import find_sites
-
-    if distill_steps and not calibration:
+    fitted = bool(wanted.calibrate and wanted.calibration_images)
+    if wanted.distill_steps and not fitted:
         raise GhostsearchError("--distill-steps needs images to distil on; add --calibrate DATA")
     example = example_input(loaded.input)
-    anatomy = find_sites(loaded.module, example, include_first=include_first)
-    architecture = requested_architecture(
-        anatomy,
-        choice=choice,
-        file=architecture_file,
-        include=include,
-        exclude=exclude,
-        width_multiple=width_multiple,
-    )
-    batches = None
-    if calibration:
-        found = load_calibration(calibration, input=loaded.input, images=images, seed=seed, progress=progress)
+    anatomy = find_sites(loaded.module, example, include_first=wanted.include_first)
+    architecture, batches = requested_architecture(anatomy, wanted), None
+    images = 0
+    if wanted.calibrate and fitted:
+        found = load_calibration(
+            wanted.calibrate, input=loaded.input, images=wanted.calibration_images, seed=wanted.seed, progress=progress
+        )
         batches, images = found.batches, found.images
     converted = convert(
         loaded.module, architecture, example=example, anatomy=anatomy, calibration=batches,
-        width_multiple=width_multiple, distill_steps=distill_steps, seed=seed, progress=progress,
+        width_multiple=wanted.width_multiple, distill_steps=wanted.distill_steps, seed=wanted.seed, progress=progress,
     )  # fmt: skip
-    save(converted, out, source=loaded, architecture=architecture, width_multiple=width_multiple)
+    save(converted, out, source=loaded, architecture=architecture, width_multiple=wanted.width_multiple)
     before, after = measure_cost(loaded.module, example), measure_cost(converted, example)
     names = {"params": "params", "macs": "MACs", "size_bytes": "bytes"}
     return {
@@ -126,14 +99,16 @@ def convert_and_save(
         "architecture": architecture.to_dict(),
         "digest": architecture.digest,
         "changed": len(architecture.sites) + len(architecture.groups),
-        "weights": _how(calibration, images, distill_steps),
+        "weights": _how(wanted, images) if fitted else COPIED,
         "out": str(out),
         "rows": [{"what": text, "before": getattr(before, k), "after": getattr(after, k)} for k, text in names.items()],
     }
 
 
-def _how(calibration: str | None, images: int, distill_steps: int) -> str:
-    if not calibration:
-        return "copied (add --calibrate DATA to fit them in closed form)"
-    fitted = f"fitted in closed form on {images} image{'s' * (images != 1)} of {calibration}"
-    return f"{fitted}, then {distill_steps} label-free distillation steps a block" if distill_steps else fitted
+COPIED = "copied (add --calibrate DATA to fit them in closed form)"
+
+
+def _how(wanted: Conversion, images: int) -> str:
+    fitted = f"fitted in closed form on {images} image{'s' * (images != 1)} of {wanted.calibrate}"
+    more = f", then {wanted.distill_steps} label-free distillation steps per block"
+    return fitted + more if wanted.distill_steps else fitted

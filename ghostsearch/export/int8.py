@@ -23,9 +23,9 @@ from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.onnx_graph.quantize import Int8Options, float_nodes, quantized, weight_bits
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import LoadedModel, example_input
+from ghostsearch.training.evaluate import evaluate
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.classification import Classification
-from ghostsearch.training.train import evaluate
 
 Progress = Callable[[int, int, str], None]
 

@@ -22,6 +22,7 @@ from ghostsearch.errors import GhostsearchError, key_of
 from ghostsearch.files import atomic_path, cannot_write, write_text
 from ghostsearch.models.input import InputSpec, parse_size
 from ghostsearch.models.load import LoadedModel, example_input, load_model
+from ghostsearch.models.options import ModelOptions
 from ghostsearch.space.architecture import Architecture, read_json
 from ghostsearch.version import versions
 
@@ -182,6 +183,22 @@ def load_directory(
         width_multiple=manifest.width_multiple,
         versions=manifest.versions,
     )
+
+
+def open_model(
+    name: str, options: ModelOptions | None = None, *, seed: int = 0, allow_code: bool = False
+) -> LoadedModel:
+    """The model an argument names: a directory that ghostsearch wrote, or a builder's name.
+
+    A directory whose model came from the user's own code is loaded only with `allow_code`.
+    Raises GhostsearchError when it is unknown or the weights do not fit.
+    """
+    options = options or ModelOptions()
+    if Path(name).is_dir():
+        if options.weights or options.classes:
+            raise GhostsearchError(f"{name} is a directory with weights of its own; leave --weights and --classes out")
+        return load_directory(name, allow_code=allow_code)
+    return load_model(name, weights=options.weights, classes=options.classes, size=options.size, seed=seed)
 
 
 def load_baseline(saved: SavedModel, *, allow_code: bool = False) -> LoadedModel:

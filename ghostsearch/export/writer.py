@@ -105,7 +105,7 @@ def export_directory(
     if format_name != "onnx":
         raise GhostsearchError(f"--int8 writes ONNX, not {format_name}; leave --format out")
     if data is None:
-        raise GhostsearchError("--int8 needs images to calibrate on; add --data")
+        raise GhostsearchError("--int8 needs images to calibrate on; add --calibrate DATA")
     loaders = load_data(data, input=model.input, validation_list=validation_list, trains=False)
     result = quantize(
         model,

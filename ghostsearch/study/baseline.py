@@ -23,7 +23,8 @@ from ghostsearch.study.setup import Setup
 from ghostsearch.study.solver import Problem, Program
 from ghostsearch.study.veto import vetoed_rows
 from ghostsearch.study.watch import Watch
-from ghostsearch.training.train import train
+from ghostsearch.training.loop import train
+from ghostsearch.training.recipe import Recipe
 
 COST_COLUMNS = {"macs": "macs", "params": "params", "memory": "peak_memory_bytes"}
 LATENCY_MARGIN = 0.1
@@ -135,10 +136,8 @@ def trained_setup(setup: Setup, watch: Watch) -> Setup:
         return with_baseline(setup, load_directory(kept, model=setup.baseline.module).module.state_dict())
     module = copy.deepcopy(setup.baseline.module)
     if epochs:
-        train(
-            module, setup.data, epochs=epochs, task=setup.task, lr=setup.config.lr,
-            device=setup.config.compute_device, seed=setup.config.seed, progress=watch.telling("baseline"),
-        )  # fmt: skip
+        recipe = setup.config.part(Recipe, epochs=epochs)
+        train(module, setup.data, recipe, task=setup.task, progress=watch.telling("baseline"))
     save(module.eval(), kept, source=setup.baseline, architecture=Architecture())
     return dataclasses.replace(setup, baseline=dataclasses.replace(setup.baseline, module=module))
 

@@ -7,49 +7,30 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
+from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.setting import MEASURING, Setting
-from ghostsearch.models.input import ImageSize
+from ghostsearch.models.options import INPUT, ModelOptions
 from ghostsearch.options import OptionError, Texts, option
 from ghostsearch.space.limits import FACTORS, Limit, parse_drop, parse_duration, parse_limit
+from ghostsearch.surgery.options import FitOptions
 from ghostsearch.training.recipe import TRAINING, Recipe
 from ghostsearch.yaml_files import read_yaml
 
 AXES = ("score", "latency", "macs", "params", "memory")
 """What an objective may be; `score` is the task's metric, `latency` one axis a device."""
 
-INPUT, SPACE, BUDGET, MACHINE = "Input", "Search space", "Budget", "Machine"
+SPACE, BUDGET, MACHINE = "Search space", "Budget", "Machine"
 RENAMED = {"train_device": "compute_device"}
 """Options of older run files by the names they have now."""
 
 
-class RunConfig(Setting, Recipe):
+class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe):
     """Everything that makes a run, so that it can be made again."""
 
     model: str = option(
         "ghostsearch:digits_cnn",
         "torchvision:NAME, timm:NAME, ghostsearch:NAME, package.module:function (runs that code).",
-        panel=INPUT,
-    )
-    weights: str | None = option(
-        None, "Trained weights: a .safetensors or .pt file, or published ones: default, IMAGENET1K_V1, …", panel=INPUT
-    )
-    classes: int | None = option(None, "Adapt the classifier to this many classes.", panel=INPUT, ge=1)
-    size: ImageSize | None = option(
-        None, "Image side in pixels, or HEIGHTxWIDTH; default: what the model was made for.", panel=INPUT
-    )
-    data: str = option(
-        "digits",
-        "digits, folder:PATH, csv:FILE, arrays:FILE.npz, torchvision:NAME@ROOT or package.module:function.",
-        panel=INPUT,
-    )
-    validation_list: str | None = option(
-        None, "File that lists the images of the selection split, one path per line.", panel=INPUT
-    )
-    train_images: int | None = option(None, "Use only this many training images, stratified.", panel=INPUT, ge=1)
-    task: str = option(
-        "classification",
-        "classification, multilabel, segmentation, regression, restoration, signals or package.module:object.",
         panel=INPUT,
     )
 
@@ -105,10 +86,6 @@ class RunConfig(Setting, Recipe):
     baseline_epochs: int | None = option(
         None, "Epochs to train the baseline first; default: 12 without --weights, else 0.", panel=TRAINING, ge=0
     )
-    calibration_images: int = option(
-        512, "Images for the closed-form weights; 0 copies weights instead.", panel=TRAINING, ge=0
-    )
-    distill_steps: int = option(0, "Label-free block distillation steps after the closed form.", panel=TRAINING, ge=0)
 
     device: Texts = option(("onnxruntime:cpu",), "Where latency is measured; repeatable.", panel=MEASURING)
     time_limit: float = option(2.0, "Time budget for timing per trial and device, in seconds.", panel=MEASURING, gt=0)

@@ -34,9 +34,11 @@ from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.fit_problem import FitSettings
 from ghostsearch.surgery.sites import find_sites
 from ghostsearch.training.checks import check_run
+from ghostsearch.training.evaluate import meter_over, torch_device
+from ghostsearch.training.loop import train
+from ghostsearch.training.recipe import Recipe
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.table import task_for
-from ghostsearch.training.train import meter_over, torch_device, train
 
 Progress = Callable[[int, int, str], None]
 TABLE_IMAGES, TABLE_VALUES = 128, 64 * 3 * 224 * 224
@@ -165,10 +167,8 @@ class Setup:
 
     def train(self, model: nn.Module, epochs: float, progress: Progress | None = None) -> None:
         """Train a descendant in place, distilled from the baseline."""
-        train(
-            model, self.data, epochs=epochs, task=self.task, lr=self.config.lr, teacher=self.baseline.module,
-            device=self.config.compute_device, seed=self.config.seed, progress=progress,
-        )  # fmt: skip
+        recipe = self.config.part(Recipe, epochs=epochs)
+        train(model, self.data, recipe, task=self.task, teacher=self.baseline.module, progress=progress)
 
     def latencies(self, models: dict[str, nn.Module], seconds: float) -> dict[str, tuple[Latency, ...]]:
         """Each model's latency on every device of the run, interleaved with the baseline; `seconds` at most each."""

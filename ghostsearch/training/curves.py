@@ -12,7 +12,7 @@ from ghostsearch.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ghostsearch.training.train import Epoch
+    from ghostsearch.training.recipe import Epoch
 
 LOSS, SCORE = "#b45309", "#1d4ed8"
 

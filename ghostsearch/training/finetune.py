@@ -1,34 +1,41 @@
-"""After the search: train a chosen model to its best weights, in a run that may be stopped and gone on with."""
+"""After the search: train a chosen model to its best weights, in a run that may be stopped and resumed."""
 
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from torch import nn
 
-from ghostsearch.data.load import Data
+from ghostsearch.data.load import Data, load_data
+from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.files import write_text
-from ghostsearch.training.checks import check_run
+from ghostsearch.export.saved import load_directory, open_model, save
+from ghostsearch.files import atomic_path, write_text
+from ghostsearch.models.options import ModelOptions
 from ghostsearch.training.curves import draw_curves
-from ghostsearch.training.tasks.agreement import Agreement
+from ghostsearch.training.evaluate import evaluate
+from ghostsearch.training.loop import Training
+from ghostsearch.training.recipe import Distillation, Epoch, Tuning
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.classification import Classification
-from ghostsearch.training.train import Epoch, Recipe, evaluate, torch_device
-
-if TYPE_CHECKING:
-    from ghostsearch.models.load import LoadedModel
+from ghostsearch.training.tasks.table import load_task
 
 Progress = Callable[[int, int, str], None]
 
-RECIPE = Recipe(lr=0.05, warmup=0.05)
 RESULT_FILE, CURVES_FILE = "finetune.json", "finetune.svg"
+SETTINGS_FILE, LAST, BEST = "settings.json", "last.ckpt", "best.ckpt"
+ELSEWHERE = {"compute_device", "processes", "distill_from", "distill_weights"}
+"""Options that a resumed run may change."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +51,18 @@ class FinetuneResult:
     """Their validation score."""
     test: float
     """Their test score, read once."""
-    epochs: int
+    epochs: float
     seconds: float
     """Wall seconds of this call."""
     device: str
-    devices: int
+    processes: int
     precision: str
     history: tuple[Epoch, ...]
 
     def __str__(self) -> str:
         """One sentence for people."""
         kept = (
-            f"epoch {self.best_epoch} of {self.epochs} kept" if self.best_epoch else "no epoch was better, start kept"
+            f"epoch {self.best_epoch} of {self.epochs:g} kept" if self.best_epoch else "no epoch was better, start kept"
         )
         return (
             f"validation {self.metric} {self.before:.4f} -> {self.validation:.4f} ({kept}), "
@@ -67,75 +74,55 @@ def finetune(
     model: nn.Module,
     data: Data,
     folder: Path,
+    recipe: Tuning,
     *,
-    epochs: int,
     task: Task | None = None,
-    recipe: Recipe = RECIPE,
-    ema: float = 0.999,
     teacher: nn.Module | None = None,
-    device: str = "auto",
-    devices: int = 1,
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> FinetuneResult:
-    """Train a model in place for `epochs` and leave the weights in it that scored best on the validation split.
+    """Train a model in place by a recipe and leave the weights in it that scored best on the validation split.
 
-    Warm-up, then a cosine to zero; the weights' moving average (decay `ema`, 0 for none) is what is scored and kept;
-    mixed precision on a GPU; `devices` GPUs (or CPU processes) by Lightning's DDP. `folder` takes the checkpoints and,
-    where tensorboard is installed, its log: called again with the same arguments, a stopped run goes on from its
-    last whole epoch. Raises GhostsearchError when the folder holds another run's checkpoints, TrainingError when the
-    loss is not finite.
+    The weights' moving average is what is scored and kept, where the recipe has one. `folder` takes the checkpoints
+    and, where tensorboard is installed, its log: called again with the same arguments, a stopped run resumes behind
+    its last whole epoch. Raises GhostsearchError when the folder holds another run's checkpoints, TrainingError when
+    the loss is not finite.
     """
-    from ghostsearch.training.finetune_run import best_state, fit, kept_history
-
     task, started = task or Classification(), time.perf_counter()
-    if epochs < 1:
-        raise GhostsearchError(f"epochs must be at least 1, got {epochs}")
-    if not 0 <= ema < 1:
-        raise GhostsearchError(f"ema must be at least 0 and below 1, got {ema}")
-    _claim(folder, {"epochs": epochs, "recipe": asdict(recipe), "ema": ema, "seed": seed, "data": data.name})
-    place = torch_device(device)
-    before = evaluate(model, data.validation, task, str(place))
-    start = copy.deepcopy(model.state_dict())
-    precision = fit(
-        model, data, folder, epochs=epochs, task=task, recipe=recipe, ema=ema, teacher=teacher,
-        device=place, devices=devices, seed=seed, progress=progress,
-    )  # fmt: skip
-    history = kept_history(folder)
+    training = Training(model, data, recipe, task, teacher, recipe.processes)
+    _claim(folder, recipe.model_dump(mode="json", exclude=ELSEWHERE) | {"data": data.name})
+    device, start = str(training.device), copy.deepcopy(model.state_dict())
+    before = evaluate(model, data.validation, task, device)
+    fabric = training.fabric()
+    if recipe.processes == 1:
+        _run(fabric, training, folder, progress)
+    else:
+        with _shared_by_name():
+            fabric.launch(partial(_run, training=training, folder=folder))
+    history = tuple(Epoch(**epoch) for epoch in _read(folder / LAST)["history"])
     best = _best(history, task)
     improved = best.score is not None and (best.score > before if task.maximize else best.score < before)
-    model.load_state_dict(best_state(folder) if improved else start)
+    model.load_state_dict(_read(folder / BEST) if improved else start)
     return FinetuneResult(
         metric=task.metric,
         before=before,
         best_epoch=best.epoch if improved else 0,
         validation=float(best.score) if improved and best.score is not None else before,
-        test=evaluate(model, data.test, task, str(place)),
-        epochs=epochs,
+        test=evaluate(model, data.test, task, device),
+        epochs=recipe.epochs,
         seconds=time.perf_counter() - started,
-        device=str(place),
-        devices=devices,
-        precision=precision,
+        device=device,
+        processes=recipe.processes,
+        precision=training.precision,
         history=history,
     )
 
 
 def finetune_directory(
     directory: Path,
-    data_spec: str,
+    images: ImageOptions,
     out: Path,
+    recipe: Distillation,
     *,
-    epochs: int,
-    batch: int = 64,
-    validation_list: Path | None = None,
-    train_images: int | None = None,
-    task: Task | None = None,
-    lr: float | None = None,
-    ema: float = 0.999,
-    distill_from: LoadedModel | None = None,
-    device: str = "auto",
-    devices: int = 1,
-    seed: int = 0,
     allow_code: bool = False,
     progress: Progress | None = None,
 ) -> FinetuneResult:
@@ -144,38 +131,94 @@ def finetune_directory(
     `out` is a directory like the first one, with `finetune.json`, `finetune.svg` and `checkpoints/` beside the model.
     Raises GhostsearchError for a bad directory, data or teacher, or when `out` is the directory itself.
     """
-    from ghostsearch.data.load import load_data
-    from ghostsearch.export.saved import load_directory, save
-
     if out.resolve() == directory.resolve():
         raise GhostsearchError(f"{out} is the model's own directory; choose another --out, so that it stays")
+    teacher = None
+    if recipe.distill_from:
+        teacher = open_model(
+            recipe.distill_from, ModelOptions(weights=recipe.distill_weights), allow_code=allow_code
+        ).module
     loaded = load_directory(directory, allow_code=allow_code)
     data = load_data(
-        data_spec, input=loaded.input, batch=batch, seed=seed, validation_list=validation_list,
-        train_images=train_images, progress=progress,
+        images.data, input=loaded.input, batch=recipe.batch_size, seed=recipe.seed, train_images=images.train_images,
+        validation_list=images.validation_list, progress=progress,
     )  # fmt: skip
-    task = task or Classification()
-    if not data.labelled:
-        if distill_from is None:
-            raise GhostsearchError(f"{data_spec} has no labels; add --distill-from, such as models/baseline")
-        task = Agreement(task, distill_from.module)
-    check_run(loaded.module, data, task)
-    recipe = RECIPE if lr is None else replace(RECIPE, lr=lr)
     result = finetune(
-        loaded.module, data, out / "checkpoints", epochs=epochs, task=task, recipe=recipe, ema=ema,
-        teacher=distill_from.module if distill_from else None, device=device, devices=devices, seed=seed,
+        loaded.module, data, out / "checkpoints", recipe, task=load_task(images.task), teacher=teacher,
         progress=progress,
     )  # fmt: skip
     save(loaded.module, out, source=loaded, architecture=loaded.architecture, width_multiple=loaded.width_multiple)
     draw_curves(result.history, out / CURVES_FILE, metric=result.metric, title=f"fine-tuning {directory.name}")
-    about: dict[str, Any] = {"model": str(directory), "data": data_spec, "broken_images": list(data.broken)}
+    about: dict[str, Any] = {"model": str(directory), "data": images.data, "broken_images": list(data.broken)}
     write_text(out / RESULT_FILE, json.dumps(about | asdict(result), indent=1) + "\n")
     return result
 
 
+def _run(fabric: Any, training: Training, folder: Path, progress: Progress | None = None) -> None:
+    """The epochs that are left, each with its checkpoint; in a process of its own, on a copy of the model."""
+    if fabric.world_size > 1:
+        # Sent over, its tensors are shared with the other processes.
+        training = Training(
+            copy.deepcopy(training.model), training.data, training.recipe, training.task, training.teacher,
+            training.processes,
+        )  # fmt: skip
+    writer = _log_writer(folder) if fabric.is_global_zero else None
+    with training.under_way(fabric):
+        if (folder / LAST).exists():
+            training.load_state(_read(folder / LAST))
+        while not training.finished:
+            training.epoch(progress, writer.add_scalar if writer else None)
+            if fabric.is_global_zero:
+                score = training.score()
+                if writer:
+                    writer.add_scalar("score", score, training.step)
+                if _best(tuple(training.history), training.task) is training.history[-1]:
+                    _write(training.kept.state_dict(), folder / BEST)
+                # Last, so that a stop in between repeats the epoch.
+                _write(training.state(), folder / LAST)
+            fabric.barrier()
+    if writer:
+        writer.close()
+
+
+def _write(state: dict[str, Any], file: Path) -> None:
+    with atomic_path(file) as temporary:
+        torch.save(state, temporary)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A checkpoint, read without running code; raises GhostsearchError when it is not one."""
+    try:
+        found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    # Anything can be wrong with the bytes of a file.
+    except Exception as error:
+        shown = " ".join(str(error).split())[:120]
+        raise GhostsearchError(f"{file}: no checkpoint of ours ({shown}); choose another folder") from error
+    return found
+
+
+@contextmanager
+def _shared_by_name() -> Iterator[None]:
+    """Tensors go to other processes by file name within: by descriptor, two views of one storage cannot be sent."""
+    before = torch.multiprocessing.get_sharing_strategy()
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    try:
+        yield
+    finally:
+        torch.multiprocessing.set_sharing_strategy(before)
+
+
+def _log_writer(folder: Path) -> Any:
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
     """Note the run's settings in its folder; raises GhostsearchError when another run's stand there."""
-    file = folder / "settings.json"
+    file = folder / SETTINGS_FILE
     text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
     if file.is_file():
         try:
@@ -186,7 +229,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         differing = [k for k in wanted if not isinstance(there, dict) or there.get(k) != wanted[k]]
         if differing:
             raise GhostsearchError(
-                f"{folder} holds a run with another {', '.join(differing)}; repeat its settings to go on, or choose "
+                f"{folder} holds a run with another {', '.join(differing)}; repeat its settings to resume, or choose "
                 "another folder"
             )
         return

@@ -4,41 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from ghostsearch.data.load import load_data
+from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.saved import save
 from ghostsearch.files import write_text
 from ghostsearch.models.load import LoadedModel, load_model
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.training.checks import check_run
 from ghostsearch.training.curves import draw_curves
 from ghostsearch.training.finetune import FinetuneResult, finetune
-from ghostsearch.training.tasks.classification import Classification
-from ghostsearch.training.train import Recipe
+from ghostsearch.training.recipe import Tuning
+from ghostsearch.training.tasks.table import load_task
 
 Progress = Callable[[int, int, str], None]
 
-RECIPE = Recipe(lr=0.05, warmup=0.1)
+RECIPE = Tuning(warmup=0.1, ema=0.0)
 RESULT_FILE, CURVES_FILE = "train.json", "train.svg"
 
 
 def train_from_scratch(
     model: str,
-    data: str,
+    images: ImageOptions,
     out: Path,
+    recipe: Tuning = RECIPE,
     *,
-    epochs: int = 20,
     size: int | str | None = None,
-    batch: int = 64,
-    lr: float | None = None,
-    ema: float = 0.0,
-    validation_list: Path | None = None,
-    train_images: int | None = None,
-    device: str = "auto",
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[FinetuneResult, tuple[str, ...]]:
     """Train a model by name from random weights; `out` gets the model, its record, its curves and its checkpoints.
@@ -47,21 +40,18 @@ def train_from_scratch(
     are kept, the test split is read once. The same call resumes a stopped one. Returns the classes too.
     Raises GhostsearchError for an unknown model, unlabelled or unreadable data, or an `out` of another run.
     """
-    first = load_model(model, size=size, seed=seed)
-    images = load_data(
-        data, input=first.input, batch=batch, seed=seed, validation_list=validation_list,
-        train_images=train_images, progress=progress,
+    first = load_model(model, size=size, seed=recipe.seed)
+    data = load_data(
+        images.data, input=first.input, batch=recipe.batch_size, seed=recipe.seed, train_images=images.train_images,
+        validation_list=images.validation_list, progress=progress,
     )  # fmt: skip
-    if not images.classes:
-        raise GhostsearchError(f"{data} has no class labels to train on; put the images into one folder a class")
-    loaded = load_model(model, classes=len(images.classes), size=size, seed=seed)
-    check_run(loaded.module, images, Classification())
-    result = finetune(
-        loaded.module, images, out / "checkpoints", epochs=epochs,
-        recipe=RECIPE if lr is None else replace(RECIPE, lr=lr), ema=ema, device=device, seed=seed, progress=progress,
-    )  # fmt: skip
-    _write(loaded, result, out, {"model": model, "data": data, "classes": list(images.classes), "seed": seed})
-    return result, images.classes
+    if not data.classes:
+        raise GhostsearchError(f"{images.data} has no class labels to train on; put the images into a folder per class")
+    loaded = load_model(model, classes=len(data.classes), size=size, seed=recipe.seed)
+    result = finetune(loaded.module, data, out / "checkpoints", recipe, task=load_task(images.task), progress=progress)
+    about = {"model": model, "data": images.data, "classes": list(data.classes), "seed": recipe.seed}
+    _write(loaded, result, out, about)
+    return result, data.classes
 
 
 def _write(loaded: LoadedModel, result: FinetuneResult, out: Path, about: dict[str, object]) -> None:

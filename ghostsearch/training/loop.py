@@ -1,28 +1,26 @@
-"""How a training runs inside Lightning's Trainer; imported late, since importing Lightning takes seconds."""
+"""Training: one loop on Lightning Fabric for proxy epochs, fine-tuning and training from random weights."""
 
 from __future__ import annotations
 
-import logging
 import math
 import random
-import signal
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
 
-from ghostsearch.busy import breathe
 from ghostsearch.data.load import Data
 from ghostsearch.errors import GhostsearchError, TrainingError
-from ghostsearch.training.tasks.base import Meter, Task, score_value
-from ghostsearch.training.train import Epoch, Recipe, mode, placed, to_device
+from ghostsearch.training.evaluate import evaluate, length, mode, placed, to_device, torch_device
+from ghostsearch.training.recipe import Epoch, Recipe, TrainResult
+from ghostsearch.training.tasks.base import Task
+from ghostsearch.training.tasks.classification import Classification
 
 Progress = Callable[[int, int, str], None]
 
@@ -30,188 +28,266 @@ CHECK_EVERY = 16
 """Steps between looks at the loss on a GPU, where each look waits for the device."""
 
 
-class Fitting(pl.LightningModule):
-    """A model under training for a task by a recipe."""
-
-    def __init__(
-        self, model: nn.Module, task: Task, recipe: Recipe, total: int, teacher: nn.Module | None = None
-    ) -> None:
-        super().__init__()
-        self.model, self.task, self.recipe, self.total = model, task, recipe, total
-        # In a tuple, so that the teacher is no submodule: it is neither trained nor saved.
-        self.teachers = (teacher,) if teacher is not None and recipe.distillation else ()
-        self.meter: Meter | None = None
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:  # noqa: ARG002
-        """Lightning's hook; channels_last is set on the way."""
-        return to_device(batch, device)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """The loss of a batch: the labels' and, with a teacher, the distillation loss at its share."""
-        breathe()
-        images, target = batch
-        target = self.task.target(images, target)
-        output = self.task.forward(self.model, images, target)
-        loss = self.task.loss(output, target)
-        for teacher in self.teachers:
-            with torch.no_grad():
-                wanted = self.task.forward(teacher, images, target)
-            share = self.recipe.distillation
-            loss = (1 - share) * loss + share * self.task.distillation_loss(output, wanted)
-        if self.trainer.loggers:
-            self.log("loss", loss)
-            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        return loss
-
-    def on_validation_epoch_start(self) -> None:
-        """Start a fresh score."""
-        self.meter = self.task.meter()
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Add a batch to the score."""
-        images, target = batch
-        assert self.meter is not None
-        target = self.task.target(images, target)
-        self.meter.update(self.task.forward(self.model, images, target), target)
-
-    def on_validation_epoch_end(self) -> None:
-        """Hand the score to Lightning, where callbacks find it."""
-        assert self.meter is not None
-        self.log("score", score_value(self.meter), sync_dist=self.trainer.world_size > 1)
-
-    def configure_optimizers(self) -> Any:
-        """SGD with Nesterov momentum; the recipe's learning rate, step by step."""
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        if not trained:
-            raise GhostsearchError("every parameter of the model is frozen: there is nothing to train")
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.recipe.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.SGD(
-            [g for g in groups if g["params"]], lr=self.recipe.lr, momentum=self.recipe.momentum,
-            nesterov=self.recipe.momentum > 0,
-        )  # fmt: skip
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.recipe.lr_share(step, self.total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class Watch(pl.Callback):
-    """Keeps the history, tells progress and stops on a loss that is not finite."""
-
-    def __init__(self, total: int, progress: Progress | None = None) -> None:
-        self.total, self.progress = total, progress
-        self.history: list[Epoch] = []
-        self.started = time.perf_counter()
-        self._sum: Tensor | float = 0.0
-        self._batches, self._told = 0, 0.0
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Begin the epoch's mean."""
-        self._sum, self._batches = 0.0, 0
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ARG002
-    ) -> None:  # fmt: skip
-        """Add the loss; look at it now and then."""
-        self._sum = self._sum + outputs["loss"].detach()
-        self._batches += 1
-        last = trainer.global_step >= self.total
-        if pl_module.device.type == "cpu" or last or self._batches % CHECK_EVERY == 0:
-            self._look(trainer.global_step, last)
-
-    def _look(self, step: int, last: bool) -> None:
-        # Once a step's loss is not finite the sum never is again: no bad step escapes between two looks.
-        mean = float(self._sum) / self._batches
-        if not math.isfinite(mean):
-            raise TrainingError(f"the loss is not finite by step {step} of {self.total}; lower the learning rate")
-        now = time.perf_counter()
-        if self.progress and (last or now - self._told > 0.1):
-            self._told = now
-            self.progress(step, self.total, f"loss {mean:.3f}")
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Note what the epoch came to."""
-        self._look(trainer.global_step, False)
-        score = trainer.callback_metrics.get("score")
-        self.history.append(
-            Epoch(
-                epoch=trainer.current_epoch + 1,
-                steps=trainer.global_step,
-                loss=float(self._sum) / self._batches,
-                lr=trainer.optimizers[0].param_groups[0]["lr"],
-                seconds=time.perf_counter() - self.started,
-                score=None if score is None else float(score),
-            )
-        )
-
-
-def fit(
+def train(
     model: nn.Module,
     data: Data,
-    task: Task,
     recipe: Recipe,
     *,
-    total: int,
-    teacher: nn.Module | None,
-    device: torch.device,
-    seed: int,
-    validate: bool,
-    precision: str | None = None,
-    progress: Progress | None,
-) -> tuple[str, list[Epoch]]:
-    """Train `model` in place for `total` steps; the precision used and the epochs' history."""
-    watch = Watch(total, progress)
-    chosen: Any = precision or best_precision(device)
-    with contained(model, teacher, device, seed):
-        reseed(data.train, seed)
-        trainer = pl.Trainer(
-            **placement(device), precision=chosen, max_steps=total, max_epochs=-1, callbacks=[watch],
-            gradient_clip_val=recipe.clip_norm or None, limit_val_batches=1.0 if validate else 0,
-            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            num_sanity_val_steps=0, log_every_n_steps=0,
-        )  # fmt: skip
-        fitting = Fitting(model, task, recipe, total, teacher)
-        run(trainer, fitting, data.train, data.validation if validate else None)
-    return chosen, watch.history
+    task: Task | None = None,
+    teacher: nn.Module | None = None,
+    validate: bool = False,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a model in place on the training split by a recipe, in parts of epochs too.
 
-
-def run(
-    trainer: pl.Trainer,
-    fitting: Fitting,
-    loader: Iterable[Any] | None,
-    validation: Iterable[Any] | None,
-    **options: Any,
-) -> None:
-    """`trainer.fit`, but Ctrl-C arrives as KeyboardInterrupt.
-
-    Lightning would end the whole process by SystemExit and leave SIGINT ignored.
+    With a teacher, its outputs are distilled at the recipe's share. The same seed gives the same weights on the same
+    machine, whatever ran before; the caller's random state, the model's device and modes stay.
+    Raises TrainingError when the loss is not finite, GhostsearchError for an absent device or an empty split.
     """
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        trainer.fit(fitting, loader, validation, **options)
-    except SystemExit:
-        if not trainer.interrupted:
-            raise
-        signal.signal(signal.SIGINT, handler)
-        raise KeyboardInterrupt from None
+    training, started = Training(model, data, recipe, task or Classification(), teacher), time.perf_counter()
+    with training.under_way():
+        while not training.finished:
+            training.epoch(progress)
+            if validate:
+                training.score()
+        training.keep_average()
+    per_epoch = length(data.train)
+    return TrainResult(
+        epochs=training.total / per_epoch if per_epoch else float(len(training.history)),
+        steps=training.total,
+        seconds=time.perf_counter() - started,
+        device=str(training.device),
+        precision=training.precision,
+        history=tuple(training.history),
+    )
 
 
-@contextmanager
-def contained(model: nn.Module, teacher: nn.Module | None, device: torch.device, seed: int) -> Iterator[None]:
-    """Quiet, seeded, model and teacher on the device in their modes; afterwards everything is as before."""
-    channels_last = {"memory_format": torch.channels_last}
-    with quiet(), own_randomness(), placed(model, device), mode(model, training=True):
-        pl.seed_everything(seed, verbose=False)
-        model.to(**channels_last)
-        try:
-            if teacher is None:
-                yield
-            else:
-                with placed(teacher, device), mode(teacher, training=False):
+class Training:
+    """A training by a recipe, one epoch at a time; from its `state` it goes on to the same weights.
+
+    `processes` share the steps of an epoch, each by its own batches.
+    """
+
+    def __init__(
+        self, model: nn.Module, data: Data, recipe: Recipe, task: Task, teacher: nn.Module | None, processes: int = 1
+    ) -> None:
+        """Raises GhostsearchError for an absent device, an empty split, or a model of which nothing can be trained."""
+        self.model, self.data, self.recipe, self.task, self.processes = model, data, recipe, task, processes
+        self.teacher = teacher if recipe.distillation else None
+        self.device = torch_device(recipe.compute_device)
+        automatic = recipe.train_precision == "auto"
+        self.precision = best_precision(self.device) if automatic else str(recipe.train_precision)
+        self.total = count_steps(data, recipe, processes)
+        self.optimizer = sgd(model, recipe)
+        self.average: AveragedModel | None = None
+        self.history: list[Epoch] = []
+        self.step = 0
+        self._started = self._told = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step has been taken."""
+        return self.step >= self.total
+
+    def fabric(self) -> Any:
+        """Lightning's Fabric for the device, processes and precision."""
+        from lightning.fabric import Fabric
+
+        kind = "cuda" if self.device.type == "cuda" else self.device.type
+        several = self.processes > 1
+        if several and kind == "cuda" and torch.cuda.device_count() < self.processes:
+            raise GhostsearchError(f"{self.processes} GPUs asked for, this machine has {torch.cuda.device_count()}")
+        one: Any = [self.device.index or 0] if kind == "cuda" else 1
+        precision: Any = self.precision
+        return Fabric(
+            accelerator=kind, devices=self.processes if several else one, precision=precision,
+            strategy="ddp_spawn" if several else "auto",
+        )  # fmt: skip
+
+    @contextmanager
+    def under_way(self, fabric: Any = None) -> Iterator[None]:
+        """Seeded, model and teacher on the device and in their modes; afterwards everything is as before."""
+        fabric = fabric or self.fabric()
+        self._fabric, device = fabric, fabric.device
+        self._started = time.perf_counter()
+        with own_randomness(), placed(self.model, device), mode(self.model, training=True):
+            self.model.to(memory_format=torch.channels_last)
+            if self.recipe.ema and self.average is None:
+                self.average = AveragedModel(self.model, multi_avg_fn=self._averaged, use_buffers=True)
+            wrapped, self._stepper = fabric.setup(self.model, self.optimizer)
+            self._forward, self._rank = wrapped, fabric.global_rank
+            self._loader = shared_loader(self.data.train, fabric)
+            try:
+                if self.teacher is None:
                     yield
-        finally:
-            model.to(memory_format=torch.contiguous_format)
+                else:
+                    with placed(self.teacher, device), mode(self.teacher, training=False):
+                        yield
+            finally:
+                self.model.to(memory_format=torch.contiguous_format)
+
+    def epoch(self, progress: Progress | None = None, log: Callable[[str, float, int], None] | None = None) -> Epoch:
+        """One pass over the training split, or what is left of the steps; seeded by the epoch's number alone."""
+        seed = int(np.random.SeedSequence((self.recipe.seed, len(self.history), self._rank)).generate_state(1)[0])
+        seed_everything(seed, self._loader, epoch=len(self.history))
+        total, batches, lr = torch.zeros((), device=self._fabric.device), 0, 0.0
+        for batch in self._loader:
+            lr = self._set_rate()
+            total = total + self._step(*to_device(batch, self._fabric.device))
+            batches, self.step = batches + 1, self.step + 1
+            if self._fabric.device.type == "cpu" or self.finished or batches % CHECK_EVERY == 0:
+                self._look(float(total) / batches, progress)
+                if log and (self.finished or batches % CHECK_EVERY == 0):
+                    log("loss", float(total) / batches, self.step)
+                    log("lr", lr, self.step)
+            if self.finished:
+                break
+        if not batches:
+            raise GhostsearchError(f"the training split of {self.data.name} is empty")
+        mean = float(total) / batches
+        self._look(mean, progress)
+        lr = self.recipe.lr * self.recipe.lr_share(self.step, self.total)
+        seconds = time.perf_counter() - self._started
+        self.history.append(Epoch(len(self.history) + 1, self.step, mean, lr, seconds))
+        return self.history[-1]
+
+    def score(self) -> float:
+        """The validation score of the weights that would be kept, noted with the last epoch."""
+        value = evaluate(self.kept, self.data.validation, self.task, str(self._fabric.device))
+        last = self.history[-1]
+        self.history[-1] = Epoch(last.epoch, last.steps, last.loss, last.lr, last.seconds, value)
+        return value
+
+    @property
+    def kept(self) -> nn.Module:
+        """The weights that count: their moving average where the recipe asks for one."""
+        return self.model if self.average is None else self.average.module
+
+    def keep_average(self) -> None:
+        """Give the model the averaged weights, where there are any."""
+        self.model.load_state_dict(self.kept.state_dict())
+
+    def state(self) -> dict[str, Any]:
+        """Everything that going on needs: tensors, numbers and names."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self._fabric.strategy.precision.state_dict(),
+            "step": self.step,
+            "history": [vars(epoch) for epoch in self.history],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`; the training is under way already."""
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._fabric.strategy.precision.load_state_dict(state["precision"])
+        self.step, self.history = state["step"], [Epoch(**epoch) for epoch in state["history"]]
+
+    def _set_rate(self) -> float:
+        rate = self.recipe.lr * self.recipe.lr_share(self.step, self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _step(self, images: Any, target: Any) -> Tensor:
+        """One step of the optimizer; the batch's loss, detached."""
+        target = self.task.target(images, target)
+        output = self.task.forward(self._forward, images, target)
+        loss = self.task.loss(output, target)
+        if self.teacher is not None:
+            with torch.no_grad(), self._fabric.autocast():
+                wanted = self.task.forward(self.teacher, images, target)
+            share = self.recipe.distillation
+            loss = (1 - share) * loss + share * self.task.distillation_loss(output, wanted)
+        self.optimizer.zero_grad()
+        self._fabric.backward(loss)
+        if self.recipe.clip_norm:
+            self._fabric.clip_gradients(
+                self._forward, self._stepper, max_norm=self.recipe.clip_norm, error_if_nonfinite=False
+            )
+        self._stepper.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return loss.detach()
+
+    def _averaged(self, averaged: Any, current: Any, count: Tensor | int) -> None:
+        """After n updates the decay is min(decay, (1 + n) / (10 + n)), so that short runs forget the start too."""
+        n = float(count)
+        get_ema_multi_avg_fn(min(self.recipe.ema, (1 + n) / (10 + n)))(averaged, current, count)
+
+    def _look(self, mean: float, progress: Progress | None) -> None:
+        # Once a step's loss is not finite the sum never is again: no bad step escapes between two looks.
+        if not math.isfinite(mean):
+            raise TrainingError(
+                f"the loss is not finite by step {self.step} of {self.total}; lower the learning rate (--lr)"
+            )
+        now = time.perf_counter()
+        if progress and (self.finished or now - self._told > 0.1):
+            self._told = now
+            progress(self.step, self.total, f"loss {mean:.3f}")
+
+
+def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Nesterov SGD over the parameters that are not frozen; no decay of biases and norms.
+
+    Raises GhostsearchError when all are.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise GhostsearchError("every parameter of the model is frozen: there is nothing to train")
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        [g for g in groups if g["params"]], lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0
+    )
+
+
+def count_steps(data: Data, recipe: Recipe, processes: int = 1) -> int:
+    """Steps of a whole training, which `processes` take side by side. Raises GhostsearchError when nobody can say."""
+    per_epoch, loader = length(data.train), data.train
+    if per_epoch == 0:
+        raise GhostsearchError(f"the training split of {data.name} is empty")
+    if per_epoch is None:
+        if recipe.steps is None:
+            raise GhostsearchError(f"the training loader of {data.name} has no length; say how many steps to train")
+        return recipe.steps
+    if processes > 1:
+        if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, RandomSampler):
+            raise GhostsearchError("several processes share only a torch DataLoader with shuffle=True for training")
+        images, batch = len(loader.dataset) / processes, loader.batch_size or 1  # type: ignore[arg-type]
+        per_epoch = int(images) // batch if loader.drop_last else math.ceil(math.ceil(images) / batch)
+    wanted = max(1, round(recipe.epochs * per_epoch))
+    return min(wanted, recipe.steps) if recipe.steps else wanted
+
+
+def shared_loader(loader: Iterable[Any], fabric: Any) -> Iterable[Any]:
+    """The loader, or this process's share of it."""
+    if fabric.world_size == 1:
+        return loader
+    assert isinstance(loader, DataLoader)
+    sampler: Any = DistributedSampler(loader.dataset, fabric.world_size, fabric.global_rank, drop_last=loader.drop_last)
+    return DataLoader(
+        loader.dataset, loader.batch_size, sampler=sampler, collate_fn=loader.collate_fn, drop_last=loader.drop_last,
+        num_workers=loader.num_workers, worker_init_fn=loader.worker_init_fn, generator=torch.Generator(),
+    )  # fmt: skip
+
+
+def seed_everything(seed: int, loader: Iterable[Any], *, epoch: int) -> None:
+    """Start all randomness of an epoch from a seed, the loader's shuffling included."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if isinstance(loader, DataLoader):
+        if loader.generator is not None:
+            loader.generator.manual_seed(seed)
+        if isinstance(loader.sampler, DistributedSampler):
+            loader.sampler.set_epoch(epoch)
 
 
 @contextmanager
@@ -226,37 +302,8 @@ def own_randomness() -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Lightning's advice and banners left out within; its errors stay."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    before = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning\..*")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, before, strict=True):
-                logger.setLevel(level)
-
-
-def reseed(loader: Iterable[Any], seed: int) -> None:
-    """Put a loader's shuffling back to where the seed starts it, whatever it has given out before."""
-    if isinstance(loader, DataLoader) and loader.generator is not None:
-        loader.generator.manual_seed(seed)
-
-
-def best_precision(device: torch.device) -> Any:
+def best_precision(device: torch.device) -> str:
     """Mixed precision where the device has it: bf16, else fp16, on a GPU; float32 elsewhere."""
     if device.type != "cuda":
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-
-
-def placement(device: torch.device) -> dict[str, Any]:
-    """The Trainer's arguments for one device."""
-    if device.type == "cuda":
-        return {"accelerator": "gpu", "devices": [device.index or 0]}
-    return {"accelerator": device.type, "devices": 1}

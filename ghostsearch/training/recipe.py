@@ -14,7 +14,8 @@ TRAINING = "Training"
 class Recipe(Options):
     """SGD with Nesterov momentum: a linear warm-up to `lr`, then a cosine to zero."""
 
-    epochs: float = option(20, "Epochs.", panel=TRAINING, gt=0, allow_inf_nan=False)
+    epochs: float = option(20, "Epochs; parts allowed.", panel=TRAINING, gt=0, allow_inf_nan=False)
+    steps: int | None = option(None, "At most so many steps.", panel=TRAINING, cli=False, ge=1)
     batch_size: int = option(64, "Training batch size, in images.", panel=TRAINING, ge=1)
     lr: float = option(0.05, "Highest learning rate.", panel=TRAINING, gt=0, allow_inf_nan=False)
     warmup: float = option(0.1, "Share of the steps in which the learning rate climbs.", panel=TRAINING, ge=0, lt=1)
@@ -45,6 +46,27 @@ class Recipe(Options):
         if step < climb:
             return (step + 1) / (climb + 1)
         return 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1, steps - climb)))
+
+
+class Tuning(Recipe):
+    """A training to the best weights, scored after every epoch; it may be stopped and resumed."""
+
+    epochs: int = option(20, "Epochs.", panel=TRAINING, ge=1)
+    warmup: float = option(0.05, "Share of the steps in which the learning rate climbs.", panel=TRAINING, ge=0, lt=1)
+    ema: float = option(
+        0.999, "Decay of the weights' moving average, which is what is scored and kept; 0: none.", panel=TRAINING,
+        ge=0, lt=1,
+    )  # fmt: skip
+    processes: int = option(1, "Processes to train in, a GPU each.", panel=TRAINING, ge=1)
+
+
+class Distillation(Tuning):
+    """A fine-tuning that may have a teacher."""
+
+    distill_from: str | None = option(
+        None, "A teacher: a MODEL or a directory, such as models/baseline.", panel=TRAINING
+    )
+    distill_weights: str | None = option(None, "The teacher's weights, when it is named as a MODEL.", panel=TRAINING)
 
 
 @dataclass(frozen=True)

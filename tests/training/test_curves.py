@@ -7,7 +7,7 @@ from PIL import Image
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.training.curves import draw_curves
-from ghostsearch.training.train import Epoch
+from ghostsearch.training.recipe import Epoch
 
 HISTORY = [Epoch(n, 10 * n, 2.0 / n, 0.1, float(n), score=1 - 1 / n) for n in (1, 2, 3)]
 

@@ -10,14 +10,18 @@ import torch
 from torch import nn
 
 from ghostsearch.data.load import load_data
+from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.saved import load, save
 from ghostsearch.models.load import load_model
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.training.finetune import CURVES_FILE, RECIPE, RESULT_FILE, finetune, finetune_directory
-from ghostsearch.training.train import Recipe, evaluate, train
+from ghostsearch.training.evaluate import evaluate
+from ghostsearch.training.finetune import CURVES_FILE, RESULT_FILE, finetune, finetune_directory
+from ghostsearch.training.loop import train
+from ghostsearch.training.recipe import Distillation, Recipe, Tuning
 
 EPOCHS = 3
+RECIPE = Tuning(epochs=EPOCHS, ema=0.9, compute_device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,7 @@ def weights(model):
 def whole(data, tmp_path_factory):
     """An uninterrupted run: its folder, model and result."""
     folder, model = tmp_path_factory.mktemp("whole"), network()
-    return folder, model, finetune(model, data, folder, epochs=EPOCHS, ema=0.9)
+    return folder, model, finetune(model, data, folder, RECIPE)
 
 
 def test_the_best_epoch_is_kept_and_tested(data, whole):
@@ -67,9 +71,9 @@ def test_a_stopped_run_goes_on_to_the_same_weights(data, whole, tmp_path, stop_a
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        finetune(network(), data, tmp_path, epochs=EPOCHS, ema=0.9, progress=stop)
+        finetune(network(), data, tmp_path, RECIPE, progress=stop)
     model = network()
-    result = finetune(model, data, tmp_path, epochs=EPOCHS, ema=0.9)
+    result = finetune(model, data, tmp_path, RECIPE)
     assert torch.equal(weights(model), weights(whole[1]))
     told = [(e.epoch, e.loss, e.score) for e in result.history]
     assert told == [(e.epoch, e.loss, e.score) for e in whole[2].history]
@@ -79,7 +83,7 @@ def test_a_finished_run_is_not_trained_again(data, whole):
     folder, model, result = whole
     before = (folder / "last.ckpt").stat().st_mtime_ns
     again = network()
-    repeated = finetune(again, data, folder, epochs=EPOCHS, ema=0.9)
+    repeated = finetune(again, data, folder, RECIPE)
     assert torch.equal(weights(again), weights(model))
     assert (repeated.history, repeated.test) == (result.history, result.test)
     assert (folder / "last.ckpt").stat().st_mtime_ns == before
@@ -87,9 +91,9 @@ def test_a_finished_run_is_not_trained_again(data, whole):
 
 def test_another_runs_folder_is_refused(data, whole):
     with pytest.raises(GhostsearchError, match="another epochs"):
-        finetune(network(), data, whole[0], epochs=EPOCHS + 1, ema=0.9)
-    with pytest.raises(GhostsearchError, match="another recipe"):
-        finetune(network(), data, whole[0], epochs=EPOCHS, ema=0.9, recipe=Recipe(lr=0.2))
+        finetune(network(), data, whole[0], RECIPE.but(epochs=EPOCHS + 1))
+    with pytest.raises(GhostsearchError, match="another lr"):
+        finetune(network(), data, whole[0], RECIPE.but(lr=0.2))
 
 
 def test_checkpoints_hold_nothing_but_baseline_data(whole):
@@ -106,9 +110,9 @@ def test_tensorboard_can_read_the_log(whole):
 
 def test_weights_that_get_worse_are_not_kept(data, tmp_path):
     model = network()
-    train(model, data, epochs=10, lr=0.1)
+    train(model, data, Recipe(epochs=10, lr=0.1))
     start = copy.deepcopy(model)
-    result = finetune(model, data, tmp_path, epochs=1, recipe=Recipe(lr=50.0, clip_norm=0.0), ema=0)
+    result = finetune(model, data, tmp_path, Tuning(epochs=1, lr=50.0, clip_norm=0.0, ema=0))
     assert result.best_epoch == 0
     assert result.validation == result.before
     assert torch.equal(weights(model), weights(start))
@@ -118,30 +122,30 @@ def test_weights_that_get_worse_are_not_kept(data, tmp_path):
 def test_the_average_forgets_the_start_in_a_short_run(data, tmp_path):
     """Untrained weights at decay 0.999 would still be most of the average after 15 steps."""
     model = network()
-    result = finetune(model, data, tmp_path, epochs=3, recipe=Recipe(lr=0.1, warmup=0.05), ema=0.999)
+    result = finetune(model, data, tmp_path, Tuning(epochs=3, lr=0.1))
     assert result.validation > 2 * result.before
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"epochs": 0}, "epochs must be at least 1"),
-        ({"ema": 1.0}, "ema must be"),
-        ({"devices": 0}, "devices must be at least 1"),
-        ({"device": "cuda:99"}, "cannot train"),
+        ({"epochs": 0}, "^epochs: "),
+        ({"ema": 1.0}, "^ema: "),
+        ({"processes": 0}, "^processes: "),
+        ({"compute_device": "cuda:99"}, "cannot train"),
     ],
 )
 def test_bad_arguments_get_one_line(data, tmp_path, options, said):
     with pytest.raises(GhostsearchError, match=said):
-        finetune(network(), data, tmp_path, **{"epochs": 1, "device": "cpu", **options})
+        finetune(network(), data, tmp_path, Tuning(**{"epochs": 1, **options}))
 
 
 def test_a_directory_is_fine_tuned_into_another(loaded, tmp_path):
     save(loaded.module, tmp_path / "in", source=loaded, architecture=Architecture())
     before = (tmp_path / "in" / "weights.safetensors").read_bytes()
-    result = finetune_directory(
-        tmp_path / "in", "digits", tmp_path / "out", epochs=2, train_images=128, distill_from=loaded, device="cpu"
-    )
+    images = ImageOptions(data="digits", train_images=128)
+    recipe = Distillation(epochs=2, distill_from="ghostsearch:digits_cnn", compute_device="cpu")
+    result = finetune_directory(tmp_path / "in", images, tmp_path / "out", recipe)
     tuned, spec = load(tmp_path / "out"), load_data("digits", input=loaded.input)
     assert evaluate(tuned, spec.test) == pytest.approx(result.test)
     about = json.loads((tmp_path / "out" / RESULT_FILE).read_text())
@@ -149,13 +153,13 @@ def test_a_directory_is_fine_tuned_into_another(loaded, tmp_path):
     assert "<svg" in (tmp_path / "out" / CURVES_FILE).read_text()
     assert (tmp_path / "in" / "weights.safetensors").read_bytes() == before
     with pytest.raises(GhostsearchError, match="own directory"):
-        finetune_directory(tmp_path / "in", "digits", tmp_path / "in", epochs=1)
+        finetune_directory(tmp_path / "in", images, tmp_path / "in", recipe)
 
 
 @pytest.mark.timeout(240)
 def test_two_processes_share_an_epoch(data, tmp_path):
     model = network()
-    result = finetune(model, data, tmp_path, epochs=2, recipe=RECIPE, ema=0, device="cpu", devices=2)
+    result = finetune(model, data, tmp_path, Tuning(epochs=2, ema=0, compute_device="cpu", processes=2))
     # 320 images, 160 for each process, in batches of 64.
     assert [e.steps for e in result.history] == [160 // 64, 2 * (160 // 64)]
     assert evaluate(model, data.validation) == pytest.approx(result.validation)

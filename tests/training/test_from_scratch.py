@@ -4,9 +4,11 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.saved import load_directory
 from ghostsearch.training.from_scratch import train_from_scratch
+from ghostsearch.training.recipe import Tuning
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,10 @@ def three_classes(tmp_path_factory):
 
 def test_ghostnet_learns_three_classes(three_classes, tmp_path):
     result, classes = train_from_scratch(
-        "ghostsearch:ghostnet_cifar", f"folder:{three_classes}", tmp_path / "out", epochs=4, batch=16, device="cpu"
+        "ghostsearch:ghostnet_cifar",
+        ImageOptions(data=f"folder:{three_classes}"),
+        tmp_path / "out",
+        Tuning(epochs=4, batch_size=16, ema=0, compute_device="cpu"),
     )
     assert set(classes) == {"zero", "one", "seven"}
     losses = [e.loss for e in result.history]
@@ -37,5 +42,7 @@ def test_ghostnet_learns_three_classes(three_classes, tmp_path):
 
 def test_unlabelled_images_are_refused(three_classes, tmp_path):
     with pytest.raises(GhostsearchError, match="no class labels"):
-        train_from_scratch("ghostsearch:resnet20", f"folder:{three_classes / 'one'}", tmp_path / "out", epochs=1)
+        train_from_scratch(
+            "ghostsearch:resnet20", ImageOptions(data=f"folder:{three_classes / 'one'}"), tmp_path / "out"
+        )
     assert not (tmp_path / "out").exists()

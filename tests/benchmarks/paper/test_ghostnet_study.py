@@ -4,12 +4,15 @@ from benchmarks.paper.ghostnet_space import uniform_plans
 from benchmarks.paper.ghostnet_study import GhostNetTrainer, search_ghostnet
 from ghostsearch.data.load import load_data
 from ghostsearch.models.input import InputSpec
+from ghostsearch.training.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
 def trainer():
     spec = InputSpec(16)
-    return GhostNetTrainer(load_data("digits", input=spec, batch=32, train_images=64), spec, epochs=1, device="cpu")
+    return GhostNetTrainer(
+        load_data("digits", input=spec, batch=32, train_images=64), spec, Recipe(epochs=1, compute_device="cpu")
+    )
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from benchmarks.paper.run import write_tables
 from benchmarks.paper.toy import toy_rows
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.models.cifar import resnet20
-from ghostsearch.training.train import train
+from ghostsearch.training.loop import train
 
 
 @pytest.fixture
@@ -75,16 +75,16 @@ DIGITS = PaperOptions(
 def test_a_stopped_training_table_goes_on(tmp_path, monkeypatch):
     trained = []
 
-    def stops(net, data, **options):
+    def stops(net, data, recipe):
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append(net)
-        return train(net, data, **options)
+        return train(net, data, recipe)
 
     monkeypatch.setattr(training, "train", stops)
     with pytest.raises(KeyboardInterrupt):
         write_tables(["training"], tmp_path, DIGITS)
-    monkeypatch.setattr(training, "train", lambda net, *a, **o: trained.append(net) or train(net, *a, **o))
+    monkeypatch.setattr(training, "train", lambda net, *given: trained.append(net) or train(net, *given))
     page = write_tables(["training"], tmp_path, DIGITS)[0]
     resumed = page.read_text()
     assert page.name == "paper_training_digits_cnn.md"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ghostsearch.training.train import evaluate, train
 from PIL import Image
 from torch import nn
 
@@ -17,7 +18,6 @@ from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
 from ghostsearch.training.checks import check_run
 from ghostsearch.training.tasks.table import load_task, task_for
-from ghostsearch.training.train import evaluate, train
 
 SIDE, COUNT = 12, 80
 GREY = InputSpec(SIDE, 1, (0.5,), (0.25,))

@@ -35,7 +35,7 @@ def three_classes(tmp_path):
 def test_ghostnet_from_scratch_on_a_folder_of_three_classes(ghostsearch, three_classes, tmp_path):
     out = tmp_path / "trained"
     outcome = ghostsearch(
-        "train", "ghostsearch:ghostnet", "--size", "32", "--data", f"folder:{three_classes}", "--batch", "16",
+        "train", "ghostsearch:ghostnet", "--size", "32", "--data", f"folder:{three_classes}", "--batch-size", "16",
         "--epochs", "3", "--compute-device", "cpu", "--out", out,
     )  # fmt: skip
     assert outcome.code == 0, outcome.err

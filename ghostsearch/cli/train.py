@@ -1,0 +1,73 @@
+"""Commands that train: finetune, train."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ghostsearch.cli import options as o
+from ghostsearch.cli.terminal import progress_bar, say, say_json
+from ghostsearch.data.options import ImageOptions
+from ghostsearch.training.recipe import Distillation, Tuning
+
+IMAGES, FINETUNING, FROM_SCRATCH = ImageOptions(), Distillation(), Tuning(warmup=0.1, ema=0.0)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this file's commands."""
+    app.command("finetune")(o.command(finetune))
+    app.command("train")(o.command(train))
+
+
+def finetune(
+    directory: Annotated[Path, typer.Argument(help="A directory that convert or search wrote.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Where the fine-tuned model goes; rerun to resume.", show_default=False)],
+    images: ImageOptions = IMAGES,
+    recipe: Distillation = FINETUNING,
+    allow_code: o.AllowCode = False,
+    shown: o.Output = o.OUTPUT,
+) -> None:
+    """Fine-tune a converted model, with distillation, averaged weights, checkpoints and a TensorBoard log.
+
+    Example: [bold]ghostsearch finetune results/mine/models/1a2b3c4d5e --data folder:images --epochs 20
+    --distill-from results/mine/models/baseline --out tuned[/bold]
+    """
+    from ghostsearch.training.finetune import finetune_directory
+
+    o.require(images, "data")
+    with progress_bar(shown.silent) as progress:
+        result = finetune_directory(directory, images, out, recipe, allow_code=allow_code, progress=progress)
+    if shown.as_json:
+        say_json(dataclasses.asdict(result))
+        return
+    say(str(result))
+    say(f"wrote {out}\nnext: ghostsearch measure {out}   or   ghostsearch export {out} --format onnx")
+
+
+def train(
+    model: o.Model,
+    out: Annotated[Path, typer.Option(help="Where the model goes; rerun to resume.", show_default=False)],
+    size: o.Size = None,
+    images: ImageOptions = IMAGES,
+    recipe: Tuning = FROM_SCRATCH,
+    shown: o.Output = o.OUTPUT,
+) -> None:
+    """Train a network from random weights on your images; draws the curves, keeps the best epoch.
+
+    Example: [bold]ghostsearch train ghostsearch:ghostnet --size 96 --data folder:images --out trained[/bold]
+    """
+    from ghostsearch.training.from_scratch import CURVES_FILE, train_from_scratch
+
+    o.require(images, "data")
+    with progress_bar(shown.silent) as progress:
+        result, classes = train_from_scratch(model, images, out, recipe, size=size, progress=progress)
+    if shown.as_json:
+        say_json(dataclasses.asdict(result))
+        return
+    say(str(result))
+    say(f"wrote {out} (curves: {out / CURVES_FILE})")
+    given = f"--model {model} --classes {len(classes)} --weights {out / 'weights.safetensors'} --data {images.data}"
+    say(f"next: ghostsearch search {given}" + (f" --size {size}" if size else ""))

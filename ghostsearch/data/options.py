@@ -1,0 +1,25 @@
+"""Which images a command reads: the options that every command with images takes."""
+
+from __future__ import annotations
+
+from ghostsearch.options import Options, option
+
+INPUT = "Input"
+
+
+class ImageOptions(Options):
+    """Images, their splits and what their targets mean."""
+
+    data: str = option(
+        "digits",
+        "digits, folder:PATH, csv:FILE, arrays:FILE.npz, torchvision:NAME@ROOT or package.module:function.",
+        panel=INPUT,
+    )
+    validation_list: str | None = option(
+        None, "File that lists the images of the selection split, one path per line.", panel=INPUT
+    )
+    train_images: int | None = option(None, "Use only this many training images, stratified.", panel=INPUT, ge=1)
+    task: str = option(
+        "classification", "classification, segmentation, …, or package.module:object with a loss and a score.",
+        panel=INPUT,
+    )  # fmt: skip

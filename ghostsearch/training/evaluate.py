@@ -1,0 +1,113 @@
+"""Scoring a model, and what training and scoring share: devices, modes and batches on their way to a device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ghostsearch.errors import GhostsearchError, TrainingError
+from ghostsearch.graph.capture import batch_size
+from ghostsearch.training.tasks.base import Meter, Task, score_value
+from ghostsearch.training.tasks.classification import Classification
+
+Progress = Callable[[int, int, str], None]
+
+
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[Any],
+    task: Task | None = None,
+    device: str = "cpu",
+    *,
+    progress: Progress | None = None,
+) -> float:
+    """The task's score of a model over a loader, in eval mode without gradients; mode and device stay.
+
+    Raises GhostsearchError when the device is absent or the loader empty, TrainingError when the score is NaN.
+    """
+    task = task or Classification()
+    meter, _ = meter_over(model, loader, task, torch_device(device), progress=progress)
+    return score_value(meter)
+
+
+def meter_over(
+    model: nn.Module, loader: Iterable[Any], task: Task, device: torch.device, *, progress: Progress | None = None
+) -> tuple[Meter, int]:
+    """The task's meter after a loader, and the images in it, as `evaluate` takes them; raises what that raises."""
+    meter, total, images = task.meter(), length(loader) or 0, 0
+    with torch.inference_mode(), placed(model, device), mode(model, training=False):
+        for done, (inputs, target) in enumerate(loader, 1):
+            inputs = to_device(inputs, device)
+            target = task.target(inputs, to_device(target, device))
+            meter.update(task.forward(model, inputs, target), target)
+            images += batch_size(inputs)
+            if progress:
+                progress(done, total, "evaluating")
+        if math.isnan(score_value(meter)):
+            raise TrainingError(f"the {task.metric} is not a number")
+    return meter, images
+
+
+@contextmanager
+def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Training or eval mode within; every module's own mode restored after."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
+
+
+@contextmanager
+def placed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """The model on a device within, back where it was after."""
+    first = next(iter(model.parameters()), None)
+    before = first.device if first is not None else device
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(before)
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Tensors of a batch, however nested, on a device; image batches (N, C, H, W) in channels_last."""
+    if isinstance(value, torch.Tensor):
+        if value.ndim == 4 and value.is_floating_point():
+            return value.to(device, memory_format=torch.channels_last, non_blocking=True)
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(v, device) for key, v in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)([to_device(v, device) for v in value])
+    return value
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of a name; `auto` is a GPU where there is one. Raises GhostsearchError when it is absent."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise GhostsearchError(f"cannot train on {name!r}: {reason}; use cpu, cuda, cuda:1 or auto") from None
+    if device.type == "meta":
+        raise GhostsearchError("cannot train on 'meta': it computes nothing; use cpu, cuda, cuda:1 or auto")
+    return device
+
+
+def length(loader: Iterable[Any]) -> int | None:
+    """Batches of a loader; None where it does not say."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except TypeError:
+        return None
