@@ -22,10 +22,12 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.saved import load_directory, open_model, save
 from ghostsearch.files import atomic_path, write_text
 from ghostsearch.models.options import ModelOptions
+from ghostsearch.training.checks import check_run
 from ghostsearch.training.curves import draw_curves
 from ghostsearch.training.evaluate import evaluate
 from ghostsearch.training.loop import Training
 from ghostsearch.training.recipe import Distillation, Epoch, Tuning
+from ghostsearch.training.tasks.agreement import Agreement
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.classification import Classification
 from ghostsearch.training.tasks.table import load_task
@@ -143,10 +145,13 @@ def finetune_directory(
         images.data, input=loaded.input, batch=recipe.batch_size, seed=recipe.seed, train_images=images.train_images,
         validation_list=images.validation_list, progress=progress,
     )  # fmt: skip
-    result = finetune(
-        loaded.module, data, out / "checkpoints", recipe, task=load_task(images.task), teacher=teacher,
-        progress=progress,
-    )  # fmt: skip
+    task = load_task(images.task)
+    if not data.labelled:
+        if teacher is None:
+            raise GhostsearchError(f"{images.data} has no labels; add --distill-from, such as models/baseline")
+        task = Agreement(task, teacher)
+    check_run(loaded.module, data, task)
+    result = finetune(loaded.module, data, out / "checkpoints", recipe, task=task, teacher=teacher, progress=progress)
     save(loaded.module, out, source=loaded, architecture=loaded.architecture, width_multiple=loaded.width_multiple)
     draw_curves(result.history, out / CURVES_FILE, metric=result.metric, title=f"fine-tuning {directory.name}")
     about: dict[str, Any] = {"model": str(directory), "data": images.data, "broken_images": list(data.broken)}

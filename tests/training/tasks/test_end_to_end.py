@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ghostsearch.training.train import evaluate, train
 from PIL import Image
 from torch import nn
 
@@ -17,6 +16,9 @@ from ghostsearch.models.input import InputSpec
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
 from ghostsearch.training.checks import check_run
+from ghostsearch.training.evaluate import evaluate
+from ghostsearch.training.loop import train
+from ghostsearch.training.recipe import Recipe
 from ghostsearch.training.tasks.table import load_task, task_for
 
 SIDE, COUNT = 12, 80
@@ -96,7 +98,7 @@ def test_from_files_to_a_converted_model(name, tmp_path):
     model = build()
     check_run(model, data, task)
     before = evaluate(model, data.test, task)
-    train(model, data, epochs=12, task=task, lr=0.1, seed=0)
+    train(model, data, Recipe(epochs=12, lr=0.1), task=task)
     model.eval()
     after = evaluate(model, data.test, task)
     assert (after > max(before, enough)) if task.maximize else (after < min(before, enough))
@@ -112,7 +114,7 @@ def test_from_files_to_a_converted_model(name, tmp_path):
 
     agreement = task_for(name, labelled=False, baseline=model)
     start = evaluate(converted, data.validation, agreement)
-    train(converted, data, epochs=3, task=agreement, lr=0.02, seed=0)
+    train(converted, data, Recipe(epochs=12, lr=0.02), task=agreement)
     better = evaluate(converted, data.validation, agreement)
     tolerance = 0.05 * abs(start) + 0.05  # distilling does not undo the fit
     assert (better >= start - tolerance) if task.maximize else (better <= start + tolerance)
