@@ -361,7 +361,7 @@ class StudyView(_Frozen):
     front: tuple[str, ...]
     """Digests of the non-dominated models that meet every limit, best score first."""
     chosen: str
-    """Digest of the knee of the front."""
+    """Digest of the recommended model (`study.choose.recommended`); empty where there is none."""
     finalists: tuple[Record, ...] = ()
     """The front after final training, measured again beside the baseline, with test scores."""
     missed: tuple[str, ...] = ()

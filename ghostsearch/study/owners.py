@@ -1,4 +1,8 @@
-"""Who works on a trial and whether that process still lives: several share a study, and none waits for the dead."""
+"""Who works on a trial and whether that process still lives: several share a study, and none waits for the dead.
+
+Not Optuna's heartbeat: journals have none, it waits minutes before a dead process' trial is taken up where the process
+table tells at once, and its retries go to the end of the queue, so that a killed run would come to other trials.
+"""
 
 from __future__ import annotations
 

@@ -269,7 +269,7 @@ def check_budget(setup: Setup, space: SearchSpace) -> None:
 def smallest(setup: Setup, space: SearchSpace, axis: str) -> int:
     """The least MACs or params in a space: narrowest widths, then at each site what is cheapest there.
 
-    Exact, because at fixed widths a site's choice changes no other layer's cost.
+    Exact where no branch can be dropped, because at fixed widths a choice changes no other layer's cost; else a bound.
     """
     narrow = narrowest(space)
     least = int(getattr(setup.cost(Architecture.of({}, narrow)), axis))
