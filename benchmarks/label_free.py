@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,20 +46,21 @@ def main() -> None:
     began = time.process_time()
     space, problem = candidate_problem(setup, args.work)
     print(f"candidate table: {time.process_time() - began:.0f} CPU seconds", flush=True)
+    # The judging images are as unlabelled as the others: the final weights may be fitted to all of them.
+    images = [x for x, *_ in [*setup.data.train, *setup.data.validation]]
     for budget in args.budgets:
         if (str(budget), "closed form + distilled") in known:
             continue
-        code = Program(problem).solve({"macs": budget / 100 * setup.baseline_cost.macs})
-        if code is None:
+        solution = Program(problem).solve({"macs": budget / 100 * setup.baseline_cost.macs})
+        if solution is None:
             print(f"no architecture of the space has {budget} % of the MACs", flush=True)
             continue
-        architecture, began = decode(space, code), time.process_time()
-        print(architecture.to_dict(), f"predicted divergence {problem.loss(code):.3f}", flush=True)
-        model = setup.convert(architecture)
+        architecture, began = decode(space, solution.code), time.process_time()
+        print(architecture.to_dict(), f"predicted divergence {problem.loss(solution.code):.3f}", flush=True)
+        model = replace(setup, calibration=images).convert(architecture)
         if (str(budget), "closed form") not in known:
             append_row(path, row(setup, budget, "closed form", model, time.process_time() - began))
         if args.steps:
-            images = [x for x, *_ in [*setup.data.train, *setup.data.validation]]
             settings = DistillSettings(batch=args.batch)
             done = distill_blocks(setup.baseline.module, model, images, args.steps, settings=settings, progress=print)
             print(done, flush=True)

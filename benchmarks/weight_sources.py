@@ -16,7 +16,7 @@ from ghostsearch.data.load import Data
 from ghostsearch.graph.widths import set_widths, width_plan
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
-from ghostsearch.surgery.distillation import LOGITS_SHARE, distill_blocks
+from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
 from ghostsearch.surgery.fit_problem import FitSettings
 from ghostsearch.surgery.inherit import fit_weights, recalibrate_batchnorm
 
@@ -151,7 +151,7 @@ def distilled(bench: Bench, architecture: Architecture) -> tuple[nn.Module, Spen
         done, spent = timed(distil)(bench, architecture)
         return done, before + spent
 
-    return bench.once(f"distilled {DISTILL_STEPS[bench.net]} {LOGITS_SHARE}", architecture, make)
+    return bench.once(f"distilled {DISTILL_STEPS[bench.net]} {DistillSettings()}", architecture, make)
 
 
 def pruned(criterion: str) -> Source:
