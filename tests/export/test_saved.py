@@ -219,7 +219,7 @@ def test_newer_version(copy: Path) -> None:
 @pytest.mark.parametrize("name", ["architecture.json", "weights.safetensors"])
 def test_missing_file(copy: Path, name: str) -> None:
     (copy / name).unlink()
-    refused(copy, f"no model of ours .{name} is missing")
+    refused(copy, f"not a ghostsearch model .{name} is missing")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
