@@ -47,7 +47,7 @@ def devices(
 
 
 def doctor(as_json: o.Json = False) -> None:
-    """Tell what this machine offers: versions, cores, threads, memory, devices, data sets that need no download.
+    """Show what this machine offers: versions, cores, threads, memory, devices, data sets that need no download.
 
     Example: [bold]ghostsearch doctor[/bold]
     """

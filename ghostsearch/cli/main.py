@@ -68,6 +68,6 @@ def main() -> None:
         say_error("stopped; rerun the same command to resume")
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of our output went away (such as `| head`): nobody is left to tell.
+        # The reader of our output went away (such as `| head`): nobody is left to read.
         sys.stderr.close()
         sys.exit(1)

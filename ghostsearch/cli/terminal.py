@@ -96,7 +96,7 @@ def progress_bar(quiet: bool = False) -> Iterator[Report]:
 
 
 def _silent(done: int, total: int, text: str) -> None:
-    """Tell nobody."""
+    """Report nothing."""
     del done, total, text
 
 

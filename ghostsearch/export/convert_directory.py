@@ -1,4 +1,4 @@
-"""The first daily job in one call: convert a network, inherit its weights, save it, tell before and after."""
+"""The first daily job in one call: convert a network, inherit its weights, save it, report before and after."""
 
 from __future__ import annotations
 

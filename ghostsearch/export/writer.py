@@ -89,7 +89,7 @@ def export_directory(
     validation_list: Path | None = None,
     allow_code: bool = False,
 ) -> dict[str, Any]:
-    """Export the model in a directory we wrote and tell what came of it, as plain data; see `export`.
+    """Export the model in a directory we wrote and return the result as plain data; see `export`.
 
     With `int8` the file is ONNX, quantized with `images` of `data`; see `ghostsearch.export.int8.quantize`.
     """

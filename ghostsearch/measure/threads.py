@@ -49,7 +49,7 @@ def _idle_cores() -> float:
 
 
 def preemptions() -> int:
-    """How often the system has taken a core from this process so far; always 0 where it does not tell (Windows)."""
+    """How often the system has taken a core from this process so far; always 0 where it does not say (Windows)."""
     if sys.platform == "win32":
         return 0
     import resource
@@ -71,7 +71,7 @@ class WaitClock:
     def of_thread_busy_in(cls, work: Callable[[], object]) -> WaitClock | None:
         """A clock of the thread that does most of `work`, which is run once.
 
-        None where no thread does most of it, or the system does not tell.
+        None where no thread does most of it, or the system does not say.
         """
         before = _on_core()
         work()
@@ -97,7 +97,7 @@ class WaitClock:
 
 
 def _on_core() -> dict[str, int]:
-    """Nanoseconds that each thread of this process has had a core; empty where the system does not tell."""
+    """Nanoseconds that each thread of this process has had a core; empty where the system does not say."""
     found = {}
     for folder in TASKS.iterdir() if TASKS.is_dir() else ():
         try:

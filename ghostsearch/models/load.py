@@ -45,7 +45,7 @@ class LoadedModel:
     weights: str = ""
     """Name or file of the trained weights; empty where the parameters are random."""
     categories: tuple[str, ...] = ()
-    """Names of the classes that the published weights tell apart."""
+    """Names of the classes of the published weights."""
 
 
 CIFAR_INPUT = InputSpec(32)
@@ -251,7 +251,7 @@ def _with_classes(classes: int | None) -> dict[str, int]:
 def _parameters(function: Callable[..., Any]) -> set[str]:
     try:
         return set(inspect.signature(function).parameters)
-    except ValueError:  # some functions written in C tell none
+    except ValueError:  # some functions written in C have none
         return set()
 
 

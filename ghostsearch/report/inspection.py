@@ -1,4 +1,4 @@
-"""What `inspect` and `measure` tell of a model, as plain data: the CLI prints it, programs read it."""
+"""What `inspect` and `measure` report of a model, as plain data: the CLI prints it, programs read it."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class TableSampler(optuna.samplers.BaseSampler):
             self.beliefs.tell(code, {float(e): sign * score for e, score in rungs.items()}, amounts)
 
     def _opening(self) -> Code | None:
-        """The program's answer for the first budget whose answer was not tried yet, the axes in turns."""
+        """The program's answer for the first budget whose answer was not tried yet, axis by axis."""
         for place in PLACES:
             for axis in self.beliefs.axes:
                 code = self._solve(axis, place, self.beliefs.root)

@@ -1,4 +1,4 @@
-"""Fits a ghost convolution's weights on sampled rows: primary filters and cheap kernels in turns."""
+"""Fits a ghost convolution's weights on sampled rows: primary filters and cheap kernels alternately."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class FitSettings:
     """Whether channels whose order cannot be folded into their readers (a sum reads them) may be reordered by an
     index buffer; results/inheritance.md has the effect."""
     reach: int | None = None
-    """Layers refitted behind the last changed one; None for all. A few tell most of what a change costs, sooner."""
+    """Layers refitted behind the last changed one; None for all. A few show most of what a change costs, sooner."""
     rows_per_unknown: float = 10.0
     """Output positions, over all images, that a layer is fitted to for each unknown of one of its filters."""
     rows: tuple[int, int] = (32768, 49152)
