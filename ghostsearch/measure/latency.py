@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ghostsearch.busy import timing
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.devices.base import Device, Prepared
 from ghostsearch.measure.devices.table import DEFAULT_DEVICE, get_device
@@ -185,7 +184,7 @@ def measure_pairs(
     target = get_device(device) if isinstance(device, str) else device
     target.require_precision(setting.precision)
     everything = {**pairs, **({BASELINE: baseline} if baseline else {})}
-    with timing(), restored(), target.session(threads):
+    with restored(), target.session(threads):
         series = {name: Series(name) for name in everything}
         reference = series[BASELINE] if baseline else None
         entries = [x for x in series.values() if x is not reference]

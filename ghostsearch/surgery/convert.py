@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ghostsearch.busy import working
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.capture import copied, unwrapped
 from ghostsearch.graph.widths import kept_channels, set_widths, width_plan
@@ -67,20 +66,19 @@ def convert(
             new.copy_weights(old)
         if (calibration is None and statistics is None) or architecture.is_baseline:
             return checked(model, converted, architecture, example, anatomy)
-        with working():
-            if statistics is None:
-                statistics = BaselineStatistics(model, list(image_batches(calibration or (), example)), settings)
-            reports: list[FitReport] = []
+        if statistics is None:
+            statistics = BaselineStatistics(model, list(image_batches(calibration or (), example)), settings)
+        reports: list[FitReport] = []
 
-            def fit(known: BaselineStatistics = statistics) -> nn.Module:
-                fitted, report = fit_weights(
-                    model, converted, architecture, example=example, statistics=known, width_multiple=width_multiple,
-                    distill_steps=distill_steps, seed=seed, settings=settings, progress=progress, branches=branches,
-                )  # fmt: skip
-                reports.append(report)
-                return fitted
+        def fit(known: BaselineStatistics = statistics) -> nn.Module:
+            fitted, report = fit_weights(
+                model, converted, architecture, example=example, statistics=known, width_multiple=width_multiple,
+                distill_steps=distill_steps, seed=seed, settings=settings, progress=progress, branches=branches,
+            )  # fmt: skip
+            reports.append(report)
+            return fitted
 
-            converted = no_worse(model, converted, statistics.batches[0], fit)
+        converted = no_worse(model, converted, statistics.batches[0], fit)
     if on_fit:
         on_fit(reports[0])
     return checked(model, converted, architecture, example, anatomy)

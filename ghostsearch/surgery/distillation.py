@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ghostsearch.busy import breathe
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.capture import call, channels_last, tensors
 from ghostsearch.graph.flow import find_places, trace_graph
@@ -134,7 +133,6 @@ class _Run:
 
     def step(self, length: float) -> None:
         """One step of a length relative to each tensor's size."""
-        breathe()
         began = time.perf_counter()
         for group, size in zip(self.optimizer.param_groups, self.sizes, strict=True):
             group["lr"] = length * size

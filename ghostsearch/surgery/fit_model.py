@@ -15,7 +15,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ghostsearch.blocks.base import Block
 from ghostsearch.blocks.ghost import GhostConv
 from ghostsearch.blocks.lowrank import LowRankConv
-from ghostsearch.busy import breathe
 from ghostsearch.graph.flow import LAYERS, Place, fit_order, input_weight, readers_of, without_inplace
 from ghostsearch.graph.paused import PausedRuns
 from ghostsearch.space.architecture import Architecture
@@ -78,7 +77,6 @@ class ModelFit:
             self.not_fitted[path] = "it is called several times, or not with one positional argument"
         with torch.no_grad(), self._source(order) as gather:
             for done, path in enumerate(order, 1):
-                breathe()
                 self._fit(self.places[path], gather)
                 if progress:
                     progress(done, len(order), f"fitting {path}")

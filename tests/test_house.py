@@ -1,0 +1,101 @@
+"""The rules of the house: which way imports run, where heavy libraries may be imported, how wide a function may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "ghostsearch"
+FILES = {str(p.relative_to(ROOT.parent).with_suffix("")).replace("/", ".").removesuffix(".__init__"): p
+         for p in sorted(ROOT.rglob("*.py"))}  # fmt: skip
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+
+WIDE_FUNCTIONS = 12
+"""Functions with eight or more parameters; lower it whenever there are fewer."""
+OWN_IMPORTS_INSIDE = 62
+"""Imports of our own inside functions, the commands' included; lower it whenever there are fewer."""
+OFF_AT_HELP = ("torch", "lightning", "optuna", "ray", "plotly", "onnxruntime", "torch_pruning", "pandas")
+
+
+def type_checking(tree: ast.Module) -> set[int]:
+    tests = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)]
+    return {id(x) for n in tests for x in ast.walk(n)}
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Modules that a file imports when it is imported or later, not those for type checkers alone."""
+    skipped = type_checking(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and id(node) not in skipped:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def width(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    a = function.args
+    names = [x.arg for x in (*a.posonlyargs, *a.args, *a.kwonlyargs)]
+    return len(names) - (names[:1] in (["self"], ["cls"]))
+
+
+def test_imports_make_no_circle():
+    """As the files are imported: those inside functions run later."""
+    graph = {}
+    for name, tree in TREES.items():
+        late = {id(x) for f in functions(tree) for x in ast.walk(f)}
+        body = ast.Module([n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom | ast.Import) and id(n) not in late
+                           and id(n) not in type_checking(tree)], [])  # fmt: skip
+        graph[name] = {target for target in imported(body) if target in FILES and target != name}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"circle: {' <- '.join(error.args[1])}")
+
+
+def test_functions_stay_narrow():
+    wide = [f"{name}.{f.name} ({width(f)})" for name, tree in TREES.items() for f in functions(tree) if width(f) >= 8]
+    assert len(wide) <= WIDE_FUNCTIONS, f"group parameters in an Options class: {', '.join(wide)}"
+
+
+def test_own_imports_stand_at_the_top():
+    inside = [
+        f"{name}.{f.name}"
+        for name, tree in TREES.items()
+        for f in functions(tree)
+        for n in ast.walk(f)
+        if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("ghostsearch")
+    ]
+    assert len(inside) <= OWN_IMPORTS_INSIDE, f"import at the top: {', '.join(inside)}"
+
+
+def test_no_drawers():
+    assert not [name for name in FILES if name.rpartition(".")[2] in ("utils", "helpers", "misc", "common")]
+
+
+def test_public_classes_and_functions_say_what_they_do():
+    silent = [
+        f"{name}.{node.name}"
+        for name, tree in TREES.items()
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert not silent
+
+
+def test_parsing_the_command_line_imports_nothing_heavy():
+    code = f"import sys, ghostsearch.cli.main; print([m for m in {OFF_AT_HELP!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
