@@ -47,7 +47,7 @@ def test_out_of_memory_raising_and_nan_are_recorded_and_the_search_goes_on(tiny,
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "moody.py").write_text(MODEL)
-    options = tiny(tmp_path / "run", model="moody:Moody", seeds="uniform", trials=4)
+    options = tiny(tmp_path / "run", model="moody:Moody", seeds="uniform", sampler="random", trials=4)
     view = search(RunConfig(**{**options, "space": str(space), "epochs": 1}))
     baseline, memory, raising, nan = view.records
     assert baseline.state == "complete"

@@ -130,7 +130,7 @@ class Mortal(DigitsCNN):
 def test_a_worker_that_dies_is_retried_and_its_trial_given_up_after_a_few_deaths(cluster, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mortal.py").write_text(MORTAL)
-    options = tiny(tmp_path / "run", model="mortal:Mortal", seeds="uniform", trials=3)
+    options = tiny(tmp_path / "run", model="mortal:Mortal", seeds="uniform", sampler="random", trials=3)
     view = search(RunConfig(**options, engine="ray", resources=ONE_PLACE))
     _, died_once, dies_always = view.records
     assert (tmp_path / "died").exists()
