@@ -201,7 +201,11 @@ def measure_model(
 
 def export_model(
     directory: Annotated[
-        Path, typer.Argument(help="A directory that convert, search or finetune wrote.", show_default=False)
+        Path,
+        typer.Argument(
+            help="A directory that convert, search or finetune wrote, or a study.",
+            show_default=False,
+        ),
     ],
     to: Annotated[str, typer.Option("--format", help="onnx, torch-export, executorch or openvino.")] = "onnx",
     out: Annotated[

@@ -29,6 +29,7 @@ from ghostsearch.measure.devices.base import refusals
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.study.directory import RUN, model_directory
 from ghostsearch.training.tasks.table import task_for
 
 TOLERANCE = 1e-2
@@ -93,6 +94,8 @@ def export_directory(
 
     With `int8` the file is ONNX, quantized with `images` of `data`; see `ghostsearch.export.int8.quantize`.
     """
+    if (directory / RUN).is_file():
+        directory = model_directory(directory)
     model = load_directory(directory, allow_code=allow_code)
     if not int8:
         return dataclasses.asdict(

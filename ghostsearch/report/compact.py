@@ -24,7 +24,7 @@ from ghostsearch.models.load import LoadedModel, example_input, known_models, lo
 from ghostsearch.records import Cost, Latency
 from ghostsearch.report.result_page import ResultPage, ResultTable
 from ghostsearch.space.architecture import read_json
-from ghostsearch.study.directory import load_study
+from ghostsearch.study.directory import model_directory
 from ghostsearch.units import MISSING, milliseconds, score_text, share_text, with_prefix
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def find_model(name: str, size: int | str | None = None, *, allow_code: bool = F
     """
     folder = Path(name)
     if folder.is_dir():
-        return load_directory(_model_directory(folder), allow_code=allow_code)
+        return load_directory(model_directory(folder), allow_code=allow_code)
     if ":" in name:
         return load_model(name, size=size)
     for source in ("torchvision", "ghostsearch", "timm"):
@@ -122,16 +122,6 @@ def made_of(model: LoadedModel) -> str:
         return ""
     taken = Counter(map(str, (*model.architecture.sites.values(), *model.architecture.groups.values())))
     return f"{model.spec} with " + (", ".join(f"{n} × {choice}" for choice, n in taken.items()) or "nothing changed")
-
-
-def _model_directory(folder: Path) -> Path:
-    """The directory itself when it holds a model, else the chosen model's of the study it holds."""
-    if (folder / "architecture.json").is_file():
-        return folder
-    chosen = load_study(folder).chosen
-    if not chosen or not (folder / "models" / chosen).is_dir():
-        raise GhostsearchError(f"{folder} holds a study without a chosen model yet; let 'ghostsearch search' finish")
-    return folder / "models" / chosen
 
 
 def _check_inputs(loaded: dict[str, LoadedModel], example: torch.Tensor) -> None:

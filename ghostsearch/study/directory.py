@@ -184,3 +184,13 @@ def _stored_records(folder: Path, name: str) -> list[Record]:
 
 def _shown_storage(storage: str) -> str:
     return storage if storage.startswith("journal:") else shown_url(storage)
+
+
+def model_directory(folder: Path) -> Path:
+    """The directory itself when it holds a model, else the chosen model's of its study; raises GhostsearchError."""
+    if (folder / "architecture.json").is_file():
+        return folder
+    chosen = load_study(folder).chosen
+    if not chosen or not (folder / "models" / chosen).is_dir():
+        raise GhostsearchError(f"{folder} holds a study without a chosen model yet; let 'ghostsearch search' finish")
+    return folder / "models" / chosen
