@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from benchmarks.random_nets import RandomNet, made
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.saved import load, save
+from ghostsearch.files import write_text
 from ghostsearch.graph.capture import tensors
 from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
@@ -151,7 +152,9 @@ def main() -> None:
         rows[str(seed)] = outcome(seed)
         if rows[str(seed)].startswith("WRONG"):
             print(seed, rows[str(seed)], flush=True)
-    args.file.write_text(json.dumps(rows, indent=0) + "\n")
+        if len(rows) % 20 == 0:
+            write_text(args.file, json.dumps(rows, indent=0) + "\n")
+    write_text(args.file, json.dumps(rows, indent=0) + "\n")
     print(f"{len(rows)} graphs, {time.process_time() - started:.0f} s", Counter(_kind(t) for t in rows.values()))
     if len(rows) >= args.graphs:
         write_page(rows)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ghostsearch.data.load import load_calibration
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.saved import save
+from ghostsearch.export.saved import ARCHITECTURE_FILE, WEIGHTS_FILE, load, save
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.space.architecture import Anatomy, Architecture, nearest_names
 from ghostsearch.space.choice import Width, parse_choice
 from ghostsearch.space.preset import GroupRule, Preset, SiteRule
 from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.fit_model import FitReport
 from ghostsearch.surgery.options import Conversion
 from ghostsearch.surgery.sites import find_sites
+from ghostsearch.surgery.verify import ConversionWarning, output_error
 
 Progress = Callable[[int, int, str], None]
 
@@ -87,11 +92,18 @@ def convert_and_save(
             wanted.calibrate, input=loaded.input, images=wanted.calibration_images, seed=wanted.seed, progress=progress
         )
         batches, images = found.batches, found.images
-    converted = convert(
-        loaded.module, architecture, example=example, anatomy=anatomy, calibration=batches,
-        width_multiple=wanted.width_multiple, distill_steps=wanted.distill_steps, seed=wanted.seed, progress=progress,
-    )  # fmt: skip
+    reports: list[FitReport] = []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", ConversionWarning)
+        converted = convert(
+            loaded.module, architecture, example=example, anatomy=anatomy, calibration=batches,
+            width_multiple=wanted.width_multiple, distill_steps=wanted.distill_steps, seed=wanted.seed,
+            progress=progress, on_fit=reports.append,
+        )  # fmt: skip
+    remarks = [str(w.message) for w in said if issubclass(w.category, ConversionWarning)]
+    remarks += [f"{path} is not fitted: {why}" for report in reports for path, why in report.not_fitted.items()]
     save(converted, out, source=loaded, architecture=architecture, width_multiple=wanted.width_multiple)
+    _same_again(out, loaded, converted, example)
     before, after = measure_cost(loaded.module, example), measure_cost(converted, example)
     names = {"params": "params", "macs": "MACs", "size_bytes": "bytes"}
     return {
@@ -99,13 +111,21 @@ def convert_and_save(
         "architecture": architecture.to_dict(),
         "digest": architecture.digest,
         "changed": len(architecture.sites) + len(architecture.groups),
-        "weights": _how(wanted, images) if fitted else COPIED,
+        "weights": "; ".join([_how(wanted, images) if fitted else COPIED, *remarks]),
         "out": str(out),
         "rows": [{"what": text, "before": getattr(before, k), "after": getattr(after, k)} for k, text in names.items()],
     }
 
 
 COPIED = "copied (add --calibrate DATA to fit them in closed form)"
+
+
+def _same_again(out: Path, loaded: LoadedModel, converted: nn.Module, example: Any) -> None:
+    """Raise GhostsearchError, the directory taken away, unless it gives what the model in memory gives."""
+    if output_error(converted, load(out, model=loaded.module, example=example), example) > 0:
+        for name in (ARCHITECTURE_FILE, WEIGHTS_FILE):
+            (out / name).unlink()
+        raise GhostsearchError(f"{out}: the saved model gives other outputs than the converted one; nothing was kept")
 
 
 def _how(wanted: Conversion, images: int) -> str:
