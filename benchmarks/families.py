@@ -26,7 +26,6 @@ from ghostsearch.data.calibration import calibration_batches
 from ghostsearch.data.load import Data, load_data
 from ghostsearch.export.convert_directory import convert_and_save
 from ghostsearch.export.int8 import quantize
-from ghostsearch.export.saved import load_directory, save
 from ghostsearch.export.writer import export
 from ghostsearch.files import write_text
 from ghostsearch.machine import processor
@@ -40,6 +39,7 @@ from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.records import Latency
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.surgery.saved import load_directory, save
 
 MODEL, WEIGHTS = "ghostsearch:resnet20", Path("cifar_resnet20_jpeg.safetensors")
 FAMILIES = {

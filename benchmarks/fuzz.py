@@ -43,12 +43,12 @@ def guided(target: str, seconds: float, folder: Path) -> None:
 
     with atheris.instrument_imports(include=["ghostsearch", "yaml"]):
         from ghostsearch.errors import GhostsearchError
-        from ghostsearch.export.saved import read_manifest
         from ghostsearch.space.architecture import Architecture
         from ghostsearch.space.choice import parse_choice
         from ghostsearch.space.limits import FACTORS, parse_limit
         from ghostsearch.space.preset import load_preset
         from ghostsearch.study.config import configure
+        from ghostsearch.surgery.saved import read_manifest
 
     names = {"preset": "p.yaml", "architecture": "a.json", "run": "r.yaml", "manifest": "architecture.json"}
     file = folder / names.get(target, "x")

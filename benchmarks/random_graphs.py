@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from benchmarks.random_nets import RandomNet, made
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.saved import load, save
 from ghostsearch.files import write_text
 from ghostsearch.graph.capture import tensors
 from ghostsearch.machine import processor
@@ -37,6 +36,7 @@ from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.choice import parse_layer_choice
 from ghostsearch.space.costs import choice_fits
 from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.saved import load, save
 from ghostsearch.surgery.sites import find_sites
 from ghostsearch.surgery.verify import ConversionWarning
 

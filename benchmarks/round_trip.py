@@ -26,7 +26,6 @@ from rows import read_rows
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.saved import load, save
 from ghostsearch.graph.capture import call, tensors
 from ghostsearch.machine import processor
 from ghostsearch.models.input import InputSpec
@@ -34,6 +33,7 @@ from ghostsearch.models.load import LoadedModel
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space.preset import load_preset
 from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.saved import load, save
 from ghostsearch.surgery.sites import find_sites
 
 COLUMNS = ("model", "family", "sites", "bit_equal", "size_bytes", "save_s", "load_s", "note")

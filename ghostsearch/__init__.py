@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from ghostsearch.blocks.ghost import GhostConv2d as GhostConv2d
     from ghostsearch.data.load import load_data as load_data
     from ghostsearch.errors import GhostsearchError as GhostsearchError
-    from ghostsearch.export.saved import load as load
-    from ghostsearch.export.saved import save as save
     from ghostsearch.measure.cost import measure_cost as measure_cost
     from ghostsearch.measure.latency import measure_latency as measure_latency
     from ghostsearch.measure.setting import Setting as Setting
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
     from ghostsearch.study.run import search as search
     from ghostsearch.study.sampler import TableSampler as TableSampler
     from ghostsearch.surgery.convert import convert as convert
+    from ghostsearch.surgery.saved import load as load
+    from ghostsearch.surgery.saved import save as save
     from ghostsearch.surgery.sites import find_sites as find_sites
     from ghostsearch.training.recipe import Recipe as Recipe
 
@@ -41,7 +41,7 @@ _HOMES = {
     "TableSampler": "study.sampler",
     "convert": "surgery.convert",
     "find_sites": "surgery.sites",
-    "load": "export.saved",
+    "load": "surgery.saved",
     "load_data": "data.load",
     "load_model": "models.load",
     "load_preset": "space.preset",
@@ -49,7 +49,7 @@ _HOMES = {
     "measure_cost": "measure.cost",
     "measure_latency": "measure.latency",
     "pareto_front": "pareto",
-    "save": "export.saved",
+    "save": "surgery.saved",
     "search": "study.run",
     "write_report": "report.page",
 }

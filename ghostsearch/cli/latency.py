@@ -43,8 +43,8 @@ def profile(
 
     Example: [bold]ghostsearch profile torchvision:resnet18 --device onnxruntime:cpu[/bold]
     """
-    from ghostsearch.export.saved import open_model
     from ghostsearch.measure.audit import fit_correction
+    from ghostsearch.surgery.saved import open_model
 
     loaded = open_model(model, loading)
     with progress_bar(shown.silent) as progress:
@@ -90,9 +90,9 @@ def audit(
     """
     import dataclasses
 
-    from ghostsearch.export.saved import open_model
     from ghostsearch.measure.audit import audit as run_audit
     from ghostsearch.measure.audit import fit_correction
+    from ghostsearch.surgery.saved import open_model
 
     loaded = open_model(model, loading)
     with progress_bar(shown.silent) as progress:

@@ -45,7 +45,7 @@ def inspect_model(
 
     Example: [bold]ghostsearch inspect torchvision:resnet18[/bold]
     """
-    from ghostsearch.export.saved import open_model
+    from ghostsearch.surgery.saved import open_model
 
     loaded = open_model(model, loading)
     if gallery is not None:
@@ -125,7 +125,7 @@ def convert_model(
     Example: [bold]ghostsearch convert torchvision:resnet18 --choice 'ghost(ratio=2, kernel=3)' --out converted[/bold]
     """
     from ghostsearch.export.convert_directory import convert_and_save
-    from ghostsearch.export.saved import open_model
+    from ghostsearch.surgery.saved import open_model
 
     loaded = open_model(model, loading, seed=wanted.seed)
     with progress_bar(shown.silent) as progress:
@@ -162,8 +162,8 @@ def measure_model(
 
     Example: [bold]ghostsearch measure torchvision:resnet18 --device onnxruntime:cpu --device torch:cpu[/bold]
     """
-    from ghostsearch.export.saved import open_model
     from ghostsearch.report.inspection import measurement
+    from ghostsearch.surgery.saved import open_model
 
     loaded = open_model(model, loading, seed=setting.seed, allow_code=allow_code)
     devices = tuple(device or (o.DEVICE,))
@@ -224,7 +224,7 @@ def export_model(
 
     Example: [bold]ghostsearch export results/mine/models/1a2b3c4d5e --format onnx[/bold]
     """
-    from ghostsearch.export.writer import export_directory
+    from ghostsearch.export.export_directory import export_directory
 
     result: Any = export_directory(
         directory,

@@ -11,7 +11,6 @@ from torch import nn
 
 from ghostsearch.data.load import load_calibration
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.saved import ARCHITECTURE_FILE, WEIGHTS_FILE, load, save
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.space.architecture import Anatomy, Architecture, nearest_names
@@ -20,6 +19,7 @@ from ghostsearch.space.preset import GroupRule, Preset, SiteRule
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.fit_model import FitReport
 from ghostsearch.surgery.options import Conversion
+from ghostsearch.surgery.saved import ARCHITECTURE_FILE, WEIGHTS_FILE, load, save
 from ghostsearch.surgery.sites import find_sites
 from ghostsearch.surgery.verify import ConversionWarning, output_error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import tempfile
@@ -21,7 +20,6 @@ from torch.export import Dim, ExportedProgram
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.formats.base import Runner, quiet
 from ghostsearch.export.formats.table import get_format
-from ghostsearch.export.saved import SavedModel, load_directory
 from ghostsearch.files import atomic_path, cannot_write
 from ghostsearch.graph.capture import copied, tensors
 from ghostsearch.measure.cost import measure_cost
@@ -29,8 +27,7 @@ from ghostsearch.measure.devices.base import refusals
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.study.directory import RUN, model_directory
-from ghostsearch.training.tasks.table import task_for
+from ghostsearch.surgery.saved import SavedModel
 
 TOLERANCE = 1e-2
 """Largest difference, as a share of the largest output, that another runtime's order of sums explains."""
@@ -77,47 +74,6 @@ def export(model: LoadedModel, format_name: str = "onnx", out: Path | None = Non
         form.name, str(out), size, f"1 to {largest}" if largest > 1 else "1", difference, output,
         time.perf_counter() - started,
     )  # fmt: skip
-
-
-def export_directory(
-    directory: Path,
-    format_name: str = "onnx",
-    out: Path | None = None,
-    *,
-    int8: bool = False,
-    data: str | None = None,
-    images: int = 128,
-    validation_list: Path | None = None,
-    allow_code: bool = False,
-) -> dict[str, Any]:
-    """Export the model in a directory we wrote and return the result as plain data; see `export`.
-
-    With `int8` the file is ONNX, quantized with `images` of `data`; see `ghostsearch.export.int8.quantize`.
-    """
-    if (directory / RUN).is_file():
-        directory = model_directory(directory)
-    model = load_directory(directory, allow_code=allow_code)
-    if not int8:
-        return dataclasses.asdict(
-            export(model, format_name, out or directory / (telling_name(model) + get_format(format_name).suffix))
-        )
-    from ghostsearch.data.calibration import calibration_batches
-    from ghostsearch.data.load import load_data
-    from ghostsearch.export.int8 import quantize
-
-    if format_name != "onnx":
-        raise GhostsearchError(f"--int8 writes ONNX, not {format_name}; leave --format out")
-    if data is None:
-        raise GhostsearchError("--int8 needs images to calibrate on; add --calibrate DATA")
-    loaders = load_data(data, input=model.input, validation_list=validation_list, trains=False)
-    result = quantize(
-        model,
-        calibration_batches(loaders, images),
-        loaders.test,
-        out or directory / f"{telling_name(model)}_int8.onnx",
-        task=task_for("classification", labelled=loaders.labelled, baseline=model.module),
-    )
-    return dataclasses.asdict(result)
 
 
 def telling_name(model: LoadedModel) -> str:

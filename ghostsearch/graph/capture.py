@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -78,6 +78,20 @@ def batch_size(example: Any) -> int:
         return max(1, len(example))
     first = next(tensors(example), None)
     return int(first.shape[0]) if first is not None and first.dim() > 1 else 1
+
+
+def image_batches(loader: Iterable[Any], example: Any = None) -> Iterator[Any]:
+    """The images of each batch of a loader: the batch itself, or the first of (images, …).
+
+    Where the example is a tuple of several inputs, a tuple of as many tensors is itself the inputs.
+    """
+    for batch in loader:
+        if isinstance(example, tuple) and isinstance(batch, tuple) and len(batch) == len(example) > 1:
+            yield batch[0] if isinstance(batch[0], tuple | dict) else batch
+            continue
+        listed = isinstance(batch, list | tuple) and len(batch) > 0
+        of_images = listed and isinstance(batch, list) and all(isinstance(x, Tensor) and x.dim() == 3 for x in batch)
+        yield batch[0] if listed and not of_images else batch
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -85,13 +85,12 @@ def fit_correction(
     *,
     count: int = FIT_MODELS,
     model_s: float = MODEL_S,
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> Correction:
     """Measure a few random architectures and store what the layers' sum misses (concatenations, caches) on them."""
-    architectures = random_architectures(table.space, count, seed)
+    architectures = random_architectures(table.space, count, 0)
     measured = measure_architectures(
-        table, model, example, anatomy, architectures, model_s=model_s, seed=seed, progress=progress
+        table, model, example, anatomy, architectures, model_s=model_s, seed=0, progress=progress
     )
     return correct(table, architectures, measured)
 
@@ -121,17 +120,16 @@ def audit(
     *,
     count: int = AUDIT_MODELS,
     model_s: float = MODEL_S,
-    seed: int = 1,
     progress: Progress | None = None,
 ) -> Audit:
     """Measure random architectures that the correction has not seen and compare each predictor with them.
 
     Beside the table: MACs alone (latency proportional to MACs), and interpolation over FLOPs between the baseline
-    and the cheapest architecture, both measured, as NVIDIA ModelOpt's search does. `seed` must differ from the fit's.
+    and the cheapest architecture, both measured, as NVIDIA ModelOpt's search does.
     """
-    unseen, cheapest = unseen_architectures(table.space, count, seed), cheapest_architecture(table)
+    unseen, cheapest = unseen_architectures(table.space, count), cheapest_architecture(table)
     measured = measure_architectures(
-        table, model, example, anatomy, [*unseen, cheapest], model_s=model_s, seed=seed, progress=progress
+        table, model, example, anatomy, [*unseen, cheapest], model_s=model_s, seed=1, progress=progress
     )
     return compare_predictors(table, unseen, measured[:-1], cheapest, measured[-1])
 

@@ -6,6 +6,8 @@ import os
 from typing import Any
 
 from ghostsearch.machine import processor, usable_cores
+from ghostsearch.measure.devices.selftest import self_test as test_device
+from ghostsearch.measure.devices.table import list_devices
 from ghostsearch.version import versions
 
 
@@ -37,9 +39,6 @@ def digits() -> str:
 
 def device_rows(*, self_test: bool = False) -> list[dict[str, Any]]:
     """Every device: whether it is here, where it runs or how to get it, and a small network's median latency on it."""
-    from ghostsearch.measure.devices.selftest import self_test as test_device
-    from ghostsearch.measure.devices.table import list_devices
-
     rows = []
     for status in list_devices():
         row: dict[str, Any] = {

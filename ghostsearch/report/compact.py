@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.saved import SavedModel, load_directory
 from ghostsearch.files import write_text
 from ghostsearch.machine import processor_name
 from ghostsearch.measure.cost import measure_cost
@@ -25,6 +24,7 @@ from ghostsearch.records import Cost, Latency
 from ghostsearch.report.result_page import ResultPage, ResultTable
 from ghostsearch.space.architecture import read_json
 from ghostsearch.study.directory import model_directory
+from ghostsearch.surgery.saved import SavedModel, load_directory
 from ghostsearch.units import MISSING, milliseconds, score_text, share_text, with_prefix
 
 if TYPE_CHECKING:

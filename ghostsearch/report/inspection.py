@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ghostsearch.measure.cost import measure_cost
+from ghostsearch.measure.counters import compare_counters
+from ghostsearch.measure.devices.table import get_device
+from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.setting import Setting
+from ghostsearch.measure.shares import shares_by_kind
+from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.records import Latency
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.space.choice import parse_layer_choice
 from ghostsearch.space.costs import theoretical_speedup
 from ghostsearch.space.preset import load_preset
+from ghostsearch.surgery.saved import SavedModel, load_baseline
+from ghostsearch.surgery.sites import find_sites
 from ghostsearch.version import versions
-
-if TYPE_CHECKING:
-    from ghostsearch.models.load import LoadedModel
 
 Progress = Callable[[int, int, str], None]
 
@@ -26,11 +31,6 @@ def inspection(loaded: LoadedModel, space: str = "ghost") -> dict[str, Any]:
     A model without a site is no error here: its `sites` are empty and `skipped` says why for each convolution.
     Raises GhostsearchError when the preset is bad or one of its globs matches nothing.
     """
-    from ghostsearch.measure.cost import measure_cost
-    from ghostsearch.measure.shares import shares_by_kind
-    from ghostsearch.models.load import example_input
-    from ghostsearch.surgery.sites import find_sites
-
     preset, example = load_preset(space), example_input(loaded.input)
     anatomy = find_sites(loaded.module, example, include_first=preset.include_first)
     offered = preset.resolve(anatomy) if anatomy.sites else SearchSpace({}, {})
@@ -72,13 +72,6 @@ def measurement(
 
     Raises GhostsearchError for an unknown or absent device.
     """
-    from ghostsearch.export.saved import SavedModel, load_baseline
-    from ghostsearch.measure.cost import measure_cost
-    from ghostsearch.measure.counters import compare_counters
-    from ghostsearch.measure.devices.table import get_device
-    from ghostsearch.measure.latency import measure_latency
-    from ghostsearch.models.load import example_input
-
     for device in devices:
         get_device(device)
     example = example_input(loaded.input)

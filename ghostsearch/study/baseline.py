@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.saved import load_directory, save
 from ghostsearch.measure.latency_table import LatencyTable
 from ghostsearch.records import Axis, Latency, anatomy_dict
 from ghostsearch.space.architecture import Architecture
@@ -23,6 +22,7 @@ from ghostsearch.study.setup import Setup
 from ghostsearch.study.solver import Problem, Program
 from ghostsearch.study.veto import vetoed_rows
 from ghostsearch.study.watch import Watch
+from ghostsearch.surgery.saved import load_directory, save
 from ghostsearch.training.loop import train
 from ghostsearch.training.recipe import Recipe
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import nn
 
-from ghostsearch.export.saved import save
 from ghostsearch.records import Record
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.plan import Plan
 from ghostsearch.study.setup import Setup
+from ghostsearch.surgery.saved import save
 
 TRIAL_WEIGHTS, MODELS, RECORD = "weights", "models", "record.json"
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import nn
 
-from ghostsearch.export.saved import load_directory
 from ghostsearch.files import atomic_path, write_text
 from ghostsearch.pareto import most_volume, pareto_front
 from ghostsearch.records import Axis, Record, frame
@@ -22,6 +21,7 @@ from ghostsearch.study.evidence import evidence
 from ghostsearch.study.kept import MODELS, RECORD, kept_directory, save_model
 from ghostsearch.study.plan import Plan
 from ghostsearch.study.watch import Watch, timed
+from ghostsearch.surgery.saved import load_directory
 
 
 @dataclass(frozen=True)

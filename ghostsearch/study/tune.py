@@ -16,7 +16,6 @@ from typing import Any
 
 from ray import tune
 
-from ghostsearch.export.saved import load_directory, save
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.records import latency_column
 from ghostsearch.study.baseline import make_baseline
@@ -27,6 +26,7 @@ from ghostsearch.study.ray_trials import opened_as, to_open
 from ghostsearch.study.run import locked
 from ghostsearch.study.setup import Setup, open_setup
 from ghostsearch.study.watch import Watch
+from ghostsearch.surgery.saved import load_directory, save
 
 RUNG = "rung.json"
 RESULTS = ("score", "epochs", "macs", "params", "size_bytes", "digest")

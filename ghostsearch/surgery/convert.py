@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.graph.capture import copied, unwrapped
+from ghostsearch.graph.capture import copied, image_batches, unwrapped
 from ghostsearch.graph.widths import kept_channels, set_widths, width_plan
 from ghostsearch.space.architecture import Anatomy, Architecture
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.drop import drop_branches, dropped_branches
 from ghostsearch.surgery.fit_model import FitReport
 from ghostsearch.surgery.fit_problem import FitSettings
-from ghostsearch.surgery.inherit import fit_weights, image_batches
+from ghostsearch.surgery.inherit import fit_weights
 from ghostsearch.surgery.sites import find_sites, require_sites
 from ghostsearch.surgery.swap import swap_sites
 from ghostsearch.surgery.verify import checked, no_worse

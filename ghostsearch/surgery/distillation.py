@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.graph.capture import call, channels_last, tensors
+from ghostsearch.graph.capture import call, channels_last, image_batches, tensors
 from ghostsearch.graph.flow import find_places, trace_graph
 
 Progress = Callable[[int, int, str], None]
@@ -72,8 +72,6 @@ def distill_blocks(
     first step. Frozen parameters stay.
     Raises GhostsearchError when there are no images or nothing can be trained.
     """
-    from ghostsearch.surgery.inherit import image_batches
-
     settings = settings or DistillSettings()
     images = list(image_batches(loader))
     if not images:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ghostsearch.graph.capture import call, copied, moved
+from ghostsearch.graph.capture import call, copied, image_batches, moved
 from ghostsearch.graph.plan import WidthPlan
 from ghostsearch.graph.widths import set_widths, width_plan
 from ghostsearch.space.architecture import Architecture, Branch
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
+from ghostsearch.surgery.distillation import distill_blocks
 from ghostsearch.surgery.drop import drop_branches
 from ghostsearch.surgery.fit_model import FitReport, ModelFit
 from ghostsearch.surgery.fit_problem import FitSettings
@@ -60,8 +61,6 @@ def fit_weights(
     fit = ModelFit(statistics, narrow, student, channels, settings or statistics.settings)
     report = fit.run(architecture, progress)
     if distill_steps:
-        from ghostsearch.surgery.distillation import distill_blocks
-
         distill_blocks(
             statistics.teacher, student, [(b,) for b in statistics.batches], distill_steps, seed=seed, progress=progress
         )
@@ -78,20 +77,6 @@ def _channels(plan: WidthPlan, keep: dict[str, list[int]]) -> dict[str, Tensor]:
         for edit in plan.edits[name]
         if edit.side == "out"
     }
-
-
-def image_batches(loader: Iterable[Any], example: Any = None) -> Iterator[Any]:
-    """The images of each batch of a loader: the batch itself, or the first of (images, …).
-
-    Where the example is a tuple of several inputs, a tuple of as many tensors is itself the inputs.
-    """
-    for batch in loader:
-        if isinstance(example, tuple) and isinstance(batch, tuple) and len(batch) == len(example) > 1:
-            yield batch[0] if isinstance(batch[0], tuple | dict) else batch
-            continue
-        listed = isinstance(batch, list | tuple) and len(batch) > 0
-        of_images = listed and isinstance(batch, list) and all(isinstance(x, Tensor) and x.dim() == 3 for x in batch)
-        yield batch[0] if listed and not of_images else batch
 
 
 def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any]) -> None:

@@ -17,6 +17,7 @@ from ghostsearch.graph.branches import find_branches
 from ghostsearch.graph.calls import trace_calls
 from ghostsearch.graph.capture import HOOKS, Shape, batch_size, tensors, unwrapped
 from ghostsearch.graph.flow import trace_graph
+from ghostsearch.graph.widths import find_groups
 from ghostsearch.space.architecture import Anatomy, Branch, Site, Skipped, nearest_names
 from ghostsearch.space.choice import intrinsic_channels
 
@@ -62,8 +63,6 @@ def find_sites(model: nn.Module, example: Any, *, include_first: bool = False, w
     if len(sites) + len(skipped) < 2:
         note = "widths were not traced: there are no two convolutions"
         return Anatomy(tuple(sites), tuple(skipped), (), note, branches)
-    from ghostsearch.graph.widths import find_groups
-
     groups, note = find_groups(model, example)
     return Anatomy(tuple(sites), tuple(skipped), groups, note, branches)
 

@@ -19,9 +19,9 @@ from torch import nn
 from ghostsearch.data.load import Data, load_data
 from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.saved import load_directory, open_model, save
 from ghostsearch.files import atomic_path, write_text
 from ghostsearch.models.options import ModelOptions
+from ghostsearch.surgery.saved import load_directory, open_model, save
 from ghostsearch.training.checks import check_run
 from ghostsearch.training.curves import draw_curves
 from ghostsearch.training.evaluate import evaluate

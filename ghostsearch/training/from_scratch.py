@@ -10,10 +10,10 @@ from pathlib import Path
 from ghostsearch.data.load import load_data
 from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.saved import save
 from ghostsearch.files import write_text
 from ghostsearch.models.load import LoadedModel, load_model
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.surgery.saved import save
 from ghostsearch.training.curves import draw_curves
 from ghostsearch.training.finetune import FinetuneResult, finetune
 from ghostsearch.training.recipe import Tuning

@@ -11,7 +11,6 @@ from torch import Tensor
 from ghostsearch.blocks.base import CONVS, Block, Conv
 from ghostsearch.blocks.table import BLOCKS
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.saved import SavedModel, load, save
 from ghostsearch.export.writer import export
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import CostTable
@@ -23,6 +22,7 @@ from ghostsearch.study.candidates import read_candidates
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.run import search
 from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.saved import SavedModel, load, save
 from ghostsearch.surgery.sites import find_sites
 
 SPACE = """

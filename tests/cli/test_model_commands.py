@@ -50,7 +50,7 @@ def test_inspect_of_a_net_without_sites_says_so_in_one_line(refused):
 def test_convert_measure_load_round_trip(ghostsearch, tmp_path):
     import torch
 
-    from ghostsearch.export.saved import load
+    from ghostsearch.surgery.saved import load
 
     out = tmp_path / "converted"
     done = ghostsearch(

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError, MissingExtraError
+from ghostsearch.export.export_directory import export_directory
 from ghostsearch.export.formats.table import FORMATS, get_format
 from ghostsearch.export.int8 import quantize
-from ghostsearch.export.saved import SavedModel, load_directory, save
-from ghostsearch.export.writer import export, export_directory, telling_name
+from ghostsearch.export.writer import export, telling_name
 from ghostsearch.measure.onnx_graph.folds import split_ghost_norms
 from ghostsearch.measure.onnx_graph.module import cpu_session
 from ghostsearch.models.input import InputSpec
@@ -20,6 +20,7 @@ from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.preset import Preset, SiteRule
 from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.saved import SavedModel, load_directory, save
 from ghostsearch.surgery.sites import find_sites
 
 
@@ -204,7 +205,7 @@ def test_a_directory(digits: SavedModel, tmp_path: Path) -> None:
     [
         ({"format_name": "tflite"}, "no format is called 'tflite'; choose from onnx, torch-export"),
         ({"out": Path("net.bin")}, "a file of format onnx ends in .onnx"),
-        ({"int8": True}, "--int8 needs images to calibrate on; add --data"),
+        ({"int8": True}, "--int8 needs images to calibrate on; add --calibrate"),
         ({"int8": True, "format_name": "openvino"}, "--int8 writes ONNX, not openvino"),
     ],
 )

@@ -27,7 +27,6 @@ from PIL import Image
 from ghostsearch.data.load import load_calibration, load_data, own_data
 from ghostsearch.data.loaders import IMAGE_KEYS, TARGET_KEYS, batch_of
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.saved import load, read_manifest, save
 from ghostsearch.models.load import DIGITS_INPUT, load_model
 from ghostsearch.models.weights import load_weights
 from ghostsearch.records import Axis, Cost, Record, Score
@@ -45,6 +44,7 @@ from ghostsearch.study.directory import (
 from ghostsearch.study.ledger import Ledger
 from ghostsearch.study.outcome import Outcome, write_outcome
 from ghostsearch.study.store import open_storage
+from ghostsearch.surgery.saved import load, read_manifest, save
 from ghostsearch.training.checks import check_run
 from ghostsearch.training.tasks.classification import Classification
 

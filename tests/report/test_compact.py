@@ -6,7 +6,6 @@ import pytest
 import torchvision
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.saved import save
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import example_input, load_model
 from ghostsearch.report.compact import (
@@ -23,6 +22,7 @@ from ghostsearch.report.compact import (
 from ghostsearch.report.result_page import write_page
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.saved import save
 from ghostsearch.units import with_prefix
 
 

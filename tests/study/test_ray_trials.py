@@ -14,12 +14,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ghostsearch
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.saved import load_directory
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.ledger import architecture_of
 from ghostsearch.study.ray_trials import RETRIES, device_resource, on_device, resources_of
 from ghostsearch.study.run import search
 from ghostsearch.study.setup import open_setup
+from ghostsearch.surgery.saved import load_directory
 
 DEVICE = "onnxruntime:cpu"
 ONE_PLACE = ("cpu=1", "first=1")

@@ -12,9 +12,9 @@ from torch import nn
 from ghostsearch.data.load import load_data
 from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.saved import load, save
 from ghostsearch.models.load import load_model
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.surgery.saved import load, save
 from ghostsearch.training.evaluate import evaluate
 from ghostsearch.training.finetune import CURVES_FILE, RESULT_FILE, finetune, finetune_directory
 from ghostsearch.training.loop import train

@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 
 from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.saved import load_directory
+from ghostsearch.surgery.saved import load_directory
 from ghostsearch.training.from_scratch import train_from_scratch
 from ghostsearch.training.recipe import Tuning
 

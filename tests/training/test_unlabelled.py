@@ -8,9 +8,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.saved import load_directory, save
 from ghostsearch.models.load import load_model
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.surgery.saved import load_directory, save
 from ghostsearch.training.finetune import finetune_directory
 
 

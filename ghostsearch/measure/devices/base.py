@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.machine import processor
 from ghostsearch.measure.setting import Setting
 
 PRECISIONS = ("float32", "float16", "bfloat16")
@@ -83,8 +84,6 @@ class Device(abc.ABC):
         """The hardware, such as the processor's name and cores; part of the fingerprint of the latency
         table.
         """
-        from ghostsearch.machine import processor
-
         return processor()
 
     def remark(self) -> str:

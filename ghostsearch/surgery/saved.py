@@ -24,6 +24,7 @@ from ghostsearch.models.input import InputSpec, parse_size
 from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.models.options import ModelOptions
 from ghostsearch.space.architecture import Architecture, read_json
+from ghostsearch.surgery.convert import convert
 from ghostsearch.version import versions
 
 ARCHITECTURE_FILE = "architecture.json"
@@ -319,8 +320,6 @@ def _check_size(directory: Path, spec: str, options: dict[str, Any], state: Stat
 def _converted(
     directory: Path, baseline: nn.Module, architecture: Architecture, width_multiple: int, example: Any
 ) -> nn.Module:
-    from ghostsearch.surgery.convert import convert
-
     try:
         return convert(baseline, architecture, example=example, width_multiple=width_multiple)
     except GhostsearchError as error:

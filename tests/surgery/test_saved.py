@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.saved import load, load_baseline, load_directory, save
 from ghostsearch.models.input import InputSpec
 from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.preset import load_preset
 from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.saved import load, load_baseline, load_directory, save
 from ghostsearch.surgery.sites import find_sites
 
 BUILDERS = (
