@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ghostsearch.cli import compare, device, latency, model, study, train
+from ghostsearch.cli import choose, compare, device, latency, model, study, train
 from ghostsearch.cli.terminal import say_error, show_warning
 from ghostsearch.errors import GhostsearchError
 
@@ -44,7 +44,7 @@ def ghostsearch(
     """
 
 
-for commands in (model, study, train, compare, device, latency):
+for commands in (model, study, choose, train, compare, device, latency):
     commands.add_to(app)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from pydantic import BeforeValidator
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.options import OptionError, Options, option
@@ -151,6 +152,8 @@ def _field_parameters(group: Options) -> dict[str, inspect.Parameter]:
         if extra.get("cli") is False:
             continue
         annotation, shown = _option_type(field.annotation, getattr(group, name))
+        if annotation == float | None and any(isinstance(x, BeforeValidator) for x in field.metadata):
+            annotation = str | None  # such as 97%, which the group itself reads
         flags = [str(flag) for flag in extra.get("flags") or ()]  # type: ignore[union-attr]
         option = typer.Option(
             *flags, help=field.description, show_default=shown or False, autocompletion=COMPLETIONS.get(name),

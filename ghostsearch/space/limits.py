@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from math import inf
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.options import Options, option
+
+BUDGET = "Budget"
 
 FACTORS = {
     "latency": {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6},
@@ -50,12 +54,80 @@ def parse_limit(axis: str, text: str) -> Limit:
     )
 
 
-def parse_drop(text: str) -> float:
-    """A loss of score that a text such as `1%` (percentage points) or `0.01` allows; raises GhostsearchError else."""
+def parse_drop(text: str, name: str = "max_drop") -> float:
+    """A share of the score that a text such as `1%` or `0.01` names; raises GhostsearchError, with `name`, else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", text)
     if not match:
-        raise GhostsearchError(f"max_drop {text[:60]!r} does not parse: points of the score; write 1% or 0.01")
+        raise GhostsearchError(f"{name} {text[:60]!r} does not parse: a share of the score; write 1% or 0.01")
     return float(match[1]) / (100 if match[2] else 1)
+
+
+def _as_share(value: Any) -> Any:
+    try:
+        return parse_drop(value, "min_accuracy") if isinstance(value, str) else value
+    except GhostsearchError as error:
+        raise ValueError(str(error)) from None
+
+
+Share = Annotated[float | None, BeforeValidator(_as_share)]
+"""A score as 97% or 0.97."""
+
+
+class CostLimits(Options):
+    """Upper bounds on what a model costs."""
+
+    max_latency: str | None = option(None, "Latency limit, absolute (12ms) or of the baseline (60%).", panel=BUDGET)
+    max_macs: str | None = option(None, "MACs limit, absolute (300M) or of the baseline (50%).", panel=BUDGET)
+    max_params: str | None = option(None, "Parameter limit, absolute (4M) or of the baseline (50%).", panel=BUDGET)
+    max_memory: str | None = option(
+        None, "Peak activation memory limit, absolute (8MB) or of the baseline (50%).", panel=BUDGET
+    )
+
+    @model_validator(mode="after")
+    def _limits_parse(self) -> Self:
+        try:
+            self.limits()
+        except GhostsearchError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def limits(self) -> tuple[Limit, ...]:
+        """The upper bounds asked for."""
+        return tuple(parse_limit(axis, text) for axis, text in self.cost_texts().items())
+
+    def cost_texts(self) -> dict[str, str]:
+        """The upper bounds as they were given, by axis."""
+        texts = {axis: getattr(self, f"max_{axis}") for axis in FACTORS}
+        return {axis: text for axis, text in texts.items() if text is not None}
+
+
+class Limits(CostLimits):
+    """Bounds on what a model costs and on how well it must do."""
+
+    min_accuracy: Share = option(None, "Minimum score, such as 97%.", panel=BUDGET, ge=0, le=1)
+    max_drop: str | None = option(
+        None,
+        "Points of the score that a model may lose against the baseline, such as 1%; where one is recommended, by "
+        "default one standard error of the difference.",
+        panel=BUDGET,
+    )
+
+    @model_validator(mode="after")
+    def _drop_parses(self) -> Self:
+        try:
+            self.drop()
+        except GhostsearchError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def drop(self) -> float | None:
+        """`max_drop` in the score's unit: 1% of an accuracy is 0.01; None without one."""
+        return None if self.max_drop is None else parse_drop(self.max_drop)
+
+    def limit_texts(self) -> dict[str, str]:
+        """The limits asked for, as they were given; the score's is `score`."""
+        found = self.cost_texts()
+        return found if self.min_accuracy is None else found | {"score": str(self.min_accuracy)}
 
 
 DURATIONS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}

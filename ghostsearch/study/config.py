@@ -12,7 +12,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.setting import MEASURING, Setting
 from ghostsearch.models.options import INPUT, ModelOptions
 from ghostsearch.options import OptionError, Texts, option
-from ghostsearch.space.limits import FACTORS, Limit, parse_drop, parse_duration, parse_limit
+from ghostsearch.space.limits import BUDGET, Limits, parse_duration
 from ghostsearch.surgery.options import FitOptions
 from ghostsearch.training.recipe import TRAINING, Recipe
 from ghostsearch.yaml_files import read_yaml
@@ -20,12 +20,12 @@ from ghostsearch.yaml_files import read_yaml
 AXES = ("score", "latency", "macs", "params", "memory")
 """What an objective may be; `score` is the task's metric, `latency` one axis a device."""
 
-SPACE, BUDGET, MACHINE = "Search space", "Budget", "Machine"
+SPACE, MACHINE = "Search space", "Machine"
 RENAMED = {"train_device": "compute_device"}
 """Options of older run files by the names they have now."""
 
 
-class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe):
+class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits):
     """Everything that makes a run, so that it can be made again."""
 
     model: str = option(
@@ -58,19 +58,6 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe):
         panel=SPACE,
     )
 
-    max_latency: str | None = option(None, "Latency limit, absolute (12ms) or of the baseline (60%).", panel=BUDGET)
-    max_macs: str | None = option(None, "MACs limit, absolute (300M) or of the baseline (50%).", panel=BUDGET)
-    max_params: str | None = option(None, "Parameter limit, absolute (4M) or of the baseline (50%).", panel=BUDGET)
-    max_memory: str | None = option(
-        None, "Peak activation memory limit, absolute (8MB) or of the baseline (50%).", panel=BUDGET
-    )
-    min_accuracy: float | None = option(None, "Minimum score on the front, from 0 to 1.", panel=BUDGET, ge=0, le=1)
-    max_drop: str | None = option(
-        None,
-        "Points of the score that the recommended model may lose against the baseline, such as 1%; default: one "
-        "standard error of the difference.",
-        panel=BUDGET,
-    )
     time_budget: str | None = option(
         None, "Wall time of the whole search, such as 90min or 2h; it ends in time with a front.", panel=BUDGET
     )
@@ -125,28 +112,12 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe):
         return named
 
     @model_validator(mode="after")
-    def _limits_parse(self) -> RunConfig:
+    def _budget_parses(self) -> RunConfig:
         try:
-            self.limits()
             self.budget_s()
-            self.drop()
         except GhostsearchError as error:
             raise ValueError(str(error)) from None
         return self
-
-    def limits(self) -> tuple[Limit, ...]:
-        """The upper bounds asked for."""
-        texts = {axis: getattr(self, f"max_{axis}") for axis in FACTORS}
-        return tuple(parse_limit(axis, text) for axis, text in texts.items() if text is not None)
-
-    def drop(self) -> float | None:
-        """`max_drop` in the score's unit: 1% of an accuracy is 0.01; None without one."""
-        return None if self.max_drop is None else parse_drop(self.max_drop)
-
-    def limit_texts(self) -> dict[str, str]:
-        """The limits asked for, as they were given."""
-        texts = {axis: getattr(self, f"max_{axis}") for axis in FACTORS} | {"score": self.min_accuracy}
-        return {axis: str(text) for axis, text in texts.items() if text is not None}
 
     @property
     def int8(self) -> bool:

@@ -1,5 +1,7 @@
 """The main job as a user runs it, small: search, resume, report, and what is refused."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import yaml
@@ -53,6 +55,20 @@ def test_the_report_holds_what_the_search_learned_of_the_device(study):
         assert veto["choice"] not in set(table[table["name"] == veto["site"]]["choice"])
         assert all(r.sites.get(veto["site"]) != veto["choice"] for r in view.records)
     assert 'id="layer-plot"' in (out / "report.html").read_text()
+
+
+def test_choose_takes_a_measured_model_and_writes_its_file(ghostsearch, refused, study):
+    out, _ = study
+    done = ghostsearch("choose", out, "--max-macs", "99%", "--max-drop", "100%", "--json")
+    assert done.code == 0, done.err
+    front = pd.read_csv(out / "front.csv").set_index("digest")
+    assert done.data["digest"] in front.index
+    assert done.data["figures"]["macs"] < done.data["baseline"]["macs"]
+    assert done.data["file"].endswith(".onnx")
+    assert Path(done.data["file"]).is_file()
+    shown = ghostsearch("choose", out, "--max-drop", "100%", "--min-accuracy", "0%", "--no-export")
+    assert "next: ghostsearch export" in shown.out
+    refused("the nearest is", "choose", out, "--max-latency", "1us")
 
 
 def test_the_same_command_goes_on_and_repeats_nothing(ghostsearch, study):

@@ -1,0 +1,68 @@
+"""The command that takes one model from a study's front and writes the file to deploy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ghostsearch.cli import options as o
+from ghostsearch.cli.terminal import say, say_json, show_table
+from ghostsearch.space.limits import Limits
+
+LIMITS = Limits()
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this file's command."""
+    app.command("choose")(o.command(choose))
+
+
+def choose(
+    study: Annotated[Path, typer.Argument(help="A study directory.", show_default=False)],
+    limits: Limits = LIMITS,
+    to: Annotated[str, typer.Option("--format", help="onnx, torch-export, executorch or openvino.")] = "onnx",
+    export: Annotated[bool, typer.Option(help="Write the model's file.")] = True,
+    allow_code: o.AllowCode = False,
+    as_json: o.Json = False,
+) -> None:
+    """Take the cheapest measured model of a study that keeps your limits, and export it.
+
+    Only models that were trained and measured to the end are offered. A limit of the search holds unless another is
+    given here. Exit code 2 where no model keeps them; the nearest is named.
+
+    Example: [bold]ghostsearch choose results/mine --max-latency 60% --max-drop 1%[/bold]
+    """
+    from ghostsearch.export.writer import export_directory
+    from ghostsearch.study.directory import load_study
+    from ghostsearch.study.pick import pick
+
+    found = pick(load_study(study), limits)
+    record, baseline = found.record, found.baseline
+    folder = study / "models" / record.digest
+    written = export_directory(folder, to, allow_code=allow_code)["path"] if export else None
+    if as_json:
+        figures = {axis.name: axis.value(record) for axis in found.axes}
+        beside = {axis.name: axis.value(baseline) for axis in found.axes} if baseline else None
+        say_json(
+            {"digest": record.digest, "model": str(folder), "file": written, "figures": figures, "baseline": beside}
+        )
+        return
+    rows = [
+        (
+            axis.label,
+            axis.text(axis.value(record)),
+            axis.text(axis.value(baseline)) if baseline else "",
+            "" if axis.limit is None else f"{axis.limit:.4g} × baseline" if axis.relative else axis.text(axis.limit),
+        )
+        for axis in found.axes
+    ]
+    show_table(f"{study}: {record.digest}", ["", "model", "baseline", "limit"], rows)
+    if written:
+        say(f"wrote {written}")
+    say(
+        f"next: ghostsearch check {written or folder} --max-latency …   gates it in CI"
+        if written and to == "onnx"
+        else f"next: ghostsearch export {folder} --format onnx   or   ghostsearch finetune {folder} --data … --out DIR"
+    )
