@@ -61,8 +61,4 @@ def choose(
     show_table(f"{study}: {record.digest}", ["", "model", "baseline", "limit"], rows)
     if written:
         say(f"wrote {written}")
-    say(
-        f"next: ghostsearch check {written or folder} --max-latency …   gates it in CI"
-        if written and to == "onnx"
-        else f"next: ghostsearch export {folder} --format onnx   or   ghostsearch finetune {folder} --data … --out DIR"
-    )
+    say(f"next: ghostsearch measure {folder}   or   ghostsearch finetune {folder} --data … --out DIR")

@@ -67,7 +67,7 @@ def test_choose_takes_a_measured_model_and_writes_its_file(ghostsearch, refused,
     assert done.data["file"].endswith(".onnx")
     assert Path(done.data["file"]).is_file()
     shown = ghostsearch("choose", out, "--max-drop", "100%", "--min-accuracy", "0%", "--no-export")
-    assert "next: ghostsearch export" in shown.out
+    assert "next: ghostsearch measure" in shown.out
     refused("the nearest is", "choose", out, "--max-latency", "1us")
 
 
