@@ -34,11 +34,10 @@ def choose(
 
     Example: [bold]ghostsearch choose results/mine --max-latency 60% --max-drop 1%[/bold]
     """
-    from ghostsearch.export.writer import export_directory
-    from ghostsearch.study.directory import load_study
-    from ghostsearch.study.pick import pick
+    from ghostsearch.export.export_directory import export_directory
+    from ghostsearch.study.pick import pick_from
 
-    found = pick(load_study(study), limits)
+    found = pick_from(study, limits)
     record, baseline = found.record, found.baseline
     folder = study / "models" / record.digest
     written = export_directory(folder, to, allow_code=allow_code)["path"] if export else None

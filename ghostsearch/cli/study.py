@@ -10,7 +10,8 @@ import typer
 
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import out, progress_bar, say, say_json, show_table
-from ghostsearch.study.config import RunConfig
+from ghostsearch.files import write_text
+from ghostsearch.study.config import RunConfig, configure
 
 if TYPE_CHECKING:
     from ghostsearch.records import StudyView
@@ -55,7 +56,6 @@ def run_search(
 ) -> None:
     """Run or resume the study that the options (and --config) describe, then show its front."""
     from ghostsearch.report.tables import front_table
-    from ghostsearch.study.config import configure
     from ghostsearch.study.run import search
 
     given = {name: getattr(run, name) for name in run.model_fields_set}
@@ -103,7 +103,6 @@ def solve(
 
     Example: [bold]ghostsearch solve results/mine --max-latency 60%[/bold]
     """
-    from ghostsearch.files import write_text
     from ghostsearch.study.solve import solve_study
 
     given = {"latency": max_latency, "macs": max_macs, "params": max_params}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Axis, Record, StudyView
 from ghostsearch.space.limits import Limit, Limits
 from ghostsearch.study.baseline import COST_COLUMNS
 from ghostsearch.study.choose import BASELINE, TRAINED, better_baseline, recommended
+from ghostsearch.study.directory import load_study
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,11 @@ class Pick:
     record: Record
     baseline: Record | None
     axes: tuple[Axis, ...]
+
+
+def pick_from(folder: Path, wanted: Limits) -> Pick:
+    """`pick` from the study in a directory; raises GhostsearchError where there is none."""
+    return pick(load_study(folder), wanted)
 
 
 def pick(view: StudyView, wanted: Limits) -> Pick:
