@@ -24,13 +24,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ghostsearch.measure.devices.onnx_file import onnx_bytes
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.devices.base import Device, Prepared, refusals
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.measure.inputs import flat_inputs
+from ghostsearch.measure.onnx_graph.capture import onnx_bytes
 from ghostsearch.measure.setting import Setting
 
 HOST_VARIABLE = "GHOSTSEARCH_SSH"

@@ -185,6 +185,7 @@ def measure_pairs(
     target.require_precision(setting.precision)
     everything = {**pairs, **({BASELINE: baseline} if baseline else {})}
     with restored(), target.session(threads):
+        everything = {name: (target.lowered(model, example), example) for name, (model, example) in everything.items()}
         series = {name: Series(name) for name in everything}
         reference = series[BASELINE] if baseline else None
         entries = [x for x in series.values() if x is not reference]

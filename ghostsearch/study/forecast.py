@@ -14,7 +14,7 @@ from ghostsearch.study.candidates import single_changes
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.plan import uniform_seeds
 from ghostsearch.study.setup import Setup, open_setup
-from ghostsearch.training.train import mode, placed, to_device, torch_device
+from ghostsearch.training.evaluate import mode, placed, to_device, torch_device
 
 PROMOTED = 0.5
 """Share of the trials that a rung promotes."""

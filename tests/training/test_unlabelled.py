@@ -7,11 +7,13 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.models.load import load_model
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.saved import load_directory, save
 from ghostsearch.training.finetune import finetune_directory
+from ghostsearch.training.recipe import Distillation
 
 
 @pytest.fixture
@@ -26,14 +28,15 @@ def digits_without_labels(tmp_path):
 def test_a_teacher_takes_the_place_of_labels(digits_without_labels, tmp_path):
     student = load_model("ghostsearch:digits_cnn", seed=1)
     save(student.module, tmp_path / "student", source=student, architecture=Architecture())
-    options = {"epochs": 1, "device": "cpu"}
+    images = ImageOptions(data=digits_without_labels)
+    recipe = Distillation(epochs=1, compute_device="cpu")
     with pytest.raises(GhostsearchError, match="has no labels; add --distill-from"):
-        finetune_directory(tmp_path / "student", digits_without_labels, tmp_path / "out", **options)
+        finetune_directory(tmp_path / "student", images, tmp_path / "out", recipe)
     assert not (tmp_path / "out").exists()
     teacher = load_model("ghostsearch:digits_cnn", seed=2)
-    found = finetune_directory(
-        tmp_path / "student", digits_without_labels, tmp_path / "out", distill_from=teacher, **options
-    )
+    save(teacher.module, tmp_path / "teacher", source=teacher, architecture=Architecture())
+    taught = recipe.but(distill_from=str(tmp_path / "teacher"))
+    found = finetune_directory(tmp_path / "student", images, tmp_path / "out", taught)
     assert found.metric == "agreement"
     assert found.validation >= found.before
     assert load_directory(tmp_path / "out").module is not None

@@ -62,6 +62,13 @@ class Device(abc.ABC):
         not there.
         """
 
+    def lowered(self, model: nn.Module, example: Any) -> nn.Module:  # noqa: ARG002
+        """What is built again and again from a model: the model itself, or what it becomes once and for all.
+
+        Raises GhostsearchError when the device cannot run the model.
+        """
+        return model
+
     @abc.abstractmethod
     def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
         """Make a model ready to run on an example; works on a copy.

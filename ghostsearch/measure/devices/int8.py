@@ -22,6 +22,12 @@ def int8_remark() -> str:
     return "" if fast_int8() else "this processor has no fast int8 instructions (VNNI or dot product): expect no gain"
 
 
+def lowered_to_int8(device: str, model: nn.Module, example: Any) -> nn.Module:
+    """The model quantized with the example's ranges; raises GhostsearchError when that fails."""
+    with refusals(device):
+        return int8_module(model, example, [example])
+
+
 class OnnxRuntimeCpuInt8(OnnxRuntimeCpu):
     """ONNX Runtime on a model quantized to int8 (static, QDQ).
 
@@ -32,10 +38,13 @@ class OnnxRuntimeCpuInt8(OnnxRuntimeCpu):
     name = "onnxruntime:cpu:int8"
     tolerance = INT8_TOLERANCE
 
+    def lowered(self, model: nn.Module, example: Any) -> nn.Module:
+        """The quantized graph: only sessions over it are built anew."""
+        return lowered_to_int8(self.name, model, example)
+
     def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
         """The quantized graph in a session of its own threads."""
-        with refusals(self.name):
-            return super().prepare(int8_module(model, example, [example]), example, setting)
+        return super().prepare(self.lowered(model, example), example, setting)
 
     def remark(self) -> str:
         return int8_remark()
@@ -47,10 +56,13 @@ class OpenVinoCpuInt8(OpenVinoCpu):
     name = "openvino:cpu:int8"
     tolerance = INT8_TOLERANCE
 
+    def lowered(self, model: nn.Module, example: Any) -> nn.Module:
+        """The quantized graph: only sessions over it are built anew."""
+        return lowered_to_int8(self.name, model, example)
+
     def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
         """The quantized graph compiled for its shapes."""
-        with refusals(self.name):
-            return super().prepare(int8_module(model, example, [example]), example, setting)
+        return super().prepare(self.lowered(model, example), example, setting)
 
     def remark(self) -> str:
         return int8_remark()
