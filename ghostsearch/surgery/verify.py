@@ -58,9 +58,9 @@ def checked(
                 f"{path!r} cannot be replaced: the forward calls it {before.calls[path]} times, what replaces it "
                 f"{after.calls[path]} times (is it kept in a closure or a container?); leave it at 'keep'"
             )
-    _same_shapes(before.outputs, after.outputs)
-    _same_where_untouched(model, example, architecture, before, after)
-    _predicted_macs(architecture, anatomy, batch_size(example), before, after)
+    if _same_shapes(before.outputs, after.outputs, found=isinstance(example, list)):
+        _same_where_untouched(model, example, architecture, before, after)
+        _predicted_macs(architecture, anatomy, batch_size(example), before, after)
     return converted
 
 
@@ -115,10 +115,16 @@ def _same_state(model: nn.Module, converted: nn.Module, architecture: Architectu
                 raise GhostsearchError(f"{path}.{name} came out of the conversion with another requires_grad")
 
 
-def _same_shapes(before: list[Tensor], after: list[Tensor]) -> None:
-    found = [[(tuple(t.shape), t.dtype) for t in outputs] for outputs in (before, after)]
-    if found[0] != found[1]:
-        raise GhostsearchError(f"the converted model's outputs are {found[1]}, the baseline's {found[0]}")
+def _same_shapes(before: list[Tensor], after: list[Tensor], *, found: bool) -> bool:
+    """Whether outputs have the baseline's shapes and dtypes; raises GhostsearchError where they must and have not.
+
+    found: the outputs list what was found in each image (a detector's), and another network may find more or less.
+    """
+    shapes = [[(tuple(t.shape), t.dtype) for t in outputs] for outputs in (before, after)]
+    held = [[(shape[found:], dtype) for shape, dtype in outputs] for outputs in shapes]
+    if held[0] != held[1]:
+        raise GhostsearchError(f"the converted model's outputs are {shapes[1]}, the baseline's {shapes[0]}")
+    return shapes[0] == shapes[1]
 
 
 def _same_where_untouched(model: nn.Module, example: Any, architecture: Architecture, before: Run, after: Run) -> None:

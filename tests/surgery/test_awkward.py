@@ -253,3 +253,24 @@ def test_random_graphs_differ_in_what_they_return():
     from benchmarks.random_nets import made as random_net
 
     assert len({len(list(tensors(net(x)))) for net, x in map(random_net, range(8))}) > 1
+
+
+class Finder(nn.Module):
+    """A detector: per image, a list of what its map finds, longer or shorter with other weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.score = nn.Conv2d(16, 1, 1)
+
+    def forward(self, images):
+        maps = [self.score(self.b(torch.relu(self.a(x[None])))).flatten() for x in images]
+        return [{"scores": m[m > 0], "at": (m > 0).nonzero()} for m in maps]
+
+
+def test_a_detector_may_find_more_or_less():
+    torch.manual_seed(0)
+    net, images = Finder().eval(), [torch.randn(3, 12, 12), torch.randn(3, 8, 8)]
+    made = convert(net, Architecture.of({"b": "ghost(ratio=2, kernel=3)"}), example=images)
+    before, after = net(images), made(images)
+    assert [len(x["scores"]) for x in before] != [len(x["scores"]) for x in after]
