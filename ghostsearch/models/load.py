@@ -201,7 +201,7 @@ def _file_hint(spec: str) -> str:
     """What to do with a file that was given in the place of a model."""
     suffix = Path(spec).suffix.lower()
     if suffix == ".onnx":
-        return f"{spec} is an ONNX file: ghostsearch measure and compare time it; converting wants the PyTorch model"
+        return f"{spec} is an ONNX file: run it with ONNX Runtime; ghostsearch needs the PyTorch model behind it"
     if suffix in FILE_SUFFIXES:
         return f"{spec} is a file of weights; name the model it belongs to: torchvision:resnet18 --weights {spec}"
     return f"{spec} is a file, not a model; write torchvision:NAME, timm:NAME or package.module:function"
