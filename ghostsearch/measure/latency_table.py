@@ -287,4 +287,4 @@ def without_vetoed(space: SearchSpace, vetoed: Sequence[Mapping[str, Any]]) -> S
     """The space without the choices that are not faster on the device; sites that are left with `keep` alone go."""
     gone = {(row["site"], row["choice"]) for row in vetoed}
     sites = {path: tuple(t for t in texts if (path, t) not in gone) for path, texts in space.sites.items()}
-    return SearchSpace({p: t for p, t in sites.items() if len(t) > 1}, space.groups, space.width_multiple)
+    return space.narrowed({p: t for p, t in sites.items() if len(t) > 1}, space.groups)

@@ -231,6 +231,15 @@ class SearchSpace:
             {name: text for name, text in (groups or {}).items() if name not in gone},
         )
 
+    def narrowed(self, sites: Mapping[str, tuple[str, ...]], groups: Mapping[str, tuple[str, ...]]) -> SearchSpace:
+        """The space with these choices left of its own; branches that may still be dropped keep what lies inside."""
+        branches = {
+            end: tuple(name for name in inside if name in sites or name in groups)
+            for end, inside in self.branches.items()
+            if str(DROP) in sites.get(end, ())
+        }
+        return replace(self, sites=sites, groups=groups, branches=branches)
+
     def uniform(self, choice: str) -> Architecture:
         """Every site that offers `choice` takes it, the rest stays.
 

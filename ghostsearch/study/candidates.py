@@ -106,7 +106,7 @@ def without_failed(space: SearchSpace, table: pd.DataFrame) -> SearchSpace:
         kept = {n: tuple(t for t in options if (kind, n, t) not in failed) for n, options in options_of.items()}
         return {name: options for name, options in kept.items() if len(options) > 1}
 
-    return SearchSpace(left("site", space.sites), left("group", space.groups), space.width_multiple)
+    return space.narrowed(left("site", space.sites), left("group", space.groups))
 
 
 def add_latencies(table: pd.DataFrame, latencies: dict[str, LatencyTable], folder: Path) -> pd.DataFrame:

@@ -89,3 +89,15 @@ def test_space_digest_follows_content():
     base = SearchSpace({"x": ("keep", "ghost(ratio=2, kernel=3)")})
     assert base.digest == SearchSpace({"x": ("keep", "ghost(ratio=2, kernel=3)")}).digest
     assert base.digest != SearchSpace({"x": ("keep", "ghost(ratio=4, kernel=3)")}).digest
+
+
+def test_a_narrowed_space_keeps_its_branches():
+    space = SearchSpace(
+        {"a": ("keep", "ghost(ratio=2, kernel=3)"), "b": ("keep", "drop"), "c": ("keep", "drop")},
+        {"g": ("width(1)", "width(0.5)")}, 8, {"b": ("a", "g"), "c": ()},
+    )  # fmt: skip
+    left = space.narrowed({"a": space.sites["a"], "b": space.sites["b"]}, {})
+    assert left.branches == {"b": ("a",)}
+    assert space.narrowed({"a": space.sites["a"]}, space.groups).branches == {}
+    made = space.architecture({"a": "ghost(ratio=2, kernel=3)", "b": "drop"}, {"g": "width(0.5)"})
+    assert made == Architecture.of({"b": "drop"})
