@@ -129,7 +129,7 @@ def test_bad_input_options(options, told):
         ("torchvision:r3d_18", "takes more than one image"),
         ("torchvision:raft_small", "takes more than one image"),
         ("no_such_module:net", "importing no_such_module failed"),
-        ("../../etc/passwd", "neither a directory"),
+        ("../../no/such/network", "neither a directory"),
     ],
 )
 def test_unknown_models_get_one_line(spec, told):
