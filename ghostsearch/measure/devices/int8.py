@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ghostsearch.measure.devices.base import Prepared, refusals
+from ghostsearch.measure.devices.base import Device, Prepared, refusals
 from ghostsearch.measure.devices.onnxruntime_cpu import OnnxRuntimeCpu
 from ghostsearch.measure.devices.openvino_cpu import OpenVinoCpu
 from ghostsearch.measure.onnx_graph.int8_module import int8_module
@@ -22,47 +22,35 @@ def int8_remark() -> str:
     return "" if fast_int8() else "this processor has no fast int8 instructions (VNNI or dot product): expect no gain"
 
 
-def lowered_to_int8(device: str, model: nn.Module, example: Any) -> nn.Module:
-    """The model quantized with the example's ranges; raises GhostsearchError when that fails."""
-    with refusals(device):
-        return int8_module(model, example, [example])
-
-
-class OnnxRuntimeCpuInt8(OnnxRuntimeCpu):
-    """ONNX Runtime on a model quantized to int8 (static, QDQ).
+class Quantized(Device):
+    """A float device on models quantized to int8 (static, QDQ), before the device class that runs them.
 
     A module that is not quantized yet is calibrated on the example: a latency does not depend on the ranges. For a
     score, pass `int8_module(model, example, calibration)`, which runs as it is.
     """
 
-    name = "onnxruntime:cpu:int8"
     tolerance = INT8_TOLERANCE
 
     def lowered(self, model: nn.Module, example: Any) -> nn.Module:
         """The quantized graph: only sessions over it are built anew."""
-        return lowered_to_int8(self.name, model, example)
+        with refusals(self.name):
+            return int8_module(model, example, [example])
 
     def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
-        """The quantized graph in a session of its own threads."""
-        return super().prepare(self.lowered(model, example), example, setting)
+        """The quantized graph, ready to run."""
+        return super().prepare(self.lowered(model, example), example, setting)  # type: ignore[safe-super]
 
     def remark(self) -> str:
         return int8_remark()
 
 
-class OpenVinoCpuInt8(OpenVinoCpu):
+class OnnxRuntimeCpuInt8(Quantized, OnnxRuntimeCpu):
+    """ONNX Runtime on the quantized graph."""
+
+    name = "onnxruntime:cpu:int8"
+
+
+class OpenVinoCpuInt8(Quantized, OpenVinoCpu):
     """OpenVINO on the same quantized graph, which it reads from ONNX."""
 
     name = "openvino:cpu:int8"
-    tolerance = INT8_TOLERANCE
-
-    def lowered(self, model: nn.Module, example: Any) -> nn.Module:
-        """The quantized graph: only sessions over it are built anew."""
-        return lowered_to_int8(self.name, model, example)
-
-    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
-        """The quantized graph compiled for its shapes."""
-        return super().prepare(self.lowered(model, example), example, setting)
-
-    def remark(self) -> str:
-        return int8_remark()
