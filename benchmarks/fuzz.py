@@ -4,7 +4,7 @@
     python benchmarks/fuzz.py --goal 1000000 --results results
 
 The hypothesis part is tests/fuzz with GHOSTSEARCH_FUZZ; its asserts are the rules: a result or one line of
-GhostsearchError, within 20 seconds, less than 1 GiB more memory, nothing run. Atheris runs each text
+GhostsearchError, within 20 CPU seconds, less than 1 GiB more memory, nothing run. Atheris runs each text
 reader for --seconds.
 """
 
@@ -199,8 +199,8 @@ def main() -> None:
             ResultTable("atheris, guided by coverage", by_coverage),
         ],
         notes=[
-            "Each input: a result or one line of GhostsearchError, within 20 seconds; a process may grow by at most "
-            f"1 GiB. The largest process took {peak} MiB, torch and hypothesis in it.",
+            "Each input: a result or one line of GhostsearchError, within 20 CPU seconds; a process may grow by at "
+            f"most 1 GiB. The largest process took {peak} MiB, torch and hypothesis in it.",
             "Malicious pickles, alias bombs and headers that promise the moon are tests of their own in tests/fuzz.",
         ],
     )  # fmt: skip
