@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,6 +55,38 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def cannot_write(path: Path, reason: str) -> GhostsearchError:
     """The one line for a file that the system refuses to take."""
     return GhostsearchError(f"{path}: cannot be written ({reason}); free space or choose another place")
+
+
+def check_writable(directory: Path) -> None:
+    """Refuse before long work what could not be written after it: raise GhostsearchError unless files can be made.
+
+    Nothing is left behind, and a directory that is not there yet is not made.
+    """
+    place = next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=place) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+    except OSError as error:
+        raise cannot_write(directory, error.strerror or str(error)) from None
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder in the system's temporary directory for libraries that write files only; it goes with the block.
+
+    Raises GhostsearchError, naming that directory, when its disk is full or takes no files.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="ghostsearch-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise GhostsearchError(
+            f"the temporary directory {tempfile.gettempdir()} takes no more files ({error.strerror}); free space "
+            "or set TMPDIR"
+        ) from None
 
 
 def _publish(temporary: Path, path: Path) -> None:

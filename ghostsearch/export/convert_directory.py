@@ -11,6 +11,7 @@ from torch import nn
 
 from ghostsearch.data.load import load_calibration
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.files import check_writable
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.space.architecture import Anatomy, Architecture, nearest_names
@@ -83,6 +84,7 @@ def convert_and_save(
     fitted = bool(wanted.calibrate and wanted.calibration_images)
     if wanted.distill_steps and not fitted:
         raise GhostsearchError("--distill-steps needs images to distil on; add --calibrate DATA")
+    check_writable(out)
     example = example_input(loaded.input)
     anatomy = find_sites(loaded.module, example, include_first=wanted.include_first)
     architecture, batches = requested_architecture(anatomy, wanted), None

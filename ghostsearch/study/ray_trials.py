@@ -12,7 +12,6 @@ import dataclasses
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from ghostsearch.errors import GhostsearchError, failure_reason
-from ghostsearch.files import write_bytes
+from ghostsearch.files import temporary_folder, write_bytes
 from ghostsearch.records import Axis, Latency, Record
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.baseline import Baseline, with_baseline
@@ -327,8 +326,8 @@ class TrialActor(tune.Trainable):
 
         record, model = run_trial(trial, stopped)
         if model is not None and record.digest != "baseline":
-            with tempfile.TemporaryDirectory() as folder:
-                kept = save_model(self.plan.setup, model, record.architecture, Path(folder) / record.digest)
+            with temporary_folder() as folder:
+                kept = save_model(self.plan.setup, model, record.architecture, folder / record.digest)
                 files = {path.name: path.read_bytes() for path in sorted(kept.iterdir(), reverse=True)}
             ray.get(self.board.keep.remote(record.digest, files))
         return record

@@ -19,7 +19,7 @@ from torch import nn
 from ghostsearch.data.load import Data, load_data
 from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.files import atomic_path, write_text
+from ghostsearch.files import atomic_path, check_writable, write_text
 from ghostsearch.models.options import ModelOptions
 from ghostsearch.surgery.saved import load_directory, open_model, save
 from ghostsearch.training.checks import check_run
@@ -135,6 +135,7 @@ def finetune_directory(
     """
     if out.resolve() == directory.resolve():
         raise GhostsearchError(f"{out} is the model's own directory; choose another --out, so that it stays")
+    check_writable(out)
     teacher = None
     if recipe.distill_from:
         teacher = open_model(

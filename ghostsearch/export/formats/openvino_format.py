@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch.export import ExportedProgram
 
 from ghostsearch.export.formats.base import Format, Runner
 from ghostsearch.export.formats.onnx_format import onnx_model
+from ghostsearch.files import temporary_folder
 
 
 class OpenVino(Format):
@@ -25,8 +25,8 @@ class OpenVino(Format):
         """Convert the ONNX graph and save both files."""
         import openvino
 
-        with tempfile.TemporaryDirectory() as folder:
-            graph = Path(folder) / "model.onnx"
+        with temporary_folder() as folder:
+            graph = folder / "model.onnx"
             graph.write_bytes(onnx_model(program, notes).SerializeToString())
             model = openvino.convert_model(graph)
             for key, value in notes.items():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ghostsearch.files import temporary_folder
 from ghostsearch.machine import processor_flags
 from ghostsearch.measure.onnx_graph.capture import quiet_exporter
 from ghostsearch.measure.onnx_graph.equalize import equalize_ranges
@@ -63,8 +62,8 @@ def quantized(graph: bytes, feeds: Sequence[Feed], options: Int8Options | None =
 
     options = options or Int8Options()
     # The quantizer reads and writes files only.
-    with quiet_exporter(), tempfile.TemporaryDirectory(prefix="ghostsearch-") as folder:
-        prepared, small = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
+    with quiet_exporter(), temporary_folder() as folder:
+        prepared, small = folder / "prepared.onnx", folder / "int8.onnx"
         model = onnx.load_from_string(graph)
         if options.split_norms:
             split_ghost_norms(model)
