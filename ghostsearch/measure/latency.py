@@ -283,7 +283,6 @@ def restored() -> Iterator[None]:
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     was_on = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

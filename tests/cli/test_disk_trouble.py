@@ -7,7 +7,7 @@ import sys
 import pytest
 
 IN_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-MOUNT = 'mount -t tmpfs -o "$1" tmpfs "$2"; at=$2; shift 2; "$@"; code=$?; find "$at" -type f; exit $code'
+MOUNT = 'mount -t tmpfs -o "$1" tmpfs "$2" || exit 99; at=$2; shift 2; "$@"; code=$?; find "$at" -type f; exit $code'
 """Runs a command and then lists the files left on the mounted disk, which goes with the namespace."""
 CONVERT = ["convert", "ghostsearch:digits_cnn", "--choice", "ghost(ratio=2, kernel=3)", "--quiet"]
 FULL, READ_ONLY = "size=4k", "ro,size=64k"

@@ -10,7 +10,7 @@ from torch import nn
 from ghostsearch.measure.devices.base import Device, Prepared, refusals
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.measure.inputs import flat_inputs
-from ghostsearch.measure.onnx_graph.capture import onnx_graph
+from ghostsearch.measure.onnx_graph.capture import onnx_module
 from ghostsearch.measure.onnx_graph.module import cpu_session
 from ghostsearch.measure.setting import Setting
 
@@ -38,12 +38,17 @@ class OnnxRuntimeCpu(Device):
     def check(self) -> None:
         """ONNX Runtime is a dependency, so it is there."""
 
-    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
-        """The model as an ONNX graph in a session of its own threads; an OnnxModule's graph as it is."""
+    def lowered(self, model: nn.Module, example: Any) -> nn.Module:
+        """The ONNX graph, exported once."""
         with refusals(self.name):
-            graph, names = onnx_graph(model, example)
-            session = cpu_session(graph, setting.threads)
-            feed = dict(zip(names, map(as_array, flat_inputs(example)), strict=True))
+            return onnx_module(model, example)
+
+    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
+        """The model as an ONNX graph in a session of its own threads."""
+        with refusals(self.name):
+            module = onnx_module(model, example)
+            session = cpu_session(module.graph, setting.threads)
+            feed = dict(zip(module.names or module.inputs, map(as_array, flat_inputs(example)), strict=True))
             # An input that the graph does not use (a flag turned constant) is dropped by the exporter.
             known = {x.name for x in session.get_inputs()}
             prepared = OnnxRuntimePrepared(session, {k: v for k, v in feed.items() if k in known})

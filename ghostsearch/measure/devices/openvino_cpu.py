@@ -11,7 +11,7 @@ from ghostsearch.errors import MissingExtraError
 from ghostsearch.measure.devices.base import Device, Prepared, refusals
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.measure.inputs import flat_inputs
-from ghostsearch.measure.onnx_graph.capture import onnx_graph
+from ghostsearch.measure.onnx_graph.capture import onnx_module
 from ghostsearch.measure.setting import Setting
 
 PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16"}
@@ -47,14 +47,19 @@ class OpenVinoCpu(Device):
         except ImportError:
             raise MissingExtraError("OpenVINO", "openvino") from None
 
+    def lowered(self, model: nn.Module, example: Any) -> nn.Module:
+        """The ONNX graph, exported once."""
+        with refusals(self.name):
+            return onnx_module(model, example)
+
     def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
         """The model compiled for its shapes."""
         import openvino
 
         with refusals(self.name):
-            graph, names = onnx_graph(model, example)
+            module = onnx_module(model, example)
             core = openvino.Core()
-            read = core.read_model(graph)
+            read = core.read_model(module.graph)
             hints = {
                 "INFERENCE_NUM_THREADS": setting.threads,
                 "INFERENCE_PRECISION_HINT": PRECISION_HINTS[setting.precision],
@@ -62,7 +67,7 @@ class OpenVinoCpu(Device):
                 "NUM_STREAMS": 1,
             }
             compiled = core.compile_model(read, "CPU", hints)
-            feed = dict(zip(names, map(as_array, flat_inputs(example)), strict=True))
+            feed = dict(zip(module.names or module.inputs, map(as_array, flat_inputs(example)), strict=True))
             wanted = [feed[x.get_any_name()] for x in compiled.inputs]
             prepared = OpenVinoPrepared(compiled.create_infer_request(), wanted)
             prepared.run()

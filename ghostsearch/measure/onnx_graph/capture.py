@@ -19,11 +19,12 @@ from ghostsearch.measure.onnx_graph.module import OnnxModule
 OPSET = 18
 
 
-def onnx_graph(model: nn.Module, example: Any) -> tuple[bytes, tuple[str, ...]]:
-    """The ONNX graph that a runtime runs for a model, and its inputs' names; an OnnxModule's graph as it is."""
+def onnx_module(model: nn.Module, example: Any) -> OnnxModule:
+    """What a runtime that reads ONNX runs for a model; an OnnxModule stays as it is."""
     if isinstance(model, OnnxModule):
-        return model.graph, tuple(model.inputs)
-    return onnx_bytes(model, example)
+        return model
+    graph, names = onnx_bytes(model, example)
+    return OnnxModule(graph, names=names)
 
 
 def onnx_bytes(model: nn.Module, example: Any, *, free_batch: bool = False) -> tuple[bytes, tuple[str, ...]]:

@@ -18,9 +18,10 @@ class OnnxModule(nn.Module):
     x: one tensor per input of the graph -> the graph's output, or a tuple where it has several.
     """
 
-    def __init__(self, graph: bytes, *, threads: int = 1) -> None:
+    def __init__(self, graph: bytes, *, threads: int = 1, names: tuple[str, ...] = ()) -> None:
+        """`names`: of the inputs of the module that the graph was made of, where the graph may have dropped some."""
         super().__init__()
-        self.graph, self.threads = graph, threads
+        self.graph, self.threads, self.names = graph, threads, names
         self._session: Any = None
 
     @classmethod
