@@ -19,7 +19,6 @@ from scipy.stats import kendalltau
 from ghostsearch.machine import processor
 from ghostsearch.models.load import load_model
 from ghostsearch.report.gallery import (
-    REFERENCE_CHOICE,
     LayerMaps,
     draw_gallery,
     image_tensor,
@@ -30,6 +29,7 @@ from ghostsearch.report.result_page import ResultPage, ResultTable, publish, scr
 from ghostsearch.study.candidates import read_candidates
 
 MODEL, WEIGHTS, SIZE = "ghostsearch:resnet20", Path("cifar_resnet20_jpeg.safetensors"), 64
+REFERENCE_CHOICE = "ghost(ratio=2, kernel=3)"
 IMAGES = ("china.jpg", "flower.jpg")
 SEARCH = (
     "ghostsearch search --model ghostsearch:resnet20 --weights cifar_resnet20_jpeg.safetensors "

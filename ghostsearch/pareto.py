@@ -1,4 +1,4 @@
-"""Non-dominated models: front, ranks, crowding, hypervolume, knee. Every axis is minimised."""
+"""Non-dominated models: front, ranks, crowding, hypervolume. Every axis is minimised."""
 
 from __future__ import annotations
 
@@ -124,20 +124,3 @@ def most_volume(points: Sequence[Point], count: int) -> list[int]:
         rest = (i for i in range(len(points)) if i not in chosen)
         chosen.append(max(rest, key=lambda i: hypervolume([scaled[j] for j in (*chosen, i)], reference)))
     return chosen
-
-
-def knee(points: Sequence[Point]) -> int:
-    """Index of the front's point nearest to the ideal one, each axis scaled to the front's range; ties: the first.
-
-    Raises ValueError when there is no point.
-    """
-    front = pareto_front(points)
-    if not front:
-        raise ValueError("the knee of no points")
-    axes = list(zip(*(points[i] for i in front), strict=True))
-    low, span = [min(a) for a in axes], [max(a) - min(a) for a in axes]
-
-    def distance(i: int) -> float:
-        return sum(((x - b) / s) ** 2 for x, b, s in zip(points[i], low, span, strict=True) if s > 0)
-
-    return min(front, key=distance)

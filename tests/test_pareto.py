@@ -1,4 +1,4 @@
-"""Fronts, ranks, crowding, hypervolume, knee: laws that hold for any points, and values worked out by hand."""
+"""Fronts, ranks, crowding, hypervolume: laws that hold for any points, and values worked out by hand."""
 
 from math import inf, nan, prod
 
@@ -10,7 +10,6 @@ from ghostsearch.pareto import (
     crowding_distances,
     dominates,
     hypervolume,
-    knee,
     most_volume,
     non_dominated_ranks,
     pareto_front,
@@ -80,13 +79,6 @@ def test_one_point_makes_a_box(axes):
 
 def test_points_beyond_the_reference_add_nothing():
     assert hypervolume([(5, 0), (1, 1)], (4, 4)) == 3 * 3
-
-
-def test_knee_is_nearest_to_the_ideal_and_never_a_dominated_point():
-    assert knee([(0, 10), (2, 2), (10, 0), (1, 11)]) == 1
-    assert knee([(3, 3)]) == 0
-    with pytest.raises(ValueError, match="no points"):
-        knee([])
 
 
 def test_most_volume_prefers_the_middle_to_the_ends():

@@ -26,7 +26,7 @@ def paper(
     tables: Annotated[list[str] | None, typer.Argument(help=TABLES_HELP)] = None,
     out: Annotated[Path, typer.Option(help="Where the pages go.")] = Path("results"),
     given: PaperOptions = DEFAULTS,
-    quiet: o.Quiet = False,
+    quiet: Annotated[bool, typer.Option(help="No progress bar.")] = False,
 ) -> None:
     """Write the tables that the options ask for."""
     options = given.but(command=shlex.join(["python", "-m", "benchmarks.paper", *sys.argv[1:]]))

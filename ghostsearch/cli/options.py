@@ -60,10 +60,6 @@ Device = Annotated[
     str,
     typer.Option(help="Where to measure; `ghostsearch devices` lists them.", autocompletion=complete_device),
 ]
-Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads of the runtime.")]
-Batch = Annotated[int, typer.Option(min=1, help="Measurement batch size, in images.")]
-Precision = Annotated[str, typer.Option(help="float32, or float16/bfloat16 where the device has it.")]
-ChannelsLast = Annotated[bool, typer.Option(help="Memory order of PyTorch's own devices.")]
 Space = Annotated[
     str, typer.Option(help="Search space: a YAML file or a preset's name.", autocompletion=complete_space)
 ]
@@ -84,7 +80,6 @@ class Output(Options):
 OUTPUT = Output()
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Run the code (package.module:function) a directory's model came from.")

@@ -33,7 +33,6 @@ PAIRS = 3
 SAMPLES_PER_TAP = 3
 """A d×d filter is fitted on at least three times as many positions as it has taps; fewer would fit anything."""
 DEFAULT_IMAGE = "china.jpg"
-REFERENCE_CHOICE = "ghost(ratio=2, kernel=3)"
 MAX_ROWS = 8
 """Layers on the picture; the page has all."""
 FRAMES = ("#0072b2", "#e69f00", "#009e73")

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 TINY = [
-    "--trials", "4", "--epochs", "0", "--final-epochs", "0", "--baseline-epochs", "2", "--time-limit", "0.5", "--calibration-images", "64", "--quiet",
+    "--trials", "4", "--epochs", "0", "--final-epochs", "0", "--baseline-epochs", "2", "--time-limit", "0.5",
+    "--calibration-images", "64", "--quiet",
 ]  # fmt: skip
 
 
