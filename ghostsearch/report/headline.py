@@ -10,21 +10,52 @@ from ghostsearch.report.outcome import (
     cost_cell,
     find_record,
     is_variant,
+    score_axis,
     score_cell,
     shown_score,
     shown_split,
+    variants,
 )
+from ghostsearch.study.choose import INT8
 from ghostsearch.units import share_text
 
 
 def headline(view: StudyView) -> str:
-    """One sentence: the chosen model, what it saves, and its score beside the better baseline's."""
+    """One sentence: the chosen model, what it saves, its score beside the better baseline's; a second one where the
+    baseline in int8 beats it.
+    """
     chosen, baseline = find_record(view, view.chosen), baseline_record(view)
     if chosen is None:
         return f"No model of {view.name} meets every limit yet; relax a limit or raise --trials."
     if chosen.digest == "baseline" or baseline is None:
-        return f"The baseline of {view.name} stays the choice: no other model is a better trade."
-    return f"Model {chosen.digest} {_savings(view, chosen, baseline)}{_score_change(view, chosen)}."
+        precision = " int8" * _in_int8(view)
+        stays = f"The{precision} baseline of {view.name} stays the choice: no other model is a better trade."
+        return stays + _beaten_by_int8(view, baseline)
+    gain = f"Model {chosen.digest} {_savings(view, chosen, baseline)}{_score_change(view, chosen)}."
+    return gain + _beaten_by_int8(view, chosen)
+
+
+def _in_int8(view: StudyView) -> bool:
+    return any((axis.device or "").endswith(":int8") for axis in cost_axes(view))
+
+
+def _beaten_by_int8(view: StudyView, chosen: Record | None) -> str:
+    """What the reader must know where the baseline in int8 is faster than the chosen model and scores no worse."""
+    int8 = next((r for r in variants(view) if r.digest == INT8), None)
+    timed = next((axis for axis in cost_axes(view) if axis.device), None)
+    if int8 is None or timed is None or chosen is None:
+        return ""
+    mine, theirs = shown_score(view, chosen), shown_score(view, int8)
+    ours, quick = timed.ratio(chosen), timed.ratio(int8)
+    if mine is None or theirs is None or ours is None or quick is None or quick >= ours:
+        return ""
+    worse = theirs.value < mine.value if score_axis(view).maximize else theirs.value > mine.value
+    if worse:
+        return ""
+    return (
+        f" The baseline in int8 beats it: {share_text(quick)} of the latency at {score_cell(theirs)}; "
+        f"search with --device {timed.device}:int8."
+    )
 
 
 def _savings(view: StudyView, chosen: Record, baseline: Record) -> str:

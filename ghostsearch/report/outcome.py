@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from ghostsearch.records import COST_LABELS, Axis, Record, Score, StudyView
-from ghostsearch.study.choose import TRAINED, better_baseline
+from ghostsearch.study.choose import BASELINE, BASELINES, TRAINED, better_baseline
 from ghostsearch.units import MISSING, interval_text, score_text, share_text
 
 
@@ -69,7 +69,7 @@ def score_cell(score: Score | None) -> str:
 def cost_cell(record: Record, baseline: Record | None, axis: Axis, *, intervals: bool = True) -> str:
     """A cost with its share of the baseline's and, for a latency, that share's 95 % interval."""
     value = axis.value(record)
-    if record.digest in ("baseline", TRAINED) or value is None:
+    if record.digest in (BASELINE, TRAINED) or value is None:
         return axis.text(value)
     # No space inside the brackets, so that a narrow terminal breaks the line before them.
     share = share_text(axis.ratio(record, baseline)).replace(" ", "")
@@ -99,13 +99,13 @@ def baseline_record(view: StudyView) -> Record | None:
 
 
 def variants(view: StudyView) -> list[Record]:
-    """The baseline again: with the finalists' training, or in int8."""
+    """The baseline again: with the finalists' training, or in the other precision."""
     return [r for r in (*view.records, *view.finalists) if is_variant(r)]
 
 
 def is_variant(record: Record) -> bool:
     """Whether it is such a further baseline."""
-    return record.digest == TRAINED or record.origin.endswith(" baseline")
+    return record.digest in BASELINES and record.digest != BASELINE
 
 
 def model_id(record: Record) -> str:
@@ -131,7 +131,7 @@ def breaches(view: StudyView, record: Record) -> list[str]:
 
 def remark(view: StudyView, record: Record) -> str:
     """What to say of a model beside its figures: `chosen`, the limits it missed, noisy timing."""
-    broken = [] if record.digest in ("baseline", TRAINED) else breaches(view, record)
+    broken = [] if record.digest in BASELINES else breaches(view, record)
     if record.digest in view.missed and not broken:
         broken = ["a limit, as the search recorded it"]
     words = ["chosen"] * (record.digest == view.chosen and not is_variant(record))

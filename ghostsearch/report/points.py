@@ -25,6 +25,7 @@ MARKS: Mapping[str, Mark] = {
     "baseline": Mark("square", "ink", 12),
     "trained baseline": Mark("square-open", "ink", 12),
     "int8 baseline": Mark("cross", "ink", 12),
+    "float baseline": Mark("cross-open", "ink", 12),
     "missed a limit": Mark("x", "warn", 10),
     "front, uniform": Mark("diamond", "uniform", 11),
     "front": Mark("circle", "accent", 10),
@@ -33,7 +34,7 @@ MARKS: Mapping[str, Mark] = {
     "stopped early": Mark("triangle-down-open", "other", 6),
 }
 """How each kind of model is marked; the first ones lie on top. Colours are names of the page's palette."""
-NAMED_KINDS = tuple(MARKS)[:8]
+NAMED_KINDS = tuple(MARKS)[:9]
 """Kinds that the page's menu names one by one."""
 
 
@@ -89,9 +90,6 @@ def untried(view: StudyView) -> list[Record]:
 def _places(record: Record, cost: Axis, score: Axis) -> list[tuple[float, float]]:
     """Where it stands, in the picture's units; empty where a figure is missing."""
     x, y = cost.value(record), score.value(record)
-    if x is None and cost.device and is_variant(record):
-        # The baseline in int8 runs on the device's int8 variant.
-        x = next((a.median_s for a in record.latencies if a.device.startswith(cost.device)), None)
     if x is None or y is None or not isfinite(x) or not isfinite(y):
         return []
     return [(x * cost.scale[0], y * score.scale[0])]

@@ -158,7 +158,7 @@ def _notes(setup: Setup, tables: Mapping[str, LatencyTable]) -> list[str]:
     if epochs:
         notes.append(f"the baseline was trained for {epochs} epochs first")
     notes.append("descendants are distilled from the baseline while they train")
-    if setup.config.int8:
+    if setup.config.scores_int8:
         notes.append("scores are those of networks quantized to int8, the baseline's too")
     notes += dict.fromkeys(table.store.note for table in tables.values() if table.store.note)
     if setup.anatomy.width_note:

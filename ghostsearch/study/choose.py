@@ -10,6 +10,9 @@ from ghostsearch.study.statistics import standard_error
 
 BASELINE, TRAINED = "baseline", "baselinetrained"
 """Digests of the baseline as given and after the finalists' training."""
+INT8, FLOAT = "baselineint8", "baselinefloat"
+"""Digests of the baseline in the precision that the study's other models do not have: a reference, no candidate."""
+BASELINES = (BASELINE, TRAINED, INT8, FLOAT)
 
 
 def better_baseline(finalists: Sequence[Record], score: Axis) -> Record | None:
@@ -30,7 +33,7 @@ def recommended(
     """
     score = next(axis for axis in axes if axis.is_score)
     cost = next((axis for axis in axes if not axis.is_score), score)
-    models = [r for r in front if r.digest not in (BASELINE, TRAINED) and score.value(r) is not None]
+    models = [r for r in front if r.digest not in BASELINES and score.value(r) is not None]
     baseline = better_baseline(finalists, score)
     kept = [r for r in models if baseline is None or _keeps(r, baseline, score, max_drop)]
     if kept:

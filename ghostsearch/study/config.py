@@ -21,6 +21,7 @@ AXES = ("score", "latency", "macs", "params", "memory")
 """What an objective may be; `score` is the task's metric, `latency` one axis a device."""
 
 SPACE, MACHINE = "Search space", "Machine"
+GRAPH_DEVICES = ("onnxruntime:cpu", "openvino:cpu")
 RENAMED = {"train_device": "compute_device"}
 """Options of older run files by the names they have now."""
 
@@ -75,6 +76,11 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
     )
 
     device: Texts = option(("onnxruntime:cpu",), "Where latency is measured; repeatable.", panel=MEASURING)
+    int8: bool = option(
+        False,
+        "Measure the baseline in int8 too, as a mark to beat; a search on an int8 device has both.",
+        panel=MEASURING,
+    )
     time_limit: float = option(2.0, "Time budget for timing per trial and device, in seconds.", panel=MEASURING, gt=0)
     cell_time_limit: float = option(
         0.1, "Time budget per layer and choice of the latency table, in seconds.", panel=MEASURING, gt=0
@@ -120,9 +126,21 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
         return self
 
     @property
-    def int8(self) -> bool:
+    def scores_int8(self) -> bool:
         """Whether the models will run in int8: a device of the run says so, and scores are int8 scores."""
         return any(device.endswith(":int8") for device in self.device)
+
+    @property
+    def runs_graphs(self) -> bool:
+        """Whether every device runs an ONNX graph as it is, in float and in int8 alike."""
+        return all(device.removesuffix(":int8") in GRAPH_DEVICES for device in self.device)
+
+    def check_int8(self) -> None:
+        """Raise GhostsearchError when the run asks for int8 figures that it cannot take."""
+        if (self.int8 or self.scores_int8) and not self.calibration_images:
+            raise GhostsearchError("int8 sets its scales on images; give --calibration-images above 0")
+        if self.int8 and not self.runs_graphs:
+            raise GhostsearchError(f"--int8 is measured on {' or '.join(GRAPH_DEVICES)}; name no other --device")
 
     def axes(self) -> tuple[str, ...]:
         """The axes of the search: the objectives, then what else is limited."""
@@ -154,6 +172,7 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
 FREE = frozenset(
     {
         "out",
+        "int8",
         "compute_device",
         "trials",
         "finalists",

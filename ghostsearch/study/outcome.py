@@ -15,10 +15,11 @@ from ghostsearch.files import atomic_path, write_text
 from ghostsearch.pareto import most_volume, pareto_front
 from ghostsearch.records import Axis, Record, frame
 from ghostsearch.study.baseline import baseline_directory
-from ghostsearch.study.choose import BASELINE, TRAINED, recommended
+from ghostsearch.study.choose import BASELINE, BASELINES, FLOAT, INT8, TRAINED, recommended
 from ghostsearch.study.directory import OUTCOME
 from ghostsearch.study.evidence import evidence
 from ghostsearch.study.kept import MODELS, RECORD, kept_directory, save_model
+from ghostsearch.study.other_precision import Reference, make_reference
 from ghostsearch.study.plan import Plan
 from ghostsearch.study.watch import Watch, timed
 from ghostsearch.surgery.saved import load_directory
@@ -68,7 +69,8 @@ def choose_finalists(plan: Plan, records: Sequence[Record]) -> list[Record]:
 def finish(plan: Plan, records: Sequence[Record], watch: Watch) -> list[Record] | None:
     """The records of the baseline, the baseline after the finalists' training, and the finalists; None if interrupted.
 
-    All but the first share one rung. Their latencies come from one interleaved run, so that they compare.
+    All but the first share one rung, and the baseline in the other precision, last, where the run asks for it.
+    Their latencies come from one interleaved run, so that they compare.
     """
     baseline, epochs = next(r for r in records if r.digest == BASELINE), plan.config.longest_training()
     work = [(baseline, 0.0)]
@@ -85,7 +87,7 @@ def finish(plan: Plan, records: Sequence[Record], watch: Watch) -> list[Record] 
     if watch.interrupted():
         return None
     told(len(work), len(work), "measuring the finalists beside the baseline")
-    return _measured(plan, finished, watch.folder)
+    return _measured(plan, finished, make_reference(plan.setup, baseline, watch.folder), watch.folder)
 
 
 def _finish(plan: Plan, record: Record, folder: Path, total: float) -> Record:
@@ -131,9 +133,13 @@ def _model_of(plan: Plan, record: Record, folder: Path) -> nn.Module:
     return model
 
 
-def _measured(plan: Plan, records: Sequence[Record], folder: Path) -> list[Record]:
+def _measured(plan: Plan, records: list[Record], reference: Reference | None, folder: Path) -> list[Record]:
     places = {r.digest: folder / MODELS / r.digest for r in records} | {BASELINE: baseline_directory(folder)}
-    models = {r.digest: load_directory(places[r.digest], model=plan.setup.baseline.module).module for r in records}
+    given = plan.setup.baseline.module
+    models: dict[str, nn.Module] = {r.digest: load_directory(places[r.digest], model=given).module for r in records}
+    if reference:
+        models[reference.record.digest] = reference.module
+        records = [*records, reference.record]
     timings = plan.setup.latencies(models, plan.config.final_time_limit)
     measured = [r.model_copy(update={"latencies": timings[r.digest]}) for r in records]
     for record in measured:
@@ -147,11 +153,11 @@ def final_front(plan: Plan, finalists: Sequence[Record]) -> tuple[list[Record], 
     The baseline competes after the same training, and is on the front only where no model is.
     """
     equal = max((last for r in finalists if (last := _epochs(r)) is not None), default=0.0)
-    compared = [r for r in finalists if _epochs(r) == equal]
-    missed = [r.digest for r in compared if plan.breaches(r) and r.digest not in (BASELINE, TRAINED)]
+    compared = [r for r in finalists if _epochs(r) == equal and r.digest not in (INT8, FLOAT)]
+    missed = [r.digest for r in compared if plan.breaches(r) and r.digest not in BASELINES]
     kept = [r for r in compared if r.digest not in missed]
     best = sorted((kept[i] for i in pareto_front(plan.points(kept))), key=plan.score_axis.minimised)
-    models = [r for r in best if r.digest not in (BASELINE, TRAINED)]
+    models = [r for r in best if r.digest not in BASELINES]
     return models or [r for r in finalists if r.digest == BASELINE and not plan.breaches(r)], missed
 
 

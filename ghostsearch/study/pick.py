@@ -10,7 +10,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Axis, Record, StudyView
 from ghostsearch.space.limits import Limit, Limits
 from ghostsearch.study.baseline import COST_COLUMNS
-from ghostsearch.study.choose import BASELINE, TRAINED, better_baseline, recommended
+from ghostsearch.study.choose import BASELINE, BASELINES, better_baseline, recommended
 from ghostsearch.study.directory import load_study
 
 
@@ -40,9 +40,7 @@ def pick(view: StudyView, wanted: Limits) -> Pick:
     score = next(axis for axis in axes if axis.is_score)
     drop = wanted.drop() if wanted.max_drop else Limits(max_drop=view.config.get("max_drop")).drop()
     last = max(s.epochs for r in view.finalists if (s := r.score()))
-    models = [
-        r for r in view.finalists if r.digest not in (BASELINE, TRAINED) and (s := r.score()) and s.epochs == last
-    ]
+    models = [r for r in view.finalists if r.digest not in BASELINES and (s := r.score()) and s.epochs == last]
     if not models:
         raise GhostsearchError(f"{view.directory} has no finalist but the baseline; search with more --trials")
     kept = [r for r in models if not any(axis.breach(r) for axis in axes)]

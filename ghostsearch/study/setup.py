@@ -20,6 +20,7 @@ from ghostsearch.measure.devices.base import refusals
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.latency_table import LatencyTable
 from ghostsearch.measure.onnx_graph.int8_module import int8_module
+from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.profiling import profile
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import LoadedModel, example_input, load_model
@@ -152,13 +153,18 @@ class Setup:
 
         Where a device of the run is int8, it is the quantized network's score: what the user will deploy.
         """
-        loader, device = getattr(self.data, split), torch_device(self.config.compute_device)
-        if self.config.int8:
-            model, device = self.quantized(model), torch.device("cpu")
-        meter, images = meter_over(model, loader, self.task, device)
+        if self.config.scores_int8:
+            return self.score_as_it_is(self.quantized(model), split, epochs, torch.device("cpu"))
+        return self.score_as_it_is(model, split, epochs, torch_device(self.config.compute_device))
+
+    def score_as_it_is(
+        self, model: nn.Module, split: Literal["validation", "test"], epochs: float, device: torch.device
+    ) -> Score:
+        """The task's score of a module, in whatever precision it computes."""
+        meter, images = meter_over(model, getattr(self.data, split), self.task, device)
         return score_of(meter, self.task.metric, split=split, epochs=epochs, images=images, seed=self.config.seed)
 
-    def quantized(self, model: nn.Module) -> nn.Module:
+    def quantized(self, model: nn.Module) -> OnnxModule:
         """The model in int8, its ranges from a part of the calibration images; raises what the quantizer raises."""
         assert self.calibration
         batches = self.calibration[: max(1, INT8_IMAGES // len(self.calibration[0]))]
@@ -204,6 +210,7 @@ def open_setup(config: RunConfig, progress: Progress | None = None) -> Setup:
     Raises GhostsearchError for anything that does not fit together.
     """
     torch_device(config.compute_device)
+    config.check_int8()
     loaded = load_model(
         config.model, weights=config.weights, classes=config.classes, size=config.size, seed=config.seed
     )
@@ -220,8 +227,6 @@ def open_setup(config: RunConfig, progress: Progress | None = None) -> Setup:
         config.data, input=loaded.input, batch=config.batch_size, seed=config.seed,
         validation_list=config.validation_list, train_images=config.train_images, progress=progress,
     )  # fmt: skip
-    if config.int8 and not config.calibration_images:
-        raise GhostsearchError("an int8 device sets its scales on images; give --calibration-images above 0")
     if not data.labelled and config.baseline_training():
         raise GhostsearchError(
             f"{config.data} has no labels to train the baseline on; add --weights, or --baseline-epochs 0"

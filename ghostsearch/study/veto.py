@@ -9,17 +9,24 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.latency_table import LatencyTable, without_vetoed
 from ghostsearch.space.architecture import SearchSpace
 
+IN_INT8 = "the int8 baseline's layer is as fast, and loses nothing"
+
 
 def vetoed_rows(tables: Mapping[str, LatencyTable]) -> list[dict[str, Any]]:
-    """Rows of site, choice, device, ratio and interval against the baseline layer."""
-    return [row for table in tables.values() for row in table.vetoed()]
+    """Rows of site, choice, device, ratio and interval against the baseline layer, in int8 on an int8 device."""
+    return [
+        row | ({"reason": IN_INT8} if device.endswith(":int8") else {})
+        for device, table in tables.items()
+        for row in table.vetoed()
+    ]
 
 
 def without_slow(space: SearchSpace, rows: Sequence[Mapping[str, Any]], devices: Sequence[str]) -> SearchSpace:
-    """The space without the choices that are faster on none of the devices.
+    """The space without the choices that are faster on none of the devices; where some are int8, on none of those.
 
     Raises GhostsearchError when nothing is left to search.
     """
+    devices = [d for d in devices if d.endswith(":int8")] or devices
     slow_on: dict[tuple[str, str], set[str]] = {}
     for row in rows:
         slow_on.setdefault((row["site"], row["choice"]), set()).add(row["device"])

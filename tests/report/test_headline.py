@@ -82,3 +82,14 @@ def test_without_latency_it_speaks_of_macs() -> None:
 def test_claims_nothing_when_the_baseline_model_stays() -> None:
     assert "stays the choice" in headline(study(BASELINE, chosen="baseline"))
     assert "meets every limit" in headline(study(BASELINE, chosen=""))
+
+
+@pytest.mark.parametrize(("score", "seconds", "beaten"), [(0.92, 3e-3, True), (0.92, 5e-3, False), (0.85, 3e-3, False)])
+def test_names_the_int8_baseline_only_where_it_beats_the_chosen_model(
+    score: float, seconds: float, beaten: bool
+) -> None:
+    small = record("0123456789", 0.88, 4e-3, 10_000_000, test=0.905)
+    int8 = record("baselineint8", 0.9, seconds, 40_000_000, test=score).model_copy(update={"origin": "int8 baseline"})
+    text = headline(study(BASELINE, small, chosen="0123456789", finalists=(BASELINE, small, int8)))
+    assert ("The baseline in int8 beats it: 38 % of the latency at 92.0" in text) == beaten
+    assert ("--device onnxruntime:cpu:int8" in text) == beaten

@@ -40,8 +40,8 @@ def test_scores_of_an_earlier_rung_are_not_on_the_front(view: StudyView) -> None
 def test_further_baselines_have_marks_of_their_own_off_the_front(view: StudyView) -> None:
     baseline = view.finalists[0]
     trained = baseline.model_copy(update={"digest": "baselinetrained"})
-    quick = Latency(device="onnxruntime:cpu:int8", threads=1, batch=1, times_s=(1e-4,))
-    int8 = baseline.model_copy(update={"origin": "int8 baseline", "latencies": (quick,)})
+    quick = Latency(device="onnxruntime:cpu", threads=1, batch=1, times_s=(1e-4,))
+    int8 = baseline.model_copy(update={"digest": "baselineint8", "origin": "int8 baseline", "latencies": (quick,)})
     study = view.model_copy(update={"finalists": (*view.finalists, trained, int8)})
     panel = make_panel(study, cost_axes(view)[0], score_axis(view, "test"))
     marks = {p.model: p for p in panel.points}

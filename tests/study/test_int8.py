@@ -4,6 +4,8 @@ import pytest
 
 from ghostsearch import RunConfig, search
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.space.architecture import SearchSpace
+from ghostsearch.study.veto import without_slow
 
 SMALL = {
     "device": ["onnxruntime:cpu:int8"], "trials": 3, "epochs": 0, "final_epochs": 0, "finalists": 1, "time_limit": 0.3,
@@ -18,9 +20,41 @@ def test_trials_are_timed_and_scored_in_int8(tmp_path):
     assert {x.device for r in view.records for x in r.latencies} == {"onnxruntime:cpu:int8"}
     assert any("quantized to int8" in note for note in view.notes)
     assert all(0 < r.score().value <= 1 for r in done)
+    (other,) = (r for r in view.finalists if r.digest == "baselinefloat")
+    assert other.latency("onnxruntime:cpu:int8").ratio
+    assert abs(other.score("test").value - view.finalists[0].score("test").value) < 0.05
+    assert "baselinefloat" in (tmp_path / "study" / "front.csv").read_text()
+    assert "float baseline" in (tmp_path / "study" / "report.md").read_text()
+
+
+def test_a_float_study_shows_the_baseline_in_int8(tmp_path):
+    options = {**SMALL, "device": ["onnxruntime:cpu"], "trials": 1, "int8": True}
+    view = search(RunConfig(out=str(tmp_path / "study"), **options))
+    baseline, *_, int8 = view.finalists
+    assert (int8.digest, int8.origin) == ("baselineint8", "int8 baseline")
+    assert abs(int8.score("test").value - baseline.score("test").value) < 0.05
+    assert "int8 baseline" in (tmp_path / "study" / "report.md").read_text()
+    assert int8.digest not in view.front
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"int8": True, "device": ["torch:cpu"]}, "--int8 is measured on onnxruntime:cpu"),
+    ({"int8": True, "device": ["onnxruntime:cpu"], "calibration_images": 0}, "int8 sets its scales on images"),
+])  # fmt: skip
+def test_what_int8_cannot_be_measured_on_is_told(tmp_path, options, message):
+    with pytest.raises(GhostsearchError, match=message):
+        search(RunConfig(out=str(tmp_path / "study"), **{**SMALL, **options}))
+
+
+def test_an_int8_search_leaves_out_what_is_slow_in_int8_alone():
+    space = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)")}, {"a": ("width(1)", "width(0.5)")})
+    row = {"site": "a", "choice": "ghost(ratio=2, kernel=3)", "device": "onnxruntime:cpu:int8"}
+    devices = ["onnxruntime:cpu", "onnxruntime:cpu:int8"]
+    assert "ghost(ratio=2, kernel=3)" not in without_slow(space, [row], devices).sites.get("a", ())
+    assert without_slow(space, [{**row, "device": "onnxruntime:cpu"}], devices) == space
 
 
 def test_int8_needs_images(tmp_path):
-    with pytest.raises(GhostsearchError, match="an int8 device sets its scales on images"):
+    with pytest.raises(GhostsearchError, match="int8 sets its scales on images"):
         search(RunConfig(out=str(tmp_path / "study"), **{**SMALL, "calibration_images": 0}))
     assert not (tmp_path / "study").exists()

@@ -14,7 +14,7 @@ from torch import nn
 
 from ghostsearch.graph.capture import copied, moved
 from ghostsearch.measure.inputs import Flat, flat_inputs
-from ghostsearch.measure.onnx_graph.module import OnnxModule
+from ghostsearch.measure.onnx_graph.module import BATCH_NAME, OnnxModule
 
 OPSET = 18
 
@@ -39,7 +39,7 @@ def onnx_bytes(model: nn.Module, example: Any, *, free_batch: bool = False) -> t
     flat = Flat(copied(model).to("cpu"), example).eval().requires_grad_(False)
     inputs = flat_inputs(example)
     names = tuple(f"x{i}" for i in range(len(inputs)))
-    axes = {name: {0: "batch"} for name in names} if free_batch else None
+    axes = {name: {0: BATCH_NAME} for name in names} if free_batch else None
     with quiet_exporter(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         # Typed as a path, yet the tracing exporter writes to any file.
         buffer: Any = io.BytesIO()

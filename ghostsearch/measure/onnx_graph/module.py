@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
 
+BATCH_NAME = "batch"
+"""What a free batch dimension is called in the graphs that we write."""
+
 
 class OnnxModule(nn.Module):
     """An ONNX graph run by ONNX Runtime on the CPU; it holds no parameters.
@@ -49,6 +52,15 @@ class OnnxModule(nn.Module):
     def inputs(self) -> dict[str, tuple[int | str | None, ...]]:
         """Shape of each input by name; a free dimension is a text or None."""
         return {x.name: tuple(x.shape) for x in self.session.get_inputs()}
+
+    def with_batch(self, batch: int) -> OnnxModule:
+        """The same graph for one batch size alone, which a runtime may compile better than a free one."""
+        import onnx
+        from onnxruntime.tools.onnx_model_utils import make_dim_param_fixed
+
+        model = onnx.load_from_string(self.graph)
+        make_dim_param_fixed(model.graph, BATCH_NAME, batch)
+        return OnnxModule(model.SerializeToString(), threads=self.threads)
 
     def forward(self, *images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The graph's outputs."""

@@ -1,0 +1,45 @@
+"""The baseline in the precision that the study's other models do not have: int8 beside float, float beside int8."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ghostsearch.files import write_text
+from ghostsearch.measure.onnx_graph.capture import onnx_bytes
+from ghostsearch.measure.onnx_graph.module import OnnxModule
+from ghostsearch.records import Record
+from ghostsearch.study.choose import FLOAT, INT8
+from ghostsearch.study.kept import MODELS, RECORD
+from ghostsearch.study.setup import Setup
+from ghostsearch.training.evaluate import torch_device
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The graph, which an ONNX device runs as it is, and the record of its scores."""
+
+    module: OnnxModule
+    record: Record
+
+
+def make_reference(setup: Setup, baseline: Record, folder: Path) -> Reference | None:
+    """The baseline in the other precision, scored on both splits; None where the run does not ask for it.
+
+    Its weights are the baseline's as given. A search in int8 always has it, where its devices run ONNX graphs.
+    """
+    config, model = setup.config, setup.baseline.module
+    if not (config.int8 or config.scores_int8) or not config.runs_graphs:
+        return None
+    if config.scores_int8:
+        digest, origin = FLOAT, "float baseline"
+        module = OnnxModule(onnx_bytes(model, setup.example, free_batch=True)[0], threads=config.threads)
+    else:
+        digest, origin = INT8, "int8 baseline"
+        module = setup.quantized(model)
+    cpu = torch_device("cpu")
+    scores = tuple(setup.score_as_it_is(module, split, 0, cpu) for split in ("validation", "test"))
+    record = baseline.model_copy(update={"digest": digest, "origin": origin, "scores": scores, "seconds": {}})
+    (folder / MODELS / digest).mkdir(parents=True, exist_ok=True)
+    write_text(folder / MODELS / digest / RECORD, record.model_dump_json())
+    return Reference(module.with_batch(config.batch), record)
