@@ -115,7 +115,7 @@ def solve(
         return
     columns = list(answers[0].resources)
     rows = [[a.architecture.digest, f"{a.loss:.4g}", *(f"{a.resources[c]:.4g}" for c in columns)] for a in answers]
-    show_table(f"{directory}: predicted from the candidate table", ["model", "summed loss", *columns], rows)
+    show_table(f"{directory}: predicted from the candidate table", ["model", "predicted loss", *columns], rows)
     say("next: the same with --out best.json, then ghostsearch convert MODEL --architecture best.json --out DIR")
 
 

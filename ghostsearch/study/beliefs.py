@@ -16,9 +16,9 @@ Code = tuple[int, ...]
 
 LEARNT = 4
 """Trials that must have reached a rung before proposals are made for its scores."""
-LATENCY_ERROR = 0.03
-"""Relative error of a predicted latency, and the distance kept from a limit, before any was measured."""
-DEEP = 2.0
+DRAWN = 64
+"""Trials from which on losses are drawn (Thompson 1933); before, what is believed most adds more than exploring."""
+DEEP = 1.2
 """Scores so many times the largest drop below the baseline's count as nothing: the hypervolume's reference."""
 WORST = 1.05
 """The hypervolume's reference on a resource, in baselines."""
@@ -70,8 +70,6 @@ class Beliefs:
 
     def __init__(self, problem: Problem, axes: Sequence[str]) -> None:
         self.problem, self.axes = problem, tuple(axes)
-        # Sums of square roots of the single changes' divergences rank whole models better than sums of divergences.
-        self.root = [np.sqrt(np.maximum(x, 0.0)) for x in problem.losses]
         self.corrections = {name: self._correction(name) for name in problem.names if name.startswith("latency")}
         self._told: list[tuple[Code, dict[float, float], dict[str, float]]] = []
         self._rungs: dict[float, _Rung] = {}
@@ -106,14 +104,19 @@ class Beliefs:
         assert self._base is not None
         for epochs, score in scores.items():
             if epochs not in self._rungs:
-                self._rungs[epochs] = _Rung(Regression(self.root), {axis: Front() for axis in self.axes})
+                self._rungs[epochs] = _Rung(Regression(self.problem.roots), {axis: Front() for axis in self.axes})
             rung = self._rungs[epochs]
             for axis, front in rung.fronts.items():
-                front.add(amounts[axis], score, code)
-            rung.least = min(rung.least, score)
+                front.add(amounts[axis], -self._root_drop(score), code)
+            rung.least = min(rung.least, -self._root_drop(score))
             if any(code):
-                drop = self._base - score
-                rung.losses.add(code, float(np.sign(drop) * np.sqrt(abs(drop))))
+                rung.losses.add(code, self._root_drop(score))
+
+    def _root_drop(self, score: float) -> float:
+        """Square root of what a score lost against the baseline's, with its sign: what losses add up to."""
+        assert self._base is not None
+        drop = self._base - score
+        return float(np.sign(drop) * np.sqrt(abs(drop)))
 
     @property
     def rung(self) -> _Rung | None:
@@ -122,15 +125,16 @@ class Beliefs:
         return self._rungs[max(learnt)] if learnt else None
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """One possible set of losses (D,), square roots of drops; the table's where no rung has enough trials."""
+        """Losses to propose by (D,), square roots of drops; the table's where no rung has enough trials."""
         rung = self.rung
         if rung is None:
-            return Regression(self.root).mean
+            return Regression(self.problem.roots).mean
         below = max((e for e, r in self._rungs.items() if r is not rung and e < self._epochs(rung)), default=None)
         if below is not None:
             # The table as the shorter training corrected it is what the longer one is expected to change little of.
             rung.losses.expect(self._rungs[below].losses.posterior().mean)
-        return rung.losses.posterior().draw(rng)
+        belief = rung.losses.posterior()
+        return belief.draw(rng) if rung.losses.count >= DRAWN else belief.mean
 
     def _epochs(self, rung: _Rung) -> float:
         return next(epochs for epochs, known in self._rungs.items() if known is rung)
@@ -139,10 +143,7 @@ class Beliefs:
         """Hypervolume of score and each axis that models (A, V) would add under given losses, in shares: (A,)."""
         rung = self.rung
         assert rung is not None
-        assert self._base is not None
-        drops = rung.losses.features(codes) @ losses
-        scores = self._base - np.sign(drops) * drops**2
-        amounts, least = self.amounts(codes), self._base - DEEP * (self._base - rung.least)
+        scores, amounts, least = -rung.losses.features(codes) @ losses, self.amounts(codes), DEEP * rung.least
         total = np.zeros(len(codes))
         for axis, front in rung.fronts.items():
             most = WORST * self.problem.baseline(axis)
@@ -171,11 +172,9 @@ class Beliefs:
 
     def margin(self, name: str) -> float:
         """Distance to keep from a limit on a resource: the typical error of its prediction; 0 where that is exact."""
-        if name not in self.corrections:
-            return 0.0
-        correction = self.corrections[name]
-        error = correction.posterior().noise if correction.count >= LEARNT else LATENCY_ERROR
-        return error * self.problem.baseline(name)
+        if name not in self.corrections or self.corrections[name].count < LEARNT:
+            return self.problem.margin(name)
+        return self.corrections[name].posterior().noise * self.problem.baseline(name)
 
     def within(self, codes: np.ndarray, limits: Mapping[str, float]) -> np.ndarray:
         """Which models (A, V) meet every limit by one standard deviation of their predictions: (A,) of bool."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.pareto import pareto_front
-from ghostsearch.records import Axis, Record, device_of
+from ghostsearch.records import Axis, Record
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.baseline import Baseline
 from ghostsearch.study.candidates import add_latencies, build_candidates, losses_of, without_failed
@@ -27,9 +28,6 @@ from ghostsearch.study.watch import Watch
 if TYPE_CHECKING:
     import pandas as pd
 
-BUDGETS, DIVERSE = 20, 3
-LONG_RUN = 32
-"""Trials from which on the table's sampler is given the uniform architectures too."""
 SOLVER_SHARE = 0.7
 """Of the trials that neither the baseline nor a uniform one takes; the sampler has the rest."""
 
@@ -134,12 +132,12 @@ def _check_left(setup: Setup, space: SearchSpace) -> None:
 def seeds_of(config: RunConfig, space: SearchSpace, problem: Problem | None, axes: Sequence[Axis]) -> list[Seed]:
     """What the run asks to start from, the baseline always first.
 
-    The table's sampler opens with the program's answers itself, spread over what the trials have not covered.
+    The table's sampler opens with the program's answers itself.
     """
     uniform = uniform_seeds(space)
     kind: str = config.seeds
     if kind == "solver" and config.sampler == "table":
-        kind = "uniform" if config.trials >= LONG_RUN else "none"
+        kind = "none"
     if kind in ("none", "only solver"):
         uniform = uniform[:1]
     if problem is None or kind in ("none", "uniform"):
@@ -147,7 +145,7 @@ def seeds_of(config: RunConfig, space: SearchSpace, problem: Problem | None, axe
     share = SOLVER_SHARE if kind == "solver" else 1.0
     room = max(1, int((config.trials - len(uniform)) * share))
     # Right behind the baseline: what is scored later is stopped at a rung by what these reach there.
-    return [uniform[0], *solver_seeds(space, problem, axes)[:room], *uniform[1:]]
+    return [uniform[0], *solver_seeds(space, problem, axes, room), *uniform[1:]]
 
 
 def uniform_seeds(space: SearchSpace) -> list[Seed]:
@@ -161,13 +159,11 @@ def uniform_seeds(space: SearchSpace) -> list[Seed]:
     return list({a.digest: (a, origin) for a, origin in reversed(seeds)}.values())[::-1]
 
 
-def solver_seeds(space: SearchSpace, problem: Problem, axes: Sequence[Axis]) -> list[Seed]:
-    """The integer program's answers for budgets spread over MACs and, where it counts, the first device's latency."""
-    bounds = {axis.name: bound for axis in axes if (bound := axis.bound) is not None and axis.name in problem.names}
-    names = ["macs", *(n for n in problem.names if device_of(n))][:2]
-    found = [solve_budgets(problem, n, bounds, budgets=BUDGETS // len(names), diverse=DIVERSE) for n in names]
-    codes = dict.fromkeys(code for turn in _in_turns(found) for code in turn)
-    return [(decode(space, code), "solver") for code in codes]
+def solver_seeds(space: SearchSpace, problem: Problem, axes: Sequence[Axis], count: int) -> list[Seed]:
+    """The integer program's first answers for budgets spread over the run's costs."""
+    bounds = problem.within_margins({axis.name: bound for axis in axes if (bound := axis.bound) is not None})
+    codes = solve_budgets(problem, problem.axes(axis.name for axis in axes), bounds)
+    return [(decode(space, code), "solver") for code in islice(codes, count)]
 
 
 def candidate_problem(baseline: Baseline, space: SearchSpace, table: pd.DataFrame, watch: Watch) -> Problem:
@@ -198,8 +194,3 @@ def candidate_problem(baseline: Baseline, space: SearchSpace, table: pd.DataFram
 
 def _latency_names(baseline: Baseline) -> list[str]:
     return [axis.name for axis in baseline.axes if axis.device in baseline.tables]
-
-
-def _in_turns(lists: Sequence[Sequence[tuple[int, ...]]]) -> list[list[tuple[int, ...]]]:
-    """First of each, second of each, …"""
-    return [[x[i] for x in lists if i < len(x)] for i in range(max(map(len, lists), default=0))]

@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
-SPREADS = (0.05, 0.2, 0.5, 1.0, 2.0)
+SPREADS = (0.05, 0.2, 0.5, 1.0)
 """Standard deviations that an entry may have around the scaled table, as shares of its own size."""
 NOISES = (0.03, 0.1, 0.2, 0.4, 0.8)
 """Standard deviations of what the sum leaves open, as shares of the figures' own size."""

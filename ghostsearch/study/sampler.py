@@ -3,14 +3,15 @@
     sampler = TableSampler(problem, parameters, objectives=("score", "macs"))
     study = optuna.create_study(directions=("maximize", "minimize"), sampler=sampler)
 
-The first proposals are the integer program's answers for budgets spread over the axes. Then each proposal is what one
-sample of the losses that are still believed possible (Thompson 1933) says would add most to the front: the program's
-answer for a drawn budget or a neighbour of the front, improved one option at a time.
+The first proposals are exactly those of the integer program for budgets spread over the axes. Then each proposal is
+what the losses as the trials corrected them say would add most to the front: the program's answer for a drawn budget or
+a neighbour of the front, improved one option at a time. In long studies the losses are drawn from those that are still
+believed possible (Thompson 1933).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,16 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import qmc
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.study.beliefs import Beliefs, Code
-from ghostsearch.study.solver import QUICK, Problem, Program
+from ghostsearch.study.solver import QUICK, Problem, Program, solve_budgets
 
 SCORE = "score"
 RUNGS = "rungs"
 """User attribute of a trained trial: its score by epochs, {"0": 0.91, "1": 0.93}; without it all scores are alike."""
-OPENING = 10
-"""Models to have been told before losses are drawn; until then budgets are spread over the axes."""
-PLACES = tuple(qmc.Halton(1, scramble=False).random(32)[:, 0].tolist())
-"""Budgets of the opening between the least and the baseline's amount: the ends of ever shorter intervals."""
+OPENING = 8
+"""Models to have been told before losses are drawn; until then the asks are the solver's own, as without a sampler."""
 NEIGHBOURS, STEPS = 200, 12
 """Neighbours of the front that an ask looks at, and steps of one changed option from the best of them."""
 DRAWS = 1000
@@ -65,8 +63,10 @@ class TableSampler(optuna.samplers.BaseSampler):
         self.problem, self.seed, self.objectives = problem, seed, tuple(objectives)
         self.parameters = {name: tuple(options) for name, options in parameters.items()}
         self.limits = {name: limit for name, limit in (limits or {}).items() if name in problem.names}
-        axes = [name for name in self.objectives if name in problem.names] or [problem.names[0]]
+        axes = problem.axes(self.objectives)
         self.beliefs = Beliefs(problem, axes)
+        self._front = list[Code]()
+        self._rest_of_front = solve_budgets(problem, axes, problem.within_margins(self.limits))
         self._program = Program(problem)
         self._least = {axis: self._program.least(axis) for axis in axes}
         self._taken: set[Code] = set()
@@ -140,13 +140,18 @@ class TableSampler(optuna.samplers.BaseSampler):
             self.beliefs.tell(code, {float(e): sign * score for e, score in rungs.items()}, amounts)
 
     def _opening(self) -> Code | None:
-        """The program's answer for the first budget whose answer was not tried yet, axis by axis."""
-        for place in PLACES:
-            for axis in self.beliefs.axes:
-                code = self._solve(axis, place, self.beliefs.root)
-                if code is not None and len(self._allowed([code])):
-                    return code
+        """The first of the solver's own answers that the study has not had."""
+        for code in self._solvers_answers():
+            if len(self._allowed([code])):
+                return code
         return None
+
+    def _solvers_answers(self) -> Iterator[Code]:
+        """What `solve_budgets` gives, each solved once."""
+        yield from self._front
+        for code in self._rest_of_front:
+            self._front.append(code)
+            yield code
 
     def _best(self, rng: np.random.Generator) -> Code | None:
         """What adds most to the front: the best start, then one changed option at a time while that adds more."""

@@ -29,7 +29,7 @@ class Answer:
 
     architecture: Architecture
     loss: float
-    """Sum of the candidates' divergences."""
+    """Predicted divergence: the square of the summed square roots of the candidates' divergences."""
     resources: dict[str, float]
     """params, macs, latency_s[DEVICE]."""
     proven: bool

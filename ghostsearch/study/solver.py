@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import ctypes
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
@@ -12,6 +17,10 @@ from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.study.interactions import Additive
 
+DIVERSE = 3
+"""Different answers for each budget."""
+LATENCY_ERROR = 0.03
+"""Relative error of a predicted latency before any was measured."""
 INFEASIBLE = 2
 """SciPy's status of a program that is proven to have no solution."""
 
@@ -42,9 +51,17 @@ class Problem:
         """Options of each variable."""
         return tuple(len(x) for x in self.losses)
 
+    @cached_property
+    def roots(self) -> list[np.ndarray]:
+        """Per variable (options,), square roots of the losses: what is added up, wherever losses are.
+
+        Sums of square roots of the single changes' divergences rank whole models better than sums of divergences.
+        """
+        return [np.sqrt(np.maximum(losses, 0.0)) for losses in self.losses]
+
     def loss(self, code: Sequence[int]) -> float:
-        """The summed loss of one architecture's codes."""
-        return float(sum(losses[option] for losses, option in zip(self.losses, code, strict=True)))
+        """The loss of one architecture's codes, in the single losses' unit."""
+        return float(sum(roots[option] for roots, option in zip(self.roots, code, strict=True))) ** 2
 
     def at(self, code: Sequence[int]) -> dict[str, float]:
         """The resources of one architecture's codes by name."""
@@ -62,6 +79,18 @@ class Problem:
     def baseline(self, name: str) -> float:
         """The baseline's amount of a resource."""
         return float(self.resources.constant[self.names.index(name)])
+
+    def axes(self, names: Iterable[str]) -> list[str]:
+        """Those of the named axes that are resources of the program; its last resource where none is."""
+        return [name for name in names if name in self.names] or [self.names[-1]]
+
+    def margin(self, name: str) -> float:
+        """Distance to keep from a limit on a resource before any was measured; 0 where predictions are exact."""
+        return LATENCY_ERROR * self.baseline(name) if name.startswith("latency") else 0.0
+
+    def within_margins(self, limits: Mapping[str, float]) -> dict[str, float]:
+        """Those limits that are on the program's resources, each less its margin."""
+        return {name: limit - self.margin(name) for name, limit in limits.items() if name in self.names}
 
 
 @dataclass(frozen=True)
@@ -141,8 +170,8 @@ class Program:
         """What loses least with each named resource at most its bound; None when it is proven that nothing meets them.
 
         The answer differs from each of `avoid` in at least `distance` variables (no-good cuts). `losses` stand in for
-        the problem's; `extra` are amounts of a resource by option, per variable, that come on top of its own. Raises
-        GhostsearchError when the nodes are used up before anything is found.
+        the problem's `roots`; `extra` are amounts of a resource by option, per variable, that come on top of its own.
+        Raises GhostsearchError when the nodes are used up before anything is found.
         """
         constraints = list(self._rules)
         for name, bound in bounds.items():
@@ -157,7 +186,7 @@ class Program:
             cuts = _matrix([(self.starts + np.array(code), np.ones(len(code))) for code in avoid], self.columns)
             constraints.append(LinearConstraint(cuts, -np.inf, len(self.starts) - distance))
         objective = np.zeros(self.columns)
-        objective[: self.binaries] = np.concatenate(list(losses or self.problem.losses))
+        objective[: self.binaries] = np.concatenate(list(losses or self.problem.roots))
         found = self._run(objective, constraints, effort)
         if found is None:
             return None
@@ -180,7 +209,10 @@ class Program:
     ) -> OptimizeResult | None:
         """HiGHS on one thread; None where it proves that there is no solution."""
         options = {"mip_rel_gap": effort.gap, "node_limit": effort.nodes}
-        found = milp(objective, integrality=self._whole, bounds=Bounds(0, 1), constraints=constraints, options=options)
+        with muted():
+            found = milp(
+                objective, integrality=self._whole, bounds=Bounds(0, 1), constraints=constraints, options=options
+            )
         if found.x is None and found.status != INFEASIBLE:
             raise GhostsearchError(
                 f"the solver found nothing within {effort.nodes} nodes, which proves nothing; widen a bound"
@@ -189,29 +221,51 @@ class Program:
 
 
 def solve_budgets(
-    problem: Problem, axis: str, limits: Mapping[str, float] | None = None, *, budgets: int = 20, diverse: int = 3
-) -> list[tuple[int, ...]]:
-    """Codes for evenly spaced budgets on one resource, `diverse` of each, all within the fixed `limits` too.
+    problem: Problem, axes: Sequence[str], limits: Mapping[str, float] | None = None, *, budgets: int = 20
+) -> Iterator[tuple[int, ...]]:
+    """Codes for evenly spaced budgets on the axes, DIVERSE of each, all within the fixed `limits` too; solved as asked.
 
-    Ordered so that every prefix covers the whole range of budgets: the best of each budget first, from the middle out
-    by halving, then the second best of each. The baseline is not among them.
+    Every prefix covers the whole range of budgets: the best of each budget first, from the middle out by halving and
+    the axes in turns, then the second best of each. The baseline is not among them.
     """
-    program = Program(problem)
-    limits = dict(limits or {})
-    low, high = program.least(axis), min(problem.baseline(axis), limits.get(axis, problem.baseline(axis)))
-    steps = [low + (high - low) * (i + 0.5) / budgets for i in range(budgets)]
-    distance = max(1, len(problem.sizes) // 8)
-    rounds: list[list[tuple[int, ...]]] = [[] for _ in range(diverse)]
-    for step in (steps[i] for i in halving(budgets)):
-        avoid: list[tuple[int, ...]] = []
-        for place in range(diverse):
-            found = program.solve({**limits, axis: step}, avoid, distance)
-            if found is None:
-                break
-            avoid.append(found.code)
-            rounds[place].append(found.code)
-    codes = dict.fromkeys(code for found in rounds for code in found if any(code))
-    return list(codes)
+    program, limits = Program(problem), dict(limits or {})
+    distance, seen = max(1, len(problem.sizes) // 8), set[tuple[int, ...]]()
+    steps = {axis: _steps(program, axis, limits, budgets) for axis in axes}
+    found: dict[tuple[str, int], list[tuple[int, ...]]] = {(axis, i): [] for i in range(budgets) for axis in axes}
+    for place in range(DIVERSE):
+        for (axis, i), earlier in found.items():
+            if len(earlier) < place:
+                continue
+            solution = program.solve({**limits, axis: steps[axis][i]}, earlier, distance)
+            if solution is None:
+                continue
+            earlier.append(solution.code)
+            if any(solution.code) and solution.code not in seen:
+                seen.add(solution.code)
+                yield solution.code
+
+
+def _steps(program: Program, axis: str, limits: Mapping[str, float], count: int) -> list[float]:
+    """Evenly spaced budgets from the least of an axis towards its limit or the baseline's amount, by halving."""
+    low, high = program.least(axis), program.problem.baseline(axis)
+    high = min(high, limits.get(axis, high))
+    return [low + (high - low) * max(i, 1e-2) / count for i in halving(count)]
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Nothing reaches standard output: HiGHS prints a line there from C whatever its options say."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        # What C has buffered would come out after the descriptor is back.
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def halving(count: int) -> list[int]:

@@ -1,5 +1,6 @@
 """The integer program against brute force, its no-good cuts, and how budgets are spread."""
 
+import os
 from itertools import product
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostsearch.study.interactions import decompose
-from ghostsearch.study.solver import Effort, Exclusion, Problem, Program, solve_budgets
+from ghostsearch.study.solver import Effort, Exclusion, Problem, Program, muted, solve_budgets
 
 
 def small_problem(seed, sizes=(3, 2, 3, 2, 3)):
@@ -41,7 +42,7 @@ def test_it_finds_what_brute_force_finds(seed, macs_share, params_share):
     assert problem.at(found) == dict(zip(("macs", "params"), predict(np.array([found]))[:, 0].tolist(), strict=True))
     assert all(problem.at(found)[name] <= bound * (1 + 1e-6) for name, bound in bounds.items())
     best = min(problem.loss(c) for c in codes[fits])
-    assert problem.loss(found) <= best * (1 + 6e-3) + 1e-9
+    assert problem.loss(found) <= best * (1 + 6e-3) ** 2 + 1e-9
 
 
 def test_cuts_keep_solutions_apart():
@@ -61,7 +62,9 @@ def test_stopping_at_the_nodes_is_no_proof_that_there_is_nothing():
     def predict(codes):
         return weights @ codes.T
 
-    problem = Problem([np.array([0.0, -x]) for x in draw.random(60)], decompose(predict, (2,) * 60), ("a", "b", "c"))
+    problem = Problem(
+        [np.array([x, 0.0]) for x in draw.random(60) ** 2], decompose(predict, (2,) * 60), ("a", "b", "c")
+    )
     bounds = dict.fromkeys("abc", float(weights.sum() / 6))
     hasty = Program(problem).solve(bounds, effort=Effort(gap=0, nodes=1))
     again = Program(problem).solve(bounds, effort=Effort(gap=0, nodes=1))
@@ -82,7 +85,9 @@ def test_other_losses_and_what_is_measured_beyond_the_costs_count():
 
 def test_budgets_cover_the_range_and_respect_the_limits():
     problem, predict = small_problem(3)
-    codes = np.array(solve_budgets(problem, "macs", {"params": float(predict(np.zeros((1, 5), int))[1, 0]) - 1}))
+    limits = {"params": float(predict(np.zeros((1, 5), int))[1, 0]) - 1}
+    codes = np.array(list(solve_budgets(problem, ["macs"], limits)))
+    assert predict(codes)[0].min() == pytest.approx(Program(problem).least("macs")), "the cheapest there is among them"
     assert len({tuple(c) for c in codes}) == len(codes) >= 5
     assert codes.any(axis=1).all(), "the baseline is no answer"
     assert (predict(codes)[1] < predict(np.zeros((1, 5), int))[1]).all()
@@ -107,3 +112,17 @@ def test_a_dropped_branch_has_nothing_else_changed_inside():
     assert found[0] == 2
     assert (found[2], found[3]) == (0, 0)
     assert all((found[1], found[4]))
+
+
+def test_nothing_is_printed_by_the_program_or_lost_around_it(capfd):
+    print("before")
+    with muted():
+        os.write(1, b"from C\n")
+    print("after")
+    assert capfd.readouterr().out == "before\nafter\n"
+
+
+def test_losses_add_up_as_square_roots():
+    problem = Problem([np.array([0.0, 0.04]), np.array([0.0, 0.09, -1.0])], small_problem(1)[0].resources, ("m", "p"))
+    assert problem.loss((1, 1)) == pytest.approx(0.25)
+    assert problem.loss((1, 2)) == pytest.approx(0.04), "a change that helps alone counts as free"
