@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ghostsearch.space.architecture import Anatomy, Architecture
+from ghostsearch.space.architecture import Architecture
 from ghostsearch.units import milliseconds, score_text, with_prefix
 
 if TYPE_CHECKING:
@@ -243,6 +244,12 @@ class Axis(_Frozen):
         """The axis of the latency on a device, in seconds."""
         return cls(name=latency_column(device), label=f"latency on {device}", unit="s", **more)
 
+    @classmethod
+    def of_column(cls, column: str) -> Axis:
+        """The axis of a cost's or latency's column."""
+        device = device_of(column)
+        return cls.of_latency(device) if device else cls.of_cost(column)
+
     @property
     def device(self) -> str | None:
         """The device of a latency axis; None for the others."""
@@ -379,13 +386,6 @@ class StudyView(_Frozen):
     notes: tuple[str, ...] = ()
 
 
-def anatomy_dict(anatomy: Anatomy) -> dict[str, Any]:
-    """The anatomy as plain data, for StudyView and JSON."""
-    import dataclasses
-
-    return dataclasses.asdict(anatomy)
-
-
 COLUMNS: Mapping[str, str] = {
     "number": "trial number",
     "digest": "name of the architecture: ten hexadecimal digits, or baseline",
@@ -424,8 +424,6 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def _row(record: Record) -> dict[str, Any]:
-    import json
-
     score, test = record.score(), record.score("test")
     row: dict[str, Any] = {
         "number": record.number,

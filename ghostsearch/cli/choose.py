@@ -40,7 +40,7 @@ def choose(
     found = pick_from(study, limits)
     record, baseline = found.record, found.baseline
     folder = study / "models" / record.digest
-    written = export_directory(folder, to, allow_code=allow_code)["path"] if export else None
+    written = export_directory(found.directory(study), to, allow_code=allow_code)["path"] if export else None
     if as_json:
         figures = {axis.name: axis.value(record) for axis in found.axes}
         beside = {axis.name: axis.value(baseline) for axis in found.axes} if baseline else None

@@ -11,6 +11,7 @@ from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.options import ModelOptions
+from ghostsearch.space.preset import default_space
 from ghostsearch.units import milliseconds
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def add_to(app: typer.Typer) -> None:
 def profile(
     model: o.Model,
     device: DeviceName = o.DEVICE,
-    space: o.Space = "ghost",
+    space: o.Space = "",
     setting: Setting = SETTING,
     correct: Annotated[
         bool, typer.Option(help="Measure ten random architectures too and fit what the layers' sum misses.")
@@ -46,7 +47,7 @@ def profile(
     from ghostsearch.measure.audit import fit_correction
     from ghostsearch.surgery.saved import open_model
 
-    loaded = open_model(model, loading)
+    loaded, space = open_model(model, loading), space or default_space(model)
     with progress_bar(shown.silent) as progress:
         table, parts = _table(loaded, device, setting, space, progress)
         if correct and table.correction is None:
@@ -78,7 +79,7 @@ def profile(
 def audit(
     model: o.Model,
     device: DeviceName = o.DEVICE,
-    space: o.Space = "ghost",
+    space: o.Space = "",
     setting: Setting = SETTING,
     count: Annotated[int, typer.Option(min=3, help="Random architectures to measure.")] = 30,
     loading: ModelOptions = LOADING,
@@ -94,7 +95,7 @@ def audit(
     from ghostsearch.measure.audit import fit_correction
     from ghostsearch.surgery.saved import open_model
 
-    loaded = open_model(model, loading)
+    loaded, space = open_model(model, loading), space or default_space(model)
     with progress_bar(shown.silent) as progress:
         table, parts = _table(loaded, device, setting, space, progress)
         if table.correction is None:

@@ -13,6 +13,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.options import ModelOptions
 from ghostsearch.report.colours import short_name
+from ghostsearch.space.preset import default_space
 from ghostsearch.surgery.options import Conversion
 from ghostsearch.units import milliseconds, score_text, with_prefix
 
@@ -33,7 +34,7 @@ def add_to(app: typer.Typer) -> None:
 def inspect_model(
     model: o.Model,
     loading: ModelOptions = LOADING,
-    space: o.Space = "ghost",
+    space: o.Space = "",
     gallery: Annotated[
         str | None,
         typer.Option(help="Draw the most similar feature maps of this image ('default': one that is shipped)."),
@@ -53,7 +54,7 @@ def inspect_model(
         return
     from ghostsearch.report.inspection import inspection
 
-    found = inspection(loaded, space)
+    found = inspection(loaded, space or default_space(model))
     if as_json:
         say_json(found)
         return

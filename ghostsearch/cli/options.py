@@ -61,7 +61,12 @@ Device = Annotated[
     typer.Option(help="Where to measure; `ghostsearch devices` lists them.", autocompletion=complete_device),
 ]
 Space = Annotated[
-    str, typer.Option(help="Search space: a YAML file or a preset's name.", autocompletion=complete_space)
+    str,
+    typer.Option(
+        help="Search space: a YAML file or a preset's name; default: the one that search takes for this model.",
+        autocompletion=complete_space,
+        show_default=False,
+    ),
 ]
 
 

@@ -11,6 +11,8 @@ import typer
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import out, progress_bar, say, say_json, show_table
 from ghostsearch.files import write_text
+from ghostsearch.records import Axis
+from ghostsearch.space.limits import CostLimits
 from ghostsearch.study.config import RunConfig, configure
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ Without arguments: the quick start on scikit-learn's digits, under five minutes 
 Rerun the same command to resume a stopped or killed run.
 
 Example: [bold]ghostsearch search --model torchvision:resnet18 --data folder:images --device onnxruntime:cpu
---space ghost --max-latency 60% --trials 40 --epochs 1 --out results/mine[/bold]
+--max-latency 60% --trials 40 --epochs 1 --out results/mine[/bold]
 """
 
 
@@ -40,11 +42,11 @@ WRITTEN = {
 def add_to(app: typer.Typer) -> None:
     """Register this file's commands."""
     app.command("search", help=SEARCH_HELP)(o.command(run_search))
-    app.command("solve")(solve)
+    app.command("solve")(o.command(solve))
     app.command("report")(report)
 
 
-DEFAULTS = RunConfig()
+DEFAULTS, LIMITS = RunConfig(), CostLimits()
 Config = Annotated[Path | None, typer.Option(help="A run.yaml to start from; options given here override it.")]
 
 
@@ -92,9 +94,7 @@ def _forecast(run: RunConfig, shown: o.Output) -> None:
 
 def solve(
     directory: Annotated[Path, typer.Argument(help="A study directory with a candidate table.", show_default=False)],
-    max_latency: Annotated[str | None, typer.Option(help="Latency limit: 12ms, or 60% of the baseline.")] = None,
-    max_macs: Annotated[str | None, typer.Option(help="MACs limit: 300M or 50%.")] = None,
-    max_params: Annotated[str | None, typer.Option(help="Parameter limit: 4M or 50%.")] = None,
+    limits: CostLimits = LIMITS,
     count: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
     out: Annotated[Path | None, typer.Option(help="Write the best answer as an architecture file.")] = None,
     as_json: o.Json = False,
@@ -105,17 +105,17 @@ def solve(
     """
     from ghostsearch.study.solve import solve_study
 
-    given = {"latency": max_latency, "macs": max_macs, "params": max_params}
-    answers = solve_study(directory, {axis: text for axis, text in given.items() if text}, count=count)
+    answers = solve_study(directory, limits.cost_texts(), count=count)
     if out:
         write_text(out, json.dumps(answers[0].architecture.to_dict(), indent=1) + "\n")
     if as_json:
         keys = ("architecture", "loss", "predicted")
         say_json([dict(zip(keys, (a.architecture.to_dict(), a.loss, a.resources), strict=True)) for a in answers])
         return
-    columns = list(answers[0].resources)
-    rows = [[a.architecture.digest, f"{a.loss:.4g}", *(f"{a.resources[c]:.4g}" for c in columns)] for a in answers]
-    show_table(f"{directory}: predicted from the candidate table", ["model", "predicted loss", *columns], rows)
+    axes = [Axis.of_column(column) for column in answers[0].resources]
+    rows = [[a.architecture.digest, f"{a.loss:.4g}", *(x.text(a.resources[x.name]) for x in axes)] for a in answers]
+    header = ["model", "predicted loss", *(x.label for x in axes)]
+    show_table(f"{directory}: predicted from the candidate table", header, rows)
     say("next: the same with --out best.json, then ghostsearch convert MODEL --architecture best.json --out DIR")
 
 

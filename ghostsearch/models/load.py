@@ -171,8 +171,8 @@ def _build_own(spec: str, name: str, classes: int | None) -> Built:
 
 
 def _build_users(spec: str, name: str, classes: int | None) -> Built:  # noqa: ARG001 - the builders' signature
-    if Path(spec).is_file():
-        raise GhostsearchError(_file_hint(spec))
+    if hint := _file_hint(spec):
+        raise GhostsearchError(hint)
     if not is_object_name(spec):
         raise GhostsearchError(
             f"model {spec!r} is neither a directory that ghostsearch wrote nor torchvision:NAME, timm:NAME, "
@@ -198,13 +198,21 @@ def _build_users(spec: str, name: str, classes: int | None) -> Built:  # noqa: A
 
 
 def _file_hint(spec: str) -> str:
-    """What to do with a file that was given in the place of a model."""
+    """What to do with a file that was given in the place of a model; empty for what is no file."""
     suffix = Path(spec).suffix.lower()
     if suffix == ".onnx":
-        return f"{spec} is an ONNX file: run it with ONNX Runtime; ghostsearch needs the PyTorch model behind it"
+        return (
+            f"{spec} is an ONNX graph, which can be timed (measure, check, compare) but not changed; "
+            "name the PyTorch network that it came from"
+        )
     if suffix in FILE_SUFFIXES:
-        return f"{spec} is a file of weights; name the model it belongs to: torchvision:resnet18 --weights {spec}"
-    return f"{spec} is a file, not a model; write torchvision:NAME, timm:NAME or package.module:function"
+        return (
+            f"{spec} is a weights file; name the network that it belongs to: torchvision:NAME --weights {spec}, or a "
+            "function of yours that builds it: package.module:function"
+        )
+    if Path(spec).is_file():
+        return f"{spec} is a file, not a model; write torchvision:NAME, timm:NAME or package.module:function"
+    return ""
 
 
 def _check_torchvision(spec: str, name: str) -> None:

@@ -25,7 +25,7 @@ from ghostsearch.version import versions
 Progress = Callable[[int, int, str], None]
 
 
-def inspection(loaded: LoadedModel, space: str = "ghost") -> dict[str, Any]:
+def inspection(loaded: LoadedModel, space: str) -> dict[str, Any]:
     """Params, MACs, sites with their choices and theoretical speed-ups, groups, what was skipped and why.
 
     A model without a site is no error here: its `sites` are empty and `skipped` says why for each convolution.

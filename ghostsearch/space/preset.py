@@ -133,6 +133,15 @@ def _check_glob(glob: str, names: Sequence[str], what: str) -> None:
         raise GhostsearchError(f"glob {glob!r} matches no {what}; there are {nearest_names(glob, names)}, …")
 
 
+QUICK_START = "ghostsearch:digits_cnn"
+"""The network that is searched where none is named."""
+
+
+def default_space(model: str) -> str:
+    """The preset for a model where none is named: width, low rank, depth and ghost; a small one for the quick start."""
+    return "quickstart" if model == QUICK_START else "families"
+
+
 def preset_directory() -> Path:
     """Where the shipped presets are: inside the wheel, or at the top of a checkout."""
     package = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ import numpy as np
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.latency_table import LatencyTable
-from ghostsearch.records import Axis, Latency, anatomy_dict
+from ghostsearch.records import Axis, Latency
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import STUDY, environment, read_study, write_run, write_study
@@ -78,7 +78,7 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
         write_study(watch.folder, {
             "name": f"{setup.config.model} {setup.space.digest}", "space": setup.space.digest,
             "axes": list(setup.config.axes()), "width_multiple": setup.space.width_multiple,
-            "anatomy": anatomy_dict(setup.anatomy), "vetoed": rows,
+            "anatomy": dataclasses.asdict(setup.anatomy), "vetoed": rows,
             "baseline_latencies": [x.model_dump(mode="json") for x in timings],
             "environment": environment(), "notes": _notes(setup, tables),
         })  # fmt: skip

@@ -13,6 +13,7 @@ from ghostsearch.measure.setting import MEASURING, Setting
 from ghostsearch.models.options import INPUT, ModelOptions
 from ghostsearch.options import OptionError, Texts, option
 from ghostsearch.space.limits import BUDGET, Limits, parse_duration
+from ghostsearch.space.preset import QUICK_START, default_space
 from ghostsearch.surgery.options import FitOptions
 from ghostsearch.training.recipe import TRAINING, Recipe
 from ghostsearch.yaml_files import read_yaml
@@ -30,13 +31,16 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
     """Everything that makes a run, so that it can be made again."""
 
     model: str = option(
-        "ghostsearch:digits_cnn",
+        QUICK_START,
         "torchvision:NAME, timm:NAME, ghostsearch:NAME, package.module:function (runs that code).",
         panel=INPUT,
     )
 
     space: str = option(
-        "quickstart", "A YAML file or a preset: ghost, ghost_width, quickstart, paper_vgg, families.", panel=SPACE
+        "",
+        "A YAML file or a preset: families, ghost_width, ghost, fine, paper_vgg, quickstart. Default: families; "
+        "quickstart for the quick start's network.",
+        panel=SPACE,
     )
     objectives: Texts = option(
         ("score", "latency", "params"), "Axes of the front: score, latency, macs, params, memory.", panel=SPACE
@@ -88,7 +92,12 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
     final_time_limit: float = option(
         20.0, "Time budget for timing all finalists per device, in seconds.", panel=MEASURING, gt=0
     )
-    out: str = option("ghostsearch-run", "Study directory; rerun the same command to resume.", panel=MACHINE)
+    out: str = option(
+        "",
+        "Study directory; rerun the same command to resume. Default: named after model and date, or the newest such "
+        "one that holds this study.",
+        panel=MACHINE,
+    )
     storage: str | None = option(
         None,
         "Where the study's trials live: default SQLite in the directory; journal:FILE, postgresql://….",
@@ -106,7 +115,8 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
         if not isinstance(values, dict):
             return values
         # `lr: null` stood for the recipe's.
-        return {RENAMED.get(k, k): v for k, v in values.items() if (k, v) != ("lr", None)}
+        values = {RENAMED.get(k, k): v for k, v in values.items() if (k, v) != ("lr", None)}
+        return {**values, "space": values.get("space") or default_space(values.get("model", QUICK_START))}
 
     @field_validator("objectives")
     @classmethod

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -37,6 +39,20 @@ def write_run(folder: Path, config: RunConfig) -> None:
         data["storage"] = _shown_storage(config.storage)
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     write_text(folder / RUN, f"# ghostsearch search --config {RUN}   makes this run again\n{text}")
+
+
+def placed(config: RunConfig) -> RunConfig:
+    """The config with a directory: as given, else this model's newest here that holds its study, else a new one."""
+    if config.out:
+        return config
+    name = re.sub(r"[^\w.]+", "-", config.model.rpartition(":")[2])
+    for folder in sorted(Path().glob(f"{name}-20*/"), reverse=True):
+        with suppress(GhostsearchError):
+            check_directory(folder, config)
+            return config.but(out=str(folder))
+    today = f"{name}-{datetime.now(UTC).date()}"
+    names = (today, *(f"{today}.{n}" for n in range(2, 1000)))
+    return config.but(out=next(n for n in names if not Path(n).exists()))
 
 
 def check_directory(folder: Path, config: RunConfig, space: SearchSpace | None = None) -> None:
@@ -191,6 +207,17 @@ def model_directory(folder: Path) -> Path:
     if (folder / "architecture.json").is_file():
         return folder
     chosen = load_study(folder).chosen
-    if not chosen or not (folder / "models" / chosen).is_dir():
+    if not chosen:
         raise GhostsearchError(f"{folder} holds a study without a chosen model yet; let 'ghostsearch search' finish")
-    return folder / "models" / chosen
+    return kept_model(folder, chosen)
+
+
+def kept_model(folder: Path, digest: str) -> Path:
+    """Where a study keeps a finished model; raises GhostsearchError where it keeps none, as published studies do."""
+    kept = folder / "models" / digest
+    if not kept.is_dir():
+        raise GhostsearchError(
+            f"{folder} keeps no weights of {digest} (there is no {kept}); its figures are in the report, and "
+            f"'ghostsearch search --config {folder / RUN} --out DIR' makes the models again"
+        )
+    return kept

@@ -24,6 +24,9 @@ from ghostsearch.study.plan import Plan
 from ghostsearch.study.watch import Watch, timed
 from ghostsearch.surgery.saved import load_directory
 
+TIMINGS = "timings.json"
+"""Every timed call of the finalists' interleaved run; the other files keep five figures of each."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -142,6 +145,8 @@ def _measured(plan: Plan, records: list[Record], reference: Reference | None, fo
         records = [*records, reference.record]
     timings = plan.setup.latencies(models, plan.config.final_time_limit)
     measured = [r.model_copy(update={"latencies": timings[r.digest]}) for r in records]
+    raw = {r.digest: {x.device: x.model_dump(mode="json") for x in r.latencies} for r in measured}
+    write_text(folder / TIMINGS, json.dumps(raw))
     for record in measured:
         write_text(folder / MODELS / record.digest / RECORD, record.summarised().model_dump_json())
     return [r.summarised() for r in measured]

@@ -11,7 +11,7 @@ from ghostsearch.records import Axis, Record, StudyView
 from ghostsearch.space.limits import Limit, Limits
 from ghostsearch.study.baseline import COST_COLUMNS
 from ghostsearch.study.choose import BASELINE, BASELINES, better_baseline, recommended
-from ghostsearch.study.directory import load_study
+from ghostsearch.study.directory import kept_model, load_study
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,10 @@ class Pick:
     record: Record
     baseline: Record | None
     axes: tuple[Axis, ...]
+
+    def directory(self, study: Path) -> Path:
+        """Where its study keeps the model; raises GhostsearchError where it was published without models."""
+        return kept_model(study, self.record.digest)
 
 
 def pick_from(folder: Path, wanted: Limits) -> Pick:

@@ -25,6 +25,7 @@ from ghostsearch.study.directory import (
     check_directory,
     load_study,
     name_for,
+    placed,
     read_study,
     write_records,
 )
@@ -41,12 +42,13 @@ SETUP_LOCK, FINAL_LOCK = ".setup.lock", ".final.lock"
 
 
 def search(config: RunConfig, *, progress: Progress | None = None) -> StudyView:
-    """Run or resume the study of a config; returns it as it then stands on disk.
+    """Run or resume the study of a config; returns it as it then stands on disk, in `StudyView.directory`.
 
     Interrupted once (Ctrl-C), it finishes what is running and reports what there is; twice, it stops at once.
     Raises GhostsearchError for bad input, before anything is written, and when trial after trial fails.
     """
     cpu, explore, on_device = time.process_time(), run_trials, None
+    config = placed(config)
     check_directory(Path(config.out), config)
     if config.engine == "ray":
         from ghostsearch.study.ray_trials import explore, join_cluster

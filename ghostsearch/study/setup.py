@@ -24,7 +24,7 @@ from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.profiling import profile
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import LoadedModel, example_input, load_model
-from ghostsearch.records import Cost, Latency, Score
+from ghostsearch.records import Axis, Cost, Latency, Score
 from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace
 from ghostsearch.space.choice import parse_width
 from ghostsearch.space.preset import load_preset
@@ -264,10 +264,10 @@ def check_budget(setup: Setup, space: SearchSpace) -> None:
         least = least_memory(setup, space) if memory else smallest(setup, space, limit.axis)
         baseline = getattr(setup.baseline_cost, column)
         if least > limit.absolute(baseline):
-            share = -(-least * 1000 // baseline) / 10
+            share, figure = -(-least * 1000 // baseline) / 10, Axis.of_cost(column)
             raise GhostsearchError(
-                f"max_{limit.axis}: no architecture of this space has at most {limit.absolute(baseline):.4g} "
-                f"{limit.axis}; the nearest feasible limit is {least} ({share:g}%)"
+                f"max_{limit.axis}: no architecture of this space has at most {figure.text(limit.absolute(baseline))} "
+                f"of {figure.label}; the nearest feasible limit is {least} ({figure.text(least)}, {share:g}%)"
             )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,20 @@ import numpy as np
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
-from ghostsearch.records import device_of
+from ghostsearch.measure.cost import measure_cost
+from ghostsearch.models.load import example_input
+from ghostsearch.records import Axis, device_of
 from ghostsearch.space.architecture import Architecture, SearchSpace, read_json
 from ghostsearch.space.choice import DROP
 from ghostsearch.space.limits import parse_limit
+from ghostsearch.study.baseline import baseline_directory
 from ghostsearch.study.interactions import Additive, Term
 from ghostsearch.study.solver import Exclusion, Problem, Program
+from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.saved import load_directory
 
 FILE = "problem.json"
-DIVERSE = 5
+DIVERSE, TRIES = 5, 40
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Answer:
     loss: float
     """Predicted divergence: the square of the summed square roots of the candidates' divergences."""
     resources: dict[str, float]
-    """params, macs, latency_s[DEVICE]."""
+    """params, macs, latency_s[DEVICE]; under a bound on memory peak_memory_bytes too."""
     proven: bool
     """Whether nothing in the space is known to lose less; False where the solver stopped at its number of nodes."""
 
@@ -71,24 +77,55 @@ def read_problem(folder: Path) -> tuple[Problem, SearchSpace]:
 def solve_study(folder: Path | str, limits: Mapping[str, str], *, count: int = DIVERSE) -> list[Answer]:
     """The `count` architectures that lose least under bounds such as {"latency": "8ms", "macs": "50%"}, best first.
 
-    A latency bound holds on every device of the study. Raises GhostsearchError, naming the least possible, when a bound
-    cannot be met.
+    A latency bound holds on every device of the study. Peak memory does not add up over layers: under a bound on
+    `memory` the program's first TRIES answers are built and counted. Raises GhostsearchError, naming the least
+    possible, when a bound cannot be met.
     """
     problem, space = read_problem(Path(folder))
-    bounds = _bounds(problem, limits)
-    program, answers, seen = Program(problem), [], list[tuple[int, ...]]()
-    for _ in range(count):
+    bounds = _bounds(problem, {axis: text for axis, text in limits.items() if axis != "memory"})
+    peak_of = _peaks(Path(folder), space) if "memory" in limits else None
+    most = parse_limit("memory", limits["memory"]).absolute(peak_of(Architecture())) if peak_of else inf
+    program, answers, seen, peaks = Program(problem), list[Answer](), list[tuple[int, ...]](), list[float]()
+    while len(answers) < count and len(seen) < (TRIES if peak_of else count):
         found = program.solve(bounds, seen)
         if found is None:
             break
         seen.append(found.code)
-        answers.append(
-            Answer(decode(space, found.code), problem.loss(found.code), problem.at(found.code), found.proven)
-        )
+        architecture, resources = decode(space, found.code), problem.at(found.code)
+        if peak_of:
+            peaks.append(peak_of(architecture))
+            resources = {**resources, "peak_memory_bytes": peaks[-1]}
+        if not peak_of or peaks[-1] <= most:
+            answers.append(Answer(architecture, problem.loss(found.code), resources, found.proven))
+    if not seen:
+        least = ", ".join(_text(name, program.least(name)) for name in bounds)
+        raise GhostsearchError(f"no architecture of this space meets the limits; the least possible alone is {least}")
     if not answers:
-        least = ", ".join(f"{name} {program.least(name):.4g}" for name in bounds)
-        raise GhostsearchError(f"no architecture of this space meets the bounds; the least possible alone is {least}")
+        raise GhostsearchError(
+            f"none of the {len(seen)} best architectures keeps {_text('peak_memory_bytes', most)}; the least of theirs "
+            f"is {_text('peak_memory_bytes', min(peaks))}; bound the MACs too, or allow more"
+        )
     return answers
+
+
+def _text(column: str, value: float) -> str:
+    axis = Axis.of_column(column)
+    return f"{axis.label} {axis.text(value)}"
+
+
+def _peaks(folder: Path, space: SearchSpace) -> Callable[[Architecture], float]:
+    """Peak activation memory in bytes of an architecture on one image, by building it from the study's baseline."""
+    saved = load_directory(baseline_directory(folder))
+    example = example_input(saved.input)
+
+    def peak(architecture: Architecture) -> float:
+        model = convert(saved.module, architecture, example=example, width_multiple=space.width_multiple)
+        found = measure_cost(model, example).peak_memory_bytes
+        if found is None:
+            raise GhostsearchError("the peak memory of this network could not be worked out; leave --max-memory out")
+        return found
+
+    return peak
 
 
 def _bounds(problem: Problem, limits: Mapping[str, str]) -> dict[str, float]:

@@ -194,13 +194,7 @@ def open_model(
     A directory whose model came from the user's own code is loaded only with `allow_code`.
     Raises GhostsearchError when it is unknown or the weights do not fit.
     """
-    options, suffix = options or ModelOptions(), Path(name).suffix.lower()
-    if suffix in (".pt", ".pth", ".ckpt", ".bin", ".safetensors"):
-        raise GhostsearchError(
-            f"{name} is a weights file; name the network that it belongs to: torchvision:NAME --weights {name}"
-        )
-    if suffix == ".onnx":
-        raise GhostsearchError(f"{name} is an exported graph, which cannot be changed; name the network it came from")
+    options = options or ModelOptions()
     if Path(name).is_dir():
         if options.weights or options.classes:
             raise GhostsearchError(f"{name} is a directory with weights of its own; leave --weights and --classes out")

@@ -103,7 +103,7 @@ def test_an_architecture_file_gives_the_same_model_as_its_choices(ghostsearch, t
         ("nosuchnet", ["inspect", "torchvision:nosuchnet"]),
         ("resnet1", ["inspect", "resnet1"]),
         ("is a weights file; name the network", ["inspect", "yolov8n.pt"]),
-        ("is an exported graph", ["inspect", "resnet18.onnx"]),
+        ("is an ONNX graph, which can be timed", ["inspect", "resnet18.onnx"]),
         (
             "matches no",
             ["convert", "ghostsearch:digits_cnn", "--choice", "ghost(2,3)", "--include", "nope.*", "--out", "OUT"],

@@ -1,5 +1,7 @@
 """The main job as a user runs it, small: search, resume, report, and what is refused."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -56,6 +58,42 @@ def test_the_report_holds_what_the_search_learned_of_the_device(study):
         assert veto["choice"] not in set(table[table["name"] == veto["site"]]["choice"])
         assert all(r.sites.get(veto["site"]) != veto["choice"] for r in view.records)
     assert 'id="layer-plot"' in (out / "report.html").read_text()
+
+
+def test_every_file_of_a_study_is_documented(study):
+    out, _ = study
+    page = (Path(__file__).parents[2] / "docs" / "file-formats.md").read_text()
+    table = page.partition("## A study directory")[2].partition("###")[0]
+    assert not {p.name for p in out.iterdir() if f"`{p.name}" not in table}
+
+
+def test_raw_timings_lie_in_a_file_of_their_own(study):
+    out, _ = study
+    timings = json.loads((out / "timings.json").read_text())
+    assert {len(by_device) for by_device in timings.values()} == {1}
+    assert all(len(x["times_s"]) > 5 for by_device in timings.values() for x in by_device.values())
+    kept = json.loads((out / "outcome.json").read_text())["finalists"]
+    assert {r["digest"] for r in kept} == set(timings)
+    assert all(len(x["times_s"]) <= 5 for r in kept for x in r["latencies"])
+
+
+def test_a_study_without_its_models_says_so(refused, study, tmp_path):
+    out, _ = study
+    copy = tmp_path / "published"
+    shutil.copytree(out, copy, ignore=shutil.ignore_patterns("models", "weights"))
+    refused("keeps no weights of", "choose", copy, "--max-drop", "100%")
+    refused("makes the models again", "export", copy)
+
+
+def test_solve_bounds_peak_memory_by_building_the_answers(ghostsearch, refused, study):
+    out, _ = study
+    found = ghostsearch("solve", out, "--max-macs", "60%", "--max-memory", "99%", "--json")
+    assert found.code == 0, found.err
+    whole = ghostsearch("solve", out, "--max-memory", "100%", "--count", "1", "--json").data[0]["predicted"]
+    for answer in found.data:
+        assert answer["predicted"]["peak_memory_bytes"] <= 0.99 * whole["peak_memory_bytes"]
+    refused("the least of theirs is peak memory", "solve", out, "--max-memory", "1kB")
+    assert " ms" in refused("least possible alone is latency on", "solve", out, "--max-latency", "1us").err
 
 
 def test_choose_takes_a_measured_model_and_writes_its_file(ghostsearch, refused, study):

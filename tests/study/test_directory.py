@@ -1,9 +1,11 @@
-"""Studies written by earlier versions are read."""
+"""A study's directory: its name, and those that earlier versions wrote."""
 
+import re
 import shutil
 from pathlib import Path
 
-from ghostsearch.study.directory import load_study
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.directory import load_study, placed, write_run
 
 OLD = Path(__file__).parent / "fixtures" / "study_v1"
 
@@ -22,3 +24,20 @@ def test_a_study_of_version_1_is_read(tmp_path):
         for latency in record.latencies:
             assert latency.baseline_median_s is None or latency.baseline_median_s > 0
     assert any(latency.ratio for r in view.finalists for latency in r.latencies)
+
+
+def test_a_directory_is_named_after_model_and_date_and_found_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = RunConfig(model="torchvision:resnet18")
+    assert mine.space == "families"
+    assert RunConfig().space == "quickstart"
+    first = placed(mine)
+    assert re.fullmatch(r"resnet18-\d{4}-\d\d-\d\d", first.out)
+    write_run(Path(first.out), first)
+    assert placed(mine) == first
+    other = placed(mine.but(seed=1))
+    assert other.out == f"{first.out}.2"
+    older = tmp_path / "resnet18-2020-01-01"
+    write_run(older, mine.but(seed=1))
+    assert placed(mine.but(seed=1)).out == older.name
+    assert placed(mine.but(out="mine")).out == "mine"

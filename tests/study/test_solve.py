@@ -41,10 +41,8 @@ def test_the_file_round_trips(study):
 
 
 def test_what_cannot_be_met_names_the_least(study):
-    with pytest.raises(GhostsearchError, match="least possible alone is macs 80"):
+    with pytest.raises(GhostsearchError, match="least possible alone is MACs 80"):
         solve_study(study, {"macs": "1%"})
-    with pytest.raises(GhostsearchError, match="nothing of memory"):
-        solve_study(study, {"memory": "1MB"})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"terms": 3}'])
