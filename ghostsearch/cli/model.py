@@ -217,6 +217,7 @@ def export_model(
         str | None, typer.Option(help="Data to calibrate int8 on: digits, folder:PATH, …; its test split scores it.")
     ] = None,
     calibration_images: Annotated[int, typer.Option(min=1, help="Calibration images for --int8.")] = 128,
+    task: Annotated[str | None, typer.Option(help="Task that scores --int8; default: what the data are for.")] = None,
     validation_list: o.ValidationList = None,
     allow_code: o.AllowCode = False,
     as_json: o.Json = False,
@@ -233,6 +234,7 @@ def export_model(
         out,
         int8=int8,
         data=calibrate,
+        task=task,
         images=calibration_images,
         validation_list=validation_list,
         allow_code=allow_code,

@@ -82,6 +82,8 @@ def split_folders(root: Path) -> dict[str, Path]:
 
 
 def _refuse_too_high(root: Path, below: list[Path]) -> None:
+    if {"Annotations", "JPEGImages"} <= {folder.name for folder in below}:
+        raise GhostsearchError(f"{root} is a VOC folder of images with boxes; write voc:{root} --task detection")
     every = [name for names in SPLIT_NAMES.values() for name in names]
     for folder in below:
         inner = visible_folders(folder)

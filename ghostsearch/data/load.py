@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
+from ghostsearch.data.boxes import read_coco, read_voc
 from ghostsearch.data.calibration import BATCH, Calibration, calibration_batches, drawn, first_batch
 from ghostsearch.data.folder import read_folder
 from ghostsearch.data.images import deep_range, refuse_channels
@@ -36,8 +37,8 @@ MEMORY_LIMIT_BYTES = 2**30
 
 NAMED_BROKEN, PROBED = 3, 256
 FORMS = (
-    "digits, folder:PATH, csv:FILE, arrays:FILE.npz, torchvision:CIFAR10@ROOT, huggingface:FOLDER or "
-    "package.module:function"
+    "digits, folder:PATH, csv:FILE, arrays:FILE.npz, voc:FOLDER, coco:FILE.json, torchvision:CIFAR10@ROOT, "
+    "huggingface:FOLDER or package.module:function"
 )
 
 
@@ -155,7 +156,7 @@ def _source(spec: str, input_spec: InputSpec, seed: int, validation_list: str | 
         raise GhostsearchError(f"a list of validation images goes with folder:PATH, not with {spec!r}")
     if kind == "arrays":
         return read_arrays(Path(rest), input_spec, seed)
-    if kind not in ("folder", "csv", "torchvision", "huggingface") and spec != "digits":
+    if kind not in ("folder", "csv", "voc", "coco", "torchvision", "huggingface") and spec != "digits":
         if not is_object_name(spec):
             raise GhostsearchError(f"no data set {spec!r}; write {FORMS}")
         return None
@@ -164,6 +165,8 @@ def _source(spec: str, input_spec: InputSpec, seed: int, validation_list: str | 
         return read_digits(seed)
     if kind == "folder":
         return read_folder(Path(rest), input_spec, seed, Path(validation_list) if validation_list else None)
+    if kind in ("voc", "coco"):
+        return (read_voc if kind == "voc" else read_coco)(Path(rest), seed)
     if kind == "csv":
         return read_csv(Path(rest), input_spec, seed)
     if kind == "huggingface":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ghostsearch.data.boxes import as_target
 from ghostsearch.data.images import BrokenImageError, fit, resizing, with_channels
 from ghostsearch.data.source import Source
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning
@@ -185,6 +186,8 @@ class StreamSet(Dataset[tuple[Tensor, Any]]):
             target = transforms.pil_to_tensor(target).float() / 255
         elif self.source.kind == "mask":
             target = target.as_subclass(Tensor).long()
+        elif self.source.kind == "boxes":
+            target = {name: value.as_subclass(Tensor) for name, value in target.items()}
         return transforms.pil_to_tensor(image), target
 
     def _opened_target(self, position: int, image: Any) -> Any:
@@ -193,7 +196,7 @@ class StreamSet(Dataset[tuple[Tensor, Any]]):
         assert self.source.open_target is not None
         target = self.source.open_target(position)
         if self.source.kind == "boxes":
-            return target
+            return as_target(target, image.size)
         size = target.shape[::-1] if self.source.kind == "mask" else target.size
         if tuple(size) != image.size:
             raise BrokenImageError(f"the {self.source.kind} has {size[0]}x{size[1]} pixels, the image {image.size}")

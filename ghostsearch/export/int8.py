@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ghostsearch.export.detector import write_detector
 from ghostsearch.export.formats.base import INPUT_NAME
 from ghostsearch.export.formats.onnx_format import Onnx
 from ghostsearch.export.writer import exported_program, notes, publish, workplace
 from ghostsearch.graph.capture import copied
+from ghostsearch.graph.detector import is_detector
 from ghostsearch.measure.devices.base import refusals
 from ghostsearch.measure.devices.onnxruntime_cpu import OnnxRuntimeCpu
 from ghostsearch.measure.latency import measure_latency
-from ghostsearch.measure.onnx_graph.int8_module import feeds
+from ghostsearch.measure.onnx_graph.int8_module import feeds, single_images
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.onnx_graph.quantize import Int8Options, float_nodes, quantized, weight_bits
 from ghostsearch.measure.setting import Setting
@@ -77,8 +79,12 @@ def quantize(
     batches = list(calibration)
     with refusals("int8"), workplace(out) as folder, workplace(out) as drafts:
         baseline, small = folder / "float.onnx", drafts / out.name
-        program, _ = exported_program(module, model, Onnx.max_batch)
-        Onnx().write(program, baseline, notes(model))
+        if is_detector(module):
+            write_detector(module, model.input, baseline, notes(model))
+            batches = single_images(batches)
+        else:
+            program, _ = exported_program(module, model, Onnx.max_batch)
+            Onnx().write(program, baseline, notes(model))
         small.write_bytes(quantized(baseline.read_bytes(), feeds((INPUT_NAME,), batches), options))
         files = {"float": OnnxModule.read(baseline), "int8": OnnxModule.read(small)}
         scores = {name: evaluate(file, test, task, progress=progress) for name, file in files.items()}

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.export.detector import compare_found, write_detector
 from ghostsearch.export.formats.base import Runner, quiet
 from ghostsearch.export.formats.table import get_format
 from ghostsearch.files import atomic_path, cannot_write
 from ghostsearch.graph.capture import copied, tensors
+from ghostsearch.graph.detector import is_detector
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.devices.base import refusals
 from ghostsearch.measure.devices.torch_cpu import as_array
@@ -63,12 +65,19 @@ def export(model: LoadedModel, format_name: str = "onnx", out: Path | None = Non
     out = out or Path(telling_name(model) + form.suffix)
     if out.suffix != form.suffix:
         raise GhostsearchError(f"--out {out}: a file of format {form.name} ends in {form.suffix}")
+    if is_detector(model.module) and form.name != "onnx":
+        raise GhostsearchError(f"a detector cannot be written as {form.name}: torch.export does not take it; use onnx")
     module = copied(model.module).to("cpu", torch.float32).eval().requires_grad_(False)
     with refusals(f"format {form.name}"), workplace(out) as folder:
-        program, largest = exported_program(module, model, form.max_batch)
         draft = folder / f"model{form.suffix}"
-        form.write(program, draft, notes(model))
-        difference, output = _compare(form.open(draft), module, model, largest)
+        if is_detector(module):
+            largest = 1
+            write_detector(module, model.input, draft, notes(model))
+            difference, output = compare_found(draft, module, model.input)
+        else:
+            program, largest = exported_program(module, model, form.max_batch)
+            form.write(program, draft, notes(model))
+            difference, output = _compare(form.open(draft), module, model, largest)
         size = publish(folder, out)
     return ExportResult(
         form.name, str(out), size, f"1 to {largest}" if largest > 1 else "1", difference, output,

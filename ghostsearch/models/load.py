@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.detector import is_detector, own_side, set_side
 from ghostsearch.models import cifar, digits, ghostnet, repghost
 from ghostsearch.models.heads import set_classes
 from ghostsearch.models.input import InputSpec, parse_size
@@ -114,7 +115,10 @@ def load_model(
         torch.manual_seed(seed)
         builder, adapted = builders.get(source, _build_users), published.options if published else {}
         module, native = builder(spec, name, classes, **adapted)
-    wanted = _wanted_input(published.input if published else native, size, mean, std, spec)
+    if published and not is_detector(module):
+        native = published.input
+    wanted = _wanted_input(native, size, mean, std, spec)
+    set_side(module, wanted.dims)
     fresh: tuple[str, ...] = ()
     if published:
         content = fetched(published, spec)
@@ -191,7 +195,7 @@ def _build_users(spec: str, name: str, classes: int | None) -> Built:  # noqa: A
     if not isinstance(module, nn.Module):
         raise GhostsearchError(f"model {spec!r} must return a torch.nn.Module, got {type(module).__name__}")
     declared = getattr(module, "input_spec", None)
-    native = declared if isinstance(declared, InputSpec) else InputSpec(224)
+    native = declared if isinstance(declared, InputSpec) else _detector_input(module) or InputSpec(224)
     if classes is not None and not options:
         set_classes(module, classes, example_input(native, 2))
     return module, native
@@ -237,7 +241,8 @@ def _build_torchvision(spec: str, name: str, classes: int | None, **adapted: Any
         options["init_weights"] = True
     # Their metadata alone is read: the transforms that the default weights were trained for.
     native = transforms_input(models.get_model_weights(name).DEFAULT.transforms())
-    return models.get_model(name, **options), native
+    module = models.get_model(name, **options)
+    return module, _detector_input(module) or native
 
 
 def _build_timm(spec: str, name: str, classes: int | None) -> Built:
@@ -250,6 +255,12 @@ def _build_timm(spec: str, name: str, classes: int | None) -> Built:
         raise _unknown(spec, [f"timm:{architecture}.{t}" for t in tags] or [f"timm:{architecture}"])
     module = timm.create_model(name, pretrained=False, **_with_classes(classes))
     return module, timm_input(timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg(**module.pretrained_cfg))
+
+
+def _detector_input(module: nn.Module) -> InputSpec | None:
+    """The input of a detector, which normalises by itself; None where the module is none."""
+    side = own_side(module)
+    return None if side is None else InputSpec(side, 3, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def _with_classes(classes: int | None) -> dict[str, int]:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.graph.capture import call, channels_last, image_batches, tensors
+from ghostsearch.graph.capture import call, channels_last, image_batches
+from ghostsearch.graph.detector import compared_outputs
 from ghostsearch.graph.flow import find_places, trace_graph
 
 Progress = Callable[[int, int, str], None]
@@ -200,9 +201,9 @@ class _Pair:
         """The weighted error of a batch, each part relative to the baseline's variance; a scalar."""
         x = channels_last(x)
         with torch.no_grad():
-            wanted = list(tensors(call(self.baseline, x)))
+            wanted = compared_outputs(self.baseline, x)
             features = self.taps[0].take()
-        output = list(tensors(call(self.converted, x)))
+        output = compared_outputs(self.converted, x)
         outputs: Any = sum(_output_error(o, w) for o, w in zip(output, wanted, strict=True)) / len(output)
         own = self.taps[1].take()
         # A block whose end was cut in width has no counterpart to be compared with.

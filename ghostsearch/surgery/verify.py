@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ghostsearch.blocks.table import BLOCKS
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.graph.capture import HOOKS, batch_size, call, light_copy, moved, tensors
+from ghostsearch.graph.capture import HOOKS, batch_size, light_copy, moved
+from ghostsearch.graph.detector import compared_outputs, is_detector
 from ghostsearch.graph.widths import width_plan
 from ghostsearch.space.architecture import Anatomy, Architecture
 from ghostsearch.space.costs import site_macs
@@ -36,6 +37,8 @@ class Run:
     outputs: list[Tensor]
     calls: Mapping[str, int]
     macs: int
+    found: bool = False
+    """Whether it lists what it found in each image, as a detector does."""
 
 
 def checked(
@@ -58,9 +61,11 @@ def checked(
                 f"{path!r} cannot be replaced: the forward calls it {before.calls[path]} times, what replaces it "
                 f"{after.calls[path]} times (is it kept in a closure or a container?); leave it at 'keep'"
             )
-    if _same_shapes(before.outputs, after.outputs, found=isinstance(example, list)):
+    if _same_shapes(before.outputs, after.outputs, found=before.found):
         _same_where_untouched(model, example, architecture, before, after)
-        _predicted_macs(architecture, anatomy, batch_size(example), before, after)
+        # What a detector computes for each region depends on how many regions its weights propose.
+        if not before.found:
+            _predicted_macs(architecture, anatomy, batch_size(example), before, after)
     return converted
 
 
@@ -92,8 +97,9 @@ def _run(model: nn.Module, example: Any, paths: tuple[str, ...] = (), spoil: Any
     first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     with torch.no_grad(), torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as flops:
         torch.manual_seed(0)
-        outputs = list(tensors(call(replica, moved(example, str(first.device), first.dtype))))
-    return Run(outputs, calls, flops.get_total_flops() // 2)
+        outputs = compared_outputs(replica, moved(example, str(first.device), first.dtype))
+    found = is_detector(model) or isinstance(example, list)
+    return Run(outputs, calls, flops.get_total_flops() // 2, found)
 
 
 def _same_state(model: nn.Module, converted: nn.Module, architecture: Architecture) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.data.calibration import first_batch
 from ghostsearch.data.load import Data
 from ghostsearch.data.source import SPLITS
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.capture import batch_size, copied, moved, tensors
+from ghostsearch.training.evaluate import mode
 from ghostsearch.training.tasks.base import Task, main_output
 from ghostsearch.training.tasks.classification import Classification
 
@@ -20,11 +24,11 @@ EXAMINED = 4
 
 
 def check_run(model: nn.Module, data: Data, task: Task) -> None:
-    """Run a small batch of each split through a copy of the model, the task's loss and its score, on the CPU.
+    """Run a small batch of each split through a copy of the model and the task's score, one through its loss.
 
-    The model, its mode, the loaders' order and the random state stay as they are. Raises GhostsearchError, naming the
-    split, for a split that is empty or without labels, images or labels that are not what model and task want, classes
-    that do not fit, values that are not finite.
+    All on the CPU; the model, its mode, the loaders' order and the random state stay as they are. Raises
+    GhostsearchError, naming the split, for a split that is empty or without labels, images or labels that are not what
+    model and task want, classes that do not fit, values that are not finite.
     """
     if data.kind and data.labelled and task.kinds and data.kind not in task.kinds:
         raise GhostsearchError(
@@ -36,7 +40,7 @@ def check_run(model: nn.Module, data: Data, task: Task) -> None:
             f"{data.name} has one class, {data.classes[0]!r}: its accuracy would always be 100 %; give images without "
             "class folders to search by agreement with the baseline"
         )
-    replica = copied(model).cpu().float().eval()
+    replica, train = copied(model).cpu().float().eval(), None
     for split in SPLITS:
         batch = first_batch(getattr(data, split), EXAMINED)
         where = f"{data.name}, {split} split"
@@ -45,13 +49,23 @@ def check_run(model: nn.Module, data: Data, task: Task) -> None:
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
             raise GhostsearchError(f"{where}: a batch is (images, target), got {type(batch).__name__}")
         images, target = (moved(part, "cpu") for part in batch)
-        try:
-            _check_batch(replica, data, task, images, target)
-        except GhostsearchError as error:
-            raise GhostsearchError(f"{where}: {error}") from None
+        train = train or (images, target)
+        with _named(where):
+            _check_score(replica, data, task, images, target)
+    assert train
+    with _named(f"{data.name}, train split"):
+        _check_loss(replica, task, *train)
 
 
-def _check_batch(model: nn.Module, data: Data, task: Task, images: Any, target: Any) -> None:
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    try:
+        yield
+    except GhostsearchError as error:
+        raise GhostsearchError(f"{where}: {error}") from None
+
+
+def _check_score(model: nn.Module, data: Data, task: Task, images: Any, target: Any) -> None:
     for x in tensors(images):
         if not x.is_floating_point():
             raise GhostsearchError(f"images are {x.dtype}, the model wants floats, normalised as it was trained with")
@@ -61,24 +75,42 @@ def _check_batch(model: nn.Module, data: Data, task: Task, images: Any, target: 
     output = _output(model, task, images, wanted)
     if isinstance(task, Classification):
         _check_classes(main_output(output), wanted, data)
-    with torch.inference_mode():
-        try:
+    with torch.inference_mode(), _fitting():
+        task.meter().update(output, wanted)
+
+
+def _check_loss(model: nn.Module, task: Task, images: Any, target: Any) -> None:
+    """The loss of a batch in training mode; BatchNorm is left out of it, which may refuse a batch of one image."""
+    with torch.inference_mode(), torch.random.fork_rng(devices=[]), mode(model, training=True):
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        wanted = task.target(images, target)
+        output = _output(model, task, images, wanted)
+        with _fitting():
             loss = task.loss(output, wanted)
-            task.meter().update(output, wanted)
-        except GhostsearchError:
-            raise
-        # A task of the user's own may raise anything.
-        except Exception as error:
-            shown = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise GhostsearchError(f"the task's loss and score do not fit outputs and targets ({shown})") from error
     if not torch.isfinite(loss).all():
         raise GhostsearchError("the loss is not finite on the first images; are the weights damaged?")
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """A task of the user's own may raise anything."""
+    try:
+        yield
+    except GhostsearchError:
+        raise
+    except Exception as error:
+        shown = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise GhostsearchError(f"the task's loss and score do not fit outputs and targets ({shown})") from error
 
 
 def _output(model: nn.Module, task: Task, images: Any, target: Any) -> Any:
     with torch.inference_mode():
         try:
             return task.forward(model, images, target)
+        except GhostsearchError:
+            raise
         # A foreign forward may raise anything.
         except Exception as error:
             shapes = ", ".join(str(tuple(x.shape)) for x in tensors(images))

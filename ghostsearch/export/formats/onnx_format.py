@@ -43,7 +43,11 @@ def onnx_model(program: ExportedProgram, notes: Mapping[str, str]) -> Any:
     with quiet(), torch.no_grad():
         made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, input_names=[INPUT_NAME], verbose=False)
     assert made is not None
-    model = made.model_proto
+    return with_notes(made.model_proto, notes)
+
+
+def with_notes(model: Any, notes: Mapping[str, str]) -> Any:
+    """A ModelProto with notes in its metadata, and without the exporter's own on source files."""
     # The exporter writes the author's source paths into every node, a fifth of a small file.
     for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer,
                  *model.graph.input, *model.graph.output, *model.functions):  # fmt: skip

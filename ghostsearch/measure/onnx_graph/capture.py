@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ghostsearch.graph.capture import copied, moved
+from ghostsearch.graph.detector import FOUND, OneImage, is_detector
 from ghostsearch.measure.inputs import Flat, flat_inputs
 from ghostsearch.measure.onnx_graph.module import BATCH_NAME, OnnxModule
 
@@ -27,18 +28,25 @@ def onnx_module(model: nn.Module, example: Any) -> OnnxModule:
     return OnnxModule(graph, names=names)
 
 
-def onnx_bytes(model: nn.Module, example: Any, *, free_batch: bool = False) -> tuple[bytes, tuple[str, ...]]:
+def onnx_bytes(
+    model: nn.Module, example: Any, *, free_batch: bool = False, input_names: Sequence[str] = ()
+) -> tuple[bytes, tuple[str, ...]]:
     """An ONNX graph of a copy of the model in eval mode, and its inputs' names.
 
-    The example's shapes are fixed, but for the first dimension where `free_batch` asks for that.
+    The example's shapes are fixed, but for the first dimension where `free_batch` asks for that. A detector, whose
+    forward goes from image to image, is then traced for one, and its outputs have the names FOUND.
 
     The exporter that traces is some five times quicker than the one over torch.export, which takes over where
     it fails; raises what that one raises.
     """
     example = moved(example, "cpu")
-    flat = Flat(copied(model).to("cpu"), example).eval().requires_grad_(False)
+    single = is_detector(model) and isinstance(example, Tensor) and (free_batch or len(example) == 1)
+    if single:
+        free_batch, example = False, example[:1]
+    replica = copied(model).to("cpu")
+    flat = (OneImage(replica) if single else Flat(replica, example)).eval().requires_grad_(False)
     inputs = flat_inputs(example)
-    names = tuple(f"x{i}" for i in range(len(inputs)))
+    names = tuple(input_names or (f"x{i}" for i in range(len(inputs))))
     axes = {name: {0: BATCH_NAME} for name in names} if free_batch else None
     with quiet_exporter(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         # Typed as a path, yet the tracing exporter writes to any file.
@@ -46,11 +54,11 @@ def onnx_bytes(model: nn.Module, example: Any, *, free_batch: bool = False) -> t
         try:
             torch.onnx.export(
                 flat, inputs, buffer, input_names=list(names), opset_version=OPSET, dynamo=False,
-                dynamic_axes=axes,
+                dynamic_axes=axes, output_names=list(FOUND) if single else None,
             )  # fmt: skip
         # The tracing exporter meets operators it does not know; the other one may know them.
         except Exception:
-            if free_batch:
+            if free_batch or single:
                 raise
             program = torch.onnx.export(flat, inputs, input_names=list(names), opset_version=OPSET, dynamo=True)
             assert program is not None

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
+from ghostsearch.graph.detector import is_detector
 from ghostsearch.measure.inputs import flat_inputs
 from ghostsearch.measure.onnx_graph.capture import onnx_bytes
 from ghostsearch.measure.onnx_graph.module import OnnxModule
@@ -26,7 +27,14 @@ def int8_module(
     if isinstance(model, OnnxModule):
         return model
     graph, names = onnx_bytes(model, example, free_batch=free_batch)
+    if is_detector(model):
+        calibration = single_images(calibration)
     return OnnxModule(quantized(graph, feeds(names, calibration), options), threads=threads)
+
+
+def single_images(batches: Iterable[Tensor]) -> list[Tensor]:
+    """The images of batches (N, C, H, W), each a batch of one: what a detector's graph takes."""
+    return [image[None] for batch in batches for image in batch]
 
 
 def feeds(names: tuple[str, ...], batches: Iterable[Any]) -> list[Feed]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.detector import FOUND
 
 BATCH_NAME = "batch"
 """What a free batch dimension is called in the graphs that we write."""
@@ -18,7 +19,8 @@ BATCH_NAME = "batch"
 class OnnxModule(nn.Module):
     """An ONNX graph run by ONNX Runtime on the CPU; it holds no parameters.
 
-    x: one tensor per input of the graph -> the graph's output, or a tuple where it has several.
+    x: one tensor per input of the graph -> the graph's output, or a tuple where it has several. The graph of a detector
+    takes images (N, C, H, W), or a list of them, and gives what the detector gives.
     """
 
     def __init__(self, graph: bytes, *, threads: int = 1, names: tuple[str, ...] = ()) -> None:
@@ -62,13 +64,24 @@ class OnnxModule(nn.Module):
         make_dim_param_fixed(model.graph, BATCH_NAME, batch)
         return OnnxModule(model.SerializeToString(), threads=self.threads)
 
-    def forward(self, *images: Tensor) -> Tensor | tuple[Tensor, ...]:
+    @property
+    def detects(self) -> bool:
+        """Whether it is the graph of a detector, for one image."""
+        return {y.name for y in self.session.get_outputs()} == set(FOUND)
+
+    def forward(self, *images: Tensor) -> Any:
         """The graph's outputs."""
+        if self.detects:
+            names = [y.name for y in self.session.get_outputs()]
+            return [dict(zip(names, self._outputs(x[None]), strict=True)) for x in images[0]]
+        outputs = self._outputs(*images)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _outputs(self, *images: Tensor) -> tuple[Tensor, ...]:
         feed = {
             name: np.ascontiguousarray(x.detach().cpu().numpy()) for name, x in zip(self.inputs, images, strict=True)
         }
-        outputs = tuple(torch.from_numpy(np.asarray(y)) for y in self.session.run(None, feed))
-        return outputs[0] if len(outputs) == 1 else outputs
+        return tuple(torch.from_numpy(np.asarray(y)) for y in self.session.run(None, feed))
 
     def __getstate__(self) -> dict[str, Any]:
         # A session belongs to its process; a copy opens its own.

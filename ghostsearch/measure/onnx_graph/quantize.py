@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ghostsearch.files import temporary_folder
+from ghostsearch.graph.detector import FOUND
 from ghostsearch.machine import processor_flags
 from ghostsearch.measure.onnx_graph.capture import quiet_exporter
 from ghostsearch.measure.onnx_graph.equalize import equalize_ranges
@@ -45,7 +46,8 @@ def weight_bits() -> int:
 def quantized(graph: bytes, feeds: Sequence[Feed], options: Int8Options | None = None) -> bytes:
     """The graph in QDQ form: weights int8 per channel, activations uint8 with ranges from calibration inputs.
 
-    feeds: inputs by name, one mapping a batch. Raises whatever ONNX Runtime raises for a graph it cannot quantize.
+    feeds: inputs by name, one mapping a batch. Of a detector only the layers are quantized: eight bits are too coarse
+    for the positions of boxes. Raises whatever ONNX Runtime raises for a graph it cannot quantize.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -74,8 +76,10 @@ def quantized(graph: bytes, feeds: Sequence[Feed], options: Int8Options | None =
             model = onnx.load(prepared)
             equalize_ranges(model, feeds)
             onnx.save(model, prepared)
+        detects = {y.name for y in model.graph.output} == set(FOUND)
         quantize_static(
-            prepared, small, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=weight_bits() == 7,
+            prepared, small, Reader(), op_types_to_quantize=["Conv", "ConvTranspose", "Gemm"] if detects else None,
+            quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=weight_bits() == 7,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=list(options.keep_float),
         )  # fmt: skip
         return small.read_bytes()

@@ -10,6 +10,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.training.tasks.agreement import Agreement
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.classification import Classification
+from ghostsearch.training.tasks.detection import Detection
 from ghostsearch.training.tasks.multilabel import MultiLabel
 from ghostsearch.training.tasks.regression import Regression
 from ghostsearch.training.tasks.restoration import Restoration
@@ -21,6 +22,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "classification": Classification,
     "multilabel": MultiLabel,
     "segmentation": Segmentation,
+    "detection": Detection,
     "regression": Regression,
     "restoration": Restoration,
     "signals": Signals,
@@ -46,6 +48,12 @@ def load_task(name: str = "classification") -> Task:
     if not isinstance(getattr(task, "metric", None), str):
         raise GhostsearchError(f"task {name!r} names no metric; set the class attribute metric = 'mIoU' or the like")
     return task
+
+
+def task_of_kind(kind: str) -> str:
+    """The first task that reads targets of a kind (`Data.kind`); classification where none says so."""
+    named = {name: getattr(task, "kinds", ()) for name, task in TASKS.items()}
+    return next((name for name, kinds in named.items() if kind in kinds), "classification")
 
 
 def task_for(name: str, *, labelled: bool, baseline: nn.Module) -> Task:

@@ -32,14 +32,14 @@ def scored(name, output, target):
     return meter
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", LOGITS)
 def test_the_distance_is_zero_at_the_teacher_and_above_elsewhere(name):
     task, output = load_task(name), LOGITS[name]
     assert float(task.distillation_loss(output, output)) == pytest.approx(0, abs=1e-6)
     assert float(task.distillation_loss(output.flip(0), output)) > 1e-3
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", LOGITS)
 def test_without_labels_the_baseline_agrees_with_itself_and_a_stranger_less(name):
     baseline = nn.Identity()
     task = task_for(name, labelled=False, baseline=baseline)
@@ -57,7 +57,7 @@ def test_without_labels_the_baseline_agrees_with_itself_and_a_stranger_less(name
 @pytest.mark.parametrize("name", TASKS)
 def test_labels_are_never_made_up(name):
     with pytest.raises(GhostsearchError, match="have no labels"):
-        load_task(name).target(LOGITS[name], None)
+        load_task(name).target(torch.zeros(2, 3, 8, 8), None)
 
 
 def test_agreement_trains_nothing_of_the_baseline():

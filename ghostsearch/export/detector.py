@@ -1,0 +1,72 @@
+"""Detectors as ONNX files for one image, checked by what file and module find."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning
+from ghostsearch.export.formats.base import INPUT_NAME
+from ghostsearch.export.formats.onnx_format import with_notes
+from ghostsearch.measure.onnx_graph.capture import onnx_bytes
+from ghostsearch.measure.onnx_graph.module import OnnxModule
+from ghostsearch.models.input import InputSpec
+from ghostsearch.models.load import example_input
+
+IMAGES, AGREEING, CLOSE = 6, 0.98, 1e-2
+"""Images that are compared; the share of their boxes that both must find; by how much positions, as a share of the
+image's side, and scores may differ. A few boxes stand at a threshold that rounding crosses.
+"""
+
+
+def write_detector(module: nn.Module, input_spec: InputSpec, path: Path, notes: Mapping[str, str]) -> None:
+    """Write an ONNX file that takes `image` (1, C, H, W) and gives boxes (M, 4), labels (M,) and scores (M,)."""
+    import onnx
+
+    graph, _ = onnx_bytes(module, example_input(input_spec), input_names=(INPUT_NAME,))
+    path.write_bytes(with_notes(onnx.load_from_string(graph), notes).SerializeToString())
+
+
+def compare_found(path: Path, module: nn.Module, input_spec: InputSpec) -> tuple[float, float]:
+    """Largest difference in pixels between the boxes that file and module find in made-up images, and the image's side.
+
+    Warns where nothing is found in them. Raises GhostsearchError when too few boxes are found by both.
+    """
+    images, side = _blobs(input_spec), float(max(input_spec.dims))
+    with torch.no_grad():
+        wanted, found = module(list(images)), OnnxModule.read(path)(images)
+    total = sum(max(len(w["labels"]), len(f["labels"])) for w, f in zip(wanted, found, strict=True))
+    if not total:
+        warnings.warn(
+            f"{path.name}: nothing is found in {IMAGES} made-up images, so boxes were not compared; try images of "
+            "your own before you rely on the file", GhostsearchWarning, stacklevel=2,
+        )  # fmt: skip
+        return 0.0, side
+    agreeing, difference = 0, 0.0
+    for theirs, ours in zip(wanted, found, strict=True):
+        apart = (theirs["boxes"][:, None] - ours["boxes"]).abs().amax(2)
+        same = (theirs["labels"][:, None] == ours["labels"]) & (apart <= CLOSE * side)
+        same &= (theirs["scores"][:, None] - ours["scores"]).abs() <= CLOSE
+        matched = same.any(1)
+        agreeing += int(matched.sum())
+        if matched.any():
+            nearest = apart.masked_fill(~same, torch.inf).amin(1)
+            difference = max(difference, float(nearest[matched].max()))
+    if agreeing < AGREEING * total:
+        raise GhostsearchError(f"the file computes something else: of {total} boxes both find {agreeing}")
+    return difference, side
+
+
+def _blobs(input_spec: InputSpec) -> Tensor:
+    """Images of soft spots at three scales from 0 to 1, normalised: detectors find more in them than in noise."""
+    made: Tensor = torch.zeros(IMAGES, *input_spec.shape)
+    for cells in (2, 4, 8):
+        rough = example_input(InputSpec(cells, input_spec.channels), IMAGES)
+        made = made + nn.functional.interpolate(rough, input_spec.dims, mode="bicubic")
+    view = (1, -1, 1, 1)
+    mean, std = (torch.tensor(values).view(view) for values in (input_spec.mean, input_spec.std))
+    return ((made / 4 + 0.5).clamp(0, 1) - mean) / std
