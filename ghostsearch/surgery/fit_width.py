@@ -50,7 +50,8 @@ def fitted_channels(
     keep = {}
     for name, width in widths.items():
         if name in readers:
-            gone = set(statistics.leaving[name][: counts[name] - kept[name]])
+            # Where rounding leaves every channel, nothing was eliminated.
+            gone = set(statistics.leaving.get(name, ())[: counts[name] - kept[name]])
             keep[name] = [channel for channel in range(counts[name]) if channel not in gone]
         else:
             keep.update(kept_channels(model, {name: width}, statistics.batches[0], width_multiple))

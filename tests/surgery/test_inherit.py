@@ -189,3 +189,15 @@ def test_equations_that_rounding_left_indefinite_are_damped_until_they_factor():
     assert torch.allclose(factor @ factor.mT, broken, atol=1e-2 * level)
     with pytest.raises(torch.linalg.LinAlgError):
         torch.linalg.cholesky(damped(broken, 1e-5))
+
+
+def test_a_width_that_rounding_takes_back_is_no_change(images: list[Tensor]) -> None:
+    baseline = baseline_net()
+    anatomy = find_sites(baseline, images[0])
+    widths = {g.name: "width(0.9)" for g in anatomy.groups if not g.fixed}
+    made = convert(baseline, Architecture.of({}, widths), example=images[0], calibration=images, width_multiple=8)
+    assert [m.out_channels for m in made.modules() if isinstance(m, nn.Conv2d)] == [
+        m.out_channels for m in baseline.modules() if isinstance(m, nn.Conv2d)
+    ]
+    with torch.no_grad():
+        assert torch.allclose(made(images[0]), baseline(images[0]), atol=1e-3)
