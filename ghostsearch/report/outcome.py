@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from ghostsearch.records import COST_LABELS, Axis, Record, Score, StudyView
-from ghostsearch.study.choose import BASELINE, BASELINES, TRAINED, better_baseline
+from ghostsearch.study.choose import BASELINE, BASELINES, TRAINED, better_baseline, cheaper_equal
 from ghostsearch.units import MISSING, interval_text, score_text, share_text
 
 
@@ -130,12 +130,16 @@ def breaches(view: StudyView, record: Record) -> list[str]:
 
 
 def remark(view: StudyView, record: Record) -> str:
-    """What to say of a model beside its figures: `chosen`, the limits it missed, noisy timing."""
+    """What to say of a model beside its figures: `chosen`, missed limits, a cheaper one as good, noisy timing."""
     broken = [] if record.digest in BASELINES else breaches(view, record)
     if record.digest in view.missed and not broken:
         broken = ["a limit, as the search recorded it"]
     words = ["chosen"] * (record.digest == view.chosen and not is_variant(record))
     words += [f"missed: {text}" for text in broken]
+    if record.digest in view.front:
+        front = [r for d in view.front if d not in BASELINES and (r := find_record(view, d))]
+        if rival := cheaper_equal(record, front, view.objectives):
+            words.append(f"not proven better than {rival.digest}")
     return "; ".join([*words, *["noisy"] * any(x.noisy for x in record.latencies)])
 
 

@@ -27,8 +27,6 @@ from ghostsearch.training.loop import train
 from ghostsearch.training.recipe import Recipe
 
 COST_COLUMNS = {"macs": "macs", "params": "params", "memory": "peak_memory_bytes"}
-LATENCY_MARGIN = 0.1
-"""A latency limit is refused when the table's least is over it by more than this share: the table may be wrong."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def check_latency(config: RunConfig, tables: Mapping[str, LatencyTable], baselin
         return
     for device, table in tables.items():
         least, bound = least_ratio(table), limit.absolute(baseline_s[device]) / baseline_s[device]
-        if least * (1 - LATENCY_MARGIN) > bound:
+        if least > bound:
             raise GhostsearchError(
                 f"max_latency {config.max_latency}: no architecture of this space is predicted to be so fast on "
                 f"{device}; the nearest feasible limit is about {least * 100:.0f}% "

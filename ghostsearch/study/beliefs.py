@@ -176,15 +176,15 @@ class Beliefs:
             return self.problem.margin(name)
         return self.corrections[name].posterior().noise * self.problem.baseline(name)
 
-    def within(self, codes: np.ndarray, limits: Mapping[str, float]) -> np.ndarray:
-        """Which models (A, V) meet every limit by one standard deviation of their predictions: (A,) of bool."""
-        amounts, fits = self.amounts(codes), np.ones(len(codes), dtype=bool)
+    def excess(self, codes: np.ndarray, limits: Mapping[str, float]) -> np.ndarray:
+        """By which share of a limit models (A, V) are over it, the prediction's deviation added: (A,)."""
+        amounts, over = self.amounts(codes), np.full(len(codes), -np.inf)
         for name, limit in limits.items():
             margin = np.full(len(codes), self.margin(name))
             if margin.any() and (correction := self.corrections[name]).count >= LEARNT:
                 margin = correction.posterior().deviation(correction.features(codes)) * self.problem.baseline(name)
-            fits &= amounts[name] + margin <= limit
-        return fits
+            over = np.maximum(over, (amounts[name] + margin) / limit - 1)
+        return over
 
     def _correction(self, name: str) -> Regression:
         """Of a latency, in baselines: nothing is expected, and what each option saves says how wrong it may be."""

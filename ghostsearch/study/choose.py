@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import hypot
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ghostsearch.records import Axis, Record, Score
-from ghostsearch.study.statistics import standard_error
+from ghostsearch.study.statistics import difference, standard_error
 
 BASELINE, TRAINED = "baseline", "baselinetrained"
 """Digests of the baseline as given and after the finalists' training."""
@@ -57,3 +60,26 @@ def error_of_difference(one: Score | None, other: Score | None) -> float:
     if a is not None and b is not None and len(a) == len(b) > 1:
         return standard_error(a.astype(float) - b)
     return hypot(one.stderr or 0.0, other.stderr or 0.0)
+
+
+def cheaper_equal(record: Record, front: Sequence[Record], axes: Sequence[Axis]) -> Record | None:
+    """The cheapest model of the front that costs less than a record and is not proven to be worse.
+
+    None also where the score does not say which images were right; the test is `statistics.difference`'s, on the images
+    that both were scored on.
+    """
+    mine, costs = _outcomes(record), [axis for axis in axes if not axis.is_score]
+    rivals = []
+    for rival in front:
+        theirs = _outcomes(rival)
+        if mine is None or theirs is None or len(mine) != len(theirs) or not costs:
+            continue
+        gaps = [axis.minimised(rival) - axis.minimised(record) for axis in costs]
+        if max(gaps) <= 0 > min(gaps) and not difference(mine, theirs).better:
+            rivals.append(rival)
+    return min(rivals, key=costs[0].minimised, default=None)
+
+
+def _outcomes(record: Record) -> NDArray[np.bool_] | None:
+    score = record.score()
+    return score.outcomes() if score else None

@@ -19,6 +19,10 @@ FAILURES_IN_A_ROW = 5
 """So many failed trials one after the other mean that something is wrong with the run and not with an architecture."""
 
 
+REPORT_S = 10.0
+"""What writing the tables and the page takes at most."""
+
+
 def run_trials(plan: Plan, ledger: Ledger, watch: Watch) -> None:
     """Evaluate proposals in this process until the study has as many trials as asked for, or the time is up."""
     longest = 0.0
@@ -48,15 +52,21 @@ def evaluate(plan: Plan, proposal: Proposal, records: Sequence[Record], folder: 
 
 
 def final_s(plan: Plan, records: Sequence[Record]) -> float:
-    """Seconds that the final pass will take at most, by the epochs trained so far; 0 without a time budget."""
+    """Seconds that the final pass and the report will take, by the trials so far; 0 without a time budget."""
     if plan.config.time_budget is None:
         return 0.0
-    scored = [(r, s) for r in records if (s := r.score()) and "train" in r.seconds]
-    trained = [(r.seconds["train"], s.epochs) for r, s in scored if s.epochs]
-    epoch_s = sum(s for s, _ in trained) / sum(e for _, e in trained) if trained else 0.0
-    models = min(plan.config.finalists, len(records)) + 1
+    models = min(plan.config.finalists, len(records)) + 2
+    epoch_s, scoring_s = _seconds_of(records, "train"), _seconds_of(records, "evaluate")
     timing_s = plan.config.final_time_limit * len(plan.config.device)
-    return models * epoch_s * plan.config.longest_training() + timing_s
+    # Two splits of each model are scored.
+    return models * (epoch_s * plan.config.longest_training() + 2 * scoring_s) + timing_s + REPORT_S
+
+
+def _seconds_of(records: Sequence[Record], step: str) -> float:
+    """Seconds of an epoch of training, or of one scoring, over the trials so far; 0 before any."""
+    spent = [(r.seconds[step], r.scores) for r in records if step in r.seconds and r.scores]
+    units = sum(scores[-1].epochs if step == "train" else len(scores) for _, scores in spent)
+    return sum(seconds for seconds, _ in spent) / units if units else 0.0
 
 
 def progress_text(plan: Plan, records: Sequence[Record]) -> str:

@@ -201,18 +201,16 @@ class TableSampler(optuna.samplers.BaseSampler):
         """Those codes, each once, that the study has not had and that are predicted to meet every limit: (A, V)."""
         unseen = [code for code in dict.fromkeys(map(self.problem.settled, codes)) if code not in self._taken]
         pool = np.array(unseen, dtype=np.int64).reshape(-1, len(self.problem.sizes))
-        return pool[self.beliefs.within(pool, self.limits)] if self.limits and len(pool) else pool
+        return pool[self.beliefs.excess(pool, self.limits) <= 0] if self.limits and len(pool) else pool
 
     def _anything(self, rng: np.random.Generator) -> Code:
-        """A random architecture that is neither seen nor infeasible; any where many draws give none."""
-        code: Code = ()
-        for _ in range(DRAWS):
-            share = rng.random()
-            drawn = [int(rng.integers(n)) if rng.random() < share else 0 for n in self.problem.sizes]
-            code = self.problem.settled(drawn)
-            if len(self._allowed([code])):
-                break
-        return code
+        """A random architecture, or one of the solver's, that is unseen and meets the limits or is nearest to them."""
+        shares = rng.random((DRAWS, 1)) > rng.random((DRAWS, len(self.problem.sizes)))
+        drawn = (rng.integers(self.problem.sizes, size=shares.shape) * shares).tolist()
+        settled = dict.fromkeys(self.problem.settled(code) for code in (*drawn, *self._front))
+        unseen = [code for code in settled if code not in self._taken] or list(settled)
+        over = self.beliefs.excess(np.array(unseen), self.limits)
+        return unseen[int(np.argmax(over <= 0)) if (over <= 0).any() else int(np.argmin(over))]
 
     def _code(self, params: Mapping[str, Any]) -> Code | None:
         """Option numbers of a trial's parameters; None where they are not this space's."""

@@ -228,7 +228,9 @@ def solve_budgets(
     Every prefix covers the whole range of budgets: the best of each budget first, from the middle out by halving and
     the axes in turns, then the second best of each. The baseline is not among them.
     """
-    program, limits = Program(problem), dict(limits or {})
+    program = Program(problem)
+    # Where nothing keeps the margin, the nearest to the limit is an answer still.
+    limits = {name: max(limit, program.least(name) * (1 + 1e-6)) for name, limit in (limits or {}).items()}
     distance, seen = max(1, len(problem.sizes) // 8), set[tuple[int, ...]]()
     steps = {axis: _steps(program, axis, limits, budgets) for axis in axes}
     found: dict[tuple[str, int], list[tuple[int, ...]]] = {(axis, i): [] for i in range(budgets) for axis in axes}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ghostsearch.pareto import dominates, pareto_front
 from ghostsearch.records import Axis, Cost, Record, Score, packed
-from ghostsearch.study.choose import BASELINE, TRAINED, error_of_difference, recommended
+from ghostsearch.study.choose import BASELINE, TRAINED, cheaper_equal, error_of_difference, recommended
 
 AXES = (Axis.of_score("accuracy"), Axis.of_cost("macs"))
 
@@ -61,3 +61,14 @@ def test_what_is_recommended_is_beaten_by_no_model_of_the_front(found, max_drop)
     if chosen:
         mine = next(p for m, p in zip(models, points, strict=True) if m.digest == chosen)
         assert not any(dominates(p, mine) for p in points)
+
+
+def test_a_cheaper_model_counts_as_equal_until_the_same_images_prove_it_worse():
+    images = np.arange(400)
+    dear = model("dear", 0.95, 100, right=images < 380)
+    close, worse = model("close", 0.94, 50, right=images < 376), model("worse", 0.93, 20, right=images < 365)
+    # 4 images of 400 that only one gets right: p = 0.125; 15 of them: p < 0.001.
+    assert cheaper_equal(dear, [dear, close, worse], AXES) == close
+    assert cheaper_equal(dear, [dear, worse], AXES) is None
+    assert cheaper_equal(worse, [dear, close, worse], AXES) is None, "nothing is cheaper"
+    assert cheaper_equal(model("x", 0.95, 100), [close], AXES) is None, "it does not say which images were right"

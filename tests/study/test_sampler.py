@@ -153,6 +153,13 @@ def test_limits_hold_with_a_margin_and_latencies_are_corrected_by_what_was_measu
     assert np.abs(corrected - measured[19:]).mean() < 0.3 * np.abs(np.array(predicted[19:]) - measured[19:]).mean()
 
 
+def test_a_limit_within_the_predictions_error_of_the_least_is_tried_with_what_comes_nearest():
+    least = PROBLEM.at((2,) * 6 + (1, 1))[NAMES[2]]
+    study = study_of(table_sampler(limits={NAMES[2]: 1.01 * least}))
+    study.optimize(objective, n_trials=3)
+    assert [code_of(t.params) for t in study.trials[:2]] == [(0,) * 8, (2,) * 6 + (1, 1)]
+
+
 def test_a_trial_that_its_latency_ruled_out_still_teaches():
     sampler = table_sampler(limits={NAMES[2]: 5e-3})
     study = study_of(sampler)

@@ -1,0 +1,47 @@
+"""The time budget leaves room for the final pass, and a latency that nothing can meet is refused at once."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.records import Record, Score
+from ghostsearch.space.architecture import SearchSpace
+from ghostsearch.study.baseline import check_latency
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.explore import REPORT_S, final_s
+from ghostsearch.study.plan import Plan
+
+DEVICE = "onnxruntime:cpu"
+
+
+def config(**changed):
+    options = {"model": "ghostsearch:digits_cnn", "data": "digits", "final_epochs": 4, "epochs": 2, "finalists": 3}
+    return RunConfig(**{**options, "final_time_limit": 5, **changed})
+
+
+def trial(number, epochs, train_s, evaluate_s):
+    scores = tuple(
+        Score(metric="accuracy", value=0.9, split="validation", epochs=e, images=10, seed=0) for e in range(epochs + 1)
+    )
+    seconds = {"train": train_s, "evaluate": evaluate_s}
+    return Record(number=number, digest=str(number), origin="sampler", state="complete", scores=scores, seconds=seconds)
+
+
+def test_the_reserve_is_what_training_scoring_and_timing_the_finalists_takes():
+    records = [trial(i, 2, 20.0, 3.0) for i in range(4)]
+    plan = Plan(SimpleNamespace(setup=SimpleNamespace(config=config(time_budget="1h"))), None, (), None, ())
+    # Three finalists and two baselines: six epochs of 10 s and two scorings of 1 s each.
+    assert final_s(plan, records) == pytest.approx(5 * (6 * 10 + 2 * 1) + 5 + REPORT_S)
+    free = Plan(SimpleNamespace(setup=SimpleNamespace(config=config())), None, (), None, ())
+    assert final_s(free, records) == 0
+
+
+def test_a_latency_limit_that_the_table_cannot_meet_is_refused_with_the_nearest_that_can():
+    space = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)")}, {"g": ("width(1)", "width(0.5)")})
+    table = SimpleNamespace(space=space, additive_ratios=lambda codes: 1 - np.asarray(codes) @ [0.2, 0.3])
+    check_latency(config(max_latency="51%"), {DEVICE: table}, {DEVICE: 2e-3})
+    for limit in ("49%", "0.9ms", "12us"):
+        with pytest.raises(GhostsearchError, match=r"nearest feasible limit is about 50% \(1ms\)"):
+            check_latency(config(max_latency=limit), {DEVICE: table}, {DEVICE: 2e-3})
