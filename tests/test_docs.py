@@ -76,7 +76,8 @@ def test_the_guides_run_in_order(elsewhere: Path) -> None:
                 assert done.exit_code == 0, f"{said}\n{done.exception!r}"
                 assert done.stdout.strip() or "--quiet" in words, said
                 ran.add(words[0])
-    told = {"inspect", "convert", "search", "solve", "report", "compare", "measure", "devices", "profile", "finetune"}
+    told = {"inspect", "convert", "search", "solve", "report", "compare", "measure", "devices", "profile", "finetune",
+            "check"}  # fmt: skip
     assert ran >= told | {"export"}
     assert list((elsewhere / "tuned").glob("digits_cnn_ghost@*_int8.onnx"))
     assert (elsewhere / "study" / "compare.html").is_file()

@@ -19,7 +19,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FIL
 
 WIDE_FUNCTIONS = 10
 """Functions with eight or more parameters; lower it whenever there are fewer."""
-OWN_IMPORTS_INSIDE = 42
+OWN_IMPORTS_INSIDE = 41
 """Imports of our own inside functions, the commands' included; lower it whenever there are fewer."""
 LONGEST = 350
 """Lines of a module."""

@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from ghostsearch.cli import choose, compare, device, latency, model, study, train
+from ghostsearch.cli import check, choose, compare, device, latency, model, study, train
 from ghostsearch.cli.terminal import say_error, show_warning
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.version import VERSION
 
 app = typer.Typer(
     name="ghostsearch",
@@ -25,8 +26,6 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from ghostsearch.version import VERSION
-
         typer.echo(f"ghostsearch {VERSION}")
         raise typer.Exit
 
@@ -44,7 +43,7 @@ def ghostsearch(
     """
 
 
-for commands in (model, study, choose, train, compare, device, latency):
+for commands in (model, study, choose, check, train, compare, device, latency):
     commands.add_to(app)
 
 

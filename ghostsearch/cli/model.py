@@ -144,7 +144,7 @@ def convert_model(
 
 
 def measure_model(
-    model: o.Model,
+    model: o.Subject,
     device: Annotated[
         list[str] | None,
         typer.Option(help="Where to measure; repeatable. Default: onnxruntime:cpu.", autocompletion=o.complete_device),
@@ -159,14 +159,14 @@ def measure_model(
 ) -> None:
     """Measure params, MACs (ours, fvcore, thop), bytes, and latency on real devices.
 
-    A converted directory is timed interleaved with the baseline it came from.
+    A converted directory is timed interleaved with the baseline it came from. MODEL may be any .onnx file too.
 
     Example: [bold]ghostsearch measure torchvision:resnet18 --device onnxruntime:cpu --device torch:cpu[/bold]
     """
     from ghostsearch.report.inspection import measurement
-    from ghostsearch.surgery.saved import open_model
+    from ghostsearch.study.subject import open_subject
 
-    loaded = open_model(model, loading, seed=setting.seed, allow_code=allow_code)
+    loaded = open_subject(model, loading, seed=setting.seed, allow_code=allow_code)
     devices = tuple(device or (o.DEVICE,))
     with progress_bar(shown.silent) as progress:
         found = measurement(loaded, devices, setting, allow_code=allow_code, progress=progress)
@@ -196,8 +196,12 @@ def measure_model(
     threads = f"{setting.threads} thread{'s' * (setting.threads > 1)}"
     title = f"latency, batch {setting.batch}, {threads}, {setting.precision}"
     show_table(title, ["device", "median", "quartiles", "÷ baseline", "runs", ""], rows)
-    ours = Path(model).is_dir()
-    say(f"next: ghostsearch export {model} --format onnx" if ours else f"next: ghostsearch inspect {model}")
+    then = f"check {model} --device {devices[0]} --max-latency 12ms"
+    if Path(model).is_dir():
+        then = f"export {model} --format onnx"
+    elif not Path(model).is_file():
+        then = f"inspect {model}"
+    say(f"next: ghostsearch {then}")
 
 
 def export_model(

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.options import OptionError, Options, option
+from ghostsearch.space.preset import preset_directory
 
 MODEL_HELP = (
     "torchvision:NAME, timm:NAME, ghostsearch:NAME, package.module:function (this runs that code), "
@@ -30,8 +31,6 @@ def complete_model(incomplete: str) -> list[str]:
 
 def complete_space(incomplete: str) -> list[str]:
     """Shipped presets that go on from what was typed."""
-    from ghostsearch.space.preset import preset_directory
-
     return [p.stem for p in sorted(preset_directory().glob("*.yaml")) if p.stem.startswith(incomplete)]
 
 
@@ -45,6 +44,13 @@ def complete_device(incomplete: str) -> list[str]:
 Model = Annotated[
     str, typer.Argument(help=MODEL_HELP, metavar="MODEL", autocompletion=complete_model, show_default=False)
 ]
+Subject = Annotated[
+    str,
+    typer.Argument(
+        help=f"{MODEL_HELP.removesuffix('.')} (a study: its chosen model), or an .onnx file.",
+        metavar="MODEL", autocompletion=complete_model, show_default=False,
+    ),
+]  # fmt: skip
 DEVICE = "onnxruntime:cpu"
 Size = Annotated[
     str | None,

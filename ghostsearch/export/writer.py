@@ -102,6 +102,8 @@ def notes(model: LoadedModel) -> Mapping[str, str]:
         "size": "x".join(map(str, dict.fromkeys(model.input.dims))),
         "mean": " ".join(map(str, model.input.mean)),
         "std": " ".join(map(str, model.input.std)),
+        "resize": str(model.input.shorter_side),
+        "interpolation": model.input.interpolation,
     }
     return found | ({"digest": model.architecture.digest} if isinstance(model, SavedModel) else {})
 

@@ -17,6 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.capture import batch_size, call, copied, meta_copy, moved
 from ghostsearch.measure.memory import LivenessMode, weight_bytes
+from ghostsearch.measure.onnx_graph.cost import graph_cost
+from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.records import Cost
 
 aten = torch.ops.aten
@@ -53,9 +55,11 @@ def measure_cost(model: nn.Module, example: Any) -> Cost:
     """Cost of a model per image, exact; the model is left untouched.
 
     example: (N, C, H, W), a tuple of positional arguments, a dict of keywords or a list of images. Warns
-    (CostWarning) with the names of operators that nothing counts. Raises GhostsearchError when the forward
-    fails.
+    (CostWarning) with the names of operators that nothing counts. An ONNX graph is counted by its operators' shapes.
+    Raises GhostsearchError when the forward fails.
     """
+    if isinstance(model, OnnxModule):
+        return graph_cost(model, example)
     count, images = count_operators(model, example), batch_size(example)
     if count.uncounted:
         warnings.warn(f"not in macs, no formula: {', '.join(count.uncounted)}", CostWarning, stacklevel=2)

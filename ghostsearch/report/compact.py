@@ -17,14 +17,17 @@ from ghostsearch.files import write_text
 from ghostsearch.machine import processor_name
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.onnx_graph.file import check_device, example_of
+from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.setting import Setting
 from ghostsearch.measure.shares import shares_by_kind
-from ghostsearch.models.load import LoadedModel, example_input, known_models, load_model
+from ghostsearch.models.load import LoadedModel, known_models, load_model
+from ghostsearch.models.options import ModelOptions
 from ghostsearch.records import Cost, Latency
 from ghostsearch.report.result_page import ResultPage, ResultTable
 from ghostsearch.space.architecture import read_json
-from ghostsearch.study.directory import model_directory
-from ghostsearch.surgery.saved import SavedModel, load_directory
+from ghostsearch.study.subject import open_subject
+from ghostsearch.surgery.saved import SavedModel
 from ghostsearch.units import MISSING, milliseconds, score_text, share_text, with_prefix
 
 if TYPE_CHECKING:
@@ -55,14 +58,18 @@ class ComparedModel(BaseModel):
     cost: Cost
     latency: Latency
     shares: tuple[dict[str, Any], ...]
-    """By kind of layer: kind, layers, params, macs and their shares (measure/shares.py)."""
+    """By kind of layer: kind, layers, params, macs and their shares (measure/shares.py); none of an ONNX file."""
     published: Published | None = None
     made_of: str = ""
     """What a ghostsearch directory holds: its baseline and choices; empty for a network by name."""
 
-    def share(self, kind: str, of: str = "macs") -> float:
+    def share(self, kind: str, of: str = "macs") -> float | None:
         """The share of the MACs (or params) in kinds of layer that start so: `conv 1x1`, `depthwise`."""
-        return sum(float(row[f"{of}_share"]) for row in self.shares if row["kind"].startswith(kind))
+        return (
+            None
+            if not self.shares
+            else sum(float(row[f"{of}_share"]) for row in self.shares if row["kind"].startswith(kind))
+        )
 
 
 def compare_models(
@@ -76,15 +83,18 @@ def compare_models(
 ) -> list[ComparedModel]:
     """Measure models beside the first one on one device, interleaved, all on images of the first one's size.
 
-    A name is what `load_model` knows, a bare torchvision or timm name, a directory we wrote, or a study (its chosen
-    model). The first model is timed against itself too: how far its ratio is from 1 is the measurement's own error.
+    A name is what `load_model` knows, a bare torchvision or timm name, a directory we wrote, a study (its chosen
+    model) or an ONNX file. The first model is timed against itself too: how far its ratio is from 1 is the
+    measurement's own error.
     Raises GhostsearchError when a name is unknown, twice there, or a model cannot take the first one's images.
     """
     if len(set(names)) != len(names) or not names:
         raise GhostsearchError(f"compare takes different models, at least one; got {', '.join(names) or 'none'}")
     loaded = {name: find_model(name, size, allow_code=allow_code) for name in names}
     shape = loaded[names[0]].input
-    example = example_input(shape)
+    example = example_of(loaded[names[0]])
+    for model in loaded.values():
+        check_device(model, device)
     _check_inputs(loaded, example)
     modules: dict[str, nn.Module] = {name: model.module.eval() for name, model in loaded.items()}
     latencies = measure_latency(
@@ -92,7 +102,8 @@ def compare_models(
     )
     rows = []
     for name, model in loaded.items():
-        shares = tuple(dict(row) for row in shares_by_kind(modules[name], example))
+        known = not isinstance(modules[name], OnnxModule)
+        shares = tuple(dict(row) for row in shares_by_kind(modules[name], example)) if known else ()
         rows.append(ComparedModel(
             name=name, size=min(shape.dims), cost=measure_cost(modules[name], example), latency=latencies[name],
             shares=shares, published=published_accuracy(model), made_of=made_of(model),
@@ -101,15 +112,12 @@ def compare_models(
 
 
 def find_model(name: str, size: int | str | None = None, *, allow_code: bool = False) -> LoadedModel:
-    """The model a name, a ghostsearch directory or a study (its chosen model) stands for; raises GhostsearchError.
+    """As `open_subject`, for a bare torchvision or timm name too; raises GhostsearchError.
 
     A directory whose baseline is the user's own code is loaded only with `allow_code`.
     """
-    folder = Path(name)
-    if folder.is_dir():
-        return load_directory(model_directory(folder), allow_code=allow_code)
-    if ":" in name:
-        return load_model(name, size=size)
+    if Path(name).exists() or ":" in name or name.lower().endswith(".onnx"):
+        return open_subject(name, None if Path(name).is_dir() else ModelOptions(size=size), allow_code=allow_code)
     for source in ("torchvision", "ghostsearch", "timm"):
         if f"{source}:{name}" in known_models(f"{source}:"):
             return load_model(f"{source}:{name}", size=size)
@@ -124,8 +132,10 @@ def made_of(model: LoadedModel) -> str:
     return f"{model.spec} with " + (", ".join(f"{n} × {choice}" for choice, n in taken.items()) or "nothing changed")
 
 
-def _check_inputs(loaded: dict[str, LoadedModel], example: torch.Tensor) -> None:
+def _check_inputs(loaded: dict[str, LoadedModel], example: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
     """Raise GhostsearchError when a model cannot take the first one's images, x: (1, C, H, W)."""
+    if isinstance(example, tuple):
+        raise GhostsearchError(f"{next(iter(loaded))} takes {len(example)} inputs; compare models of one image each")
     for name, model in loaded.items():
         if model.input.channels != example.shape[1]:
             raise GhostsearchError(
@@ -217,7 +227,7 @@ def compact_table(models: Sequence[ComparedModel]) -> Table:
 def compact_page(models: Sequence[ComparedModel], *, command: str, seed: int) -> ResultPage:
     """The comparison as a page of results: the same figures, and where the MACs of compact networks sit."""
     header, rows = compact_rows(models)
-    separable = [m for m in models if not m.made_of and m.share("depthwise") > 0]
+    separable = [m for m in models if not m.made_of and (m.share("depthwise") or 0) > 0]
     sides = (separable, [m for m in models[:1] if m not in separable])
     figure = [", ".join(f"{m.name} {share_text(m.share('conv 1x1'))}" for m in side) for side in sides if side]
     own = "The first network's ratio is its own second timing: its distance from 1 is the measurement's own error."

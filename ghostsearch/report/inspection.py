@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ghostsearch.measure.cost import measure_cost
-from ghostsearch.measure.counters import compare_counters
-from ghostsearch.measure.devices.table import get_device
+from ghostsearch.measure.counters import CounterComparison, compare_counters
 from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.onnx_graph.file import check_device, example_of
+from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.setting import Setting
 from ghostsearch.measure.shares import shares_by_kind
 from ghostsearch.models.load import LoadedModel, example_input
@@ -73,15 +74,16 @@ def measurement(
     Raises GhostsearchError for an unknown or absent device.
     """
     for device in devices:
-        get_device(device)
-    example = example_input(loaded.input)
-    cost, counters = measure_cost(loaded.module, example), compare_counters(loaded.module, example)
+        check_device(loaded, device)
+    example = example_of(loaded)
+    cost, counters = measure_cost(loaded.module, example), _counters(loaded, example)
     baseline = None
     if isinstance(loaded, SavedModel) and not loaded.architecture.is_baseline:
         baseline = load_baseline(loaded, allow_code=allow_code).module
     timings = [
         measure_latency(
-            {"model": loaded.module}, example, device=device, baseline=baseline, setting=setting, progress=progress,
+            {"model": loaded.module}, example_of(loaded, setting.batch), device=device, baseline=baseline,
+            setting=setting, progress=progress,
         )["model"]
         for device in devices
     ]  # fmt: skip
@@ -107,6 +109,13 @@ def measurement(
         "batch": setting.batch,
         "versions": versions(),
     }
+
+
+def _counters(loaded: LoadedModel, example: Any) -> CounterComparison:
+    if isinstance(loaded.module, OnnxModule):
+        why = "it counts modules, not ONNX graphs"
+        return CounterComparison({}, (), {}, {"fvcore": why, "thop": why})
+    return compare_counters(loaded.module, example)
 
 
 def latency_row(latency: Latency) -> dict[str, Any]:

@@ -179,6 +179,18 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
         return 0 if self.weights else 12
 
 
+class Gate(ImageOptions, ModelOptions, Setting, Limits):
+    """The limits that a model must keep, and where and on what they are judged."""
+
+    device: str = option("onnxruntime:cpu", "Where latency is measured.", panel=MEASURING)
+    baseline: str | None = option(
+        None,
+        "What shares and --max-drop refer to: a model, a directory or an .onnx file; default for a study's model: its "
+        "baseline.",
+        panel=BUDGET,
+    )
+
+
 FREE = frozenset(
     {
         "out",

@@ -56,6 +56,9 @@ class Device(abc.ABC):
     limits_threads: ClassVar[bool] = True
     """Whether `threads` bounds the cores of this process that it keeps busy."""
 
+    reads_onnx: ClassVar[bool] = False
+    """Whether it runs an ONNX file as it is."""
+
     @abc.abstractmethod
     def check(self) -> None:
         """Raise MissingExtraError when the runtime is not installed, GhostsearchError when its hardware is

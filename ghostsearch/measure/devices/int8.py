@@ -30,6 +30,7 @@ class Quantized(Device):
     """
 
     tolerance = INT8_TOLERANCE
+    reads_onnx = False
 
     def lowered(self, model: nn.Module, example: Any) -> nn.Module:
         """The quantized graph: only sessions over it are built anew."""

@@ -34,6 +34,7 @@ class OnnxRuntimeCpu(Device):
 
     name = "onnxruntime:cpu"
     packages = ("onnxruntime", "onnx", "torch")
+    reads_onnx = True
 
     def check(self) -> None:
         """ONNX Runtime is a dependency, so it is there."""

@@ -11,7 +11,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.devices.base import Device, Prepared, refusals
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.measure.inputs import flat_inputs
-from ghostsearch.measure.onnx_graph.capture import onnx_bytes
+from ghostsearch.measure.onnx_graph.capture import onnx_module
 from ghostsearch.measure.onnx_graph.module import cpu_session
 from ghostsearch.measure.setting import Setting
 
@@ -46,6 +46,7 @@ class OnnxRuntimeCuda(Device):
     name = "onnxruntime:cuda"
     packages = ("onnxruntime-gpu", "onnx", "torch")
     limits_threads = False
+    reads_onnx = True
 
     def check(self) -> None:
         """It takes onnxruntime-gpu in the place of onnxruntime, and a GPU."""
@@ -65,11 +66,11 @@ class OnnxRuntimeCuda(Device):
     def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
         """The model as an ONNX graph in a session on the GPU."""
         with refusals(self.name):
-            graph, names = onnx_bytes(model, example)
-            session = cpu_session(graph, setting.threads, (PROVIDER, "CPUExecutionProvider"))
+            module = onnx_module(model, example)
+            session = cpu_session(module.graph, setting.threads, (PROVIDER, "CPUExecutionProvider"))
             if session.get_providers()[0] != PROVIDER:
                 raise GhostsearchError(f"{self.name} finds no GPU; use --device onnxruntime:cpu")
-            feed = dict(zip(names, map(as_array, flat_inputs(example)), strict=True))
+            feed = dict(zip(module.names or module.inputs, map(as_array, flat_inputs(example)), strict=True))
             known = {x.name for x in session.get_inputs()}
             prepared = BoundPrepared(session, {k: v for k, v in feed.items() if k in known})
             prepared.run()

@@ -38,6 +38,7 @@ class OpenVinoCpu(Device):
 
     name = "openvino:cpu"
     packages = ("openvino", "onnx", "torch")
+    reads_onnx = True
     precisions = tuple(PRECISION_HINTS)
 
     def check(self) -> None:

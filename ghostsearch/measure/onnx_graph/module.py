@@ -55,6 +55,12 @@ class OnnxModule(nn.Module):
         """Shape of each input by name; a free dimension is a text or None."""
         return {x.name: tuple(x.shape) for x in self.session.get_inputs()}
 
+    @property
+    def notes(self) -> dict[str, str]:
+        """What `ghostsearch export` wrote into the file of the model and its images; empty for files of others."""
+        found = self.session.get_modelmeta().custom_metadata_map
+        return {k.removeprefix("ghostsearch."): v for k, v in found.items() if k.startswith("ghostsearch.")}
+
     def with_batch(self, batch: int) -> OnnxModule:
         """The same graph for one batch size alone, which a runtime may compile better than a free one."""
         import onnx

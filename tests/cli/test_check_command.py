@@ -1,0 +1,71 @@
+"""The gate: exit codes by verdict, intervals that decide, JUnit, and what cannot be judged."""
+
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from ghostsearch.study.gate import _state
+
+DIGITS = "ghostsearch:digits_cnn"
+QUICK = ("--time-limit", "0.1", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def files(ghostsearch, tmp_path_factory):
+    """A converted network and its exported file."""
+    folder = tmp_path_factory.mktemp("check")
+    options = ("--choice", "ghost(2, 3)", "--out", folder / "net")
+    assert ghostsearch("convert", DIGITS, *options, "--quiet").code == 0
+    assert ghostsearch("export", folder / "net", "--out", folder / "net.onnx").code == 0
+    return folder / "net", folder / "net.onnx"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "state"), [(1, 2, "met"), (1, 1, "met"), (2.5, 3, "missed"), (1.5, 2.5, "not decided")]
+)
+def test_intervals_decide(low, high, state):
+    assert _state(low, high, 2) == state
+
+
+def test_met_limits_end_in_0_missed_ones_in_3(ghostsearch, files, tmp_path):
+    folder, _ = files
+    done = ghostsearch("check", folder, "--max-latency", "10s", "--max-params", "1M", *QUICK)
+    assert done.code == 0, done.err
+    assert done.out.count(" met") == 2
+    report = tmp_path / "check.xml"
+    limits = ("--max-latency", "1us", "--max-params", "50%", "--baseline", DIGITS)
+    missed = ghostsearch("check", folder, *limits, "--junit", report, "--json", *QUICK)
+    assert missed.code == 3
+    assert [v["state"] for v in missed.data] == ["missed", "missed"]
+    assert "of the baseline" not in missed.data[0]["found"]
+    suite = ET.parse(report).getroot()
+    assert suite.attrib["failures"] == "2"
+    assert len(suite.findall("testcase/failure")) == 2
+
+
+def test_scores_of_a_file_are_judged_on_images(ghostsearch, files):
+    folder, file = files
+    options = ("--data", "digits", "--baseline", folder, *QUICK)
+    done = ghostsearch("check", file, "--max-drop", "0.1%", "--min-accuracy", "0%", "--json", *options)
+    assert done.code == 0, done.out
+    assert {v["limit"] for v in done.data} == {"accuracy", "drop of accuracy"}
+    assert [v["state"] for v in done.data] == ["met", "met"], "a file loses nothing against its own module"
+    # Random weights are right by chance, and a tenth lies within the interval of a tenth.
+    value = float(done.data[0]["found"].split()[0]) / 100
+    undecided = ghostsearch("check", file, "--min-accuracy", str(value), *options)
+    assert undecided.code == 4
+    assert ghostsearch("check", file, "--min-accuracy", "99%", *options).code == 3
+
+
+@pytest.mark.parametrize(
+    ("told", "arguments"),
+    [
+        ("needs a limit", [DIGITS]),
+        ("refers to a baseline", [DIGITS, "--max-macs", "50%"]),
+        ("add --data", [DIGITS, "--min-accuracy", "50%"]),
+        ("does not parse", [DIGITS, "--max-latency", "fast"]),
+        ("no such file", ["none.onnx", "--max-latency", "1ms"]),
+    ],
+)
+def test_what_cannot_be_judged_is_an_error(refused, told, arguments):
+    refused(told, "check", *arguments, *QUICK)

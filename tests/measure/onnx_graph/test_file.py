@@ -1,0 +1,95 @@
+"""Any ONNX file stands in the place of a model: its inputs from its shapes, its cost as the module's."""
+
+import pytest
+import torch
+from torch import nn
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.cost import measure_cost
+from ghostsearch.measure.onnx_graph.capture import onnx_bytes
+from ghostsearch.measure.onnx_graph.file import check_device, example_of, open_onnx
+from ghostsearch.measure.setting import Setting
+from ghostsearch.report.compact import compact_rows, compare_models
+from ghostsearch.report.inspection import measurement
+
+QUICK = Setting(time_limit=0.05)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Conv2d(3, 8, 3, stride=2, groups=1)
+        self.deep = nn.Conv2d(8, 8, 3, groups=8)
+        self.up = nn.ConvTranspose2d(8, 4, 2, stride=2)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.head(self.up(self.deep(self.one(x))).mean((2, 3)))
+
+
+class Two(nn.Module):
+    def forward(self, image, index):
+        return image.flatten(1)[:, :4] * index
+
+
+def written(path, net, example, **axes):
+    names = [f"x{i}" for i in range(len(example))]
+    torch.onnx.export(net.eval(), example, path, input_names=names, dynamic_axes=axes, dynamo=False)
+    return path
+
+
+def test_cost_is_the_modules_own(tmp_path):
+    net, example = Net(), torch.randn(2, 3, 32, 20)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(onnx_bytes(net, example)[0])
+    loaded = open_onnx(path)
+    assert loaded.input.shape == (3, 32, 20)
+    assert example_of(loaded).shape == (2, 3, 32, 20), "the graph's own batch"
+    found, ours = measure_cost(loaded.module, example_of(loaded)), measure_cost(net, example)
+    assert (found.params, found.macs) == (ours.params, ours.macs)
+    with pytest.raises(GhostsearchError, match="batches of 2 alone; give --batch 2"):
+        example_of(loaded, 1)
+
+
+def test_free_sides_need_a_size_and_free_batches_do_not(tmp_path):
+    path = written(tmp_path / "free.onnx", Net(), (torch.randn(1, 3, 32, 32),), x0={0: "batch", 2: "h", 3: "w"})
+    with pytest.raises(GhostsearchError, match=r"leaves h, w free; give --size"):
+        open_onnx(path)
+    loaded = open_onnx(path, size="24x40")
+    assert example_of(loaded, 3).shape == (3, 3, 24, 40)
+    small, large = (measure_cost(m.module, example_of(m)).macs for m in (loaded, open_onnx(path, size=64)))
+    assert small < large
+
+
+def test_several_inputs_of_other_kinds_are_made(tmp_path):
+    path = written(tmp_path / "two.onnx", Two(), (torch.randn(1, 3, 8, 8), torch.tensor([[1, 2, 3, 4]])))
+    image, index = example_of(open_onnx(path))
+    assert image.shape == (1, 3, 8, 8)
+    assert index.dtype == torch.int64
+    assert measurement(open_onnx(path), ("onnxruntime:cpu",), QUICK)["latency"][0]["median_s"] > 0
+    with pytest.raises(GhostsearchError, match="takes 2 inputs"):
+        compare_models([str(path)], device="onnxruntime:cpu", setting=QUICK)
+
+
+def test_compare_sets_a_file_beside_a_model(tmp_path):
+    path = written(tmp_path / "net.onnx", Net(), (torch.randn(1, 3, 32, 32),))
+    rows = compare_models([str(path), "ghostsearch:resnet20"], device="onnxruntime:cpu", setting=QUICK)
+    assert rows[0].cost.macs < rows[1].cost.macs
+    assert rows[0].latency.ratio is not None
+    assert compact_rows(rows)[1][0][-1] == "–", "the kinds of a file's layers are not known"
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph"])
+def test_foreign_files_are_one_line(tmp_path, content):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content)
+    with pytest.raises(GhostsearchError, match="not an ONNX graph"):
+        open_onnx(path)
+    with pytest.raises(GhostsearchError, match="no such file"):
+        open_onnx(tmp_path / "none.onnx")
+
+
+def test_a_device_that_runs_modules_alone_says_so(tmp_path):
+    path = written(tmp_path / "net.onnx", Net(), (torch.randn(1, 3, 32, 32),))
+    with pytest.raises(GhostsearchError, match="does not run ONNX files"):
+        check_device(open_onnx(path), "torch:cpu")
