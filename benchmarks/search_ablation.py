@@ -34,7 +34,7 @@ VARIANTS = {
     **{f"{s}, uniform seeds": {"sampler": s, "seeds": "uniform"} for s in ("random", "tpe", "nsga2")},
     **{f"{s}, solver seeds": {"sampler": s, "seeds": "solver"} for s in ("random", "tpe", "nsga2")},
     "solver only": {"sampler": "random", "seeds": "only solver"},
-    "table": {"sampler": "table", "seeds": "only solver"},
+    "table": {"sampler": "table", "seeds": "solver"},
 }
 
 
@@ -85,7 +85,7 @@ def page(args: argparse.Namespace, table: pd.DataFrame, rows: list[dict[str, Any
             "the candidate table's included; it is built once and serves every later budget. No seeds: the study "
             "starts from the baseline alone. Uniform: also each choice and each width everywhere. Solver: also the "
             "integer program's answers. "
-            "Solver only: nothing but those. Table: the search's own sampler, which begins with them and learns.",
+            "Solver only: nothing but those. Table: the search's own sampler, which asks for the first eight of them and then learns.",
         ],
     )  # fmt: skip
 
