@@ -85,7 +85,8 @@ def page(args: argparse.Namespace, table: pd.DataFrame, rows: list[dict[str, Any
             "the candidate table's included; it is built once and serves every later budget. No seeds: the study "
             "starts from the baseline alone. Uniform: also each choice and each width everywhere. Solver: also the "
             "integer program's answers. "
-            "Solver only: nothing but those. Table: the search's own sampler, which asks for the first eight of them and then learns.",
+            "Solver only: nothing but those. Table: the search's own sampler, which asks for eight of them and "
+            "then learns.",
         ],
     )  # fmt: skip
 

@@ -59,7 +59,8 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str) -> Any:
     if name == "tune":
-        return import_module("ghostsearch.study.tune")
+        with import_module("ghostsearch.errors").needing("ray[tune]", "ghostsearch.tune"):
+            return import_module("ghostsearch.study.tune")
     if name not in _HOMES:
         raise AttributeError(f"module 'ghostsearch' has no attribute {name!r}")
     return getattr(import_module(f"ghostsearch.{_HOMES[name]}"), name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 
@@ -110,3 +111,12 @@ def release_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def needing(package: str, what: str) -> Iterator[None]:
+    """Within, an import that fails is one line: what is asked for needs a package that this installation lacks."""
+    try:
+        yield
+    except ImportError as error:
+        raise GhostsearchError(f"{what} needs {package}, which cannot be imported here ({error})") from None

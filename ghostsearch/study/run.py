@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, needing
 from ghostsearch.records import StudyView
 from ghostsearch.study.baseline import make_baseline
 from ghostsearch.study.config import RunConfig
@@ -51,8 +51,8 @@ def search(config: RunConfig, *, progress: Progress | None = None) -> StudyView:
     config = placed(config)
     check_directory(Path(config.out), config)
     if config.engine == "ray":
-        from ghostsearch.study.ray_trials import explore, join_cluster
-
+        with needing("ray[tune]", "engine ray"):
+            from ghostsearch.study.ray_trials import explore, join_cluster
         on_device = join_cluster(config)
     with interruptible() as interrupted:
         watch = Watch(Path(config.out), progress, interrupted, config.budget_s())
