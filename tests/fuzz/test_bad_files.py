@@ -13,6 +13,7 @@ import shutil
 import struct
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -146,21 +147,39 @@ DATA = st.recursive(
 )
 
 
-@st.composite
-def spoiled(draw: st.DrawFn, whole: bytes) -> bytes:
-    """A good file with a few bytes replaced, inserted or dropped, perhaps cut short."""
-    content = bytearray(whole)
-    for _ in range(draw(st.integers(1, 4))):
-        start = draw(st.integers(0, len(content)))
-        stop = min(len(content), start + draw(st.integers(0, 12)))
-        piece = draw(st.one_of(st.binary(max_size=12), WORDS.map(str.encode), st.sampled_from([b": ", b"- ", b"&a", b"*a", b"!!python/name:os.system"])))  # fmt: skip  # noqa: E501
-        content[start:stop] = piece
-    cut = draw(st.one_of(st.none(), st.integers(0, len(content))))
-    return bytes(content[:cut])
+PLACES = st.integers(0, 2**40)
+PIECES = st.one_of(
+    st.binary(max_size=12), WORDS.map(str.encode),
+    st.sampled_from([b": ", b"- ", b"&a", b"*a", b"!!python/name:os.system"]),
+)  # fmt: skip
+EDITS = st.tuples(
+    st.lists(st.tuples(PLACES, st.integers(0, 12), PIECES), min_size=1, max_size=4), st.one_of(st.none(), PLACES)
+)
+"""A few bytes replaced, inserted or dropped, and perhaps a cut. Strategies made anew for every input would be kept by
+hypothesis with the file they hold: gigabytes after some thousand weights.
+"""
 
 
-@st.composite
-def edited(draw: st.DrawFn, whole: dict[str, Any]) -> dict[str, Any]:
+def spoil(whole: bytes, edits: Any) -> bytes:
+    """A good file after EDITS."""
+    content, (pieces, cut) = bytearray(whole), edits
+    for start, length, piece in pieces:
+        start %= len(content) + 1
+        content[start : start + length] = piece
+    return bytes(content if cut is None else content[: cut % (len(content) + 1)])
+
+
+def spoiled(whole: bytes) -> st.SearchStrategy[bytes]:
+    """Spoiled copies of one file."""
+    return EDITS.map(partial(spoil, whole))
+
+
+def drawn(data: st.DataObject, whole: bytes) -> bytes:
+    """A spoiled copy, or now and then a few bytes of anything."""
+    return spoil(whole, data.draw(EDITS)) if data.draw(st.integers(0, 9)) else data.draw(st.binary(max_size=64))
+
+
+def edited(draw: Callable[[st.SearchStrategy[Any]], Any], whole: dict[str, Any]) -> dict[str, Any]:
     """Good data with one or two values, at any depth, replaced by anything or dropped."""
     data = json.loads(json.dumps(whole))
     for _ in range(draw(st.integers(1, 2))):
@@ -174,6 +193,11 @@ def edited(draw: st.DrawFn, whole: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
+def drawn_json(data: st.DataObject, whole: bytes) -> bytes:
+    """A spoiled copy of a JSON file: its bytes, or its values."""
+    return json.dumps(edited(data.draw, json.loads(whole))).encode() if data.draw(st.booleans()) else drawn(data, whole)
+
+
 @fuzz("choice", CHOICES)
 def test_choices(text: str) -> None:
     choice = survives(parse_choice, text)
@@ -181,7 +205,10 @@ def test_choices(text: str) -> None:
         assert parse_choice(str(choice)) == choice
 
 
-@fuzz("preset data", st.one_of(DATA, edited(yaml.safe_load((preset_directory() / "ghost.yaml").read_text()))))
+@fuzz(
+    "preset data",
+    st.one_of(DATA, st.composite(edited)(yaml.safe_load((preset_directory() / "ghost.yaml").read_text()))),
+)
 def test_preset_data(data: Any) -> None:
     survives(parse_preset, data, "preset")
 
@@ -203,7 +230,7 @@ def test_preset_files(place: Path, content: bytes) -> None:
 GOOD = Architecture.of({"a.conv": "ghost(ratio=2, kernel=3)"}, {"b": "width(0.5)"}).to_dict()
 
 
-@fuzz("architecture", st.one_of(DATA, edited(GOOD)))
+@fuzz("architecture", st.one_of(DATA, st.composite(edited)(GOOD)))
 def test_architecture_data(data: Any) -> None:
     found = survives(Architecture.from_dict, data)
     if found is not None:
@@ -235,8 +262,7 @@ def test_manifests(place: Path, model: Path, data: st.DataObject) -> None:
     whole = (model / "architecture.json").read_bytes()
     folder = place / "manifest"
     folder.mkdir(exist_ok=True)
-    strategy = st.one_of(spoiled(whole), edited(json.loads(whole)).map(lambda d: json.dumps(d).encode()))
-    (folder / "architecture.json").write_bytes(data.draw(strategy))
+    (folder / "architecture.json").write_bytes(drawn_json(data, whole))
     survives(read_manifest, folder)
 
 
@@ -248,8 +274,8 @@ def test_weights(place: Path, model: Path, data: st.DataObject) -> None:
         shutil.copytree(model, folder)
     whole = (model / "weights.safetensors").read_bytes()
     head = 8 + struct.unpack("<Q", whole[:8])[0]
-    spoiled_head = spoiled(whole[:head]).map(lambda start: start + whole[head:])
-    content = data.draw(st.one_of(spoiled(whole), spoiled_head, st.binary(max_size=64)))
+    in_head = data.draw(st.booleans())
+    content = spoil(whole[:head], data.draw(EDITS)) + whole[head:] if in_head else drawn(data, whole)
     (folder / "weights.safetensors").write_bytes(content)
     survives(load, folder)
     survives(load_weights, load_model("ghostsearch:digits_cnn").module, folder / "weights.safetensors")
@@ -261,7 +287,7 @@ def test_checkpoints(place: Path, data: st.DataObject) -> None:
     module = load_model("ghostsearch:digits_cnn").module
     torch.save(module.state_dict(), place / "whole.pt")
     path = place / "net.pt"
-    path.write_bytes(data.draw(st.one_of(spoiled((place / "whole.pt").read_bytes()), st.binary(max_size=64))))
+    path.write_bytes(drawn(data, (place / "whole.pt").read_bytes()))
     survives(load_weights, module, path)
 
 
@@ -309,7 +335,7 @@ def test_deep_images(place: Path, data: st.DataObject) -> None:
         path = root / f"{i}.tif"
         image.save(path)
         if not data.draw(st.integers(0, 3)):
-            path.write_bytes(data.draw(spoiled(path.read_bytes())))
+            path.write_bytes(drawn(data, path.read_bytes()))
     found = survives(load_calibration, f"folder:{root}", input=DIGITS_INPUT, images=8)
     if found is not None:
         assert all(torch.isfinite(batch).all() for batch in found.batches)
@@ -336,7 +362,7 @@ def test_array_files(place: Path, data: st.DataObject) -> None:
         arrays["y"] = np.zeros(6 if data.draw(st.booleans()) else shape, data.draw(kinds))
     np.savez(place / "a.npz", **arrays)
     if data.draw(st.booleans()):
-        (place / "a.npz").write_bytes(data.draw(spoiled((place / "a.npz").read_bytes())))
+        (place / "a.npz").write_bytes(drawn(data, (place / "a.npz").read_bytes()))
     survives(load_data, f"arrays:{place / 'a.npz'}", input=DIGITS_INPUT)
 
 
@@ -385,7 +411,7 @@ def test_image_folders(place: Path, data: st.DataObject) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         whole = data.draw(st.sampled_from([png, jpeg]))
         kind = data.draw(st.integers(0, 5))
-        content = whole.read_bytes() if kind else data.draw(spoiled(whole.read_bytes()))
+        content = whole.read_bytes() if kind else drawn(data, whole.read_bytes())
         (folder / f"{i}{whole.suffix}").write_bytes(content)
     loaded = survives(load_data, f"folder:{root}", input=DIGITS_INPUT, batch=4)
     if loaded is not None:
@@ -432,10 +458,7 @@ def test_study_directories(study: Path, place: Path, data: st.DataObject) -> Non
             # Its trials elsewhere, so that records.jsonl is what is read.
             whole = whole.replace(b"storage: null", b"storage: journal:/nonexistent/log")
         if name == bad:
-            strategy = spoiled(whole)
-            if name in ("study.json", "outcome.json"):
-                strategy = st.one_of(strategy, edited(json.loads(whole)).map(lambda d: json.dumps(d).encode()))
-            whole = data.draw(strategy)
+            whole = (drawn_json if name in ("study.json", "outcome.json") else drawn)(data, whole)
         (folder / name).write_bytes(whole)
     view = survives(load_study, folder)
     if view is not None:
@@ -448,7 +471,7 @@ def test_study_databases(study: Path, place: Path, data: st.DataObject) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(study, folder)
     whole = (study / "study.db").read_bytes()
-    (folder / "study.db").write_bytes(data.draw(st.one_of(spoiled(whole), st.binary(max_size=64))))
+    (folder / "study.db").write_bytes(drawn(data, whole))
     survives(load_study, folder)
 
 
