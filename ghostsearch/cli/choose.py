@@ -9,9 +9,10 @@ import typer
 
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import say, say_json, show_table
+from ghostsearch.export.options import Exporting
 from ghostsearch.space.limits import Limits
 
-LIMITS = Limits()
+LIMITS, EXPORTING = Limits(), Exporting()
 
 
 def add_to(app: typer.Typer) -> None:
@@ -22,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
 def choose(
     study: Annotated[Path, typer.Argument(help="A study directory.", show_default=False)],
     limits: Limits = LIMITS,
-    to: Annotated[str, typer.Option("--format", help="onnx, torch-export, executorch or openvino.")] = "onnx",
+    wanted: Exporting = EXPORTING,
     export: Annotated[bool, typer.Option(help="Write the model's file.")] = True,
     allow_code: o.AllowCode = False,
     as_json: o.Json = False,
@@ -40,7 +41,7 @@ def choose(
     found = pick_from(study, limits)
     record, baseline = found.record, found.baseline
     folder = study / "models" / record.digest
-    written = export_directory(found.directory(study), to, allow_code=allow_code)["path"] if export else None
+    written = export_directory(found.directory(study), wanted, allow_code=allow_code)["path"] if export else None
     if as_json:
         figures = {axis.name: axis.value(record) for axis in found.axes}
         beside = {axis.name: axis.value(baseline) for axis in found.axes} if baseline else None

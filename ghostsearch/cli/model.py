@@ -10,6 +10,7 @@ import typer
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.export.options import Exporting
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.options import ModelOptions
 from ghostsearch.report.colours import short_name
@@ -20,7 +21,7 @@ from ghostsearch.units import milliseconds, score_text, with_prefix
 if TYPE_CHECKING:
     from ghostsearch.models.load import LoadedModel
 
-SETTING, LOADING, CONVERSION = Setting(), ModelOptions(), Conversion()
+SETTING, LOADING, CONVERSION, EXPORTING = Setting(), ModelOptions(), Conversion(), Exporting()
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,7 +29,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("inspect")(o.command(inspect_model))
     app.command("convert")(o.command(convert_model))
     app.command("measure")(o.command(measure_model))
-    app.command("export")(export_model)
+    app.command("export")(o.command(export_model))
 
 
 def inspect_model(
@@ -212,17 +213,7 @@ def export_model(
             show_default=False,
         ),
     ],
-    to: Annotated[str, typer.Option("--format", help="onnx, torch-export, executorch or openvino.")] = "onnx",
-    out: Annotated[
-        Path | None, typer.Option(help="File to write; default: a descriptive name inside the directory.")
-    ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Quantize to int8 by ONNX Runtime; needs --calibrate.")] = False,
-    calibrate: Annotated[
-        str | None, typer.Option(help="Data to calibrate int8 on: digits, folder:PATH, …; its test split scores it.")
-    ] = None,
-    calibration_images: Annotated[int, typer.Option(min=1, help="Calibration images for --int8.")] = 128,
-    task: Annotated[str | None, typer.Option(help="Task that scores --int8; default: what the data are for.")] = None,
-    validation_list: o.ValidationList = None,
+    wanted: Exporting = EXPORTING,
     allow_code: o.AllowCode = False,
     as_json: o.Json = False,
 ) -> None:
@@ -232,21 +223,11 @@ def export_model(
     """
     from ghostsearch.export.export_directory import export_directory
 
-    result: Any = export_directory(
-        directory,
-        to,
-        out,
-        int8=int8,
-        data=calibrate,
-        task=task,
-        images=calibration_images,
-        validation_list=validation_list,
-        allow_code=allow_code,
-    )
+    result = export_directory(directory, wanted, allow_code=allow_code)
     if as_json:
         say_json(result)
         return
-    if int8:
+    if wanted.int8:
         _show_int8(result)
         return
     rows = [
@@ -255,6 +236,7 @@ def export_model(
         ("largest difference from the module", f"{result['max_difference']:.2g} of {result['largest_output']:.2g}"),
     ]
     show_table(result["path"], ["", ""], rows)
+    say(f"wrote {result['card']}")
     say(f"next: ghostsearch export {directory} --int8 --calibrate …   makes a file of about a quarter of the size")
 
 

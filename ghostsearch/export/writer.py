@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -30,6 +31,7 @@ from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.saved import SavedModel
+from ghostsearch.version import VERSION
 
 TOLERANCE = 1e-2
 """Largest difference, as a share of the largest output, that another runtime's order of sums explains."""
@@ -96,7 +98,7 @@ def telling_name(model: LoadedModel) -> str:
 
 
 def notes(model: LoadedModel) -> Mapping[str, str]:
-    """What a user of the file must know: the model and how its images are normalised."""
+    """What a user of the file must know: the model, how its images are made, its classes in order, who wrote it."""
     found = {
         "model": model.spec,
         "size": "x".join(map(str, dict.fromkeys(model.input.dims))),
@@ -105,7 +107,11 @@ def notes(model: LoadedModel) -> Mapping[str, str]:
         "resize": str(model.input.shorter_side),
         "interpolation": model.input.interpolation,
     }
-    return found | ({"digest": model.architecture.digest} if isinstance(model, SavedModel) else {})
+    if isinstance(model, SavedModel):
+        found["digest"] = model.architecture.digest
+    if model.categories:
+        found["classes"] = json.dumps(model.categories)
+    return {**found, "version": VERSION, **model.notes}
 
 
 def exported_program(module: nn.Module, model: LoadedModel, max_batch: int) -> tuple[ExportedProgram, int]:

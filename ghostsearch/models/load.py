@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,9 @@ class LoadedModel:
     weights: str = ""
     """Name or file of the trained weights; empty where the parameters are random."""
     categories: tuple[str, ...] = ()
-    """Names of the classes of the published weights."""
+    """Names of the classes, in the order of the outputs; empty where they are not known."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What else an exported file should say of it."""
 
 
 CIFAR_INPUT = InputSpec(32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -238,6 +239,7 @@ def open_setup(config: RunConfig, progress: Progress | None = None) -> Setup:
         )
     task = task_for(config.task, labelled=data.labelled, baseline=loaded.module)
     check_run(loaded.module, data, task)
+    loaded = dataclasses.replace(loaded, categories=loaded.categories or data.classes)
     images = config.calibration_images
     # Every candidate and trial is fitted to them: kept, not read again.
     batch = images_within(BATCH_VALUES, example, BATCH_IMAGES)

@@ -64,6 +64,9 @@ class _Source(BaseModel):
     std: Annotated[tuple[Annotated[Finite, Field(gt=0)], ...], Field(strict=False)]
     resize: Side | None = None
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    categories: Annotated[
+        tuple[Annotated[str, Field(max_length=1000)], ...], Field(strict=False, max_length=10**5)
+    ] = ()
 
     @model_validator(mode="after")
     def _one_value_a_channel(self) -> _Source:
@@ -137,6 +140,7 @@ def save(
                 "std": shape.std,
                 "resize": shape.resize,
                 "interpolation": shape.interpolation,
+                "categories": source.categories,
             },
             "width_multiple": width_multiple,
             "weights_sha256": digest,
@@ -180,6 +184,7 @@ def load_directory(
         spec=source.model,
         input=source.input,
         classes=source.classes,
+        categories=source.categories,
         architecture=architecture,
         width_multiple=manifest.width_multiple,
         versions=manifest.versions,

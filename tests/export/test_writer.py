@@ -1,4 +1,7 @@
+import contextlib
+import dataclasses
 import importlib.util
+import json
 import os
 from pathlib import Path
 
@@ -12,16 +15,20 @@ from ghostsearch.errors import GhostsearchError, MissingExtraError
 from ghostsearch.export.export_directory import export_directory
 from ghostsearch.export.formats.table import FORMATS, get_format
 from ghostsearch.export.int8 import quantize
+from ghostsearch.export.options import Exporting
 from ghostsearch.export.writer import export, telling_name
+from ghostsearch.measure.onnx_graph.file import open_onnx
 from ghostsearch.measure.onnx_graph.folds import split_ghost_norms
 from ghostsearch.measure.onnx_graph.module import cpu_session
 from ghostsearch.models.input import InputSpec
 from ghostsearch.models.load import LoadedModel, example_input, load_model
+from ghostsearch.records import Cost, Record, Score
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.preset import Preset, SiteRule
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.saved import SavedModel, load_directory, save
 from ghostsearch.surgery.sites import find_sites
+from ghostsearch.version import VERSION
 
 
 def ghosted(spec: str, choice: str = "ghost(ratio=2, kernel=3)", size: int | None = None) -> SavedModel:
@@ -193,26 +200,59 @@ def test_a_model_that_cannot_be_exported(tmp_path: Path) -> None:
 
 def test_a_directory(digits: SavedModel, tmp_path: Path) -> None:
     save(digits.module, tmp_path / "model", source=digits, architecture=digits.architecture)
-    found = export_directory(tmp_path / "model", "torch-export")
+    found = export_directory(tmp_path / "model", Exporting(to="torch-export"))
     path = Path(found["path"])
     assert path.parent == tmp_path / "model"
     assert path.name.startswith("digits_cnn_ghost@")
     assert load_directory(tmp_path / "model").architecture == digits.architecture
 
 
+def test_a_file_says_what_its_user_must_know(digits: SavedModel, tmp_path: Path) -> None:
+    """Named axes, classes, preprocessing, figures; a softmax where asked for; the card says the same."""
+    source = dataclasses.replace(digits, categories=tuple(f"digit <{i}>" for i in range(10)))
+    folder = tmp_path / "models" / "aa"
+    save(digits.module, folder, source=source, architecture=digits.architecture)
+    score = Score(metric="accuracy", value=0.5, split="test", epochs=1, images=9, seed=0)
+    for name, macs in (("aa", 100), ("baselinetrained", 200)):
+        record = Record(number=0, digest=name, origin="sampler", state="complete", scores=(score,),
+                        cost=Cost(params=1, macs=macs, size_bytes=4))  # fmt: skip
+        (folder.parent / name).mkdir(exist_ok=True)
+        (folder.parent / name / "record.json").write_text(record.model_dump_json())
+    found = export_directory(folder, Exporting(with_softmax=True))
+    file = open_onnx(Path(found["path"]))
+    notes = file.module.notes
+    assert file.module.inputs == {"image": ("batch", 1, 8, 8)}
+    assert [x.name for x in file.module.session.get_outputs()] == ["output"]
+    assert json.loads(notes["classes"])[3] == "digit <3>"
+    assert json.loads(notes["record"]) == {"test accuracy": 0.5, "params": 1, "macs": 100, "size_bytes": 4}
+    assert json.loads(notes["baseline"])["macs"] == 200
+    assert (notes["version"], notes["output"]) == (VERSION, "probabilities")
+    assert file.input == digits.input or file.input == dataclasses.replace(digits.input, resize=8)
+    images = example_input(digits.input, 3)
+    with torch.no_grad():
+        assert torch.allclose(file.module(images), digits.module(images).softmax(1), atol=1e-5)
+    card = Path(found["card"]).read_text()
+    assert "digit &lt;3&gt;" in card
+    assert "| MACs | 100 | 200 |" in card
+    code = card.partition("```python\n")[2].partition("```")[0]
+    with contextlib.chdir(folder):
+        exec(code, names := {})
+    assert names["outputs"][0].shape == (1, 10)
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"format_name": "tflite"}, "no format is called 'tflite'; choose from onnx, torch-export"),
-        ({"out": Path("net.bin")}, "a file of format onnx ends in .onnx"),
+        ({"to": "tflite"}, "no format is called 'tflite'; choose from onnx, torch-export"),
+        ({"out": "net.bin"}, "a file of format onnx ends in .onnx"),
         ({"int8": True}, "--int8 needs images to calibrate on; add --calibrate"),
-        ({"int8": True, "format_name": "openvino"}, "--int8 writes ONNX, not openvino"),
+        ({"int8": True, "to": "openvino"}, "--int8 writes ONNX, not openvino"),
     ],
 )
 def test_bad_requests(options: dict[str, object], match: str, digits: SavedModel, tmp_path: Path) -> None:
     save(digits.module, tmp_path, source=digits, architecture=digits.architecture)
     with pytest.raises(GhostsearchError, match=match):
-        export_directory(tmp_path, **options)
+        export_directory(tmp_path, Exporting(**options))
 
 
 def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.formats.base import INPUT_NAME, Format, Runner, quiet
+from ghostsearch.export.formats.base import INPUT_NAME, OUTPUT_NAME, Format, Runner, quiet
 from ghostsearch.measure.onnx_graph.capture import OPSET
-from ghostsearch.measure.onnx_graph.module import cpu_session
+from ghostsearch.measure.onnx_graph.module import BATCH_NAME, cpu_session
 
 MAX_BYTES = 2**31 - 1
 """A protocol buffer holds no more, and one file is easier to pass on than two."""
@@ -41,9 +42,24 @@ def onnx_model(program: ExportedProgram, notes: Mapping[str, str]) -> Any:
     if size > MAX_BYTES:
         raise GhostsearchError(f"an ONNX file holds at most 2 GiB, the weights take {size} bytes; use torch-export")
     with quiet(), torch.no_grad():
-        made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, input_names=[INPUT_NAME], verbose=False)
+        outputs = len(program.graph_signature.user_outputs)
+        made = torch.onnx.export(
+            program, dynamo=True, opset_version=OPSET, input_names=[INPUT_NAME], verbose=False,
+            output_names=[OUTPUT_NAME] if outputs == 1 else [f"{OUTPUT_NAME}{i}" for i in range(outputs)],
+        )  # fmt: skip
     assert made is not None
-    return with_notes(made.model_proto, notes)
+    model = made.model_proto  # made anew at every access
+    _name_batch(model.graph)
+    return with_notes(model, notes)
+
+
+def _name_batch(graph: Any) -> None:
+    """Call the free batch by its name, which the exporter replaces by a symbol such as `s31`."""
+    first = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for place in value.type.tensor_type.shape.dim:
+            if first and place.dim_param:
+                place.dim_param = re.sub(rf"\b{re.escape(first)}\b", BATCH_NAME, place.dim_param)
 
 
 def with_notes(model: Any, notes: Mapping[str, str]) -> Any:
