@@ -151,6 +151,8 @@ class Score(_Frozen):
     """Standard error of the value over the images; None where the task does not score images one by one."""
     right: str = ""
     """Which images were right, in the split's order: bits packed, base64; empty where the task does not say."""
+    by_class: dict[str, tuple[int, int]] = Field(default_factory=dict)
+    """Right and all images of each class; of the test split of tasks with one label per image."""
 
     def outcomes(self) -> NDArray[np.bool_] | None:
         """Which images were right, in the split's order (images,); None where that is not known."""

@@ -117,23 +117,39 @@ def warnings_about(source: Source) -> tuple[str, ...]:
     test = len(source.splits.get("test", ()))
     if 0 < test < 100:
         error = 100 * (0.25 / test) ** 0.5
-        found.append(f"the test split has {test} images: an accuracy on it is good to {error:.0f} points at best")
-    if source.kind != "class":
+        by = f": an accuracy on it is good to {error:.0f} points at best" if source.kind == "class" else ""
+        found.append(f"the test split has {test} images{by or ': a score on so few is a rough one'}")
+    sizes, tested = (_class_sizes(source, split) for split in ("train", "test"))
+    if not sizes:
         return tuple(found)
-    sizes = Counter(source.strata(source.splits["train"]))
+    what = "images" if source.kind == "class" else "examples"
     rare = sorted((n, source.classes[c]) for c, n in sizes.items() if n < FEW)
     if rare:
         named = ", ".join(f"{name!r} {n}" for n, name in rare[:NAMED]) + ", …" * (len(rare) > NAMED)
-        found.append(f"{len(rare)} of {len(source.classes)} classes have fewer than {FEW} training images ({named})")
+        found.append(f"{len(rare)} of {len(sizes)} classes have fewer than {FEW} training {what} ({named})")
     (large, most), (small, least) = sizes.most_common(1)[0], sizes.most_common()[-1]
     if most >= LONG_TAIL * least:
         found.append(
-            f"class {source.classes[large]!r} has {most} training images, {source.classes[small]!r} {least}: "
-            "accuracy says little about rare classes; look at the balanced accuracy"
+            f"class {source.classes[large]!r} has {most} training {what}, {source.classes[small]!r} {least}: "
+            + ("accuracy says" if source.kind == "class" else "the score may say")
+            + f" little about rare classes{'; the report has the change of each' if source.kind == 'class' else ''}"
         )
-    absent = [source.classes[c] for c in sizes if c not in set(source.strata(source.splits.get("test", [])))]
+    absent = [source.classes[c] for c in sizes if c not in tested]
     if absent and test:
         found.append(
             f"{len(absent)} classes have no test image (such as {absent[0]!r}): nothing is known about them afterwards"
         )
     return tuple(found)
+
+
+def _class_sizes(source: Source, split: str) -> Counter[int]:
+    """Images, or of several labels or boxes per image the examples, of each class in a split; empty without classes."""
+    positions = source.splits.get(split, [])
+    if source.kind == "class":
+        return Counter(source.strata(positions))
+    if source.kind == "labels":
+        return Counter(c for i in positions for c, there in enumerate(source.targets[i]) if there)
+    if source.kind == "boxes":
+        marks = (source.targets[i] for i in positions)
+        return Counter(int(label) for boxes in marks if not isinstance(boxes, str) for label in boxes.labels)
+    return Counter()

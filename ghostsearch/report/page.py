@@ -7,6 +7,7 @@ from typing import Any
 
 from ghostsearch.files import write_text
 from ghostsearch.records import StudyView
+from ghostsearch.report.classes import class_table
 from ghostsearch.report.compact import compact_rows, conditions, read_compact, table_note
 from ghostsearch.report.content import menu, page_content, slider_ends, study_links
 from ghostsearch.report.headline import headline
@@ -50,7 +51,7 @@ def render_page(view: StudyView, directory: Path) -> str:
         trials=_trial_rows(view, {m["id"] for m in content["models"]}), left_out=content["left_out"],
         menu=menu(view, content), layer_devices=list(content["layers"]), history=hypervolume_history(view),
         rungs=rung_curves(view), vetoed=vetoed_rows(view), failed=failed_rows(view), audit=audit_table(view),
-        measured=measured_rows(view), files=study_links(directory, view.candidates),
+        classes=class_table(view), measured=measured_rows(view), files=study_links(directory, view.candidates),
         compact=compact_rows(compact) if compact else None,
         compact_note=f"Measured alike: {conditions(compact)}. {table_note(compact)}" if compact else "",
     )  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ghostsearch.files import write_text
 from ghostsearch.records import StudyView
+from ghostsearch.report.classes import class_table
 from ghostsearch.report.figures import front_figure, layer_figures, strips_figure
 from ghostsearch.report.headline import headline
 from ghostsearch.report.outcome import cost_axes, find_record, score_axis, shown_split
@@ -60,6 +61,8 @@ def render_markdown(view: StudyView, pictures: Sequence[str] = ()) -> str:
         f"{SORTED[0].upper()}{SORTED[1:]}; ± standard error; in brackets the share of the baseline's [95 % interval]."
     )
     parts += [markdown_table(*front_rows(view)), plain_text(note)]
+    if classes := class_table(view):
+        parts += ["## Change on each class", markdown_table(classes.header, classes.rows), plain_text(classes.note)]
     if "layers.png" in pictures:
         parts += ["## What each layer became", "![Layers](layers.png)"]
     parts += ["![Latency of each layer before and after](latency.png)"] * ("latency.png" in pictures)

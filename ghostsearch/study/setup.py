@@ -163,7 +163,10 @@ class Setup:
     ) -> Score:
         """The task's score of a module, in whatever precision it computes."""
         meter, images = meter_over(model, getattr(self.data, split), self.task, device)
-        return score_of(meter, self.task.metric, split=split, epochs=epochs, images=images, seed=self.config.seed)
+        return score_of(
+            meter, self.task.metric, split=split, epochs=epochs, images=images, seed=self.config.seed,
+            classes=self.data.classes or self.baseline.categories,
+        )  # fmt: skip
 
     def quantized(self, model: nn.Module) -> OnnxModule:
         """The model in int8, its ranges from a part of the calibration images; raises what the quantizer raises."""

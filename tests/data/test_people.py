@@ -187,7 +187,7 @@ def test_rare_classes_and_small_test_splits_are_told_in_numbers(tmp_path):
     text = " ".join(str(w.message) for w in caught)
     assert "1 of 2 classes have fewer than 10 training images ('two' 1)" in text
     assert "accuracy on it is good to" in text
-    assert "look at the balanced accuracy" in text
+    assert "the report has the change of each" in text
     assert len(data.warnings) == len(caught)
     labels = [int(y) for loader in (data.train, data.test) for _, ys in loader for y in ys]
     assert labels.count(1) == 2, "a class of two is trained on and tested"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.training.tasks.base import Meter, PerImage, Task
+from ghostsearch.training.tasks.classification import Accuracy
 
 
 class Agreement(Task):
@@ -58,6 +59,8 @@ class AgreementMeter:
         self._distance, self._batches = 0.0, 0
         if isinstance(self.meter, PerImage):
             self.per_image = self.meter.per_image
+        if isinstance(self.meter, Accuracy):
+            self.class_counts = self.meter.class_counts
 
     def update(self, output: Any, target: Any) -> None:
         """Take in a model's output and the baseline's."""

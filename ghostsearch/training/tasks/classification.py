@@ -62,7 +62,7 @@ class Classification(Task):
 
 
 class Accuracy(PerImage):
-    """Share of right answers, from 0 to 1; knows each class's share too."""
+    """Share of right answers, from 0 to 1; counts them for each class too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,15 +74,11 @@ class Accuracy(PerImage):
         self._labels.append(labels.detach().cpu())
         return main_output(output).argmax(1) == labels
 
-    def per_class(self) -> dict[int, float]:
-        """Accuracy on the images of each class that occurs (its recall)."""
-        right, labels = self.per_image(), torch.cat(self._labels)
-        return {int(label): float(right[labels == label].mean()) for label in labels.unique()}
-
-    def balanced(self) -> float:
-        """Balanced accuracy: the mean over the classes that occur of the accuracy on each."""
-        shares = self.per_class().values()
-        return sum(shares) / len(shares)
+    def class_counts(self) -> dict[int, tuple[int, int]]:
+        """Right images and all images of each class that occurs."""
+        right, labels = torch.cat(self._values), torch.cat(self._labels)
+        of_class = {int(label): labels == label for label in labels.unique()}
+        return {label: (int(right[its].sum()), int(its.sum())) for label, its in of_class.items()}
 
 
 def class_labels(target: Any) -> Tensor:

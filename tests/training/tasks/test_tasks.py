@@ -76,16 +76,20 @@ def test_accuracies_are_scikit_learns_and_their_errors_the_binomials(pairs):
     logits = nn.functional.one_hot(said, 4).float()
     meter, balanced = scored("classification", logits, true), scored("signals", logits, true)
     wanted = pytest.approx(balanced_accuracy_score(true, said))
-    assert meter.balanced() == wanted
     assert score_value(balanced) == wanted
+    assert balanced.class_counts() == meter.class_counts()
     assert per_image(meter).tolist() == (said == true).tolist()
     p, n = score_value(meter), len(pairs)
     assert standard_error(meter) == pytest.approx((p * (1 - p) / (n - 1)) ** 0.5)
 
 
-def test_each_class_has_its_accuracy():
+def test_right_answers_are_counted_for_each_class():
     logits = nn.functional.one_hot(torch.tensor([0, 0, 1, 1, 1]), 3).float()
-    assert scored("classification", logits, torch.tensor([0, 1, 1, 1, 2])).per_class() == {0: 1.0, 1: 2 / 3, 2: 0.0}
+    assert scored("classification", logits, torch.tensor([0, 1, 1, 1, 2])).class_counts() == {
+        0: (1, 1),
+        1: (2, 3),
+        2: (0, 1),
+    }
 
 
 @pytest.mark.parametrize(
