@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ghostsearch.data.load import Data
 from ghostsearch.graph.widths import set_widths, width_plan
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
 from ghostsearch.surgery.fit_problem import FitSettings
@@ -131,8 +132,8 @@ def fitted(settings: FitSettings | None = None) -> Source:
     def fit(bench: Bench, architecture: Architecture) -> nn.Module:
         return fit_weights(
             bench.baseline, convert(bench.baseline, architecture, example=bench.example), architecture,
-            example=bench.example, calibration=bench.calibration, settings=settings,
-        )  # fmt: skip
+            example=bench.example, statistics=BaselineStatistics(bench.baseline, bench.calibration, settings),
+        )[0]  # fmt: skip
 
     name = "closed form" if settings is None else f"closed form {settings}"
     return lambda bench, architecture: bench.once(name, architecture, lambda: timed(fit)(bench, architecture))

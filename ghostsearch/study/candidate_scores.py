@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ghostsearch.data.calibration import images_within, spread_batches
+from ghostsearch.graph.capture import copied, moved
 from ghostsearch.graph.flow import fit_order, readers_of, without_inplace
 from ghostsearch.graph.replay import Replay
 from ghostsearch.graph.widths import width_plan
@@ -76,7 +77,9 @@ class CandidateScores:
         self.members = {g.name: tuple(g.members) for g in setup.anatomy.groups}
         size = images_within(BATCH_VALUES, setup.example, JUDGE_IMAGES)
         images = images_within(JUDGE_VALUES, setup.example, JUDGE_IMAGES)
-        self.batches: list[tuple[Any, Any]] = spread_batches(setup.data.validation, images, size=size)
+        self.device = setup.quick_settings.device
+        spread = spread_batches(setup.data.validation, images, size=size)
+        self.batches: list[tuple[Any, Any]] = [moved(batch, str(self.device)) for batch in spread]
         self.fitting = self._traced_pass()
         self.loss = SampledLoss(setup.task, setup.config.seed)
         self.cuts: dict[tuple[str, str], Cut] = {}
@@ -88,8 +91,10 @@ class CandidateScores:
     def _traced_pass(self) -> BaselineStatistics | None:
         """The baseline's values on the calibration images, where its graph gives what the task's forward gives."""
         few, inputs = self.setup.few_images, self.batches[0][0]
-        found = BaselineStatistics(self.setup.baseline.module, few) if few and isinstance(inputs, Tensor) else None
-        if found is None or not found.traced:
+        if not few or not isinstance(inputs, Tensor):
+            return None
+        found = BaselineStatistics(self.setup.baseline.module, few, self.setup.quick_settings)
+        if not found.traced:
             return None
         with torch.no_grad():
             given = self.setup.task.forward(found.teacher, inputs[:2], None)
@@ -140,7 +145,7 @@ class CandidateScores:
             return self._score_at_output(self.setup.convert_quickly(change.architecture))
         layers = self._layers(change)
         self.fitting.advance(layers)
-        model = without_inplace(self.setup.convert_quickly(change.architecture, self.fitting).eval())
+        model = without_inplace(self.setup.convert_quickly(change.architecture, self.fitting).to(self.device).eval())
         if self.window is None or self.window.key != key:
             for node in self._first(layers).all_input_nodes:
                 self.judged.get(node)
@@ -161,7 +166,7 @@ class CandidateScores:
         task, squares, images = self.setup.task, 0.0, 0
         with torch.inference_mode():
             for (inputs, target), (wanted, gradient) in zip(self.batches, self.at_output, strict=True):
-                error = main_output(task.forward(model.eval(), inputs, target)) - wanted
+                error = main_output(task.forward(model.eval().to(self.device), inputs, target)) - wanted
                 squares += float((error * gradient).flatten(1).sum(1).double().square().sum())
                 images += len(error)
         return 0.5 * squares / images
@@ -169,7 +174,8 @@ class CandidateScores:
     def _output_and_gradient(self, batch: int) -> tuple[Tensor, Tensor]:
         inputs, target = self.batches[batch]
         with torch.no_grad():
-            output = main_output(self.setup.task.forward(self.setup.baseline.module.eval(), inputs, target))
+            baseline = copied(self.setup.baseline.module).to(self.device).eval()
+            output = main_output(self.setup.task.forward(baseline, inputs, target))
         with torch.enable_grad():
             free = output.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self.loss(free, batch), free)

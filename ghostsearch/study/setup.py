@@ -123,8 +123,15 @@ class Setup:
 
         statistics: the baseline's values on `few_images`, stopped before the change.
         """
-        quick = FitSettings(relu_rounds=1, joint_rounds=1, reach=TABLE_REACH)
-        return self._convert(architecture, self.few_images, 0, None, quick, statistics)
+        return self._convert(architecture, self.few_images, 0, None, self.quick_settings, statistics)
+
+    @property
+    def quick_settings(self) -> FitSettings:
+        """How `convert_quickly` fits."""
+        return FitSettings(
+            relu_rounds=1, joint_rounds=1, reach=TABLE_REACH, compute_device=self.config.compute_device,
+            seed=self.config.seed,
+        )  # fmt: skip
 
     @property
     def few_images(self) -> list[Tensor] | None:

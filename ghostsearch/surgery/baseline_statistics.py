@@ -51,8 +51,8 @@ class BaselineStatistics:
         tensors = all(isinstance(b, Tensor) for b in self.batches)
         graph = trace_graph(self.teacher, self.batches[0][:2]) if tensors else None
         self.traced = graph is not None
-        self.free: tuple[str, FreeFit] | None = None
-        """The last site fitted first, and its unconstrained fit."""
+        self.free: dict[tuple[str, int], FreeFit] = {}
+        """Unconstrained fits of the last site fitted first, by its path and the rounds that relax its targets."""
         self.leaving: dict[str, list[int]] = {}
         """Per group its channels in the order in which they can be left out, as far as that was asked."""
         if graph is not None:

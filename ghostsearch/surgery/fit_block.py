@@ -67,17 +67,16 @@ def _(block: GhostConv, problem: Problem) -> Fitted:
     moved = order.to(free.weight.device)
     target, wanted = target.permuted(moved), [w[:, moved] for w in free.wanted]
     fit = GhostFit.of(block, problem.samples)
-    fit.primary = free.weight[moved[: fit.intrinsic]].clone()
+    fit.start(free.weight[moved[: fit.intrinsic]])
     fit.fit_kernels(wanted, intercept=problem.intercept)
-    parts = range(len(wanted))
-    outputs = [fit.outputs(part, fit.primary) for part in parts]
+    outputs = fit.outputs(fit.maps)
     joint = JointFit(fit, free.equations, target.weight, intercept=problem.intercept, ridge=settings.ridge)
     for _ in range(settings.joint_rounds):
         wanted = target.relaxed(_shifted(problem, outputs, wanted))
         outputs = joint.run(outputs, wanted, settings.joint_steps)
         wanted = target.relaxed(_shifted(problem, outputs, wanted))
         fit.fit_kernels(wanted, intercept=problem.intercept)
-        outputs = [fit.outputs(part, fit.primary) for part in parts]
+        outputs = fit.outputs(fit.maps)
     fit.write()
     natural = bool((order == torch.arange(n)).all())
     return Fitted(outputs, wanted, fit.shift, None if natural else moved)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ghostsearch.blocks.ghost import Wavelet
-from ghostsearch.surgery.least_squares import NormalEquations, by_channel, damped, unfolded
+from ghostsearch.surgery.least_squares import NormalEquations, by_channel, damped, unfolded, weight_gradient
 from ghostsearch.surgery.sampled_rows import Samples, Sides
 
 CONVOLVE: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
@@ -43,11 +43,17 @@ class GhostFit:
     primary: Tensor
     kernels: Tensor
     """(ghosts, 1, *taps)"""
+    maps: list[Tensor] = field(default_factory=list)
+    """Intrinsic maps of each part at the present primary, with the halo around them."""
 
     @classmethod
     def of(cls, block: Any, samples: Samples) -> GhostFit:
-        """From the block's present weights."""
+        """From the block's present weights; no maps yet."""
         return cls(block, samples, block.primary.weight.detach().clone(), block.cheap.weight.detach().clone())
+
+    def start(self, primary: Tensor) -> None:
+        """Take the primary's filters and compute their maps."""
+        self.primary, self.maps = primary, self.maps_at(primary)
 
     @property
     def intrinsic(self) -> int:
@@ -57,8 +63,11 @@ class GhostFit:
     def halo(self) -> Sides:
         return cheap_halo(self.block)
 
-    def maps(self, part: int, primary: Tensor) -> Tensor:
-        """Intrinsic maps of a part with the halo around them, zero outside the map as the cheap operation pads it."""
+    def maps_at(self, primary: Tensor) -> list[Tensor]:
+        """Intrinsic maps with the halo around them, zero outside the map as the cheap operation pads it."""
+        return [self._mapped(part, primary) for part in range(len(self.samples.inputs))]
+
+    def _mapped(self, part: int, primary: Tensor) -> Tensor:
         conv, x = self.block.primary, self.samples.inputs[part]
         return self.extended(CONVOLVE[x.dim()](x, primary, None, conv.stride, 0, conv.dilation, conv.groups), part)
 
@@ -70,18 +79,20 @@ class GhostFit:
         return maps if inside is None else maps * inside
 
     def maps_of(self, part: int, full: Tensor, at: Tensor) -> Tensor:
-        """The same of some channels of all n filters."""
+        """The maps of some channels of all n filters."""
         whole = self.block.primary.groups > 1
-        return self.maps(part, full)[:, at] if whole else self.maps(part, full[at])
+        return self._mapped(part, full)[:, at] if whole else self._mapped(part, full[at])
 
     def core(self, values: Tensor) -> Tensor:
         """Values with a halo, without it."""
         cut = [slice(left, values.shape[2 + axis] - right) for axis, (left, right) in enumerate(self.halo)]
         return values[(slice(None), slice(None), *cut)]
 
-    def outputs(self, part: int, primary: Tensor) -> Tensor:
-        """All maps at the tiles in block order, cut to the convolution's channels."""
-        maps = self.maps(part, primary)
+    def outputs(self, maps: Batches) -> list[Tensor]:
+        """All channels at the tiles in block order, cut to the convolution's, from intrinsic maps."""
+        return [self._output(m) for m in maps]
+
+    def _output(self, maps: Tensor) -> Tensor:
         ghosts = CONVOLVE[maps.dim()](maps, self.kernels, groups=self.intrinsic)
         return torch.cat([self.core(maps), ghosts], 1)[:, : self.block.out_channels]
 
@@ -99,11 +110,7 @@ class GhostFit:
             back = self.core(back)
         elif inside is not None:
             back = back * inside
-        dims = x.dim() - 2
-        return torch.ops.aten.convolution_backward(
-            back.contiguous(), x, self.primary, None, conv.stride, [0] * dims, conv.dilation, False, [0] * dims,
-            conv.groups, [False, True, False],
-        )[1]  # fmt: skip
+        return weight_gradient(x, back, self.primary, conv)
 
     def fit_kernels(self, targets: Batches, *, intercept: bool) -> None:
         """Least-squares cheap kernels for the present primary. targets: per part (K, n, *size) in block order."""
@@ -112,8 +119,8 @@ class GhostFit:
         double: Any = {"dtype": torch.float64, "device": self.primary.device}
         xx, xt = torch.zeros(m, q, q, **double), torch.zeros(m, q, per_map, **double)
         sx, st, rows = torch.zeros(m, q, **double), torch.zeros(m, per_map, **double), 0
-        for part, target in enumerate(targets):
-            views, flat = seen(self.maps(part, self.primary), taps), by_channel(target)
+        for maps, target in zip(self.maps, targets, strict=True):
+            views, flat = seen(maps, taps), by_channel(target)
             wanted = views.new_zeros(ghosts, views.shape[-1])
             wanted[: len(flat) - m] = flat[m:]
             wanted = wanted.reshape(m, per_map, -1)
@@ -188,7 +195,7 @@ class JointFit:
         self.equations, self.ridge = equations, ridge
 
     def run(self, outputs: list[Tensor], targets: Batches, steps: int) -> list[Tensor]:
-        """Improve the primary by some steps; returns the outputs at its new filters."""
+        """Improve the primary by some steps; returns the outputs at its new filters, in the memory of the given."""
         fit = self.fit
         direction: Any = None
         previous: Any = None
@@ -203,14 +210,17 @@ class JointFit:
             else:
                 direction = step + _of_filter(slope / previous.clamp_min(1e-30), step) * direction
             previous = slope
-            change = [fit.outputs(part, direction) for part in range(len(outputs))]
+            maps = fit.maps_at(direction)
+            change = fit.outputs(maps)
             moved = self._centred(change)
             toward = self._per_filter(r * c for r, c in zip(residual, moved, strict=True))
             length = self._per_filter(c * c for c in moved)
             rate = toward / length.clamp_min(1e-30)
             fit.primary = fit.primary + _of_filter(rate, direction) * direction
-            channel = spread(self._of_channel(rate), residual[0])
-            outputs = [o + c * channel for o, c in zip(outputs, change, strict=True)]
+            for before, step_maps in zip(fit.maps, maps, strict=True):
+                before.addcmul_(step_maps, spread(rate, before))
+            for before, step_outputs in zip(outputs, change, strict=True):
+                before.addcmul_(step_outputs, spread(self._of_channel(rate), before))
         return outputs
 
     def _preconditioned(self, gradient: Tensor) -> Tensor:

@@ -136,7 +136,9 @@ class ModelFit:
             return
         self.fitted.append(place.path)
         if place.path == self.first and not self.channels and isinstance(new, Block):
-            self.statistics.free = (place.path, problem.free)
+            if all(path != place.path for path, _ in self.statistics.free):
+                self.statistics.free.clear()
+            self.statistics.free[place.path, problem.relu_rounds] = problem.free
         if fitted.order is not None:
             if found is not None:
                 self._fold(place, fitted.order, *found)
@@ -184,11 +186,12 @@ class ModelFit:
         if norm is not None:
             unit = norm.weight / (norm.running_var + norm.eps).sqrt()
         shared = place.path == self.first and not self.channels and isinstance(new, Block)
-        known = self.statistics.free if shared else None
+        rounds = max(0, self.settings.relu_rounds - isinstance(new, GhostConv))
+        known = self.statistics.free.get((place.path, rounds)) if shared else None
         return Problem(
             old, old.weight * unit.reshape(-1, *[1] * (old.weight.dim() - 1)), samples, target, self.settings,
             intercept=norm is not None or old.bias is not None, reorder=found is not None or self.settings.gather,
-            metric=self._metric(place, new), known=known[1] if known and known[0] == place.path else None,
+            metric=self._metric(place, new), relu_rounds=rounds, known=known,
         )  # fmt: skip
 
     def _metric(self, place: Place, new: Any) -> Tensor | None:

@@ -26,10 +26,11 @@ class FitSettings:
     linear_ridge: float = 1e-2
     """The same for linear layers, which have few rows."""
     relu_rounds: int = 2
-    """Times the targets behind a ReLU are relaxed to what passes it, and the fit repeated."""
+    """Times the targets behind a ReLU are relaxed to what passes it, and the fit repeated; once less for ghosts, whose
+    joint rounds relax them too."""
     joint_rounds: int = 2
     """Alternations between the primary's filters and the cheap kernels."""
-    joint_steps: int = 3
+    joint_steps: int = 2
     """Conjugate-gradient steps on the primary in each."""
     gather: bool = True
     """Whether channels whose order cannot be folded into their readers (a sum reads them) may be reordered by an
@@ -109,6 +110,7 @@ class FreeFit:
     equations: NormalEquations
     wanted: list[Tensor]
     """The target as it was last relaxed."""
+    relu_rounds: int
     explained: dict[Any, Tensor] = field(default_factory=dict)
     """`explained_variance` by kind of cheap operation: blocks of several ratios share it."""
 
@@ -130,8 +132,10 @@ class Problem:
     """Whether the block may make the channels in an order of its own."""
     metric: Tensor | None = None
     """(n, n) E[g gᵀ] of the gradients at the output, where it is known."""
+    relu_rounds: int = 0
+    """Times the targets are relaxed in the unconstrained fit."""
     known: FreeFit | None = None
-    """The unconstrained fit, where another choice of this layer has made it."""
+    """The unconstrained fit, where another choice of this layer has made it in as many rounds."""
 
     @cached_property
     def free(self) -> FreeFit:
@@ -144,14 +148,14 @@ class Problem:
         weight, offset = self.prior, self.prior.new_zeros(len(self.prior))
         linear = isinstance(self.layer, nn.Linear)
         ridge = self.settings.linear_ridge if linear else self.settings.ridge
-        for turn in range(1 + self.settings.relu_rounds * self.target.relu):
+        for turn in range(1 + self.relu_rounds * self.target.relu):
             if turn:
                 wanted = self.target.relaxed([o + spread(offset, o) for o in self.outputs(weight)])
                 equations.clear_targets()
             for x, t in zip(self.samples.inner, wanted, strict=True):
                 equations.add(x, t, inputs=turn == 0)
             weight, offset = equations.solve(self.prior, ridge, intercept=self.intercept)
-        return FreeFit(weight, equations, wanted)
+        return FreeFit(weight, equations, wanted, self.relu_rounds)
 
     def outputs(self, weight: Tensor) -> list[Tensor]:
         """What filters give at the tiles, without constants: per part (K, n, *size)."""

@@ -108,7 +108,7 @@ class _Reader:
         for x in inputs:
             equations.add(x, None)
         taps = equations.features // (layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)
-        xx = equations.centred()[0][0]
+        xx = equations.centred()[0][0].double()
         # Its outputs are its weights' own, so that no targets are needed.
         xt = xx @ layer.weight.detach().double().flatten(1).T
         inverse = torch.cholesky_inverse(cholesky(xx, 1e-4))
@@ -176,8 +176,8 @@ class Elimination:
         return sorted(set(range(self.channels)) - set(self.gone[: self.channels - count]))
 
     def _remove_one(self) -> None:
-        loss = sum((r.rises() for r in self.readers), torch.zeros(self.channels, dtype=torch.float64))
-        loss[self.gone] = torch.inf
+        loss: Any = sum(r.rises() for r in self.readers)
+        loss.index_fill_(0, torch.tensor(self.gone, dtype=torch.long).to(loss.device), torch.inf)
         self.gone.append(int(loss.argmin()))
         for reader in self.readers:
             reader.remove(self.gone[-1])

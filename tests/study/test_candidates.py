@@ -1,5 +1,7 @@
 """The candidate table: laws of its scores, failures as rows, and a table that is taken up where it stopped."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -21,6 +23,7 @@ from ghostsearch.study.setup import Setup, open_setup
 from ghostsearch.study.watch import Watch
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.classification import Classification
+from tests.labelled_device import ELSEWHERE, ElsewhereMode
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,17 @@ def test_every_single_change_has_a_row_with_its_exact_cost(bench, whole):
 
 def test_the_same_seed_gives_the_same_table(bench, whole, tmp_path):
     pd.testing.assert_frame_equal(build_candidates(bench, tmp_path), whole)
+
+
+def test_the_table_is_computed_on_the_device_of_the_run(bench, whole):
+    there = replace(bench, config=bench.config.model_copy(update={"compute_device": str(ELSEWHERE)}))
+    changes = [c for c in single_changes(bench.space) if c.kind == "site"]
+    with ElsewhereMode() as mode:
+        scores = CandidateScores(there)
+        found = {c.name + c.choice: scores(c) for c in scores.prepare(changes)}
+    assert mode.computed > 300
+    known = {r.name + r.choice: r.divergence for r in whole.itertuples(index=False)}
+    assert found == pytest.approx({key: known[key] for key in found}, rel=0.02)
 
 
 def test_a_site_that_stays_what_it_is_scores_nothing(bench, monkeypatch):
