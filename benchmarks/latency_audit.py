@@ -1,6 +1,7 @@
 """Audit of the latency table on whole models: 30 unseen random architectures each, beside MACs and FLOPs interpolation.
 
-    python benchmarks/latency_audit.py --work audit-work --model resnet18 --model resnet50 --model mobilenet_v2
+    python benchmarks/latency_audit.py --model resnet18 --model resnet50@3 --model mobilenet_v2
+    python benchmarks/latency_audit.py --model ghostsearch:resnet20 --space ghost_width --name latency_audit_widths
 
 It can be stopped (`--seconds 400`) and started again: cells and measured architectures are kept in `--work`. When all
 are there it writes results/latency_audit.md, with one row an architecture in results/latency_audit_rows.csv.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +21,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torchvision
 from scipy.stats import kendalltau
 
 from ghostsearch.measure.audit import (
@@ -38,6 +39,7 @@ from ghostsearch.measure.cells import CellStore
 from ghostsearch.measure.latency_table import LatencyTable
 from ghostsearch.measure.profiling import profile
 from ghostsearch.measure.setting import Setting
+from ghostsearch.models.load import example_input, load_model
 from ghostsearch.records import Latency
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space.architecture import Architecture
@@ -53,10 +55,11 @@ class Bench:
 
     def __init__(self, text: str, given: argparse.Namespace) -> None:
         torch.manual_seed(0)
-        name, _, sessions = text.partition(":")
-        self.name, self.given, self.work, self.sessions = name, given, given.work / name, int(sessions or 1)
-        self.model = torchvision.models.get_model(name, weights=None).eval()
-        self.example = torch.randn(1, 3, given.size, given.size)
+        name, _, sessions = text.partition("@")
+        work = given.work / f"{name.replace(':', '-')}-{given.space}"
+        self.name, self.given, self.work, self.sessions = name, given, work, int(sessions or 1)
+        loaded = load_model(name if ":" in name else f"torchvision:{name}")
+        self.model, self.example = loaded.module.eval(), example_input(loaded.input)
         self.anatomy = find_sites(self.model, self.example)
         space = load_preset(given.space).resolve(self.anatomy)
         setting = Setting(threads=given.threads, batch=given.batch)
@@ -74,7 +77,7 @@ class Bench:
         space = self.table.space
         return {
             "fit": random_architectures(space, FIT_MODELS, 0),
-            "unseen": unseen_architectures(space, self.given.models),
+            "unseen": unseen_architectures(space, self.given.models, self.given.draw),
             "cheapest": [cheapest_architecture(self.table)],
         }
 
@@ -165,17 +168,18 @@ def _half_width(audit: Audit) -> float:
 def main() -> None:
     """Measure what is missing for as long as allowed, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", help="name, or name:SESSIONS to build and time all so often")
+    parser.add_argument("--model", action="append", help="name, or name@SESSIONS to build and time all so often")
     parser.add_argument("--device", default="onnxruntime:cpu")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--space", default="ghost")
+    parser.add_argument("--draw", type=int, default=1, help="seed of the unseen architectures: a fresh one every time")
     parser.add_argument("--models", type=int, default=AUDIT_MODELS, help="unseen architectures")
     parser.add_argument("--model-s", type=float, default=4.0, help="seconds of timing an architecture")
     parser.add_argument("--cell-s", type=float, default=0.35, help="seconds of timing a cell")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no measurement after this time")
     parser.add_argument("--work", type=Path, default=Path("latency-audit"), help="where cells and latencies are kept")
+    parser.add_argument("--name", default="latency_audit", help="the page's name")
     parser.add_argument("--note", action="append", default=[], help="a sentence for the page; may be repeated")
     parser.add_argument("--out", type=Path, default=Path("results"))
     given = parser.parse_args()
@@ -214,14 +218,13 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, Bench]]) -> N
     met = sum(x.mape <= TARGETS["MAPE"] and x.tau >= TARGETS["Kendall τ"] for _, x in own)
     setting = next(iter(found.values()))[1].table.setting
     page = ResultPage(
-        name="latency_audit",
+        name=given.name,
         title="Audit of the latency table",
         claim=f"Latency predicted from the table for {given.models} unseen random architectures of each of "
         f"{', '.join(found)} (targets: MAPE at most 6 %, τ at least 0.9; met on {met} of {len(own)})",
         figure="; ".join(f"{n} {x.mape:.1%}, τ {x.tau:.2f}" for n, x in own),
-        command="python benchmarks/latency_audit.py" + "".join(f" --model {n}" for n in given.model or ())
-        + f" --device {given.device} --space {given.space} --cell-s {given.cell_s:g} --model-s {given.model_s:g}",
-        device=f"{setting.device.place()}, {given.device}, {given.threads} thread, batch {given.batch}, {given.size}²",
+        command=" ".join(["python benchmarks/latency_audit.py", *sys.argv[1:]]),
+        device=f"{setting.device.place()}, {given.device}, {given.threads} thread, batch {given.batch}",
         tables=[
             ResultTable("Errors of the predicted ratio to the baseline", rows),
             ResultTable("How it was taken", taken),
@@ -230,20 +233,15 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, Bench]]) -> N
             f"Each predictor is compared with {given.models} architectures of the space `{given.space}` that are built "
             "and timed interleaved with the baseline; the correction saw ten others. MACs: latency proportional to "
             "MACs. Interpolation over FLOPs: between the baseline and the cheapest architecture, both measured, as "
-            "NVIDIA ModelOpt's search does. One row an architecture: latency_audit_rows.csv. The machine was shared "
-            f"(its load average is in the table): {WAITING}. \"τ at most\" is what a "
-            "perfect predictor would reach in the mean, since the measurements have intervals of their own. What moved "
-            "resnet50, whose ratios lie close together, from τ 0.69: a concatenation in a residual stream takes the "
-            "runtime out of its memory order for all later sums of that stream, which cells with sums behind them "
-            "now time; and the ReLU behind a sum in place is no longer taken for the layer's own. Built "
-            "anew the same architecture takes another time by up to a hundredth, as much as sets many of resnet50's "
-            "apart: there its forwards are of several sessions. No GPU was at hand, so there are no tables for "
-            "torch:cuda.",
+            f"NVIDIA ModelOpt's search does. One row an architecture: {given.name}_rows.csv. The machine was shared "
+            f"(its load average is in the table): {WAITING}. \"τ at most\" is what a perfect predictor would reach in "
+            "the mean, since measurements have intervals of their own; built anew, one architecture takes another time "
+            "by up to a hundredth.",
             *given.note,
         ],
     )  # fmt: skip
     publish(page, given.out)
-    pd.DataFrame(raw).to_csv(given.out / "latency_audit_rows.csv", index=False)
+    pd.DataFrame(raw).to_csv(given.out / f"{given.name}_rows.csv", index=False)
     for row in rows:
         print(row)
 

@@ -71,22 +71,22 @@ class LatencyTable:
         """The cells of the baseline, each once."""
         return list(dict.fromkeys(x.cell(KEEP, x.inputs.total, x.outputs.total) for x in self.layers))
 
-    def missing(self) -> dict[Cell, list[Cell]]:
-        """Cells not timed yet, by the baseline cell they are timed beside."""
-        jobs: dict[Cell, list[Cell]] = {}
+    def cells(self) -> dict[Cell, list[Cell]]:
+        """Every cell but the baseline's, each once, by the baseline cell it is timed beside."""
+        jobs: dict[Cell, dict[Cell, None]] = {}
         for layer in self.layers:
-            baseline = layer.cell(KEEP, layer.inputs.total, layer.outputs.total)
-            for text in self._choices(layer):
-                for c, n in self._grid(layer):
-                    cell = layer.cell(parse_layer_choice(text), c, n)
-                    wanted = cell != baseline and cell.key not in self.store.cells
-                    if wanted and cell not in jobs.setdefault(baseline, []):
-                        jobs[baseline].append(cell)
+            baseline, texts = layer.cell(KEEP, layer.inputs.total, layer.outputs.total), self._choices(layer)
+            grid = [layer.cell(parse_layer_choice(text), c, n) for text in texts for c, n in self._grid(layer)]
+            jobs.setdefault(baseline, {}).update(dict.fromkeys(cell for cell in grid if cell != baseline))
             if layer.stream.sums:
-                behind = [layer.stream_cell(parse_layer_choice(text)) for text in self._choices(layer)]
-                some = jobs.setdefault(behind[0], [])
-                some += [c for c in behind[1:] if c.key not in self.store.cells and c not in some]
-        return {baseline: cells for baseline, cells in jobs.items() if cells}
+                first, *behind = [layer.stream_cell(parse_layer_choice(text)) for text in texts]
+                jobs.setdefault(first, {}).update(dict.fromkeys(behind))
+        return {baseline: list(some) for baseline, some in jobs.items()}
+
+    def missing(self) -> dict[Cell, list[Cell]]:
+        """Those of `cells` that are not timed yet."""
+        left = {b: [c for c in some if c.key not in self.store.cells] for b, some in self.cells().items()}
+        return {baseline: some for baseline, some in left.items() if some}
 
     def rows(self) -> list[dict[str, Any]]:
         """Site × choice at full width: site, choice, device, latency_s, baseline_s, ratio, interval, vetoed."""
