@@ -16,6 +16,7 @@ from ghostsearch.measure.cost_table import CostTable, encode
 from ghostsearch.measure.inputs import batched
 from ghostsearch.measure.layers import Cell, TimedLayer, timed_layers
 from ghostsearch.measure.streams import SUMS, SpoiledSums, one_sum_each, spoiled_sums
+from ghostsearch.measure.surfaces import Surface
 from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace
 from ghostsearch.space.choice import DROP, KEEP, parse_layer_choice, parse_width
 from ghostsearch.space.costs import kept_width
@@ -35,7 +36,7 @@ class LatencyTable:
         self._aliases = {name: site.path for site in anatomy.sites for name in (site.path, *site.aliases)}
         self._anatomy = anatomy
         self._by_name = {layer.name: layer for layer in self.layers}
-        self._surfaces: dict[tuple[str, int, int, str], np.ndarray] = {}
+        self._surfaces: dict[tuple[str, int, int, str], Surface] = {}
         self._spoils: dict[tuple[str, str], float] = {}
         self.refresh()
 
@@ -76,8 +77,8 @@ class LatencyTable:
         jobs: dict[Cell, dict[Cell, None]] = {}
         for layer in self.layers:
             baseline, texts = layer.cell(KEEP, layer.inputs.total, layer.outputs.total), self._choices(layer)
-            grid = [layer.cell(parse_layer_choice(text), c, n) for text in texts for c, n in self._grid(layer)]
-            jobs.setdefault(baseline, {}).update(dict.fromkeys(cell for cell in grid if cell != baseline))
+            some = [cell for text in texts for row in self._cells(layer, text) for cell in row]
+            jobs.setdefault(baseline, {}).update(dict.fromkeys(cell for cell in some if cell != baseline))
             if layer.stream.sums:
                 first, *behind = [layer.stream_cell(parse_layer_choice(text)) for text in texts]
                 jobs.setdefault(first, {}).update(dict.fromkeys(behind))
@@ -128,21 +129,23 @@ class LatencyTable:
     @property
     def baseline_layers_s(self) -> float:
         """Summed seconds of the baseline's layers that the table holds."""
-        return float(sum(self._surfaces[(x.name, x.inputs.total, x.outputs.total, "keep")].sum() for x in self.layers))
+        return float(sum(self._seconds_of(x, str(KEEP), [[x.inputs.total, x.outputs.total]])[0] for x in self.layers))
+
+    def _seconds_of(self, layer: TimedLayer, text: str, channels: Any) -> np.ndarray:
+        """Seconds of a layer under a choice at channels in and out (A, 2): (A,)."""
+        surface = self._surfaces[layer.name, layer.inputs.total, layer.outputs.total, _timed_as(text)]
+        return surface(np.asarray(channels))
 
     def layer_seconds(self, codes: np.ndarray) -> np.ndarray:
         """Each layer's seconds in one forward, as timed alone on the device, per architecture: (A, layers).
 
         codes: (A, sites + groups) as `encode` gives them. Widths between the timed ones are interpolated.
         """
-        lost = self.costs.lost_channels(self.space, codes)
-        seconds = []
+        lost, seconds, models = self.costs.lost_channels(self.space, codes), [], np.arange(len(codes))
         for layer, code in zip(self.layers, self._layer_codes(codes), strict=True):
-            n = np.broadcast_to(layer.outputs.at(lost), len(codes)) / layer.outputs.total
-            c = np.broadcast_to(layer.inputs.at(lost), len(codes)) / layer.inputs.total
-            key = (layer.name, layer.inputs.total, layer.outputs.total)
-            surfaces = np.stack([self._surfaces[(*key, _timed_as(text))] for text in self._offered(layer)])
-            seconds.append((_basis(n, c) * surfaces[code]).sum(1))
+            channels = np.stack([np.broadcast_to(x.at(lost), len(codes)) for x in (layer.inputs, layer.outputs)], 1)
+            every = [self._seconds_of(layer, text, channels) for text in self._offered(layer)]
+            seconds.append(np.stack(every)[code, models])
         return np.stack(seconds, axis=1) * self._present(codes)
 
     def _present(self, codes: np.ndarray) -> np.ndarray:
@@ -221,18 +224,19 @@ class LatencyTable:
         """Those of the layer's choices that are timed: all but `drop`, which takes layers away."""
         return tuple(text for text in self._offered(layer) if text != str(DROP))
 
-    def _grid(self, layer: TimedLayer) -> list[tuple[int, int]]:
-        """Channels (in, out) at which the layer is timed: the corners of what the widths allow and one in the
-        middle.
-        """
-        c, n = (self._range(x) for x in (layer.inputs, layer.outputs))
-        if layer.depthwise:
-            return list(dict.fromkeys((x, x) for x in n))
-        points = [(c[0], n[0]), (c[-1], n[0]), (c[0], n[-1]), (c[-1], n[-1]), (c[len(c) // 2], n[len(n) // 2])]
-        return list(dict.fromkeys(points))
+    def _levels(self, layer: TimedLayer) -> tuple[list[int], list[int]]:
+        """Channels in and out at which the layer is timed, rising; a depthwise layer has as many in as out."""
+        inputs, outputs = (self._range(x) for x in (layer.inputs, layer.outputs))
+        return inputs[-1:] if layer.depthwise else inputs, outputs
+
+    def _cells(self, layer: TimedLayer, text: str) -> list[list[Cell]]:
+        """A choice's cells at the layer's levels, by channels in and out."""
+        inputs, outputs = self._levels(layer)
+        choice = parse_layer_choice(text)
+        return [[layer.cell(choice, n if layer.depthwise else c, n) for n in outputs] for c in inputs]
 
     def _range(self, channels: Any) -> list[int]:
-        """How many channels there are, from all to the fewest, when the groups take each width together."""
+        """How many channels there are, rising to all, when the groups take each width together."""
         counts = {channels.total}
         groups = self._anatomy.groups
         steps = max((len(self.space.groups.get(groups[g].name, ())) for g, _ in channels.groups), default=0)
@@ -244,7 +248,7 @@ class LatencyTable:
                 kept = kept_width(groups[g].channels, share, self.space.width_multiple, groups[g].divisions)
                 lost[g] = np.array(groups[g].channels - kept)
             counts.add(int(channels.at(lost)))
-        return sorted(counts, reverse=True)
+        return sorted(counts)
 
     def _spoil(self, layer: TimedLayer, text: str) -> float:
         """Seconds that a choice adds to one sum behind the layer; 0 where the interval does not show any."""
@@ -258,29 +262,16 @@ class LatencyTable:
             return 0.0
         return (baseline_s * (behind.ratio - 1) - own) / SUMS
 
-    def _surface(self, layer: TimedLayer, text: str) -> np.ndarray:
-        """Seconds of all the layer's calls as a bilinear function of its shares of channels, by relative least
-        squares.
-        """
-        C, N = layer.inputs.total, layer.outputs.total
-        baseline_s = self.store.cells[layer.cell(KEEP, C, N).key].median_s
-        points = self._grid(layer)
-        seconds = np.array(
-            [baseline_s * self.store.cells[layer.cell(parse_layer_choice(text), c, n).key].ratio for c, n in points]
-        )
-        basis = _basis(np.array([n / N for _, n in points]), np.array([c / C for c, _ in points]))
-        solved, *_ = np.linalg.lstsq(basis / seconds[:, None], np.ones(len(points)), rcond=1e-9)
-        return np.asarray(solved)
+    def _surface(self, layer: TimedLayer, text: str) -> Surface:
+        """Seconds of all the layer's calls over its channels."""
+        baseline_s = self.store.cells[layer.cell(KEEP, layer.inputs.total, layer.outputs.total).key].median_s
+        ratios = [[self.store.cells[cell.key].ratio for cell in row] for row in self._cells(layer, text)]
+        return Surface(self._levels(layer), baseline_s * np.array(ratios))
 
 
 def _timed_as(text: str) -> str:
     """The choice whose cells stand for a choice; a dropped layer's seconds are taken off afterwards."""
     return str(KEEP) if text == str(DROP) else text
-
-
-def _basis(n: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """1, n, c, n·c: a convolution's time has parts by output, by input and by product."""
-    return np.stack([np.ones_like(n), n, c, n * c], axis=1)
 
 
 def without_vetoed(space: SearchSpace, vetoed: Sequence[Mapping[str, Any]]) -> SearchSpace:

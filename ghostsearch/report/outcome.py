@@ -67,15 +67,19 @@ def score_cell(score: Score | None) -> str:
 
 
 def cost_cell(record: Record, baseline: Record | None, axis: Axis, *, intervals: bool = True) -> str:
-    """A cost with its share of the baseline's and, for a latency, that share's 95 % interval."""
+    """A cost with its share of the baseline's and, for a latency, that share's 95 % interval.
+
+    Of the baseline the share is that of a copy of itself timed beside it: what the clock alone does.
+    """
     value = axis.value(record)
-    if record.digest in (BASELINE, TRAINED) or value is None:
-        return axis.text(value)
-    # No space inside the brackets, so that a narrow terminal breaks the line before them.
-    share = share_text(axis.ratio(record, baseline)).replace(" ", "")
     latency = record.latency(axis.device) if axis.device and intervals else None
     interval = interval_text(latency.ratio_interval) if latency and latency.ratio_interval else ""
-    return f"{axis.text(value)} ({share}{interval})"
+    if value is None or (record.digest in (BASELINE, TRAINED) and not (interval and record.digest == BASELINE)):
+        return axis.text(value)
+    itself = "a copy " * (record.digest == BASELINE)
+    ratio = latency.ratio if latency and itself else axis.ratio(record, baseline)
+    # No space inside the share, so that a narrow terminal breaks the line before it.
+    return f"{axis.text(value)} ({itself}{share_text(ratio).replace(' ', '')}{interval})"
 
 
 def shown_split(view: StudyView) -> str:
