@@ -26,7 +26,6 @@ LONGEST = 350
 TOO_LONG = {
     "ghostsearch.records": 480,
     "ghostsearch.study.ledger": 400,
-    "ghostsearch.study.ray_trials": 365,
     "ghostsearch.surgery.distillation": 405,
 }
 """Those that are longer, and their bound; lower it whenever they shrink."""
@@ -59,7 +58,7 @@ ORDER = [
 AGAINST_THE_ORDER = {("ghostsearch.study.run", "ghostsearch.report.page")}
 """`search` ends by writing the report."""
 HOMES = {
-    "ray": ("study.ray_trials", "study.tune"),
+    "ray": ("study.ray_", "study.tune"),
     "plotly": ("report.",),
     "optuna": ("study.",),
     "torch_pruning": ("graph.",),

@@ -11,18 +11,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ray
 import torch
-from ray import cloudpickle, tune
-from ray.exceptions import RayActorError, RayTaskError
+from ray import tune
 from ray.tune.search import Searcher
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ghostsearch.errors import GhostsearchError, failure_reason
 from ghostsearch.files import temporary_folder, write_bytes
@@ -35,23 +33,25 @@ from ghostsearch.study.kept import TRIAL_WEIGHTS, forget_dominated, save_model
 from ghostsearch.study.ledger import Ledger, Proposal, failed_record
 from ghostsearch.study.owners import beating
 from ghostsearch.study.plan import Plan
+from ghostsearch.study.ray_devices import RETRIES, device_resource, on_device, work_in
 from ghostsearch.study.rungs import stops
 from ghostsearch.study.setup import open_setup
 from ghostsearch.study.trial import Trial, run_trial
 from ghostsearch.study.watch import Watch
 
 RECORD, METRIC = "record", "trials"
-RETRIES = 2
-NAMESPACE = "ghostsearch"
 NOW_AND_THEN_S = 2.0
+START_S = 20.0
+"""How long the first actors wait for one another at most."""
 
 
 def explore(plan: Plan, ledger: Ledger, watch: Watch) -> None:
     """Evaluate proposals on a Ray cluster until the study has as many trials as asked for."""
     board = _start_board(plan, ledger, watch.folder)
     searcher = StudySearcher(plan, ledger, board, watch)
+    workers = min(searcher.places(), plan.config.trials - len(ledger.standings()))
     trainable = tune.with_resources(
-        tune.with_parameters(TrialActor, setup={**to_open(plan), "board": board}),
+        tune.with_parameters(TrialActor, setup={**to_open(plan), "board": board, "workers": workers}),
         {name: amount for name, amount in resources_of(plan.config.resources).items() if amount},
     )
     tuner = tune.Tuner(
@@ -82,6 +82,8 @@ def join_cluster(config: RunConfig) -> Callable[..., Any]:
     os.environ.setdefault("RAY_worker_niceness", "0")
     # Paths in a run are relative to where it was started.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    # Else a second actor starts only when the first one has, and the searcher is not asked meanwhile.
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1000")
     # Ctrl-C is the search's own to handle.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     devices = {device_resource(d): 1.0 for d in config.device}
@@ -108,11 +110,6 @@ def join_cluster(config: RunConfig) -> Callable[..., Any]:
     return on_device
 
 
-def device_resource(device: str) -> str:
-    """The custom resource that stands for a device: `device:onnxruntime-cpu` for `onnxruntime:cpu`."""
-    return f"device:{device.replace(':', '-')}"
-
-
 def resources_of(texts: tuple[str, ...]) -> dict[str, float]:
     """Ray's resources of `cpu=2`, `gpu=0.5`, …; raises GhostsearchError when one does not parse."""
     found: dict[str, float] = {}
@@ -131,64 +128,20 @@ def places_on(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
     return min((int(node.get(names.get(n, n), 0) / amount) for n, amount in wanted.items() if amount), default=1)
 
 
-def on_device(place: str, function: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
-    """Call a function in the actor that holds the device's resource: one at a time, where the device is.
-
-    The actor is shared by all that measure on the cluster; where its first user went away, another one is made.
-    """
-    # A progress bar stays where its terminal is.
-    options.pop("progress", None)
-    # Opened there by us, when the user's own modules in the working directory can be found.
-    call = cloudpickle.dumps((function, args, options))
-    # Outside a trial's own placement group, which has no device in it.
-    anywhere = PlacementGroupSchedulingStrategy(placement_group=None)  # type: ignore[arg-type]
-    name, remote = device_resource(place), cast(Any, ray.remote)
-    kind = remote(num_cpus=0, resources={name: 1.0}, scheduling_strategy=anywhere)(Measurer)
-    # Of this cluster: a process may have left another one.
-    key = ray.get_runtime_context().get_node_id(), name
-    for left in reversed(range(RETRIES + 1)):
-        if key not in _MEASURERS:
-            _MEASURERS[key] = kind.options(name=name, namespace=NAMESPACE, get_if_exists=True).remote()
-        try:
-            return ray.get(_MEASURERS[key].call.remote(str(Path.cwd()), call))
-        except RayTaskError as error:
-            raise error.cause from None
-        except RayActorError:
-            del _MEASURERS[key]
-            if not left:
-                raise
-    return None
-
-
-_MEASURERS: dict[tuple[str, str], Any] = {}
-"""Handles of the device actors this process has used: Ray ends an actor that nobody holds, and a new one's start costs
-seconds a trial.
-"""
-
-
-class Measurer:
-    """Lives on the device's node and keeps what it imported, so that a timing costs no start of a process."""
-
-    def call(self, directory: str, call: bytes) -> Any:
-        """Run what `on_device` was given."""
-        _work_in(directory)
-        function, args, options = cloudpickle.loads(call)
-        return function(*args, **options)
-
-
-def _work_in(directory: str) -> None:
-    """The driver's working directory, where this machine has it: relative paths and the user's modules are there."""
-    if Path(directory).is_dir():
-        os.chdir(directory)
-        if directory not in sys.path:
-            sys.path.insert(0, directory)
-
-
 class Board:
     """What the actors of a study share, on the driver's machine: who stops at a rung, and where weights go."""
 
     def __init__(self, folder: str, axes: tuple[Axis, ...], standings: list[Record]) -> None:
         self.folder, self.axes, self.standings = Path(folder), axes, standings
+        self.opened = 0
+
+    def open(self) -> None:
+        """Note that an actor has opened the run."""
+        self.opened += 1
+
+    def count(self) -> int:
+        """How many actors have."""
+        return self.opened
 
     def add(self, record: Record) -> None:
         """Note a finished trial."""
@@ -304,6 +257,18 @@ class TrialActor(tune.Trainable):
             self.plan = opened_as(setup)
         except Exception as error:  # noqa: BLE001 - recorded as the reason of every trial of this actor
             self.trouble = f"the worker cannot open the run: {failure_reason(error)}"
+        self._wait_for_others(setup["workers"])
+
+    def _wait_for_others(self, workers: int) -> None:
+        """Be ready together with the run's other first actors, or when they are late.
+
+        Tune gives a trial whose actor still starts to the first one that is free, and ends the start: where a trial is
+        shorter than that, one actor would do all the work.
+        """
+        began = time.monotonic()
+        ray.get(self.board.open.remote())
+        while ray.get(self.board.count.remote()) < workers and time.monotonic() - began < START_S:
+            time.sleep(0.1)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial without being built again."""
@@ -349,7 +314,7 @@ def to_open(plan: Plan) -> dict[str, Any]:
 
 def opened_as(setup: Mapping[str, Any]) -> Plan:
     """The plan of `to_open`, without its program and seeds, in the same working directory where this machine has it."""
-    _work_in(setup["directory"])
+    work_in(setup["directory"])
     opened = dataclasses.replace(open_setup(RunConfig.model_validate(setup["run"])), on_device=on_device)
     # Copies, since Ray's shared memory is read-only.
     weights = {name: torch.from_numpy(value.copy()) for name, value in setup["baseline_weights"].items()}

@@ -16,7 +16,8 @@ import ghostsearch
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.ledger import architecture_of
-from ghostsearch.study.ray_trials import RETRIES, device_resource, on_device, resources_of
+from ghostsearch.study.ray_devices import RETRIES, device_resource, on_device
+from ghostsearch.study.ray_trials import resources_of
 from ghostsearch.study.run import search
 from ghostsearch.study.setup import open_setup
 from ghostsearch.surgery.saved import load_directory
