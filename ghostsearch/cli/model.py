@@ -253,8 +253,15 @@ def _show_int8(found: dict[str, Any]) -> None:
             milliseconds(found["latency_s"]),
             f"{low:.2f} – {high:.2f}",
         ),
-        (score, score_text(found["float_score"], score), score_text(found["score"], score), ""),
     ]
+    if score:
+        rows.append((score, score_text(found["float_score"], score), score_text(found["score"], score), ""))
     bits = "" if found["weight_bits"] == 8 else f"; {found['weight_bits']}-bit weights, as this processor needs"
     show_table(found["path"], ["", "float32", "int8", "ratio"], rows, noted + bits)
-    say("next: the file runs in ONNX Runtime as it is; where it lost too much, ghostsearch finetune and export again")
+    say(f"still in float: {', '.join(found['float_nodes']) or 'nothing'}")
+    noisy = ", ".join(f"{x['layer']} {x['snr_db']:.0f} dB" for x in found["noisiest"])
+    say(f"noisiest layers, each by itself: {noisy or 'none'}")
+    if (kept := found["kept_float"]) is not None:
+        scored = f", {score} {score_text(kept['score'], score)}" if score else ""
+        say(f"--keep-float {kept['layer']}: {kept['latency_ratio']:.2f} of the int8 latency{scored}")
+    say("next: the file runs in ONNX Runtime as it is; where it lost too much, --keep-float or ghostsearch finetune")

@@ -72,7 +72,7 @@ def write_card(path: Path, model: LoadedModel, known: Mapping[str, Figures], res
         parts[-1] += ", ".join(map(plain_text, model.categories)) + "."
     if known:
         parts += ["## Figures", markdown_table(*_rows(known))]
-    if "float_score" in result:
+    if result.get("metric"):
         score = [score_text(result[k], result["metric"]) for k in ("float_score", "score")]
         parts.append(f"int8, calibrated on {result['calibration_images']} images: {result['metric']} {score[1]}, in "
                      f"float32 {score[0]}.")  # fmt: skip

@@ -10,18 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.data.calibration import calibration_batches
-from ghostsearch.data.load import load_data
+from ghostsearch.data.load import Data, load_data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.card import known_figures, notes_of, write_card
 from ghostsearch.export.formats.table import get_format
-from ghostsearch.export.int8 import Int8Result, quantize
+from ghostsearch.export.int8 import Int8Result, Judges, quantize
 from ghostsearch.export.options import Exporting
 from ghostsearch.export.writer import export, telling_name
 from ghostsearch.graph.detector import is_detector
+from ghostsearch.measure.onnx_graph.quantize import Int8Options
 from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.study.directory import RUN, model_directory
 from ghostsearch.surgery.saved import load_directory
-from ghostsearch.training.tasks.table import task_for, task_of_kind
+from ghostsearch.training.tasks.base import Task, split_output
+from ghostsearch.training.tasks.classification import Classification
+from ghostsearch.training.tasks.table import load_task, task_for, task_of_kind
 
 ONNX = Exporting()
 
@@ -66,7 +69,32 @@ def _quantized(model: LoadedModel, wanted: Exporting, default: Path) -> Int8Resu
     if wanted.calibrate is None:
         raise GhostsearchError("--int8 needs images to calibrate on; add --calibrate DATA")
     loaders = load_data(wanted.calibrate, input=model.input, validation_list=wanted.validation_list, trains=False)
-    name = wanted.task or task_of_kind("boxes" if is_detector(model.module) else loaders.kind)
-    batches = calibration_batches(loaders, wanted.calibration_images)
-    task = task_for(name, labelled=loaders.labelled, baseline=model.module)
-    return quantize(model, batches, loaders.test, _out(wanted, default), task=task)
+    options = Int8Options(keep_float=wanted.keep_float)
+    judges = Judges(loaders.test, task_of(wanted.task, loaders, model), options=options)
+    return quantize(model, calibration_batches(loaders, wanted.calibration_images), _out(wanted, default), judges)
+
+
+def task_of(name: str | None, data: Data, model: LoadedModel) -> Task | None:
+    """The named task, or that of the data's targets and of what the model gives; None where no task reads the latter.
+
+    Where the data have no targets of the task's kind, the task is judged by agreement with the model.
+    """
+    detects = is_detector(model.module)
+    name = name or task_of_kind("boxes" if detects else data.kind)
+    task = load_task(name)
+    if not detects and isinstance(task, Classification):
+        output = _main_output(model)
+        if output is None:
+            return None
+        name = "segmentation" if output.ndim == 4 else name
+        task = load_task(name)
+    labelled = data.labelled and (not task.kinds or not data.kind or data.kind in task.kinds)
+    return task_for(name, labelled=labelled, baseline=model.module)
+
+
+def _main_output(model: LoadedModel) -> Tensor | None:
+    """The main tensor of the model's output on an example; None for a list of what was found in each image."""
+    with torch.no_grad():
+        output = model.module.eval()(example_input(model.input))
+    main: Any = split_output(output)[0]
+    return main if isinstance(main, Tensor) else None

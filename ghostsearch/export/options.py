@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ghostsearch.options import Options, option
+from ghostsearch.options import Options, Texts, option
 
 
 class Exporting(Options):
@@ -17,5 +17,6 @@ class Exporting(Options):
     int8: bool = option(False, "Quantize to int8 by ONNX Runtime; needs --calibrate.", flags=("--int8",))
     calibrate: str | None = option(None, "Data to calibrate int8 on: digits, folder:PATH, …; its test split scores it.")
     calibration_images: int = option(128, "Calibration images for --int8.", ge=1)
-    task: str | None = option(None, "Task that scores --int8; default: what the data are for.")
+    task: str | None = option(None, "Task that scores --int8; default: what data and output suggest.")
+    keep_float: Texts = option((), "Layers that stay in float under --int8, as globs of module paths; repeatable.")
     validation_list: str | None = option(None, "File that lists the images of the selection split, one path per line.")

@@ -85,6 +85,11 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
         "Measure the baseline in int8 too, as a mark to beat; a search on an int8 device has both.",
         panel=MEASURING,
     )
+    keep_float: Texts = option(
+        (),
+        "Layers that stay in float where models run in int8, as globs of module paths; repeatable.",
+        panel=MEASURING,
+    )
     time_limit: float = option(2.0, "Time budget for timing per trial and device, in seconds.", panel=MEASURING, gt=0)
     cell_time_limit: float = option(
         0.1, "Time budget per layer and choice of the latency table, in seconds.", panel=MEASURING, gt=0

@@ -18,10 +18,13 @@ from ghostsearch.measure.cells import CellStore
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.measure.devices.base import refusals
+from ghostsearch.measure.inputs import batched
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.latency_table import LatencyTable
-from ghostsearch.measure.onnx_graph.int8_module import int8_module
+from ghostsearch.measure.onnx_graph.int8_module import int8_graph, int8_module
 from ghostsearch.measure.onnx_graph.module import OnnxModule
+from ghostsearch.measure.onnx_graph.names import require_layers
+from ghostsearch.measure.onnx_graph.quantize import Int8Graph, Int8Options
 from ghostsearch.measure.profiling import profile
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import LoadedModel, example_input, load_model
@@ -177,10 +180,26 @@ class Setup:
 
     def quantized(self, model: nn.Module) -> OnnxModule:
         """The model in int8, its ranges from a part of the calibration images; raises what the quantizer raises."""
+        return OnnxModule(self.int8_graph(model).graph, threads=self.config.threads)
+
+    def int8_graph(self, model: nn.Module) -> Int8Graph:
+        """The graph of `quantized`, with what it was made from."""
         assert self.calibration
         batches = self.calibration[: max(1, INT8_IMAGES // len(self.calibration[0]))]
         with refusals("int8"):
-            return int8_module(model, self.example, batches, free_batch=True, threads=self.config.threads)
+            return int8_graph(model, self.example, batches, self._int8_options, free_batch=True)
+
+    @property
+    def _int8_options(self) -> Int8Options:
+        return Int8Options(keep_float=self.config.keep_float)
+
+    def _as_run(self, model: nn.Module, device: str) -> nn.Module:
+        """What a device is given: with layers kept in float, the quantized graph (a latency needs no ranges)."""
+        if not device.endswith(":int8") or not self.config.keep_float or isinstance(model, OnnxModule):
+            return model
+        example = batched(self.example, self.config.batch)
+        with refusals(device):
+            return int8_module(model, example, [example], self._int8_options)
 
     def train(self, model: nn.Module, epochs: float, progress: Progress | None = None) -> None:
         """Train a descendant in place, distilled from the baseline."""
@@ -193,8 +212,10 @@ class Setup:
         named = {f"model {name}": model for name, model in models.items()}
         found: dict[str, list[Latency]] = {name: [] for name in models}
         for device in self.config.device:
+            run = {name: self._as_run(model, device) for name, model in named.items()}
+            baseline = self._as_run(self.baseline.module, device)
             timings = self.on_device(
-                device, measure_latency, named, self.example, baseline=self.baseline.module, device=device,
+                device, measure_latency, run, self.example, baseline=baseline, device=device,
                 setting=self.config.part(Setting, time_limit=seconds),
             )  # fmt: skip
             for name in models:
@@ -225,6 +246,7 @@ def open_setup(config: RunConfig, progress: Progress | None = None) -> Setup:
     loaded = load_model(
         config.model, weights=config.weights, classes=config.classes, size=config.size, seed=config.seed
     )
+    require_layers(config.keep_float, (name for name, _ in loaded.module.named_modules()))
     preset = load_preset(config.space)
     example = example_input(loaded.input)
     anatomy = find_sites(loaded.module, example, include_first=preset.include_first)

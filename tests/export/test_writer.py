@@ -14,7 +14,6 @@ from torch import nn
 from ghostsearch.errors import GhostsearchError, MissingExtraError
 from ghostsearch.export.export_directory import export_directory
 from ghostsearch.export.formats.table import FORMATS, get_format
-from ghostsearch.export.int8 import quantize
 from ghostsearch.export.options import Exporting
 from ghostsearch.export.writer import export, telling_name
 from ghostsearch.measure.onnx_graph.file import open_onnx
@@ -133,27 +132,6 @@ def test_normalisation_split_for_int8_is_exact(resnet: SavedModel, resnet_file: 
     before = cpu_session(resnet_file.read_bytes(), 1).run(None, {"image": images.numpy()})[0]
     after = cpu_session(model.SerializeToString(), 1).run(None, {"image": images.numpy()})[0]
     np.testing.assert_allclose(after, before, atol=1e-5 * np.abs(before).max())
-
-
-def test_int8(digits: SavedModel, tmp_path: Path) -> None:
-    """Every convolution and the concatenations are quantized; sizes and scores are of the files themselves."""
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(64, 1, 8, 8, generator=generator)
-    with torch.no_grad():
-        labels = digits.module(images).argmax(1)
-    result = quantize(digits, images.split(16), [(images, labels)], tmp_path / "net.onnx", time_limit_s=0.2)
-    assert result.size_bytes == (tmp_path / "net.onnx").stat().st_size < result.float_size_bytes
-    assert result.float_score == 1.0
-    assert 0.5 < result.score <= 1.0
-    assert result.calibration_images == 64
-    low, high = result.ratio_interval or (0, 0)
-    assert 0 < low <= result.latency_ratio <= high
-    graph = onnx.load(tmp_path / "net.onnx").graph
-    assert "BatchNormalization" not in {node.op_type for node in graph.node}
-    maker = {name: node.op_type for node in graph.node for name in node.output}
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    assert convolutions
-    assert all(maker[node.input[0]] == "DequantizeLinear" for node in convolutions)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ SMALL = {
 
 
 def test_trials_are_timed_and_scored_in_int8(tmp_path):
-    view = search(RunConfig(out=str(tmp_path / "study"), **SMALL))
+    view = search(RunConfig(out=str(tmp_path / "study"), **SMALL, keep_float=["stem"]))
     done = [r for r in view.records if r.state == "complete"]
     assert len(done) >= 2, [r.reason for r in view.records]
     assert {x.device for r in view.records for x in r.latencies} == {"onnxruntime:cpu:int8"}
     assert any("quantized to int8" in note for note in view.notes)
+    assert "in float within the int8 baseline: stem.0 (Conv)" in view.notes
     assert all(0 < r.score().value <= 1 for r in done)
     (other,) = (r for r in view.finalists if r.digest == "baselinefloat")
     assert other.latency("onnxruntime:cpu:int8").ratio
@@ -38,6 +39,7 @@ def test_a_float_study_shows_the_baseline_in_int8(tmp_path):
 
 
 @pytest.mark.parametrize(("options", "message"), [
+    ({"keep_float": ["stum"]}, "--keep-float 'stum' matches no layer; the nearest are stem"),
     ({"int8": True, "device": ["torch:cpu"]}, "--int8 is measured on onnxruntime:cpu"),
     ({"int8": True, "device": ["onnxruntime:cpu"], "calibration_images": 0}, "int8 sets its scales on images"),
 ])  # fmt: skip

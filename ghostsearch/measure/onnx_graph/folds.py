@@ -91,6 +91,7 @@ def _rewritten(ghost: _GhostNorm, values: Initializers) -> list[Any]:
             values.add(f"{base}.shift", shift[:m]),
         ],
         [parts[0]],
+        name=f"{ghost.cheap.name}.intrinsic",
         group=m,
         kernel_shape=[1] * dims,
     )
@@ -102,16 +103,21 @@ def _rewritten(ghost: _GhostNorm, values: Initializers) -> list[Any]:
             values.add(f"{base}.bias", bias * scale[m:] + shift[m:]),
         ],
         [parts[1]],
+        name=ghost.cheap.name,
     )
     cheap.attribute.extend(ghost.cheap.attribute)
     nodes, branches = [affine, cheap], list(parts)
     if ghost.relu is not None:
-        nodes += [helper.make_node("Relu", [name], [f"{name}.relu"]) for name in branches]
+        nodes += [
+            helper.make_node("Relu", [name], [f"{name}.relu"], f"{ghost.relu.name}.{i}")
+            for i, name in enumerate(branches)
+        ]
         branches = [f"{name}.relu" for name in branches]
     if ghost.gather is None:
-        return [*nodes, helper.make_node("Concat", branches, [base], axis=1)]
-    joined = helper.make_node("Concat", branches, [f"{base}.joined"], axis=1)
-    return [*nodes, joined, helper.make_node("Gather", [joined.output[0], ghost.gather.input[1]], [base], axis=1)]
+        return [*nodes, helper.make_node("Concat", branches, [base], ghost.concat.name, axis=1)]
+    joined = helper.make_node("Concat", branches, [f"{base}.joined"], ghost.concat.name, axis=1)
+    order = [joined.output[0], ghost.gather.input[1]]
+    return [*nodes, joined, helper.make_node("Gather", order, [base], ghost.gather.name, axis=1)]
 
 
 def _affine(ghost: _GhostNorm, values: Initializers, ghosts: int) -> tuple[np.ndarray, np.ndarray]:

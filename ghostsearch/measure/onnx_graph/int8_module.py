@@ -12,7 +12,7 @@ from ghostsearch.graph.detector import is_detector
 from ghostsearch.measure.inputs import flat_inputs
 from ghostsearch.measure.onnx_graph.capture import onnx_bytes
 from ghostsearch.measure.onnx_graph.module import OnnxModule
-from ghostsearch.measure.onnx_graph.quantize import Feed, Int8Options, quantized
+from ghostsearch.measure.onnx_graph.quantize import Feed, Int8Graph, Int8Options, quantized
 
 
 def int8_module(
@@ -26,10 +26,19 @@ def int8_module(
     """
     if isinstance(model, OnnxModule):
         return model
+    found = int8_graph(model, example, calibration, options, free_batch=free_batch)
+    return OnnxModule(found.graph, threads=threads)
+
+
+def int8_graph(
+    model: nn.Module, example: Any, calibration: Iterable[Any], options: Int8Options | None = None, *,
+    free_batch: bool = False,
+) -> Int8Graph:  # fmt: skip
+    """The graph of `int8_module`, with what it was made from."""
     graph, names = onnx_bytes(model, example, free_batch=free_batch)
     if is_detector(model):
         calibration = single_images(calibration)
-    return OnnxModule(quantized(graph, feeds(names, calibration), options), threads=threads)
+    return quantized(graph, feeds(names, calibration), options)
 
 
 def single_images(batches: Iterable[Tensor]) -> list[Tensor]:

@@ -14,6 +14,8 @@ from ghostsearch.machine import processor_flags
 from ghostsearch.measure.onnx_graph.capture import quiet_exporter
 from ghostsearch.measure.onnx_graph.equalize import equalize_ranges
 from ghostsearch.measure.onnx_graph.folds import split_ghost_norms
+from ghostsearch.measure.onnx_graph.names import layer_of, nodes_of
+from ghostsearch.measure.onnx_graph.noise import WEIGHTED, LayerNoise, layer_noise
 
 Feed = Mapping[str, np.ndarray]
 VNNI_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
@@ -30,7 +32,23 @@ class Int8Options:
     equalize: bool = True
     """Bring the channels of an activation to one range first."""
     keep_float: tuple[str, ...] = ()
-    """Names of nodes that stay in float."""
+    """Globs of layers, by module path, that stay in float, with everything inside them."""
+
+
+@dataclass(frozen=True)
+class Int8Graph:
+    """A quantized graph, with the float one it was made from and the inputs that noise is to be judged on."""
+
+    graph: bytes
+    prepared: bytes
+    """Norms folded, ranges equalized; its tensors have the quantized graph's names."""
+    feed: Feed
+
+    def noise(self) -> tuple[LayerNoise, ...]:
+        """Each layer's own signal-to-noise on the first calibration batch, the noisiest first."""
+        import onnx
+
+        return layer_noise(onnx.load_from_string(self.prepared), onnx.load_from_string(self.graph), self.feed)
 
 
 def fast_int8() -> bool:
@@ -43,7 +61,7 @@ def weight_bits() -> int:
     return 8 if fast_int8() else 7
 
 
-def quantized(graph: bytes, feeds: Sequence[Feed], options: Int8Options | None = None) -> bytes:
+def quantized(graph: bytes, feeds: Sequence[Feed], options: Int8Options | None = None) -> Int8Graph:
     """The graph in QDQ form: weights int8 per channel, activations uint8 with ranges from calibration inputs.
 
     feeds: inputs by name, one mapping a batch. Of a detector only the layers are quantized: eight bits are too coarse
@@ -72,21 +90,22 @@ def quantized(graph: bytes, feeds: Sequence[Feed], options: Int8Options | None =
         onnx.save(model, prepared)
         # Folds BatchNorm into convolutions, so that both are quantized as one.
         quant_pre_process(prepared, prepared, skip_symbolic_shape=True)
+        model = onnx.load(prepared)
         if options.equalize:
-            model = onnx.load(prepared)
             equalize_ranges(model, feeds)
             onnx.save(model, prepared)
         detects = {y.name for y in model.graph.output} == set(FOUND)
         quantize_static(
             prepared, small, Reader(), op_types_to_quantize=["Conv", "ConvTranspose", "Gemm"] if detects else None,
             quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=weight_bits() == 7,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=list(options.keep_float),
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            nodes_to_exclude=nodes_of(model.graph, options.keep_float),
         )  # fmt: skip
-        return small.read_bytes()
+        return Int8Graph(small.read_bytes(), prepared.read_bytes(), feeds[0])
 
 
 def float_nodes(graph: bytes) -> list[str]:
-    """Names (with operator) of a quantized graph's nodes that compute in float: what int8 did not reach."""
+    """Layer and operator of a quantized graph's nodes that compute in float: what int8 did not reach."""
     import onnx
 
     nodes = onnx.load_from_string(graph).graph.node
@@ -96,8 +115,9 @@ def float_nodes(graph: bytes) -> list[str]:
         if node.op_type in MOVES_BYTES:
             continue
         sources = [maker[name] for name in node.input if name in maker]
-        if any(source.op_type != "DequantizeLinear" for source in sources) and not _fused(node, sources):
-            found.append(f"{node.name or node.output[0]} ({node.op_type})")
+        floating = any(source.op_type != "DequantizeLinear" for source in sources) and not _fused(node, sources)
+        if floating or (node.op_type in WEIGHTED and node.input[1] not in maker):
+            found.append(f"{layer_of(node)} ({node.op_type})")
     return found
 
 

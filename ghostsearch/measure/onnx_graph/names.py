@@ -1,0 +1,51 @@
+"""Which layer of the model a node of its ONNX graph belongs to, by the exporter's names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.space.architecture import nearest_names
+
+WRAPPER = "model"
+"""What the exported module is called inside `measure.inputs.Flat`."""
+
+
+def layer_of(node: Any) -> str:
+    """The dotted path of the module that a node was traced in; the weight's or the node's own name where none is told.
+
+    The tracing exporter writes `/model/layer1/layer1.0/conv1/Conv` for a node of `layer1.0.conv1`.
+    """
+    scopes = node.name.split("/")[1:-1]
+    if scopes and scopes[0] == WRAPPER:
+        path = last = ""
+        for scope in scopes[1:]:
+            # A container writes its own name before its items'.
+            inside = last and scope.startswith(f"{last}.")
+            path = path.removesuffix(last) + scope if inside else f"{path}.{scope}".lstrip(".")
+            last = scope
+        return path or node.name.rpartition("/")[2]
+    weight = next((name for name in node.input[1:2] if name.endswith(".weight")), "")
+    return weight.removesuffix(".weight") or node.name or node.output[0]
+
+
+def nodes_of(graph: Any, globs: Sequence[str]) -> list[str]:
+    """Names of the nodes of the layers that a glob matches."""
+    return [node.name for node in graph.node if any(_matches(layer_of(node), glob) for glob in globs)]
+
+
+def require_layers(globs: Sequence[str], layers: Iterable[str]) -> None:
+    """Raise GhostsearchError, naming the nearest layers, for a glob that matches none."""
+    known = sorted(set(layers))
+    for glob in globs:
+        if not any(_matches(layer, glob) for layer in known):
+            raise GhostsearchError(
+                f"--keep-float {glob!r} matches no layer; the nearest are {nearest_names(glob, known)}"
+            )
+
+
+def _matches(layer: str, glob: str) -> bool:
+    """Whether a layer's path, or that of a module which it lies in, matches."""
+    return fnmatchcase(layer, glob) or fnmatchcase(layer, f"{glob}.*")
