@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.machine import processor_name
-from ghostsearch.records import Axis, Record, StudyView, upgraded
+from ghostsearch.records import Record, StudyView, upgraded
 from ghostsearch.space.architecture import SearchSpace, read_json
 from ghostsearch.study.config import FREE, RunConfig, configure
 from ghostsearch.study.ledger import records_of
@@ -146,20 +146,16 @@ def load_study(folder: Path | str) -> StudyView:
 def _view(folder: Path, config: RunConfig, study: Any, outcome: Any, records: Sequence[Record]) -> StudyView:
     view = StudyView(
         directory=str(folder), name=study["name"], config=config.model_dump(mode="json"), anatomy=study["anatomy"],
-        objectives=tuple(Axis(**o) for o in outcome.get("objectives", ())),
-        records=tuple(records),
-        front=tuple(outcome.get("front", ())), chosen=outcome.get("chosen", ""),
-        finalists=tuple(Record.model_validate(r) for r in outcome.get("finalists", ())),
-        missed=tuple(outcome.get("missed", ())), vetoed=tuple(study.get("vetoed", ())),
-        candidates=outcome.get("candidates", ""), audit=tuple(outcome.get("audit", ())),
-        layers=tuple(outcome.get("layers", ())),
-        width_multiple=study.get("width_multiple"),
-        environment=study["environment"], notes=tuple(study.get("notes", ())),
+        objectives=outcome.get("objectives", ()), records=tuple(records), front=outcome.get("front", ()),
+        chosen=outcome.get("chosen", ""), finalists=outcome.get("finalists", ()), missed=outcome.get("missed", ()),
+        vetoed=study.get("vetoed", ()), candidates=outcome.get("candidates", ""), audit=outcome.get("audit", ()),
+        layers=outcome.get("layers", ()), width_multiple=study.get("width_multiple"),
+        environment=study["environment"], notes=study.get("notes", ()),
     )  # fmt: skip
 
     # Digests name folders, so one that is no simple name would lead out of the directory.
-    digests = [*(r.digest for r in (*view.records, *view.finalists)), *view.front, *view.missed, view.chosen]
-    if any(d and not d.isalnum() for d in digests):
+    digests = [*(r.digest for r in (*view.records, *view.finalists)), *view.front, *view.missed]
+    if not all(d.isalnum() for d in (*digests, view.chosen or "none")):
         raise GhostsearchError(f"{folder}: names a model that cannot be one of ours")
     return view
 

@@ -1,9 +1,13 @@
 """A study's directory: its name, and those that earlier versions wrote."""
 
+import json
 import re
 import shutil
 from pathlib import Path
 
+import pytest
+
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study, placed, write_run
 
@@ -24,6 +28,15 @@ def test_a_study_of_version_1_is_read(tmp_path):
         for latency in record.latencies:
             assert latency.baseline_median_s is None or latency.baseline_median_s > 0
     assert any(latency.ratio for r in view.finalists for latency in r.latencies)
+
+
+@pytest.mark.parametrize("front", [{"": None}, [""], ["../elsewhere"], [1], "abc"])
+def test_a_front_that_is_no_list_of_digests_is_refused(front, tmp_path):
+    shutil.copytree(OLD, tmp_path / "study")
+    file = tmp_path / "study" / "outcome.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"front": front}))
+    with pytest.raises(GhostsearchError, match=r"damaged|cannot be one of ours"):
+        load_study(tmp_path / "study")
 
 
 def test_a_directory_is_named_after_model_and_date_and_found_again(tmp_path, monkeypatch):
