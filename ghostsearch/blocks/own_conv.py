@@ -133,6 +133,8 @@ def trouble_of(conv: Any, shape: Sequence[int]) -> str:
     Found by running it on random weights and images, not by its name. shape: (N, C, *spatial) of what it reads.
     """
     kind, groups = type(conv).__name__, conv.groups
+    if shape[1] != conv.in_channels:
+        return f"{kind}: a convolution class that reads {shape[1]} channels and convolves {conv.in_channels}"
     keep = first_of_each_group(conv.out_channels, groups * max(1, conv.out_channels // groups // 2), groups)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -174,8 +176,10 @@ def plain_twin(conv: Any, x: Tensor) -> Conv | None:
     """A convolution of `torch.nn` that shares the parameters and computes the same on inputs of one size.
 
     x: (N, C, *spatial) of that size. None when there is none: where the class computes its filters from the weight
-    (weight standardisation), or pads in a way that `F.pad` does not know.
+    (weight standardisation, a mask), or pads in a way that `F.pad` does not know.
     """
+    if x.shape[1] != conv.in_channels or set(conv.state_dict()) - {"weight", "bias"}:
+        return None
     _, found = convolved(conv, x)
     if found is None or not torch.equal(found.weight, conv.weight):
         return None

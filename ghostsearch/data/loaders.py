@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.batches import IMAGE_KEYS
 from ghostsearch.graph.capture import batch_size
 from ghostsearch.models.input import InputSpec
 
-IMAGE_KEYS = ("image", "images", "x", "input", "inputs", "pixel_values", "data")
 TARGET_KEYS = ("label", "labels", "y", "target", "targets", "mask", "masks", "value", "values")
 FORMS = (
     "(images, target), (images, target, …), images alone, or a dict with one of "

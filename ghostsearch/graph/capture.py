@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -33,15 +34,16 @@ def call(model: nn.Module, example: Any) -> Any:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor inside nested tuples, lists, dicts and dataclass-like outputs, in order."""
+    """Every tensor inside nested tuples, lists, mappings and dataclasses, in order."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors(item)
+    elif isinstance(value, Mapping):
+        yield from tensors(list(value.values()))
     elif isinstance(value, list | tuple):
         for item in value:
             yield from tensors(item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from tensors([getattr(value, field.name) for field in fields(value)])
 
 
 def moved(example: Any, device: str, dtype: torch.dtype | None = None) -> Any:
@@ -51,8 +53,13 @@ def moved(example: Any, device: str, dtype: torch.dtype | None = None) -> Any:
     if isinstance(example, dict):
         return {key: moved(item, device, dtype) for key, item in example.items()}
     if isinstance(example, list | tuple):
-        return type(example)(moved(item, device, dtype) for item in example)
+        return like(example, [moved(item, device, dtype) for item in example])
     return example
+
+
+def like(sequence: list[Any] | tuple[Any, ...], items: list[Any]) -> Any:
+    """Items in a list, tuple or named tuple like another."""
+    return sequence._make(items) if hasattr(sequence, "_make") else type(sequence)(items)
 
 
 def channels_last(x: Any) -> Any:
@@ -78,20 +85,6 @@ def batch_size(example: Any) -> int:
         return max(1, len(example))
     first = next(tensors(example), None)
     return int(first.shape[0]) if first is not None and first.dim() > 1 else 1
-
-
-def image_batches(loader: Iterable[Any], example: Any = None) -> Iterator[Any]:
-    """The images of each batch of a loader: the batch itself, or the first of (images, …).
-
-    Where the example is a tuple of several inputs, a tuple of as many tensors is itself the inputs.
-    """
-    for batch in loader:
-        if isinstance(example, tuple) and isinstance(batch, tuple) and len(batch) == len(example) > 1:
-            yield batch[0] if isinstance(batch[0], tuple | dict) else batch
-            continue
-        listed = isinstance(batch, list | tuple) and len(batch) > 0
-        of_images = listed and isinstance(batch, list) and all(isinstance(x, Tensor) and x.dim() == 3 for x in batch)
-        yield batch[0] if listed and not of_images else batch
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,6 +61,9 @@ def trace_graph(model: nn.Module, images: Any = None) -> fx.Graph | None:
         return None
     for node in graph.nodes:
         _normalise(node)
+        if node.op == "get_attr" and node.target.startswith("_tensor_constant"):
+            # A tensor that the forward makes: the graph is run on models that do not have it.
+            node.op, node.target = "call_function", partial(torch.as_tensor, getattr(model, node.target))
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
     if sum(not n.args for n in placeholders) != 1:
         return None
@@ -275,6 +279,8 @@ def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | 
     """
     if place.node is None:
         return None
+    made: Any = model.get_submodule(place.path)
+    outputs = int(made.out_features if isinstance(made, nn.Linear) else made.out_channels)
     through: dict[int, str] = {}
     ends: dict[int, str] = {}
     seen: set[fx.Node] = set()
@@ -289,7 +295,7 @@ def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | 
             module = model.get_submodule(path)
             if isinstance(module, _BatchNorm) or _is_depthwise(module):
                 through[id(module)] = path
-            elif isinstance(module, _ConvNd | Block) and module.groups == 1:
+            elif isinstance(module, _ConvNd | Block) and _can_reorder_inputs(module, outputs):
                 ends[id(module)] = path
                 continue
             elif not isinstance(module, ELEMENTWISE):
@@ -305,6 +311,13 @@ def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | 
             if id(module) in through or id(module) in ends:
                 return None
     return (list(through.values()), list(ends.values())) if ends else None
+
+
+def _can_reorder_inputs(module: Any, channels: int) -> bool:
+    """Whether a layer's filters alone say in which order it reads channels; a class of its own may have a mask."""
+    own = [t for name, t in module.state_dict().items() if name not in ("weight", "bias") and t.dim() > 1]
+    masked = not isinstance(module, Block) and any(t.shape[1] == channels for t in own)
+    return module.groups == 1 and input_weight(module).shape[0] == channels and not masked
 
 
 def input_weight(module: Any) -> Tensor:

@@ -3,77 +3,98 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ghostsearch.blocks.own_conv import resized
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.capture import tensors
 
 
 def set_classes(module: nn.Module, classes: int, example: Tensor) -> None:
     """Give the classifier, and auxiliary ones, `classes` outputs, freshly initialised; in place.
 
-    The classifier is the linear layer or 1×1 convolution that runs last, whatever was registered last; auxiliary are
-    those whose output is one of the network's in training mode. A layer that has `classes` outputs keeps its
+    Classifiers are the linear layers and convolutions that outputs are computed from with no such layer in between, in
+    either mode, and that have as many outputs as the first of them. A layer that has `classes` outputs keeps its
     parameters. example: (N, C, *dims), N at least 2. Raises GhostsearchError when there is no such layer, or the
-    network does not run on the example.
+    network does not run on the example, before or afterwards.
     """
-    order, _ = _executed(module, example, training=False)
-    if not order:
-        raise GhostsearchError("--classes: the model has no linear layer or 1×1 convolution at its end to adapt")
-    _, direct = _executed(module, example, training=True)
-    for path in {order[-1], *direct}:
-        old = module.get_submodule(path)
-        if getattr(old, "out_features", getattr(old, "out_channels", None)) != classes:
-            module.set_submodule(path, _resized(old, classes))
+    ends = [path for training in (False, True) for path in _ends(module, example, training=training)]
+    if not ends:
+        raise GhostsearchError("--classes: the model has no linear layer or convolution at its end to adapt")
+    before = _outputs(module.get_submodule(ends[0]))
+    heads = [path for path in dict.fromkeys(ends) if _outputs(module.get_submodule(path)) == before != classes]
+    for path in heads:
+        module.set_submodule(path, _resized(module.get_submodule(path), classes))
+    _run(module, example, f" once {', '.join(heads)} {'have' if len(heads) > 1 else 'has'} {classes} outputs")
 
 
-def _executed(module: nn.Module, example: Tensor, *, training: bool) -> tuple[list[str], list[str]]:
-    """Layers that may be classifiers in the order in which they run, and those whose output is the network's own."""
-    replica = copy.deepcopy(module).train(training)
-    order: list[str] = []
-    memory: dict[int, str] = {}
+def _ends(module: nn.Module, example: Tensor, *, training: bool) -> list[str]:
+    """Layers that outputs come from and that no other such layer reads, in the order of the outputs."""
+    replica = copy.deepcopy(module).train(training).requires_grad_(True)
+    made: dict[Any, str] = {}
 
     def note(path: str) -> Any:
         def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-            order.append(path)
-            memory[output.data_ptr()] = path
+            made[output.grad_fn] = path
 
         return hook
 
     for path, layer in replica.named_modules():
         if _may_classify(layer):
             layer.register_forward_hook(note(path))
+    outputs = _run(replica, example, grad=True)
+    last = _nearest((x.grad_fn for x in outputs), made)
+    inner, stack = set[Any](), last
+    while stack:
+        stack = [n for n in _nearest((f for node in stack for f, _ in node.next_functions), made) if n not in inner]
+        inner.update(stack)
+    return [made[node] for node in last if node not in inner]
+
+
+def _nearest(nodes: Iterable[Any], made: dict[Any, str]) -> list[Any]:
+    """The autograd nodes of layers that some nodes are computed from with no layer in between."""
+    stack, seen = list(nodes)[::-1], set[Any]()
+    found: list[Any] = []
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node in made:
+            found.append(node)
+        else:
+            stack.extend(before for before, _ in node.next_functions)
+    return found
+
+
+def _run(module: nn.Module, example: Tensor, when: str = "", *, grad: bool = False) -> list[Tensor]:
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            outputs = list(_tensors(replica(example)))
+        with torch.set_grad_enabled(grad), torch.random.fork_rng(devices=[]):
+            return list(tensors((module if grad else copy.deepcopy(module).eval())(example)))
     # A foreign forward may raise anything.
     except Exception as error:
         shown = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise GhostsearchError(f"--classes: the model does not run on {tuple(example.shape)} ({shown})") from error
-    return order, [memory[x.data_ptr()] for x in outputs if x.data_ptr() in memory]
+        raise GhostsearchError(
+            f"--classes: the model does not run on {tuple(example.shape)}{when} ({shown}); let the function that "
+            "builds it take num_classes"
+        ) from error
 
 
 def _may_classify(layer: nn.Module) -> bool:
-    pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
-    return isinstance(layer, nn.Linear) or (pointwise and layer.bias is not None)
+    convolution = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and layer.groups == 1
+    return isinstance(layer, nn.Linear) or convolution
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
+def _outputs(layer: Any) -> int:
+    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
 
 
-def _resized(old: nn.Module, classes: int) -> nn.Module:
+def _resized(old: Any, classes: int) -> nn.Module:
     if isinstance(old, nn.Linear):
         return nn.Linear(old.in_features, classes, old.bias is not None)
-    assert isinstance(old, nn.Conv2d)
-    return nn.Conv2d(old.in_channels, classes, 1, bias=old.bias is not None)
+    made: nn.Module = resized(old, classes)
+    return made

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.graph.capture import copied, image_batches, unwrapped
+from ghostsearch.graph.batches import image_batches
+from ghostsearch.graph.capture import copied, unwrapped
 from ghostsearch.graph.widths import kept_channels, set_widths, width_plan
 from ghostsearch.space.architecture import Anatomy, Architecture
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
@@ -41,10 +42,11 @@ def convert(
 ) -> nn.Module:
     """The model of an architecture as a new module, with weights inherited from `model`, which stays untouched.
 
-    example: (N, C, H, W) or any forward input. `calibration` yields image batches (or (images, …) batches) to fit the
-    weights in closed form under `settings`; without it they are copied. The structure depends on the architecture
-    alone, so that saved weights load into a conversion made without images. `statistics` holds the baseline's values on
-    the calibration batches where many conversions are made from them. `on_fit` is called with what was fitted.
+    example: (N, C, H, W) or any forward input. `calibration` yields batches in any form that `image_batches` knows, to
+    fit the weights in closed form under `settings`; without it they are copied. The structure depends on the
+    architecture alone, so that saved weights load into a conversion made without images. `statistics` holds the
+    baseline's values on the calibration batches where many conversions are made from them. `on_fit` is called with what
+    was fitted.
     Raises GhostsearchError for a site or group that the model does not have or that cannot change.
     """
     model = unwrapped(model)
@@ -67,7 +69,8 @@ def convert(
         if (calibration is None and statistics is None) or architecture.is_baseline:
             return checked(model, converted, architecture, example, anatomy)
         if statistics is None:
-            statistics = BaselineStatistics(model, list(image_batches(calibration or (), example)), settings)
+            images = list(image_batches(calibration if calibration is not None else (), example))
+            statistics = BaselineStatistics(model, images, settings)
         reports: list[FitReport] = []
 
         def fit(known: BaselineStatistics = statistics) -> nn.Module:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.graph.capture import call, channels_last, image_batches
+from ghostsearch.graph.batches import image_batches
+from ghostsearch.graph.capture import call, channels_last
 from ghostsearch.graph.detector import compared_outputs
 from ghostsearch.graph.flow import find_places, trace_graph
 

@@ -67,7 +67,10 @@ class ModelFit:
         started = time.perf_counter()
         # Layers of dropped branches have given way to the identity; what read them reads something else now.
         gone = {path for path in self.places if not isinstance(self.student.get_submodule(path), LAYERS)}
-        changed = [*architecture.sites, *self.channels, *gone]
+        # A site may be called by another of its names than the graph's.
+        names = {id(self.student.get_submodule(path)): path for path in self.places}
+        sites = [names.get(id(self.student.get_submodule(path)), path) for path in architecture.sites]
+        changed = [*sites, *self.channels, *gone]
         order = [path for path in fit_order(self.places, changed) if path not in gone]
         self.first = order[0] if order else None
         if self.settings.reach is not None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ghostsearch.graph.capture import call, copied, image_batches, moved
+from ghostsearch.graph.batches import image_batches
+from ghostsearch.graph.capture import call, copied, moved
 from ghostsearch.graph.plan import WidthPlan
 from ghostsearch.graph.widths import set_widths, width_plan
 from ghostsearch.space.architecture import Architecture, Branch

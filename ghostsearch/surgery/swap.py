@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from ghostsearch.blocks.own_conv import PLAIN, is_plain, plain_twin
 from ghostsearch.blocks.table import build_block
-from ghostsearch.graph.capture import call, tensors
+from ghostsearch.graph.capture import call, like, tensors
 from ghostsearch.space.choice import Drop, LayerChoice
 from ghostsearch.surgery.sites import module_paths
 
+INTERNAL = frozenset(vars(nn.Module()))
+"""Where PyTorch keeps a module's children, parameters and hooks."""
 Swapped = dict[str, tuple[Any, Any]]
 
 
@@ -74,18 +76,19 @@ def exchange(model: nn.Module, others: Mapping[int, nn.Module]) -> None:
             if id(child) in others:
                 setattr(module, name, others[id(child)])
         for name, value in vars(module).items():
-            if not name.startswith("_") and isinstance(value, nn.Module | list | tuple | dict):
+            if name not in INTERNAL and isinstance(value, nn.Module | list | tuple | dict):
                 vars(module)[name] = _replaced(value, others)
 
 
 def _replaced(value: Any, others: Mapping[int, nn.Module]) -> Any:
-    """A plain attribute with modules exchanged: lists and dicts in place, tuples made anew."""
+    """A plain attribute with modules exchanged: lists and dicts in place, tuples made anew where they hold one."""
     if isinstance(value, nn.Module):
         return others.get(id(value), value)
     if isinstance(value, list):
         value[:] = [_replaced(item, others) for item in value]
     elif isinstance(value, dict):
         value.update({key: _replaced(item, others) for key, item in value.items()})
-    elif type(value) is tuple:
-        return tuple(_replaced(item, others) for item in value)
+    elif isinstance(value, tuple):
+        items = [_replaced(item, others) for item in value]
+        return like(value, items) if any(a is not b for a, b in zip(items, value, strict=True)) else value
     return value

@@ -9,8 +9,9 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from ghostsearch.data.calibration import calibration_batches
 from ghostsearch.data.load import own_data
-from ghostsearch.data.loaders import IMAGE_KEYS, TARGET_KEYS, batch_of
+from ghostsearch.data.loaders import TARGET_KEYS, batch_of
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.batches import IMAGE_KEYS
 from ghostsearch.models.input import InputSpec
 
 SPEC = InputSpec(4, 1, (0.0,), (1.0,))

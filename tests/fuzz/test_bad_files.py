@@ -26,8 +26,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ghostsearch.data.load import load_calibration, load_data, own_data
-from ghostsearch.data.loaders import IMAGE_KEYS, TARGET_KEYS, batch_of
+from ghostsearch.data.loaders import TARGET_KEYS, batch_of
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.batches import IMAGE_KEYS
 from ghostsearch.models.load import DIGITS_INPUT, load_model
 from ghostsearch.models.weights import load_weights
 from ghostsearch.records import Axis, Cost, Record, Score

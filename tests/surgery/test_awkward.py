@@ -1,6 +1,7 @@
 """Networks with the habits of real ones: each is converted, fitted no worse than copied, or refused with the reason."""
 
 import warnings
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -130,6 +131,68 @@ class Heads(Net):
         return [self.c(y.relu()), y.mean((2, 3))], {"y": y}
 
 
+class Named(Net):
+    """The site has two names and stands in a tuple in a private attribute; a tensor is made on the way."""
+
+    def __init__(self):
+        super().__init__()
+        steps = nn.ModuleDict({"b": self.b})
+        self.__dict__["_modules"] = {"steps": steps, "a": self.a, "b": self.b}
+        self._order = [("first", self.a), ("second", self.b)]
+
+    def forward(self, x):
+        for _, layer in self._order:
+            x = F.prelu(layer(x), torch.tensor([0.2]))
+        return x
+
+
+@dataclass
+class Result:
+    maps: torch.Tensor
+    mean: torch.Tensor
+
+
+class Structured(Net):
+    """Gives a dataclass."""
+
+    def end(self, y):
+        return Result(F.relu(y), y.mean((2, 3)))
+
+
+class Masked(nn.Conv2d):
+    """Sees only what is above, and every other channel (PixelCNN)."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.register_buffer("mask", torch.ones_like(self.weight))
+        self.mask[:, ::2], self.mask[:, :, 2:] = 0, 0
+
+    def forward(self, x):
+        self.weight.data *= self.mask
+        return super().forward(x)
+
+
+class BehindAMask(Net):
+    def __init__(self):
+        super().__init__()
+        self.c = Masked(16, 4, 3, padding=1)
+
+    def end(self, y):
+        return self.c(F.relu(y))
+
+
+class MaskItself(OwnClass):
+    def __init__(self):
+        super().__init__(Masked, padding=1)
+
+
+class Coordinates(nn.Conv2d):
+    """Convolves a channel more than it reads."""
+
+    def forward(self, x):
+        return super().forward(torch.cat([x, torch.ones_like(x[:, :1])], 1))
+
+
 class Closed(Net):
     """Keeps the layer where nobody finds it."""
 
@@ -154,7 +217,19 @@ def made(net, dims=2):
 @pytest.mark.parametrize("choice", [GHOST, LOW])
 @pytest.mark.parametrize(
     ("net", "dims"),
-    [(Signal, 1), (Volume, 3), (SharedNorm, 2), (Sums, 2), (Contained, 2), (OwnClass, 2), (Heads, 2)],
+    [
+        (Signal, 1),
+        (Volume, 3),
+        (SharedNorm, 2),
+        (Sums, 2),
+        (Contained, 2),
+        (OwnClass, 2),
+        (Heads, 2),
+        (Named, 2),
+        (Structured, 2),
+        (BehindAMask, 2),
+        (MaskItself, 2),
+    ],
 )
 def test_it_converts_with_a_fit_better_than_the_copy(net, dims, choice):
     net, x = made(net, dims)
@@ -189,6 +264,14 @@ def test_a_layer_in_a_closure_is_refused():
     net, x = made(Closed)
     with pytest.raises(GhostsearchError, match="'b' cannot be replaced: never called"):
         convert(net, Architecture.of({"b": GHOST}), example=x[:1])
+
+
+def test_a_class_that_convolves_more_than_it_reads_is_refused_and_read():
+    net, x = made(Net)
+    net.b = Coordinates(17, 16, 3, padding=1)
+    with pytest.raises(GhostsearchError, match="Coordinates: a convolution class that reads 16 channels and conv"):
+        convert(net, Architecture.of({"b": GHOST}), example=x[:1])
+    convert(net, Architecture.of({"a": GHOST}), example=x[:1], calibration=[x])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -1,0 +1,70 @@
+"""A loader's batches as a model's inputs: every form that people calibrate with, and what is none."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.batches import image_batches
+
+X, Y = torch.rand(4, 3, 8, 8), torch.arange(4)
+DEPTH = torch.rand(4, 1, 8, 8)
+
+
+class Pair(NamedTuple):
+    image: torch.Tensor
+    depth: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        X, [X], [X.numpy()], [(X, Y)], [(X, Y, "more")], [[X, Y]], [(X.numpy(), Y)], [{"image": X, "label": Y}],
+        TensorDataset(X, Y), DataLoader(TensorDataset(X, Y), 4), np.asarray(X),
+    ],
+)  # fmt: skip
+def test_one_input(loader):
+    (images,) = image_batches(loader, X[:1])
+    assert torch.equal(images, X)
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        [(X, DEPTH)], [((X, DEPTH), Y)], [(X, DEPTH, Y)], [[[X, DEPTH], Y]], [Pair(X, DEPTH)],
+        DataLoader(TensorDataset(X, DEPTH), 4), DataLoader(TensorDataset(X, DEPTH, Y), 4),
+    ],
+)  # fmt: skip
+def test_two_inputs_by_position(loader):
+    (images,) = image_batches(loader, (X[:1], DEPTH[:1]))
+    assert isinstance(images, tuple)
+    assert all(torch.equal(a, b) for a, b in zip(images, (X, DEPTH), strict=True))
+
+
+@pytest.mark.parametrize(
+    "batch", [{"depth": DEPTH, "left": X}, {"depth": DEPTH, "left": X, "label": Y}, ({"left": X, "depth": DEPTH}, Y)]
+)
+def test_two_inputs_by_name(batch):
+    (images,) = image_batches([batch], {"left": X[:1], "depth": DEPTH[:1]})
+    assert set(images) == {"left", "depth"}
+    assert images["left"] is X
+
+
+@pytest.mark.parametrize(
+    ("batch", "told"),
+    [
+        ((X * 255).byte(), r"uint8; the example is \(1, 3, 8, 8\) float32: .* normalised"),
+        (DEPTH, r"\(4, 1, 8, 8\) float32; the example is \(1, 3, 8, 8\)"),
+        (X[0], r"\(3, 8, 8\)"),
+        (X / 0 * 0, "not finite"),
+        ({"picture": "a.png"}, "of type dict; the model takes 1"),
+        (["a.png"], "of type str"),
+    ],
+)
+def test_what_is_not_like_the_example_is_refused(batch, told):
+    with pytest.raises(GhostsearchError, match=told) as caught:
+        list(image_batches([batch], X[:1]))
+    assert "\n" not in str(caught.value)
