@@ -69,5 +69,6 @@ def train(
         return
     say(str(result))
     say(f"wrote {out} (curves: {out / CURVES_FILE})")
-    given = f"--model {model} --classes {len(classes)} --weights {out / 'weights.safetensors'} --data {images.data}"
-    say(f"next: ghostsearch search {given}" + (f" --size {size}" if size else ""))
+    given = f"--weights {out / 'weights.safetensors'} --data {images.data}"
+    own = (f" --classes {len(classes)}" if classes else "") + (f" --size {size}" if size else "")
+    say(f"next: ghostsearch search --model {model} {given}{own}")

@@ -14,6 +14,7 @@ from ghostsearch.files import write_text
 from ghostsearch.models.load import LoadedModel, load_model
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.saved import save
+from ghostsearch.training.checks import check_run
 from ghostsearch.training.curves import draw_curves
 from ghostsearch.training.finetune import FinetuneResult, finetune
 from ghostsearch.training.recipe import Tuning
@@ -36,8 +37,8 @@ def train_from_scratch(
 ) -> tuple[FinetuneResult, tuple[str, ...]]:
     """Train a model by name from random weights; `out` gets the model, its record, its curves and its checkpoints.
 
-    The classifier gets as many outputs as the data have classes. The weights that score best on the validation split
-    are kept, the test split is read once. The same call resumes a stopped one. Returns the classes too.
+    The classifier gets as many outputs as the data name classes. The best weights on the validation split are kept, the
+    test split is read once. The same call resumes a stopped one. Returns the classes too.
     Raises GhostsearchError for an unknown model, unlabelled or unreadable data, or an `out` of another run.
     """
     first = load_model(model, size=size, seed=recipe.seed)
@@ -45,10 +46,12 @@ def train_from_scratch(
         images.data, input=first.input, batch=recipe.batch_size, seed=recipe.seed, train_images=images.train_images,
         validation_list=images.validation_list, progress=progress,
     )  # fmt: skip
-    if not data.classes:
-        raise GhostsearchError(f"{images.data} has no class labels to train on; put the images into a folder per class")
-    loaded = load_model(model, classes=len(data.classes), size=size, seed=recipe.seed)
-    result = finetune(loaded.module, data, out / "checkpoints", recipe, task=load_task(images.task), progress=progress)
+    if not data.labelled:
+        raise GhostsearchError(f"{images.data} has no labels to train on; put the images into a folder per class")
+    loaded = load_model(model, classes=len(data.classes) or None, size=size, seed=recipe.seed)
+    task = load_task(images.task)
+    check_run(loaded.module, data, task)
+    result = finetune(loaded.module, data, out / "checkpoints", recipe, task=task, progress=progress)
     about = {"model": model, "data": images.data, "classes": list(data.classes), "seed": recipe.seed}
     _write(loaded, result, out, about)
     return result, data.classes

@@ -41,8 +41,50 @@ def test_ghostnet_learns_three_classes(three_classes, tmp_path):
 
 
 def test_unlabelled_images_are_refused(three_classes, tmp_path):
-    with pytest.raises(GhostsearchError, match="no class labels"):
+    with pytest.raises(GhostsearchError, match="no labels to train on"):
         train_from_scratch(
             "ghostsearch:resnet20", ImageOptions(data=f"folder:{three_classes / 'one'}"), tmp_path / "out"
         )
     assert not (tmp_path / "out").exists()
+
+
+LOADERS = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+from ghostsearch.models.input import InputSpec
+
+X, Y = torch.randn(24, 3, 8, 8), torch.arange(24) % 3
+
+def net():
+    made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    made.input_spec = InputSpec(8, 3, (0.5,) * 3, (0.25,) * 3)
+    return made
+
+def good():
+    return (TensorDataset(X, Y),) * 3
+
+def too_many():
+    return (TensorDataset(X, Y + 3),) * 3
+
+def late():
+    return TensorDataset(X, torch.where(torch.arange(24) == 5, 9, Y)), TensorDataset(X, Y), TensorDataset(X, Y)
+"""
+
+
+def test_loaders_without_class_names_train_and_labels_are_checked(tmp_path, monkeypatch):
+    (tmp_path / "own_loaders.py").write_text(LOADERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = Tuning(epochs=1, batch_size=8, ema=0, compute_device="cpu")
+
+    def trained(data):
+        return train_from_scratch("own_loaders:net", ImageOptions(data=f"own_loaders:{data}"), tmp_path / data, options)
+
+    result, classes = trained("good")
+    assert 0 <= result.validation <= 1
+    assert classes == ()
+    with pytest.raises(GhostsearchError, match="train split: label 3 with a model of 3 outputs"):
+        trained("too_many")
+    assert not (tmp_path / "too_many").exists()
+    with pytest.raises(GhostsearchError, match="label 9 with a model of 3 outputs"):
+        trained("late")

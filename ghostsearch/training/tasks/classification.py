@@ -42,6 +42,8 @@ class Classification(Task):
         main, auxiliary = split_output(output)
         if main.ndim != 2:
             raise GhostsearchError(f"classification wants logits (N, classes), the model gave {tuple(main.shape)}")
+        if target.ndim == 1 and int(target.max()) >= main.shape[1]:
+            raise GhostsearchError(f"label {int(target.max())} with a model of {main.shape[1]} outputs; add --classes")
         total = F.cross_entropy(main, target, label_smoothing=self.label_smoothing)
         for head in auxiliary:
             extra = F.cross_entropy(head, target, label_smoothing=self.label_smoothing)
