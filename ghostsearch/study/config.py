@@ -54,7 +54,7 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
         "solver",
         "What the study starts from: none (the baseline), uniform (and each choice everywhere), solver (and the "
         "integer program's answers over a candidate table), only solver (those instead of the uniform ones). The table "
-        "sampler gives the program's answers itself and takes the uniform ones only in runs of 32 trials or more.",
+        "sampler begins with the program's answers by itself.",
         panel=SPACE,
     )
     veto: bool = option(
