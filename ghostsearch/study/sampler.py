@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.study.beliefs import Beliefs, Code
-from ghostsearch.study.solver import QUICK, Problem, Program, solve_budgets
+from ghostsearch.study.solver import QUICK, Problem, Program, UndecidedError, solve_budgets
 
 SCORE = "score"
 RUNGS = "rungs"
@@ -192,8 +192,8 @@ class TableSampler(optuna.samplers.BaseSampler):
         bounds[axis] = least + (most - least) * max(place, 1e-3)
         try:
             found = self._program.solve(bounds, losses=losses, extra=self.beliefs.extra(), effort=QUICK)
-        except GhostsearchError:
-            # Undecided within a few nodes: another budget will be drawn.
+        except UndecidedError:
+            # Another budget will be drawn.
             return None
         return found.code if found else None
 

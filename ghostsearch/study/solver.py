@@ -25,6 +25,10 @@ INFEASIBLE = 2
 """SciPy's status of a program that is proven to have no solution."""
 
 
+class UndecidedError(GhostsearchError):
+    """The nodes were used up before anything was found: there may be an answer or none."""
+
+
 @dataclass(frozen=True)
 class Exclusion:
     """Where a variable takes an option, `others` keep the baseline's: what lies in a dropped branch is gone."""
@@ -171,7 +175,7 @@ class Program:
 
         The answer differs from each of `avoid` in at least `distance` variables (no-good cuts). `losses` stand in for
         the problem's `roots`; `extra` are amounts of a resource by option, per variable, that come on top of its own.
-        Raises GhostsearchError when the nodes are used up before anything is found.
+        Raises UndecidedError when the nodes are used up before anything is found.
         """
         constraints = list(self._rules)
         for name, bound in bounds.items():
@@ -214,7 +218,7 @@ class Program:
                 objective, integrality=self._whole, bounds=Bounds(0, 1), constraints=constraints, options=options
             )
         if found.x is None and found.status != INFEASIBLE:
-            raise GhostsearchError(
+            raise UndecidedError(
                 f"the solver found nothing within {effort.nodes} nodes, which proves nothing; widen a bound"
             )
         return None if found.x is None else found
@@ -238,7 +242,10 @@ def solve_budgets(
         for (axis, i), earlier in found.items():
             if len(earlier) < place:
                 continue
-            solution = program.solve({**limits, axis: steps[axis][i]}, earlier, distance)
+            try:
+                solution = program.solve({**limits, axis: steps[axis][i]}, earlier, distance)
+            except UndecidedError:
+                continue
             if solution is None:
                 continue
             earlier.append(solution.code)

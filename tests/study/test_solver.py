@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostsearch.study.interactions import decompose
-from ghostsearch.study.solver import Effort, Exclusion, Problem, Program, muted, solve_budgets
+from ghostsearch.study.solver import Effort, Exclusion, Problem, Program, UndecidedError, muted, solve_budgets
 
 
 def small_problem(seed, sizes=(3, 2, 3, 2, 3)):
@@ -126,3 +126,16 @@ def test_losses_add_up_as_square_roots():
     problem = Problem([np.array([0.0, 0.04]), np.array([0.0, 0.09, -1.0])], small_problem(1)[0].resources, ("m", "p"))
     assert problem.loss((1, 1)) == pytest.approx(0.25)
     assert problem.loss((1, 2)) == pytest.approx(0.04), "a change that helps alone counts as free"
+
+
+def test_a_budget_that_stays_undecided_is_passed_over(monkeypatch):
+    problem, solve = small_problem(3)[0], Program.solve
+
+    def hasty(self, bounds, avoid=(), distance=1):
+        if not avoid and bounds["macs"] > 0.5 * problem.baseline("macs"):
+            raise UndecidedError("the solver found nothing within 0 nodes")
+        return solve(self, bounds, avoid, distance)
+
+    whole = set(solve_budgets(problem, ["macs"]))
+    monkeypatch.setattr(Program, "solve", hasty)
+    assert set() < set(solve_budgets(problem, ["macs"])) < whole
