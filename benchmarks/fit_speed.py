@@ -5,7 +5,8 @@
 Every site of each network becomes `ghost(ratio=2, kernel=3)`, fitted to unlabelled photographs. efficientnet-lite0 is
 trained; the weights of the torchvision networks are random, with BatchNorm statistics of the photographs and affine
 parts drawn at random, so their errors compare fits of one network with each other and say nothing of accuracy. Each
-network runs in a process of its own, whose largest memory is its row's.
+network runs in a process of its own, whose largest memory is its row's. A run that was stopped goes on: rows are kept
+in --work, and `--only` measures one network.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.imagenet_sample import lite0, read_images
+from benchmarks.rows import append_row, read_rows
 from ghostsearch.machine import processor
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import Architecture
@@ -82,28 +84,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the unpacked sample, with calibration/ and test/")
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--only", choices=list(AIMS), help="measure this network and print its row as JSON")
+    parser.add_argument("--only", choices=list(AIMS), nargs="+", default=list(AIMS), help="networks to measure now")
+    parser.add_argument("--row", choices=list(AIMS), help="measure this network in this process, print its row as JSON")
+    parser.add_argument("--work", type=Path, default=Path("runs/fit_speed"))
     parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
-    if args.only:
-        print(json.dumps(measure(args.only, args.data, args.images)))
+    if args.row:
+        print(json.dumps(measure(args.row, args.data, args.images)))
         return
-    rows = []
-    for name in AIMS:
+    path = args.work / "rows.csv"
+    for name in args.only:
+        if any(row["network"] == name for row in read_rows(path)):
+            continue
         command = [sys.executable, "-m", "benchmarks.fit_speed", "--data", str(args.data), "--images", str(args.images)]
-        done = subprocess.run([*command, "--only", name], capture_output=True, text=True, check=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(rows[-1], flush=True)
+        done = subprocess.run([*command, "--row", name], stdout=subprocess.PIPE, text=True, check=True)
+        append_row(path, json.loads(done.stdout.splitlines()[-1]))
+        print(done.stdout, flush=True)
+    rows = sorted(read_rows(path), key=lambda row: list(AIMS).index(row["network"]))
     publish(page(args, rows), args.out)
 
 
-def page(args: argparse.Namespace, rows: list[dict[str, Any]]) -> ResultPage:
+def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
     """The page of the rows."""
-    said = ", ".join(f"{r['network']} {r['seconds']:.0f} s" for r in rows)
+    said = ", ".join(f"{r['network']} {float(r['seconds']):.0f} s (aim {r['aim seconds']})" for r in rows)
     return ResultPage(
         name="fit_speed", title="Closed-form fits at 224 pixels: time, memory, error",
         claim=f"{CHOICE} at every site, fitted to {args.images} photographs without labels",
-        figure=f"{said}; {sum(r['written MB'] for r in rows)} MB written to disk",
+        figure=f"{said}; {sum(int(r['written MB']) for r in rows)} MB written to disk",
         command=script_command(), device=f"{processor()}, {torch.get_num_threads()} threads", seed=0,
         tables=[ResultTable("One process per network", rows)],
         notes=[
