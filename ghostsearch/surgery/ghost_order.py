@@ -18,7 +18,7 @@ from ghostsearch.surgery.sampled_rows import Samples
 
 CANDIDATES = 128
 """Channels whose maps are looked at together: bounds the memory of the products with all targets."""
-ORDER_ROWS = 8192
+ORDER_ROWS = 4096
 """Rows that parents are chosen on: a kernel has few taps, and the work grows with the square of the channels."""
 
 
