@@ -10,6 +10,7 @@ table are kept in --work: a run that was stopped goes on. The page is results/la
 from __future__ import annotations
 
 import argparse
+import datetime
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import SearchSpace
-from ghostsearch.study.candidates import build_candidates, losses_of, without_failed
+from ghostsearch.study.candidates import FILE, build_candidates, losses_of, without_failed
 from ghostsearch.study.interactions import decompose
 from ghostsearch.study.setup import Setup
 from ghostsearch.study.solve import decode
@@ -102,6 +103,7 @@ def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
     best: dict[int, float] = {}
     for r in rows:
         best[int(r["budget"])] = max(best.get(int(r["budget"]), 0.0), float(r["top1_percent"]))
+    day = datetime.datetime.fromtimestamp((args.work / FILE).stat().st_mtime, datetime.UTC)
     shown = [{**r, "aim": AIMS.get(int(r["budget"]), "")} for r in rows]
     reached = ", ".join(f"{best[b]:.1f} % at {b} % of the MACs (aim {aim:g})" for b, aim in AIMS.items() if b in best)
     return ResultPage(
@@ -111,7 +113,8 @@ def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
         figure=reached or "no row yet", command=script_command(), device=processor(), seed=args.seed,
         tables=[ResultTable("Architectures from the candidate table and the solver", shown)],
         notes=["One image is 0.2 points, the standard error about 2 points; differences between two rows on the same "
-               "images are smaller. CPU seconds are of fitting (and distilling), without the candidate table."],
+               "images are smaller. CPU seconds are of fitting (and distilling), without the candidate table, which is "
+               f"of {day:%Y-%m-%d}."],
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from rows import append_row, read_rows
 from scipy.stats import kendalltau
 from torch import nn
 
+from ghostsearch.graph.capture import moved
 from ghostsearch.machine import processor
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import Architecture, SearchSpace
@@ -44,7 +45,7 @@ def main() -> None:
     table = build_candidates(setup, args.work, lambda done, total, text: print(f"{done}/{total} {text}", flush=True))
     table_s = time.process_time() - started
     loss = {(r.kind, r.name, r.choice): r.divergence for r in table.itertuples(index=False)}
-    batches = CandidateScores(setup).batches
+    batches = [moved(batch, "cpu") for batch in CandidateScores(setup).batches]
     with torch.inference_mode():
         wanted = [setup.baseline.module.eval()(x).log_softmax(1) for x, _ in batches]
     path, draw = args.work / "architectures.csv", random.Random(args.seed)

@@ -16,32 +16,28 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.batches import image_batches
-from ghostsearch.graph.capture import call, channels_last
+from ghostsearch.graph.capture import channels_last
 from ghostsearch.graph.detector import compared_outputs
 from ghostsearch.graph.flow import find_places, trace_graph
+from ghostsearch.surgery.distill_images import Draw, ImageSettings, split
+from ghostsearch.surgery.norm_statistics import settle_norms
 
 Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
-class DistillSettings:
+class DistillSettings(ImageSettings):
     """Hyper-parameters of a distillation."""
 
-    batch: int = 32
     lengths: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     """Lengths of Adam's steps relative to each tensor's root mean square. Each is tried for a tenth of the steps, and
     the one with the lowest held-out error goes on: what suits a CIFAR net ruins an ImageNet net in twenty steps."""
     output_share: float = 0.5
     """Weight of the outputs' error beside the mean error of the blocks' ends."""
-    held_out: float = 0.125
-    """Share of the images that only judge."""
     checks: int = 10
     """Times that the held-out error is measured, evenly spaced."""
     patience: int = 3
     """Checks without a lower error until it stops."""
-    shift: int = 4
-    """Images are shifted by at most so many pixels, and an eighth of their side."""
-    flips: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,9 +79,9 @@ def distill_blocks(
         raise GhostsearchError("every parameter of the converted model is frozen: there is nothing to distil")
     began = time.perf_counter()
     with _evaluating(baseline, converted), _Pair.open(baseline, converted, settings) as pair:
-        training, held = _split(images, settings)
+        training, held = split(images, settings)
         best = _Best(converted, pair, held)
-        run = _Run(pair, _Draw(training, settings, torch.Generator().manual_seed(seed)), trained, steps, progress)
+        run = _Run(pair, Draw(training, settings, torch.Generator().manual_seed(seed)), trained, steps, progress)
         length, used = _best_length(run, best, settings.lengths), run.done
         every = max(1, math.ceil((steps - used) / settings.checks))
         run.begin()
@@ -95,7 +91,7 @@ def distill_blocks(
                 best.check(run.done)
         best.restore()
         if best.step:
-            _settle_norms(converted, images)
+            settle_norms(converted, images)
     return Distilled(best.start, best.error, best.step, time.perf_counter() - began)
 
 
@@ -119,7 +115,7 @@ class _Run:
     """Steps of Adam on a pair, counted and told."""
 
     pair: _Pair
-    draw: _Draw
+    draw: Draw
     trained: list[nn.Parameter]
     steps: int
     progress: Progress | None
@@ -272,93 +268,6 @@ class _Best:
         with torch.no_grad():
             for name, parameter in self.converted.named_parameters():
                 parameter.copy_(weights[name])
-
-
-def _settle_norms(model: nn.Module, images: Sequence[Any]) -> None:
-    """Give every BatchNorm the statistics of what it now reads, its affine part changed so that no output is.
-
-    Later training, which uses the batch's statistics, then begins from the same function.
-    """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.affine and m.track_running_stats]
-    sums = {norm: [0.0, 0.0, 0.0] for norm in norms if all(p.requires_grad for p in norm.parameters())}
-
-    def add(norm: nn.Module, args: tuple[Tensor, ...], _: Any) -> None:
-        flat = args[0].detach().double().transpose(0, 1).flatten(1)
-        for i, value in enumerate((flat.shape[1], flat.sum(1), flat.square().sum(1))):
-            sums[norm][i] = sums[norm][i] + value  # type: ignore[index, operator]
-
-    handles = [norm.register_forward_hook(add) for norm in sums]
-    try:
-        with torch.no_grad():
-            for x in images:
-                call(model, channels_last(x))
-    finally:
-        for handle in handles:
-            handle.remove()
-    with torch.no_grad():
-        for norm, (count, total, squares) in sums.items():
-            if not count:
-                continue
-            mean: Any = total / count
-            variance: Any = (squares / count - mean.square()).clamp_min(0) * count / max(1, count - 1)
-            _renormalise(norm, mean, variance)
-
-
-def _renormalise(norm: Any, mean: Tensor, variance: Tensor) -> None:
-    old = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    bias = norm.bias.double() + old * (mean - norm.running_mean.double())
-    norm.weight.copy_(old * (variance + norm.eps).sqrt())
-    norm.bias.copy_(bias)
-    norm.running_mean.copy_(mean)
-    norm.running_var.copy_(variance)
-
-
-def _pooled(images: Sequence[Any]) -> Tensor | None:
-    """The images (N, C, H, W) as one tensor, where they are image tensors of one size."""
-    first = images[0]
-    together = all(isinstance(b, Tensor) and b.dim() == 4 and b.shape[1:] == first.shape[1:] for b in images)
-    return torch.cat(list(images)) if together else None
-
-
-def _split(images: Sequence[Any], settings: DistillSettings) -> tuple[list[Any], list[Any]]:
-    """Batches to train on and batches that judge; where there is only one of a foreign kind it does both."""
-    pool = _pooled(images)
-    if pool is not None:
-        held = min(len(pool) - 1, max(1, round(len(pool) * settings.held_out)))
-        if held < 1:
-            return [pool], [pool]
-        return [pool[:-held]], list(pool[-held:].split(settings.batch))
-    held = max(1, round(len(images) * settings.held_out))
-    return (list(images[:-held]), list(images[-held:])) if len(images) > 1 else (list(images), list(images))
-
-
-class _Draw:
-    """Random batches of images, shifted and mirrored; batches that are no image tensors come as they are."""
-
-    def __init__(self, images: Sequence[Any], settings: DistillSettings, generator: torch.Generator) -> None:
-        self.pool, self.images, self.settings, self.generator = _pooled(images), images, settings, generator
-        self.batch = settings.batch if self.pool is None else min(settings.batch, len(self.pool))
-        self.shift = 0 if self.pool is None else min(settings.shift, self.pool.shape[-1] // 8)
-        self.order: list[int] = []
-
-    def __call__(self) -> Any:
-        count = len(self.images) if self.pool is None else len(self.pool)
-        take = 1 if self.pool is None else self.batch
-        if len(self.order) < take:
-            self.order = torch.randperm(count, generator=self.generator).tolist()
-        chosen, self.order = self.order[:take], self.order[take:]
-        return self.images[chosen[0]] if self.pool is None else self._augmented(self.pool[chosen])
-
-    def _augmented(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        wide = F.pad(x, [self.shift] * 4, mode="reflect") if self.shift else x
-        moves = torch.randint(2 * self.shift + 1, (len(x), 2), generator=self.generator).tolist()
-        mirrored = (torch.rand(len(x), generator=self.generator) < 0.5 * self.settings.flips).tolist()
-        made = []
-        for image, (down, right), mirror in zip(wide, moves, mirrored, strict=True):
-            crop = image[:, down : down + height, right : right + width]
-            made.append(crop.flip(-1) if mirror else crop)
-        return torch.stack(made)
 
 
 def block_ends(baseline: nn.Module, converted: nn.Module) -> list[str]:

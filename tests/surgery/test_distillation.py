@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.surgery.distillation import DistillSettings, _settle_norms, distill_blocks
+from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
+from ghostsearch.surgery.norm_statistics import settle_norms
 
 AS_THEY_ARE = DistillSettings(flips=False, shift=0, batch=8, lengths=(0.02,))
 
@@ -85,7 +86,7 @@ def test_norms_get_the_statistics_of_what_they_read_and_no_output_changes(pair, 
     _, model = pair
     with torch.no_grad():
         before = [model(x) for x in images]
-        _settle_norms(model, images)
+        settle_norms(model, images)
         after = [model(x) for x in images]
         inputs = torch.cat([model.conv1(x) for x in images]).transpose(0, 1).flatten(1)
     torch.testing.assert_close(torch.cat(after), torch.cat(before), rtol=1e-4, atol=1e-5)
