@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -117,6 +118,7 @@ class BaselineStatistics:
                         self._take(path, value, number, sum(images[: counts.get(path, len(images))]))
 
             self._watch(batch, take)
+        self.__dict__.pop("_folded", None)
 
     def _take(self, path: str, value: Tensor, number: int, images: int) -> None:
         layer: Any = self.teacher.get_submodule(path)
@@ -128,11 +130,14 @@ class BaselineStatistics:
         self.tiles.setdefault(path, []).append(tiles)
         self._targets.setdefault(path, []).append(crops(maps, tiles, Window.point(maps.dim() - 2)).clone())
 
+    @cached_property
+    def _folded(self) -> nn.Module:
+        return folded(light_copy(self.teacher), self.places)
+
     def _watch(self, batch: Any, take: Callable[[Any, Any], None]) -> None:
         """One forward; hands over each value that a place may name."""
         if self.traced:
-            model = folded(light_copy(self.teacher), self.places)
-            _Watching(model, self.graph, take).run(batch)
+            _Watching(self._folded, self.graph, take).run(batch)
             return
         names = {place.out for place in self.places.values()}
         handles = [

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from ghostsearch.surgery import least_squares
 from ghostsearch.surgery.least_squares import GRAM_BLOCK, NormalEquations, gram, patches
 
 
@@ -24,7 +25,9 @@ def test_patches_are_what_the_convolution_reads():
     torch.testing.assert_close(product, wanted)
 
 
-def test_filters_of_a_layer_are_found_again_from_its_outputs():
+@pytest.mark.parametrize("double", [512, 8])
+def test_filters_of_a_layer_are_found_again_from_its_outputs(monkeypatch, double):
+    monkeypatch.setattr(least_squares, "DOUBLE_FEATURES", double)
     torch.manual_seed(0)
     layer, prior = nn.Conv2d(4, 6, 3), torch.zeros(6, 4, 3, 3)
     equations = NormalEquations(layer)
