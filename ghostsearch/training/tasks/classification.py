@@ -94,7 +94,7 @@ def class_labels(target: Any) -> Tensor:
         target = target[:, 0]
     if target.ndim == 1:
         return _whole(target)
-    if target.ndim != 2:
+    if target.ndim != 2 or not target.numel():
         raise GhostsearchError(f"labels must have shape (N,), (N, 1) or (N, classes), got {tuple(target.shape)}")
     hard = ((target == 0) | (target == 1)).all() and (target.sum(1) == 1).all()
     if hard:

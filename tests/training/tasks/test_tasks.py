@@ -118,6 +118,7 @@ def test_soft_labels_stay_and_are_scored_by_their_largest():
     [
         (torch.tensor([0.5]), "whole numbers, got 0.5"), (torch.tensor([-1]), "count from 0"),
         (torch.tensor([[1, 1]]), "multilabel"), (["cat"], "got a list"), (torch.zeros(2, 2, 2), r"\(2, 2, 2\)"),
+        (torch.zeros(0, 0), r"\(0, 0\)"),
     ],
 )  # fmt: skip
 def test_what_is_no_label_gets_one_line(labels, said):
