@@ -216,7 +216,7 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, Bench]]) -> N
         raw += [{"model": name, **x} for x in audit.models]
     own = [(n, x) for n, (audit, _) in found.items() for x in audit.rows if x.predictor == "latency table"]
     met = sum(x.mape <= TARGETS["MAPE"] and x.tau >= TARGETS["Kendall τ"] for _, x in own)
-    setting = next(iter(found.values()))[1].table.setting
+    setting = next(iter(found.values()))[1].table.store.setting
     page = ResultPage(
         name=given.name,
         title="Audit of the latency table",
