@@ -216,7 +216,7 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, Bench]]) -> N
         raw += [{"model": name, **x} for x in audit.models]
     own = [(n, x) for n, (audit, _) in found.items() for x in audit.rows if x.predictor == "latency table"]
     met = sum(x.mape <= TARGETS["MAPE"] and x.tau >= TARGETS["Kendall τ"] for _, x in own)
-    setting = next(iter(found.values()))[1].table.store.setting
+    store = next(iter(found.values()))[1].table.store
     page = ResultPage(
         name=given.name,
         title="Audit of the latency table",
@@ -224,7 +224,7 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, Bench]]) -> N
         f"{', '.join(found)} (targets: MAPE at most 6 %, τ at least 0.9; met on {met} of {len(own)})",
         figure="; ".join(f"{n} {x.mape:.1%}, τ {x.tau:.2f}" for n, x in own),
         command=" ".join(["python benchmarks/latency_audit.py", *sys.argv[1:]]),
-        device=f"{setting.device.place()}, {given.device}, {given.threads} thread, batch {given.batch}",
+        device=f"{store.device.place()}, {given.device}, {given.threads} thread, batch {given.batch}",
         tables=[
             ResultTable("Errors of the predicted ratio to the baseline", rows),
             ResultTable("How it was taken", taken),
