@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,9 @@ class CellStore:
         self.fingerprint = fingerprint(device, setting)
         digest = hashlib.sha256(json.dumps(self.fingerprint, sort_keys=True).encode()).hexdigest()[:16]
         folder = directory or Path(platformdirs.user_cache_dir("ghostsearch")) / "latency"
-        self.path = folder / f"{device.name.replace(':', '-')}-{digest}.json"
+        # A device of another machine may have a path in its name.
+        readable = re.sub(r"[^\w.@-]", "-", device.name)
+        self.path = folder / f"{readable}-{digest}.json"
         self.note = ""
         """Why an existing file was not used; empty when there was none or it served."""
         found = self._read()

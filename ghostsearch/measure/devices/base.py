@@ -47,7 +47,7 @@ class Prepared(abc.ABC):
 class Device(abc.ABC):
     """A runtime and a place to run. Subclasses hold no state but what they look up of the machine."""
 
-    name: ClassVar[str]
+    name: str
     packages: ClassVar[tuple[str, ...]]
     """Distributions whose versions a latency depends on."""
     precisions: ClassVar[tuple[str, ...]] = ("float32",)

@@ -26,6 +26,8 @@ DEVICES: Mapping[str, str] = {
 }
 """Device by name: file in this folder and class. A new runtime is one file and one row here."""
 
+SSH = "ssh:"
+"""Beginning of the name of another machine, `ssh:user@host`."""
 DEFAULT_DEVICE = "onnxruntime:cpu"
 ENTRY_POINTS = "ghostsearch.devices"
 
@@ -75,6 +77,9 @@ def _foreign() -> dict[str, importlib.metadata.EntryPoint]:
 
 
 def _load(name: str) -> Device:
+    if name.startswith(SSH) and name not in _foreign():
+        far: Device = importlib.import_module(f"{__package__}.ssh").SshOnnxRuntime(name)
+        return far
     if name in DEVICES:
         file, _, kind = DEVICES[name].partition(":")
         device: Device = getattr(importlib.import_module(f"{__package__}.{file}"), kind)()
@@ -82,7 +87,7 @@ def _load(name: str) -> Device:
     point = _foreign().get(name)
     if point is None:
         near = nearest_names(name, device_names())
-        raise GhostsearchError(f"no device is called {name!r}; nearest: {near}")
+        raise GhostsearchError(f"no device is called {name!r}; nearest: {near}; another machine is ssh:user@host")
     try:
         made = point.load()()
     # Another package's code may fail in any way on import.
