@@ -18,6 +18,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def devices(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[DEVICE]...", help="Such as ssh:user@host; default: all.")
+    ] = None,
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Run a small network on each, at most ten seconds.")
     ] = False,
@@ -29,7 +32,7 @@ def devices(
     """
     from ghostsearch.measure.doctor import device_rows
 
-    rows = device_rows(self_test=self_test)
+    rows = device_rows(names or (), self_test=self_test)
     if as_json:
         say_json(rows)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from ghostsearch.machine import processor, usable_cores
@@ -37,10 +38,10 @@ def digits() -> str:
     return f"{len(load_digits().images)} images of scikit-learn, no download"
 
 
-def device_rows(*, self_test: bool = False) -> list[dict[str, Any]]:
-    """Every device: whether it is here, where it runs or how to get it, and a small network's median latency on it."""
+def device_rows(names: Sequence[str] = (), *, self_test: bool = False) -> list[dict[str, Any]]:
+    """Devices, by default all: whether each is here, where it is or how to get it, a small network's median latency."""
     rows = []
-    for status in list_devices():
+    for status in list_devices(names):
         row: dict[str, Any] = {
             "name": status.name, "available": status.available, "reason": status.reason, "place": status.place,
             "versions": status.versions, "median_s": None,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ghostsearch.errors import GhostsearchError
@@ -59,10 +59,10 @@ def get_device(name: str) -> Device:
     return device
 
 
-def list_devices() -> list[DeviceStatus]:
-    """Every device with its versions where it is available and the reason where it is not."""
+def list_devices(names: Sequence[str] = ()) -> list[DeviceStatus]:
+    """Devices, by default every one, with versions where they are available and the reason where not."""
     rows = []
-    for name in device_names():
+    for name in names or device_names():
         try:
             device = get_device(name)
         except GhostsearchError as error:

@@ -1,6 +1,8 @@
 """Another machine over ssh: a stand-in process with the real onnxruntime, and a real sshd where there is one."""
 
+import contextlib
 import getpass
+import json
 import os
 import re
 import shlex
@@ -164,3 +166,15 @@ def test_an_unknown_host_and_a_foreign_key_are_refused_by_ssh_itself(sshd):
     (sshd / "allowed").write_text("")
     with pytest.raises(GhostsearchError, match="Permission denied"):
         get_device(f"ssh:board:{sys.executable}")
+
+
+def test_the_command_line_tests_a_machine_by_its_name(monkeypatch, capsys):
+    from ghostsearch.cli.main import main
+
+    monkeypatch.setattr(SshOnnxRuntime, "_ssh", staticmethod(lambda name: tuple(LOCAL)))
+    monkeypatch.setattr(sys, "argv", ["ghostsearch", "devices", "ssh:board", "--self-test", "--json"])
+    with contextlib.suppress(SystemExit):
+        main()
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["name"], row["available"]) == ("ssh:board", True)
+    assert row["median_s"] > 0
