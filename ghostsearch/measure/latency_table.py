@@ -36,7 +36,7 @@ class LatencyTable:
         self._aliases = {name: site.path for site in anatomy.sites for name in (site.path, *site.aliases)}
         self._anatomy = anatomy
         self._by_name = {layer.name: layer for layer in self.layers}
-        self._surfaces: dict[tuple[str, int, int, str], Surface] = {}
+        self._surfaces: dict[tuple[str, str], Surface] = {}
         self._spoils: dict[tuple[str, str], float] = {}
         self.refresh()
 
@@ -121,9 +121,8 @@ class LatencyTable:
             return
         for layer in self.layers:
             for text in self._choices(layer):
-                key = (layer.name, layer.inputs.total, layer.outputs.total, text)
-                if key not in self._surfaces:
-                    self._surfaces[key] = self._surface(layer, text)
+                # By path: layers that share cells may lose channels in groups of different widths.
+                self._surfaces[layer.path, text] = self._surface(layer, text)
                 self._spoils[layer.path, text] = self._spoil(layer, text)
 
     @property
@@ -133,7 +132,7 @@ class LatencyTable:
 
     def _seconds_of(self, layer: TimedLayer, text: str, channels: Any) -> np.ndarray:
         """Seconds of a layer under a choice at channels in and out (A, 2): (A,)."""
-        surface = self._surfaces[layer.name, layer.inputs.total, layer.outputs.total, _timed_as(text)]
+        surface = self._surfaces[layer.path, _timed_as(text)]
         return surface(np.asarray(channels))
 
     def layer_seconds(self, codes: np.ndarray) -> np.ndarray:
