@@ -14,7 +14,7 @@ from ghostsearch.measure.audit import audit, fit_correction, random_architecture
 from ghostsearch.measure.cells import CellStore, CellTime
 from ghostsearch.measure.cost_table import encode
 from ghostsearch.measure.devices.table import get_device
-from ghostsearch.measure.latency_table import without_vetoed
+from ghostsearch.measure.latency_table import LatencyTable, without_vetoed
 from ghostsearch.measure.layers import timed_layers
 from ghostsearch.measure.profiling import profile
 from ghostsearch.measure.setting import Setting
@@ -148,6 +148,17 @@ def test_narrower_layers_are_predicted_at_the_times_of_their_cells(table, setup)
         key = f"{layer.name} | keep | {c}->{n}"
         expected += baseline * (cells[key].ratio - 1)
     assert changed == pytest.approx(expected, rel=1e-6)
+
+
+def test_twins_that_share_cells_lose_channels_in_different_groups(table, setup):
+    model, example, anatomy, space, *_ = setup
+    one = SearchSpace({}, {"3.0": space.groups["3.0"]}, space.width_multiple)
+    part = LatencyTable(model, example, anatomy, one, table.store)
+    full, narrow = part.layer_seconds(encode(one, [Architecture(), Architecture.of({}, {"3.0": "width(0.5)"})]))
+    cells, (first, second) = table.store.cells, [x for x in part.layers if x.path in ("3.0", "4.0")]
+    ratios = narrow / full
+    assert ratios[1] == pytest.approx(cells[f"{first.name} | keep | 32->16"].ratio)
+    assert ratios[2] == pytest.approx(cells[f"{second.name} | keep | 16->32"].ratio)
 
 
 def test_the_veto_takes_choices_out_of_the_space():
