@@ -9,7 +9,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch._ops import OpOverload
 from torch.nn.parameter import UninitializedParameter
 
 from ghostsearch.errors import GhostsearchError
@@ -68,14 +69,24 @@ def channels_last(x: Any) -> Any:
 
 
 def unwrapped(model: Any) -> nn.Module:
-    """The module that `torch.compile` wrapped, or the module itself; raises GhostsearchError for anything else."""
+    """The model without `torch.compile`'s wrappers: itself where it has none, a copy that shares its data where a part
+    is wrapped. Raises GhostsearchError for what is no module, or a program in which no layers are left.
+    """
     model = getattr(model, "_orig_mod", model)
-    if not isinstance(model, nn.Module):
-        kind = type(model).__name__
+    kind = type(model).__name__
+    if not isinstance(model, nn.Module) and not hasattr(model, "graph_module"):
+        raise GhostsearchError(f"expected a torch.nn.Module, got {kind}")
+    exported = isinstance(model, fx.GraphModule) and any(isinstance(n.target, OpOverload) for n in model.graph.nodes)
+    if exported or isinstance(model, torch.jit.ScriptModule) or not isinstance(model, nn.Module):
         raise GhostsearchError(
-            f"expected a torch.nn.Module, got {kind}; an exported or scripted program has no layers left: convert the "
-            "module that it was made from, then export that"
+            f"expected a torch.nn.Module with layers, got {kind}: an exported or scripted program has none left; "
+            "convert the module that it was made from, then export that"
         )
+    if any("_orig_mod" in module._modules for module in model.modules()):
+        model = light_copy(model)
+        for module in list(model.modules()):
+            for name, child in module._modules.items():
+                module._modules[name] = getattr(child, "_orig_mod", child)
     return model
 
 

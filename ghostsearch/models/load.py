@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.capture import unwrapped
 from ghostsearch.graph.detector import is_detector, own_side, set_side
 from ghostsearch.models import cifar, digits, ghostnet, repghost
 from ghostsearch.models.heads import set_classes
@@ -196,6 +197,7 @@ def _build_users(spec: str, name: str, classes: int | None) -> Built:  # noqa: A
         raise GhostsearchError(f"model {spec!r} failed: {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise GhostsearchError(f"model {spec!r} must return a torch.nn.Module, got {type(module).__name__}")
+    module = unwrapped(module)
     declared = getattr(module, "input_spec", None)
     native = declared if isinstance(declared, InputSpec) else _detector_input(module) or InputSpec(224)
     if classes is not None and not options:

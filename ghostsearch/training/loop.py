@@ -223,7 +223,8 @@ class Training:
         # Once a step's loss is not finite the sum never is again: no bad step escapes between two looks.
         if not math.isfinite(mean):
             raise TrainingError(
-                f"the loss is not finite by step {self.step} of {self.total}; lower the learning rate (--lr)"
+                f"the loss is not finite by step {self.step} of {self.total}; lower the learning rate (--lr), "
+                "or look for images and targets that are not finite"
             )
         now = time.perf_counter()
         if progress and (self.finished or now - self._told > 0.1):
@@ -255,7 +256,10 @@ def count_steps(data: Data, recipe: Recipe, processes: int = 1) -> int:
         raise GhostsearchError(f"the training split of {data.name} is empty")
     if per_epoch is None:
         if recipe.steps is None:
-            raise GhostsearchError(f"the training loader of {data.name} has no length; say how many steps to train")
+            raise GhostsearchError(
+                f"the training loader of {data.name} has no length; say how many steps to train "
+                "(Recipe.steps), or give its data set a length"
+            )
         return recipe.steps
     if processes > 1:
         if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, RandomSampler):

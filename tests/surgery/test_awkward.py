@@ -14,6 +14,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.capture import tensors
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.sites import find_sites
 from ghostsearch.surgery.verify import ConversionWarning, checked, no_worse, output_error
 
 GHOST, LOW = "ghost(ratio=2, kernel=3)", "lowrank(rank=0.75)"
@@ -296,8 +297,21 @@ def test_mode_hooks_and_frozen_flags_stay():
 def test_compiled_modules_are_unwrapped_and_programs_refused():
     net, x = made(Net)
     assert isinstance(convert(torch.compile(net), Architecture.of({"b": GHOST}), example=x[:1]), Net)
-    with pytest.raises(GhostsearchError, match=r"expected a torch\.nn\.Module, got ExportedProgram"):
-        convert(torch.export.export(net, (x[:1],)), Architecture.of({"b": GHOST}), example=x[:1])
+    program = torch.export.export(net, (x[:1],))
+    for made_of_it in (program, program.module(), torch.jit.trace(net, x[:1])):
+        with pytest.raises(GhostsearchError, match="an exported or scripted program has none left"):
+            convert(made_of_it, Architecture.of({"b": GHOST}), example=x[:1])
+    with pytest.raises(GhostsearchError, match="Module, got str"):
+        find_sites("net", x[:1])
+
+
+def test_compiled_parts_are_unwrapped():
+    inner, x = made(Net)
+    net = nn.Sequential(torch.compile(inner), nn.Linear(16, 3)).eval()
+    assert {site.path for site in find_sites(net, x[:1]).sites} == {"0.b"}
+    fitted = convert(net, Architecture.of({"0.b": GHOST}), example=x[:1], calibration=[x])
+    assert type(fitted[0]) is Net
+    assert torch.equal(net[0]._orig_mod.b.weight, inner.b.weight)
 
 
 def test_a_fit_that_is_worse_is_not_kept():
