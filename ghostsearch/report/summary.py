@@ -13,7 +13,7 @@ from ghostsearch.report.headline import headline
 from ghostsearch.report.outcome import cost_axes, find_record, score_axis, shown_split
 from ghostsearch.report.pictures import draw
 from ghostsearch.report.points import kinds, make_panel
-from ghostsearch.report.tables import SORTED, front_rows, measured_rows
+from ghostsearch.report.tables import SORTED, failed_choice_rows, front_rows, measured_rows
 from ghostsearch.units import markdown_table, plain_text
 
 MAX_STRIPS = 12
@@ -66,6 +66,8 @@ def render_markdown(view: StudyView, pictures: Sequence[str] = ()) -> str:
     if "layers.png" in pictures:
         parts += ["## What each layer became", "![Layers](layers.png)"]
     parts += ["![Latency of each layer before and after](latency.png)"] * ("latency.png" in pictures)
+    if failed := [list(row.values()) for row in failed_choice_rows(view)]:
+        parts += ["## Choices that failed", markdown_table(["site", "choice", "reason"], failed)]
     parts += ["## How it was measured"]
     parts.append("\n".join(f"- {plain_text(name)}: {plain_text(text)}" for name, text in measured_rows(view)))
     parts += [plain_text(note) for note in view.notes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ghostsearch.records import Record, StudyView
@@ -17,6 +18,7 @@ from ghostsearch.report.outcome import (
     table_axes,
     variants,
 )
+from ghostsearch.study.candidates import FILE, failed_choices, read_candidates
 from ghostsearch.units import MISSING, setting_text
 
 if TYPE_CHECKING:
@@ -94,12 +96,19 @@ def front_table(view: StudyView) -> Table:
 def vetoed_rows(view: StudyView) -> list[dict[str, str]]:
     """The choices left out as text: the interval is of time over the baseline layer's, the reason that of a failure."""
     rows = []
-    for veto in view.vetoed:
+    for veto in (*view.vetoed, *failed_choice_rows(view)):
         ratio, interval = veto.get("ratio"), veto.get("interval")
         texts = {key: str(veto.get(key) or "") for key in ("site", "choice", "device", "reason")}
         span = " – ".join(f"{x:.2f}" for x in interval) if interval else MISSING
         rows.append(texts | {"ratio": f"{ratio:.2f}" if isinstance(ratio, float) else MISSING, "interval": span})
     return rows
+
+
+def failed_choice_rows(view: StudyView) -> list[dict[str, str]]:
+    """What left the space because its row of the candidate table, kept in the study's folder, failed."""
+    folder = Path(view.directory)
+    failed = failed_choices(read_candidates(folder)) if (folder / FILE).is_file() else {}
+    return [{"site": name, "choice": choice, "reason": reason} for (_, name, choice), reason in failed.items()]
 
 
 def failed_rows(view: StudyView) -> list[tuple[str, str, str]]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
 from ghostsearch.records import StudyView
 from ghostsearch.report.colours import choice_colours, short_name
 from ghostsearch.report.summary import draw_pictures, render_markdown
-from ghostsearch.report.tables import front_rows, front_table
+from ghostsearch.report.tables import front_rows, front_table, vetoed_rows
+from ghostsearch.study.candidates import write_candidates
 from ghostsearch.units import markdown_table, milliseconds, plain_text, score_text, share_text, with_prefix
 
 
@@ -90,3 +92,17 @@ def test_each_choice_has_its_own_colour_and_keep_comes_first() -> None:
     assert list(colours) == ordered
     assert len(set(colours.values())) == len(ordered)
     assert [short_name(t) for t in colours] == ["", "g2·1", "g2·3", "g4·3", "r0.5"]
+
+
+def test_a_choice_that_failed_in_the_candidate_table_is_named_with_its_reason(view: StudyView, tmp_path) -> None:
+    rows = [
+        {"kind": "site", "name": "layer1.0.conv1", "choice": "ghost(ratio=2, kernel=3)", "failed": "ValueError: no"},
+        {"kind": "site", "name": "layer1.0.conv2", "choice": "ghost(ratio=2, kernel=3)", "failed": ""},
+    ]
+    write_candidates(tmp_path, pd.DataFrame(rows))
+    view = view.model_copy(update={"directory": str(tmp_path)})
+    failed = [row for row in vetoed_rows(view) if row["reason"] == "ValueError: no"]
+    assert [(row["site"], row["choice"]) for row in failed] == [("layer1.0.conv1", "ghost(ratio=2, kernel=3)")]
+    text = render_markdown(view)
+    assert "## Choices that failed" in text
+    assert "ValueError: no" in text
