@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ghostsearch.blocks.ghost import Wavelet
-from ghostsearch.surgery.least_squares import NormalEquations, by_channel, damped, unfolded, weight_gradient
+from ghostsearch.surgery.least_squares import NormalEquations, by_channel, damped, parts, unfolded, weight_gradient
 from ghostsearch.surgery.sampled_rows import Samples, Sides
 
 CONVOLVE: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
@@ -119,7 +119,7 @@ class GhostFit:
         double: Any = {"dtype": torch.float64, "device": self.primary.device}
         xx, xt = torch.zeros(m, q, q, **double), torch.zeros(m, q, per_map, **double)
         sx, st, rows = torch.zeros(m, q, **double), torch.zeros(m, per_map, **double), 0
-        for maps, target in zip(self.maps, targets, strict=True):
+        for maps, target in _pieces(self.maps, targets, q):
             views, flat = seen(maps, taps), by_channel(target)
             wanted = views.new_zeros(ghosts, views.shape[-1])
             wanted[: len(flat) - m] = flat[m:]
@@ -245,6 +245,13 @@ class JointFit:
         total = per_channel.new_zeros(m + ghosts)
         total[: len(per_channel)] = per_channel
         return total[:m] + total[m:].reshape(m, -1).sum(1)
+
+
+def _pieces(maps: Batches, targets: Batches, taps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts cut further, so that what all taps of a kernel see stays small."""
+    for some, wanted in zip(maps, targets, strict=True):
+        for piece in parts(len(some), some[0].numel() * taps):
+            yield some[piece], wanted[piece]
 
 
 def _of_filter(per_filter: Tensor, like: Tensor) -> Tensor:

@@ -26,8 +26,9 @@ from ghostsearch.surgery.sampled_rows import Samples, Window, as_maps, crops
 
 Progress = Callable[[int, int, str], None]
 PLAIN = tuple(c.forward for c in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
-PART_VALUES = 2**23
-"""Numbers of a layer's inputs that are worked on together."""
+PART_VALUES = 2**22
+"""Numbers of a layer's inputs or outputs that are worked on together: larger memory comes anew from the system each
+time."""
 
 
 @dataclass(frozen=True)
@@ -261,12 +262,12 @@ class ModelFit:
 
 
 def _joined(columns: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-    """Tensors of the batches put together, then cut so that each part holds PART_VALUES inputs or fewer; columns whose
-    batches differ in shape stay as they are.
+    """Tensors of the batches put together, then cut so that each part of a column holds PART_VALUES or fewer; columns
+    whose batches differ in shape stay as they are.
     """
     if any(len({t.shape[1:] for t in column}) > 1 for column in columns):
         return [list(column) for column in columns]
-    size = max(1, PART_VALUES // columns[0][0][0].numel())
+    size = max(1, PART_VALUES // max(column[0][0].numel() for column in columns))
     return [list(torch.cat(list(column)).split(size)) for column in columns]
 
 

@@ -37,9 +37,9 @@ class FitSettings:
     index buffer; results/inheritance.md has the effect."""
     reach: int | None = None
     """Layers refitted behind the last changed one; None for all. A few show most of what a change costs, sooner."""
-    rows_per_unknown: float = 10.0
+    rows_per_unknown: float = 57.0
     """Output positions, over all images, that a layer is fitted to for each unknown of one of its filters."""
-    rows: tuple[int, int] = (32768, 49152)
+    rows: tuple[int, int] = (8192, 32768)
     """The smallest and the largest number of positions, where the images have so many."""
     tile: int = 5
     """Edge of the tiles in which positions are taken from large maps."""
