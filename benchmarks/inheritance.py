@@ -152,7 +152,7 @@ def page(rows: list[Row], given: argparse.Namespace) -> ResultPage:
     aimed = [x for x in lines if x["target %"]]
     left = len(TARGETS) - len(aimed)
     return ResultPage(
-        name=NAME,
+        name=given.name,
         title="Inherited weights: accuracy before and after a little training",
         claim="Targets met for nets of half the MACs that have seen 512 images and no label, as a share of "
         "the baseline's accuracy",
@@ -221,6 +221,7 @@ def main() -> None:
     parser.add_argument("--validation-list", required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--name", default=NAME, help="the page's name")
     parser.add_argument("--train-images", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--step-seeds", type=int, default=3)
@@ -234,7 +235,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder for inherited weights, so that other runs find them")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    started, file = time.perf_counter(), given.out / f"{NAME}_2.csv"
+    started, file = time.perf_counter(), given.out / f"{given.name}_2.csv"
     rows = read_rows(file)
     done = {tuple(r[c] for c in KEY): r for r in rows}
     left = [
