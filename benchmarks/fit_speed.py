@@ -106,6 +106,7 @@ def main() -> None:
 
 def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
     """The page of the rows."""
+    missing = [name for name in AIMS if all(row["network"] != name for row in rows)]
     said = ", ".join(f"{r['network']} {float(r['seconds']):.0f} s (aim {r['aim seconds']})" for r in rows)
     return ResultPage(
         name="fit_speed", title="Closed-form fits at 224 pixels: time, memory, error",
@@ -114,6 +115,7 @@ def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
         command=script_command(), device=f"{processor()}, {torch.get_num_threads()} threads", seed=0,
         tables=[ResultTable("One process per network", rows)],
         notes=[
+            *([f"Not measured to the end yet: {', '.join(missing)}."] if missing else []),
             "Memory: what the process's largest resident size grew by during the fit, images and model not counted. "
             "Written: bytes that the process had the system write during the fit, temporary files included.",
             "Error: squared difference of the outputs on images of classes that the fit has not seen, over the "
