@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from ghostsearch.blocks.ghost import GhostConv2d as GhostConv2d
     from ghostsearch.data.load import load_data as load_data
     from ghostsearch.errors import GhostsearchError as GhostsearchError
+    from ghostsearch.in_memory import compress as compress
+    from ghostsearch.in_memory import convert as convert
+    from ghostsearch.in_memory import export_model as export_model
+    from ghostsearch.in_memory import measure_model as measure_model
+    from ghostsearch.in_memory import save as save
+    from ghostsearch.in_memory import search as search
     from ghostsearch.measure.cost import measure_cost as measure_cost
     from ghostsearch.measure.latency import measure_latency as measure_latency
     from ghostsearch.measure.setting import Setting as Setting
@@ -22,11 +28,8 @@ if TYPE_CHECKING:
     from ghostsearch.space.preset import load_preset as load_preset
     from ghostsearch.study.config import RunConfig as RunConfig
     from ghostsearch.study.directory import load_study as load_study
-    from ghostsearch.study.run import search as search
     from ghostsearch.study.sampler import TableSampler as TableSampler
-    from ghostsearch.surgery.convert import convert as convert
     from ghostsearch.surgery.saved import load as load
-    from ghostsearch.surgery.saved import save as save
     from ghostsearch.surgery.sites import find_sites as find_sites
     from ghostsearch.training.recipe import Recipe as Recipe
 
@@ -39,7 +42,9 @@ _HOMES = {
     "SearchSpace": "space.architecture",
     "Setting": "measure.setting",
     "TableSampler": "study.sampler",
-    "convert": "surgery.convert",
+    "compress": "in_memory",
+    "convert": "in_memory",
+    "export_model": "in_memory",
     "find_sites": "surgery.sites",
     "load": "surgery.saved",
     "load_data": "data.load",
@@ -48,9 +53,10 @@ _HOMES = {
     "load_study": "study.directory",
     "measure_cost": "measure.cost",
     "measure_latency": "measure.latency",
+    "measure_model": "in_memory",
     "pareto_front": "pareto",
-    "save": "surgery.saved",
-    "search": "study.run",
+    "save": "in_memory",
+    "search": "in_memory",
     "write_report": "report.page",
 }
 

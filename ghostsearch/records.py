@@ -1,23 +1,20 @@
-"""What a study keeps of every trial, and the table they make; plain data, no torch."""
+"""What a study keeps of every trial; plain data, no torch."""
 
 from __future__ import annotations
 
 import base64
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ghostsearch.shown import Shown, Table
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.units import milliseconds, score_text, with_prefix
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class _Frozen(BaseModel):
@@ -165,7 +162,7 @@ class Score(_Frozen):
 State = Literal["complete", "pruned", "failed"]
 
 
-class Record(_Frozen):
+class Record(Shown, _Frozen):
     """One trial of a study: what was built, what it costs, how fast and how good it is."""
 
     number: int
@@ -206,6 +203,23 @@ class Record(_Frozen):
     def summarised(self) -> Record:
         """The same with each latency's raw seconds replaced by five figures: a hundredth of the size."""
         return self.model_copy(update={"latencies": tuple(x.summarised() for x in self.latencies)})
+
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes of every figure that it has."""
+        splits = {s.split: s.metric for s in self.scores}
+        scores = [Axis.of_score(metric, test=split == "test") for split, metric in splits.items()]
+        costs = [a for a in map(Axis.of_cost, COST_LABELS) if a.value(self) is not None]
+        return (*scores, *costs, *(Axis.of_latency(x.device) for x in self.latencies))
+
+    def table(self) -> Table:
+        """A row per figure, with its share of the baseline's where that was measured beside it."""
+        rows = []
+        for axis in self.axes():
+            timed = self.latency(axis.device) if axis.device else None
+            share = "" if timed is None or timed.ratio is None else f"{timed.ratio * 100:.1f} % of the baseline's"
+            name = f"test {axis.label}" if axis.name == "test_score" else axis.label
+            rows.append([name, axis.text(axis.value(self)), share])
+        return f"model {self.digest}", ["figure", "value", ""], rows
 
     def latency(self, device: str) -> Latency | None:
         """The newest latency on a device."""
@@ -353,7 +367,7 @@ class Axis(_Frozen):
         return f"{self.label} {self.text(latency.median_s)} over the limit {self.text(self.limit)}"
 
 
-class StudyView(_Frozen):
+class StudyView(Shown, _Frozen):
     """A study as the report and other readers see it: everything on disk, nothing computed."""
 
     directory: str
@@ -387,71 +401,19 @@ class StudyView(_Frozen):
     """Versions, processor, cores, date, command."""
     notes: tuple[str, ...] = ()
 
+    def record(self, digest: str) -> Record | None:
+        """The record of a model as it was measured last."""
+        return next((r for r in (*self.finalists, *reversed(self.records)) if r.digest == digest), None)
 
-COLUMNS: Mapping[str, str] = {
-    "number": "trial number",
-    "digest": "name of the architecture: ten hexadecimal digits, or baseline",
-    "origin": "who proposed it: baseline, uniform, solver or sampler",
-    "state": "complete, pruned or failed",
-    "reason": "why it was pruned, failed or not trained on",
-    "score": "newest score on the validation split, in the task's metric (accuracy: share from 0 to 1)",
-    "epochs": "proxy epochs behind that score (the rung); 0 is closed form alone",
-    "test_score": "score on the test split, final pass only",
-    "params": "parameters",
-    "macs": "multiply-adds on one image",
-    "size_bytes": "bytes of parameters and buffers",
-    "peak_memory_bytes": "largest sum of live activations on one image, in bytes",
-    "seconds": "wall seconds the trial took",
-    "started": "start time, ISO 8601, UTC",
-    "architecture": "the architecture's JSON: sites and groups with their choices",
-}
-"""Columns of trials.csv and trials.parquet, with units."""
-
-DEVICE_COLUMNS: Mapping[str, str] = {
-    LATENCY: "median seconds of one forward on the device",
-    "latency_ratio": "latency over the baseline's in the same run",
-    "latency_iqr_s": "interquartile range of the latency, in seconds",
-}
-"""Further columns for each device, named by `latency_column`."""
-
-
-def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """The records as a table with the columns of COLUMNS and those of DEVICE_COLUMNS per device."""
-    import pandas as pd
-
-    rows = [_row(r) for r in records]
-    devices = sorted({x.device for r in records for x in r.latencies})
-    extra = [latency_column(d, name) for d in devices for name in DEVICE_COLUMNS]
-    return pd.DataFrame(rows, columns=[*COLUMNS, *extra])
-
-
-def _row(record: Record) -> dict[str, Any]:
-    score, test = record.score(), record.score("test")
-    row: dict[str, Any] = {
-        "number": record.number,
-        "digest": record.digest,
-        "origin": record.origin,
-        "state": record.state,
-        "reason": record.reason,
-        "score": score.value if score else None,
-        "epochs": score.epochs if score else None,
-        "test_score": test.value if test else None,
-        "seconds": sum(record.seconds.values()),
-        "started": record.started,
-        "architecture": json.dumps({"sites": record.sites, "groups": record.groups}, sort_keys=True),
-    }
-    if record.cost:
-        row |= record.cost.model_dump()
-    for device in {x.device for x in record.latencies}:
-        latency = record.latency(device)
-        assert latency
-        low, high = latency.quartiles_s
-        row |= {
-            latency_column(device): latency.median_s,
-            latency_column(device, "latency_ratio"): latency.ratio,
-            latency_column(device, "latency_iqr_s"): high - low,
-        }
-    return row
+    def table(self) -> Table:
+        """A row for the baseline and each model of the front."""
+        digests = dict.fromkeys(["baseline", *self.front])
+        rows = [
+            [r.digest, *(axis.text(axis.value(r)) for axis in self.objectives), "chosen" * (r.digest == self.chosen)]
+            for r in map(self.record, digests) if r
+        ]  # fmt: skip
+        title = f"front of {self.name}: {len(self.front)} models from {len(self.records)} trials"
+        return title, ["model", *(axis.label for axis in self.objectives), ""], rows
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float]:

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ghostsearch.records import COLUMNS, Axis, Cost, Latency, Record, Score, frame, packed
+from ghostsearch.records import Axis, Cost, Latency, Record, Score, packed
+from ghostsearch.trials_table import COLUMNS, frame
 
 
 def record(**changes):

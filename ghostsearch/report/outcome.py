@@ -94,7 +94,7 @@ def shown_score(view: StudyView, record: Record) -> Score | None:
 
 def find_record(view: StudyView, digest: str) -> Record | None:
     """The model's record after final training where it has one, else its trial."""
-    return by_digest(view.finalists).get(digest) or by_digest(view.records).get(digest)
+    return view.record(digest)
 
 
 def baseline_record(view: StudyView) -> Record | None:

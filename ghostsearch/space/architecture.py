@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.shown import Shown, Table
 from ghostsearch.space.choice import (
     DROP,
     FULL_WIDTH,
@@ -93,7 +94,7 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class Anatomy(Shown):
     """Everything that `inspect` reports of a model's convolutions."""
 
     sites: tuple[Site, ...]
@@ -103,6 +104,13 @@ class Anatomy:
     """What the user should know when widths could not be traced, in whole or in part."""
     branches: tuple[Branch, ...] = ()
     """Residual branches that may be dropped."""
+
+    def table(self) -> Table:
+        """A row per site, then the convolutions that stay as they are."""
+        rows = [[s.path, s.kind, f"{s.in_channels}→{s.out_channels}", "may change"] for s in self.sites]
+        rows += [[s.path, "", "", s.reason] for s in self.skipped]
+        title = f"{len(self.sites)} sites, {len(self.groups)} groups, {len(self.branches)} branches"
+        return title, ["convolution", "kind", "channels", ""], rows
 
     def site(self, path: str) -> Site:
         """The site at a path; raises KeyError."""

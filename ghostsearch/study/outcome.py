@@ -13,7 +13,7 @@ from torch import nn
 
 from ghostsearch.files import atomic_path, write_text
 from ghostsearch.pareto import most_volume, pareto_front
-from ghostsearch.records import Axis, Record, frame
+from ghostsearch.records import Axis, Record
 from ghostsearch.study.baseline import baseline_directory
 from ghostsearch.study.choose import BASELINE, BASELINES, FLOAT, INT8, TRAINED, recommended
 from ghostsearch.study.directory import OUTCOME
@@ -23,6 +23,7 @@ from ghostsearch.study.other_precision import Reference, make_reference
 from ghostsearch.study.plan import Plan
 from ghostsearch.study.watch import Watch, timed
 from ghostsearch.surgery.saved import load_directory
+from ghostsearch.trials_table import frame
 
 TIMINGS = "timings.json"
 """Every timed call of the finalists' interleaved run; the other files keep five figures of each."""

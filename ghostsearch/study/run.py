@@ -34,15 +34,17 @@ from ghostsearch.study.ledger import Ledger, distributions, records_of
 from ghostsearch.study.outcome import make_outcome, write_outcome
 from ghostsearch.study.plan import Plan, make_plan
 from ghostsearch.study.sampler import TableSampler
-from ghostsearch.study.setup import open_setup
+from ghostsearch.study.setup import Given, open_setup
 from ghostsearch.study.store import open_storage, other_studies
 from ghostsearch.study.watch import Progress, Watch, interruptible
 
 SETUP_LOCK, FINAL_LOCK = ".setup.lock", ".final.lock"
 
 
-def search(config: RunConfig, *, progress: Progress | None = None) -> StudyView:
+def search(config: RunConfig, *, progress: Progress | None = None, given: Given | None = None) -> StudyView:
     """Run or resume the study of a config; returns it as it then stands on disk, in `StudyView.directory`.
+
+    given: network and images in memory, which only this process has.
 
     Interrupted once (Ctrl-C), it finishes what is running and reports what there is; twice, it stops at once.
     Raises GhostsearchError for bad input, before anything is written, and when trial after trial fails.
@@ -50,6 +52,8 @@ def search(config: RunConfig, *, progress: Progress | None = None) -> StudyView:
     cpu, explore, on_device = time.process_time(), run_trials, None
     config = placed(config)
     check_directory(Path(config.out), config)
+    if given and config.engine == "ray":
+        raise GhostsearchError("engine ray: its workers cannot see a network in memory; give model and data by name")
     if config.engine == "ray":
         with needing("ray[tune]", "engine ray"):
             from ghostsearch.study.ray_trials import explore, join_cluster
@@ -57,7 +61,7 @@ def search(config: RunConfig, *, progress: Progress | None = None) -> StudyView:
     with interruptible() as interrupted:
         watch = Watch(Path(config.out), progress, interrupted, config.budget_s())
         with watch.stage("open"):
-            setup = open_setup(config, progress)
+            setup = open_setup(config, progress, given)
         check_directory(watch.folder, config, setup.space)
         if on_device:
             setup = dataclasses.replace(setup, on_device=on_device)

@@ -236,15 +236,27 @@ class Setup:
         return table
 
 
-def open_setup(config: RunConfig, progress: Progress | None = None) -> Setup:
+@dataclass(frozen=True)
+class Given:
+    """A network and its images in memory, in the place of those that a config names."""
+
+    model: LoadedModel
+    data: Data
+
+
+def open_setup(config: RunConfig, progress: Progress | None = None, given: Given | None = None) -> Setup:
     """Load model, data and space, and count the baseline's cost.
 
     Raises GhostsearchError for anything that does not fit together.
     """
     torch_device(config.compute_device)
     config.check_int8()
-    loaded = load_model(
-        config.model, weights=config.weights, classes=config.classes, size=config.size, seed=config.seed
+    loaded = (
+        given.model
+        if given
+        else load_model(
+            config.model, weights=config.weights, classes=config.classes, size=config.size, seed=config.seed
+        )
     )
     require_layers(config.keep_float, (name for name, _ in loaded.module.named_modules()))
     preset = load_preset(config.space)
@@ -256,7 +268,7 @@ def open_setup(config: RunConfig, progress: Progress | None = None) -> Setup:
             f"{config.model} has no convolution that can be replaced ({reasons or 'it has none at all'})"
         )
     space = preset.resolve(anatomy)
-    data = load_data(
+    data = given.data if given else load_data(
         config.data, input=loaded.input, batch=config.batch_size, seed=config.seed,
         validation_list=config.validation_list, train_images=config.train_images, progress=progress,
     )  # fmt: skip

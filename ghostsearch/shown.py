@@ -1,0 +1,51 @@
+"""How results show themselves: a table of a page's width in a terminal, the same in HTML in a notebook."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from html import escape
+
+WIDTH = 96
+"""Characters in a line of `str(study)`."""
+Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+"""A title, a header and rows of texts."""
+
+
+class Shown:
+    """Something that is one table; a subclass says which."""
+
+    def table(self) -> Table:
+        """Title, header and rows."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return text_table(*self.table())
+
+    def _repr_html_(self) -> str:
+        return html_table(*self.table())
+
+
+def text_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The table as text in lines of at most WIDTH characters; what is longer goes on in the next line."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), show_header=any(header))
+    for name in header:
+        table.add_column(Text(name), overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    page = Console(file=io.StringIO(), width=WIDTH, color_system=None)
+    page.print(Text(title), table, sep="\n")
+    lines = page.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def html_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The table as HTML; every text is escaped."""
+    lines = ["".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) for tag, row in
+             [("th", header), *(("td", row) for row in rows)]]  # fmt: skip
+    return f"<table><caption>{escape(title)}</caption>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"

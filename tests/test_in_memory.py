@@ -1,0 +1,99 @@
+"""Modules, tensors and loaders take the place of names: convert, save, measure, export, search, compress."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import ghostsearch
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.space.architecture import Architecture
+
+QUICK = {
+    "baseline_epochs": 0, "time_limit": 0.02, "cell_time_limit": 0.02, "final_time_limit": 0.1,
+    "calibration_images": 32,
+}  # fmt: skip
+
+
+def tiny():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4),
+    ).eval()  # fmt: skip
+
+
+IMAGES = torch.randn(64, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("images", [IMAGES, [(IMAGES[:32], None), (IMAGES[32:], None)], DataLoader(IMAGES, 32)])
+def test_convert_takes_tensors_and_loaders_and_save_knows_the_rest(images, tmp_path):
+    net = tiny()
+    ghosts = ghostsearch.convert(net, "ghost(ratio=2, kernel=3)", images)
+    copied = ghostsearch.convert(net, "ghost(ratio=2, kernel=3)", example=IMAGES[:1])
+
+    def error(model):
+        return (model(IMAGES) - net(IMAGES)).norm().item()
+
+    assert error(ghosts) < error(copied), "images fit the weights"
+    ghostsearch.save(ghosts, tmp_path / "ghosts")
+    loaded = ghostsearch.load(tmp_path / "ghosts", model=net)
+    assert torch.equal(loaded(IMAGES), ghosts(IMAGES))
+
+
+def test_the_calls_of_files_still_work():
+    net = tiny()
+    one = ghostsearch.convert(net, Architecture.of({"2": "ghost(ratio=2, kernel=3)"}), example=IMAGES[:1])
+    assert one(IMAGES).shape == (64, 4)
+    with pytest.raises(GhostsearchError, match="needs images"):
+        ghostsearch.convert(net, "ghost")
+    with pytest.raises(GhostsearchError, match="what was converted"):
+        ghostsearch.save(net, "nowhere")
+    with pytest.raises(GhostsearchError, match="not both"):
+        ghostsearch.search(ghostsearch.RunConfig(), trials=3)
+
+
+def test_measure_and_export(tmp_path):
+    net = tiny()
+    record = ghostsearch.measure_model(net, IMAGES, baseline=net, time_limit=0.05)
+    assert record.cost.params == sum(p.numel() for p in net.parameters())
+    assert record.latencies[0].ratio == pytest.approx(1, abs=0.5)
+    assert "% of the baseline's" in str(record)
+    result = ghostsearch.export_model(net, tmp_path / "net.onnx", IMAGES)
+    assert result.max_difference < 1e-4
+    with pytest.raises(GhostsearchError, match="no format ends in"):
+        ghostsearch.export_model(net, tmp_path / "net.h5", IMAGES)
+    with pytest.raises(GhostsearchError, match="images are a tensor"):
+        ghostsearch.measure_model(net, torch.randn(3))
+
+
+def test_search_of_a_module_and_its_loaders(tmp_path):
+    net, labels = tiny(), torch.arange(64) % 4
+    sets = [(IMAGES, labels), TensorDataset(IMAGES, labels), DataLoader(TensorDataset(IMAGES, labels), 32)]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    options = dict(
+        trials=2, epochs=0, final_epochs=0, objectives=("score", "macs"), out=str(tmp_path / "study"), **QUICK
+    )
+    study = ghostsearch.search(model=net, data=sets, **options)
+    assert len(study.records) == 2
+    assert study.objectives[0].label == "accuracy"
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert max(map(len, str(study).splitlines())) <= 96
+    assert ghostsearch.search(model=net, data=sets, **options).records == study.records, "rerun resumes"
+    with torch.no_grad():
+        net[0].weight.add_(1)
+    with pytest.raises(GhostsearchError, match="another study"):
+        ghostsearch.search(model=net, data=sets, **options)
+    with pytest.raises(GhostsearchError, match="takes data="):
+        ghostsearch.search(model=net, data=sets[0])
+
+
+def test_compress_is_one_call():
+    net = tiny()
+    small, record = ghostsearch.compress(net, IMAGES, max_macs="70%", trials=4, objectives=("score", "macs"), **QUICK)
+    assert isinstance(small, nn.Module)
+    assert record.cost.macs <= 0.7 * ghostsearch.measure_cost(net, IMAGES[:1]).macs
+    assert small(IMAGES).shape == (64, 4)
+    assert record.score().metric == "agreement"
+    with pytest.raises(GhostsearchError, match="at least 8"):
+        ghostsearch.compress(net, IMAGES[:4], max_macs="70%")
