@@ -14,7 +14,7 @@ from ghostsearch.cli.main import app
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.space.preset import parse_preset
 from ghostsearch.study.candidates import COLUMNS as CANDIDATE_COLUMNS
-from ghostsearch.trials_table import COLUMNS, DEVICE_COLUMNS
+from ghostsearch.study.trials_table import COLUMNS, DEVICE_COLUMNS
 
 ROOT = Path(__file__).parents[1]
 GUIDES = [ROOT / "docs" / f"{name}.md" for name in ("convert", "search", "report", "measure", "finetune", "extending")]

@@ -40,7 +40,6 @@ ORDER = [
     "yaml_files",
     "space",
     "records",
-    "trials_table",
     "pareto",
     "blocks",
     "graph",

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ghostsearch.records import Axis, Cost, Latency, Record, Score, packed
-from ghostsearch.trials_table import COLUMNS, frame
+from ghostsearch.study.trials_table import COLUMNS, frame
 
 
 def record(**changes):

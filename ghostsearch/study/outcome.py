@@ -21,9 +21,9 @@ from ghostsearch.study.evidence import evidence
 from ghostsearch.study.kept import MODELS, RECORD, kept_directory, save_model
 from ghostsearch.study.other_precision import Reference, make_reference
 from ghostsearch.study.plan import Plan
+from ghostsearch.study.trials_table import frame
 from ghostsearch.study.watch import Watch, timed
 from ghostsearch.surgery.saved import load_directory
-from ghostsearch.trials_table import frame
 
 TIMINGS = "timings.json"
 """Every timed call of the finalists' interleaved run; the other files keep five figures of each."""
