@@ -39,7 +39,9 @@ def test_ghostnet_from_scratch_on_a_folder_of_three_classes(ghostsearch, three_c
         "--epochs", "3", "--compute-device", "cpu", "--out", out,
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
-    assert f"--classes 3 --weights {out / 'weights.safetensors'}" in outcome.out
+    next_line = outcome.out[outcome.out.index("next: ") :]
+    assert f"--weights {out / 'weights.safetensors'}" in next_line
+    assert "--classes 3 --size 32" in next_line
     told = json.loads((out / "train.json").read_text())
     assert told["classes"] == ["digit0", "digit1", "digit2"]
     assert told["history"][2]["loss"] < told["history"][0]["loss"]
