@@ -25,7 +25,7 @@ import torch
 from ghostsearch.data.calibration import calibration_batches
 from ghostsearch.data.load import Data, load_data
 from ghostsearch.export.convert_directory import convert_and_save
-from ghostsearch.export.int8 import quantize
+from ghostsearch.export.int8 import Judges, quantize
 from ghostsearch.export.writer import export
 from ghostsearch.files import write_text
 from ghostsearch.machine import processor
@@ -40,6 +40,7 @@ from ghostsearch.records import Latency
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.saved import load_directory, save
+from ghostsearch.training.tasks.classification import Classification
 
 MODEL, WEIGHTS = "ghostsearch:resnet20", Path("cifar_resnet20_jpeg.safetensors")
 FAMILIES = {
@@ -89,9 +90,8 @@ def score(work: Path, seed: int, data: Data) -> None:
 def int8_row(model: LoadedModel, data: Data, out: Path, seed: int, *, split: bool) -> dict[str, Any]:
     """Quantize to `out` and score both files; the timing here is not used."""
     batches = calibration_batches(data, SCALE_IMAGES, seed=seed)
-    result = quantize(
-        model, batches, data.test, out, options=Int8Options(split_norms=split, equalize=split), time_limit_s=0.2
-    )
+    options = Int8Options(split_norms=split, equalize=split)
+    result = quantize(model, batches, out, Judges(data.test, Classification(), 0.2, options))
     return dataclasses.asdict(result)
 
 
