@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -111,6 +111,22 @@ def release_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+def in_a_line(error: BaseException, most: int = 200) -> str:
+    """Type and text of an exception that is none of ours, in one line of at most `most` characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:most]
+
+
+@contextmanager
+def told_as(line: Callable[[str], str], most: int = 200) -> Iterator[None]:
+    """Within, whatever foreign code raises is one GhostsearchError, `line` of `in_a_line`; ours pass as they are."""
+    try:
+        yield
+    except GhostsearchError:
+        raise
+    except Exception as error:
+        raise GhostsearchError(line(in_a_line(error, most))) from error
 
 
 @contextmanager

@@ -7,7 +7,6 @@ are, normalised by whoever made them.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.convert_directory import requested_architecture
 from ghostsearch.export.writer import ExportResult
 from ghostsearch.export.writer import export as export_file
+from ghostsearch.files import temporary_folder
 from ghostsearch.graph.batches import image_batches
 from ghostsearch.graph.capture import copied
 from ghostsearch.measure.cost import measure_cost
@@ -187,8 +187,8 @@ def compress(
     half, quarter = len(everything) // 2, len(everything) // 4
     data = [TensorDataset(part) for part in everything.split([half, quarter, len(everything) - half - quarter])]
     wanted = {"trials": 8, "epochs": 0, "final_epochs": 0, "objectives": ("score", "latency", "macs"), **options}
-    with tempfile.TemporaryDirectory(prefix="ghostsearch-") as folder:
-        study = search(model=model, data=data, out=str(out or Path(folder) / "study"), progress=progress, **wanted)
+    with temporary_folder() as folder:
+        study = search(model=model, data=data, out=str(out or folder / "study"), progress=progress, **wanted)
         record = study.record(study.chosen) if study.chosen else None
         if record is None:
             raise GhostsearchError(f"no model of {len(study.records)} trials keeps the limits; relax one or add trials")

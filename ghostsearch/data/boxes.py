@@ -156,12 +156,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise GhostsearchError(f"{file}: no JSON can be read ({' '.join(str(error).split())[:120]})") from None
-    needed = {
-        "images": {"id", "file_name"},
-        "annotations": {"image_id", "category_id", "bbox"},
-        "categories": {"id", "name"},
-    }
-    for part, keys in needed.items():
+    for part, keys in NEEDED.items():
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) and keys <= set(row) for row in rows):
             raise GhostsearchError(

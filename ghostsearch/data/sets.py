@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ghostsearch.data.boxes import as_target
 from ghostsearch.data.images import BrokenImageError, fit, resizing, with_channels
 from ghostsearch.data.source import Source
-from ghostsearch.errors import GhostsearchError, GhostsearchWarning
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning, in_a_line
 
 if TYPE_CHECKING:
     from ghostsearch.models.input import InputSpec
@@ -125,7 +125,7 @@ def _opened(source: Source) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return in_a_line(error)
 
 
 class StreamSet(Dataset[tuple[Tensor, Any]]):

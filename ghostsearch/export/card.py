@@ -47,7 +47,7 @@ def figures(record: Record) -> Figures:
 
 def notes_of(known: Mapping[str, Figures], *, softmax: bool) -> dict[str, str]:
     """The metadata that only the directory and the request know, as texts."""
-    found = {{"model": "record"}.get(name, name): json.dumps(values) for name, values in known.items()}
+    found = {"record" if name == "model" else name: json.dumps(values) for name, values in known.items()}
     return found | ({"output": "probabilities"} if softmax else {})
 
 
@@ -89,5 +89,5 @@ def _rows(known: Mapping[str, Figures]) -> tuple[list[str], list[list[str]]]:
     for name in names:
         metric = name.partition(" ")[2]
         axis = Axis.of_score(metric) if metric else Axis.of_column(name)
-        rows.append([f"{name}" if metric else axis.label, *(axis.text(values.get(name)) for values in known.values())])
+        rows.append([name if metric else axis.label, *(axis.text(values.get(name)) for values in known.values())])
     return ["", *known], rows

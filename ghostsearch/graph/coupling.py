@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
+from ghostsearch.errors import in_a_line
 from ghostsearch.graph.capture import call, copied, meta_copy, moved
 from ghostsearch.graph.plan import OUTPUT, Edit, Side, WidthPlan
 from ghostsearch.space.architecture import Group
@@ -42,7 +43,7 @@ def trace_plan(model: nn.Module, example: Any) -> WidthPlan:
             break
         # torch-pruning raises whatever its walk runs into; the model stays usable without widths.
         except Exception as error:  # noqa: BLE001
-            trouble = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+            trouble = in_a_line(error, 120)
     return WidthPlan(note=UNTRACED.format(f"torch-pruning: {trouble}"))
 
 

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, in_a_line
 from ghostsearch.graph.capture import batch_size, call, copied, meta_copy, moved
 from ghostsearch.measure.memory import LivenessMode, weight_bytes
 from ghostsearch.measure.onnx_graph.cost import graph_cost
@@ -86,7 +86,7 @@ def count_operators(model: nn.Module, example: Any) -> OperatorCount:
         # the user's.
         except Exception as error:  # noqa: BLE001
             trouble = error
-            reason = reason or " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            reason = reason or in_a_line(error)
     if isinstance(trouble, GhostsearchError):
         raise trouble
     shown = " ".join(f"{type(trouble).__name__}: {trouble}".split())[:200]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, in_a_line
 from ghostsearch.graph.capture import batch_size, copied, moved
 from ghostsearch.measure.cost import count_operators, plain_attention
 from ghostsearch.measure.inputs import Flat, flat_inputs
@@ -107,7 +107,7 @@ def compare_counters(model: nn.Module, example: Any) -> CounterComparison:
             raise
         # fvcore traces with the JIT and thop walks modules: each fails in its own ways on exotic models.
         except Exception as error:  # noqa: BLE001
-            failed[name] = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            failed[name] = in_a_line(error, 160)
     macs = {name: sum(counts.values()) // images for name, counts in found.items()}
     return CounterComparison(macs, _differences(found, uncounted, images), uncounted, failed)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.blocks.own_conv import resized
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, in_a_line
 from ghostsearch.graph.capture import tensors
 
 
@@ -77,7 +77,7 @@ def _run(module: nn.Module, example: Tensor, when: str = "", *, grad: bool = Fal
             return list(tensors((module if grad else copy.deepcopy(module).eval())(example)))
     # A foreign forward may raise anything.
     except Exception as error:
-        shown = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        shown = in_a_line(error)
         raise GhostsearchError(
             f"--classes: the model does not run on {tuple(example.shape)}{when} ({shown}); let the function that "
             "builds it take num_classes"

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ghostsearch.errors import GhostsearchError, GhostsearchWarning, MissingExtraError
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning, MissingExtraError, in_a_line
 from ghostsearch.models.input import InputSpec
 from ghostsearch.space.architecture import nearest_names
 
@@ -63,7 +63,7 @@ def fetched(found: Published, spec: str) -> Any:
         return found.fetch()
     # A network, a disk or a damaged file may break this in any way.
     except Exception as error:  # noqa: BLE001
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = in_a_line(error)
         if found.cached:
             raise GhostsearchError(f"weights {found.file}: cannot be read ({reason}); delete the file") from None
         raise GhostsearchError(

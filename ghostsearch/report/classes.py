@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ghostsearch.records import StudyView
-from ghostsearch.report.outcome import best_baseline, find_record
+from ghostsearch.report.outcome import best_baseline
 
 SHOWN = 20
 """Classes in the table: those that lose most."""
@@ -26,7 +26,7 @@ class ClassTable:
 
 def class_table(view: StudyView) -> ClassTable | None:
     """The classes that the chosen model loses most on, on the test split; None where it is not known for each class."""
-    model, baseline = find_record(view, view.chosen) if view.chosen else None, best_baseline(view, "test")
+    model, baseline = view.record(view.chosen) if view.chosen else None, best_baseline(view, "test")
     scores = [record.score("test") if record else None for record in (baseline, model)]
     if baseline is model or not all(score and len(score.by_class) > 1 for score in scores):
         return None

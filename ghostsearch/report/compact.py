@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, in_a_line
 from ghostsearch.files import write_text
 from ghostsearch.machine import processor_name
 from ghostsearch.measure.cost import measure_cost
@@ -65,11 +65,9 @@ class ComparedModel(BaseModel):
 
     def share(self, kind: str, of: str = "macs") -> float | None:
         """The share of the MACs (or params) in kinds of layer that start so: `conv 1x1`, `depthwise`."""
-        return (
-            None
-            if not self.shares
-            else sum(float(row[f"{of}_share"]) for row in self.shares if row["kind"].startswith(kind))
-        )
+        if not self.shares:
+            return None
+        return sum(float(row[f"{of}_share"]) for row in self.shares if row["kind"].startswith(kind))
 
 
 def compare_models(
@@ -147,7 +145,7 @@ def _check_inputs(loaded: dict[str, LoadedModel], example: torch.Tensor | tuple[
                 model.module.eval()(example)
         # A foreign forward may raise anything; its own words say what.
         except Exception as error:
-            shown = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            shown = in_a_line(error, 160)
             raise GhostsearchError(
                 f"{name} does not take the first model's images of {tuple(example.shape[1:])} ({shown}); give --size"
             ) from error

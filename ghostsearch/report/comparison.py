@@ -17,7 +17,6 @@ from ghostsearch.report.outcome import (
     baseline_record,
     cost_axes,
     cost_cell,
-    find_record,
     metric_name,
     score_axis,
     score_cell,
@@ -119,12 +118,12 @@ def _hypervolumes(views: Sequence[StudyView], axis: Axis) -> list[str]:
 
 
 def _score(view: StudyView, digest: str, split: str) -> str:
-    record = find_record(view, digest)
+    record = view.record(digest)
     return score_cell(record.score(split) if record else None)
 
 
 def _cost(view: StudyView, digest: str, axis: Axis) -> str:
-    record = find_record(view, digest)
+    record = view.record(digest)
     return cost_cell(record, baseline_record(view), axis) if record else MISSING
 
 

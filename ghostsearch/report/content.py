@@ -21,7 +21,6 @@ from ghostsearch.report.outcome import (
     by_digest,
     cost_axes,
     cost_cell,
-    find_record,
     is_variant,
     metric_name,
     model_id,
@@ -111,7 +110,7 @@ def _models(view: StudyView, kind_of: Mapping[str, str]) -> list[dict[str, Any]]
 
 def _model(view: StudyView, record: Record, kind: str, important: bool) -> dict[str, Any]:
     """A model in words: choices with their sites, figures as the tables have them, where it came from."""
-    final, baseline = record if is_variant(record) else find_record(view, record.digest), baseline_record(view)
+    final, baseline = record if is_variant(record) else view.record(record.digest), baseline_record(view)
     assert final is not None
     counted = Counter([*record.sites.values(), *record.groups.values()])
     sites = {text: [n for n, t in (record.sites | record.groups).items() if t == text] for text in counted}
@@ -138,7 +137,7 @@ def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
     baseline, axis, tables = baseline_record(view), score_axis(view), table_axes(view)
     best, options = best_baseline(view, "validation"), []
     for digest in _finished(view):
-        record = find_record(view, digest)
+        record = view.record(digest)
         if record is None or best is None or digest == "baseline" or None in (axis.value(record), axis.value(best)):
             continue
         drop = axis.minimised(record) - axis.minimised(best)
@@ -172,7 +171,7 @@ def menu(view: StudyView, content: Mapping[str, Any]) -> list[tuple[str, str]]:
     named = [(m["note"].partition(" · ")[0], m["id"]) for m in content["models"]]
     order = list(MARKS)
     found = sorted((order.index(kind), digest) for kind, digest in named if kind in NAMED_KINDS)
-    records = {digest: find_record(view, digest) for _, digest in found}
+    records = {digest: view.record(digest) for _, digest in found}
     return [(d, f"{d} – {order[k]}, {score_cell(shown_score(view, r))}") for k, d in found if (r := records[d])]
 
 
@@ -181,7 +180,7 @@ def _strip_records(view: StudyView, kind_of: Mapping[str, str]) -> list[Record]:
     sign = -1 if score_axis(view).maximize else 1
     wanted = [d for d, kind in kind_of.items() if kind in NAMED_KINDS]
     wanted = list(dict.fromkeys(["baseline", *view.front, *(r.digest for r in view.finalists), *wanted]))
-    records = [r for d in wanted if (r := find_record(view, d)) and not is_variant(r)]
+    records = [r for d in wanted if (r := view.record(d)) and not is_variant(r)]
     scored = [(sign * s.value, r) for r in records if (s := shown_score(view, r))]
     return [r for _, r in sorted(scored, key=lambda pair: pair[0])][:MAX_STRIPS]
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, in_a_line
 from ghostsearch.files import atomic_path, write_text
 from ghostsearch.graph.capture import call, copied
 from ghostsearch.models.input import InputSpec
@@ -179,7 +179,7 @@ def feature_maps(model: nn.Module, pixels: Tensor) -> dict[str, tuple[str, Tenso
             call(replica, pixels)
     # A foreign forward may raise anything; its own words say what.
     except Exception as error:
-        shown = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        shown = in_a_line(error)
         raise GhostsearchError(f"the model's forward fails on the image at {tuple(pixels.shape)} ({shown})") from error
     return found
 

@@ -8,7 +8,6 @@ from ghostsearch.report.outcome import (
     best_baseline,
     cost_axes,
     cost_cell,
-    find_record,
     is_variant,
     score_axis,
     score_cell,
@@ -24,7 +23,7 @@ def headline(view: StudyView) -> str:
     """One sentence: the chosen model, what it saves, its score beside the better baseline's; a second one where the
     baseline in int8 beats it.
     """
-    chosen, baseline = find_record(view, view.chosen), baseline_record(view)
+    chosen, baseline = view.record(view.chosen), baseline_record(view)
     if chosen is None:
         return f"No model of {view.name} meets every limit yet; relax a limit or raise --trials."
     if chosen.digest == "baseline" or baseline is None:

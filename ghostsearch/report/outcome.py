@@ -92,14 +92,9 @@ def shown_score(view: StudyView, record: Record) -> Score | None:
     return record.score(shown_split(view))
 
 
-def find_record(view: StudyView, digest: str) -> Record | None:
-    """The model's record after final training where it has one, else its trial."""
-    return view.record(digest)
-
-
 def baseline_record(view: StudyView) -> Record | None:
     """The baseline's record, with the weights as given."""
-    return find_record(view, "baseline")
+    return view.record("baseline")
 
 
 def variants(view: StudyView) -> list[Record]:
@@ -141,7 +136,7 @@ def remark(view: StudyView, record: Record) -> str:
     words = ["chosen"] * (record.digest == view.chosen and not is_variant(record))
     words += [f"missed: {text}" for text in broken]
     if record.digest in view.front:
-        front = [r for d in view.front if d not in BASELINES and (r := find_record(view, d))]
+        front = [r for d in view.front if d not in BASELINES and (r := view.record(d))]
         if rival := cheaper_equal(record, front, view.objectives):
             words.append(f"not proven better than {rival.digest}")
     return "; ".join([*words, *["noisy"] * any(x.noisy for x in record.latencies)])

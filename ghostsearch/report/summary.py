@@ -10,7 +10,7 @@ from ghostsearch.records import StudyView
 from ghostsearch.report.classes import class_table
 from ghostsearch.report.figures import front_figure, layer_figures, strips_figure
 from ghostsearch.report.headline import headline
-from ghostsearch.report.outcome import cost_axes, find_record, score_axis, shown_split
+from ghostsearch.report.outcome import cost_axes, score_axis, shown_split
 from ghostsearch.report.pictures import draw
 from ghostsearch.report.points import kinds, make_panel
 from ghostsearch.report.tables import SORTED, failed_choice_rows, front_rows, measured_rows
@@ -39,7 +39,7 @@ def draw_pictures(view: StudyView, directory: Path) -> list[str]:
         titles = {"validation": "as searched", "test": "finalists, after final training"}
         figures = [front_figure(panel, view) for panel in panels]
         drawn.append(draw(figures, directory / "front.png", titles=[titles[s] for s in splits]))
-    strips = [r for d in dict.fromkeys(["baseline", view.chosen, *view.front]) if (r := find_record(view, d))]
+    strips = [r for d in dict.fromkeys(["baseline", view.chosen, *view.front]) if (r := view.record(d))]
     if strips and view.anatomy.get("sites"):
         figure = strips_figure(view, strips[:MAX_STRIPS], kinds(view, panels[-1] if panels else None))
         drawn.append(draw([figure], directory / "layers.png", height=1.4 + 0.4 * min(len(strips), MAX_STRIPS)))

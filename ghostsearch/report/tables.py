@@ -10,7 +10,6 @@ from ghostsearch.report.outcome import (
     baseline_record,
     cost_cell,
     devices,
-    find_record,
     metric_name,
     model_id,
     remark,
@@ -42,7 +41,7 @@ def front_rows(view: StudyView, *, intervals: bool = True) -> tuple[list[str], l
     header = ["model", f"validation {metric}", *([f"test {metric}"] if tested else []), "epochs"]
     header += [*(axis.label for axis in axes), "remark"]
     rows = []
-    others = [find_record(view, d) for d in dict.fromkeys([*view.front, *view.missed]) if d != "baseline"]
+    others = [view.record(d) for d in dict.fromkeys([*view.front, *view.missed]) if d != "baseline"]
     for record in (baseline, *variants(view), *others):
         if record is None:
             continue

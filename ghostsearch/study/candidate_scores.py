@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -164,18 +165,22 @@ class CandidateScores:
         if self.at_output is None:
             self.at_output = [self._output_and_gradient(i) for i in range(len(self.batches))]
         task, squares, images = self.setup.task, 0.0, 0
+        model = model.eval().to(self.device)
         with torch.inference_mode():
             for (inputs, target), (wanted, gradient) in zip(self.batches, self.at_output, strict=True):
-                error = main_output(task.forward(model.eval().to(self.device), inputs, target)) - wanted
+                error = main_output(task.forward(model, inputs, target)) - wanted
                 squares += float((error * gradient).flatten(1).sum(1).double().square().sum())
                 images += len(error)
         return 0.5 * squares / images
 
+    @cached_property
+    def _baseline(self) -> nn.Module:
+        return copied(self.setup.baseline.module).to(self.device).eval()
+
     def _output_and_gradient(self, batch: int) -> tuple[Tensor, Tensor]:
         inputs, target = self.batches[batch]
         with torch.no_grad():
-            baseline = copied(self.setup.baseline.module).to(self.device).eval()
-            output = main_output(self.setup.task.forward(baseline, inputs, target))
+            output = main_output(self.setup.task.forward(self._baseline, inputs, target))
         with torch.enable_grad():
             free = output.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self.loss(free, batch), free)

@@ -110,7 +110,6 @@ class FreeFit:
     equations: NormalEquations
     wanted: list[Tensor]
     """The target as it was last relaxed."""
-    relu_rounds: int
     explained: dict[Any, Tensor] = field(default_factory=dict)
     """`explained_variance` by kind of cheap operation: blocks of several ratios share it."""
 
@@ -155,7 +154,7 @@ class Problem:
             for x, t in zip(self.samples.inner, wanted, strict=True):
                 equations.add(x, t, inputs=turn == 0)
             weight, offset = equations.solve(self.prior, ridge, intercept=self.intercept)
-        return FreeFit(weight, equations, wanted, self.relu_rounds)
+        return FreeFit(weight, equations, wanted)
 
     def outputs(self, weight: Tensor) -> list[Tensor]:
         """What filters give at the tiles, without constants: per part (K, n, *size)."""

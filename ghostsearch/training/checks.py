@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ghostsearch.data.calibration import first_batch
 from ghostsearch.data.load import Data
 from ghostsearch.data.source import SPLITS
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, in_a_line, told_as
 from ghostsearch.graph.capture import batch_size, copied, moved, tensors
 from ghostsearch.training.evaluate import mode
 from ghostsearch.training.tasks.base import Task, main_output
@@ -93,16 +93,9 @@ def _check_loss(model: nn.Module, task: Task, images: Any, target: Any) -> None:
         raise GhostsearchError("the loss is not finite on the first images; are the weights damaged?")
 
 
-@contextmanager
-def _fitting() -> Iterator[None]:
+def _fitting() -> AbstractContextManager[None]:
     """A task of the user's own may raise anything."""
-    try:
-        yield
-    except GhostsearchError:
-        raise
-    except Exception as error:
-        shown = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise GhostsearchError(f"the task's loss and score do not fit outputs and targets ({shown})") from error
+    return told_as(lambda why: f"the task's loss and score do not fit outputs and targets ({why})")
 
 
 def _output(model: nn.Module, task: Task, images: Any, target: Any) -> Any:
@@ -114,7 +107,7 @@ def _output(model: nn.Module, task: Task, images: Any, target: Any) -> Any:
         # A foreign forward may raise anything.
         except Exception as error:
             shapes = ", ".join(str(tuple(x.shape)) for x in tensors(images))
-            shown = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            shown = in_a_line(error)
             raise GhostsearchError(f"the model does not run on images of shape {shapes} ({shown})") from error
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import abc
 import importlib.metadata
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, told_as
 from ghostsearch.machine import processor
 from ghostsearch.measure.setting import Setting
 
@@ -108,17 +107,10 @@ class Device(abc.ABC):
             )
 
 
-@contextmanager
-def refusals(device: str) -> Iterator[None]:
+def refusals(device: str) -> AbstractContextManager[None]:
     """Turn whatever a runtime raises while it takes a model in into one GhostsearchError line."""
-    try:
-        yield
-    except GhostsearchError:
-        raise
     # Exporters and compilers raise of everything; the user can only choose another device or model.
-    except Exception as error:
-        shown = " ".join(f"{type(error).__name__}: {error}".split())[:240]
-        raise GhostsearchError(f"{device} cannot run this model ({shown})") from error
+    return told_as(lambda why: f"{device} cannot run this model ({why})", 240)
 
 
 def _version(package: str) -> str:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from ghostsearch.measure.devices.base import Device, Prepared, refusals
-from ghostsearch.measure.devices.torch_cpu import as_array
-from ghostsearch.measure.inputs import flat_inputs
-from ghostsearch.measure.onnx_graph.capture import onnx_module
+from ghostsearch.measure.devices.base import Prepared
+from ghostsearch.measure.devices.onnx_device import Feed, OnnxDevice
 from ghostsearch.measure.onnx_graph.module import cpu_session
 from ghostsearch.measure.setting import Setting
 
@@ -29,29 +26,19 @@ class OnnxRuntimePrepared(Prepared):
         return tuple(np.asarray(y) for y in self.run())
 
 
-class OnnxRuntimeCpu(Device):
+class OnnxRuntimeCpu(OnnxDevice):
     """ONNX Runtime with all graph optimisations, inputs and outputs in the host's memory."""
 
     name = "onnxruntime:cpu"
     packages = ("onnxruntime", "onnx", "torch")
-    reads_onnx = True
 
     def check(self) -> None:
         """ONNX Runtime is a dependency, so it is there."""
 
-    def lowered(self, model: nn.Module, example: Any) -> nn.Module:
-        """The ONNX graph, exported once."""
-        with refusals(self.name):
-            return onnx_module(model, example)
-
-    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
-        """The model as an ONNX graph in a session of its own threads."""
-        with refusals(self.name):
-            module = onnx_module(model, example)
-            session = cpu_session(module.graph, setting.threads)
-            feed = dict(zip(module.names or module.inputs, map(as_array, flat_inputs(example)), strict=True))
-            # An input that the graph does not use (a flag turned constant) is dropped by the exporter.
-            known = {x.name for x in session.get_inputs()}
-            prepared = OnnxRuntimePrepared(session, {k: v for k, v in feed.items() if k in known})
-            prepared.run()
+    def open(self, graph: bytes, feed: Feed, setting: Setting) -> Prepared:
+        """The graph in a session of its own threads."""
+        session = cpu_session(graph, setting.threads)
+        known = {x.name for x in session.get_inputs()}
+        prepared = OnnxRuntimePrepared(session, {k: v for k, v in feed.items() if k in known})
+        prepared.run()
         return prepared

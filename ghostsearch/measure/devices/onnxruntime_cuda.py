@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.measure.devices.base import Device, Prepared, refusals
-from ghostsearch.measure.devices.torch_cpu import as_array
-from ghostsearch.measure.inputs import flat_inputs
-from ghostsearch.measure.onnx_graph.capture import onnx_module
+from ghostsearch.measure.devices.base import Prepared
+from ghostsearch.measure.devices.onnx_device import Feed, OnnxDevice
 from ghostsearch.measure.onnx_graph.module import cpu_session
 from ghostsearch.measure.setting import Setting
 
@@ -40,13 +37,12 @@ class BoundPrepared(Prepared):
         return tuple(self.binding.copy_outputs_to_cpu())
 
 
-class OnnxRuntimeCuda(Device):
+class OnnxRuntimeCuda(OnnxDevice):
     """ONNX Runtime's CUDA provider; a graph that falls back to the CPU in part is refused."""
 
     name = "onnxruntime:cuda"
     packages = ("onnxruntime-gpu", "onnx", "torch")
     limits_threads = False
-    reads_onnx = True
 
     def check(self) -> None:
         """It takes onnxruntime-gpu in the place of onnxruntime, and a GPU."""
@@ -63,15 +59,12 @@ class OnnxRuntimeCuda(Device):
 
         return torch.cuda.get_device_name() if torch.cuda.is_available() else "GPU 0"
 
-    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
-        """The model as an ONNX graph in a session on the GPU."""
-        with refusals(self.name):
-            module = onnx_module(model, example)
-            session = cpu_session(module.graph, setting.threads, (PROVIDER, "CPUExecutionProvider"))
-            if session.get_providers()[0] != PROVIDER:
-                raise GhostsearchError(f"{self.name} finds no GPU; use --device onnxruntime:cpu")
-            feed = dict(zip(module.names or module.inputs, map(as_array, flat_inputs(example)), strict=True))
-            known = {x.name for x in session.get_inputs()}
-            prepared = BoundPrepared(session, {k: v for k, v in feed.items() if k in known})
-            prepared.run()
+    def open(self, graph: bytes, feed: Feed, setting: Setting) -> Prepared:
+        """The graph in a session on the GPU."""
+        session = cpu_session(graph, setting.threads, (PROVIDER, "CPUExecutionProvider"))
+        if session.get_providers()[0] != PROVIDER:
+            raise GhostsearchError(f"{self.name} finds no GPU; use --device onnxruntime:cpu")
+        known = {x.name for x in session.get_inputs()}
+        prepared = BoundPrepared(session, {k: v for k, v in feed.items() if k in known})
+        prepared.run()
         return prepared

@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from ghostsearch.errors import MissingExtraError
-from ghostsearch.measure.devices.base import Device, Prepared, refusals
-from ghostsearch.measure.devices.torch_cpu import as_array
-from ghostsearch.measure.inputs import flat_inputs
-from ghostsearch.measure.onnx_graph.capture import onnx_module
+from ghostsearch.measure.devices.base import Prepared
+from ghostsearch.measure.devices.onnx_device import Feed, OnnxDevice
 from ghostsearch.measure.setting import Setting
 
 PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16"}
@@ -31,14 +28,13 @@ class OpenVinoPrepared(Prepared):
         return tuple(np.array(y) for y in self.run().values())
 
 
-class OpenVinoCpu(Device):
+class OpenVinoCpu(OnnxDevice):
     """OpenVINO for latency (one stream), the model through ONNX; the precision is always named, since the
     default is bfloat16 on processors that have it.
     """
 
     name = "openvino:cpu"
     packages = ("openvino", "onnx", "torch")
-    reads_onnx = True
     precisions = tuple(PRECISION_HINTS)
 
     def check(self) -> None:
@@ -48,28 +44,19 @@ class OpenVinoCpu(Device):
         except ImportError:
             raise MissingExtraError("OpenVINO", "openvino") from None
 
-    def lowered(self, model: nn.Module, example: Any) -> nn.Module:
-        """The ONNX graph, exported once."""
-        with refusals(self.name):
-            return onnx_module(model, example)
-
-    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
-        """The model compiled for its shapes."""
+    def open(self, graph: bytes, feed: Feed, setting: Setting) -> Prepared:
+        """The graph compiled for its shapes."""
         import openvino
 
-        with refusals(self.name):
-            module = onnx_module(model, example)
-            core = openvino.Core()
-            read = core.read_model(module.graph)
-            hints = {
-                "INFERENCE_NUM_THREADS": setting.threads,
-                "INFERENCE_PRECISION_HINT": PRECISION_HINTS[setting.precision],
-                "PERFORMANCE_HINT": "LATENCY",
-                "NUM_STREAMS": 1,
-            }
-            compiled = core.compile_model(read, "CPU", hints)
-            feed = dict(zip(module.names or module.inputs, map(as_array, flat_inputs(example)), strict=True))
-            wanted = [feed[x.get_any_name()] for x in compiled.inputs]
-            prepared = OpenVinoPrepared(compiled.create_infer_request(), wanted)
-            prepared.run()
+        core = openvino.Core()
+        hints = {
+            "INFERENCE_NUM_THREADS": setting.threads,
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[setting.precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+        }
+        compiled = core.compile_model(core.read_model(graph), "CPU", hints)
+        wanted = [feed[x.get_any_name()] for x in compiled.inputs]
+        prepared = OpenVinoPrepared(compiled.create_infer_request(), wanted)
+        prepared.run()
         return prepared

@@ -19,13 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.measure.devices.base import Device, Prepared, refusals
-from ghostsearch.measure.devices.torch_cpu import as_array
-from ghostsearch.measure.inputs import flat_inputs
-from ghostsearch.measure.onnx_graph.capture import onnx_module
+from ghostsearch.measure.devices.base import Prepared
+from ghostsearch.measure.devices.onnx_device import Feed, OnnxDevice
 from ghostsearch.measure.setting import Setting
 
 COMMAND_VARIABLE = "GHOSTSEARCH_SSH"
@@ -110,11 +107,10 @@ class FarPrepared(Prepared):
         self.link.ask("drop", model=self.model)
 
 
-class SshOnnxRuntime(Device):
+class SshOnnxRuntime(OnnxDevice):
     """ONNX Runtime on the CPU of another machine."""
 
     packages = ("onnx", "torch")
-    reads_onnx = True
     limits_threads = False  # not this process's cores; the far side tells its own
     links: dict[tuple[str, ...], Link] = {}  # noqa: RUF012 - one connection for all devices of a process
 
@@ -156,21 +152,14 @@ class SshOnnxRuntime(Device):
     def remark(self) -> str:
         return "CPU wait time is not subtracted over there: keep the machine idle"
 
-    def lowered(self, model: nn.Module, example: Any) -> nn.Module:
-        """The ONNX graph, exported once."""
-        with refusals(self.name):
-            return onnx_module(model, example)
-
-    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
-        """The model in a session over there."""
-        with refusals(self.name):
-            module = onnx_module(model, example)
-            files = []
-            for tensor in flat_inputs(example):
-                file = io.BytesIO()
-                np.save(file, as_array(tensor), allow_pickle=False)
-                files.append(file.getvalue())
-            link, names = self.link, list(module.names or module.inputs)
-            link.models += 1
-            link.ask("load", [module.graph, *files], model=link.models, names=names, threads=setting.threads)
-            return FarPrepared(link, link.models, setting.threads)
+    def open(self, graph: bytes, feed: Feed, setting: Setting) -> Prepared:
+        """The graph in a session over there."""
+        files = []
+        for array in feed.values():
+            file = io.BytesIO()
+            np.save(file, array, allow_pickle=False)
+            files.append(file.getvalue())
+        link = self.link
+        link.models += 1
+        link.ask("load", [graph, *files], model=link.models, names=list(feed), threads=setting.threads)
+        return FarPrepared(link, link.models, setting.threads)

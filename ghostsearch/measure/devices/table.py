@@ -9,7 +9,7 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, in_a_line
 from ghostsearch.measure.devices.base import Device
 from ghostsearch.space.architecture import nearest_names
 
@@ -92,7 +92,7 @@ def _load(name: str) -> Device:
         made = point.load()()
     # Another package's code may fail in any way on import.
     except Exception as error:
-        shown = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        shown = in_a_line(error)
         raise GhostsearchError(f"device {name!r} ({point.value}) cannot be loaded ({shown})") from error
     if not isinstance(made, Device):
         raise GhostsearchError(f"device {name!r} ({point.value}) must subclass ghostsearch.measure.devices.base.Device")

@@ -48,9 +48,9 @@ def _noted_input(notes: dict[str, str], size: Size, channels: int) -> InputSpec:
 
 def check_device(loaded: LoadedModel, name: str) -> None:
     """Raise GhostsearchError unless the device is here and, for an ONNX file, runs such files."""
-    if isinstance(loaded.module, OnnxModule) and not get_device(name).reads_onnx:
+    device = get_device(name)
+    if isinstance(loaded.module, OnnxModule) and not device.reads_onnx:
         raise GhostsearchError(f"{name} does not run ONNX files as they are; use onnxruntime:cpu or openvino:cpu")
-    get_device(name)
 
 
 def example_of(loaded: LoadedModel, batch: int | None = None) -> Any:

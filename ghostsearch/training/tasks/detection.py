@@ -57,10 +57,8 @@ class Detection(Task):
     def _trainable(self, model: nn.Module, target: Any) -> list[dict[str, Tensor]]:
         # Without labels the target is the baseline's output.
         boxes = self.as_target(target) if isinstance(target, Mapping) else target
-        classes, largest = (
-            class_count(model),
-            max((int(t["labels"].max()) for t in boxes if len(t["labels"])), default=0),
-        )
+        classes = class_count(model)
+        largest = max((int(t["labels"].max()) for t in boxes if len(t["labels"])), default=0)
         if classes is not None and largest >= classes:
             raise GhostsearchError(
                 f"label {largest} with a detector of {classes} classes, of which 0 is the background; "
