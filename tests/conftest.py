@@ -2,7 +2,38 @@
 
 import os
 
+import pytest
+
 # Several workers on few cores: threads that spin while they wait for one another would take most of the time.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 # Ray's workers would stand behind every other test.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+TINY_SPACE = """
+width_multiple: 4
+include: ["block1.1.*"]
+sites:
+  - match: "block1.1.*"
+    choices: ["ghost(ratio=2, kernel=3)", "ghost(ratio=4, kernel=3)"]
+groups:
+  - match: "*"
+    widths: [width(1), width(0.5)]
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """A user's cache of this session's own, for all its workers: layers are timed once, no user's read."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny_space(tmp_path_factory):
+    """A file of a search space of the digits network that is soon searched: two sites and a group."""
+    space = tmp_path_factory.mktemp("space") / "tiny.yaml"
+    space.write_text(TINY_SPACE)
+    return space

@@ -1,77 +1,92 @@
 """Commands on disks that are full or take no files: file systems made for the test, in a namespace of its own."""
 
-import os
+import json
 import subprocess
 import sys
 
 import pytest
 
 IN_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-MOUNT = 'mount -t tmpfs -o "$1" tmpfs "$2" || exit 99; at=$2; shift 2; "$@"; code=$?; find "$at" -type f; exit $code'
-"""Runs a command and then lists the files left on the mounted disk, which goes with the namespace."""
+MOUNT = """
+ro=$1 full=$2 temporary=$3; shift 3
+mount -t tmpfs -o ro,size=64k tmpfs "$ro" && mount -t tmpfs -o size=4k tmpfs "$full" &&
+    mount -t tmpfs -o size=8k tmpfs "$temporary" || exit 99
+exec "$@"
+"""
+"""Mounts a read-only disk, a full one and one on which the file that ONNX Runtime leaves there has room, without which
+Python would choose another directory; they go with the namespace.
+"""
+RUNS = """
+import contextlib, io, json, os, sys, tempfile
+from ghostsearch.cli.main import main
+
+def run(temporary, *arguments):
+    "Exit code, both streams and the files below a place, of a command in this process."
+    out, err, sys.argv, tempfile.tempdir = io.StringIO(), io.StringIO(), ["ghostsearch", *arguments], temporary
+    code = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    at = os.path.dirname(arguments[-1])
+    return code, err.getvalue(), sorted(os.path.join(where, name) for where, _, names in os.walk(at) for name in names)
+
+print(json.dumps({name: run(*words) for name, words in json.loads(sys.argv[1]).items()}))
+"""
+"""All commands one after the other: an interpreter each would take seconds."""
 CONVERT = ["convert", "ghostsearch:digits_cnn", "--choice", "ghost(ratio=2, kernel=3)", "--quiet"]
-FULL, READ_ONLY = "size=4k", "ro,size=64k"
 
 
-def started(options, place, *arguments, **environment):
-    """Run ghostsearch with a small file system of its own mounted at a place."""
-    place.mkdir(exist_ok=True)
-    command = [
-        *IN_NAMESPACE,
-        MOUNT,
-        "sh",
-        options,
-        str(place),
-        sys.executable,
-        "-m",
-        "ghostsearch",
-        *map(str, arguments),
-    ]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200", **environment}
-    )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def mounts(tmp_path_factory):
-    """Skips where no one but the administrator may mount anything."""
-    command = [*IN_NAMESPACE, MOUNT, "sh", FULL, str(tmp_path_factory.mktemp("mount")), "true"]
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """Exit code, standard error and files left, by command; skips where only the administrator may mount anything."""
+    base = tmp_path_factory.mktemp("disks")
+    ro, full, temporary, made = (base / name for name in ("ro", "full", "temporary", "made"))
+    for folder in (ro, full, temporary, made):
+        folder.mkdir()
+    fit = ["--calibrate", "digits", "--calibration-images", "32"]
+    commands = {
+        "read only": [None, *CONVERT, "--calibrate", "folder:nowhere", "--out", f"{ro}/out"],
+        "full": [None, *CONVERT, "--out", f"{full}/out"],
+        "fit": [str(temporary), *CONVERT, *fit, "--out", f"{made}/out"],
+        "int8": [str(temporary), "export", "--int8", "--calibrate", "digits", f"{made}/out"],
+    }
+    mounted = [*IN_NAMESPACE, MOUNT, "sh", str(ro), str(full), str(temporary)]
     try:
-        subprocess.run(command, capture_output=True, check=True)
+        subprocess.run([*mounted, "true"], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"file systems cannot be mounted in a namespace here: {error}")
+    done = subprocess.run(
+        [*mounted, sys.executable, "-c", RUNS, json.dumps(commands)], capture_output=True, text=True, check=True
+    )
+    return base, json.loads(done.stdout.splitlines()[-1])
 
 
 def one_line(outcome, told):
-    assert outcome.returncode == 2, outcome
-    lines = [line for line in outcome.stderr.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1, outcome.stderr
-    assert told in lines[0]
-    assert "Traceback" not in outcome.stderr
+    code, err, _ = outcome
+    assert code == 2, outcome
+    lines = [line for line in err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, err
+    assert told in lines[0].replace("\n", "")
+    assert "Traceback" not in err
 
 
-def test_a_read_only_output_folder_is_told_before_any_image_is_read(tmp_path):
-    outcome = started(
-        READ_ONLY, tmp_path / "ro", *CONVERT, "--calibrate", "folder:nowhere", "--out", tmp_path / "ro/out"
-    )
-    one_line(outcome, f"{tmp_path}/ro/out: cannot be written (Read-only file system)")
+def test_a_read_only_output_folder_is_told_before_any_image_is_read(outcomes):
+    base, of = outcomes
+    one_line(of["read only"], f"{base}/ro/out: cannot be written (Read-only file system)")
 
 
-def test_a_disk_that_fills_up_while_the_model_is_written(tmp_path):
-    outcome = started(FULL, tmp_path / "full", *CONVERT, "--out", tmp_path / "full/out")
-    one_line(outcome, "No space left on device")
-    assert outcome.stdout == "", "nothing half-written is left"
+def test_a_disk_that_fills_up_while_the_model_is_written(outcomes):
+    _, of = outcomes
+    one_line(of["full"], "No space left on device")
+    assert of["full"][2] == [], "nothing half-written is left"
 
 
-def test_a_fit_needs_no_temporary_disk_and_an_int8_export_names_it(tmp_path):
-    # Room for the file that ONNX Runtime leaves there; without any Python would choose another directory.
-    place, full = tmp_path / "temporary", "size=8k"
-    outcome = started(
-        full, place, *CONVERT, "--calibrate", "digits", "--calibration-images", 32, "--out", tmp_path / "out",
-        TMPDIR=str(place),
-    )  # fmt: skip
-    assert outcome.returncode == 0, outcome.stderr
-    before = sorted(os.listdir(tmp_path / "out"))
-    outcome = started(full, place, "export", tmp_path / "out", "--int8", "--calibrate", "digits", TMPDIR=str(place))
-    one_line(outcome, f"temporary directory {place}")
-    assert sorted(os.listdir(tmp_path / "out")) == before
+def test_a_fit_needs_no_temporary_disk_and_an_int8_export_names_it(outcomes):
+    base, of = outcomes
+    code, err, files = of["fit"]
+    assert code == 0, err
+    assert files
+    one_line(of["int8"], f"temporary directory {base}/temporary")
+    assert of["int8"][2] == files
