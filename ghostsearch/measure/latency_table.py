@@ -32,7 +32,8 @@ class LatencyTable:
         self.space = self._timed_space = space
         self.store = store
         self.costs = CostTable(model, example, anatomy, width_multiple=space.width_multiple)
-        self.layers = timed_layers(model, batched(example, 1), anatomy)
+        kept = store.setting.keep_float if store.device.name.endswith(":int8") else ()
+        self.layers = timed_layers(model, batched(example, 1), anatomy, kept)
         self._aliases = {name: site.path for site in anatomy.sites for name in (site.path, *site.aliases)}
         self._anatomy = anatomy
         self._by_name = {layer.name: layer for layer in self.layers}

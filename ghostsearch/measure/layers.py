@@ -18,6 +18,8 @@ from ghostsearch.blocks.base import CONVS
 from ghostsearch.blocks.table import build_block
 from ghostsearch.graph.capture import Shape, forward_copy, tensors
 from ghostsearch.measure.cost_table import Channels, reached_layers
+from ghostsearch.measure.onnx_graph.capture import onnx_module
+from ghostsearch.measure.onnx_graph.names import matches
 from ghostsearch.measure.streams import SUMS, Stream, WithSums, find_streams
 from ghostsearch.space.architecture import Anatomy
 from ghostsearch.space.choice import LayerChoice, parse_layer_choice
@@ -60,6 +62,8 @@ class TimedLayer:
     """Input shape (with batch) of each of its calls in one forward."""
     followers: tuple[nn.Module, ...]
     stream: Stream
+    kept_float: bool = False
+    """Whether it computes in float where the device computes in int8."""
 
     @property
     def depthwise(self) -> bool:
@@ -88,7 +92,9 @@ class TimedLayer:
                 stack = WithSums(stack, CONVS[self.module.weight.dim() - 2], outputs, relu="ReLU" in cell.behind)
             largest = max(self.shapes, key=prod)
             shape = (*largest[1:-1], inputs) if isinstance(self.module, nn.Linear) else (inputs, *largest[2:])
-            return stack.eval(), torch.randn(batch, *shape)
+            x = torch.randn(batch, *shape)
+        # An int8 device quantizes modules, and takes graphs as they are.
+        return (onnx_module(stack.eval(), x) if self.kept_float else stack.eval()), x
 
     def _resized(self, inputs: int, outputs: int) -> Any:
         old = self.module
@@ -101,10 +107,11 @@ class TimedLayer:
         )  # fmt: skip
 
 
-def timed_layers(model: nn.Module, example: Any, anatomy: Anatomy) -> list[TimedLayer]:
+def timed_layers(model: nn.Module, example: Any, anatomy: Anatomy, keep_float: Sequence[str] = ()) -> list[TimedLayer]:
     """Every convolution and linear layer that is a site or that a group of changeable width reaches, in forward order.
 
-    Transposed convolutions keep the baseline's time: they are left out.
+    Transposed convolutions keep the baseline's time: they are left out. keep_float: globs of the layers that stay in
+    float on an int8 device.
     """
     reached = reached_layers(model, example, anatomy)
     sites = {site.path for site in anatomy.sites}
@@ -123,8 +130,9 @@ def timed_layers(model: nn.Module, example: Any, anatomy: Anatomy) -> list[Timed
         after = tuple(model.get_submodule(name) for name in followers.get(path, ()))
         shapes = tuple(calls[path])
         stream = streams.get(path, Stream()) if isinstance(module, _ConvNd) else Stream()
-        name = _name(module, shapes, after)
-        layers.append(TimedLayer(path, name, module, Channels(c, ins), Channels(n, outs), shapes, after, stream))
+        kept = any(matches(path, glob) for glob in keep_float)
+        name = _name(module, shapes, after) + " in float" * kept
+        layers.append(TimedLayer(path, name, module, Channels(c, ins), Channels(n, outs), shapes, after, stream, kept))
     return layers
 
 

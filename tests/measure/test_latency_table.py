@@ -220,3 +220,15 @@ def test_a_dropped_branch_takes_its_layers_seconds_away(table, setup):
     assert np.delete(seconds[1], gone) == pytest.approx(np.delete(seconds[0], gone))
     assert part.predict([Architecture.of({end: "drop"})])[0] < 1
     assert not part.missing()
+
+
+def test_a_layer_that_stays_in_float_is_timed_in_float(setup, tmp_path):
+    model, example, anatomy, space, *_ = setup
+    store = CellStore("onnxruntime:cpu:int8", Setting(keep_float=("3",)), tmp_path)
+    layers = {x.path: x for x in LatencyTable(model, example, anatomy, space, store).layers}
+    quantized = {}
+    for path in ("3.0", "4.0"):
+        tiny, x = layers[path].tiny(layers[path].cell(KEEP, 32, 32), 1)
+        quantized[path] = b"QuantizeLinear" in store.device.lowered(tiny, x).graph
+    assert quantized == {"3.0": False, "4.0": True}
+    assert layers["3.0"].name != layers["4.0"].name

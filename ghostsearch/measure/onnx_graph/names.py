@@ -33,19 +33,19 @@ def layer_of(node: Any) -> str:
 
 def nodes_of(graph: Any, globs: Sequence[str]) -> list[str]:
     """Names of the nodes of the layers that a glob matches."""
-    return [node.name for node in graph.node if any(_matches(layer_of(node), glob) for glob in globs)]
+    return [node.name for node in graph.node if any(matches(layer_of(node), glob) for glob in globs)]
 
 
 def require_layers(globs: Sequence[str], layers: Iterable[str]) -> None:
     """Raise GhostsearchError, naming the nearest layers, for a glob that matches none."""
     known = sorted(set(layers))
     for glob in globs:
-        if not any(_matches(layer, glob) for layer in known):
+        if not any(matches(layer, glob) for layer in known):
             raise GhostsearchError(
                 f"--keep-float {glob!r} matches no layer; the nearest are {nearest_names(glob, known)}"
             )
 
 
-def _matches(layer: str, glob: str) -> bool:
-    """Whether a layer's path, or that of a module which it lies in, matches."""
+def matches(layer: str, glob: str) -> bool:
+    """Whether a layer's path, or that of a module that it lies in, matches."""
     return fnmatchcase(layer, glob) or fnmatchcase(layer, f"{glob}.*")
