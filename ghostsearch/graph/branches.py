@@ -6,19 +6,23 @@ may give way to the identity, so that a per-channel affine of x can take the pla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.padding import _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
 from torchvision.ops import stochastic_depth
 
 from ghostsearch.graph.flow import ELEMENTWISE, ancestors, is_add, is_elementwise_call
 from ghostsearch.space.architecture import Branch
 
 GATES = (nn.Sigmoid, nn.Hardsigmoid)
-PASSED = (_ConvNd, _NormBase, nn.GroupNorm, nn.Linear, *ELEMENTWISE)
+PADDINGS = (_ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd)
+PASSED = (_ConvNd, _NormBase, nn.GroupNorm, nn.LayerNorm, nn.Linear, *PADDINGS, *ELEMENTWISE)
 """Layers that give way to the identity when their branch is dropped."""
 
 
@@ -55,24 +59,25 @@ def _branch_of(total: fx.Node, modules: Mapping[str, nn.Module]) -> _Found | Non
     first, second = total.args
     if not isinstance(first, fx.Node) or not isinstance(second, fx.Node) or first is second:
         return None
-    for shortcut, end in ((first, second), (second, first)):
-        source = _before_identities(shortcut, modules)
+    pairs = [(x, end) for short, end in ((first, second), (second, first)) for x in _with_identities(short, modules)]
+    for source, end in pairs:
         if source.meta.get("shape") is None or source.meta.get("shape") != end.meta.get("shape"):
             continue
         above, behind = ancestors([end]), _descendants(source)
         inside = (above & behind) - {source}
-        closed = all(n in inside or n is source or n.op == "get_attr" for m in inside for n in m.all_input_nodes)
+        closed = all(n in inside or n is source or _is_parameter(n) for m in inside for n in m.all_input_nodes)
         private = all(user in inside for m in inside - {end} for user in m.users) and set(end.users) == {total}
         if inside and closed and private:
             return _Found(source, end, frozenset(inside))
     return None
 
 
-def _before_identities(node: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node:
-    """The value that reaches a node through identities: timm's blocks have one in the place of a downsampling."""
+def _with_identities(node: fx.Node, modules: Mapping[str, nn.Module]) -> Iterator[fx.Node]:
+    """A value and what it is through identities: timm's blocks have one in the place of a downsampling."""
+    yield node
     while node.op == "call_module" and type(modules[str(node.target)]) is nn.Identity:
         node = node.all_input_nodes[0]
-    return node
+        yield node
 
 
 def _descendants(node: fx.Node) -> set[fx.Node]:
@@ -101,19 +106,46 @@ def _described(found: _Found, modules: Mapping[str, nn.Module], calls: Mapping[i
             elif not isinstance(module, ELEMENTWISE):
                 # A layer that other places share stays; an activation without weights may.
                 return None
-        elif not (node in on_gates or _is_product(node) or _is_dropout(node) or is_elementwise_call(node)):
+        elif not (
+            node in on_gates
+            or _is_product(node)
+            or _is_dropout(node)
+            or _is_parameter(node)
+            or _is_permutation(node)
+            or is_elementwise_call(node)
+        ):
             return None
-    ends = [n for n in order if n.op == "call_module" and isinstance(modules[str(n.target)], _ConvNd)]
-    last = next((n for n in reversed(ends) if n not in on_gates), None)
-    if last is None or not _only_norms_behind(last, found.end, modules):
+    layers = [n for n in order if n.op == "call_module" and isinstance(modules[str(n.target)], _ConvNd | nn.Linear)]
+    layers = [n for n in layers if n not in on_gates]
+    if not layers or not _only_norms_behind(layers[-1], found.end, modules):
         return None
-    path = str(last.target)
-    behind = paths[paths.index(path) + 1 :]
-    norm = next((p for p in behind if isinstance(modules[p], _BatchNorm)), "")
-    channels = int(found.source.meta["shape"][1])
-    if getattr(modules[str(last.target)], "out_channels", None) != channels:
+    first, last = (str(n.target) for n in (layers[0], layers[-1]))
+    turned = [n for n in order if _is_permutation(n)]
+    if isinstance(modules[last], _ConvNd):
+        behind = paths[paths.index(last) + 1 :]
+        norm = next((p for p in behind if isinstance(modules[p], _BatchNorm)), "")
+        kept = modules[last].out_channels == int(found.source.meta["shape"][1]) and _cancel(turned)
+        return Branch(last, tuple(paths[: paths.index(last)]), tuple(gates), norm) if kept else None
+    # What leads to the first convolution and from there to the sum then leaves its output as it is.
+    kept = isinstance(modules[first], _ConvNd) and layers[0].meta["shape"] == found.source.meta["shape"]
+    if not (kept and _cancel(turned) and layers[0].all_input_nodes == [found.source]):
         return None
-    return Branch(path, tuple(paths[: paths.index(path)]), tuple(gates), norm)
+    return Branch(first, tuple(p for p in paths if p != first), tuple(gates), last=last)
+
+
+def _is_permutation(node: fx.Node) -> bool:
+    return node.target in ("permute", torch.permute)
+
+
+def _cancel(turned: Sequence[fx.Node]) -> bool:
+    """Whether permutations, one after the other, leave the dimensions as they were."""
+    if not turned:
+        return True
+    order = list(range(len(turned[0].meta["shape"])))
+    for node in turned:
+        dims: Any = node.args[1:] if isinstance(node.args[1], int) else node.args[1]
+        order = [order[d] for d in dims]
+    return order == sorted(order)
 
 
 def _gates(
@@ -126,7 +158,7 @@ def _gates(
     gates: list[str] = []
     on_gates: set[fx.Node] = set()
     for node in order:
-        if not _is_product(node) or any(n.op == "get_attr" for n in node.all_input_nodes):
+        if not _is_product(node) or _is_scaling(node):
             continue
         ends = [n for n in node.all_input_nodes if n.op == "call_module" and isinstance(modules[str(n.target)], GATES)]
         if len(ends) != 1:
@@ -146,8 +178,21 @@ def _is_product(node: fx.Node) -> bool:
     return getattr(node.target, "__name__", node.target) in ("mul", "imul", "mul_") and len(node.all_input_nodes) == 2
 
 
+def _is_scaling(node: fx.Node) -> bool:
+    """Whether a node multiplies a value by a parameter, as ConvNeXt's layer scale does."""
+    return _is_product(node) and any(map(_is_parameter, node.all_input_nodes))
+
+
+def _is_parameter(node: fx.Node) -> bool:
+    """Whether a node is a parameter or a view of one."""
+    viewed = node.op == "call_method" and node.target in ("reshape", "view", "unsqueeze")
+    return node.op == "get_attr" or (viewed and all(map(_is_parameter, node.all_input_nodes)))
+
+
 def _only_norms_behind(last: fx.Node, end: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a convolution's output goes to the sum through a norm or dropout at most, so that it can be fitted."""
+    """Whether a layer's output goes to the sum through norms, dropout, scales and permutations alone, so that it can be
+    fitted.
+    """
     node = last
     while node is not end:
         if len(node.users) != 1:
@@ -156,6 +201,6 @@ def _only_norms_behind(last: fx.Node, end: fx.Node, modules: Mapping[str, nn.Mod
         harmless = node.op == "call_module" and isinstance(
             modules[str(node.target)], _NormBase | nn.Identity | nn.modules.dropout._DropoutNd
         )
-        if not harmless and not _is_dropout(node):
+        if not (harmless or _is_dropout(node) or _is_scaling(node) or _is_permutation(node)):
             return False
     return True

@@ -44,7 +44,7 @@ class Place:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-        return isinstance(module, (*LAYERS, _ConvNd, _BatchNorm)) or super().is_leaf_module(module, path)
+        return isinstance(module, (*LAYERS, _ConvNd, _BatchNorm, nn.LayerNorm)) or super().is_leaf_module(module, path)
 
 
 def trace_graph(model: nn.Module, images: Any = None) -> fx.Graph | None:

@@ -84,6 +84,13 @@ class ChannelLayer:
     each: tuple[int, int, int]
     """Params, MACs and bytes of one channel."""
     branch: str = ""
+    instead: bool = False
+    """Whether it stands in the place of the dropped branch: it is there where the branch is not."""
+
+    def share(self, stays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """1 for every architecture that has the layer, else 0: (A,) or ()."""
+        kept = np.asarray(stays.get(self.branch, 1))
+        return 1 - kept if self.instead else kept
 
     def costs(self, lost: Kept) -> np.ndarray:
         """Params, MACs and bytes: (3, A), or (3, 1) when no group reaches the layer."""
@@ -134,7 +141,7 @@ class CostTable:
             options = [parse_layer_choice(text) for text in space.sites[name]] if name else [KEEP]
             code = codes[:, j] if name else np.zeros(len(codes), dtype=np.int64)
             totals += layer.costs(options, code, lost) * stays.get(layer.branch, 1)
-        return sum((layer.costs(lost) * stays.get(layer.branch, 1) for layer in self._channels), totals)
+        return sum((layer.costs(lost) * layer.share(stays) for layer in self._channels), totals)
 
     def _columns(self, space: SearchSpace) -> dict[str, tuple[str, int]]:
         """Layer path -> its name in the space and column of the codes."""
@@ -164,7 +171,7 @@ class CostTable:
         for matrix in self._matrices:
             known = known + matrix.costs([KEEP], code, nothing)
         for layer in self._channels:
-            known = known + layer.costs(nothing)
+            known = known + layer.costs(nothing) * layer.share({})
         params, macs, size = known[:, 0].tolist()
         return self.baseline.params - params, self.baseline.macs - macs, self.baseline.size_bytes - size
 
@@ -211,6 +218,8 @@ def _layers(model: nn.Module, example: Any, anatomy: Anatomy) -> tuple[list[Matr
     calls = trace_calls(model, example, (_ConvNd, nn.Linear)).shapes
     sites, images = {s.path for s in anatomy.sites}, batch_size(example)
     within = {path: branch.end for branch in anatomy.branches for path in branch.inside}
+    # Depthwise convolutions that may be dropped with all that is behind them.
+    within |= {branch.end: branch.end for branch in anatomy.branches if branch.last}
     matrices, channels = [], []
     for path, module in model.named_modules():
         ins, outs = (reached.get((path, side), ()) for side in ("in", "out"))
@@ -228,6 +237,10 @@ def _layers(model: nn.Module, example: Any, anatomy: Anatomy) -> tuple[list[Matr
             if site.groups > 1 and site.groups == site.out_channels:
                 width = Channels(site.out_channels, outs or ins)
                 channels.append(ChannelLayer(width, _shares(site.out_channels, site.macs, module), end))
+                if end == path:
+                    positions, biased = site.macs // module.weight.numel(), module.bias is not None
+                    affine = (1 + biased, positions, (1 + biased) * module.weight.element_size())
+                    channels.append(ChannelLayer(width, affine, end, instead=True))
                 continue
             inputs, outputs = Channels(site.in_channels, ins), Channels(site.out_channels, outs)
             matrices.append(MatrixLayer(site, inputs, outputs, module.weight.element_size(), end))

@@ -84,13 +84,16 @@ class Branch:
     """A residual branch f of x + f(x) that may be dropped: replaced by a per-channel affine of x."""
 
     end: str
-    """Path of its last convolution, the site that offers `drop`."""
+    """Path of the convolution that the affine takes the place of, the site that offers `drop`: the last one, or the
+    first where linear layers come behind it (ConvNeXt)."""
     inside: tuple[str, ...]
-    """Paths of its layers before `end`, in the order of computation: they give way to the identity."""
+    """Paths of its other layers, in the order of computation: they give way to the identity."""
     gates: tuple[str, ...] = ()
     """Those of `inside` that end a squeeze-excite gate: they give way to ones."""
     norm: str = ""
     """Path of the BatchNorm between `end` and the sum, which stays; empty when there is none."""
+    last: str = ""
+    """Path of the linear layer, among `inside`, whose output the affine is fitted to; empty where that is `end`'s."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def dropped_branches(architecture: Architecture, anatomy: Anatomy) -> list[Branc
 
 
 def drop_branches(model: nn.Module, branches: Iterable[Branch]) -> None:
-    """Replace the layers of each branch, in place: its last convolution by a 1×1 depthwise one, the rest by nothing.
+    """Replace the layers of each branch, in place: its `end` by a 1×1 depthwise convolution, the rest by nothing.
 
     The new convolution starts at zero and the BatchNorm behind it at mean zero, so that the branch gives its mean until
     it is fitted. Modules keep their paths, so a graph traced before still runs.

@@ -17,7 +17,7 @@ from ghostsearch.blocks.ghost import GhostConv
 from ghostsearch.blocks.lowrank import LowRankConv
 from ghostsearch.graph.flow import LAYERS, Place, fit_order, input_weight, readers_of, without_inplace
 from ghostsearch.graph.paused import PausedRuns
-from ghostsearch.space.architecture import Architecture
+from ghostsearch.space.architecture import Architecture, Branch
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.fit_block import Fitted, fit_block, scale_outputs
 from ghostsearch.surgery.fit_ghost import channel_means, cheap_halo, spread
@@ -53,9 +53,10 @@ class ModelFit:
 
     def __init__(
         self, statistics: BaselineStatistics, narrow: nn.Module, student: nn.Module, channels: Mapping[str, Tensor],
-        settings: FitSettings,
+        settings: FitSettings, dropped: Sequence[Branch] = (),
     ) -> None:  # fmt: skip
         self.statistics, self.narrow, self.settings = statistics, narrow, settings
+        self.aims = {branch.end: branch.last for branch in dropped if branch.last}
         self.student, self.channels = without_inplace(student.eval()), dict(channels)
         self.places = statistics.places
         self.first: str | None = None
@@ -114,7 +115,7 @@ class ModelFit:
         replay = self.statistics.replay.fork(self.student)
 
         def get(place: Place, visit: Callable[..., None]) -> None:
-            for number in range(len(self.statistics.targets(place.path))):
+            for number in range(len(self.statistics.targets(self.aims.get(place.path, place.path)))):
                 x = replay.value(place.source, number)
                 visit(number, x, None if place.shortcut is None else replay.value(place.shortcut, number))
             self.peak = max(self.peak, replay.held_bytes())
@@ -130,6 +131,8 @@ class ModelFit:
             return
         norm: Any = self.student.get_submodule(place.norm) if place.norm else None
         found = readers_of(place, self.student)
+        if place.path in self.aims:
+            old, new = _over_positions(old), _over_positions(new)
         problem = self._problem(place, old, new, norm, found, gather)
         if problem is None:
             self.not_fitted[place.path] = "the images do not reach it"
@@ -159,15 +162,17 @@ class ModelFit:
     ) -> Problem | None:
         window = Window.of(old)
         halo = cheap_halo(new) if isinstance(new, GhostConv) else ((0, 0),) * len(window.kernel)
-        tiles_of, targets = None, self.statistics.targets(place.path)
-        tiles_of = self.statistics.tiles[place.path]
+        aim = self.aims.get(place.path, place.path)
+        targets = self.statistics.targets(aim)
+        tiles_of = self.statistics.tiles[aim]
         halos = [((0, 0),) * len(halo) if tiles.whole else halo for tiles in tiles_of]
         inputs: dict[int, Tensor] = {}
         shortcuts: dict[int, Tensor] = {}
 
         def visit(number: int, x: Tensor, shortcut: Tensor | None) -> None:
             tiles = tiles_of[number]
-            inputs[number] = crops(as_maps(x, old), tiles, window, halos[number])
+            maps = as_maps(x, old) if aim == place.path else x.flatten(2)
+            inputs[number] = crops(maps, tiles, window, halos[number])
             if shortcut is not None:
                 maps = as_maps(shortcut, old)
                 shortcuts[number] = crops(maps, tiles, Window.point(maps.dim() - 2))
@@ -176,7 +181,7 @@ class ModelFit:
         seen = sorted(inputs)
         if not seen:
             return None
-        chosen = self.channels.get(place.path)
+        chosen = self.channels.get(aim)
         totals = [targets[i] if chosen is None else targets[i][:, chosen] for i in seen]
         masks = [tiles_of[i].inside(halos[i]).to(self.statistics.device) for i in seen]
         columns = [[inputs[i] for i in seen], masks, totals, *([[shortcuts[i] for i in seen]] if shortcuts else [])]
@@ -259,6 +264,14 @@ class ModelFit:
         norm.running_var.copy_(variance)
         norm.weight.copy_((variance + norm.eps).sqrt() / scale)
         norm.bias.copy_(mean + offset)
+
+
+def _over_positions(affine: Any) -> nn.Conv1d:
+    """A per-channel affine of maps as one of their positions in a row, with the same weights in memory."""
+    flat = nn.Conv1d(affine.out_channels, affine.out_channels, 1, groups=affine.groups, bias=affine.bias is not None)
+    flat.weight = nn.Parameter(affine.weight.detach().flatten(2), requires_grad=False)
+    flat.bias = affine.bias
+    return flat
 
 
 def _joined(columns: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:

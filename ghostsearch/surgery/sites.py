@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable
 from math import prod
 from typing import Any
 
@@ -40,7 +40,8 @@ def find_sites(model: nn.Module, example: Any, *, include_first: bool = False, w
     traced = trace_calls(model, example, (_ConvNd,))
     calls = traced.shapes
     pooled, image = _image_is_larger(example), _image_channels(example)
-    sites, skipped = [], []
+    sites, skipped, branches = [], [], droppable_branches(model, example)
+    depthwise = {b.end for b in branches if b.last}
     for module, names in paths.values():
         if not _is_convolution(module):
             continue
@@ -48,7 +49,7 @@ def find_sites(model: nn.Module, example: Any, *, include_first: bool = False, w
         reason = (
             _unsuitable(module)
             or _shares(module, shared, path)
-            or _hopeless(module)
+            or ("" if path in depthwise else _hopeless(module))
             or _placement(module, seen, include_first, pooled, image)
             or traced.read_elsewhere.get(path, "")
             or _own_class(module, seen)
@@ -57,7 +58,7 @@ def find_sites(model: nn.Module, example: Any, *, include_first: bool = False, w
             skipped.append(Skipped(names[0], reason))
         else:
             sites.append(_site(module, names, calls[names[0]], batch_size(example)))
-    branches = droppable_branches(model, example, {s.path for s in sites})
+    branches = tuple(b for b in branches if b.end in {s.path for s in sites})
     if not widths:
         return Anatomy(tuple(sites), tuple(skipped), branches=branches)
     if len(sites) + len(skipped) < 2:
@@ -67,10 +68,10 @@ def find_sites(model: nn.Module, example: Any, *, include_first: bool = False, w
     return Anatomy(tuple(sites), tuple(skipped), groups, note, branches)
 
 
-def droppable_branches(model: nn.Module, example: Any, sites: Set[str]) -> tuple[Branch, ...]:
-    """The residual branches that may be dropped, of those that end in a site; none where the model cannot be traced."""
+def droppable_branches(model: nn.Module, example: Any) -> tuple[Branch, ...]:
+    """The residual branches that may be dropped; none where the model cannot be traced."""
     graph = trace_graph(model, example) if isinstance(example, torch.Tensor) else None
-    return tuple(b for b in find_branches(model, graph) if b.end in sites) if graph is not None else ()
+    return find_branches(model, graph) if graph is not None else ()
 
 
 def module_paths(model: nn.Module) -> dict[int, tuple[nn.Module, tuple[str, ...]]]:

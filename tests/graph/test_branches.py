@@ -44,6 +44,32 @@ def test_a_branch_is_found_however_the_sum_is_written(add):
     assert branch.norm == ""
 
 
+def test_padding_goes_with_the_layer_that_needs_it():
+    net = Residual(lambda x, y: x + y)
+    net.a = nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(8, 8, 3))
+    (branch,) = found(net)
+    assert branch.inside == ("a.0", "a.1", "norm")
+
+
+def test_a_scaled_branch_with_a_norm_over_channels_may_go():
+    class ConvNeXt(Residual):
+        def __init__(self):
+            super().__init__(lambda x, y: x + y)
+            self.over, self.gamma, self.way = nn.LayerNorm(8), nn.Parameter(torch.rand(8)), nn.Identity()
+
+        def branch(self, x):
+            y = self.over(self.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            return self.b(F.gelu(y)) * self.gamma.reshape(1, -1, 1, 1)
+
+        def forward(self, x):
+            x = self.way(F.relu(self.stem(x)))
+            return self.head(self.way(x) + self.branch(x))
+
+    (branch,) = found(ConvNeXt())
+    assert branch.end == "b"
+    assert branch.inside == ("a", "over")
+
+
 def test_a_gate_gives_way_to_ones():
     (branch,) = found(Residual(lambda x, y: x + y, gate=True))
     assert branch.inside == ("a", "norm", "pool", "squeeze", "open")

@@ -49,6 +49,16 @@ def test_structure_depends_on_the_architecture_alone(known):
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 
+def test_cost_of_a_branch_that_begins_with_a_depthwise_convolution():
+    net, x = Turned(), torch.randn(1, 3, 8, 8)
+    anatomy = find_sites(net, x)
+    (group,) = [g.name for g in anatomy.groups if not g.fixed]
+    architecture = Architecture.of({"a": "drop"}, {group: "width(0.5)"})
+    predicted = CostTable(net, x, anatomy, width_multiple=1).predict(architecture)
+    counted = measure_cost(convert(net, architecture, example=x, width_multiple=1), x)
+    assert (predicted.params, predicted.macs) == (counted.params, counted.macs)
+
+
 class Scaled(nn.Module):
     """A branch that is an affine of its input: dropping it costs nothing once it is fitted."""
 
@@ -64,14 +74,31 @@ class Scaled(nn.Module):
         return self.head(x + self.norm(self.b(self.a(x))))
 
 
-def test_an_affine_branch_is_recovered():
+class Turned(Scaled):
+    """The same, its second layer a linear one over the channels, with a scale behind it, as ConvNeXt's blocks have."""
+
+    def __init__(self):
+        super().__init__()
+        linear = nn.Linear(8, 8)
+        with torch.no_grad():
+            linear.weight.copy_(self.b.weight[:, :, 0, 0])
+        self.b, self.gamma = linear, nn.Parameter(1 + torch.rand(8))
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        y = self.b(self.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.head(x + y * self.gamma.view(1, -1, 1, 1))
+
+
+@pytest.mark.parametrize(("kind", "end"), [(Scaled, "b"), (Turned, "a")])
+def test_an_affine_branch_is_recovered(kind, end):
     torch.manual_seed(0)
-    net, x = Scaled(), torch.randn(32, 3, 8, 8)
+    net, x = kind(), torch.randn(32, 3, 8, 8)
     with torch.no_grad():
         net.train()(x)
         net.eval()
         wanted = net(x)
-        architecture = Architecture.of({"b": "drop"})
+        architecture = Architecture.of({end: "drop"})
         copied = convert(net, architecture, example=x[:1])(x)
         fitted = convert(net, architecture, example=x[:1], calibration=[x])(x)
     # The ridge draws the factors a little towards zero.
