@@ -1,249 +1,259 @@
-"""Pruning, decomposition, ghosts and quantization side by side on one trained net, before any label is used.
+"""Families of compression side by side, before any label: float and int8, at equal latency and at equal accuracy.
 
-Stages, each of which goes on where it was stopped:
+    python benchmarks/families.py --net resnet56 --data cifar10 --validation-list val.txt --weights resnet56.safetensors
+    python benchmarks/families.py --net lite0 --data imagenet-sample
+    python benchmarks/families.py --net resnet50
 
-    python benchmarks/families.py fit     closed-form weights of every family, a model directory each
-    python benchmarks/families.py score   float and int8 files of each, and their test accuracy
-    python benchmarks/families.py time    all files in one interleaved run, on a quiet machine
-    python benchmarks/families.py page    results/families.* and results/int8.*; without latencies where none were taken
-
-Run from a folder with cifar10-jpeg/, cifar10-jpeg-val.txt and cifar_resnet20_jpeg.safetensors.
+One candidate table and one latency table per device serve all families: for each, and for all together, the integer
+program takes the architecture that loses least at each share of the baseline's latency, in float and in int8. It is
+fitted in closed form to unlabelled images, and its float and int8 files are scored. `--only table`, `fit`, `time` or
+`page` does one step; everything is kept in --work, and the same command resumes. `time` takes the latencies of all
+files in one interleaved run, on a machine that should be quiet. resnet50 comes without weights: each family
+everywhere, timed and not scored.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from families_page import page
+from imagenet_sample import open_sample
+from rows import append_row, read_rows
+from torch import nn
 
-from ghostsearch.data.calibration import calibration_batches
-from ghostsearch.data.load import Data, load_data
-from ghostsearch.export.convert_directory import convert_and_save
-from ghostsearch.export.int8 import Judges, quantize
-from ghostsearch.export.writer import export
-from ghostsearch.files import write_text
-from ghostsearch.machine import processor
-from ghostsearch.measure.cost import measure_cost
+from ghostsearch.measure.cells import CellStore
 from ghostsearch.measure.devices.onnxruntime_cpu import OnnxRuntimeCpu
 from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.latency_table import LatencyTable
+from ghostsearch.measure.onnx_graph.capture import onnx_bytes
+from ghostsearch.measure.onnx_graph.int8_module import int8_module
 from ghostsearch.measure.onnx_graph.module import OnnxModule
-from ghostsearch.measure.onnx_graph.quantize import Int8Options
+from ghostsearch.measure.profiling import profile
 from ghostsearch.measure.setting import Setting
-from ghostsearch.models.load import LoadedModel, example_input, load_model
-from ghostsearch.records import Latency
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
-from ghostsearch.space.architecture import Architecture
-from ghostsearch.surgery.saved import load_directory, save
-from ghostsearch.training.tasks.classification import Classification
+from ghostsearch.models.load import example_input, load_model
+from ghostsearch.report.result_page import publish
+from ghostsearch.space.architecture import Architecture, SearchSpace
+from ghostsearch.space.preset import Preset, parse_preset
+from ghostsearch.study.candidates import build_candidates, losses_of, read_candidates
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.interactions import decompose
+from ghostsearch.study.setup import Setup, open_setup
+from ghostsearch.study.solve import decode, exclusions
+from ghostsearch.study.solver import Problem, Program
+from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.sites import find_sites
 
-MODEL, WEIGHTS = "ghostsearch:resnet20", Path("cifar_resnet20_jpeg.safetensors")
-FAMILIES = {
-    "baseline": ("none", ""),
-    "ghost": ("ghost", "ghost(ratio=2, kernel=3)"),
-    "ghost1": ("ghost", "ghost(ratio=2, kernel=1)"),
-    "lowrank": ("decomposition", "lowrank(rank=0.5)"),
-    "width": ("pruning", "width(0.5)"),
-}
-"""A short name, the family and the choice that goes everywhere it fits: each about half the multiply-adds."""
-FIT_IMAGES, SCALE_IMAGES, TIMING_S = 512, 256, 90.0
-TIMES = "latencies.json"
-
-
-def fit(work: Path, seed: int) -> None:
-    """Convert the baseline by every choice, calibrated without labels."""
-    for name, (_, choice) in FAMILIES.items():
-        folder = work / f"{name}-{seed}"
-        if (folder / "done.json").exists():
-            continue
-        loaded = load_model(MODEL, weights=WEIGHTS)
-        if choice:
-            data = "folder:cifar10-jpeg"
-            convert_and_save(loaded, folder, choice=choice, calibration=data, images=FIT_IMAGES, seed=seed)
-        else:
-            save(loaded.module, folder, source=loaded, architecture=Architecture())
-        write_text(folder / "done.json", "true\n")
-        print(folder)
-
-
-def score(work: Path, seed: int, data: Data) -> None:
-    """Write each model as float and as int8 ONNX and score the files on the test split."""
-    for name in FAMILIES:
-        folder = work / f"{name}-{seed}"
-        model = load_directory(folder)
-        if not (folder / "float.onnx").exists():
-            export(model, "onnx", folder / "float.onnx")
-        # The quantizer by itself, without our split of the ghosts' norms, for comparison.
-        for kind, split in (("int8", True), *((("unsplit", False),) if name.startswith("ghost") else ())):
-            row = folder / f"{kind}.json"
-            if not row.exists():
-                found = int8_row(model, data, folder / f"{kind}.onnx", seed, split=split)
-                write_text(row, json.dumps(found))
-                print(row, found)
-
-
-def int8_row(model: LoadedModel, data: Data, out: Path, seed: int, *, split: bool) -> dict[str, Any]:
-    """Quantize to `out` and score both files; the timing here is not used."""
-    batches = calibration_batches(data, SCALE_IMAGES, seed=seed)
-    options = Int8Options(split_norms=split, equalize=split)
-    result = quantize(model, batches, out, Judges(data.test, Classification(), 0.2, options))
-    return dataclasses.asdict(result)
-
-
-def float_rows(work: Path, seeds: Sequence[int], timings: dict[str, Latency]) -> list[dict[str, Any]]:
-    """The families in float32: cost, latency, accuracy."""
-    rows = []
-    baseline = measure_cost(load_directory(work / "baseline-0").module, example_input(load_model(MODEL).input))
-    for name, (family, choice) in FAMILIES.items():
-        model = load_directory(work / f"{name}-0")
-        cost, latency = measure_cost(model.module, example_input(model.input)), timings.get(f"{name} float")
-        scores = [read(work / f"{name}-{seed}" / "int8.json")["float_score"] for seed in seeds]
-        rows.append(
-            {
-                "family": family, "choice": choice or "keep", "params": cost.params, "macs": cost.macs,
-                "macs_share": cost.macs / baseline.macs, "latency_ms": latency.median_s * 1e3 if latency else None,
-                "latency_share": latency.ratio if latency else None, "accuracy_percent": 100 * statistics.mean(scores),
-                "spread": 100 * (max(scores) - min(scores)),
-            }
-        )  # fmt: skip
-    int8 = read(work / "baseline-0" / "int8.json")
-    latency = timings.get("baseline int8")
-    rows.append(
-        {
-            "family": "quantization", "choice": "int8", "params": baseline.params, "macs": baseline.macs,
-            "macs_share": 1.0,
-            "latency_ms": latency.median_s * 1e3 if latency else None,
-            "latency_share": latency.ratio if latency else None,
-            "accuracy_percent": 100 * int8["score"], "spread": None,
-        }
-    )  # fmt: skip
-    return rows
-
-
-def int8_rows(work: Path, seeds: Sequence[int], timings: dict[str, Latency]) -> list[dict[str, Any]]:
-    """Each family's float file beside its int8 file."""
-    rows = []
-    for name, (_, choice) in FAMILIES.items():
-        for kind in ("int8", "unsplit"):
-            found = [read(p) for seed in seeds if (p := work / f"{name}-{seed}" / f"{kind}.json").exists()]
-            if not found:
-                continue
-            before, after = (x.median_s if (x := timings.get(f"{name} {k}")) else None for k in ("float", kind))
-            drops = [100 * (x["score"] - x["float_score"]) for x in found]
-            rows.append(
-                {
-                    "model": choice or "baseline", "quantizer": "ours" if kind == "int8" else "ONNX Runtime's alone",
-                    "float_kB": found[0]["float_size_bytes"] / 1e3, "int8_kB": found[0]["size_bytes"] / 1e3,
-                    "float_ms": before and before * 1e3, "int8_ms": after and after * 1e3,
-                    "time_share": before and after and after / before,
-                    "float_percent": 100 * statistics.mean(x["float_score"] for x in found),
-                    "int8_percent": 100 * statistics.mean(x["score"] for x in found),
-                    "change_points": statistics.mean(drops), "worst_change": min(drops),
-                }
-            )  # fmt: skip
-    return rows
-
-
-def read(path: Path) -> Any:
-    """A JSON file."""
-    return json.loads(path.read_text())
-
-
-def measure(work: Path) -> None:
-    """Time every file of the first seed in turns with the baseline's float file on one thread; keep the times."""
-    files = {
-        f"{name} {kind}": OnnxModule.read(path)
-        for name in FAMILIES
-        for kind in ("float", "int8", "unsplit")
-        if (path := work / f"{name}-0" / f"{kind}.onnx").exists()
-    }
-    example = example_input(load_model(MODEL).input)
-    found = measure_latency(
-        files, example, device=OnnxRuntimeCpu(), baseline=files["baseline float"], setting=Setting(time_limit=TIMING_S)
-    )
-    write_text(work / TIMES, json.dumps({name: x.model_dump(mode="json") for name, x in found.items()}))
-
-
-def timings_of(work: Path) -> dict[str, Latency]:
-    """The kept latencies; none before the stage that takes them."""
-    path = work / TIMES
-    return {name: Latency.model_validate(x) for name, x in read(path).items()} if path.exists() else {}
-
-
-def pages(work: Path, seeds: Sequence[int], timings: dict[str, Latency]) -> list[ResultPage]:
-    """Two pages from the same rows: the families in float, and what int8 does to each."""
-    floats, ints = float_rows(work, seeds, timings), int8_rows(work, seeds, timings)
-    common = {"command": commands(), "device": f"{processor()}, ONNX Runtime, 1 thread, batch 1", "seed": 0}
-    test = (
-        f"CIFAR-10 (JPEG), all 10,000 test images; mean over calibration seed {', '.join(map(str, seeds))}. "
-        f"No label was used: weights in closed form from {FIT_IMAGES} training images, int8 scales from {SCALE_IMAGES}."
-    )
-    noisy = [name for name, x in timings.items() if x.noisy]
-    timed = f"All files timed in one interleaved run; noisy: {', '.join(noisy) or 'none'}."
-    timed = timed if timings else "Latency was not taken in this run."
-    best = max((r for r in floats if r["family"] not in ("none", "quantization")), key=lambda r: r["accuracy_percent"])
-    ghost = [r for r in ints if r["model"].startswith("ghost") and r["quantizer"] == "ours"]
-    alone = [r for r in ints if r["model"].startswith("ghost") and r["quantizer"] != "ours"]
-    baseline = next(r for r in ints if r["model"] == "baseline")
-    changes = [", ".join(f"{r['change_points']:+.2f}" for r in rows) for rows in (ghost, alone)]
-    return [
-        ResultPage(
-            name="families", title="Four families of compression on ResNet-20, before any label",
-            claim="At about half the multiply-adds and without training, the best single family, used everywhere",
-            figure=f"{best['choice']}: {best['accuracy_percent']:.1f} % (baseline "
-            f"{floats[0]['accuracy_percent']:.1f} %, "
-            f"int8 of the baseline {floats[-1]['accuracy_percent']:.1f} %)",
-            tables=[ResultTable("Float32, and int8 of the baseline", floats)],
-            notes=(test, f"spread: points between the best and the worst seed. {timed}"), **common,
-        ),
-        ResultPage(
-            name="int8", title="Do ghost nets quantize badly?",
-            claim="Points of accuracy that int8 costs: ghost nets, beside the baseline",
-            figure=f"{changes[0]} against {baseline['change_points']:+.2f}; by the quantizer alone {changes[1]}",
-            tables=[ResultTable("Post-training quantization by ONNX Runtime, static, weights per channel", ints)],
-            notes=(
-                test,
-                "ONNX Runtime's alone: the same quantizer on the file as exported. It folds BatchNorm only into the "
-                "convolution right before it; behind a ghost stands a concatenation, which ours splits first, exactly.",
-                "Why kernel=1 loses so much more than kernel=3 was not found out.",
-                timed,
-            ),
-            **common,
-        ),
-    ]  # fmt: skip
-
-
-def commands() -> str:
-    """The stages, as they were run."""
-    last = script_command()
-    return " && ".join(last.replace(" page", f" {stage}") for stage in ("fit", "score", "time", "page"))
+FLOAT, INT8 = "onnxruntime:cpu", "onnxruntime:cpu:int8"
+CHOICES = ("ghost(ratio=2, kernel=3)", "lowrank(rank=0.5)", "drop")
+WIDTHS = {"resnet56": (1, 0.92, 0.83, 0.75, 0.67, 0.58, 0.5, 0.42, 0.33), "lite0": (1, 0.83, 0.67, 0.5, 0.33)}
+TIMED = (1, 0.67, 0.33)
+"""Widths that are searched, and those at which layers are timed; between them is interpolated."""
+FAMILIES = {"mix": "", "width": "width", "drop": "drop", "low rank": "lowrank", "ghost": "ghost"}
+"""The beginning of a family's choices; the search's mix has all of them."""
+SHARES = (0.85, 0.7)
+"""Latency asked for, of the baseline's in the same precision."""
+CELL_S = 0.05
+UNIFORM = {
+    "ghost": ("ghost(ratio=2, kernel=3)",), "low rank": ("lowrank(rank=0.5)",), "width": ("width(0.75)",),
+    "drop": ("every second branch",), "mix": ("width(0.75)", "every second branch"),
+}  # fmt: skip
+"""Of a network without weights."""
 
 
 def main() -> None:
-    """Run one stage."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("fit", "score", "time", "page"))
-    parser.add_argument("--work", type=Path, default=Path("families"), help="where models and rows are kept")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("results"))
-    options = parser.parse_args()
+    args = arguments()
     torch.set_num_threads(1)
-    if options.stage == "time":
-        measure(options.work)
-        return
-    if options.stage == "page":
-        for page in pages(options.work, options.seeds, timings_of(options.work)):
-            for path in publish(page, options.out):
-                print(path)
-        return
-    data = load_data("folder:cifar10-jpeg", input=load_model(MODEL).input, validation_list=Path("cifar10-jpeg-val.txt"))
-    for seed in options.seeds:
-        fit(options.work, seed) if options.stage == "fit" else score(options.work, seed, data)
+    folder = args.work / args.net
+    folder.mkdir(parents=True, exist_ok=True)
+    if args.net == "resnet50":
+        steps = {"time": lambda: time_uniform(folder, args)}
+    else:
+        net = Net(args, folder)
+        steps = {"table": net.tables, "fit": net.fit, "time": lambda: time_files(folder, net.setup.example, args)}
+    for name, step in steps.items():
+        if args.only in (None, name):
+            step()
+    if args.only in (None, "page"):
+        for path in publish(page(args.work, args.seed), args.out):
+            print(path)
+
+
+@dataclass(frozen=True)
+class Net:
+    """A trained network with what its families are made from."""
+
+    args: argparse.Namespace
+    folder: Path
+
+    @cached_property
+    def setup(self) -> Setup:
+        """Model, data and the whole space."""
+        args = self.args
+        if args.net == "lite0":
+            setup = open_sample(args.data, "fine", seed=args.seed)
+            setup = replace(setup, calibration=(setup.calibration or [])[: args.images // 16])
+        else:
+            listed = args.validation_list and str(args.validation_list)
+            setup = open_setup(RunConfig(
+                model=f"ghostsearch:{args.net}", weights=str(args.weights), data=f"folder:{args.data}",
+                validation_list=listed, calibration_images=args.images, seed=args.seed, out=str(self.folder),
+            ))  # fmt: skip
+        return replace(setup, space=preset(WIDTHS[args.net]).resolve(setup.anatomy))
+
+    @cached_property
+    def test(self) -> list[Any]:
+        """Every n-th batch of the test images, since a folder is in the order of its classes."""
+        return [batch for i, batch in enumerate(self.setup.data.test) if i % self.args.every == 0]
+
+    def tables(self) -> None:
+        """The candidate table and both latency tables, as far as they are not there."""
+        for device in (FLOAT, INT8):
+            print(device, len(self.latencies(device).cells()), "layers", flush=True)
+        build_candidates(self.setup, self.folder, lambda *told: print(*told, flush=True))
+
+    def latencies(self, device: str) -> LatencyTable:
+        """The latency table of the whole space; what is missing is timed."""
+        setup, store = self.setup, CellStore(device, Setting(), self.folder)
+        timed = preset(TIMED).resolve(setup.anatomy)
+        table = profile(setup.baseline.module, setup.example, setup.anatomy, timed, store, cell_s=CELL_S)
+        return table.within(setup.space)
+
+    def fit(self) -> None:
+        """A row of every family, device and share that is not there yet."""
+        self._row("baseline", "", 1, Architecture())
+        tables = {device: self.latencies(device) for device in (FLOAT, INT8)}
+        for share in SHARES:
+            for device in tables:
+                for family, begins in FAMILIES.items():
+                    self._row(family, device, share, self._solved(tables, begins, {device: share}))
+
+    def _solved(self, tables: dict[str, LatencyTable], begins: str, bounds: dict[str, float]) -> Architecture | None:
+        """The family's architecture that loses least, by the tables, within the bounds; None where there is none."""
+        space = family_space(self.setup.space, begins)
+        losses = losses_of(read_candidates(self.folder), space)
+
+        def predict(codes: np.ndarray) -> np.ndarray:
+            return np.stack([table.within(space).additive_ratios(codes) for table in tables.values()])
+
+        resources = decompose(predict, [len(x) for x in losses])
+        found = Program(Problem(losses, resources, tuple(tables), exclusions(space))).solve(bounds)
+        return decode(space, found.code) if found else None
+
+    def _row(self, family: str, device: str, share: float, architecture: Architecture | None) -> None:
+        """Fit an architecture, keep both files and their scores on the test images."""
+        rows, setup = read_rows(self.folder / "rows.csv"), self.setup
+        if any((r["family"], r["device"], float(r["share"])) == (family, device, share) for r in rows):
+            return
+        row: dict[str, Any] = {"family": family, "device": device, "share": share}
+        row |= dict.fromkeys(("file", "macs_percent", "float_percent", "int8_percent"), "")
+        if architecture is not None:
+            row["file"] = architecture.digest
+            row["macs_percent"] = f"{100 * setup.cost(architecture).macs / setup.baseline_cost.macs:.1f}"
+            same = next((r for r in rows if r["file"] == architecture.digest), None)
+            row |= self._scores(architecture) if same is None else {k: same[k] for k in same if k.endswith("_percent")}
+        append_row(self.folder / "rows.csv", row)
+        print(row, flush=True)
+
+    def _scores(self, architecture: Architecture) -> dict[str, str]:
+        setup, scores = self.setup, {}
+        model = setup.convert(architecture)
+        graph = onnx_bytes(model, setup.example, free_batch=True)[0]
+        for kind, file in {"float": OnnxModule(graph, threads=2), "int8": setup.quantized(model)}.items():
+            (self.folder / f"{architecture.digest}.{kind}.onnx").write_bytes(file.graph)
+            scores[f"{kind}_percent"] = f"{accuracy(file, self.test):.2f}"
+        return scores
+
+
+def preset(widths: tuple[float, ...]) -> Preset:
+    """The space of all families."""
+    sites = [{"match": "*", "choices": ["keep", *CHOICES]}]
+    return parse_preset({"sites": sites, "groups": [{"widths": [f"width({w})" for w in widths]}]}, "families")
+
+
+def family_space(space: SearchSpace, begins: str) -> SearchSpace:
+    """The space with one family's choices left."""
+
+    def left(options_of: Any) -> dict[str, tuple[str, ...]]:
+        kept = {n: (o[0], *(t for t in o[1:] if t.startswith(begins))) for n, o in options_of.items()}
+        return {n: o for n, o in kept.items() if len(o) > 1}
+
+    return space.narrowed(left(space.sites), left(space.groups))
+
+
+def accuracy(model: nn.Module, batches: list[Any]) -> float:
+    """Top-1, percent."""
+    right = sum(int((model(x).argmax(1) == y).sum()) for x, y, *_ in batches)
+    return 100 * right / sum(len(y) for _, y, *_ in batches)
+
+
+def time_files(folder: Path, example: Any, args: argparse.Namespace) -> None:
+    """The latency of all files in one interleaved run beside the float baseline's."""
+    names = dict.fromkeys(r["file"] for r in read_rows(folder / "rows.csv") if r["file"])
+    files = {
+        f"{name} {kind}": OnnxModule.read(folder / f"{name}.{kind}.onnx").with_batch(1)
+        for name in names
+        for kind in ("float", "int8")
+    }
+    write_latencies(folder, files, example, args)
+
+
+def time_uniform(folder: Path, args: argparse.Namespace) -> None:
+    """A network whose weights nobody has: each family everywhere, timed in float and in int8."""
+    loaded = load_model(f"torchvision:{args.net}")
+    example, files = example_input(loaded.input), {}
+    for family, model in uniform(loaded.module, example):
+        files[f"{family} float"] = OnnxModule(onnx_bytes(model, example)[0])
+        files[f"{family} int8"] = int8_module(model, example, [example])
+    write_latencies(folder, files, example, args)
+
+
+def uniform(module: nn.Module, example: Any) -> Iterator[tuple[str, nn.Module]]:
+    """The baseline, then each family's usual choice everywhere; of the branches every second one dropped."""
+    anatomy = find_sites(module, example)
+    space = preset((1, 0.75)).resolve(anatomy)
+    yield "baseline", module
+    for family, choices in UNIFORM.items():
+        groups = space.uniform("width(0.75)").groups if "width(0.75)" in choices else {}
+        sites: dict[str, str] = {b.end: "drop" for b in anatomy.branches[1::2]} if choices[-1].startswith("e") else {}
+        if choices[0].startswith(("ghost", "lowrank")):
+            sites = dict(space.uniform(choices[0]).sites)
+        yield family, convert(module, Architecture.of(sites, groups), example=example, anatomy=anatomy)
+
+
+def write_latencies(folder: Path, files: dict[str, Any], example: Any, args: argparse.Namespace) -> None:
+    """Time files beside the first of them and keep that as latencies.csv."""
+    baseline = files[next(iter(files))]
+    found = measure_latency(
+        files, example, device=OnnxRuntimeCpu(), baseline=baseline, setting=Setting(time_limit=args.time_limit)
+    )
+    (folder / "latencies.csv").unlink(missing_ok=True)
+    for name, latency in found.items():
+        low, high = latency.ratio_interval or ("", "")
+        row = {"name": name, "ms": 1e3 * latency.median_s, "ratio": latency.ratio, "low": low, "high": high}
+        append_row(folder / "latencies.csv", row)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--net", choices=("resnet56", "lite0", "resnet50"), default="resnet56")
+    parser.add_argument("--data", type=Path, help="folder with train/ and test/, or calibration/ and test/")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--validation-list", type=Path)
+    parser.add_argument("--images", type=int, default=256, help="to fit to, without labels")
+    parser.add_argument("--every", type=int, default=1, help="score on every n-th batch of the test images")
+    parser.add_argument("--only", choices=("table", "fit", "time", "page"))
+    parser.add_argument("--time-limit", type=float, default=100.0, help="seconds of timing in all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("runs/families"))
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
