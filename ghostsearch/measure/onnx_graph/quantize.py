@@ -11,6 +11,7 @@ import numpy as np
 from ghostsearch.files import temporary_folder
 from ghostsearch.graph.detector import FOUND
 from ghostsearch.machine import processor_flags
+from ghostsearch.measure.onnx_graph.affine_sums import fold_affine_sums
 from ghostsearch.measure.onnx_graph.capture import quiet_exporter
 from ghostsearch.measure.onnx_graph.equalize import equalize_ranges
 from ghostsearch.measure.onnx_graph.folds import split_ghost_norms
@@ -85,6 +86,7 @@ def quantized(graph: bytes, feeds: Sequence[Feed], options: Int8Options | None =
     with quiet_exporter(), temporary_folder() as folder:
         prepared, small = folder / "prepared.onnx", folder / "int8.onnx"
         model = onnx.load_from_string(graph)
+        fold_affine_sums(model)
         if options.split_norms:
             split_ghost_norms(model)
         onnx.save(model, prepared)
