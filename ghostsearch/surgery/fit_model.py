@@ -17,7 +17,7 @@ from ghostsearch.blocks.ghost import GhostConv
 from ghostsearch.blocks.lowrank import LowRankConv
 from ghostsearch.graph.flow import LAYERS, Place, fit_order, input_weight, readers_of, without_inplace
 from ghostsearch.graph.paused import PausedRuns
-from ghostsearch.space.architecture import Architecture, Branch
+from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.fit_block import Fitted, fit_block, scale_outputs
 from ghostsearch.surgery.fit_ghost import channel_means, cheap_halo, spread
@@ -53,10 +53,9 @@ class ModelFit:
 
     def __init__(
         self, statistics: BaselineStatistics, narrow: nn.Module, student: nn.Module, channels: Mapping[str, Tensor],
-        settings: FitSettings, dropped: Sequence[Branch] = (),
+        settings: FitSettings,
     ) -> None:  # fmt: skip
         self.statistics, self.narrow, self.settings = statistics, narrow, settings
-        self.aims = {branch.end: branch.last for branch in dropped if branch.last}
         self.student, self.channels = without_inplace(student.eval()), dict(channels)
         self.places = statistics.places
         self.first: str | None = None
@@ -115,7 +114,7 @@ class ModelFit:
         replay = self.statistics.replay.fork(self.student)
 
         def get(place: Place, visit: Callable[..., None]) -> None:
-            for number in range(len(self.statistics.targets(self.aims.get(place.path, place.path)))):
+            for number in range(len(self.statistics.targets(self._aim(place)))):
                 x = replay.value(place.source, number)
                 visit(number, x, None if place.shortcut is None else replay.value(place.shortcut, number))
             self.peak = max(self.peak, replay.held_bytes())
@@ -131,7 +130,7 @@ class ModelFit:
             return
         norm: Any = self.student.get_submodule(place.norm) if place.norm else None
         found = readers_of(place, self.student)
-        if place.path in self.aims:
+        if self._aim(place) != place.path:
             old, new = _over_positions(old), _over_positions(new)
         problem = self._problem(place, old, new, norm, found, gather)
         if problem is None:
@@ -162,7 +161,7 @@ class ModelFit:
     ) -> Problem | None:
         window = Window.of(old)
         halo = cheap_halo(new) if isinstance(new, GhostConv) else ((0, 0),) * len(window.kernel)
-        aim = self.aims.get(place.path, place.path)
+        aim = self._aim(place)
         targets = self.statistics.targets(aim)
         tiles_of = self.statistics.tiles[aim]
         halos = [((0, 0),) * len(halo) if tiles.whole else halo for tiles in tiles_of]
@@ -202,6 +201,10 @@ class ModelFit:
             intercept=norm is not None or old.bias is not None, reorder=found is not None or self.settings.gather,
             metric=self._metric(place, new), relu_rounds=rounds, known=known,
         )  # fmt: skip
+
+    def _aim(self, place: Place) -> str:
+        """The layer whose value a layer is fitted to: its own, but for what stands for a branch of several."""
+        return getattr(self.student.get_submodule(place.path), "fitted_to", place.path)
 
     def _metric(self, place: Place, new: Any) -> Tensor | None:
         """The output metric, in the student's channels; only low-rank fits ask for it."""

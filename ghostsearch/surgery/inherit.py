@@ -59,7 +59,7 @@ def fit_weights(
     student = copied(narrow)
     for old, new in swap_sites(student, architecture.sites).values():
         new.copy_weights(old)
-    fit = ModelFit(statistics, narrow, student, channels, settings or statistics.settings, branches)
+    fit = ModelFit(statistics, narrow, student, channels, settings or statistics.settings)
     report = fit.run(architecture, progress)
     if distill_steps:
         distill_blocks(

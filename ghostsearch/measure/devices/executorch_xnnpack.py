@@ -1,11 +1,11 @@
-"""ExecuTorch with the XNNPACK delegate: what PyTorch deploys on phones, run on this CPU."""
+"""ExecuTorch with the XNNPACK delegate, in float and in int8: what PyTorch deploys on phones, run on this CPU."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 from ghostsearch.errors import GhostsearchError, MissingExtraError
 from ghostsearch.graph.capture import copied, moved
 from ghostsearch.measure.devices.base import Device, Prepared, refusals
+from ghostsearch.measure.devices.int8 import INT8_TOLERANCE, int8_remark
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.measure.inputs import Flat, flat_inputs
 from ghostsearch.measure.setting import Setting
@@ -38,7 +39,7 @@ class ExecutorchXnnpack(Device):
     """The model through torch.export, lowered to XNNPACK, executed by ExecuTorch's own runtime."""
 
     name = "executorch:xnnpack"
-    packages = ("executorch", "torch")
+    packages: ClassVar[tuple[str, ...]] = ("executorch", "torch")
 
     def check(self) -> None:
         """ExecuTorch is an extra."""
@@ -68,23 +69,56 @@ class ExecutorchXnnpack(Device):
         from executorch.exir import to_edge_transform_and_lower
         from executorch.runtime import Runtime
 
-        with refusals(self.name), _quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with refusals(self.name), quiet_lowering():
             example = moved(example, "cpu")
             flat = Flat(copied(model).to("cpu"), example).eval().requires_grad_(False)
             inputs = tuple(t.contiguous() for t in flat_inputs(example))
-            exported = torch.export.export(flat, inputs, strict=False)
+            exported = torch.export.export(self.captured(flat, inputs), inputs, strict=False)
             lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
             program = Runtime.get().load_program(lowered.to_executorch().buffer)
             prepared = ExecutorchPrepared(program, inputs)
             prepared.run()
         return prepared
 
+    def captured(self, model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:  # noqa: ARG002
+        """What is lowered of a model."""
+        return model
+
+
+class ExecutorchXnnpackInt8(ExecutorchXnnpack):
+    """The same with weights and activations quantized by XNNPACK's own quantizer: static, weights per channel.
+
+    Ranges are of the example: a latency does not depend on them.
+    """
+
+    name = "executorch:xnnpack:int8"
+    packages = ("executorch", "torchao", "torch")
+    tolerance = INT8_TOLERANCE
+
+    def captured(self, model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
+        from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+            XNNPACKQuantizer,
+            get_symmetric_quantization_config,
+        )
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+        quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+        observed = prepare_pt2e(torch.export.export(model, inputs, strict=False).module(), quantizer)
+        observed(*inputs)
+        quantized: nn.Module = convert_pt2e(observed)
+        return quantized
+
+    def remark(self) -> str:
+        return int8_remark()
+
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_lowering() -> Iterator[None]:
+    """Without gradients, the random state kept, warnings of the exporter left out."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            yield
     finally:
         logging.disable(before)

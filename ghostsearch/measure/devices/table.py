@@ -21,6 +21,7 @@ DEVICES: Mapping[str, str] = {
     "onnxruntime:cpu:int8": "int8:OnnxRuntimeCpuInt8",
     "openvino:cpu:int8": "int8:OpenVinoCpuInt8",
     "executorch:xnnpack": "executorch_xnnpack:ExecutorchXnnpack",
+    "executorch:xnnpack:int8": "executorch_xnnpack:ExecutorchXnnpackInt8",
     "torch:cuda": "torch_cuda:TorchCuda",
     "onnxruntime:cuda": "onnxruntime_cuda:OnnxRuntimeCuda",
 }
