@@ -37,3 +37,14 @@ def tiny_space(tmp_path_factory):
     space = tmp_path_factory.mktemp("space") / "tiny.yaml"
     space.write_text(TINY_SPACE)
     return space
+
+
+@pytest.fixture(scope="module")
+def hasty():
+    """Latencies are taken from a few calls, where how well they are known is not what is tested."""
+    from ghostsearch.measure import latency
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "VISIT_S", latency.VISIT_S / 8)
+        patch.setattr(latency, "MAX_CALLS", 4)
+        yield

@@ -39,7 +39,7 @@ def commands(block: re.Match[str]) -> list[list[str]]:
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def elsewhere(hasty: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory on the import path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -23,6 +23,11 @@ class Outcome:
         return json.loads(self.out)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick(hasty):
+    """No test here is about how well a latency is known."""
+
+
 @pytest.fixture(scope="session")
 def ghostsearch():
     """Run `ghostsearch ARGUMENTS…`; returns exit code and both streams."""

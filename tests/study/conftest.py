@@ -5,6 +5,11 @@ import pytest
 from .servers import server
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick(hasty):
+    """No test here is about how well a latency is known."""
+
+
 @pytest.fixture(scope="session")
 def tiny(tiny_space):
     """Options of the tiny run as a dict; give it `out` and what a test changes."""

@@ -1,8 +1,8 @@
 """Trials that go wrong, really: each is recorded with its reason, the search goes on, and stops when all fails."""
 
-import json
+import resource
+import signal
 import socket
-import subprocess
 import sys
 import threading
 
@@ -13,6 +13,7 @@ from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
 from ghostsearch.study.explore import FAILURES_IN_A_ROW
 from ghostsearch.study.run import search
+from tests.processes import Started
 
 MODEL = """
 import torch
@@ -138,29 +139,24 @@ def test_broken_images_are_left_out_and_said(tiny, tmp_path):
     assert "2 broken images left out" in view.notes
 
 
-FILLING = """
-import json, resource, signal, sys
-from ghostsearch.errors import GhostsearchError
-from ghostsearch.study.config import RunConfig
-from ghostsearch.study.run import search
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
-try:
-    search(RunConfig(**json.loads(sys.argv[1])))
-except GhostsearchError as error:
-    print(error)
-    sys.exit(2)
-"""
+def search_on_a_full_disk(options, most_bytes):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    try:
+        search(RunConfig(**options))
+    except GhostsearchError as error:
+        print(repr(str(error)))
+        sys.exit(2)
 
 
 def test_a_disk_that_fills_is_one_line_and_the_same_command_goes_on(tiny, tmp_path):
     """No file may grow beyond what a database needs at its start, so the weights cannot be kept."""
     options = tiny(tmp_path / "run", trials=2, seeds="uniform", baseline_epochs=0)
-    command = [sys.executable, "-c", FILLING, json.dumps(options), "200000"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == 2, done.stderr
-    assert done.stdout.count("\n") == 1
-    assert "cannot be" in done.stdout
+    full = Started(tmp_path / "log", search_on_a_full_disk, options, 200_000)
+    assert full.wait() == 2, full.said()
+    told = full.said().splitlines()[-1]
+    assert "cannot be" in told
+    assert "\\n" not in told
     view = search(RunConfig(**options))
     assert len(view.records) == 2
     assert not list((tmp_path / "run").rglob(".*.tmp*"))

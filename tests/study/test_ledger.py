@@ -153,21 +153,25 @@ from tests.study.test_ledger import OBJECTIVES, SPACE, fail
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.study.ledger import Ledger
 from ghostsearch.study.store import open_storage
-folder = Path(sys.argv[1])
-ledger = Ledger(open_storage(sys.argv[2] or None, folder), "s", SPACE, OBJECTIVES, sampler="tpe", seed=0)
-fail(ledger, ledger.ask(lambda a: True))
-proposal = ledger.ask(lambda a: True)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-try: fail(ledger, proposal)
-except GhostsearchError as error: print(error)
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+for storage in sys.argv[2:]:
+    ledger = Ledger(open_storage(storage or None, Path(sys.argv[1])), "s", SPACE, OBJECTIVES, sampler="tpe", seed=0)
+    fail(ledger, ledger.ask(lambda a: True))
+    proposal = ledger.ask(lambda a: True)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
+    try: fail(ledger, proposal)
+    except GhostsearchError as error: print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 """
-    for storage in ("", f"journal:{tmp_path / 'log'}"):
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path), storage], capture_output=True, text=True, check=False
-        )
-        assert done.stdout.startswith("the study's storage failed: "), done.stderr
-        assert done.stdout.count("\n") == 1
+    storages = ("", f"journal:{tmp_path / 'log'}")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), *storages], capture_output=True, text=True, check=False
+    )
+    told = done.stdout.splitlines()
+    assert len(told) == len(storages), done.stderr
+    for line, storage in zip(told, storages, strict=True):
+        assert line.startswith("the study's storage failed: ")
         again = Ledger(open_storage(storage or None, tmp_path), "s", SPACE, OBJECTIVES, sampler="tpe", seed=0)
         assert len(again.records()) == 1
 

@@ -1,14 +1,14 @@
 """Whole searches: what stands on disk, going on after kills, several processes, Ctrl-C, failing trials."""
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
+import torch
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.pareto import pareto_front
@@ -16,18 +16,17 @@ from ghostsearch.study import explore
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
 from ghostsearch.study.run import search
+from tests.processes import Started
 
-PROGRAM = """
-import json, sys, torch
-torch.set_num_threads(1)
-from ghostsearch.study.config import RunConfig
-from ghostsearch.study.run import search
-search(RunConfig(**json.loads(sys.argv[1])))
-"""
+
+def search_alone(options):
+    torch.set_num_threads(1)
+    search(RunConfig(**options))
 
 
 def start(options):
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, json.dumps(options)], stderr=subprocess.PIPE, text=True)
+    """A search in a process of its own."""
+    return Started(Path(tempfile.mkdtemp(dir=Path(options["out"]).parent)) / "log", search_alone, options)
 
 
 def outcome(view):
@@ -75,7 +74,7 @@ def test_killed_in_every_stage_it_goes_on_to_the_same_front(tiny, unbroken, tmp_
     for stage, sign in STAGES.items():
         process = start(options)
         while not list((tmp_path / "run").glob(sign)):
-            assert process.poll() is None, (stage, process.stderr.read())
+            assert process.poll() is None, (stage, process.said())
             time.sleep(0.02)
         time.sleep(draw.random() / 2)
         process.send_signal(signal.SIGKILL)
@@ -85,7 +84,7 @@ def test_killed_in_every_stage_it_goes_on_to_the_same_front(tiny, unbroken, tmp_
             assert all(now[d] == r for d, r in finished.items()), "a finished trial was lost or repeated"
             finished = now
     process = start(options)
-    assert process.wait(timeout=200) == 0, process.stderr.read()
+    assert process.wait(timeout=200) == 0, process.said()
     assert finished
     assert outcome(load_study(tmp_path / "run")) == outcome(unbroken)
 
@@ -94,7 +93,7 @@ def test_several_processes_share_a_study(tiny, tmp_path):
     options = tiny(tmp_path / "run", trials=10)
     workers = [start(options) for _ in range(2)]
     for worker in workers:
-        assert worker.wait(timeout=200) == 0, worker.stderr.read()
+        assert worker.wait(timeout=200) == 0, worker.said()
     view = load_study(tmp_path / "run")
     digests = [r.digest for r in view.records]
     assert len(digests) == len(set(digests)) == 10
@@ -115,7 +114,7 @@ def test_ctrl_c_once_finishes_the_trial_and_reports_and_twice_stops_at_once(tiny
         while not list((tmp_path / "run").glob("weights/*")) and time.monotonic() < until:
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0, process.stderr.read()
+        assert process.wait(timeout=60) == 0, process.said()
     finally:
         process.kill()
     view = load_study(tmp_path / "run")
@@ -130,8 +129,8 @@ def test_ctrl_c_once_finishes_the_trial_and_reports_and_twice_stops_at_once(tiny
         while process.poll() is None and time.monotonic() < until:
             process.send_signal(signal.SIGINT)
             time.sleep(0.05)
-        assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
-        assert process.returncode
+        assert process.wait(timeout=60)
+        assert "KeyboardInterrupt" in process.said()
     finally:
         process.kill()
     assert load_study(tmp_path / "run").records[: len(view.records)] == view.records
