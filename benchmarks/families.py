@@ -40,6 +40,7 @@ from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import example_input, load_model
 from ghostsearch.report.result_page import publish
 from ghostsearch.space.architecture import Architecture, SearchSpace
+from ghostsearch.space.choice import GONE
 from ghostsearch.space.preset import Preset, parse_preset
 from ghostsearch.study.candidates import build_candidates, losses_of, read_candidates
 from ghostsearch.study.config import RunConfig
@@ -51,20 +52,20 @@ from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.sites import find_sites
 
 FLOAT, INT8 = "onnxruntime:cpu", "onnxruntime:cpu:int8"
-CHOICES = ("ghost(ratio=2, kernel=3)", "lowrank(rank=0.5)", "drop")
+CHOICES = ("ghost(ratio=2, kernel=3)", "lowrank(rank=0.5)", "drop", "skip")
 WIDTHS = {"resnet56": (1, 0.92, 0.83, 0.75, 0.67, 0.58, 0.5, 0.42, 0.33), "lite0": (1, 0.83, 0.67, 0.5, 0.33)}
 TIMED = (1, 0.67, 0.33)
 """Widths that are searched, and those at which layers are timed; between them is interpolated."""
-FAMILIES = {"mix": "", "width": "width", "drop": "drop", "low rank": "lowrank", "ghost": "ghost"}
+FAMILIES = {"mix": "", "width": "width", "drop": "drop", "skip": "skip", "low rank": "lowrank", "ghost": "ghost"}
 """The beginning of a family's choices; the search's mix has all of them."""
 SHARES = (0.85, 0.7)
 """Latency asked for, of the baseline's in the same precision."""
 CELL_S = 0.05
 UNIFORM = {
     "ghost": ("ghost(ratio=2, kernel=3)",), "low rank": ("lowrank(rank=0.5)",), "width": ("width(0.75)",),
-    "drop": ("every second branch",), "mix": ("width(0.75)", "every second branch"),
+    "drop": ("drop",), "skip": ("skip",), "mix": ("width(0.75)", "skip"),
 }  # fmt: skip
-"""Of a network without weights."""
+"""Of a network without weights; of its branches every second one goes."""
 
 
 def main() -> None:
@@ -221,9 +222,9 @@ def uniform(module: nn.Module, example: Any) -> Iterator[tuple[str, nn.Module]]:
     yield "baseline", module
     for family, choices in UNIFORM.items():
         groups = space.uniform("width(0.75)").groups if "width(0.75)" in choices else {}
-        sites: dict[str, str] = {b.end: "drop" for b in anatomy.branches[1::2]} if choices[-1].startswith("e") else {}
-        if choices[0].startswith(("ghost", "lowrank")):
-            sites = dict(space.uniform(choices[0]).sites)
+        sites: dict[str, str] = {b.end: choices[-1] for b in anatomy.branches[1::2]}
+        if choices[-1] not in GONE:
+            sites = {s: choices[0] for s, options in space.sites.items() if choices[0] in options}
         yield family, convert(module, Architecture.of(sites, groups), example=example, anatomy=anatomy)
 
 

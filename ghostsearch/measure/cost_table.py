@@ -20,9 +20,11 @@ from ghostsearch.graph.widths import width_plan
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.records import Cost
 from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace, Site
-from ghostsearch.space.choice import DROP, KEEP, LayerChoice, parse_layer_choice, parse_width
+from ghostsearch.space.choice import GONE, KEEP, LayerChoice, parse_layer_choice, parse_width
 from ghostsearch.space.costs import kept_width, site_macs, site_params
 
+INSIDE, BEHIND, INSTEAD = (1, 0, 0), (1, 1, 0), (0, 1, 0)
+"""Layers inside a branch, the norm between its end and the sum, and the affine of a dropped one."""
 Kept = Mapping[int, np.ndarray]
 """Channels that each group keeps, by the group's number: (A,) for A architectures."""
 
@@ -84,13 +86,12 @@ class ChannelLayer:
     each: tuple[int, int, int]
     """Params, MACs and bytes of one channel."""
     branch: str = ""
-    instead: bool = False
-    """Whether it stands in the place of the dropped branch: it is there where the branch is not."""
+    under: tuple[int, int, int] = INSIDE
+    """Whether it is there where its branch is kept, dropped, skipped."""
 
-    def share(self, stays: Mapping[str, np.ndarray]) -> np.ndarray:
+    def share(self, fates: Mapping[str, np.ndarray]) -> np.ndarray:
         """1 for every architecture that has the layer, else 0: (A,) or ()."""
-        kept = np.asarray(stays.get(self.branch, 1))
-        return 1 - kept if self.instead else kept
+        return np.array(self.under)[fates.get(self.branch, 0)]
 
     def costs(self, lost: Kept) -> np.ndarray:
         """Params, MACs and bytes: (3, A), or (3, 1) when no group reaches the layer."""
@@ -134,14 +135,14 @@ class CostTable:
         takes. Raises GhostsearchError for a site or group that the model does not have.
         """
         columns = self._columns(space)
-        lost, stays = self.lost_channels(space, codes), _kept_branches(space, codes)
+        lost, fates = self.lost_channels(space, codes), _fates(space, codes)
         totals = np.repeat(np.array(self._constants, dtype=np.int64)[:, None], len(codes), axis=1)
         for layer in self._matrices:
             name, j = columns.get(layer.site.path, ("", -1))
             options = [parse_layer_choice(text) for text in space.sites[name]] if name else [KEEP]
             code = codes[:, j] if name else np.zeros(len(codes), dtype=np.int64)
-            totals += layer.costs(options, code, lost) * stays.get(layer.branch, 1)
-        return sum((layer.costs(lost) * layer.share(stays) for layer in self._channels), totals)
+            totals += layer.costs(options, code, lost) * np.array(INSIDE)[fates.get(layer.branch, 0)]
+        return sum((layer.costs(lost) * layer.share(fates) for layer in self._channels), totals)
 
     def _columns(self, space: SearchSpace) -> dict[str, tuple[str, int]]:
         """Layer path -> its name in the space and column of the codes."""
@@ -176,13 +177,11 @@ class CostTable:
         return self.baseline.params - params, self.baseline.macs - macs, self.baseline.size_bytes - size
 
 
-def _kept_branches(space: SearchSpace, codes: np.ndarray) -> dict[str, np.ndarray]:
-    """Per site that offers `drop`, 1 for each architecture that keeps the branch and 0 for those that drop it: (A,)."""
-    text = str(DROP)
+def _fates(space: SearchSpace, codes: np.ndarray) -> dict[str, np.ndarray]:
+    """Per site that may take its branch away, 0 for each architecture that keeps it, 1 dropped, 2 skipped: (A,)."""
     return {
-        path: (codes[:, j] != options.index(text)).astype(np.int64)
+        path: np.array([1 + GONE.index(text) if text in GONE else 0 for text in options])[codes[:, j]]
         for j, (path, options) in enumerate(space.sites.items())
-        if text in options
     }
 
 
@@ -220,17 +219,18 @@ def _layers(model: nn.Module, example: Any, anatomy: Anatomy) -> tuple[list[Matr
     within = {path: branch.end for branch in anatomy.branches for path in branch.inside}
     # Depthwise convolutions that may be dropped with all that is behind them.
     within |= {branch.end: branch.end for branch in anatomy.branches if branch.last}
+    norms = {branch.norm: branch.end for branch in anatomy.branches if branch.norm}
     matrices, channels = [], []
     for path, module in model.named_modules():
         ins, outs = (reached.get((path, side), ()) for side in ("in", "out"))
-        if not (ins or outs or path in sites or path in within):
+        if not (ins or outs or path in sites or path in within or path in norms):
             continue
-        end = within.get(path, "")
+        end, under = within.get(path) or norms.get(path, ""), BEHIND if path in norms else INSIDE
         if end and (scalars := [t for t in (*module._parameters.values(), *module._buffers.values())
                                 if t is not None and not t.dim()]):  # fmt: skip
             stored = sum(t.element_size() for t in scalars)
             channels.append(
-                ChannelLayer(Channels(1), (sum(isinstance(t, nn.Parameter) for t in scalars), 0, stored), end)
+                ChannelLayer(Channels(1), (sum(isinstance(t, nn.Parameter) for t in scalars), 0, stored), end, under)
             )
         if isinstance(module, _ConvNd | nn.Linear):
             site = _as_site(path, module, calls.get(path, []), images)
@@ -240,7 +240,7 @@ def _layers(model: nn.Module, example: Any, anatomy: Anatomy) -> tuple[list[Matr
                 if end == path:
                     positions, biased = site.macs // module.weight.numel(), module.bias is not None
                     affine = (1 + biased, positions, (1 + biased) * module.weight.element_size())
-                    channels.append(ChannelLayer(width, affine, end, instead=True))
+                    channels.append(ChannelLayer(width, affine, end, INSTEAD))
                 continue
             inputs, outputs = Channels(site.in_channels, ins), Channels(site.out_channels, outs)
             matrices.append(MatrixLayer(site, inputs, outputs, module.weight.element_size(), end))
@@ -248,7 +248,7 @@ def _layers(model: nn.Module, example: Any, anatomy: Anatomy) -> tuple[list[Matr
             total = max((t.shape[0] for t in (*module._parameters.values(), *module._buffers.values())
                          if t is not None and t.dim()), default=0)  # fmt: skip
             if total:
-                channels.append(ChannelLayer(Channels(total, outs or ins), _shares(total, 0, module), end))
+                channels.append(ChannelLayer(Channels(total, outs or ins), _shares(total, 0, module), end, under))
     channels += [
         ChannelLayer(Channels(total, terms), (each, 0, each * model.get_parameter(path).element_size()))
         for (path, side), terms in reached.items()

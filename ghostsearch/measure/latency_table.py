@@ -18,7 +18,7 @@ from ghostsearch.measure.layers import Cell, TimedLayer, timed_layers
 from ghostsearch.measure.streams import SUMS, SpoiledSums, one_sum_each, spoiled_sums
 from ghostsearch.measure.surfaces import Surface
 from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace
-from ghostsearch.space.choice import DROP, KEEP, parse_layer_choice, parse_width
+from ghostsearch.space.choice import GONE, KEEP, parse_layer_choice, parse_width
 from ghostsearch.space.costs import kept_width
 
 UNCORRECTED = (1.0, 1.0, 0.0)
@@ -151,14 +151,15 @@ class LatencyTable:
     def _present(self, codes: np.ndarray) -> np.ndarray:
         """1 for every layer that a dropped branch leaves, 0 for those that go with it: (A, layers).
 
-        The per-channel affine in the branch's place is not timed: runtimes fold it into the sum or do it in passing.
+        The per-channel affine in the place of one that is not skipped is not timed.
         """
         present, places = np.ones((len(codes), len(self.layers))), {x.path: i for i, x in enumerate(self.layers)}
         for branch in self._anatomy.branches:
             name = self._site_name(branch.end)
-            if str(DROP) in self.space.sites.get(name, ()):
+            options = self.space.sites.get(name, ())
+            if set(GONE).intersection(options):
                 column = list(self.space.sites).index(name)
-                gone = codes[:, column] == self.space.sites[name].index(str(DROP))
+                gone = np.array([text in GONE for text in options])[codes[:, column]]
                 present[np.ix_(gone, [places[p] for p in (*branch.inside, branch.end) if p in places])] = 0.0
         return present
 
@@ -221,8 +222,8 @@ class LatencyTable:
         return self.space.sites.get(self._site_name(layer.path), ("keep",))
 
     def _choices(self, layer: TimedLayer) -> tuple[str, ...]:
-        """Those of the layer's choices that are timed: all but `drop`, which takes layers away."""
-        return tuple(text for text in self._offered(layer) if text != str(DROP))
+        """Those of the layer's choices that are timed: all but those that take layers away."""
+        return tuple(text for text in self._offered(layer) if text not in GONE)
 
     def _levels(self, layer: TimedLayer) -> tuple[list[int], list[int]]:
         """Channels in and out at which the layer is timed, rising; a depthwise layer has as many in as out."""
@@ -271,7 +272,7 @@ class LatencyTable:
 
 def _timed_as(text: str) -> str:
     """The choice whose cells stand for a choice; a dropped layer's seconds are taken off afterwards."""
-    return str(KEEP) if text == str(DROP) else text
+    return str(KEEP) if text in GONE else text
 
 
 def without_vetoed(space: SearchSpace, vetoed: Sequence[Mapping[str, Any]]) -> SearchSpace:

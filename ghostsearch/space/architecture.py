@@ -13,8 +13,8 @@ from typing import Any
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.shown import Shown, Table
 from ghostsearch.space.choice import (
-    DROP,
     FULL_WIDTH,
+    GONE,
     KEEP,
     Filters,
     LayerChoice,
@@ -92,6 +92,8 @@ class Branch:
     """Those of `inside` that end a squeeze-excite gate: they give way to ones."""
     norm: str = ""
     """Path of the BatchNorm between `end` and the sum, which stays; empty when there is none."""
+    skipped: bool = False
+    """Whether nothing takes its place, where it goes."""
     last: str = ""
     """Path of the linear layer, among `inside`, whose output the affine is fitted to; empty where that is `end`'s."""
 
@@ -236,7 +238,7 @@ class SearchSpace:
                     raise GhostsearchError(
                         f"{name!r}: {text!r} is not offered there; choose from {', '.join(table[name])}"
                     )
-        gone = {name for end in self.branches if sites.get(end) == str(DROP) for name in self.branches[end]}
+        gone = {name for end in self.branches if sites.get(end) in GONE for name in self.branches[end]}
         return Architecture.of(
             {path: text for path, text in sites.items() if path not in gone},
             {name: text for name, text in (groups or {}).items() if name not in gone},
@@ -247,7 +249,7 @@ class SearchSpace:
         branches = {
             end: tuple(name for name in inside if name in sites or name in groups)
             for end, inside in self.branches.items()
-            if str(DROP) in sites.get(end, ())
+            if set(GONE).intersection(sites.get(end, ()))
         }
         return replace(self, sites=sites, groups=groups, branches=branches)
 

@@ -230,16 +230,25 @@ class Drop(LayerChoice):
     """The residual branch that ends in this site goes: a per-channel affine of its input takes its place."""
 
     name: ClassVar[str] = "drop"
+    affine: ClassVar[bool] = True
 
     def position_macs(self, filters: Filters) -> int:
-        return filters.out_channels
+        return filters.out_channels * self.affine
 
     def params(self, filters: Filters) -> int:
-        return filters.out_channels * (1 + filters.bias)
+        return self.position_macs(filters) * (1 + filters.bias)
 
     @property
     def look(self) -> Look:
-        return Look("–", (3,), "#bbbbbb")
+        return Look("–" if self.affine else "·", (4 - self.affine,), "#bbbbbb")
+
+
+@dataclass(frozen=True)
+class Skip(Drop):
+    """The residual branch that ends in this site goes and nothing takes its place: the sum keeps the shortcut alone."""
+
+    name: ClassVar[str] = "skip"
+    affine: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -257,8 +266,8 @@ class Width(Choice):
         return f"width({self.share:g})"
 
 
-KEEP = Keep()
-DROP = Drop()
+KEEP, DROP, SKIP = Keep(), Drop(), Skip()
+GONE = (str(DROP), str(SKIP))  # what takes a residual branch away
 FULL_WIDTH = Width(1.0)
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ghostsearch.errors import GhostsearchError, key_of
 from ghostsearch.space.architecture import Anatomy, Group, SearchSpace, Site, nearest_names
-from ghostsearch.space.choice import DROP, KEEP, Drop, LayerChoice, parse_layer_choice, parse_width
+from ghostsearch.space.choice import GONE, KEEP, Drop, LayerChoice, parse_layer_choice, parse_width
 from ghostsearch.space.costs import choice_fits, kept_width
 from ghostsearch.yaml_files import read_yaml
 
@@ -98,7 +98,7 @@ class Preset(_Strict):
 
 
 def _offered(choice: LayerChoice, site: Site, ends: set[str]) -> bool:
-    """Whether a site offers a choice: one that lowers its MACs, or `drop` where a residual branch ends."""
+    """Whether a site offers a choice: what lowers its MACs, or takes a residual branch away that ends there."""
     if isinstance(choice, Drop):
         return site.path in ends
     return choice == KEEP or choice_fits(site, choice)
@@ -107,10 +107,10 @@ def _offered(choice: LayerChoice, site: Site, ends: set[str]) -> bool:
 def _inside(
     anatomy: Anatomy, sites: Mapping[str, Sequence[str]], groups: Mapping[str, Sequence[str]]
 ) -> dict[str, tuple[str, ...]]:
-    """Per site that offers `drop`, the other sites and groups of the space that lie inside its branch."""
+    """Per site that may take its branch away, the other sites and groups of the space that lie inside its branch."""
     found = {}
     for branch in anatomy.branches:
-        if str(DROP) in sites.get(branch.end, ()):
+        if set(GONE).intersection(sites.get(branch.end, ())):
             held = [g.name for g in anatomy.groups if g.name in groups and set(g.members) <= set(branch.inside)]
             found[branch.end] = (*(path for path in branch.inside if path in sites), *held)
     return found

@@ -17,7 +17,7 @@ from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.load import example_input
 from ghostsearch.records import Axis, device_of
 from ghostsearch.space.architecture import Architecture, SearchSpace, read_json
-from ghostsearch.space.choice import DROP
+from ghostsearch.space.choice import GONE
 from ghostsearch.space.limits import parse_limit
 from ghostsearch.study.baseline import baseline_directory
 from ghostsearch.study.interactions import Additive, Term
@@ -145,7 +145,7 @@ def exclusions(space: SearchSpace) -> tuple[Exclusion, ...]:
     return tuple(
         # A group is named like the site that makes its channels: both lie inside.
         Exclusion(names.index(end), space.sites[end].index(drop), tuple(i for i, n in enumerate(names) if n in inside))
-        for drop in [str(DROP)]
+        for drop in GONE
         for end, inside in space.branches.items()
         if drop in space.sites.get(end, ())
     )

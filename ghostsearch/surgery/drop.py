@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,14 @@ from torch import Tensor, nn
 from ghostsearch.blocks.base import CONVS, place
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.space.architecture import Anatomy, Architecture, Branch
-from ghostsearch.space.choice import Drop
+from ghostsearch.space.choice import Drop, Skip
+
+
+class Nothing(nn.Module):
+    """A branch that adds nothing: x -> zeros of its shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
 
 
 class Ones(nn.Module):
@@ -37,14 +45,15 @@ def dropped_branches(architecture: Architecture, anatomy: Anatomy) -> list[Branc
         within = [p for p in ends[path].inside if p in architecture.sites]
         if within:
             raise GhostsearchError(
-                f"{within[0]!r} lies in the branch that 'drop' takes away at {path!r}; leave one of the two out"
+                f"{within[0]!r} lies in the branch that '{choice}' takes away at {path!r}; leave one of the two out"
             )
-        dropped.append(ends[path])
+        dropped.append(replace(ends[path], skipped=isinstance(choice, Skip)))
     return dropped
 
 
 def drop_branches(model: nn.Module, branches: Iterable[Branch]) -> None:
-    """Replace the layers of each branch, in place: its `end` by a 1×1 depthwise convolution, the rest by nothing.
+    """Replace the layers of each branch, in place: its `end` by a 1×1 depthwise convolution (skipped: by nothing), the
+    rest by nothing.
 
     The new convolution starts at zero and the BatchNorm behind it at mean zero, so that the branch gives its mean until
     it is fitted; its `fitted_to` is the path of the layer whose output it is fitted to. Modules keep their paths, so a
@@ -55,6 +64,11 @@ def drop_branches(model: nn.Module, branches: Iterable[Branch]) -> None:
         for path in branch.inside:
             gate: nn.Module = Ones() if path in branch.gates else nn.Identity()
             model.set_submodule(path, gate.train(model.get_submodule(path).training))
+        if branch.skipped:
+            for path in filter(None, (branch.end, branch.norm)):
+                nothing = Nothing() if path == branch.end else nn.Identity()
+                model.set_submodule(path, nothing.train(model.get_submodule(path).training))
+            continue
         affine = CONVS[conv.weight.dim() - 2](
             conv.out_channels, conv.out_channels, 1, groups=conv.out_channels, bias=conv.bias is not None, **place(conv)
         ).train(conv.training)

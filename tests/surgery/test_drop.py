@@ -11,6 +11,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.models.load import example_input
 from ghostsearch.space.preset import Preset, SiteRule
+from ghostsearch.study.solve import exclusions
 
 MODELS = ("torchvision:resnet18", "torchvision:mobilenet_v2", "torchvision:efficientnet_b0", "ghostsearch:resnet20")
 SIZE = 32
@@ -23,11 +24,12 @@ def known(request):
     return loaded.module, x, find_sites(loaded.module, x)
 
 
-def test_cost_is_counted_as_predicted(known):
+@pytest.mark.parametrize("choice", ["drop", "skip"])
+def test_cost_is_counted_as_predicted(known, choice):
     model, x, anatomy = known
     assert anatomy.branches
     ends = [b.end for b in anatomy.branches][::2]
-    architecture = Architecture.of(dict.fromkeys(ends, "drop"))
+    architecture = Architecture.of(dict.fromkeys(ends, choice))
     made = convert(model, architecture, example=x, anatomy=anatomy)
     predicted, counted = CostTable(model, x, anatomy).predict(architecture), measure_cost(made, x)
     assert (predicted.params, predicted.macs, predicted.size_bytes) == (
@@ -36,9 +38,10 @@ def test_cost_is_counted_as_predicted(known):
     assert counted.macs < measure_cost(model, x).macs
 
 
-def test_structure_depends_on_the_architecture_alone(known):
+@pytest.mark.parametrize("choice", ["drop", "skip"])
+def test_structure_depends_on_the_architecture_alone(known, choice):
     model, x, anatomy = known
-    architecture = Architecture.of({anatomy.branches[-1].end: "drop"})
+    architecture = Architecture.of({anatomy.branches[-1].end: choice})
     images = torch.randn(8, *x.shape[1:])
     state = copy.deepcopy(model.state_dict())
     fitted = convert(model, architecture, example=x, anatomy=anatomy, calibration=[images])
@@ -49,11 +52,19 @@ def test_structure_depends_on_the_architecture_alone(known):
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 
-def test_cost_of_a_branch_that_begins_with_a_depthwise_convolution():
+def test_of_a_skipped_branch_only_the_shortcut_stays():
+    net, x = Scaled(), torch.randn(2, 3, 8, 8)
+    made = convert(net, Architecture.of({"b": "skip"}), example=x)
+    with torch.no_grad():
+        assert torch.equal(made(x), net.head(torch.relu(net.stem(x))))
+
+
+@pytest.mark.parametrize("choice", ["drop", "skip"])
+def test_cost_of_a_branch_that_begins_with_a_depthwise_convolution(choice):
     net, x = Turned(), torch.randn(1, 3, 8, 8)
     anatomy = find_sites(net, x)
     (group,) = [g.name for g in anatomy.groups if not g.fixed]
-    architecture = Architecture.of({"a": "drop"}, {group: "width(0.5)"})
+    architecture = Architecture.of({"a": choice}, {group: "width(0.5)"})
     predicted = CostTable(net, x, anatomy, width_multiple=1).predict(architecture)
     counted = measure_cost(convert(net, architecture, example=x, width_multiple=1), x)
     assert (predicted.params, predicted.macs) == (counted.params, counted.macs)
@@ -124,8 +135,11 @@ def test_drop_is_refused_where_no_branch_ends(known):
 
 def test_a_space_offers_drop_where_branches_end(known):
     _, _, anatomy = known
-    space = Preset(sites=(SiteRule(choices=("drop", "ghost(ratio=2, kernel=1)")),)).resolve(anatomy)
-    assert {p for p, options in space.sites.items() if "drop" in options} == {b.end for b in anatomy.branches}
+    space = Preset(sites=(SiteRule(choices=("drop", "skip", "ghost(ratio=2, kernel=1)")),)).resolve(anatomy)
+    for choice in ("drop", "skip"):
+        assert {p for p, options in space.sites.items() if choice in options} == {b.end for b in anatomy.branches}
     end, inside = next((e, names) for e, names in space.branches.items() if names)
     made = space.architecture({end: "drop", inside[0]: "ghost(ratio=2, kernel=1)"})
     assert made == Architecture.of({end: "drop"})
+    rules = [rule for rule in exclusions(space) if list(space.sites)[rule.variable] == end]
+    assert [space.sites[end][rule.option] for rule in rules] == ["drop", "skip"]

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.formats.base import INPUT_NAME, OUTPUT_NAME, Format, Runner, quiet
+from ghostsearch.measure.onnx_graph.affine_sums import fold_affine_sums
 from ghostsearch.measure.onnx_graph.capture import OPSET
 from ghostsearch.measure.onnx_graph.module import BATCH_NAME, cpu_session
 
@@ -49,6 +50,8 @@ def onnx_model(program: ExportedProgram, notes: Mapping[str, str]) -> Any:
         )  # fmt: skip
     assert made is not None
     model = made.model_proto  # made anew at every access
+    if any("zeros_like" in str(node.target) for node in program.graph.nodes):
+        fold_affine_sums(model)
     _name_batch(model.graph)
     return with_notes(model, notes)
 

@@ -1,50 +1,89 @@
-"""Makes one affine of a value and its affine added up, as dropped branches leave them in an ONNX graph."""
+"""Folds the sums that dropped branches leave in an ONNX graph: a value and its affine, a value and nothing."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ghostsearch.measure.onnx_graph.initializers import Initializers, Wiring, unshare_constants
+from ghostsearch.measure.onnx_graph.initializers import Initializers, Wiring, drop_unread, unshare_constants
 
 
 def fold_affine_sums(model: Any) -> int:
-    """Rewrite x + (a·x + b) as (1 + a)·x + b, per channel, in place; returns how many sums were found.
+    """Rewrite x + (a·x + b) as (1 + a)·x + b, per channel, and x + 0 as x, in place; returns how many were found.
 
     Exact but for rounding. Runtimes fuse the sum into the 1×1 depthwise convolution in float, not in int8.
     """
     graph = model.graph
     unshare_constants(graph)
-    values, wiring, count = Initializers(graph), Wiring(graph), 0
-    gone: list[Any] = []
-    for add in [node for node in graph.node if node.op_type == "Add"]:
-        for value, made in (tuple(add.input), tuple(add.input)[::-1]):
-            conv = wiring.maker.get(made)
-            if conv is None or conv.op_type != "Conv" or not wiring.only_reader(made):
-                continue
-            if value not in (conv.input[0], _before_relu(conv.input[0], wiring)):
-                continue
-            weight = values.arrays.get(conv.input[1])
-            if weight is None or not _is_affine(conv, weight):
-                continue
-            if conv.input[0] != value and wiring.only_reader(conv.input[0]):
-                gone.append(wiring.maker[conv.input[0]])
-            conv.input[0] = value
-            conv.input[1] = values.add(f"{add.output[0]}.factors", weight + 1)
-            conv.output[0] = add.output[0]
-            gone.append(add)
-            count += 1
-            break
-    for node in gone:
-        graph.node.remove(node)
+    # A branch without its layers begins with a ReLU of what the shortcut is the ReLU of.
+    _join_relus(graph)
+    values, wiring = Initializers(graph), Wiring(graph)
+    folded = [add for add in graph.node if add.op_type == "Add" and _fold(add, values, wiring)]
+    for add in folded:
+        graph.node.remove(add)
+    _join_relus(graph)
+    drop_unread(graph)
     values.drop_unused()
-    return count
+    return len(folded)
 
 
-def _before_relu(name: str, wiring: Wiring) -> str:
-    """What a value is the ReLU of, where that is one's output already: the branch's own, which changes nothing."""
-    relu = wiring.maker.get(name)
-    before = wiring.maker.get(relu.input[0]) if relu is not None and relu.op_type == "Relu" else None
-    return str(relu.input[0]) if relu is not None and before is not None and before.op_type == "Relu" else name
+def without_empty_sums(graph: bytes) -> bytes:
+    """A graph with what skipped branches leave taken out; a runtime would add zeros."""
+    import onnx
+
+    model = onnx.load_from_string(graph)
+    fold_affine_sums(model)
+    return bytes(model.SerializeToString())
+
+
+def _fold(add: Any, values: Initializers, wiring: Wiring) -> bool:
+    """Give what a sum makes to the convolution before it, or to its readers the value that nothing is added to."""
+    for value, made in (tuple(add.input), tuple(add.input)[::-1]):
+        maker = wiring.maker.get(made)
+        if _is_nothing(made, maker, values) and add.output[0] not in wiring.outputs:
+            _read_instead(wiring, add.output[0], value)
+            return True
+        if maker is None or maker.op_type != "Conv" or not wiring.only_reader(made):
+            continue
+        weight = values.arrays.get(maker.input[1])
+        if weight is None or value != maker.input[0]:
+            continue
+        if _is_affine(maker, weight):
+            maker.input[1] = values.add(f"{add.output[0]}.factors", weight + 1)
+            maker.output[0] = add.output[0]
+            wiring.maker[add.output[0]] = maker
+            return True
+    return False
+
+
+def _is_nothing(name: str, node: Any | None, values: Initializers) -> bool:
+    """Whether a value is made of zeros."""
+    if node is None:
+        return name in values.arrays and not values.arrays[name].any()
+    if node.op_type == "Expand":
+        return node.input[0] in values.arrays and not values.arrays[node.input[0]].any()
+    fill = next((a.t for a in node.attribute if a.name == "value"), None)
+    if node.op_type == "Constant":
+        return fill is not None and not values.helper.to_array(fill).any()
+    return node.op_type == "ConstantOfShape" and (fill is None or not values.helper.to_array(fill).any())
+
+
+def _join_relus(graph: Any) -> None:
+    """Let what reads the ReLU of a ReLU read the first."""
+    wiring = Wiring(graph)
+    for relu in [node for node in graph.node if node.op_type == "Relu" and node.output[0] not in wiring.outputs]:
+        before = wiring.maker.get(relu.input[0])
+        if before is not None and before.op_type == "Relu":
+            _read_instead(wiring, relu.output[0], relu.input[0])
+
+
+def _read_instead(wiring: Wiring, name: str, other: str) -> None:
+    """Let the readers of a value read another."""
+    readers = wiring.readers.pop(name, [])
+    for reader in readers:
+        names = [other if x == name else x for x in reader.input]
+        del reader.input[:]
+        reader.input.extend(names)
+    wiring.readers[other] = [*wiring.readers.get(other, []), *readers]
 
 
 def _is_affine(conv: Any, weight: Any) -> bool:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from ghostsearch.graph.capture import copied, moved
 from ghostsearch.graph.detector import FOUND, OneImage, is_detector
 from ghostsearch.measure.inputs import Flat, flat_inputs
+from ghostsearch.measure.onnx_graph.affine_sums import without_empty_sums
 from ghostsearch.measure.onnx_graph.module import BATCH_NAME, OnnxModule
+from ghostsearch.surgery.drop import Nothing
 
 OPSET = 18
 
@@ -63,7 +65,8 @@ def onnx_bytes(
             program = torch.onnx.export(flat, inputs, input_names=list(names), opset_version=OPSET, dynamo=True)
             assert program is not None
             return program.model_proto.SerializeToString(), names
-    return bytes(buffer.getvalue()), names
+    graph = bytes(buffer.getvalue())
+    return (without_empty_sums(graph) if any(isinstance(m, Nothing) for m in replica.modules()) else graph), names
 
 
 @contextmanager

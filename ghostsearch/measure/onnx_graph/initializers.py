@@ -46,6 +46,20 @@ def unshare_constants(graph: Any) -> None:
         graph.node.remove(node)
 
 
+def drop_unread(graph: Any) -> None:
+    """Take out the nodes that nothing reads, in place."""
+    read = {o.name for o in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if read.intersection(node.output):
+            kept.append(node)
+            read.update(node.input)
+    if len(kept) < len(graph.node):
+        copies = [type(node).FromString(node.SerializeToString()) for node in reversed(kept)]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
 class Wiring:
     """Which node makes a value and which read it."""
 

@@ -44,6 +44,17 @@ def test_the_sum_goes(add, act):
     assert "Add" not in operators
 
 
+@pytest.mark.parametrize("free", [False, True])
+def test_nothing_is_not_added(free):
+    net, x = Dropped(lambda x, y: x + torch.zeros_like(y)), torch.randn(2, 3, 8, 8)
+    model = onnx.load_from_string(onnx_bytes(net.eval(), x, free_batch=free)[0])
+    assert fold_affine_sums(model) == 1
+    # The ReLU of a ReLU goes too.
+    assert [n.op_type for n in model.graph.node] == ["Conv", "Relu", "Conv"]
+    with torch.no_grad():
+        assert torch.allclose(OnnxModule(model.SerializeToString())(x), net(x), atol=1e-5)
+
+
 @pytest.mark.parametrize("net", [
     Dropped(lambda x, y: x + y, kernel=3),
     Dropped(lambda x, y: x + y, groups=1),
