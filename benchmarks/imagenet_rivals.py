@@ -42,7 +42,7 @@ from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.setup import Setup
 from ghostsearch.study.solve import decode
 from ghostsearch.study.solver import Program
-from ghostsearch.surgery.inherit import recalibrate_batchnorm
+from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm
 
 RATES = (3e-5, 1e-4)
 """Learning rates that the common distillation tries."""

@@ -45,7 +45,7 @@ from ghostsearch.study.setup import Setup, open_setup
 from ghostsearch.study.solve import solve_study
 from ghostsearch.study.watch import Watch
 from ghostsearch.surgery.convert import convert
-from ghostsearch.surgery.inherit import recalibrate_batchnorm
+from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm
 from ghostsearch.training.evaluate import evaluate
 
 RATIOS = (0.5, 0.75, 0.25)

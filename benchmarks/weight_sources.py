@@ -19,7 +19,8 @@ from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
 from ghostsearch.surgery.fit_problem import FitSettings
-from ghostsearch.surgery.inherit import fit_weights, recalibrate_batchnorm
+from ghostsearch.surgery.inherit import fit_weights
+from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm
 
 ONE_PASS = FitSettings(relu_rounds=0, joint_rounds=0)
 NO_GATHER = FitSettings(gather=False)

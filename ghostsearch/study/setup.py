@@ -36,6 +36,7 @@ from ghostsearch.study.config import RunConfig
 from ghostsearch.study.scores import score_of
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.distill_images import split
 from ghostsearch.surgery.fit_problem import FitSettings
 from ghostsearch.surgery.sites import find_sites
 from ghostsearch.training.checks import check_run
@@ -119,7 +120,8 @@ class Setup:
         if not self.calibration:
             return None
         settings = FitSettings(compute_device=self.config.compute_device, seed=self.config.seed)
-        return BaselineStatistics(self.baseline.module, self.calibration, settings)
+        images, judging = split(self.calibration) if self.config.distill_steps else (self.calibration, [])
+        return BaselineStatistics(self.baseline.module, images, settings, judging=judging)
 
     def convert_quickly(self, architecture: Architecture, statistics: BaselineStatistics | None = None) -> nn.Module:
         """For the candidate table: from few images, TABLE_REACH layers refitted behind the change, not distilled.

@@ -29,16 +29,23 @@ from the system each time, and clearing it takes a third of the time of a forwar
 class BaselineStatistics:
     """What fits need of a baseline on some images: its graph, and its values at seeded positions behind each layer.
 
-    batches: image batches (N, C, …) or what else the model's forward takes. Nothing but the fits' own caches changes
-    after construction. Raises GhostsearchError when there are no images, or when in-place activations change what other
-    layers read.
+    batches: image batches (N, C, …) or what else the model's forward takes; judging: those that no fit sees, by which
+    a distillation is judged. Nothing but the fits' own caches changes after construction.
+    Raises GhostsearchError when there are no images, or when in-place activations change what other layers read.
     """
 
-    def __init__(self, baseline: nn.Module, batches: Sequence[Any], settings: FitSettings | None = None) -> None:
+    def __init__(
+        self,
+        baseline: nn.Module,
+        batches: Sequence[Any],
+        settings: FitSettings | None = None,
+        *,
+        judging: Sequence[Any] = (),
+    ) -> None:
         self.settings = settings = settings or FitSettings()
         self.device = settings.device
         teacher = copied(baseline).to(self.device).float().eval()
-        self.batches = [moved(b, str(self.device)) for b in _in_parts(batches)]
+        self.batches, self.judging = ([moved(b, str(self.device)) for b in _in_parts(x)] for x in (batches, judging))
         if not self.batches:
             raise GhostsearchError("there are no calibration images; give at least one batch")
         if overwrites_what_is_read(teacher, self.batches[0]):

@@ -10,12 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+BATCH_VALUES = 32 * 3 * 224 * 224
+"""Largest number of values of a batch: training keeps every map of it."""
+
 
 @dataclass(frozen=True)
 class ImageSettings:
     """How images are drawn."""
 
-    batch: int = 32
+    batch: int = 64
+    """Images of a step; fewer of large ones."""
     held_out: float = 0.125
     """Share of the images that only judge."""
     shift: int = 4
@@ -30,14 +34,14 @@ def _pooled(images: Sequence[Any]) -> Tensor | None:
     return torch.cat(list(images)) if together else None
 
 
-def split(images: Sequence[Any], settings: ImageSettings) -> tuple[list[Any], list[Any]]:
+def split(images: Sequence[Any], settings: ImageSettings = ImageSettings()) -> tuple[list[Any], list[Any]]:
     """Batches to train on and batches that judge; where there is only one of a foreign kind it does both."""
     pool = _pooled(images)
     if pool is not None:
         held = min(len(pool) - 1, max(1, round(len(pool) * settings.held_out)))
         if held < 1:
             return [pool], [pool]
-        return [pool[:-held]], list(pool[-held:].split(settings.batch))
+        return list(pool[:-held].split(settings.batch)), list(pool[-held:].split(settings.batch))
     held = max(1, round(len(images) * settings.held_out))
     return (list(images[:-held]), list(images[-held:])) if len(images) > 1 else (list(images), list(images))
 
@@ -47,7 +51,8 @@ class Draw:
 
     def __init__(self, images: Sequence[Any], settings: ImageSettings, generator: torch.Generator) -> None:
         self.pool, self.images, self.settings, self.generator = _pooled(images), images, settings, generator
-        self.batch = settings.batch if self.pool is None else min(settings.batch, len(self.pool))
+        most = 0 if self.pool is None else max(1, BATCH_VALUES // self.pool[0].numel())
+        self.batch = settings.batch if self.pool is None else min(settings.batch, most, len(self.pool))
         self.shift = 0 if self.pool is None else min(settings.shift, self.pool.shape[-1] // 8)
         self.order: list[int] = []
 

@@ -20,24 +20,26 @@ from ghostsearch.graph.capture import channels_last
 from ghostsearch.graph.detector import compared_outputs
 from ghostsearch.graph.flow import find_places, trace_graph
 from ghostsearch.surgery.distill_images import Draw, ImageSettings, split
-from ghostsearch.surgery.norm_statistics import settle_norms
+from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm, settle_norms, trained_norms
 
 Progress = Callable[[int, int, str], None]
+NORM_IMAGES = 8
+"""Of a batch at least, before BatchNorms use its statistics."""
 
 
 @dataclass(frozen=True)
 class DistillSettings(ImageSettings):
     """Hyper-parameters of a distillation."""
 
-    lengths: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
-    """Lengths of Adam's steps relative to each tensor's root mean square. Each is tried for a tenth of the steps, and
-    the one with the lowest held-out error goes on: what suits a CIFAR net ruins an ImageNet net in twenty steps."""
-    output_share: float = 0.5
-    """Weight of the outputs' error beside the mean error of the blocks' ends."""
+    lengths: tuple[float, ...] = (1e-2, 3e-3)
+    """Lengths of Adam's steps relative to each tensor's root mean square. The first is annealed over all steps, and the
+    next, from the start again, only where it never came below the start's held-out error: what suits a CIFAR net can
+    ruin an ImageNet net, and a length that is not annealed yet looks worse than it is."""
+    output_share: float = 0.1
+    """Weight of the outputs' error beside the mean error of the blocks' ends: some hundred images teach features
+    better than they teach outputs, which are soon known by heart."""
     checks: int = 10
     """Times that the held-out error is measured, evenly spaced."""
-    patience: int = 3
-    """Checks without a lower error until it stops."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,16 @@ class Distilled:
 
 def distill_blocks(
     baseline: nn.Module, converted: nn.Module, loader: Iterable[Any], steps: int, *,
-    settings: DistillSettings | None = None, seed: int = 0, progress: Progress | None = None,
+    judging: Sequence[Any] = (), settings: DistillSettings | None = None, seed: int = 0,
+    progress: Progress | None = None,
 ) -> Distilled:  # fmt: skip
     """Train a converted net in place, without labels, to give the baseline's values at every block's end and output.
 
     All blocks learn at once on the converted net's own inputs; images are shifted and mirrored, the baseline says what
-    its answer then is. Adam, cosine, steps relative to each tensor's size. BatchNorm keeps its statistics meanwhile:
-    with a few hundred images the noise of a batch's own costs more than training gains. Held-out images decide which
-    step length goes on and which step's weights stay, the start's included. The expected time is reported after the
-    first step. Frozen parameters stay.
+    its answer then is. Adam, cosine, steps relative to each tensor's size; BatchNorms use each batch's statistics
+    meanwhile, and have those of the images whenever the net is judged. Held-out images, `judging` or some of the
+    loader's, decide which step length goes on and which step's weights stay, the start's included. The expected time
+    is reported after the first step. Frozen parameters stay.
     Raises GhostsearchError when there are no images or nothing can be trained.
     """
     settings = settings or DistillSettings()
@@ -79,35 +82,18 @@ def distill_blocks(
         raise GhostsearchError("every parameter of the converted model is frozen: there is nothing to distil")
     began = time.perf_counter()
     with _evaluating(baseline, converted), _Pair.open(baseline, converted, settings) as pair:
-        training, held = split(images, settings)
-        best = _Best(converted, pair, held)
+        training, held = (images, judging) if judging else split(images, settings)
+        best = _Best(pair, training, held)
+        settle_norms(converted, training)
         run = _Run(pair, Draw(training, settings, torch.Generator().manual_seed(seed)), trained, steps, progress)
-        length, used = _best_length(run, best, settings.lengths), run.done
-        every = max(1, math.ceil((steps - used) / settings.checks))
-        run.begin()
-        while run.done < steps and best.waited < settings.patience:
-            run.step(length * _schedule(run.done - used, steps - used))
-            if (run.done - used) % every == 0 or run.done == steps:
-                best.check(run.done)
-        best.restore()
-        if best.step:
-            settle_norms(converted, images)
+        start = best.state()
+        for length in settings.lengths:
+            best.put(start)
+            run.anneal(best, length, settings.checks)
+            if best.step:
+                break
+        best.put(best.weights)
     return Distilled(best.start, best.error, best.step, time.perf_counter() - began)
-
-
-def _best_length(run: _Run, best: _Best, lengths: Sequence[float]) -> float:
-    """The step length with the lowest held-out error after a tenth of the steps; the best weights are then in place."""
-    tried = min(max(1, run.steps // 10), run.steps // len(lengths))
-    start, errors = best.weights, {}
-    for length in lengths:
-        best.put(start)
-        run.begin()
-        for step in range(tried):
-            run.step(length * min(1.0, 3 * (step + 1) / tried))
-        errors[length] = best.check(run.done) if tried else best.start
-    best.restore()
-    best.waited = 0
-    return min(errors, key=errors.__getitem__)
 
 
 @dataclass
@@ -122,17 +108,23 @@ class _Run:
     done: int = 0
     optimizer: torch.optim.Adam = field(init=False)
 
-    def begin(self) -> None:
-        """Forget the gradients so far."""
+    def anneal(self, best: _Best, length: float, checks: int) -> None:
+        """All steps, of a length that ends at nothing, judged evenly on the way."""
         self.optimizer = torch.optim.Adam([{"params": [p]} for p in self.trained])
         self.sizes = [_size(p) for p in self.trained]
+        self.done, every = 0, max(1, math.ceil(self.steps / checks))
+        for step in range(self.steps):
+            self.step(length * _schedule(step, self.steps))
+            if (step + 1) % every == 0 or step + 1 == self.steps:
+                best.check(step + 1)
 
     def step(self, length: float) -> None:
         """One step of a length relative to each tensor's size."""
         began = time.perf_counter()
         for group, size in zip(self.optimizer.param_groups, self.sizes, strict=True):
             group["lr"] = length * size
-        loss = self.pair.error(self.draw())
+        with _training(trained_norms(self.pair.converted) if self.draw.batch >= NORM_IMAGES else ()):
+            loss = self.pair.error(self.draw())
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -173,6 +165,18 @@ def _evaluating(*models: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def _training(norms: Iterable[nn.Module]) -> Iterator[None]:
+    """Within, the norms use their batch's statistics."""
+    for norm in norms:
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.eval()
+
+
 @dataclass
 class _Pair:
     """Baseline and converted net, the values at their blocks' ends compared."""
@@ -193,6 +197,12 @@ class _Pair:
         finally:
             for tap in taps:
                 tap.close()
+
+    def output_error(self, x: Any) -> Tensor:
+        """The outputs' error of a batch alone, which is what users get; a scalar."""
+        x = channels_last(x)
+        pairs = zip(compared_outputs(self.converted, x), compared_outputs(self.baseline, x), strict=True)
+        return torch.stack([_output_error(o, w) for o, w in pairs]).mean()
 
     def error(self, x: Any) -> Tensor:
         """The weighted error of a batch, each part relative to the baseline's variance; a scalar."""
@@ -228,11 +238,11 @@ def _relative(value: Tensor, wanted: Tensor) -> Tensor:
 class _Best:
     """The weights with the lowest held-out error so far, the start's to begin with."""
 
-    converted: nn.Module
     pair: _Pair
+    images: Sequence[Any]
+    """What the norms get their statistics of before the net is judged."""
     held: Sequence[Any]
     step: int = 0
-    waited: int = 0
     start: float = field(init=False)
     error: float = field(init=False)
     weights: dict[str, Tensor] = field(init=False)
@@ -243,31 +253,28 @@ class _Best:
 
     def _measure(self) -> float:
         with torch.no_grad():
-            found = [float(self.pair.error(x)) for x in self.held]
+            found = [float(self.pair.output_error(x)) for x in self.held]
         return sum(found) / len(found)
 
     def _keep(self) -> None:
-        self.weights = {name: p.detach().clone() for name, p in self.converted.named_parameters()}
+        self.weights = self.state()
+
+    def state(self) -> dict[str, Tensor]:
+        """The converted net's weights and statistics as they are."""
+        return {name: x.detach().clone() for name, x in self.pair.converted.state_dict().items()}
 
     def check(self, step: int) -> float:
         """The error after a step; the weights are kept when it is the lowest."""
+        recalibrate_batchnorm(self.pair.converted, self.images)
         found = self._measure()
         if found < self.error:
-            self.error, self.step, self.waited = found, step, 0
+            self.error, self.step = found, step
             self._keep()
-        else:
-            self.waited += 1
         return found
 
-    def restore(self) -> None:
-        """Put the best weights back."""
-        self.put(self.weights)
-
     def put(self, weights: Mapping[str, Tensor]) -> None:
-        """Put weights into the converted net."""
-        with torch.no_grad():
-            for name, parameter in self.converted.named_parameters():
-                parameter.copy_(weights[name])
+        """Put weights and statistics into the converted net."""
+        self.pair.converted.load_state_dict(weights)
 
 
 def block_ends(baseline: nn.Module, converted: nn.Module) -> list[str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from ghostsearch.graph.batches import image_batches
-from ghostsearch.graph.capture import call, copied, moved
+from ghostsearch.graph.capture import copied, moved
 from ghostsearch.graph.plan import WidthPlan
 from ghostsearch.graph.widths import set_widths, width_plan
 from ghostsearch.space.architecture import Architecture, Branch
@@ -62,9 +60,11 @@ def fit_weights(
     fit = ModelFit(statistics, narrow, student, channels, settings or statistics.settings)
     report = fit.run(architecture, progress)
     if distill_steps:
+        # A fit knows its images by heart: only others can tell whether training helps.
         distill_blocks(
-            statistics.teacher, student, [(b,) for b in statistics.batches], distill_steps, seed=seed, progress=progress
-        )
+            statistics.teacher, student, [(b,) for b in statistics.batches], distill_steps,
+            judging=statistics.judging, seed=seed, progress=progress,
+        )  # fmt: skip
     # The converted module's classes, dtypes, device, modes, hooks and frozen flags stay.
     converted.load_state_dict(student.state_dict())
     return converted, report
@@ -78,28 +78,3 @@ def _channels(plan: WidthPlan, keep: dict[str, list[int]]) -> dict[str, Tensor]:
         for edit in plan.edits[name]
         if edit.side == "out"
     }
-
-
-def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any]) -> None:
-    """Set every BatchNorm's statistics, in place, to the mean over a loader's batches; momentum and modes stay.
-
-    loader: batches (N, C, H, W), or (images, …).
-    """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    before = [(module, module.training) for module in model.modules()]
-    momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    place = next(model.parameters()).device
-    try:
-        with torch.no_grad():
-            for images in image_batches(loader):
-                call(model, images.to(place) if isinstance(images, Tensor) else images)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for module, training in before:
-            module.training = training

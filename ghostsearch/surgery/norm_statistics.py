@@ -1,24 +1,58 @@
-"""Gives the BatchNorms of a trained net the statistics of what they now read, its outputs unchanged."""
+"""BatchNorm statistics of a changed net, taken anew from images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ghostsearch.graph.batches import image_batches
 from ghostsearch.graph.capture import call, channels_last
+
+
+def trained_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The BatchNorms with statistics of their own; a frozen one keeps its statistics, and is left out."""
+    return [
+        m
+        for m in model.modules()
+        if isinstance(m, _BatchNorm) and m.track_running_stats and all(p.requires_grad for p in m.parameters())
+    ]
+
+
+def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any]) -> None:
+    """Set every BatchNorm's statistics, in place, to the mean over a loader's batches; momentum and modes stay.
+
+    loader: batches (N, C, H, W), or (images, …). A frozen norm keeps its statistics.
+    """
+    norms = trained_norms(model)
+    before = [(module, module.training) for module in model.modules()]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    place = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            for images in image_batches(loader):
+                call(model, images.to(place) if isinstance(images, Tensor) else images)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, training in before:
+            module.training = training
 
 
 def settle_norms(model: nn.Module, images: Sequence[Any]) -> None:
     """Give every BatchNorm the statistics of what it now reads, its affine part changed so that no output is.
 
-    Later training, which uses the batch's statistics, then begins from the same function.
+    Training that uses the batches' statistics then begins from the same function.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.affine and m.track_running_stats]
-    sums = {norm: [0.0, 0.0, 0.0] for norm in norms if all(p.requires_grad for p in norm.parameters())}
+    sums = {norm: [0.0, 0.0, 0.0] for norm in trained_norms(model) if norm.affine}
 
     def add(norm: nn.Module, args: tuple[Tensor, ...], _: Any) -> None:
         flat = args[0].detach().double().transpose(0, 1).flatten(1)

@@ -12,7 +12,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
 from ghostsearch.surgery.norm_statistics import settle_norms
 
-AS_THEY_ARE = DistillSettings(flips=False, shift=0, batch=8, lengths=(0.02,))
+AS_THEY_ARE = DistillSettings(flips=False, shift=0, batch=32, lengths=(0.02,))
 
 
 class Net(nn.Module):
@@ -70,7 +70,7 @@ def test_it_lowers_the_error_and_leaves_modes_and_the_baseline_alone(pair, image
 def test_the_held_out_error_is_never_higher_than_at_the_start(pair, images, lr):
     baseline, converted = pair
     start = copy.deepcopy(converted)
-    done = distill_blocks(baseline, converted, images, 20, settings=replace(AS_THEY_ARE, lengths=(lr,), patience=2))
+    done = distill_blocks(baseline, converted, images, 20, settings=replace(AS_THEY_ARE, lengths=(lr,)))
     assert done.after <= done.before
     # The same images are held out: judged again, the model has the error that was told.
     held = [torch.cat(images)[-6:]]
@@ -92,6 +92,18 @@ def test_norms_get_the_statistics_of_what_they_read_and_no_output_changes(pair, 
     torch.testing.assert_close(torch.cat(after), torch.cat(before), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model.norm1.running_mean, inputs.mean(1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model.norm1.running_var, inputs.var(1), rtol=1e-4, atol=1e-5)
+
+
+def test_images_given_to_judge_are_those_that_judge(pair, images):
+    baseline, converted = pair
+    start = copy.deepcopy(converted)
+    done = distill_blocks(baseline, converted, images[:2], 20, judging=images[2:], settings=AS_THEY_ARE)
+    told, real = (error(x, baseline, images[2:]) for x in (start, converted))
+    assert done.after < done.before
+    assert real < told
+    with torch.no_grad():
+        inputs = torch.cat([converted.conv1(x) for x in images[:2]])
+    torch.testing.assert_close(converted.norm1.running_mean, inputs.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
 
 
 def test_the_expected_time_is_told_after_the_first_step_and_frozen_parameters_stay(pair, images):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
-from ghostsearch.surgery.inherit import recalibrate_batchnorm
 from ghostsearch.surgery.least_squares import cholesky, damped
+from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm
 from ghostsearch.surgery.sites import find_sites
 
 GHOST = "ghost(ratio=2, kernel=3)"
