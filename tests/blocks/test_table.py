@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ghostsearch.blocks.table import BLOCKS, build_block
-from ghostsearch.space.choice import CHEAP_OPERATIONS, KEEP, Choice, Drop, Ghost, LayerChoice, LowRank
+from ghostsearch.space.choice import CHEAP_OPERATIONS, KEEP, Choice, Drop, Ghost, LayerChoice, LowRank, Skip
 from ghostsearch.space.costs import site_macs, site_params
 from ghostsearch.surgery.sites import find_sites
 
@@ -47,7 +47,7 @@ def image(conv, size, batch=2):
 def test_every_layer_choice_but_keep_has_a_row():
     kinds = {k for k in Choice.kinds.values() if issubclass(k, LayerChoice)}
     # A dropped branch is no block: surgery/drop.py takes it out.
-    assert set(BLOCKS) | {type(KEEP), Drop} == kinds
+    assert set(BLOCKS) | {type(KEEP), Drop, Skip} == kinds
     assert {type(c) for c in CHOICES} == set(BLOCKS)
 
 
