@@ -6,7 +6,6 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from ghostsearch.measure.onnx_graph.quantize import float_nodes
 from ghostsearch.records import Axis, Latency
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.config import RunConfig
-from ghostsearch.study.directory import STUDY, environment, read_study, write_run, write_study
+from ghostsearch.study.directory import STUDY, baseline_directory, environment, read_study, write_run, write_study
 from ghostsearch.study.interactions import decompose
 from ghostsearch.study.setup import Setup
 from ghostsearch.study.solver import Problem, Program
@@ -124,19 +123,16 @@ def least_ratio(table: LatencyTable) -> float:
     return Program(Problem([np.zeros(n) for n in sizes], resources, ("ratio",))).least("ratio")
 
 
-def baseline_directory(folder: Path) -> Path:
-    """Where a study keeps its baseline; studies of version 1 called it `plain`."""
-    old = folder / "models" / "plain"
-    return old if old.exists() else folder / "models" / "baseline"
-
-
 def trained_setup(setup: Setup, watch: Watch) -> Setup:
-    """The setup with the trained baseline: trained now, or as a former run of this study left it."""
+    """The setup with the trained baseline: trained now, or as a former run or the study of `--from` left it."""
     kept, epochs = baseline_directory(watch.folder), setup.config.baseline_training()
+    earlier = setup.earlier.baseline(setup.config, setup.baseline.module) if setup.earlier else None
     if (kept / "architecture.json").exists():
         return with_baseline(setup, load_directory(kept, model=setup.baseline.module).module.state_dict())
     module = copy.deepcopy(setup.baseline.module)
-    if epochs:
+    if earlier:
+        module.load_state_dict(earlier)
+    elif epochs:
         recipe = setup.config.part(Recipe, epochs=epochs)
         train(module, setup.data, recipe, task=setup.task, progress=watch.telling("baseline"))
     save(module.eval(), kept, source=setup.baseline, architecture=Architecture())

@@ -42,13 +42,15 @@ def single_changes(space: SearchSpace) -> Iterator[Change]:
 
 
 def build_candidates(setup: Setup, folder: Path, progress: Progress | None = None) -> pd.DataFrame:
-    """Score every single change of the space; rows already in the folder's table are not repeated.
+    """Score every single change of the space; rows already in the folder's table, or that of `--from`, are taken.
 
     Rows are saved as they come: an interrupt or a kill loses the one at work. A change that fails is a row with the
     reason in `failed`. The latency columns are filled by `add_latencies`. Raises GhostsearchError when all
     changes fail.
     """
     rows = _known_rows(folder)
+    if setup.earlier and not rows and (rows := setup.earlier.rows(_known_rows(setup.earlier.folder), setup.space)):
+        _save(folder, rows)
     changes = list(single_changes(setup.space))
     known = {(r["kind"], r["name"], r["choice"]) for r in rows}
     missing = [c for c in changes if (c.kind, c.name, c.choice) not in known]

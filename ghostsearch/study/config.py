@@ -103,6 +103,13 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
         "one that holds this study.",
         panel=MACHINE,
     )
+    from_study: str = option(
+        "",
+        "An earlier study's directory: its trained baseline, candidate table and trials are taken where model, "
+        "weights, data, space and settings agree; taken trials count towards --trials.",
+        panel=MACHINE,
+        flags=("--from",),
+    )
     storage: str | None = option(
         None,
         "Where the study's trials live: default SQLite in the directory; journal:FILE, postgresql://….",

@@ -28,7 +28,7 @@ from ghostsearch.version import versions
 
 FORMAT, VERSION = "ghostsearch.study", 2
 RUN, STUDY, OUTCOME, RECORDS = "run.yaml", "study.json", "outcome.json", "records.jsonl"
-SECONDS = "seconds.json"
+SECONDS, TRIAL_WEIGHTS = "seconds.json", "weights"
 
 
 def write_run(folder: Path, config: RunConfig) -> None:
@@ -83,6 +83,12 @@ def check_directory(folder: Path, config: RunConfig, space: SearchSpace | None =
 def write_study(folder: Path, content: Mapping[str, Any]) -> None:
     """Write study.json: what stays the same as long as the study lives."""
     write_text(folder / STUDY, json.dumps({"format": FORMAT, "version": VERSION, **content}, indent=1))
+
+
+def add_note(folder: Path, note: str) -> None:
+    """Add a line to what the report says besides."""
+    study = read_study(folder)
+    write_study(folder, {**study, "notes": [*study.get("notes", ()), note]})
 
 
 def read_study(folder: Path) -> dict[str, Any]:
@@ -206,6 +212,17 @@ def model_directory(folder: Path) -> Path:
     if not chosen:
         raise GhostsearchError(f"{folder} holds a study without a chosen model yet; let 'ghostsearch search' finish")
     return kept_model(folder, chosen)
+
+
+def baseline_directory(folder: Path) -> Path:
+    """Where a study keeps its baseline; studies of version 1 called it `plain`."""
+    old = folder / "models" / "plain"
+    return old if old.exists() else folder / "models" / "baseline"
+
+
+def kept_directory(folder: Path, digest: str) -> Path:
+    """Where a trial's weights are kept."""
+    return folder / TRIAL_WEIGHTS / digest
 
 
 def kept_model(folder: Path, digest: str) -> Path:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Record
-from ghostsearch.study.kept import forget_dominated, kept_directory, save_model
+from ghostsearch.study.directory import kept_directory
+from ghostsearch.study.kept import forget_dominated, save_model
 from ghostsearch.study.ledger import Ledger, Proposal
 from ghostsearch.study.plan import Plan
 from ghostsearch.study.rungs import stops

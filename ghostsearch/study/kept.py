@@ -10,16 +10,12 @@ from torch import nn
 
 from ghostsearch.records import Record
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.study.directory import TRIAL_WEIGHTS
 from ghostsearch.study.plan import Plan
 from ghostsearch.study.setup import Setup
 from ghostsearch.surgery.saved import save
 
-TRIAL_WEIGHTS, MODELS, RECORD = "weights", "models", "record.json"
-
-
-def kept_directory(folder: Path, digest: str) -> Path:
-    """Where a trial's weights are kept."""
-    return folder / TRIAL_WEIGHTS / digest
+MODELS, RECORD = "models", "record.json"
 
 
 def save_model(setup: Setup, model: nn.Module, architecture: Architecture, target: Path) -> Path:

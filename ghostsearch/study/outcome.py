@@ -14,11 +14,10 @@ from torch import nn
 from ghostsearch.files import atomic_path, write_text
 from ghostsearch.pareto import most_volume, pareto_front
 from ghostsearch.records import Axis, Record
-from ghostsearch.study.baseline import baseline_directory
 from ghostsearch.study.choose import BASELINE, BASELINES, FLOAT, INT8, TRAINED, recommended
-from ghostsearch.study.directory import OUTCOME
+from ghostsearch.study.directory import OUTCOME, baseline_directory, kept_directory
 from ghostsearch.study.evidence import evidence
-from ghostsearch.study.kept import MODELS, RECORD, kept_directory, save_model
+from ghostsearch.study.kept import MODELS, RECORD, save_model
 from ghostsearch.study.other_precision import Reference, make_reference
 from ghostsearch.study.plan import Plan
 from ghostsearch.study.trials_table import frame

@@ -28,8 +28,9 @@ from ghostsearch.records import Axis, Latency, Record
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.baseline import Baseline, with_baseline
 from ghostsearch.study.config import RunConfig
+from ghostsearch.study.directory import TRIAL_WEIGHTS
 from ghostsearch.study.explore import final_s, progress_text, stop_when_all_fails
-from ghostsearch.study.kept import TRIAL_WEIGHTS, forget_dominated, save_model
+from ghostsearch.study.kept import forget_dominated, save_model
 from ghostsearch.study.ledger import Ledger, Proposal, failed_record
 from ghostsearch.study.owners import beating
 from ghostsearch.study.plan import Plan

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
 
-from ghostsearch.errors import GhostsearchError, needing
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning, needing
 from ghostsearch.records import StudyView
 from ghostsearch.study.baseline import make_baseline
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import (
     RUN,
+    add_note,
     add_seconds,
     check_directory,
     load_study,
@@ -29,6 +31,7 @@ from ghostsearch.study.directory import (
     read_study,
     write_records,
 )
+from ghostsearch.study.earlier import Earlier
 from ghostsearch.study.explore import run_trials
 from ghostsearch.study.ledger import Ledger, distributions, records_of
 from ghostsearch.study.outcome import make_outcome, write_outcome
@@ -108,9 +111,21 @@ def open_ledger(plan: Plan, folder: Path) -> Ledger:
     ledger = Ledger(storage, name, plan.space, plan.axes, sampler=sampler_of(plan), seed=config.seed)
     for other in other_studies(storage, str(study["name"]), name):
         ledger.adopt(records_of(storage, other))
+    if plan.setup.earlier and not ledger.records():
+        take_trials(plan, plan.setup.earlier, ledger, folder)
     ledger.retry_pruned()
     ledger.enqueue(plan.seeds)
     return ledger
+
+
+def take_trials(plan: Plan, earlier: Earlier, ledger: Ledger, folder: Path) -> None:
+    """Begin with the trials of the study of `--from`, and say in one line what of it was taken."""
+    baseline = plan.setup.score(plan.setup.baseline.module, "validation", 0)
+    records = earlier.trials(plan.config, plan.space, baseline)
+    earlier.copy_weights(records, folder)
+    ledger.adopt(records)
+    add_note(folder, earlier.told())
+    warnings.warn(earlier.told(), GhostsearchWarning, stacklevel=2)
 
 
 def sampler_of(plan: Plan) -> str | TableSampler:

@@ -33,6 +33,7 @@ from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace
 from ghostsearch.space.choice import parse_width
 from ghostsearch.space.preset import load_preset
 from ghostsearch.study.config import RunConfig
+from ghostsearch.study.earlier import Earlier, open_earlier
 from ghostsearch.study.scores import score_of
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
@@ -57,8 +58,6 @@ BATCH_IMAGES, BATCH_VALUES = 64, 8 * 3 * 224 * 224
 """Images in a batch, or as many as hold so many values: a large tensor's memory comes anew from the system each time,
 and clearing it takes a third of the time of a forward.
 """
-
-
 INT8_IMAGES = 128
 """Calibration images that set the activations' ranges in int8."""
 
@@ -101,6 +100,8 @@ class Setup:
     calibration: list[Tensor] | None
     baseline_cost: Cost
     table: CostTable
+    earlier: Earlier | None = None
+    """The study of `--from`."""
     on_device: Callable[..., Any] = call_here
     """Calls a function that measures: `on_device(device, function, *its_arguments)`; a cluster does it where the
     device is."""
@@ -253,13 +254,10 @@ def open_setup(config: RunConfig, progress: Progress | None = None, given: Given
     """
     torch_device(config.compute_device)
     config.check_int8()
-    loaded = (
-        given.model
-        if given
-        else load_model(
-            config.model, weights=config.weights, classes=config.classes, size=config.size, seed=config.seed
-        )
-    )
+    earlier = open_earlier(config)
+    loaded = given.model if given else load_model(
+        config.model, weights=config.weights, classes=config.classes, size=config.size, seed=config.seed
+    )  # fmt: skip
     require_layers(config.keep_float, (name for name, _ in loaded.module.named_modules()))
     preset = load_preset(config.space)
     example = example_input(loaded.input)
@@ -293,7 +291,7 @@ def open_setup(config: RunConfig, progress: Progress | None = None, given: Given
         config, loaded, data, task, anatomy, space, example,
         calibration=list(calibration_batches(data, images, seed=config.seed, batch=batch)) if images else None,
         baseline_cost=measure_cost(loaded.module, example),
-        table=CostTable(loaded.module, example, anatomy, width_multiple=space.width_multiple),
+        table=CostTable(loaded.module, example, anatomy, width_multiple=space.width_multiple), earlier=earlier,
     )  # fmt: skip
     check_budget(setup, space)
     return setup

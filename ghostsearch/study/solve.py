@@ -19,7 +19,7 @@ from ghostsearch.records import Axis, device_of
 from ghostsearch.space.architecture import Architecture, SearchSpace, read_json
 from ghostsearch.space.choice import GONE
 from ghostsearch.space.limits import parse_limit
-from ghostsearch.study.baseline import baseline_directory
+from ghostsearch.study.directory import baseline_directory
 from ghostsearch.study.interactions import Additive, Term
 from ghostsearch.study.solver import Exclusion, Problem, Program
 from ghostsearch.surgery.convert import convert
