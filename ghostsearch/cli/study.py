@@ -138,11 +138,14 @@ def report(
 
     view = load_study(directory)
     others = [load_study(other) for other in compare or ()]
-    page = write_comparison([view, *others], directory) if others else write_report(view, directory)
+    page, changes = write_comparison([view, *others], directory) if others else (write_report(view, directory), [])
     if as_json:
-        say_json(view.model_dump(mode="json") | {"page": str(page)})
+        say_json(view.model_dump(mode="json") | {"page": str(page), "changes": changes})
         return
     out.print(front_table(view))
+    if others:
+        rows = [[name, *cells] for name, cells in changes]
+        show_table(f"changes from {directory}", ["", *map(str, compare or ())], rows, "in brackets: 95 % interval")
     say(f"  {page}")
     say(headline(view))
     say(_next_step(view, directory))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.pareto import hypervolume
 from ghostsearch.records import Axis, StudyView
+from ghostsearch.report.changes import Row, change_rows
 from ghostsearch.report.figures import comparison_figure
 from ghostsearch.report.headline import headline
 from ghostsearch.report.html import render
@@ -26,8 +27,15 @@ from ghostsearch.report.points import make_panel
 from ghostsearch.units import MISSING, setting_text
 
 
-def write_comparison(views: Sequence[StudyView], directory: Path) -> Path:
-    """Write compare.html, a self-contained page about two or more studies; returns its path.
+class Comparison(NamedTuple):
+    """The page, and what changed from the first study: a name and a text per other study."""
+
+    page: Path
+    changes: list[Row]
+
+
+def write_comparison(views: Sequence[StudyView], directory: Path) -> Comparison:
+    """Write compare.html, a self-contained page about two or more studies.
 
     Raises GhostsearchError when there are fewer than two, when they share no cost or score different metrics.
     """
@@ -49,14 +57,14 @@ def write_comparison(views: Sequence[StudyView], directory: Path) -> Path:
                 name: comparison_figure(views, panels, relative=name == "relative").to_plotly_json()
                 for name in ("absolute", "relative")
             }
-    page = directory / "compare.html"
+    page, changes = directory / "compare.html", change_rows(views, axes)
     html = render(
         "compare.html", ("common", "compare"), {"figures": figures}, views=views, axes=axes, splits=splits,
         headlines=[headline(v) for v in views], figures=figure_rows(views, axes), differences=different_settings(views),
-        warnings=_warnings(views, axes),
+        warnings=_warnings(views, axes), changes=changes,
     )  # fmt: skip
     write_text(page, html)
-    return page
+    return Comparison(page, changes)
 
 
 def figure_rows(views: Sequence[StudyView], axes: Sequence[Axis]) -> list[tuple[str, list[str]]]:

@@ -209,7 +209,7 @@ def test_prints(browser, page) -> None:
 
 def test_comparison_page_draws_every_study(browser, view, tmp_path) -> None:
     other = view.model_copy(update={"name": "another <b>study</b>"})
-    load(browser, write_comparison([view, other], tmp_path))
+    load(browser, write_comparison([view, other], tmp_path).page)
     assert problems(browser) == []
     names = browser.execute_script("return document.getElementById('fronts-plot').data.map(t => t.name)")
     assert view.name in names
