@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ghostsearch.errors import GhostsearchError
@@ -69,6 +71,18 @@ def check_writable(directory: Path) -> None:
             file.flush()
     except OSError as error:
         raise cannot_write(directory, error.strerror or str(error)) from None
+
+
+def dated_directory(model: str, holds: Callable[[Path], bool] = lambda _: False, *, what: str = "") -> Path:
+    """A directory here named after a model, `what` was done and today, such as `resnet18-converted-2026-11-26`.
+
+    The newest one of the name that `holds` says holds the same work already, else one that does not exist.
+    """
+    name = re.sub(r"[^\w.]+", "-", Path(model.rpartition(":")[2]).name) + what
+    known = next((folder for folder in sorted(Path().glob(f"{name}-20*/"), reverse=True) if holds(folder)), None)
+    today = f"{name}-{datetime.now(UTC).date()}"
+    names = (today, *(f"{today}.{n}" for n in range(2, 1000)))
+    return known or next(Path(n) for n in names if not Path(n).exists())
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.options import Exporting
+from ghostsearch.files import dated_directory
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.options import ModelOptions
 from ghostsearch.report.colours import short_name
@@ -115,9 +116,11 @@ def _gallery(loaded: LoadedModel, image: str, out: Path, *, as_json: bool) -> No
 def convert_model(
     model: o.Model,
     out: Annotated[
-        Path,
-        typer.Option(help="Directory to write: architecture.json, weights.safetensors.", show_default=False),
-    ],
+        Path | None,
+        typer.Option(
+            help="Directory to write: architecture.json, weights.safetensors. Default: named after model and date."
+        ),
+    ] = None,
     wanted: Conversion = CONVERSION,
     loading: ModelOptions = LOADING,
     shown: o.Output = o.OUTPUT,
@@ -130,6 +133,7 @@ def convert_model(
     from ghostsearch.surgery.saved import open_model
 
     loaded = open_model(model, loading, seed=wanted.seed)
+    out = out or dated_directory(model, what="-converted")
     with progress_bar(shown.silent) as progress:
         table = convert_and_save(loaded, out, wanted, progress=progress)
     if shown.as_json:

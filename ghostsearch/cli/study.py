@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ghostsearch.cli import options as o
-from ghostsearch.cli.terminal import out, progress_bar, say, say_json, show_table
+from ghostsearch.cli.terminal import note, out, progress_bar, say, say_json, show_table
 from ghostsearch.files import write_text
 from ghostsearch.records import Axis
+from ghostsearch.report.live import served
 from ghostsearch.space.limits import CostLimits
 from ghostsearch.study.config import RunConfig, configure
 
@@ -50,34 +52,36 @@ DEFAULTS, LIMITS = RunConfig(), CostLimits()
 Config = Annotated[Path | None, typer.Option(help="A run.yaml to start from; options given here override it.")]
 
 
+Watched = Annotated[
+    bool, typer.Option("--watch", help="Serve the growing report on this machine (127.0.0.1) while the search runs.")
+]
 Forecast = Annotated[bool, typer.Option("--plan", help="Print the expected minutes per stage; change nothing.")]
 
 
 def run_search(
-    config: Config = None, plan: Forecast = False, run: RunConfig = DEFAULTS, shown: o.Output = o.OUTPUT
-) -> None:
+    config: Config = None, plan: Forecast = False, watch: Watched = False, run: RunConfig = DEFAULTS,
+    shown: o.Output = o.OUTPUT,
+) -> None:  # fmt: skip
     """Run or resume the study that the options (and --config) describe, then show its front."""
-    from ghostsearch.report.tables import front_table
+    from ghostsearch.study.directory import placed
     from ghostsearch.study.run import search
 
     given = {name: getattr(run, name) for name in run.model_fields_set}
     if plan:
         _forecast(configure(given, config), shown)
         return
-    with progress_bar(shown.silent) as progress:
-        view = search(configure(given, config), progress=progress)
+    wanted = placed(configure(given, config))
+    with ExitStack() as beside:
+        if watch:
+            note(f"the report grows at {beside.enter_context(served(Path(wanted.out)))}")
+        progress = beside.enter_context(progress_bar(shown.silent))
+        view = search(wanted, progress=progress, live=watch)
     if shown.as_json:
         say_json(view.model_dump(mode="json"))
         return
-    from ghostsearch.report.headline import headline
-
-    out.print(front_table(view))
     folder = Path(view.directory)
-    for name, what in WRITTEN.items():
-        if (folder / name).exists():
-            say(f"  {folder / name}  [dim]{what}[/dim]")
-    say(headline(view))
-    say(_next_step(view, folder))
+    written = [f"  {folder / name}  [dim]{what}[/dim]" for name, what in WRITTEN.items() if (folder / name).exists()]
+    _show(view, folder, written)
 
 
 def _forecast(run: RunConfig, shown: o.Output) -> None:
@@ -131,9 +135,7 @@ def report(
     Example: [bold]ghostsearch report results/mine[/bold]
     """
     from ghostsearch.report.comparison import write_comparison
-    from ghostsearch.report.headline import headline
     from ghostsearch.report.page import write_report
-    from ghostsearch.report.tables import front_table
     from ghostsearch.study.directory import load_study
 
     view = load_study(directory)
@@ -142,13 +144,20 @@ def report(
     if as_json:
         say_json(view.model_dump(mode="json") | {"page": str(page), "changes": changes})
         return
-    out.print(front_table(view))
     if others:
         rows = [[name, *cells] for name, cells in changes]
         show_table(f"changes from {directory}", ["", *map(str, compare or ())], rows, "in brackets: 95 % interval")
-    say(f"  {page}")
-    say(headline(view))
-    say(_next_step(view, directory))
+    _show(view, directory, [f"  {page}"])
+
+
+def _show(view: StudyView, folder: Path, written: list[str]) -> None:
+    """The front, the files written, the result in a sentence, and what to type next."""
+    from ghostsearch.report.headline import headline
+    from ghostsearch.report.tables import front_table
+
+    out.print(front_table(view))
+    for line in (*written, headline(view), _next_step(view, folder)):
+        say(line)
 
 
 def _next_step(view: StudyView, folder: Path) -> str:

@@ -42,8 +42,13 @@ def say_error(text: str) -> None:
 
 def show_warning(message: Warning | str, *about: Any, **more: Any) -> None:  # noqa: ARG001
     """Print a warning as one line on standard error, without the place in the code that Python adds."""
+    note(str(message))
+
+
+def note(text: str) -> None:
+    """Print a line for people on standard error, so that standard output stays the result's."""
     err.print("[yellow]note:[/yellow]", end=" ")
-    err.print(" ".join(str(message).split()), markup=False, soft_wrap=True)
+    err.print(" ".join(text.split()), markup=False, soft_wrap=True)
 
 
 def say_json(data: object) -> None:

@@ -15,6 +15,10 @@ from ghostsearch.training.recipe import Distillation, Tuning
 
 IMAGES, FINETUNING, FROM_SCRATCH = ImageOptions(), Distillation(), Tuning(warmup=0.1, ema=0.0)
 
+Out = Annotated[
+    Path | None, typer.Option(help="Where the model goes; rerun to resume. Default: named after model and date.")
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Register this file's commands."""
@@ -24,7 +28,7 @@ def add_to(app: typer.Typer) -> None:
 
 def finetune(
     directory: Annotated[Path, typer.Argument(help="A directory that convert or search wrote.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Where the fine-tuned model goes; rerun to resume.", show_default=False)],
+    out: Out = None,
     images: ImageOptions = IMAGES,
     recipe: Distillation = FINETUNING,
     allow_code: o.AllowCode = False,
@@ -35,9 +39,10 @@ def finetune(
     Example: [bold]ghostsearch finetune results/mine/models/1a2b3c4d5e --data folder:images --epochs 20
     --distill-from results/mine/models/baseline --out tuned[/bold]
     """
-    from ghostsearch.training.finetune import finetune_directory
+    from ghostsearch.training.finetune import finetune_directory, placed
 
     o.require(images, "data")
+    out = out or placed(str(directory), images, recipe, what="-finetuned")
     with progress_bar(shown.silent) as progress:
         result = finetune_directory(directory, images, out, recipe, allow_code=allow_code, progress=progress)
     if shown.as_json:
@@ -49,7 +54,7 @@ def finetune(
 
 def train(
     model: o.Model,
-    out: Annotated[Path, typer.Option(help="Where the model goes; rerun to resume.", show_default=False)],
+    out: Out = None,
     size: o.Size = None,
     images: ImageOptions = IMAGES,
     recipe: Tuning = FROM_SCRATCH,
@@ -59,9 +64,11 @@ def train(
 
     Example: [bold]ghostsearch train ghostsearch:ghostnet --size 96 --data folder:images --out trained[/bold]
     """
+    from ghostsearch.training.finetune import placed
     from ghostsearch.training.from_scratch import CURVES_FILE, train_from_scratch
 
     o.require(images, "data")
+    out = out or placed(model, images, recipe, what="-trained")
     with progress_bar(shown.silent) as progress:
         result, classes = train_from_scratch(model, images, out, recipe, size=size, progress=progress)
     if shown.as_json:

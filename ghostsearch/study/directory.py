@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.files import write_text
+from ghostsearch.files import dated_directory, write_text
 from ghostsearch.machine import processor_name
 from ghostsearch.records import Record, StudyView, upgraded
 from ghostsearch.space.architecture import SearchSpace, read_json
@@ -45,14 +44,14 @@ def placed(config: RunConfig) -> RunConfig:
     """The config with a directory: as given, else this model's newest here that holds its study, else a new one."""
     if config.out:
         return config
-    name = re.sub(r"[^\w.]+", "-", config.model.rpartition(":")[2])
-    for folder in sorted(Path().glob(f"{name}-20*/"), reverse=True):
+
+    def holds(folder: Path) -> bool:
         with suppress(GhostsearchError):
             check_directory(folder, config)
-            return config.but(out=str(folder))
-    today = f"{name}-{datetime.now(UTC).date()}"
-    names = (today, *(f"{today}.{n}" for n in range(2, 1000)))
-    return config.but(out=next(n for n in names if not Path(n).exists()))
+            return True
+        return False
+
+    return config.but(out=str(dated_directory(config.model, holds)))
 
 
 def check_directory(folder: Path, config: RunConfig, space: SearchSpace | None = None) -> None:

@@ -41,6 +41,7 @@ def run_trials(plan: Plan, ledger: Ledger, watch: Watch) -> None:
         records.append(record.summarised())
         forget_dominated(plan, records, watch.folder)
         stop_when_all_fails(records)
+        watch.on_trial()
 
 
 def evaluate(plan: Plan, proposal: Proposal, records: Sequence[Record], folder: Path) -> Record:

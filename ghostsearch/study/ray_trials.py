@@ -187,6 +187,7 @@ class StudySearcher(Searcher):
         self.records = records = self.ledger.standings()
         if self._due("progress"):
             self.watch.tell(len(records), self.plan.config.trials, progress_text(self.plan, records))
+            self.watch.on_trial()
         proposal = self.ledger.ask(self.plan.feasible, self.plan.config.trials)
         if proposal is None:
             return Searcher.FINISHED

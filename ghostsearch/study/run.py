@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -44,10 +44,12 @@ from ghostsearch.study.watch import Progress, Watch, interruptible
 SETUP_LOCK, FINAL_LOCK = ".setup.lock", ".final.lock"
 
 
-def search(config: RunConfig, *, progress: Progress | None = None, given: Given | None = None) -> StudyView:
+def search(
+    config: RunConfig, *, progress: Progress | None = None, given: Given | None = None, live: bool = False
+) -> StudyView:
     """Run or resume the study of a config; returns it as it then stands on disk, in `StudyView.directory`.
 
-    given: network and images in memory, which only this process has.
+    given: network and images in memory, which only this process has. live: write the report after every trial too.
 
     Interrupted once (Ctrl-C), it finishes what is running and reports what there is; twice, it stops at once.
     Raises GhostsearchError for bad input, before anything is written, and when trial after trial fails.
@@ -62,7 +64,7 @@ def search(config: RunConfig, *, progress: Progress | None = None, given: Given 
             from ghostsearch.study.ray_trials import explore, join_cluster
         on_device = join_cluster(config)
     with interruptible() as interrupted:
-        watch = Watch(Path(config.out), progress, interrupted, config.budget_s())
+        watch = Watch(Path(config.out), progress, interrupted, budget_s=config.budget_s())
         with watch.stage("open"):
             setup = open_setup(config, progress, given)
         check_directory(watch.folder, config, setup.space)
@@ -73,17 +75,35 @@ def search(config: RunConfig, *, progress: Progress | None = None, given: Given 
         with locked(watch.folder):
             plan = make_plan(make_baseline(setup, watch), watch)
             ledger = open_ledger(plan, watch.folder)
-        explore(plan, ledger, watch)
+        explore(plan, ledger, dataclasses.replace(watch, on_trial=reporting(plan, ledger, watch)) if live else watch)
         with FileLock(watch.folder / FINAL_LOCK), watch.stage("final"):
             conclude(plan, ledger, watch)
-        view = load_study(watch.folder)
-    from ghostsearch.report.page import write_report
-
     with watch.stage("report"):
-        write_report(view, watch.folder)
+        view = report(watch.folder)
     total = {"total": time.perf_counter() - watch.started, "total, CPU": time.process_time() - cpu}
     add_seconds(watch.folder, watch.seconds | total)
     return view
+
+
+def report(folder: Path) -> StudyView:
+    """Write the report of a study as it stands; returns the study."""
+    from ghostsearch.report.page import write_report
+
+    view = load_study(folder)
+    write_report(view, folder)
+    return view
+
+
+def reporting(plan: Plan, ledger: Ledger, watch: Watch) -> Callable[[], None]:
+    """Writes tables and report of the trials so far, as an interrupted search leaves them."""
+    so_far = dataclasses.replace(watch, interrupted=lambda: True)
+
+    def write() -> None:
+        with FileLock(watch.folder / FINAL_LOCK):
+            conclude(plan, ledger, so_far)
+        report(watch.folder)
+
+    return write
 
 
 @contextmanager

@@ -30,6 +30,8 @@ class Watch:
     progress: Progress | None = None
     interrupted: Callable[[], bool] = lambda: False
     """Whether Ctrl-C was pressed: what runs is finished, nothing further is begun."""
+    on_trial: Callable[[], None] = lambda: None
+    """Called after each trial, between two timings."""
     budget_s: float | None = None
     """Wall seconds that the whole search may take."""
     started: float = field(default_factory=time.perf_counter)

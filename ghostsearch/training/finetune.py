@@ -7,7 +7,7 @@ import importlib.util
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,9 @@ from torch import nn
 from ghostsearch.data.load import Data, load_data
 from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.files import atomic_path, check_writable, write_text
+from ghostsearch.files import atomic_path, check_writable, dated_directory, write_text
 from ghostsearch.models.options import ModelOptions
+from ghostsearch.space.architecture import read_json
 from ghostsearch.surgery.saved import load_directory, open_model, save
 from ghostsearch.training.checks import check_run
 from ghostsearch.training.curves import draw_curves
@@ -34,7 +35,7 @@ from ghostsearch.training.tasks.table import load_task
 
 Progress = Callable[[int, int, str], None]
 
-RESULT_FILE, CURVES_FILE = "finetune.json", "finetune.svg"
+RESULT_FILE, CURVES_FILE, CHECKPOINTS = "finetune.json", "finetune.svg", "checkpoints"
 SETTINGS_FILE, LAST, BEST = "settings.json", "last.ckpt", "best.ckpt"
 ELSEWHERE = {"compute_device", "processes", "distill_from", "distill_weights"}
 """Options that a resumed run may change."""
@@ -91,7 +92,7 @@ def finetune(
     """
     task, started = task or Classification(), time.perf_counter()
     training = Training(model, data, recipe, task, teacher, recipe.processes)
-    _claim(folder, recipe.model_dump(mode="json", exclude=ELSEWHERE) | {"data": data.name})
+    _claim(folder, recipe, data.name)
     device, start = str(training.device), copy.deepcopy(model.state_dict())
     before = evaluate(model, data.validation, task, device)
     fabric = training.fabric()
@@ -152,7 +153,7 @@ def finetune_directory(
             raise GhostsearchError(f"{images.data} has no labels; add --distill-from, such as models/baseline")
         task = Agreement(task, teacher)
     check_run(loaded.module, data, task)
-    result = finetune(loaded.module, data, out / "checkpoints", recipe, task=task, teacher=teacher, progress=progress)
+    result = finetune(loaded.module, data, out / CHECKPOINTS, recipe, task=task, teacher=teacher, progress=progress)
     save(loaded.module, out, source=loaded, architecture=loaded.architecture, width_multiple=loaded.width_multiple)
     draw_curves(result.history, out / CURVES_FILE, metric=result.metric, title=f"fine-tuning {directory.name}")
     about: dict[str, Any] = {"model": str(directory), "data": images.data, "broken_images": list(data.broken)}
@@ -222,24 +223,37 @@ def _log_writer(folder: Path) -> Any:
     return SummaryWriter(str(folder / "tensorboard"))
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
+def _settings(recipe: Tuning, data: str) -> dict[str, Any]:
+    return recipe.model_dump(mode="json", exclude=ELSEWHERE) | {"data": data}
+
+
+def _claim(folder: Path, recipe: Tuning, data: str) -> None:
     """Note the run's settings in its folder; raises GhostsearchError when another run's stand there."""
-    file = folder / SETTINGS_FILE
-    text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
-    if file.is_file():
-        try:
-            there = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError, RecursionError) as error:
-            raise GhostsearchError(f"{file}: not readable ({error}); choose another folder") from None
-        wanted = json.loads(text)
-        differing = [k for k in wanted if not isinstance(there, dict) or there.get(k) != wanted[k]]
-        if differing:
+    if (folder / SETTINGS_FILE).is_file():
+        if differing := _differing(folder, recipe, data):
             raise GhostsearchError(
                 f"{folder} holds a run with another {', '.join(differing)}; repeat its settings to resume, or choose "
                 "another folder"
             )
         return
-    write_text(file, text)
+    write_text(folder / SETTINGS_FILE, json.dumps(_settings(recipe, data), indent=1, sort_keys=True) + "\n")
+
+
+def placed(model: str, images: ImageOptions, recipe: Tuning, *, what: str) -> Path:
+    """Where a training without a directory goes: this model's newest here that it would resume, else a new one."""
+
+    def holds(folder: Path) -> bool:
+        with suppress(GhostsearchError):
+            return not _differing(folder / CHECKPOINTS, recipe, images.data)
+        return False
+
+    return dated_directory(model, holds, what=what)
+
+
+def _differing(folder: Path, recipe: Tuning, data: str) -> list[str]:
+    """The settings in which the run of a folder's checkpoints differs; raises GhostsearchError where unreadable."""
+    there, wanted = read_json(folder / SETTINGS_FILE), _settings(recipe, data)
+    return [k for k, v in wanted.items() if not isinstance(there, dict) or there.get(k) != v]
 
 
 def _best(history: tuple[Epoch, ...], task: Task) -> Epoch:

@@ -16,7 +16,7 @@ from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.saved import save
 from ghostsearch.training.checks import check_run
 from ghostsearch.training.curves import draw_curves
-from ghostsearch.training.finetune import FinetuneResult, finetune
+from ghostsearch.training.finetune import CHECKPOINTS, FinetuneResult, finetune
 from ghostsearch.training.recipe import Tuning
 from ghostsearch.training.tasks.table import load_task
 
@@ -51,7 +51,7 @@ def train_from_scratch(
     loaded = load_model(model, classes=len(data.classes) or None, size=size, seed=recipe.seed)
     task = load_task(images.task)
     check_run(loaded.module, data, task)
-    result = finetune(loaded.module, data, out / "checkpoints", recipe, task=task, progress=progress)
+    result = finetune(loaded.module, data, out / CHECKPOINTS, recipe, task=task, progress=progress)
     about = {"model": model, "data": images.data, "classes": list(data.classes), "seed": recipe.seed}
     _write(loaded, result, out, about)
     return result, data.classes

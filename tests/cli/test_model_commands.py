@@ -1,6 +1,7 @@
 """inspect, convert, measure and export as a user runs them."""
 
 import json
+import re
 
 import pytest
 
@@ -45,6 +46,14 @@ def test_inspect_tells_sites_groups_skipped_and_shares(ghostsearch):
 
 def test_inspect_of_a_net_without_sites_says_so_in_one_line(refused):
     refused("no convolution", "inspect", "torchvision:vit_b_16")
+
+
+def test_convert_without_out_names_the_directory_after_model_and_date(ghostsearch, tmp_path):
+    command = ["convert", "ghostsearch:digits_cnn", "--choice", "width(0.5)", "--json"]
+    names = [ghostsearch(*command, cwd=tmp_path).data["out"] for _ in range(2)]
+    assert re.fullmatch(r"digits_cnn-converted-\d{4}-\d\d-\d\d", names[0])
+    assert names[1] == names[0] + ".2"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)
 
 
 def test_convert_measure_load_round_trip(ghostsearch, tmp_path):

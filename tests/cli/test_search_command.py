@@ -1,12 +1,17 @@
 """The main job as a user runs it, small: search, resume, report, and what is refused."""
 
+import contextlib
 import json
 import shutil
+import threading
+import urllib.request
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+
+from ghostsearch.report.live import served
 
 TINY = [
     "--trials", "4", "--epochs", "0", "--final-epochs", "0", "--baseline-epochs", "2", "--time-limit", "0.05",
@@ -137,6 +142,38 @@ def test_run_yaml_is_enough_to_run_again(ghostsearch, study, tmp_path):
     seeds = first["origin"].isin(["baseline", "uniform", "solver"])
     assert list(first["digest"][seeds]) == list(second["digest"][: seeds.sum()])
     assert len(first) == len(second)
+
+
+def test_a_watched_search_serves_a_page_that_grows(ghostsearch, tmp_path, monkeypatch):
+    seen, over = [], threading.Event()
+
+    @contextlib.contextmanager
+    def looked_at(folder):
+        def look(url):
+            while not over.wait(0.3):
+                with contextlib.suppress(OSError):
+                    seen.append(urllib.request.urlopen(url, timeout=5).read().decode())
+
+        with served(folder) as url:
+            reader = threading.Thread(target=look, args=[url])
+            reader.start()
+            yield url
+            over.set()
+            reader.join()
+
+    monkeypatch.setattr("ghostsearch.cli.study.served", looked_at)
+    cheap = ["--trials", "3", "--objectives", "score", "--objectives", "macs", "--sampler", "random"]
+    cheap += ["--seeds", "uniform", "--calibration-images", "0", "--baseline-epochs", "0"]
+    cheap += ["--time-limit", "0.02", "--final-time-limit", "0.1"]
+    done = ghostsearch("search", *TINY, *cheap, "--out", tmp_path / "run", "--watch")
+    assert done.code == 0, done.err
+    assert "the report grows at http://127.0.0.1:" in done.err
+    assert "after the first trial" in seen[0]
+    pages = list(dict.fromkeys(seen))[1:]
+    assert len(pages) >= 2, "one after each trial, but for those that were not looked at"
+    rows = [page.count("<tr data-model") for page in pages]
+    assert rows == sorted(rows)
+    assert len(set(rows)) >= 2
 
 
 def test_another_study_is_not_overwritten(refused, study):

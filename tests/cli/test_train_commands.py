@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -17,6 +18,29 @@ def test_train_writes_a_model_and_its_curves(ghostsearch, tmp_path):
     assert (tmp_path / "out" / "train.svg").is_file()
     assert (tmp_path / "out" / "weights.safetensors").is_file()
     assert json.loads((tmp_path / "out" / "train.json").read_text())["model"] == "ghostsearch:digits_cnn"
+
+
+def test_without_out_the_directory_is_named_after_model_and_date_and_resumed(ghostsearch, tmp_path):
+    command = [
+        "train",
+        "ghostsearch:digits_cnn",
+        "--data",
+        "digits",
+        "--train-images",
+        "64",
+        "--epochs",
+        "1",
+        "--quiet",
+    ]
+    assert ghostsearch(*command, cwd=tmp_path).code == 0
+    (made,) = tmp_path.iterdir()
+    assert re.fullmatch(r"digits_cnn-trained-\d{4}-\d\d-\d\d", made.name)
+    before = (made / "checkpoints" / "last.ckpt").read_bytes()
+    assert ghostsearch(*command, cwd=tmp_path).code == 0
+    assert [p.name for p in tmp_path.iterdir()] == [made.name]
+    assert (made / "checkpoints" / "last.ckpt").read_bytes() == before, "trained no further"
+    assert ghostsearch(*command, "--lr", "0.1", cwd=tmp_path).code == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == [made.name, f"{made.name}.2"]
 
 
 @pytest.fixture
