@@ -31,6 +31,7 @@ from ghostsearch.measure.setting import Setting
 from ghostsearch.models.input import InputSpec, parse_size
 from ghostsearch.models.load import LoadedModel
 from ghostsearch.records import Record, StudyView
+from ghostsearch.shown import notebook_bar
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.run import search as search_named
@@ -140,6 +141,7 @@ def search(
 ) -> StudyView:  # fmt: skip
     """Run or resume a study: of a RunConfig, or of a model and data by name or in memory and its other fields.
 
+    Without `progress`, a notebook shows a bar.
     model: a module is taken as trained and stays as it is. data: (train, validation, test), each a loader, a data set
     or a tuple of tensors (images, targets); without targets models are scored by agreement with the given one. Raises
     GhostsearchError for bad input, before anything is written.
@@ -147,10 +149,10 @@ def search(
     if config is not None:
         if options or model is not None or data is not None:
             raise GhostsearchError("search takes a RunConfig, or model, data and options, not both")
-        return search_named(config, progress=progress)
+        return _search(config, progress)
     if not isinstance(model, nn.Module):
         named: dict[str, Any] = {key: value for key, value in (("model", model), ("data", data)) if value is not None}
-        return search_named(RunConfig(**named, **options), progress=progress)
+        return _search(RunConfig(**named, **options), progress)
     if not isinstance(data, tuple | list) or len(data) != 3:
         raise GhostsearchError("search(model=NET) takes data=(train, validation, test): loaders, data sets or tensors")
     splits = [_as_set(split) for split in data]
@@ -162,7 +164,12 @@ def search(
     given = Given(
         LoadedModel(net, "", spec, weights=run.weights or ""), own_data(splits, run.data, spec, batch=run.batch_size)
     )
-    return search_named(run, progress=progress, given=given)
+    return _search(run, progress, given)
+
+
+def _search(config: RunConfig, progress: Progress | None, given: Given | None = None) -> StudyView:
+    with notebook_bar(progress) as report:
+        return search_named(config, progress=report, given=given)
 
 
 class Compressed(NamedTuple):

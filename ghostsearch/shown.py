@@ -1,15 +1,48 @@
-"""How results show themselves: a table of a page's width in a terminal, the same in HTML in a notebook."""
+"""How results and work show themselves: tables of a page's width, the same in HTML in a notebook, a progress bar."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 WIDTH = 96
 """Characters in a line of `str(study)`."""
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 """A title, a header and rows of texts."""
+Report = Callable[[int, int, str], None]
+"""How work reports its progress: done, total, and a text such as the best so far."""
+
+
+@contextmanager
+def bar(console: Console) -> Iterator[Report]:
+    """A progress bar with the time left, which goes when the block ends; in a notebook rich's widget."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task("starting", total=None)
+        yield lambda done, total, text: shown.update(task, completed=done, total=total or None, description=text[:90])
+
+
+@contextmanager
+def notebook_bar(progress: Report | None) -> Iterator[Report | None]:
+    """The given callback; without one, a progress bar in a notebook and none elsewhere."""
+    from rich import get_console
+
+    if progress is not None or not get_console().is_jupyter:
+        yield progress
+        return
+    with bar(get_console()) as report:
+        yield report
 
 
 class Shown:

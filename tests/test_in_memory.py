@@ -88,12 +88,22 @@ def test_search_of_a_module_and_its_loaders(tmp_path):
         ghostsearch.search(model=net, data=sets[0])
 
 
-def test_compress_is_one_call():
-    net = tiny()
-    small, record = ghostsearch.compress(net, IMAGES, max_macs="70%", trials=4, objectives=("score", "macs"), **QUICK)
+def test_compress_to_a_latency_is_one_call():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 4),
+    ).eval()  # fmt: skip
+    images, told = torch.randn(64, 3, 24, 24), []
+    options = {"trials": 2, **QUICK, "progress": lambda *what: told.append(what)}
+    small, record = ghostsearch.compress(net, images, max_latency="80%", **options)
     assert isinstance(small, nn.Module)
-    assert record.cost.macs <= 0.7 * ghostsearch.measure_cost(net, IMAGES[:1]).macs
-    assert small(IMAGES).shape == (64, 4)
+    assert small(images).shape == (64, 4)
+    assert record.latencies[0].ratio <= 0.8
     assert record.score().metric == "agreement"
+    assert any(text.startswith("trials") for _, _, text in told)
+    assert "% of the baseline" in record._repr_html_()
+    with pytest.raises(GhostsearchError, match=r"max_latency 1%: no architecture .* nearest feasible limit is about"):
+        ghostsearch.compress(net, images, max_latency="1%", **options)
     with pytest.raises(GhostsearchError, match="at least 8"):
         ghostsearch.compress(net, IMAGES[:4], max_macs="70%")

@@ -1,8 +1,13 @@
 """Results print in a page's width and show themselves in a notebook; names from outside are escaped."""
 
+import io
+
+import pytest
+from rich.console import Console
+
 from ghostsearch import find_sites, load_model
 from ghostsearch.models.load import example_input
-from ghostsearch.shown import WIDTH, html_table, text_table
+from ghostsearch.shown import WIDTH, html_table, notebook_bar, text_table
 
 
 def test_lines_fit_the_page_and_nothing_is_lost():
@@ -10,6 +15,24 @@ def test_lines_fit_the_page_and_nothing_is_lost():
     assert max(map(len, text.splitlines())) <= WIDTH
     assert text.count("x") == 150
     assert "[bold]y[/bold]" in text, "no markup of others is obeyed"
+
+
+@pytest.mark.filterwarnings("ignore:install .ipywidgets")
+def test_a_bar_shows_in_a_terminal_and_in_a_notebook_but_not_in_a_script(monkeypatch):
+    def mine(done, total, text):
+        pass
+
+    with notebook_bar(None) as nothing, notebook_bar(mine) as given:
+        assert nothing is None
+        assert given is mine
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(screen, "is_jupyter", True)
+    monkeypatch.setattr("rich.get_console", lambda: screen)
+    with notebook_bar(None) as report:
+        monkeypatch.setattr(screen, "is_jupyter", False)
+        report(3, 8, "trials")
+    assert "trials" in screen.file.getvalue()
+    assert "3/8" in screen.file.getvalue()
 
 
 def test_html_is_escaped():

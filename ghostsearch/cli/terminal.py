@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,18 +12,9 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-Report = Callable[[int, int, str], None]
-"""How work reports its progress: done, total, and a text such as the best so far."""
+from ghostsearch.shown import Report, bar
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -91,13 +82,8 @@ def progress_bar(quiet: bool = False) -> Iterator[Report]:
     if not err.is_terminal:
         yield _log_lines()
         return
-    bar = Progress(
-        SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-        TimeRemainingColumn(), console=err, transient=True,
-    )  # fmt: skip
-    with bar:
-        task = bar.add_task("starting", total=None)
-        yield lambda done, total, text: bar.update(task, completed=done, total=total or None, description=text[:90])
+    with bar(err) as report:
+        yield report
 
 
 def _silent(done: int, total: int, text: str) -> None:
