@@ -9,6 +9,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ghostsearch.errors import GhostsearchError, key_of
 
+PHRASES = {"Value error, ": "", "Input should be": "must be", "Extra inputs are not permitted": "is no known field"}
+
+
+def in_words(message: str) -> str:
+    """What pydantic says, as this package's errors say it."""
+    for theirs, ours in PHRASES.items():
+        message = message.replace(theirs, ours)
+    return message
+
 
 class OptionError(GhostsearchError):
     """A value that an option refuses; `option` is the option's name, empty where several do not go together."""
@@ -16,8 +25,8 @@ class OptionError(GhostsearchError):
     def __init__(self, error: ValidationError) -> None:
         first = error.errors()[0]
         self.option = key_of(first["loc"])
-        message = str(first["msg"]).removeprefix("Value error, ")
-        value = f", got {reprlib.repr(first['input'])[:80]}" if self.option else ""
+        message = in_words(first["msg"])
+        value = f", got {reprlib.repr(first['input'])[:80]}" if self.option and "got " not in message else ""
         super().__init__(f"{self.option + ': ' if self.option else ''}{message}{value}")
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ghostsearch.shown import Shown, Table
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.units import milliseconds, score_text, with_prefix
+from ghostsearch.units import PERCENT, milliseconds, score_text, with_prefix
 
 
 class _Frozen(BaseModel):
@@ -287,7 +287,7 @@ class Axis(_Frozen):
     def scale(self) -> tuple[float, str]:
         """Factor and unit for an axis of a picture."""
         if self.is_score:
-            return (100.0, "%") if self.label == "accuracy" else (1.0, self.label)
+            return (100.0, "%") if self.label in PERCENT else (1.0, self.label)
         if self.device:
             return 1e3, "ms"
         return 1e-6, {"macs": "M", "params": "M"}.get(self.name, "MB")

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 MISSING = "–"
+PERCENT = ("accuracy", "balanced accuracy", "agreement")
+"""Metrics that are shown in percent."""
+SHARES = (*PERCENT, "mIoU", "mAP", "COCO mAP")
+"""Metrics that lie between 0 and 1."""
 
 
 def with_prefix(value: float | None, unit: str = "") -> str:
@@ -23,10 +27,10 @@ def milliseconds(seconds: float | None) -> str:
 
 
 def score_text(value: float | None, metric: str, error: float | None = None) -> str:
-    """A score and its standard error: accuracy (a share) in percent, any other metric with four significant digits."""
+    """A score and its standard error: in percent where it is a share of right answers, else four significant digits."""
     if value is None:
         return MISSING
-    if metric == "accuracy":
+    if metric in PERCENT:
         return f"{value * 100:.1f} %" if error is None else f"{value * 100:.1f} ± {error * 100:.1f} %"
     return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ghostsearch.cli import check, choose, compare, device, latency, model, study, train
-from ghostsearch.cli.terminal import say_error, show_warning
+from ghostsearch.cli.terminal import say_error, warning_printer
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.version import VERSION
 
@@ -57,7 +57,7 @@ def main() -> None:
     # What libraries say to their own developers is not for the users of this command.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.showwarning = show_warning
+    warnings.showwarning = warning_printer()
     try:
         app()
     except GhostsearchError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,9 +31,17 @@ def say_error(text: str) -> None:
     err.print(" ".join(text.split()), markup=False, soft_wrap=True)
 
 
-def show_warning(message: Warning | str, *about: Any, **more: Any) -> None:  # noqa: ARG001
-    """Print a warning as one line on standard error, without the place in the code that Python adds."""
-    note(str(message))
+def warning_printer() -> Callable[..., None]:
+    """Prints a warning as one line, without the place in code that Python adds; again with other figures, it is silent."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, *about: Any, **more: Any) -> None:  # noqa: ARG001
+        words = re.sub(r"\d[\d.,e+-]*", "#", str(message))
+        if words not in seen:
+            seen.add(words)
+            note(str(message))
+
+    return show
 
 
 def note(text: str) -> None:

@@ -115,7 +115,10 @@ def _labelled(
                 )
             found = images_below(folder / name)
             if not found:
-                raise GhostsearchError(f"class folder {str(folder / name)!r} holds no image; add some or remove it")
+                raise GhostsearchError(
+                    f"class folder {str(folder / name)!r} holds no image; add some or remove it; recordings come as "
+                    "arrays:FILE.npz"
+                )
             parts[split].extend(range(len(names), len(names) + len(found)))
             names.extend(os.path.relpath(path, root) for path in found)
             labels.extend([number[name]] * len(found))

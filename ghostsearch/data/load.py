@@ -158,7 +158,8 @@ def _source(spec: str, input_spec: InputSpec, seed: int, validation_list: str | 
         return read_arrays(Path(rest), input_spec, seed)
     if kind not in ("folder", "csv", "voc", "coco", "torchvision", "huggingface") and spec != "digits":
         if not is_object_name(spec):
-            raise GhostsearchError(f"no data set {spec!r}; write {FORMS}")
+            wanted = f"folder:{spec}" if Path(spec).is_dir() else FORMS
+            raise GhostsearchError(f"no data set {spec!r}; write {wanted}")
         return None
     refuse_channels(input_spec)
     if spec == "digits":

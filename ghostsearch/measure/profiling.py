@@ -10,6 +10,7 @@ from torch import nn
 from ghostsearch.measure.cells import CellStore, CellTime
 from ghostsearch.measure.latency import measure_pairs
 from ghostsearch.measure.latency_table import LatencyTable
+from ghostsearch.measure.setting import Setting
 from ghostsearch.space.architecture import Anatomy, SearchSpace
 
 Progress = Callable[[int, int, str], None]
@@ -19,6 +20,25 @@ CELL_S = 0.35
 NARROW = 0.02
 MORE = 3
 """Times the seconds for cells of which it is not decided whether they pay."""
+
+
+def latency_table(
+    baseline: nn.Module, example: Any, anatomy: Anatomy, space: SearchSpace, *, device: str, setting: Setting,
+    cell_s: float | None, progress: Progress | None = None,
+) -> LatencyTable:  # fmt: skip
+    """The latency table on a device of the machine this runs on; with `cell_s`, what is missing is timed.
+
+    The store's note says when cells of earlier commands were used.
+    """
+    store = CellStore(device, setting)
+    found = LatencyTable(baseline, example, anatomy, space, store)
+    if cell_s is None:
+        return found
+    earlier, missing = len(store.cells), sum(map(len, found.missing().values()))
+    table = profile(baseline, example, anatomy, space, store, cell_s=cell_s, progress=progress)
+    if earlier and not store.note:
+        store.note = f"latency table on {device}: {missing} cells timed by this search, the others before it"
+    return table
 
 
 def profile(

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import math
 import re
+import urllib.error
+import urllib.request
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,6 +189,7 @@ def _timm_download(config: Any) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
+    _require_hub()
     first, *others = _hub_names(config)
     try:
         return Path(hf_hub_download(config.hf_hub_id, first))
@@ -194,6 +198,15 @@ def _timm_download(config: Any) -> Path:
         if not others:
             raise
         return Path(hf_hub_download(config.hf_hub_id, others[0]))
+
+
+def _require_hub() -> None:
+    """Raise OSError at once where the hub cannot be reached: its own client tries for most of a minute."""
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE:
+        with suppress(urllib.error.HTTPError):
+            urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=10).close()  # noqa: S310
 
 
 def import_timm() -> Any:

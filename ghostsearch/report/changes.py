@@ -8,7 +8,7 @@ from math import exp, hypot, log
 from ghostsearch.records import Axis, Record, Score, StudyView
 from ghostsearch.report.outcome import score_axis, standard_error
 from ghostsearch.study.statistics import difference
-from ghostsearch.units import MISSING
+from ghostsearch.units import MISSING, PERCENT
 
 SAME_IMAGES = ("data", "seed", "task", "train_images", "validation_list")
 """Options that decide which images a split holds."""
@@ -52,7 +52,7 @@ def _score(first: StudyView, other: StudyView, axis: Axis, split: str) -> str:
     before, after = (r.score(split) if (r := _chosen(v)) else None for v in (first, other))
     if before is None or after is None or before.metric != after.metric:
         return MISSING
-    factor, unit = (100.0, " points") if before.metric == "accuracy" else (1.0, "")
+    factor, unit = (100.0, " points") if before.metric in PERCENT else (1.0, "")
     same = all(first.config.get(name) == other.config.get(name) for name in SAME_IMAGES)
     low, high = _interval(before, after, paired=same)
     change = f"{factor * (after.value - before.value):+.3g}{unit}"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.options import Options, option
+from ghostsearch.units import SHARES
 
 BUDGET = "Budget"
 
@@ -104,7 +105,7 @@ class CostLimits(Options):
 class Limits(CostLimits):
     """Bounds on what a model costs and on how well it must do."""
 
-    min_accuracy: Share = option(None, "Minimum score, such as 97%.", panel=BUDGET, ge=0, le=1)
+    min_accuracy: Share = option(None, "Minimum score, such as 97%, or 30 dB as 30.", panel=BUDGET, ge=0)
     max_drop: str | None = option(
         None,
         "Points of the score that a model may lose against the baseline, such as 1%; where one is recommended, by "
@@ -123,6 +124,12 @@ class Limits(CostLimits):
     def drop(self) -> float | None:
         """`max_drop` in the score's unit: 1% of an accuracy is 0.01; None without one."""
         return None if self.max_drop is None else parse_drop(self.max_drop)
+
+    def check_score(self, metric: str) -> None:
+        """Raise GhostsearchError for a limit on a score that is a share and that the limit takes for percent."""
+        for name, value in (("min-accuracy", self.min_accuracy), ("max-drop", self.drop())):
+            if metric in SHARES and value is not None and value > 1:
+                raise GhostsearchError(f"--{name} {value:g}: {metric} is a share; write {value:g}% or {value / 100:g}")
 
     def limit_texts(self) -> dict[str, str]:
         """The limits asked for, as they were given; the score's is `score`."""

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ghostsearch.errors import GhostsearchError, key_of
+from ghostsearch.options import in_words
 from ghostsearch.space.architecture import Anatomy, Group, SearchSpace, Site, nearest_names
 from ghostsearch.space.choice import GONE, KEEP, Drop, LayerChoice, parse_layer_choice, parse_width
 from ghostsearch.space.costs import choice_fits, kept_width
@@ -91,8 +92,8 @@ class Preset(_Strict):
                 groups[group.name] = widths
         if not sites and not groups:
             raise GhostsearchError(
-                "no convolution of this model can be replaced under this search space; "
-                "'ghostsearch inspect MODEL' says why for each"
+                "no convolution of this model can be replaced by these choices, which must lower its MACs; "
+                "'ghostsearch inspect MODEL' shows what each offers"
             )
         return SearchSpace(sites, groups, self.width_multiple, _inside(anatomy, sites, groups))
 
@@ -170,7 +171,9 @@ def parse_preset(data: object, source: str) -> Preset:
     """A preset from plain data; raises GhostsearchError naming the field that breaks a rule."""
     try:
         return Preset.model_validate(data)
+    except GhostsearchError as error:
+        raise GhostsearchError(f"{source}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = key_of(first["loc"]) or "the file"
-        raise GhostsearchError(f"{source}: {where}: {first['msg']}, got {reprlib.repr(first['input'])[:80]}") from None
+        where, said = key_of(first["loc"]) or "the file", in_words(first["msg"])
+        raise GhostsearchError(f"{source}: {where}: {said}, got {reprlib.repr(first['input'])[:80]}") from None

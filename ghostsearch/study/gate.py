@@ -167,6 +167,7 @@ def _scored(subjects: _Subjects, model: LoadedModel) -> Score:
     if not data.labelled and baseline is None:
         raise GhostsearchError(f"{gate.data} has no labels; add --baseline, which the model then must agree with")
     task = task_for(gate.task, labelled=data.labelled, baseline=(baseline or model).module)
+    gate.check_score(task.metric)
     if not task.maximize:
         raise GhostsearchError(f"--min-accuracy and --max-drop want a score where more is better, not {task.metric}")
     meter, images = meter_over(model.module, data.test, task, torch_device("cpu"), progress=subjects.progress)

@@ -42,6 +42,7 @@ def pick(view: StudyView, wanted: Limits) -> Pick:
         raise GhostsearchError(f"{view.directory} has no measured finalists yet; let 'ghostsearch search' finish")
     axes = limited_axes(view, wanted)
     score = next(axis for axis in axes if axis.is_score)
+    wanted.check_score(score.label)
     drop = wanted.drop() if wanted.max_drop else Limits(max_drop=view.config.get("max_drop")).drop()
     last = max(s.epochs for r in view.finalists if (s := r.score()))
     models = [r for r in view.finalists if r.digest not in BASELINES and (s := r.score()) and s.epochs == last]

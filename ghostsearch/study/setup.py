@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from ghostsearch.data.calibration import calibration_batches, images_within
 from ghostsearch.data.load import Data, load_data
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.measure.cells import CellStore
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.measure.devices.base import refusals
+from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.inputs import batched
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.latency_table import LatencyTable
@@ -25,7 +25,7 @@ from ghostsearch.measure.onnx_graph.int8_module import int8_graph, int8_module
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.onnx_graph.names import require_layers
 from ghostsearch.measure.onnx_graph.quantize import Int8Graph, Int8Options
-from ghostsearch.measure.profiling import profile
+from ghostsearch.measure.profiling import latency_table
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.records import Axis, Cost, Latency, Score
@@ -45,7 +45,7 @@ from ghostsearch.training.evaluate import meter_over, torch_device
 from ghostsearch.training.loop import train
 from ghostsearch.training.recipe import Recipe
 from ghostsearch.training.tasks.base import Task
-from ghostsearch.training.tasks.table import task_for
+from ghostsearch.training.tasks.table import load_task, task_for
 
 Progress = Callable[[int, int, str], None]
 TABLE_IMAGES, TABLE_VALUES = 128, 64 * 3 * 224 * 224
@@ -65,25 +65,6 @@ INT8_IMAGES = 128
 def call_here(place: str, function: Callable[..., Any], /, *args: Any, **options: Any) -> Any:  # noqa: ARG001
     """Measure in this process."""
     return function(*args, **options)
-
-
-def latency_table(
-    baseline: nn.Module, example: Tensor, anatomy: Anatomy, space: SearchSpace, *, device: str, setting: Setting,
-    cell_s: float | None, progress: Progress | None = None,
-) -> LatencyTable:  # fmt: skip
-    """The latency table on a device of the machine this runs on; with `cell_s`, what is missing is timed.
-
-    The store's note says when cells of earlier commands were used.
-    """
-    store = CellStore(device, setting)
-    found = LatencyTable(baseline, example, anatomy, space, store)
-    if cell_s is None:
-        return found
-    earlier, missing = len(store.cells), sum(map(len, found.missing().values()))
-    table = profile(baseline, example, anatomy, space, store, cell_s=cell_s, progress=progress)
-    if earlier and not store.note:
-        store.note = f"latency table on {device}: {missing} cells timed by this search, the others before it"
-    return table
 
 
 @dataclass(frozen=True)
@@ -247,13 +228,22 @@ class Given:
     data: Data
 
 
+def check_names(config: RunConfig) -> None:
+    """Raise GhostsearchError, before anything is read, for devices or a task that are not there."""
+    torch_device(config.compute_device)
+    config.check_int8()
+    load_task(config.task)
+    # Under Ray a device may be that of another node.
+    for device in config.device if config.counts_latency() and config.engine != "ray" else ():
+        get_device(device)
+
+
 def open_setup(config: RunConfig, progress: Progress | None = None, given: Given | None = None) -> Setup:
     """Load model, data and space, and count the baseline's cost.
 
     Raises GhostsearchError for anything that does not fit together.
     """
-    torch_device(config.compute_device)
-    config.check_int8()
+    check_names(config)
     earlier = open_earlier(config)
     loaded = given.model if given else load_model(
         config.model, weights=config.weights, classes=config.classes, size=config.size, seed=config.seed
@@ -282,6 +272,7 @@ def open_setup(config: RunConfig, progress: Progress | None = None, given: Given
             f"{config.classes}; add --baseline-epochs to train it first"
         )
     task = task_for(config.task, labelled=data.labelled, baseline=loaded.module)
+    config.check_score(task.metric)
     check_run(loaded.module, data, task)
     loaded = dataclasses.replace(loaded, categories=loaded.categories or data.classes)
     images = config.calibration_images

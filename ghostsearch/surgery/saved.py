@@ -221,7 +221,8 @@ def read_manifest(directory: Path) -> tuple[Architecture, _Manifest]:
     """Architecture and manifest of a directory, checked; raises GhostsearchError."""
     path = directory / ARCHITECTURE_FILE
     if not path.is_file():
-        raise GhostsearchError(f"{directory}: not a ghostsearch model ({ARCHITECTURE_FILE} is missing)")
+        why = f"{ARCHITECTURE_FILE} is missing" if directory.is_dir() else "there is no such directory"
+        raise GhostsearchError(f"{directory}: not a ghostsearch model ({why})")
     data = read_json(path)
     architecture = Architecture.from_dict(data, str(path))
     if isinstance(data, dict) and "source" not in data:

@@ -75,7 +75,7 @@ def _check_score(model: nn.Module, data: Data, task: Task, images: Any, target: 
     output = _output(model, task, images, wanted)
     if isinstance(task, Classification):
         _check_classes(main_output(output), wanted, data)
-    with torch.inference_mode(), _fitting():
+    with torch.inference_mode(), _fitting(output, wanted):
         task.meter().update(output, wanted)
 
 
@@ -87,15 +87,17 @@ def _check_loss(model: nn.Module, task: Task, images: Any, target: Any) -> None:
                 module.eval()
         wanted = task.target(images, target)
         output = _output(model, task, images, wanted)
-        with _fitting():
+        with _fitting(output, wanted):
             loss = task.loss(output, wanted)
     if not torch.isfinite(loss).all():
         raise GhostsearchError("the loss is not finite on the first images; are the weights damaged?")
 
 
-def _fitting() -> AbstractContextManager[None]:
+def _fitting(output: Any, target: Any) -> AbstractContextManager[None]:
     """A task of the user's own may raise anything."""
-    return told_as(lambda why: f"the task's loss and score do not fit outputs and targets ({why})")
+    shapes = [", ".join(str(tuple(x.shape)) for x in tensors(part)) for part in (output, target)]
+    about = f"outputs {shapes[0]} and targets {shapes[1]}"
+    return told_as(lambda why: f"the task's loss or score does not take {about}; choose another --task ({why})")
 
 
 def _output(model: nn.Module, task: Task, images: Any, target: Any) -> Any:

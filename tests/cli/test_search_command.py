@@ -200,6 +200,12 @@ def test_report_is_written_again_from_what_is_on_disk(ghostsearch, study):
         ("max_latency", ["--max-latency", "fast"]),
         ("no folder", ["--data", "folder:/nonexistent/images"]),
         ("space", ["--space", "no-such-preset"]),
+        ("write folder:search_spaces", ["--data", "search_spaces"]),
+        ("no device is called 'cuda:0'", ["--device", "cuda:0", "--data", "folder:/nonexistent"]),
+        ("no task 'segment'", ["--task", "segment", "--data", "folder:/nonexistent"]),
+        ("--min-accuracy 97: accuracy is a share; write 97% or 0.97", ["--min-accuracy", "97"]),
+        ("--max-drop 5: accuracy is a share; write 5%", ["--max-drop", "5"]),
+        ("--trials: must be greater than or equal to 1, got 0", ["--trials", "0"]),
         ("sampler", ["--sampler", "oracle"]),
     ],
 )

@@ -66,3 +66,11 @@ def test_a_mistake_is_one_line_whatever_it_says(screen):
     _, err = screen(watched=False)
     terminal.say_error("first [red]line\nsecond   line")
     assert err.getvalue() == "error: first [red]line second line\n"
+
+
+def test_a_warning_is_said_once_whatever_its_figures(screen):
+    _, err = screen(watched=False)
+    show = terminal.warning_printer()
+    for text in ("missed by 1.2e+16 of 3 layers", "missed by 0.5 of 12 layers", "8 images of a are broken"):
+        show(text, UserWarning, "file.py", 3)
+    assert err.getvalue() == "note: missed by 1.2e+16 of 3 layers\nnote: 8 images of a are broken\n"

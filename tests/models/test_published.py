@@ -151,6 +151,23 @@ def test_timm_weights_come_from_the_hubs_cache(torch_home):
         assert loaded.input.shorter_side == int(224 / config.crop_pct)
 
 
+def test_a_hub_that_cannot_be_reached_is_not_tried_again_and_again(torch_home, monkeypatch):
+    pytest.importorskip("timm")
+    import huggingface_hub
+
+    def never(*_, **__):
+        raise AssertionError("it would retry for most of a minute")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", never)
+    with (
+        pytest.warns(GhostsearchWarning, match="downloads weights"),
+        pytest.raises(GhostsearchError, match=r"cannot be downloaded \(URLError: .*refused"),
+    ):
+        load_model("timm:resnet18", weights="default")
+
+
 def test_timm_without_network_is_refused_in_one_line(torch_home):
     pytest.importorskip("timm")
     assert not timm_weights("resnet18", "default").cached

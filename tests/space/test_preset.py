@@ -106,7 +106,7 @@ def test_rules_that_reach_nothing_are_refused(data, told):
     [
         ("sites: [{match: '*', choices: ['ghost(ratio=1)']}]", "ratio must be"),
         ("sites: [{match: '*', choices: []}]", "choices"),
-        ("colour: red", "colour"),
+        ("colour: red", "colour: is no known field, got 'red'"),
         ("width_multiple: 0", "width_multiple"),
         ("sites: [", "not valid YAML"),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
@@ -119,6 +119,7 @@ def test_broken_files_are_one_line(tmp_path, text, told):
     with pytest.raises(GhostsearchError, match=told) as caught:
         load_preset(path)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(path))
 
 
 def test_an_unknown_preset_names_the_known_ones():
