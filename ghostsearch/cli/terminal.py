@@ -32,7 +32,7 @@ def say_error(text: str) -> None:
 
 
 def warning_printer() -> Callable[..., None]:
-    """Prints a warning as one line, without the place in code that Python adds; again with other figures, it is silent."""
+    """Prints a warning as one line, without the place in code that Python adds; with other figures only once."""
     seen: set[str] = set()
 
     def show(message: Warning | str, *about: Any, **more: Any) -> None:  # noqa: ARG001
