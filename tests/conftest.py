@@ -45,6 +45,6 @@ def hasty():
     from ghostsearch.measure import latency
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency, "VISIT_S", latency.VISIT_S / 8)
-        patch.setattr(latency, "MAX_CALLS", 4)
+        for name, value in {"VISIT_S": 5e-4, "MAX_CALLS": 4, "ROUNDS": 3, "WARM_UP_CALLS": 1}.items():
+            patch.setattr(latency, name, value)
         yield

@@ -98,9 +98,9 @@ def _models(view: StudyView, kind_of: Mapping[str, str]) -> list[dict[str, Any]]
     """The models on the page, by trial: the front, the anchors, and the newest that there is room for."""
     latest = [*by_digest((*view.records, *untried(view))).values(), *variants(view)]
     important = {"baseline", *_finished(view), *(r.digest for r in latest if r.origin == "uniform")}
-    models, size = [], 0
+    models, size, axes = [], 0, cost_axes(view)
     for record in sorted(latest, key=lambda r: (r.digest in important, r.number), reverse=True):
-        model = _model(view, record, kind_of[model_id(record)], record.digest in important)
+        model = _model(view, record, axes, kind_of[model_id(record)], record.digest in important)
         size += len(json.dumps(model))
         if size > MAX_MODELS_BYTES and record.digest not in important:
             break
@@ -108,7 +108,7 @@ def _models(view: StudyView, kind_of: Mapping[str, str]) -> list[dict[str, Any]]
     return sorted(models, key=lambda m: m["number"])
 
 
-def _model(view: StudyView, record: Record, kind: str, important: bool) -> dict[str, Any]:
+def _model(view: StudyView, record: Record, axes: list[Axis], kind: str, important: bool) -> dict[str, Any]:
     """A model in words: choices with their sites, figures as the tables have them, where it came from."""
     final, baseline = record if is_variant(record) else view.record(record.digest), baseline_record(view)
     assert final is not None
@@ -118,7 +118,7 @@ def _model(view: StudyView, record: Record, kind: str, important: bool) -> dict[
     if final.score("test"):
         facts.append(["validation, after final training", score_cell(final.score())])
         facts.append(["test, after final training", score_cell(final.score("test"))])
-    facts += [[a.label, cost_cell(final, baseline, a)] for a in cost_axes(view) if a.value(final) is not None]
+    facts += [[a.label, cost_cell(final, baseline, a)] for a in axes if a.value(final) is not None]
     origin = f"trial {record.number} · proposed by {record.origin}"
     words = [kind, origin, *filter(None, (record.reason, remark(view, final)))]
     score = shown_score(view, final) or record.score()

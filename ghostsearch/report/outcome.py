@@ -32,11 +32,17 @@ def score_axis(view: StudyView, split: str = "validation") -> Axis:
 
 def cost_axes(view: StudyView) -> list[Axis]:
     """What may be paid for the score: latency by device, MACs, params, bytes; objectives first."""
+    wanted = _cost_goals(view)
     known = [*map(Axis.of_latency, devices(view)), *map(Axis.of_cost, COST_LABELS)]
-    goals, labels = {o.name: o for o in view.objectives}, {a.name: a.label for a in known}
-    wanted = [o.model_copy(update={"label": labels[o.name]}) for o in view.objectives if o.name in labels]
-    axes = [*wanted, *(a for a in known if a.name not in goals)]
+    axes = [*wanted, *(a for a in known if a.name not in {o.name for o in wanted})]
     return [a for a in axes if any(a.value(r) is not None for r in (*view.records, *view.finalists))]
+
+
+def _cost_goals(view: StudyView) -> list[Axis]:
+    """The objectives that are costs, with today's labels; they alone have limits."""
+    goals = [o for o in view.objectives if o.device or o.name in COST_LABELS]
+    labels = [(Axis.of_latency(o.device) if o.device else Axis.of_cost(o.name)).label for o in goals]
+    return [o.model_copy(update={"label": label}) for o, label in zip(goals, labels, strict=True)]
 
 
 def table_axes(view: StudyView) -> list[Axis]:
@@ -125,7 +131,7 @@ def last_rung(view: StudyView) -> float:
 
 def breaches(view: StudyView, record: Record) -> list[str]:
     """Each limit that a record's newest figures break, in words; empty when it keeps them all."""
-    return [broken for axis in (score_axis(view), *cost_axes(view)) if (broken := axis.breach(record))]
+    return [broken for axis in (score_axis(view), *_cost_goals(view)) if (broken := axis.breach(record))]
 
 
 def remark(view: StudyView, record: Record) -> str:

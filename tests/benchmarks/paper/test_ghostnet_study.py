@@ -9,7 +9,7 @@ from ghostsearch.training.recipe import Recipe
 
 @pytest.fixture(scope="module")
 def trainer():
-    spec = InputSpec(16)
+    spec = InputSpec(8)
     return GhostNetTrainer(
         load_data("digits", input=spec, batch=32, train_images=64), spec, Recipe(epochs=1, compute_device="cpu")
     )
