@@ -13,8 +13,8 @@ SMALL = {
 }  # fmt: skip
 
 
-def test_trials_are_timed_and_scored_in_int8(tmp_path):
-    view = search(RunConfig(out=str(tmp_path / "study"), **SMALL, keep_float=["stem"]))
+def test_trials_are_timed_and_scored_in_int8(tiny_space, tmp_path):
+    view = search(RunConfig(out=str(tmp_path / "study"), **SMALL, space=str(tiny_space), keep_float=["stem"]))
     done = [r for r in view.records if r.state == "complete"]
     assert len(done) >= 2, [r.reason for r in view.records]
     assert {x.device for r in view.records for x in r.latencies} == {"onnxruntime:cpu:int8"}
@@ -28,8 +28,8 @@ def test_trials_are_timed_and_scored_in_int8(tmp_path):
     assert "float baseline" in (tmp_path / "study" / "report.md").read_text()
 
 
-def test_a_float_study_shows_the_baseline_in_int8(tmp_path):
-    options = {**SMALL, "device": ["onnxruntime:cpu"], "trials": 1, "int8": True}
+def test_a_float_study_shows_the_baseline_in_int8(tiny_space, tmp_path):
+    options = {**SMALL, "space": str(tiny_space), "device": ["onnxruntime:cpu"], "trials": 1, "int8": True}
     view = search(RunConfig(out=str(tmp_path / "study"), **options))
     baseline, *_, int8 = view.finalists
     assert (int8.digest, int8.origin) == ("baselineint8", "int8 baseline")
