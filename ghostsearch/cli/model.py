@@ -94,7 +94,7 @@ def _show_sites(model: str, sites: list[dict[str, Any]]) -> None:
     names = {c["choice"]: short_name(c["choice"]) for s in sites for c in s["choices"][1:]}
     rows = []
     for site in sites:
-        speed = {c["choice"]: f"{c['speedup']:.2f}×" for c in site["choices"][1:]}
+        speed = {c["choice"]: f"{c['speedup']:.2f}×" if c["speedup"] else "free" for c in site["choices"][1:]}
         kind = f"{site['kind'].removeprefix('Conv2d ')} {site['in_channels']}→{site['out_channels']}"
         rows.append((site["site"], kind, with_prefix(site["macs"]), *(speed.get(choice, "") for choice in names)))
     legend = "theoretical speed-up of " + ", ".join(f"{short}: {choice}" for choice, short in names.items())

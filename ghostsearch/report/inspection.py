@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +27,11 @@ from ghostsearch.version import versions
 Progress = Callable[[int, int, str], None]
 
 
+def _finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None
+
+
 def inspection(loaded: LoadedModel, space: str) -> dict[str, Any]:
     """Params, MACs, sites with their choices and theoretical speed-ups, groups, what was skipped and why.
 
@@ -40,7 +46,7 @@ def inspection(loaded: LoadedModel, space: str) -> dict[str, Any]:
     for site in anatomy.sites:
         row = {"site": site.path, **{k: v for k, v in dataclasses.asdict(site).items() if k != "path"}}
         row["choices"] = [
-            {"choice": text, "speedup": theoretical_speedup(site, parse_layer_choice(text))}
+            {"choice": text, "speedup": _finite(theoretical_speedup(site, parse_layer_choice(text)))}
             for text in offered.sites.get(site.path, ("keep",))
         ]
         sites.append(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from math import lcm
 
 from ghostsearch.space.architecture import Site
@@ -29,8 +30,12 @@ def site_params(
 
 
 def theoretical_speedup(site: Site, choice: LayerChoice) -> float:
-    """MACs of the convolution over MACs of the choice: the paper's r_s (section 3.2, equation 4); below 1: costlier."""
-    return site_position_macs(site, KEEP) / site_position_macs(site, choice)
+    """MACs of the convolution over MACs of the choice: the paper's r_s (section 3.2, equation 4); below 1: costlier.
+
+    Infinite where nothing is computed any more.
+    """
+    macs = site_position_macs(site, choice)
+    return site_position_macs(site, KEEP) / macs if macs else math.inf
 
 
 def choice_fits(site: Site, choice: LayerChoice) -> bool:

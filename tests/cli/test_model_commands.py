@@ -38,6 +38,10 @@ def test_inspect_tells_sites_groups_skipped_and_shares(ghostsearch):
     assert site["kind"] == "Conv2d 3x3"
     speedups = {c["choice"]: c["speedup"] for c in site["choices"]}
     # r_s = c·k² / (c·k²/s + (s-1)·d²/s), the paper's equation 4
+    assert next(s for s in found["sites"] if s["site"] == "layer1.0.conv2")["choices"][-1] == {
+        "choice": "skip",
+        "speedup": None,
+    }
     assert speedups["ghost(ratio=2, kernel=3)"] == pytest.approx(64 * 9 / (64 * 9 / 2 + 9 / 2))
     assert abs(sum(k["macs_share"] for k in found["shares"]) - 1) < 1e-9
     assert abs(sum(k["params_share"] for k in found["shares"]) - 1) < 1e-9
