@@ -221,7 +221,7 @@ def uniform(module: nn.Module, example: Any) -> Iterator[tuple[str, nn.Module]]:
     space = preset((1, 0.75)).resolve(anatomy)
     yield "baseline", module
     for family, choices in UNIFORM.items():
-        groups = space.uniform("width(0.75)").groups if "width(0.75)" in choices else {}
+        groups = {name: str(w) for name, w in space.uniform(choices[0]).groups.items()}
         sites: dict[str, str] = {b.end: choices[-1] for b in anatomy.branches[1::2]}
         if choices[-1] not in GONE:
             sites = {s: choices[0] for s, options in space.sites.items() if choices[0] in options}
