@@ -129,3 +129,14 @@ def test_maps_and_lists_are_quantized_and_run(tmp_path: Path, kind: type[nn.Modu
     assert result.metric == ("" if kind is Finder else "mIoU against the baseline")
     assert result.score is None if kind is Finder else result.score > 0.5
     assert (tmp_path / "net.onnx").exists()
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.Identity()])
+def test_what_an_activation_cuts_off_is_no_noise(activation: nn.Module) -> None:
+    conv = nn.Conv2d(3, 8, 3)
+    with torch.no_grad():
+        # Most of the outputs lie beyond ReLU6's upper end.
+        conv.weight.mul_(20)
+    net = nn.Sequential(conv, activation, nn.Conv2d(8, 4, 1)).eval()
+    graph, names = onnx_bytes(net, IMAGES, free_batch=True)
+    assert min(x.snr_db for x in quantized(graph, feeds(names, IMAGES.split(16))).noise()) > 25

@@ -58,9 +58,9 @@ def layer_noise(floating: Any, small: Any, feed: Mapping[str, np.ndarray]) -> tu
     values = cpu_session(joined.SerializeToString(), 1).run([*pairs, *pairs.values()], dict(feed))
     found = []
     for name, wanted, got in zip(pairs, values[: len(pairs)], values[len(pairs) :], strict=True):
-        if made[name].op_type == "Relu":
-            # The quantizer leaves a ReLU to the lower end of the range.
-            got = np.maximum(got, 0)
+        if made[name].op_type in ("Relu", "Clip"):
+            # The quantizer leaves these to the ends of the range.
+            got = np.clip(got, wanted.min(), wanted.max())
         node = _weighted(made[name], made)
         found.append(LayerNoise(layer_of(node), _decibels(wanted, got - wanted)))
     return tuple(sorted(found, key=lambda x: x.snr_db))
