@@ -34,6 +34,7 @@ from ghostsearch.report.outcome import (
 )
 from ghostsearch.report.points import MARKS, NAMED_KINDS, kinds, make_panel, untried
 from ghostsearch.space.limits import parse_drop
+from ghostsearch.study.choose import BASELINES, error_of_difference
 from ghostsearch.units import with_prefix
 
 MAX_MODELS_BYTES = 250_000
@@ -132,20 +133,28 @@ def _model(view: StudyView, record: Record, axes: list[Axis], kind: str, importa
 
 
 def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
-    """What the sliders choose from: finished models, their costs as shares of the baseline's, and their drop in the
-    validation score from the better baseline (accuracy in points), which is what the study recommends by."""
+    """What the sliders choose from, as `study.pick` does: the finalists that had the full training.
+
+    Of each its costs as shares of the baseline's, its drop in the validation score from the better baseline (accuracy
+    in points), the standard error of that drop, and the axes whose limits it misses.
+    """
     baseline, axis, tables = baseline_record(view), score_axis(view), table_axes(view)
     best, options = best_baseline(view, "validation"), []
+    last = max((s.epochs for r in view.finalists if (s := r.score())), default=0.0)
     for digest in _finished(view):
         record = view.record(digest)
-        if record is None or best is None or digest == "baseline" or None in (axis.value(record), axis.value(best)):
+        if record is None or best is None or digest in BASELINES or None in (axis.value(record), axis.value(best)):
             continue
+        if view.finalists and (score := record.score()) and score.epochs != last:
+            continue
+        error = error_of_difference(record.score(), best.score())
         drop = axis.minimised(record) - axis.minimised(best)
         shares = {a.name: share for a in axes if (share := a.ratio(record, baseline)) is not None}
         splits = [f"{score_cell(s)} {s.split}" for s in (record.score(), record.score("test")) if s]
         words = [*splits, *(cost_cell(record, baseline, a) for a in tables)]
         options.append({
-            "id": digest, "drop": round(drop * axis.scale[0], 4), "shares": shares, "text": " · ".join(words),
+            "id": digest, "drop": round(drop * axis.scale[0], 4), "error": error * axis.scale[0], "shares": shares,
+            "missed": [a.name for a in view.objectives if a.breach(record)], "text": " · ".join(words),
             "command": f"ghostsearch export {Path(view.directory).as_posix()}/models/{digest} --format onnx",
         })  # fmt: skip
     return options

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import StudyView
 from ghostsearch.report.comparison import write_comparison
 from ghostsearch.report.page import write_report
+from ghostsearch.space.limits import Limits
+from ghostsearch.study.choose import BASELINES
+from ghostsearch.study.pick import pick
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -133,30 +137,31 @@ def test_axes_switch(browser, page, view) -> None:
     assert set(shown) == {r.digest for r in view.records}
 
 
-def test_sliders_take_what_the_rule_says(browser, page, view) -> None:
-    """With a largest drop the cheapest model that keeps both limits, without one the best score within the budget."""
-    load(browser, page)
-    baseline = view.finalists[0].score().value
-    rows = [
-        (r.digest, 100 * r.latency(view.objectives[1].name[10:-1]).ratio, 100 * (baseline - r.score().value))
-        for r in view.finalists[1:]
-    ]
+def test_sliders_take_what_choose_takes(browser, view, tmp_path) -> None:
+    unlimited = tuple(axis.model_copy(update={"limit": None}) for axis in view.objectives)
+    free = view.model_copy(update={"objectives": unlimited, "config": {**view.config, "max_drop": None}})
+    load(browser, write_report(free, tmp_path))
     drag = """for (const [id, value] of Object.entries(arguments[0])) {
         const slider = document.getElementById(id);
         slider.value = value === null ? slider.max : value;
         slider.dispatchEvent(new Event("input"));
     } return document.getElementById("command").textContent;"""
-    most = sorted(share for _, share, _ in rows)[len(rows) // 2] + 1
-    within = [row for row in rows if row[1] <= int(most)]
-    best = min(within, key=lambda row: row[2])[0]
-    command = browser.execute_script(drag, {"max-cost": int(most), "max-drop": None})
-    assert command == f"ghostsearch export {view.directory}/models/{best} --format onnx"
-    assert selected(browser) == best
-    drop = round(sorted(row[2] for row in rows)[len(rows) // 2] + 0.1, 1)
-    cheapest = min((row for row in rows if row[2] <= drop), key=lambda row: row[1])[0]
-    assert cheapest in browser.execute_script(drag, {"max-cost": None, "max-drop": drop})
-    assert selected(browser) == cheapest
-    assert browser.execute_script(drag, {"max-cost": 0, "max-drop": drop}) == ""
+    shares = sorted(100 * r.latencies[0].ratio for r in view.finalists if r.digest not in BASELINES)
+    budgets = [int(shares[0]) - 1, *(int(share) + 1 for share in shares)]
+    taken = set()
+    for budget in budgets:
+        for drop in (None, 0.4, 1.0, 2.5):
+            command = browser.execute_script(drag, {"max-cost": budget, "max-drop": drop})
+            limits = Limits(max_latency=f"{budget}%", max_drop=None if drop is None else f"{drop}%")
+            try:
+                wanted = pick(free, limits).record.digest
+            except GhostsearchError:
+                assert command == "", (budget, drop)
+                continue
+            assert command == f"ghostsearch export {view.directory}/models/{wanted} --format onnx", (budget, drop)
+            assert selected(browser) == wanted
+            taken.add(wanted)
+    assert len(taken) > 2
 
 
 def test_trials_sort_and_filter(browser, page, view) -> None:

@@ -67,20 +67,23 @@ const showDetail = (model) => {
   $("pick").value = model.id;
 };
 
-// Two sliders. With a largest drop: the cheapest model that keeps both; without: the best score within the budget.
+// Two sliders, by the rule of `ghostsearch choose`: the cheapest model, on the study's first cost, that keeps the budget and
+// the drop. Where no drop is set, one standard error; where none keeps that, the best score within the budget.
 const taken = () => {
   const [budget, drop] = [Number($("max-cost").value) / 100, Number($("max-drop").value)];
   const anyDrop = $("max-drop").value === $("max-drop").max;
   const cost = (option) => option.shares[axis().name];
-  const within = page.options.filter((option) => cost(option) <= budget && (anyDrop || option.drop <= drop + 1e-9));
-  const order = anyDrop ? (a, b) => a.drop - b.drop || cost(a) - cost(b) : (a, b) => cost(a) - cost(b) || a.drop - b.drop;
-  return within.sort(order)[0];
+  const first = (option) => option.shares[page.axes[0].name];
+  const within = page.options.filter((option) => cost(option) <= budget && option.missed.every((name) => name === axis().name));
+  const kept = within.filter((option) => option.drop <= (anyDrop ? option.error : drop) + 1e-9);
+  if (kept.length || !anyDrop) return kept.sort((a, b) => first(a) - first(b) || a.drop - b.drop)[0];
+  return within.sort((a, b) => a.drop - b.drop || first(a) - first(b))[0];
 };
 const showTaken = () => {
   const [cost, drop] = [$("max-cost"), $("max-drop")];
   $("max-cost-name").textContent = axis().label;
   $("max-cost-text").textContent = `${cost.value} % of the baseline`;
-  $("max-drop-text").textContent = drop.value === drop.max ? "any" : `${drop.value} ${page.drop_unit}`;
+  $("max-drop-text").textContent = drop.value === drop.max ? "not set (one standard error)" : `${drop.value} ${page.drop_unit}`;
   const option = taken();
   $("taken").textContent = option ? `${option.id}: ${option.text}` : "No finished model meets both limits.";
   $("command").textContent = option ? option.command : "";
