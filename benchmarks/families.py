@@ -74,7 +74,12 @@ def main() -> None:
     folder = args.work / args.net
     folder.mkdir(parents=True, exist_ok=True)
     if args.net == "resnet50":
-        steps = {"time": lambda: time_uniform(folder, args)}
+        loaded = load_model(f"torchvision:{args.net}")
+        example = example_input(loaded.input)
+        steps = {
+            "fit": lambda: write_uniform(loaded.module, example, folder),
+            "time": lambda: time_files(folder, example, args),
+        }
     else:
         net = Net(args, folder)
         steps = {"table": net.tables, "fit": net.fit, "time": lambda: time_files(folder, net.setup.example, args)}
@@ -195,7 +200,8 @@ def accuracy(model: nn.Module, batches: list[Any]) -> float:
 
 def time_files(folder: Path, example: Any, args: argparse.Namespace) -> None:
     """The latency of all files in one interleaved run beside the float baseline's."""
-    names = dict.fromkeys(r["file"] for r in read_rows(folder / "rows.csv") if r["file"])
+    known = [r["file"] for r in read_rows(folder / "rows.csv") if r["file"]]
+    names = dict.fromkeys(known or ("baseline", *UNIFORM))
     files = {
         f"{name} {kind}": OnnxModule.read(folder / f"{name}.{kind}.onnx").with_batch(1)
         for name in names
@@ -204,14 +210,13 @@ def time_files(folder: Path, example: Any, args: argparse.Namespace) -> None:
     write_latencies(folder, files, example, args)
 
 
-def time_uniform(folder: Path, args: argparse.Namespace) -> None:
-    """A network whose weights nobody has: each family everywhere, timed in float and in int8."""
-    loaded = load_model(f"torchvision:{args.net}")
-    example, files = example_input(loaded.input), {}
-    for family, model in uniform(loaded.module, example):
-        files[f"{family} float"] = OnnxModule(onnx_bytes(model, example)[0])
-        files[f"{family} int8"] = int8_module(model, example, [example])
-    write_latencies(folder, files, example, args)
+def write_uniform(module: nn.Module, example: Any, folder: Path) -> None:
+    """A network whose weights nobody has: each family everywhere, as a float and an int8 file."""
+    for family, model in uniform(module, example):
+        files = {"float": OnnxModule(onnx_bytes(model, example)[0]), "int8": int8_module(model, example, [example])}
+        for kind, file in files.items():
+            (folder / f"{family}.{kind}.onnx").write_bytes(file.graph)
+        print(family, flush=True)
 
 
 def uniform(module: nn.Module, example: Any) -> Iterator[tuple[str, nn.Module]]:
