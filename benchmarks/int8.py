@@ -6,8 +6,8 @@
     python benchmarks/int8.py --time
 
 Each network is run in float, in int8 as the product quantizes it, with the channels' ranges left as they are, by ONNX
-Runtime's quantizer alone, and with its noisiest layers in float. Rows and files are kept in --work; `--time` times all
-files, on a machine that should be quiet. The page shows what is there.
+Runtime's quantizer alone, and with its noisiest layers in float. Rows and files are kept in --work; `--time` times those
+that are not timed yet, on a machine that should be quiet. The page shows what is there.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ def files(setup: Setup, choice: str) -> dict[str, tuple[bytes, str]]:
 def times(args: argparse.Namespace) -> None:
     """Each network's files in one interleaved run beside its int8 baseline."""
     rows = read_rows(args.work / "rows.csv")
-    (args.work / "latencies.csv").unlink(missing_ok=True)
-    for network in dict.fromkeys(r["network"] for r in rows):
+    known = {r["file"] for r in read_rows(args.work / "latencies.csv")}
+    for network in dict.fromkeys(r["network"] for r in rows if r["file"] not in known):
         models = {r["file"]: OnnxModule.read(args.work / f"{r['file']}.onnx").with_batch(1)
                   for r in rows if r["network"] == network}  # fmt: skip
         first = next(r["file"] for r in rows if r["network"] == network and r["run"] == INT8)
