@@ -140,5 +140,5 @@ def _aim(points: dict[tuple[str, str], list[tuple[float, float]]]) -> str:
     share, score, family = min(kept)
     if family == "baseline":
         return f"none faster within {WITHIN:g} point"
-    verdict = "yes" if 1 / share >= FASTER else "no, but"
-    return f"{verdict}, {1 / share:.3f} times as fast, {score - floor - WITHIN:+.2f} points ({family})"
+    verdict = "yes" if 1 / share >= FASTER else "no"
+    return f"{verdict}: the fastest is {1 / share:.3f} times as fast, {score - floor - WITHIN:+.2f} points ({family})"

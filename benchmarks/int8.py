@@ -6,8 +6,8 @@
     python benchmarks/int8.py --time
 
 Each network is run in float, in int8 as the product quantizes it, with the channels' ranges left as they are, by ONNX
-Runtime's quantizer alone, and with its noisiest layers in float. Rows and files are kept in --work; `--time` times those
-that are not timed yet, on a machine that should be quiet. The page shows what is there.
+Runtime's quantizer alone, and with its noisiest layers in float. Rows and files are kept in --work; `--time` times
+those that are not timed yet, on a machine that should be quiet. The page shows what is there.
 """
 
 from __future__ import annotations
