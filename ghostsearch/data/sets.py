@@ -106,7 +106,7 @@ def decode(
                 images[i] = fit(source.open(i), input_spec, top)
             # A damaged file can make a decoder raise nearly anything; each is counted and reported by name.
             except Exception as error:  # noqa: BLE001
-                broken[i] = _reason(error)
+                broken[i] = in_a_line(error)
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         starts = range(0, total, CHUNK)
@@ -122,10 +122,6 @@ def _opened(source: Source) -> Any:
     # Counted and reported with the others.
     except Exception:  # noqa: BLE001
         return None
-
-
-def _reason(error: Exception) -> str:
-    return in_a_line(error)
 
 
 class StreamSet(Dataset[tuple[Tensor, Any]]):
@@ -161,7 +157,7 @@ class StreamSet(Dataset[tuple[Tensor, Any]]):
                 image, target = self._sample(position)
             # A damaged file can make a decoder raise nearly anything.
             except Exception as error:  # noqa: BLE001
-                trouble = f"{self.source.names[position]}: {_reason(error)}"
+                trouble = f"{self.source.names[position]}: {in_a_line(error)}"
                 warnings.warn(f"broken image left out of a batch: {trouble}", GhostsearchWarning, stacklevel=2)
                 continue
             images.append(image)
@@ -246,7 +242,7 @@ def find_unreadable(source: Source, progress: Progress | None = None) -> dict[in
                 source.open_target(i)
         # A damaged file can make a decoder raise nearly anything.
         except Exception as error:  # noqa: BLE001
-            broken[i] = _reason(error)
+            broken[i] = in_a_line(error)
         if progress and i % 1000 == 0:
             progress(i, len(source.names), "checking images")
     return broken

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -45,6 +45,17 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(item)
     elif is_dataclass(value) and not isinstance(value, type):
         yield from tensors([getattr(value, field.name) for field in fields(value)])
+
+
+@contextmanager
+def modes_kept(*models: nn.Module) -> Iterator[None]:
+    """Every module's own mode, training or eval, comes back when the block ends."""
+    before = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def moved(example: Any, device: str, dtype: torch.dtype | None = None) -> Any:

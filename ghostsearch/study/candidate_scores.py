@@ -17,8 +17,8 @@ from ghostsearch.graph.flow import fit_order, readers_of, without_inplace
 from ghostsearch.graph.replay import Replay
 from ghostsearch.graph.widths import width_plan
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.study.setup import BATCH_VALUES, TABLE_REACH, Setup
-from ghostsearch.surgery.baseline_statistics import BaselineStatistics
+from ghostsearch.study.setup import TABLE_REACH, Setup
+from ghostsearch.surgery.baseline_statistics import BATCH_VALUES, BaselineStatistics
 from ghostsearch.surgery.sampled_gradients import Cut, EdgeGradients, gauss_newton
 from ghostsearch.training.tasks.base import Task, main_output
 from ghostsearch.training.tasks.classification import Classification

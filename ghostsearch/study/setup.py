@@ -35,9 +35,9 @@ from ghostsearch.space.preset import load_preset
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.earlier import Earlier, open_earlier
 from ghostsearch.study.scores import score_of
-from ghostsearch.surgery.baseline_statistics import BaselineStatistics
+from ghostsearch.surgery.baseline_statistics import BATCH_IMAGES, BATCH_VALUES, BaselineStatistics
 from ghostsearch.surgery.convert import convert
-from ghostsearch.surgery.distill_images import split
+from ghostsearch.surgery.distill_images import kept_to_judge
 from ghostsearch.surgery.fit_problem import FitSettings
 from ghostsearch.surgery.sites import find_sites
 from ghostsearch.training.checks import check_run
@@ -53,10 +53,6 @@ TABLE_IMAGES, TABLE_VALUES = 128, 64 * 3 * 224 * 224
 TABLE_REACH = 3
 """Layers refitted behind a candidate: rank correlation with refitted architectures is 0.70 with one, 0.85 with three,
 0.86 with all (DESIGN, "Scoring candidates").
-"""
-BATCH_IMAGES, BATCH_VALUES = 64, 8 * 3 * 224 * 224
-"""Images in a batch, or as many as hold so many values: a large tensor's memory comes anew from the system each time,
-and clearing it takes a third of the time of a forward.
 """
 INT8_IMAGES = 128
 """Calibration images that set the activations' ranges in int8."""
@@ -102,7 +98,7 @@ class Setup:
         if not self.calibration:
             return None
         settings = FitSettings(compute_device=self.config.compute_device, seed=self.config.seed)
-        images, judging = split(self.calibration) if self.config.distill_steps else (self.calibration, [])
+        images, judging = kept_to_judge(self.calibration, self.config.distill_steps)
         return BaselineStatistics(self.baseline.module, images, settings, judging=judging)
 
     def convert_quickly(self, architecture: Architecture, statistics: BaselineStatistics | None = None) -> nn.Module:

@@ -14,7 +14,7 @@ from ghostsearch.graph.capture import copied, unwrapped
 from ghostsearch.graph.widths import kept_channels, set_widths, width_plan
 from ghostsearch.space.architecture import Anatomy, Architecture
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
-from ghostsearch.surgery.distill_images import split
+from ghostsearch.surgery.distill_images import kept_to_judge
 from ghostsearch.surgery.drop import drop_branches, dropped_branches
 from ghostsearch.surgery.fit_model import FitReport
 from ghostsearch.surgery.fit_problem import FitSettings
@@ -71,7 +71,7 @@ def convert(
             return checked(model, converted, architecture, example, anatomy)
         if statistics is None:
             images = list(image_batches(calibration if calibration is not None else (), example))
-            fitted_to, judging = split(images) if distill_steps and images else (images, [])
+            fitted_to, judging = kept_to_judge(images, distill_steps)
             statistics = BaselineStatistics(model, fitted_to, settings, judging=judging)
         reports: list[FitReport] = []
 

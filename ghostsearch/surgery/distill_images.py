@@ -34,7 +34,7 @@ def _pooled(images: Sequence[Any]) -> Tensor | None:
     return torch.cat(list(images)) if together else None
 
 
-def split(images: Sequence[Any], settings: ImageSettings = ImageSettings()) -> tuple[list[Any], list[Any]]:
+def split(images: Sequence[Any], settings: ImageSettings) -> tuple[list[Any], list[Any]]:
     """Batches to train on and batches that judge; where there is only one of a foreign kind it does both."""
     pool = _pooled(images)
     if pool is not None:
@@ -44,6 +44,11 @@ def split(images: Sequence[Any], settings: ImageSettings = ImageSettings()) -> t
         return list(pool[:-held].split(settings.batch)), list(pool[-held:].split(settings.batch))
     held = max(1, round(len(images) * settings.held_out))
     return (list(images[:-held]), list(images[-held:])) if len(images) > 1 else (list(images), list(images))
+
+
+def kept_to_judge(images: Sequence[Any], steps: int) -> tuple[list[Any], list[Any]]:
+    """The images that a fit sees, and those kept from it to judge the distillation of `steps` behind it."""
+    return split(images, ImageSettings()) if steps and images else (list(images), [])
 
 
 class Draw:

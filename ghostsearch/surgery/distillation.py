@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.batches import image_batches
-from ghostsearch.graph.capture import channels_last
+from ghostsearch.graph.capture import channels_last, modes_kept
 from ghostsearch.graph.detector import compared_outputs
 from ghostsearch.graph.flow import find_places, trace_graph
 from ghostsearch.surgery.distill_images import Draw, ImageSettings, split
@@ -81,7 +82,7 @@ def distill_blocks(
     if not trained:
         raise GhostsearchError("every parameter of the converted model is frozen: there is nothing to distil")
     began = time.perf_counter()
-    with _evaluating(baseline, converted), _Pair.open(baseline, converted, settings) as pair:
+    with modes_kept(baseline, converted), _Pair.open(baseline.eval(), converted.eval(), settings) as pair:
         training, held = (images, judging) if judging else split(images, settings)
         best = _Best(pair, training, held)
         settle_norms(converted, training)
@@ -108,6 +109,11 @@ class _Run:
     done: int = 0
     optimizer: torch.optim.Adam = field(init=False)
 
+    @cached_property
+    def norms(self) -> list[_BatchNorm]:
+        """The BatchNorms that use their batch's statistics, where batches are large enough."""
+        return trained_norms(self.pair.converted) if self.draw.batch >= NORM_IMAGES else []
+
     def anneal(self, best: _Best, length: float, checks: int) -> None:
         """All steps, of a length that ends at nothing, judged evenly on the way."""
         self.optimizer = torch.optim.Adam([{"params": [p]} for p in self.trained])
@@ -123,7 +129,9 @@ class _Run:
         began = time.perf_counter()
         for group, size in zip(self.optimizer.param_groups, self.sizes, strict=True):
             group["lr"] = length * size
-        with _training(trained_norms(self.pair.converted) if self.draw.batch >= NORM_IMAGES else ()):
+        with modes_kept(*self.norms):
+            for norm in self.norms:
+                norm.train()
             loss = self.pair.error(self.draw())
         self.optimizer.zero_grad()
         loss.backward()
@@ -152,31 +160,6 @@ def _schedule(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1, steps - climb)))
 
 
-@contextmanager
-def _evaluating(*models: nn.Module) -> Iterator[None]:
-    """Within, the models are in eval mode; each module's own comes back."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
-def _training(norms: Iterable[nn.Module]) -> Iterator[None]:
-    """Within, the norms use their batch's statistics."""
-    for norm in norms:
-        norm.train()
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.eval()
-
-
 @dataclass
 class _Pair:
     """Baseline and converted net, the values at their blocks' ends compared."""
@@ -201,8 +184,7 @@ class _Pair:
     def output_error(self, x: Any) -> Tensor:
         """The outputs' error of a batch alone, which is what users get; a scalar."""
         x = channels_last(x)
-        pairs = zip(compared_outputs(self.converted, x), compared_outputs(self.baseline, x), strict=True)
-        return torch.stack([_output_error(o, w) for o, w in pairs]).mean()
+        return _output_error(compared_outputs(self.converted, x), compared_outputs(self.baseline, x))
 
     def error(self, x: Any) -> Tensor:
         """The weighted error of a batch, each part relative to the baseline's variance; a scalar."""
@@ -210,8 +192,7 @@ class _Pair:
         with torch.no_grad():
             wanted = compared_outputs(self.baseline, x)
             features = self.taps[0].take()
-        output = compared_outputs(self.converted, x)
-        outputs: Any = sum(_output_error(o, w) for o, w in zip(output, wanted, strict=True)) / len(output)
+        outputs = _output_error(compared_outputs(self.converted, x), wanted)
         own = self.taps[1].take()
         # A block whose end was cut in width has no counterpart to be compared with.
         pairs = [(own[p], features[p]) for p in own if p in features and own[p].shape == features[p].shape]
@@ -222,7 +203,12 @@ class _Pair:
         return share * outputs + (1 - share) * inner
 
 
-def _output_error(value: Tensor, wanted: Tensor) -> Tensor:
+def _output_error(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> Any:
+    """The mean error of the outputs; a scalar."""
+    return sum(_error_of_one(o, w) for o, w in zip(outputs, wanted, strict=True)) / len(outputs)
+
+
+def _error_of_one(value: Tensor, wanted: Tensor) -> Tensor:
     """Relative squared error; of two-dimensional outputs, which may be logits, their KL divergence is added."""
     error = _relative(value, wanted)
     if value.dim() != 2 or value.shape[1] < 2:

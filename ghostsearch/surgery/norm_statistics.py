@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.graph.batches import image_batches
-from ghostsearch.graph.capture import call, channels_last
+from ghostsearch.graph.capture import call, channels_last, modes_kept
 
 
 def trained_norms(model: nn.Module) -> list[_BatchNorm]:
@@ -28,23 +28,20 @@ def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any]) -> None:
     loader: batches (N, C, H, W), or (images, …). A frozen norm keeps its statistics.
     """
     norms = trained_norms(model)
-    before = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
     place = next(model.parameters()).device
-    try:
-        with torch.no_grad():
+    with torch.no_grad(), modes_kept(model):
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        try:
             for images in image_batches(loader):
                 call(model, images.to(place) if isinstance(images, Tensor) else images)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for module, training in before:
-            module.training = training
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
 
 
 def settle_norms(model: nn.Module, images: Sequence[Any]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError, TrainingError
-from ghostsearch.graph.capture import batch_size
+from ghostsearch.graph.capture import batch_size, modes_kept
 from ghostsearch.training.tasks.base import Meter, Task, score_value
 from ghostsearch.training.tasks.classification import Classification
 
@@ -56,13 +56,9 @@ def meter_over(
 @contextmanager
 def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Training or eval mode within; every module's own mode restored after."""
-    before = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
+    with modes_kept(model):
+        model.train(training)
         yield
-    finally:
-        for module, was in before:
-            module.training = was
 
 
 @contextmanager

@@ -18,6 +18,12 @@ from ghostsearch.measure.setting import Setting
 Feed = Mapping[str, np.ndarray]
 
 
+def fed(session: Any, feed: Feed) -> dict[str, np.ndarray]:
+    """The inputs that a session's graph has."""
+    known = {x.name for x in session.get_inputs()}
+    return {name: array for name, array in feed.items() if name in known}
+
+
 class OnnxDevice(Device):
     """A device that runs an ONNX graph, or a model exported to one."""
 

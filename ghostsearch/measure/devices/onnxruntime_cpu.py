@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ghostsearch.measure.devices.base import Prepared
-from ghostsearch.measure.devices.onnx_device import Feed, OnnxDevice
+from ghostsearch.measure.devices.onnx_device import Feed, OnnxDevice, fed
 from ghostsearch.measure.onnx_graph.module import cpu_session
 from ghostsearch.measure.setting import Setting
 
@@ -38,7 +38,6 @@ class OnnxRuntimeCpu(OnnxDevice):
     def open(self, graph: bytes, feed: Feed, setting: Setting) -> Prepared:
         """The graph in a session of its own threads."""
         session = cpu_session(graph, setting.threads)
-        known = {x.name for x in session.get_inputs()}
-        prepared = OnnxRuntimePrepared(session, {k: v for k, v in feed.items() if k in known})
+        prepared = OnnxRuntimePrepared(session, fed(session, feed))
         prepared.run()
         return prepared

@@ -8,7 +8,7 @@ import numpy as np
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.devices.base import Prepared
-from ghostsearch.measure.devices.onnx_device import Feed, OnnxDevice
+from ghostsearch.measure.devices.onnx_device import Feed, OnnxDevice, fed
 from ghostsearch.measure.onnx_graph.module import cpu_session
 from ghostsearch.measure.setting import Setting
 
@@ -64,7 +64,6 @@ class OnnxRuntimeCuda(OnnxDevice):
         session = cpu_session(graph, setting.threads, (PROVIDER, "CPUExecutionProvider"))
         if session.get_providers()[0] != PROVIDER:
             raise GhostsearchError(f"{self.name} finds no GPU; use --device onnxruntime:cpu")
-        known = {x.name for x in session.get_inputs()}
-        prepared = BoundPrepared(session, {k: v for k, v in feed.items() if k in known})
+        prepared = BoundPrepared(session, fed(session, feed))
         prepared.run()
         return prepared
