@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from families_page import page
-from imagenet_sample import open_sample
+from networks import network_arguments, opened
 from rows import append_row, read_rows
 from torch import nn
 
@@ -43,9 +43,8 @@ from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.space.choice import GONE
 from ghostsearch.space.preset import Preset, parse_preset
 from ghostsearch.study.candidates import build_candidates, losses_of, read_candidates
-from ghostsearch.study.config import RunConfig
 from ghostsearch.study.interactions import decompose
-from ghostsearch.study.setup import Setup, open_setup
+from ghostsearch.study.setup import Setup
 from ghostsearch.study.solve import decode, exclusions
 from ghostsearch.study.solver import Problem, Program
 from ghostsearch.surgery.convert import convert
@@ -101,17 +100,10 @@ class Net:
     @cached_property
     def setup(self) -> Setup:
         """Model, data and the whole space."""
-        args = self.args
-        if args.net == "lite0":
-            setup = open_sample(args.data, "fine", seed=args.seed)
-            setup = replace(setup, calibration=(setup.calibration or [])[: args.images // 16])
-        else:
-            listed = args.validation_list and str(args.validation_list)
-            setup = open_setup(RunConfig(
-                model=f"ghostsearch:{args.net}", weights=str(args.weights), data=f"folder:{args.data}",
-                validation_list=listed, calibration_images=args.images, seed=args.seed, out=str(self.folder),
-            ))  # fmt: skip
-        return replace(setup, space=preset(WIDTHS[args.net]).resolve(setup.anatomy))
+        setup = opened(self.args)
+        if self.args.net == "lite0":
+            setup = replace(setup, calibration=(setup.calibration or [])[: self.args.images // 16])
+        return replace(setup, space=preset(WIDTHS[self.args.net]).resolve(setup.anatomy))
 
     @cached_property
     def test(self) -> list[Any]:
@@ -246,18 +238,10 @@ def write_latencies(folder: Path, files: dict[str, Any], example: Any, args: arg
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--net", choices=("resnet56", "lite0", "resnet50"), default="resnet56")
-    parser.add_argument("--data", type=Path, help="folder with train/ and test/, or calibration/ and test/")
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--validation-list", type=Path)
-    parser.add_argument("--images", type=int, default=256, help="to fit to, without labels")
+    parser = network_arguments(__doc__, ("resnet56", "lite0", "resnet50"), "runs/families")
     parser.add_argument("--every", type=int, default=1, help="score on every n-th batch of the test images")
     parser.add_argument("--only", choices=("table", "fit", "time", "page"))
     parser.add_argument("--time-limit", type=float, default=100.0, help="seconds of timing in all")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=Path("runs/families"))
-    parser.add_argument("--out", type=Path, default=Path("results"))
     return parser.parse_args()
 
 

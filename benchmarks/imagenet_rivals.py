@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from imagenet_sample import SIZE, open_sample
 from label_free import candidate_problem
+from rivals import pruned
 from rows import append_row, read_rows
 from torch import Tensor, nn
 
@@ -100,8 +101,8 @@ def tools(setup: Setup, args: argparse.Namespace, budget: int) -> list[tuple[str
     return [
         ("ours, solver's mix", partial(solved, setup, args, budget)),
         ("ours, one width everywhere", partial(uniform, setup, budget)),
-        ("torch-pruning, L1", partial(pruned, setup, budget, "L1", False)),
-        ("torch-pruning, group norm, global", partial(pruned, setup, budget, "group norm", True)),
+        ("torch-pruning, L1", partial(within_budget, setup, budget, "L1", False)),
+        ("torch-pruning, group norm, global", partial(within_budget, setup, budget, "group norm", True)),
     ]
 
 
@@ -128,12 +129,12 @@ def uniform(setup: Setup, budget: int, given: list[Tensor]) -> nn.Module:
     raise AssertionError(f"no width gives {budget} % of the MACs")
 
 
-def pruned(setup: Setup, budget: int, importance: str, everywhere: bool, given: list[Tensor]) -> nn.Module:
+def within_budget(setup: Setup, budget: int, importance: str, everywhere: bool, given: list[Tensor]) -> nn.Module:
     """torch-pruning on the channels that can change, its ratio found by halving; BatchNorm statistics anew."""
     low, high, best = 0.0, 0.95, None
     for _ in range(HALVINGS):
         ratio = (low + high) / 2
-        model = cut(setup, ratio, importance, everywhere)
+        model = pruned(setup, importance, ratio, global_pruning=everywhere, max_pruning_ratio=0.9, round_to=8)
         if measure_cost(model, setup.example).macs <= budget / 100 * setup.baseline_cost.macs:
             high, best = ratio, model
         else:
@@ -141,21 +142,6 @@ def pruned(setup: Setup, budget: int, importance: str, everywhere: bool, given: 
     assert best is not None
     recalibrate_batchnorm(best, given)
     return best
-
-
-def cut(setup: Setup, ratio: float, importance: str, everywhere: bool) -> nn.Module:
-    import torch_pruning as tp
-
-    model = copied(setup.baseline.module).eval()
-    free = {name for g in setup.anatomy.groups if not g.fixed for name in g.members}
-    ignored = [m for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and name not in free]
-    kinds = {"L1": tp.importance.MagnitudeImportance(p=1), "group norm": tp.importance.GroupMagnitudeImportance(p=2)}
-    pruner = tp.pruner.BasePruner(
-        model, setup.example, importance=kinds[importance], pruning_ratio=ratio, ignored_layers=ignored,
-        global_pruning=everywhere, max_pruning_ratio=0.9, round_to=8,
-    )  # fmt: skip
-    pruner.step()
-    return model
 
 
 def distilled(setup: Setup, model: nn.Module, steps: int) -> None:

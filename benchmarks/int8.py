@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from imagenet_sample import open_sample
+from networks import network_arguments, opened
 from rows import append_row, read_rows
 
 from ghostsearch.machine import processor
@@ -34,8 +33,7 @@ from ghostsearch.report.result_page import ResultPage, ResultTable, publish, scr
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.choice import parse_layer_choice
 from ghostsearch.space.costs import choice_fits
-from ghostsearch.study.config import RunConfig
-from ghostsearch.study.setup import Setup, open_setup
+from ghostsearch.study.setup import Setup
 
 CHOICES = ("baseline", "ghost(ratio=2, kernel=1)", "ghost(ratio=2, kernel=3)")
 SCALE_IMAGES, SEVERAL = 128, 5
@@ -59,16 +57,6 @@ def main() -> None:
                 print(row, flush=True)
     for path in publish(page(args, read_rows(args.work / "rows.csv")), args.out):
         print(path)
-
-
-def opened(args: argparse.Namespace) -> Setup:
-    """The trained network and its images."""
-    if args.net == "lite0":
-        return open_sample(args.data, "fine", seed=args.seed)
-    return open_setup(RunConfig(
-        model=f"ghostsearch:{args.net}", weights=str(args.weights), data=f"folder:{args.data}",
-        validation_list=str(args.validation_list), calibration_images=args.images, seed=args.seed, out=str(args.work),
-    ))  # fmt: skip
 
 
 def judged(setup: Setup, choice: str, test: list[Any], args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -167,18 +155,10 @@ def ghosts(rows: list[dict[str, str]]) -> Iterator[tuple[str, str]]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--net", choices=("resnet20", "resnet56", "lite0"), default="resnet20")
-    parser.add_argument("--data", type=Path, help="folder with train/ and test/, or calibration/ and test/")
-    parser.add_argument("--validation-list", type=Path)
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--images", type=int, default=256, help="to fit to, without labels")
+    parser = network_arguments(__doc__, ("resnet20", "resnet56", "lite0"), "runs/int8")
     parser.add_argument("--every", type=int, default=1, help="score on every n-th batch of the test images")
     parser.add_argument("--time", action="store_true", help="time the files that are there")
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds of timing in all")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=Path("runs/int8"))
-    parser.add_argument("--out", type=Path, default=Path("results"))
     return parser.parse_args()
 
 

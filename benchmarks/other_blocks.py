@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from networks import network_arguments, opened
 from rows import append_row, read_rows
 from torch import Tensor, nn
 
@@ -30,9 +31,8 @@ from ghostsearch.measure.setting import Setting
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.choice import parse_layer_choice
-from ghostsearch.study.config import RunConfig
 from ghostsearch.study.interactions import decompose
-from ghostsearch.study.setup import Setup, open_setup
+from ghostsearch.study.setup import Setup
 from ghostsearch.study.solver import Exclusion, Problem, Program
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
@@ -52,10 +52,7 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = args.work / args.net
     folder.mkdir(parents=True, exist_ok=True)
-    setup = open_setup(RunConfig(
-        model=f"ghostsearch:{args.net}", weights=str(args.weights), data=f"folder:{args.data}",
-        validation_list=str(args.validation_list), calibration_images=args.images, seed=args.seed, out=str(folder),
-    ))  # fmt: skip
+    setup = opened(args)
     layers = [x for x in timed_layers(setup.baseline.module, setup.example, setup.anatomy) if x.path in sites(setup)]
     if args.only in (None, "loss"):
         losses(setup, folder)
@@ -269,17 +266,9 @@ def page(args: argparse.Namespace, setup: Setup, layers: list[TimedLayer], folde
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--net", choices=("resnet20", "resnet56"), default="resnet20")
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and test/")
-    parser.add_argument("--validation-list", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=256, help="to fit to, without labels")
+    parser = network_arguments(__doc__, ("resnet20", "resnet56"), "runs/other_blocks", required=True)
     parser.add_argument("--only", choices=("loss", "time", "page"))
     parser.add_argument("--time-limit", type=float, default=40.0, help="seconds of timing in all")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=Path("runs/other_blocks"))
-    parser.add_argument("--out", type=Path, default=Path("results"))
     return parser.parse_args()
 
 

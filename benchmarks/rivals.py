@@ -278,7 +278,8 @@ def pruning(importance: str, bench: Setup, args: argparse.Namespace) -> Iterator
         yield f"{importance} {ratio:g}", partial(pruned, bench, importance, ratio)
 
 
-def pruned(bench: Setup, importance: str, ratio: float) -> nn.Module:
+def pruned(bench: Setup, importance: str, ratio: float, **how: Any) -> nn.Module:
+    """torch-pruning on the channels that can change; `how` goes to its pruner."""
     import torch_pruning as tp
 
     model = copied(bench.baseline.module).eval()
@@ -292,10 +293,10 @@ def pruned(bench: Setup, importance: str, ratio: float) -> nn.Module:
     if importance == "Taylor":
         batch, target = next(iter(bench.data.train))
         bench.task.loss(model(batch), target).backward()
+    how = {"global_pruning": importance == "Taylor", "round_to": bench.space.width_multiple} | how
     pruner = tp.pruner.BasePruner(
-        model, bench.example, importance=kinds[importance](), pruning_ratio=ratio, ignored_layers=ignored,
-        global_pruning=importance == "Taylor", round_to=bench.space.width_multiple,
-    )  # fmt: skip
+        model, bench.example, importance=kinds[importance](), pruning_ratio=ratio, ignored_layers=ignored, **how
+    )
     pruner.step()
     model.zero_grad(set_to_none=True)
     return model

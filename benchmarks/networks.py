@@ -1,0 +1,41 @@
+"""The trained networks that several benchmarks ask about: their arguments, and network and images as a setup."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from imagenet_sample import open_sample
+
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.setup import Setup, open_setup
+
+
+def network_arguments(
+    about: str | None, networks: Sequence[str], work: str, *, required: bool = False
+) -> argparse.ArgumentParser:
+    """A parser of what such benchmarks take; the first network is the default. required: images and weights too."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--net", choices=networks, default=networks[0])
+    parser.add_argument(
+        "--data", type=Path, required=required, help="folder with train/ and test/, or calibration/ and test/"
+    )
+    parser.add_argument("--validation-list", type=Path, required=required)
+    parser.add_argument("--weights", type=Path, required=required)
+    parser.add_argument("--images", type=int, default=256, help="to fit to, without labels")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path(work))
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    return parser
+
+
+def opened(args: argparse.Namespace) -> Setup:
+    """The trained network and its images."""
+    if args.net == "lite0":
+        return open_sample(args.data, "fine", seed=args.seed)
+    listed = args.validation_list and str(args.validation_list)
+    return open_setup(RunConfig(
+        model=f"ghostsearch:{args.net}", weights=str(args.weights), data=f"folder:{args.data}",
+        validation_list=listed, calibration_images=args.images, seed=args.seed, out=str(args.work),
+    ))  # fmt: skip
