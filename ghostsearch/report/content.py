@@ -153,7 +153,7 @@ def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
         splits = [f"{score_cell(s)} {s.split}" for s in (record.score(), record.score("test")) if s]
         words = [*splits, *(cost_cell(record, baseline, a) for a in tables)]
         options.append({
-            "id": digest, "drop": round(drop * axis.scale[0], 4), "error": error * axis.scale[0], "shares": shares,
+            "id": digest, "drop": drop * axis.scale[0], "error": error * axis.scale[0], "shares": shares,
             "missed": [a.name for a in view.objectives if a.breach(record)], "text": " · ".join(words),
             "command": f"ghostsearch export {Path(view.directory).as_posix()}/models/{digest} --format onnx",
         })  # fmt: skip
@@ -166,7 +166,7 @@ def slider_ends(view: StudyView, content: Mapping[str, Any]) -> dict[str, Any]:
     shares = [share for option in options for share in option["shares"].values()]
     limit, whole = (axes[0].bound, baseline and axes[0].value(baseline)) if axes else (None, None)
     cost, step = max(100, ceil(100 * max(shares, default=1.0))), 0.1 if content["drop_unit"] else 0.01
-    most = round(step * ceil(max((o["drop"] for o in options), default=0) / step + 1), 4)
+    most = round(step * ceil(round(max((o["drop"] for o in options), default=0) / step, 4) + 1), 4)
     asked = view.config.get("max_drop")
     return {
         "cost": cost, "budget": min(cost, round(100 * limit / whole)) if limit and whole else cost, "step": step,

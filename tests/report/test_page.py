@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.records import Score, StudyView
+from ghostsearch.records import Record, Score, StudyView
 from ghostsearch.report.compact import ComparedModel, Published, write_compact
 from ghostsearch.report.comparison import different_settings, figure_rows, write_comparison
 from ghostsearch.report.content import MAX_MODELS_BYTES, model_links, page_content, study_links
 from ghostsearch.report.outcome import cost_axes
 from ghostsearch.report.page import render_page, write_report
+from ghostsearch.study.choose import BASELINES
 
 MAX_PAGE_BYTES = 6_000_000
 PICTURES = ["front.png", "latency.png", "layers.png"]
@@ -112,6 +115,22 @@ def test_the_report_does_not_depend_on_the_working_directory(view: StudyView, tm
     assert any(
         "of 16 channels" in text for trace in pages[0]["strips"]["data"] for text in trace.get("hovertext") or ()
     )
+
+
+def test_a_drop_of_one_standard_error_is_kept_by_the_sliders(view: StudyView, tmp_path: Path) -> None:
+    """One image of 360 lost: the drop and its standard error are the same number, which rounding must not part."""
+
+    def scored(record: Record, right: np.ndarray) -> Record:
+        bits = base64.b64encode(np.packbits(right).tobytes()).decode()
+        known = {"right": bits, "images": len(right), "value": float(right.mean())}
+        return record.model_copy(update={"scores": tuple(s.model_copy(update=known) for s in record.scores)})
+
+    lost = [scored(r, np.arange(360) >= (r.digest not in BASELINES)) for r in view.finalists]
+    options = page_content(view.model_copy(update={"finalists": tuple(lost)}), tmp_path)["options"]
+    assert len(options) > 2
+    for option in options:
+        assert option["drop"] == pytest.approx(100 / 360)
+        assert option["drop"] <= option["error"] + 1e-9
 
 
 def test_missed_limits_are_shown_as_missed(view: StudyView, tmp_path: Path) -> None:
