@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -31,7 +32,9 @@ class Started:
         return self.process.exitcode
 
     def send_signal(self, number: int) -> None:
-        os.kill(self.process.pid or 0, number)
+        """Sends it a signal; a process that has just ended gets none, as with a Popen."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid or 0, number)
 
     def kill(self) -> None:
         self.process.kill()
