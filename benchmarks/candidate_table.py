@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
+from networks import compute_device
 
 from ghostsearch.data.calibration import images_within
-from ghostsearch.machine import processor
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.candidate_scores import JUDGE_IMAGES, JUDGE_VALUES
@@ -92,7 +91,7 @@ def page(
     args: argparse.Namespace, bench: Setup, times: pd.DataFrame, rows: list[dict[str, Any]], opened: float, whole: int
 ) -> ResultPage:
     """The page, with what was computed and with how many threads."""
-    last, threads = times.iloc[-1], torch.get_num_threads()
+    last = times.iloc[-1]
     size = " × ".join(map(str, bench.example.shape[-2:]))  # type: ignore[union-attr]
     fitted = sum(len(b) for b in bench.few_images or [])
     judged = images_within(JUDGE_VALUES, bench.example, JUDGE_IMAGES)
@@ -101,8 +100,8 @@ def page(
     part = f" of {whole} (one site and one group in {args.every})" if args.every > 1 else ""
     return ResultPage(
         name=args.name, title=f"The candidate table of {name} at {size}: how long it takes",
-        claim=f"Candidate table of {name} at {size}, {len(times)} candidates{part}, {threads} threads, wall time",
-        figure=f"{last.wall / 60:.1f} minutes", command=script_command(), device=processor(), seed=args.seed,
+        claim=f"Candidate table of {name} at {size}, {len(times)} candidates{part}, wall time",
+        figure=f"{last.wall / 60:.1f} minutes", command=script_command(), device=compute_device(), seed=args.seed,
         tables=[ResultTable("From the first layer to the last", rows)],
         notes=[
             f"Each candidate is one site's choice or one group's width, alone: fitted in closed form to {fitted} "

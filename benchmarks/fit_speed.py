@@ -1,6 +1,6 @@
 """How long a closed-form fit takes at 224 pixels, what memory it needs, and how exact it is: results/fit_speed.md.
 
-    python -m benchmarks.fit_speed --data imagenet-sample
+    python benchmarks/fit_speed.py --data imagenet-sample
 
 Every site of each network becomes `ghost(ratio=2, kernel=3)`, fitted to unlabelled photographs. efficientnet-lite0 is
 trained; the weights of the torchvision networks are random, with BatchNorm statistics of the photographs and affine
@@ -23,12 +23,12 @@ from typing import Any
 import psutil
 import torch
 import torchvision
+from imagenet_sample import lite0, read_images
+from networks import compute_device
+from rows import append_row, read_rows
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmarks.imagenet_sample import lite0, read_images
-from benchmarks.rows import append_row, read_rows
-from ghostsearch.machine import processor
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
@@ -57,17 +57,24 @@ def network(name: str, images: Tensor) -> nn.Module:
     return model.eval()
 
 
+def largest_memory() -> int:
+    """Bytes that this process has held at most so far: on the GPU where fits run there, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
 def measure(name: str, data: Path, count: int) -> dict[str, Any]:
     """The row of one network, measured in this process."""
     images, unseen = read_images(data / "calibration")[0][:count], read_images(data / "test")[0][:UNSEEN]
     model = network(name, images)
     sites = find_sites(model, images[:1], widths=False).sites
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = largest_memory()
     written, wall, cpu = psutil.Process().io_counters().write_bytes, time.perf_counter(), time.process_time()
     made = convert(
         model, Architecture.of({s.path: CHOICE for s in sites}), example=images[:1], calibration=images.split(BATCH)
     )
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    wall, cpu, memory = time.perf_counter() - wall, time.process_time() - cpu, largest_memory()
     written = psutil.Process().io_counters().write_bytes - written
     with torch.inference_mode():
         wanted, found = (torch.cat([m.eval()(x) for x in unseen.split(20)]) for m in (model, made))
@@ -75,7 +82,7 @@ def measure(name: str, data: Path, count: int) -> dict[str, Any]:
     return {
         "network": name, "sites": len(sites), "images": len(images), "seconds": round(wall, 1),
         "CPU seconds": round(cpu, 1), "aim seconds": AIMS[name],
-        "memory MB": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10,
+        "memory MB": (memory - before) >> 20,
         "written MB": written >> 20, "relative output error, unseen images": round(error, 4),
     }  # fmt: skip
 
@@ -86,6 +93,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--only", choices=list(AIMS), nargs="+", default=list(AIMS), help="networks to measure now")
     parser.add_argument("--row", choices=list(AIMS), help="measure this network in this process, print its row as JSON")
+    parser.add_argument("--name", default="fit_speed", help="the page's name")
     parser.add_argument("--work", type=Path, default=Path("runs/fit_speed"))
     parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
@@ -96,7 +104,7 @@ def main() -> None:
     for name in args.only:
         if any(row["network"] == name for row in read_rows(path)):
             continue
-        command = [sys.executable, "-m", "benchmarks.fit_speed", "--data", str(args.data), "--images", str(args.images)]
+        command = [sys.executable, __file__, "--data", str(args.data), "--images", str(args.images)]
         done = subprocess.run([*command, "--row", name], stdout=subprocess.PIPE, text=True, check=True)
         append_row(path, json.loads(done.stdout.splitlines()[-1]))
         print(done.stdout, flush=True)
@@ -109,14 +117,15 @@ def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
     missing = [name for name in AIMS if all(row["network"] != name for row in rows)]
     said = ", ".join(f"{r['network']} {float(r['seconds']):.0f} s (aim {r['aim seconds']})" for r in rows)
     return ResultPage(
-        name="fit_speed", title="Closed-form fits at 224 pixels: time, memory, error",
+        name=args.name, title="Closed-form fits at 224 pixels: time, memory, error",
         claim=f"{CHOICE} at every site, fitted to {args.images} photographs without labels",
         figure=f"{said}; {sum(int(r['written MB']) for r in rows)} MB written to disk",
-        command=script_command(), device=f"{processor()}, {torch.get_num_threads()} threads", seed=0,
+        command=script_command(), device=compute_device(), seed=0,
         tables=[ResultTable("One process per network", rows)],
         notes=[
             *([f"Not measured to the end yet: {', '.join(missing)}."] if missing else []),
-            "Memory: what the process's largest resident size grew by during the fit, images and model not counted. "
+            "Memory: what the process's largest resident size (on a GPU: allocation) grew by during the fit, "
+            "images and model not counted. "
             "Written: bytes that the process had the system write during the fit, temporary files included.",
             "Error: squared difference of the outputs on images of classes that the fit has not seen, over the "
             "baseline's variance. The torchvision networks have random weights: their error is no measure of accuracy.",

@@ -6,10 +6,19 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from imagenet_sample import open_sample
 
+from ghostsearch.machine import processor
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.setup import Setup, open_setup
+
+
+def compute_device() -> str:
+    """Where fits and trainings run: the GPU where there is one, else the processor and its threads."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()} ({processor()})"
+    return f"{processor()}, {torch.get_num_threads()} threads"
 
 
 def network_arguments(

@@ -28,7 +28,10 @@ FILE_KINDS = ("mask", "image", "boxes")
 
 
 class ImageSet(Dataset[tuple[Tensor, Any]]):
-    """Images in memory, bytes or floats from 0 to 1, given out as normalised batches; `x: (N, C, *dims)`."""
+    """Images in memory, bytes or floats from 0 to 1, given out as normalised batches; `x: (N, C, *dims)`.
+
+    Where the images are on a GPU, so is everything that is done to them.
+    """
 
     def __init__(
         self, images: Tensor, labels: Tensor | None, input_spec: InputSpec, *, shift: int = 0, flips: bool = False
@@ -36,9 +39,9 @@ class ImageSet(Dataset[tuple[Tensor, Any]]):
         self.images, self.labels, self.input_spec = images, labels, input_spec
         self.shift, self.flips = shift, flips
         view = (1, -1, *[1] * len(input_spec.dims))
-        spread = torch.tensor(input_spec.std).view(view)
+        spread = torch.tensor(input_spec.std, device=images.device).view(view)
         self._scale = 1 / ((1 if images.is_floating_point() else 255) * spread)
-        self._offset = torch.tensor(input_spec.mean).view(view) / spread
+        self._offset = torch.tensor(input_spec.mean, device=images.device).view(view) / spread
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,7 +52,7 @@ class ImageSet(Dataset[tuple[Tensor, Any]]):
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Any]:
         """A whole batch at once: the data loader calls this instead of collating single images."""
-        chosen = torch.tensor(indices)
+        chosen = torch.tensor(indices, device=self.images.device)
         images = self.images[chosen]
         if self.shift:
             images = shifted(images, self.shift)
@@ -67,15 +70,18 @@ def shifted(images: Tensor, most: int) -> Tensor:
     """Each image (N, C, H, W) moved by up to `most` pixels each way: black padding, random crop."""
     n, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (most, most, most, most))
-    rows = torch.randint(2 * most + 1, (n, 1)) + torch.arange(height)
-    columns = torch.randint(2 * most + 1, (n, 1)) + torch.arange(width)
-    picked = padded.movedim(1, -1)[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    down, right = torch.randint(2 * most + 1, (2, n, 1), device=images.device)
+    rows, columns = (
+        first + torch.arange(length, device=images.device) for first, length in ((down, height), (right, width))
+    )
+    image = torch.arange(n, device=images.device)
+    picked = padded.movedim(1, -1)[image[:, None, None], rows[:, :, None], columns[:, None, :]]
     return picked.movedim(-1, 1)
 
 
 def flipped(images: Tensor) -> Tensor:
     """Each image (N, C, H, W) mirrored left to right with probability one half."""
-    mirror = torch.rand(len(images)) < 0.5
+    mirror = torch.rand(len(images), device=images.device) < 0.5
     return torch.where(mirror.view(-1, 1, 1, 1), images.flip(-1), images)
 
 

@@ -1,8 +1,11 @@
 """A fit stays on the device that it is given: nothing of one device meets anything of another."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ghostsearch.graph.widths import width_plan
 from ghostsearch.space.architecture import Architecture
@@ -69,3 +72,50 @@ def test_the_channels_of_a_width_are_chosen_on_the_device():
     with ElsewhereMode():
         there = chosen(str(ELSEWHERE))
     assert there == chosen("cpu")
+
+
+class Leaving(TorchDispatchMode):
+    """Counts the numbers that copies take from a GPU to the CPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers: list[int] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = [x for x in args if isinstance(x, torch.Tensor)]
+        into = args[0] if func._schema.name == "aten::copy_" else result
+        if isinstance(into, torch.Tensor) and not into.is_cuda and any(x.is_cuda for x in given):
+            self.numbers.append(into.numel())
+        return result
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("distill_steps", [0, 4])
+def test_on_a_gpu_no_map_leaves_it_and_the_weights_are_the_same(distill_steps):
+    torch.manual_seed(0)
+    net, images = small().eval(), torch.randn(96, 3, 9, 9)
+    architecture = Architecture.of(
+        {"0": "ghost(ratio=2, kernel=3)", "3": "ghost(ratio=2, kernel=3)", "6": "lowrank(rank=0.5)"},
+        {"0": "width(0.5)"},
+    )
+
+    def fitted(device: str, steps: int) -> nn.Module:
+        statistics = BaselineStatistics(
+            net, [images[:64]], FitSettings(compute_device=device, rows=(300, 300)), judging=[images[64:]]
+        )
+        return convert(
+            net, architecture, example=images[:1], calibration=[images[:64]], statistics=statistics, width_multiple=4,
+            distill_steps=steps,
+        )  # fmt: skip
+
+    with Leaving() as leaving:
+        there = fitted("cuda", distill_steps)
+    # The fitted weights leave, copies that judge them with them, and one gain of each channel by another a ghost.
+    weights = sum(p.numel() for p in there.state_dict().values())
+    assert max(leaving.numbers) <= max(24 * 24, *(p.numel() for p in there.parameters()))
+    assert sum(leaving.numbers) <= 4 * weights + 3 * 24 * 24
+    assert not any(p.is_cuda for p in there.parameters())
+    if not distill_steps:
+        for name, value in fitted("cpu", 0).state_dict().items():
+            torch.testing.assert_close(there.state_dict()[name], value, rtol=2e-2, atol=2e-2)

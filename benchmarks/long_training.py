@@ -1,0 +1,332 @@
+"""Does a lead before training survive long training? Models of several tools at one cost, 1 to 30 epochs of all images.
+
+    python benchmarks/long_training.py --net resnet20 --weights cifar_resnet20_jpeg.safetensors --data cifar10-jpeg \\
+        --validation-list cifar10-jpeg-val.txt --study runs/search_resnet20 --work runs/long_resnet20
+
+A model of every tool at half of the MACs and at 0.6 of the measured latency, and the baseline itself, are trained by
+one recipe, distilled from the baseline. `--stage models` makes them, `train` trains them, on a GPU in minutes, `time`
+measures their latency on a machine that should be quiet; every stage goes on where it stopped.
+`long_training_page.py` makes the page.
+
+Each tool gets the learning rate, and ghostsearch of its few candidates the one, that is best on the selection split
+after CHOOSING epochs. The test split is read for what is reported alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.multiprocessing as multiprocessing
+from networks import network_arguments
+from rivals import pruned, rebuilt, shapes
+from rows import append_row, read_rows
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ghostsearch.data.load import Data
+from ghostsearch.data.sets import ImageSet
+from ghostsearch.files import write_text
+from ghostsearch.measure.audit import random_architectures
+from ghostsearch.measure.cost import measure_cost
+from ghostsearch.measure.latency import measure_latency
+from ghostsearch.measure.setting import Setting
+from ghostsearch.models.load import load_model
+from ghostsearch.space.architecture import Architecture
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.directory import load_study
+from ghostsearch.study.setup import Given, Setup, open_setup
+from ghostsearch.study.solve import solve_study
+from ghostsearch.training.evaluate import evaluate
+from ghostsearch.training.loop import train
+from ghostsearch.training.recipe import Recipe
+
+BUDGETS = {"macs": 0.5, "latency": 0.6}
+"""Shares of the baseline's cost; a model may have at most so much, within SLACK."""
+SLACK = 0.01
+CANDIDATES = 4
+"""Models of the study's front that ghostsearch may choose from after CHOOSING epochs, as its finalists are."""
+IMPORTANCES = ("L1", "group norm", "Taylor")
+RATIOS = tuple(r / 100 for r in range(40, 86))
+RATES = (0.03, 0.1, 0.3)
+BATCH = 256
+CHOOSING = 3
+LENGTHS = (1, 3, 10, 30)
+REPEATED = 10
+"""The length that SEEDS are trained for."""
+SEEDS = (0, 1, 2)
+RANDOM, NEAR, RANDOM_RATE = 12, 0.06, 0.1
+"""Random architectures within NEAR of half of the MACs, for the page about fidelity; all at one learning rate."""
+COLUMNS = ("model", "epochs", "lr", "seed", "validation", "test", "seconds", "device")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of one model from its inherited weights."""
+
+    model: str
+    epochs: int
+    lr: float
+    seed: int
+    test: bool
+
+
+def main() -> None:
+    args = arguments()
+    if "models" in args.stage:
+        make_models(args)
+    if "train" in args.stage:
+        train_all(args)
+    if "time" in args.stage:
+        add_latencies(args)
+
+
+def arguments() -> argparse.Namespace:
+    parser = network_arguments(__doc__, ["resnet20", "resnet56"], "runs/long_training")
+    parser.add_argument("--study", type=Path, help="a finished label-free search of the network")
+    parser.add_argument("--stage", nargs="+", default=["models", "train", "time"], choices=["models", "train", "time"])
+    parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
+    parser.add_argument("--repeats", type=int, default=len(SEEDS), help=f"seeds of {REPEATED} epochs")
+    parser.add_argument("--device", default="auto", help="where to train")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the device")
+    parser.add_argument("--seconds", type=float, default=1e9, help="no training is begun after so many seconds")
+    return parser.parse_args()
+
+
+def configured(args: argparse.Namespace, images: int) -> RunConfig:
+    """The network as a study has it; calibration images only where models are made."""
+    return RunConfig(
+        model=f"ghostsearch:{args.net}", weights=str(args.weights), data=f"folder:{args.data}",
+        validation_list=str(args.validation_list), calibration_images=images, seed=args.seed, out=str(args.work),
+    )  # fmt: skip
+
+
+def make_models(args: argparse.Namespace) -> None:
+    """The models of every tool, as structures in models.json and weights beside it."""
+    bench = open_setup(configured(args, args.images))
+    target, found = args.work / "models.json", []
+    for name, tool, budget, point, model in proposals(bench, args):
+        cost = measure_cost(model, bench.example)
+        structure = getattr(model, "structure", "") or json.dumps(shapes(model))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, args.work / f"{name}.safetensors")
+        before = evaluate(model, bench.data.validation, bench.task)
+        found.append({
+            "model": name, "tool": tool, "budget": budget, "point": point, "structure": structure, "macs": cost.macs,
+            "macs_ratio": cost.macs / bench.baseline_cost.macs, "before": before,
+        })  # fmt: skip
+        print(name, tool, budget, point, f"{found[-1]['macs_ratio']:.3f} of the MACs, {before:.4f}", flush=True)
+    write_text(target, json.dumps(found))
+
+
+def proposals(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, str, str, str, nn.Module]]:
+    """Name, tool, budget, point and model of everything that is compared."""
+    yield "baseline", "baseline", "", "", ours(bench, Architecture.of({}))
+    for budget, share in BUDGETS.items():
+        for number, architecture in enumerate(best_of_study(args.study, budget, share)):
+            name = f"ghostsearch_{budget}_{number}"
+            yield name, "ghostsearch", budget, architecture.digest, ours(bench, architecture)
+        answer = solve_study(args.study, {budget: f"{100 * share:g}%"}, count=1)[0].architecture
+        yield f"solver_{budget}", "solver only", budget, answer.digest, ours(bench, answer)
+        for importance in IMPORTANCES:
+            point, model = nearest_pruned(bench, importance, budget, share)
+            yield f"{importance.replace(' ', '_')}_{budget}", importance, budget, point, model
+    for text in ("width(0.5)", "ghost(ratio=2, kernel=3)"):
+        table = bench.space.groups if text.startswith("width") else bench.space.sites
+        chosen = {path: text for path, options in table.items() if text in options}
+        architecture = Architecture.of({}, chosen) if text.startswith("width") else Architecture.of(chosen)
+        yield f"uniform_{text.split('(')[0]}", f"uniform {text}", "macs", "", ours(bench, architecture)
+    for architecture in random_near_half(bench):
+        yield f"random_{architecture.digest}", "random", "", architecture.digest, ours(bench, architecture)
+
+
+def ours(bench: Setup, architecture: Architecture) -> nn.Module:
+    """Our conversion in closed form."""
+    model = bench.convert(architecture)
+    model.structure = json.dumps(architecture.to_dict())  # type: ignore[assignment]
+    return model
+
+
+def best_of_study(study: Path, budget: str, share: float) -> list[Architecture]:
+    """The best of a study's trials within a budget, by their scores on the selection split."""
+    records = [r for r in load_study(study).records if r.state == "complete" and r.cost and r.latencies]
+    baseline = next(r for r in records if r.digest == "baseline")
+
+    def ratio(record: Any) -> float:
+        if budget == "latency":
+            return float(record.latencies[0].ratio)
+        return float(record.cost.macs / baseline.cost.macs)  # type: ignore[union-attr]
+
+    within = [r for r in records if ratio(r) <= share + SLACK]
+    return [r.architecture for r in sorted(within, key=lambda r: -r.score().value)[:CANDIDATES]]  # type: ignore[union-attr]
+
+
+def nearest_pruned(bench: Setup, importance: str, budget: str, share: float) -> tuple[str, nn.Module]:
+    """torch-pruning's model at the lowest ratio that meets a budget; channels cut singly for MACs, by 8 for latency."""
+    rounded = {"round_to": bench.space.width_multiple if budget == "latency" else 1}
+    made: dict[str, nn.Module] = {}
+    for ratio in RATIOS:
+        model = pruned(bench, importance, ratio, **rounded)
+        if budget == "macs":
+            if measure_cost(model, bench.example).macs <= share * bench.baseline_cost.macs:
+                return f"ratio {ratio:g}", model
+        elif not any(shapes(model) == shapes(m) for m in made.values()):
+            made[f"ratio {ratio:g}"] = model
+    timed = measure_latency(
+        made, bench.example, baseline=bench.baseline.module, setting=Setting(time_limit=2.0 * len(made), seed=0)
+    )
+    meets = [name for name in made if timed[name].ratio <= share + SLACK]
+    name = meets[0] if meets else min(made, key=lambda n: timed[n].ratio)
+    return name, made[name]
+
+
+def random_near_half(bench: Setup) -> list[Architecture]:
+    """Random architectures of the space near half of the MACs."""
+    drawn = random_architectures(bench.space, 100 * RANDOM, seed=1)
+    shares = ((a, bench.cost(a).macs / bench.baseline_cost.macs) for a in drawn)
+    return [a for a, share in shares if abs(share - BUDGETS["macs"]) <= NEAR][:RANDOM]
+
+
+def jobs(models: list[dict[str, Any]], rows: list[dict[str, str]], args: argparse.Namespace) -> list[Job]:
+    """What can be trained now: first every learning rate for a few epochs, then the chosen ones for every length."""
+    done = {(r["model"], int(r["epochs"]), float(r["lr"]), int(r["seed"]), bool(r["test"])) for r in rows}
+    compared = [m["model"] for m in models if m["tool"] != "random"]
+    wanted = [Job(name, CHOOSING, lr, SEEDS[0], test=False) for name in compared for lr in RATES]
+    drawn = [m["model"] for m in models if m["tool"] == "random"]
+    wanted += [Job(name, e, RANDOM_RATE, SEEDS[0], test=False) for e in (10, 3, 1) for name in drawn]
+    if all((j.model, j.epochs, j.lr, j.seed, j.test) in done for j in wanted if j.model in compared):
+        chosen = chosen_runs(models, rows)
+        for length in sorted(args.lengths, key=lambda n: (n != REPEATED, n == max(LENGTHS))):
+            seeds = SEEDS[: args.repeats] if length == REPEATED else SEEDS[:1]
+            wanted += [Job(name, length, lr, seed, test=True) for seed in seeds for name, lr in chosen.items()]
+    return [j for j in wanted if (j.model, j.epochs, j.lr, j.seed, j.test) not in done]
+
+
+def chosen_runs(models: list[dict[str, Any]], rows: list[dict[str, str]]) -> dict[str, float]:
+    """The model that stands for each tool and budget, with its learning rate: the best on the selection split."""
+    tried = [r for r in rows if int(r["epochs"]) == CHOOSING and not r["test"]]
+    kinds = {m["model"]: (m["tool"], m["budget"]) for m in models if m["tool"] != "random"}
+    best: dict[tuple[str, str], tuple[float, str, float]] = {}
+    for row in tried:
+        if kind := kinds.get(row["model"]):
+            found = float(row["validation"]), row["model"], float(row["lr"])
+            best[kind] = max(best.get(kind, found), found)
+    return {name: lr for _, name, lr in best.values()}
+
+
+def train_all(args: argparse.Namespace) -> None:
+    """Train what is missing, in as many processes as asked for, which take one training after another."""
+    models = json.loads((args.work / "models.json").read_text())
+    images, rows = args.work / "images.pt", args.work / "rows.csv"
+    if not images.exists():
+        torch.save({n: (s.images, s.labels) for n, s in splits(open_setup(configured(args, 0)).data).items()}, images)
+    context, until = multiprocessing.get_context("spawn"), time.monotonic() + args.seconds
+    asked, told = context.Queue(), context.Queue()
+    workers = [context.Process(target=work, args=(args, models, asked, told), daemon=True) for _ in range(args.workers)]
+    for worker in workers:
+        worker.start()
+    given: set[Job] = set()
+    under_way = 0
+    while True:
+        new = [j for j in jobs(models, read_rows(rows), args) if j not in given]
+        while new and under_way < args.workers and time.monotonic() < until:
+            given.add(new[0])
+            asked.put(new.pop(0))
+            under_way += 1
+        if not under_way:
+            break
+        row = told.get()
+        under_way -= 1
+        append_row(rows, row)
+        print(*row.values(), flush=True)
+    for worker in workers:
+        worker.kill()
+
+
+def work(args: argparse.Namespace, models: list[dict[str, Any]], asked: Any, told: Any) -> None:
+    """One process: opens the network once, then trains and scores whatever it is asked for."""
+    torch.set_num_threads(1)
+    bench = given_images(args)
+    data, device = on_device(bench.data, args.device), args.device
+    found = {m["model"]: m for m in models}
+    while True:
+        job: Job = asked.get()
+        model, started = opened(bench, found[job.model], args.work), time.perf_counter()
+        recipe = Recipe(epochs=job.epochs, lr=job.lr, seed=job.seed, batch_size=BATCH, compute_device=device)
+        result = train(model, data, recipe, task=bench.task, teacher=bench.baseline.module)
+        on = result.device
+        told.put({
+            "model": job.model, "epochs": job.epochs, "lr": job.lr, "seed": job.seed,
+            "validation": evaluate(model, data.validation, bench.task, on),
+            "test": evaluate(model, data.test, bench.task, on) if job.test else "",
+            "seconds": round(time.perf_counter() - started, 1), "device": f"{on} {result.precision}",
+        })  # fmt: skip
+
+
+def given_images(args: argparse.Namespace) -> Setup:
+    """The network with the images that `train_all` has decoded."""
+    config = configured(args, 0)
+    loaded = load_model(config.model, weights=config.weights, seed=config.seed)
+    kept: Mapping[str, tuple[Tensor, Tensor]] = torch.load(args.work / "images.pt", weights_only=True)
+    sets = {
+        name: ImageSet(*pair, loaded.input, **({"shift": 4, "flips": True} if name == "train" else {}))
+        for name, pair in kept.items()
+    }
+    data = Data(config.data, **{n: loader(s, n) for n, s in sets.items()}, classes=tuple("abcdefghij"), kind="class")
+    return open_setup(config, given=Given(loaded, data))
+
+
+def splits(data: Data) -> dict[str, Any]:
+    return {name: getattr(data, name).dataset for name in ("train", "validation", "test")}
+
+
+def loader(images: ImageSet, name: str) -> DataLoader[Any]:
+    """Batches of a split, shuffled for training."""
+    training = name == "train"
+    return DataLoader(
+        images, BATCH if training else 2000, shuffle=training, drop_last=training, generator=torch.Generator(),
+        collate_fn=lambda batch: batch,
+    )  # fmt: skip
+
+
+def on_device(data: Data, device: str) -> Data:
+    """The same images, held where the training is."""
+    name = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
+    moved = {
+        n: ImageSet(s.images.to(name), s.labels.to(name), s.input_spec, shift=s.shift, flips=s.flips)
+        for n, s in splits(data).items()
+    }
+    return replace(data, **{n: loader(s, n) for n, s in moved.items()})
+
+
+def opened(bench: Setup, entry: Mapping[str, Any], folder: Path) -> nn.Module:
+    """A model of models.json with its inherited weights."""
+    model = rebuilt(bench, {"tool": str(entry["tool"]), "structure": str(entry["structure"])})
+    model.load_state_dict(load_file(folder / f"{entry['model']}.safetensors"))
+    return model
+
+
+def add_latencies(args: argparse.Namespace) -> None:
+    """Time what stands for each tool beside the baseline, all in turns; weights do not matter for that."""
+    models, bench = json.loads((args.work / "models.json").read_text()), open_setup(configured(args, 0))
+    wanted = chosen_runs(models, read_rows(args.work / "rows.csv"))
+    timed = measure_latency(
+        {m["model"]: opened(bench, m, args.work) for m in models if m["model"] in wanted}, bench.example,
+        baseline=bench.baseline.module, setting=Setting(time_limit=5.0 * len(wanted), seed=args.seed),
+    )  # fmt: skip
+    kept = {n: {"ratio": x.ratio, "interval": x.ratio_interval, "median_s": x.median_s} for n, x in timed.items()}
+    about = {"device": timed["baseline"].device, "threads": 1, "models": kept}
+    write_text(args.work / "timing.json", json.dumps(about))
+    print(pd.DataFrame(kept).T.to_string())
+
+
+if __name__ == "__main__":
+    main()
