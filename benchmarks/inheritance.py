@@ -190,7 +190,8 @@ def notes(lines: list[dict[str, Any]], given: argparse.Namespace) -> list[str]:
         "ghost2 (ghost4): every 3×3 but the stem to ghost(ratio=2, kernel=3) (ratio=4); width: inner widths 0.5; "
         "mixed: ghosts in the first two stages, inner widths 0.5 in the third.",
         f"Distilled: {DISTILL_STEPS['resnet20']} (ResNet-56: {DISTILL_STEPS['resnet56']}) label-free steps of 64 of "
-        "the calibration images, shifted and mirrored, towards the baseline's features and outputs.",
+        "the calibration images, shifted and mirrored, towards the baseline's features and outputs; fitted and "
+        "distilled on seven eighths of the images, judged on the others.",
         "Training: the recipe of ghostsearch.training.recipe, distilled from the baseline, "
         f"batch {given.batch}; 2 epochs: two passes "
         f"over a stratified subset of {given.train_images} training images. Spread: largest less smallest "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from ghostsearch.data.load import Data
 from ghostsearch.graph.widths import set_widths, width_plan
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
-from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
+from ghostsearch.surgery.distillation import DistillSettings
 from ghostsearch.surgery.fit_problem import FitSettings
-from ghostsearch.surgery.inherit import fit_weights
 from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm
 
 ONE_PASS = FitSettings(relu_rounds=0, joint_rounds=0)
@@ -33,9 +31,6 @@ class Spent:
 
     wall: float = 0.0
     cpu: float = 0.0
-
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(self.wall + other.wall, self.cpu + other.cpu)
 
 
 @dataclass(frozen=True)
@@ -127,33 +122,17 @@ def copied(bench: Bench, architecture: Architecture) -> nn.Module:
     return model
 
 
-def fitted(settings: FitSettings | None = None) -> Source:
-    """Weights in closed form."""
+def fitted(settings: FitSettings | None = None, steps: Mapping[str, int] | None = None) -> Source:
+    """Weights in closed form; with steps by network, then distilled without labels, the seconds are of both."""
 
     def fit(bench: Bench, architecture: Architecture) -> nn.Module:
-        return fit_weights(
-            bench.baseline, convert(bench.baseline, architecture, example=bench.example), architecture,
-            example=bench.example, statistics=BaselineStatistics(bench.baseline, bench.calibration, settings),
-        )[0]  # fmt: skip
+        return convert(
+            bench.baseline, architecture, example=bench.example, calibration=bench.calibration, settings=settings,
+            distill_steps=steps[bench.net] if steps else 0,
+        )  # fmt: skip
 
-    name = "closed form" if settings is None else f"closed form {settings}"
+    name = f"{settings or 'closed form'} {steps or ''} {DistillSettings()}"
     return lambda bench, architecture: bench.once(name, architecture, lambda: timed(fit)(bench, architecture))
-
-
-def distilled(bench: Bench, architecture: Architecture) -> tuple[nn.Module, Spent]:
-    """Closed form, then distilled without labels; the seconds are of both."""
-
-    def make() -> tuple[nn.Module, Spent]:
-        model, before = fitted()(bench, architecture)
-
-        def distil(bench: Bench, _: Architecture) -> nn.Module:
-            distill_blocks(bench.baseline, model, bench.calibration, DISTILL_STEPS[bench.net])
-            return model
-
-        done, spent = timed(distil)(bench, architecture)
-        return done, before + spent
-
-    return bench.once(f"distilled {DISTILL_STEPS[bench.net]} {DistillSettings()}", architecture, make)
 
 
 def pruned(criterion: str) -> Source:
@@ -188,7 +167,7 @@ def pruned(criterion: str) -> Source:
 
 SOURCES: dict[str, Source] = {
     "closed form": fitted(),
-    "closed form + distilled": distilled,
+    "closed form + distilled": fitted(steps=DISTILL_STEPS),
     "closed form, order kept": fitted(NO_GATHER),
     "one-pass least squares": fitted(ONE_PASS),
     "copied": timed(copied),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ghostsearch.errors import GhostsearchError, failure_reason, release_memory
 from ghostsearch.files import atomic_path
+from ghostsearch.machine import memory_kept
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.candidate_scores import CandidateScores, Change
 from ghostsearch.study.setup import Setup
@@ -41,6 +42,7 @@ def single_changes(space: SearchSpace) -> Iterator[Change]:
                 yield Change(kind, name, text)
 
 
+@memory_kept()
 def build_candidates(setup: Setup, folder: Path, progress: Progress | None = None) -> pd.DataFrame:
     """Score every single change of the space; rows already in the folder's table, or that of `--from`, are taken.
 

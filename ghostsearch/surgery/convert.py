@@ -12,6 +12,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.batches import image_batches
 from ghostsearch.graph.capture import copied, unwrapped
 from ghostsearch.graph.widths import kept_channels, set_widths, width_plan
+from ghostsearch.machine import memory_kept
 from ghostsearch.space.architecture import Anatomy, Architecture
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.distill_images import kept_to_judge
@@ -26,6 +27,7 @@ from ghostsearch.surgery.verify import checked, no_worse
 Progress = Callable[[int, int, str], None]
 
 
+@memory_kept()
 def convert(
     model: nn.Module,
     architecture: Architecture,

@@ -12,6 +12,7 @@ from torch import nn
 
 from ghostsearch.errors import GhostsearchError, TrainingError
 from ghostsearch.graph.capture import batch_size, modes_kept
+from ghostsearch.machine import memory_kept
 from ghostsearch.training.tasks.base import Meter, Task, score_value
 from ghostsearch.training.tasks.classification import Classification
 
@@ -35,6 +36,7 @@ def evaluate(
     return score_value(meter)
 
 
+@memory_kept()
 def meter_over(
     model: nn.Module, loader: Iterable[Any], task: Task, device: torch.device, *, progress: Progress | None = None
 ) -> tuple[Meter, int]:

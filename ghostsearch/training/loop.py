@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
 
 from ghostsearch.data.load import Data
 from ghostsearch.errors import GhostsearchError, TrainingError
+from ghostsearch.machine import memory_kept
 from ghostsearch.training.evaluate import evaluate, length, mode, placed, to_device, torch_device
 from ghostsearch.training.recipe import Epoch, Recipe, TrainResult
 from ghostsearch.training.tasks.base import Task
@@ -110,7 +111,7 @@ class Training:
         fabric = fabric or self.fabric()
         self._fabric, device = fabric, fabric.device
         self._started = time.perf_counter()
-        with own_randomness(), placed(self.model, device), mode(self.model, training=True):
+        with memory_kept(), own_randomness(), placed(self.model, device), mode(self.model, training=True):
             self.model.to(memory_format=torch.channels_last)
             if self.recipe.ema and self.average is None:
                 self.average = AveragedModel(self.model, multi_avg_fn=self._averaged, use_buffers=True)
