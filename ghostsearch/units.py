@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 MISSING = "–"
-PERCENT = ("accuracy", "balanced accuracy", "agreement")
+AGREEMENT, AGAINST_BASELINE = "agreement", " against the baseline"
+"""The metric of a classifier without labels, and what other metrics without labels end in."""
+PERCENT = ("accuracy", "balanced accuracy", AGREEMENT)
 """Metrics that are shown in percent."""
 SHARES = (*PERCENT, "mIoU", "mAP", "COCO mAP")
 """Metrics that lie between 0 and 1."""

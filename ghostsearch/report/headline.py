@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ghostsearch.records import Axis, Record, StudyView
+from ghostsearch.records import Axis, Record, Score, StudyView
 from ghostsearch.report.outcome import (
     baseline_record,
     best_baseline,
     cost_axes,
     cost_cell,
     is_variant,
+    metric_name,
     score_axis,
     score_cell,
     shown_score,
@@ -16,33 +17,58 @@ from ghostsearch.report.outcome import (
     variants,
 )
 from ghostsearch.study.choose import INT8
-from ghostsearch.units import share_text
+from ghostsearch.units import AGAINST_BASELINE, AGREEMENT, SHARES, share_text
 
 
 def headline(view: StudyView) -> str:
-    """One sentence: the chosen model, what it saves, its score beside the better baseline's; a second one where the
-    baseline in int8 beats it.
-    """
+    """One sentence: the chosen model, what it saves, its score beside the better baseline's."""
     chosen, baseline = view.record(view.chosen), baseline_record(view)
     if chosen is None:
         return f"No model of {view.name} meets every limit yet; relax a limit or raise --trials."
     if chosen.digest == "baseline" or baseline is None:
         precision = " int8" * _in_int8(view)
-        stays = f"The{precision} baseline of {view.name} stays the choice: no other model is a better trade."
-        return stays + _beaten_by_int8(view, baseline)
-    gain = f"Model {chosen.digest} {_savings(view, chosen, baseline)}{_score_change(view, chosen)}."
-    return gain + _beaten_by_int8(view, chosen)
+        return f"The{precision} baseline of {view.name} stays the choice: no other model is a better trade."
+    return f"Model {chosen.digest} {_savings(view, chosen, baseline)}{_score_change(view, chosen)}."
+
+
+def cautions(view: StudyView) -> list[str]:
+    """What the reader must know beside the headline, a sentence each: that the chosen model is hardly usable, what
+    images without labels leave open, and that the baseline in int8 beats it.
+    """
+    chosen = view.record(view.chosen)
+    return [text for told in (_hardly_usable, _label_free, _beaten_by_int8) if chosen and (text := told(view, chosen))]
+
+
+def _hardly_usable(view: StudyView, chosen: Record) -> str:
+    """A warning where a score that is a share is less than half of the better baseline's."""
+    mine, theirs = _both_scores(view, chosen)
+    if mine is None or theirs is None or mine.metric.removesuffix(AGAINST_BASELINE) not in SHARES:
+        return ""
+    if not score_axis(view).maximize or mine.value >= theirs.value / 2:
+        return ""
+    return (
+        f"Careful: {score_cell(mine)} is less than half of the baseline's {mine.metric}, so the model is hardly usable "
+        "as it is; relax the limits, or give it more --calibration-images, --distill-steps or --final-epochs."
+    )
+
+
+def _label_free(view: StudyView, chosen: Record) -> str:  # noqa: ARG001
+    """What a search on images without labels cannot know."""
+    metric = metric_name(view)
+    if metric != AGREEMENT and not metric.endswith(AGAINST_BASELINE):
+        return ""
+    return f"The images have no labels: {metric} says how closely a model follows the baseline, not which is right."
 
 
 def _in_int8(view: StudyView) -> bool:
     return any((axis.device or "").endswith(":int8") for axis in cost_axes(view))
 
 
-def _beaten_by_int8(view: StudyView, chosen: Record | None) -> str:
+def _beaten_by_int8(view: StudyView, chosen: Record) -> str:
     """What the reader must know where the baseline in int8 is faster than the chosen model and scores no worse."""
     int8 = next((r for r in variants(view) if r.digest == INT8), None)
     timed = next((axis for axis in cost_axes(view) if axis.device), None)
-    if int8 is None or timed is None or chosen is None:
+    if int8 is None or timed is None:
         return ""
     mine, theirs = shown_score(view, chosen), shown_score(view, int8)
     ours, quick = timed.ratio(chosen), timed.ratio(int8)
@@ -52,7 +78,7 @@ def _beaten_by_int8(view: StudyView, chosen: Record | None) -> str:
     if worse:
         return ""
     return (
-        f" The baseline in int8 beats it: {share_text(quick)} of the latency at {score_cell(theirs)}; "
+        f"The baseline in int8 beats it: {share_text(quick)} of the latency at {score_cell(theirs)}; "
         f"search with --device {timed.device}:int8."
     )
 
@@ -84,9 +110,15 @@ def _time_part(axis: Axis, chosen: Record, baseline: Record) -> str:
 def _score_change(view: StudyView, chosen: Record) -> str:
     """The score on the one split that the whole report shows, beside that of the better baseline."""
     other = best_baseline(view, shown_split(view))
-    mine, theirs = shown_score(view, chosen), shown_score(view, other) if other else None
+    mine, theirs = _both_scores(view, chosen)
     if mine is None or theirs is None or other is None:
         return ""
     trained = " with the same training" if is_variant(other) else ""
     score = f"{score_cell(mine)} {shown_split(view)} {mine.metric}"
     return f", at {score} against the baseline's {score_cell(theirs)}{trained}"
+
+
+def _both_scores(view: StudyView, chosen: Record) -> tuple[Score | None, Score | None]:
+    """The chosen model's score and the better baseline's, on the split that the report shows."""
+    other = best_baseline(view, shown_split(view))
+    return shown_score(view, chosen), shown_score(view, other) if other else None

@@ -10,7 +10,7 @@ from ghostsearch.records import StudyView
 from ghostsearch.report.classes import class_table
 from ghostsearch.report.compact import compact_rows, conditions, read_compact, table_note
 from ghostsearch.report.content import menu, page_content, slider_ends, study_links
-from ghostsearch.report.headline import headline
+from ghostsearch.report.headline import cautions, headline
 from ghostsearch.report.history import hypervolume_history, rung_curves
 from ghostsearch.report.html import render
 from ghostsearch.report.outcome import baseline_record, by_digest, cost_cell, score_cell, table_axes
@@ -45,7 +45,8 @@ def render_page(view: StudyView, directory: Path) -> str:
     content = page_content(view, directory, compact)
     named = {"axes": content["axes"], "splits": content["splits"]}
     return render(
-        "study.html", SCRIPTS, content, view=view, headline=headline(view), named=named, sorted_by=SORTED,
+        "study.html", SCRIPTS, content, view=view, headline=headline(view), cautions=cautions(view), named=named,
+        sorted_by=SORTED,
         slider=slider_ends(view, content),
         front=front_rows(view), table_axes=[a.label for a in table_axes(view)],
         trials=_trial_rows(view, {m["id"] for m in content["models"]}), left_out=content["left_out"],

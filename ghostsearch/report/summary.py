@@ -9,7 +9,7 @@ from ghostsearch.files import write_text
 from ghostsearch.records import StudyView
 from ghostsearch.report.classes import class_table
 from ghostsearch.report.figures import front_figure, layer_figures, strips_figure
-from ghostsearch.report.headline import headline
+from ghostsearch.report.headline import cautions, headline
 from ghostsearch.report.outcome import cost_axes, score_axis, shown_split
 from ghostsearch.report.pictures import draw
 from ghostsearch.report.points import kinds, make_panel
@@ -52,7 +52,7 @@ def draw_pictures(view: StudyView, directory: Path) -> list[str]:
 
 def render_markdown(view: StudyView, pictures: Sequence[str] = ()) -> str:
     """The report's text; every name from outside is escaped. `pictures`: names of those that stand beside it."""
-    parts = [f"# {plain_text(view.name)}", plain_text(headline(view))]
+    parts = [f"# {plain_text(view.name)}", plain_text(headline(view)), *map(plain_text, cautions(view))]
     if view.missed:
         names = ", ".join(map(plain_text, view.missed))
         parts.append(f"**Missed a limit when measured at the end:** {names} (see the remarks).")

@@ -140,3 +140,20 @@ def test_a_detector_of_two_stages_without_labels(ghostsearch, here):
     )
     assert len(boxes) == len(labels) == len(scores)
     assert result["largest_output"] == SIDE
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_photographs_without_labels(ghostsearch, here):
+    """Searched and quantized by agreement with the baseline; table, headline and report call it so."""
+    table("label", lambda i, low, size: "any")(here)
+    (here / "flat").mkdir()
+    for i in range(40):
+        (here / f"{i}.png").rename(here / "flat" / f"{i}.png")
+    words = ("--model", "nets:flat", "--data", "folder:flat", "--baseline-epochs", 0, *QUICK, "--out", "s")
+    said = run(ghostsearch, here, "search", *words).out
+    assert "against the baseline's 100.0" in said
+    assert "The images have no labels: agreement says" in said
+    study = load_study(here / "s")
+    assert {s.metric for r in (*study.records, *study.finalists) for s in r.scores} == {"agreement"}
+    options = ("--allow-code", "--int8", "--calibrate", "folder:flat", "--json")
+    assert run(ghostsearch, here, "export", f"s/models/{study.front[0]}", *options).data["metric"] == "agreement"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ghostsearch.records import Cost, Latency, Record, Score, StudyView
-from ghostsearch.report.headline import headline
+from ghostsearch.report.headline import cautions, headline
 
 DEVICE = "onnxruntime:cpu"
 
@@ -90,6 +90,27 @@ def test_names_the_int8_baseline_only_where_it_beats_the_chosen_model(
 ) -> None:
     small = record("0123456789", 0.88, 4e-3, 10_000_000, test=0.905)
     int8 = record("baselineint8", 0.9, seconds, 40_000_000, test=score).model_copy(update={"origin": "int8 baseline"})
-    text = headline(study(BASELINE, small, chosen="0123456789", finalists=(BASELINE, small, int8)))
+    text = " ".join(cautions(study(BASELINE, small, chosen="0123456789", finalists=(BASELINE, small, int8))))
     assert ("The baseline in int8 beats it: 38 % of the latency at 92.0" in text) == beaten
     assert ("--device onnxruntime:cpu:int8" in text) == beaten
+
+
+@pytest.mark.parametrize(
+    ("metric", "score", "careful", "label_free"),
+    [
+        ("agreement", 0.02, True, True), ("agreement", 0.9, False, True), ("accuracy", 0.02, True, False),
+        ("mIoU against the baseline", 0.1, True, True), ("PSNR", 0.1, False, False),
+    ],
+)  # fmt: skip
+def test_warns_of_a_model_that_is_hardly_usable_and_says_what_no_labels_leave_open(
+    metric: str, score: float, careful: bool, label_free: bool
+) -> None:
+    small = record("0123456789", 0.9, 4e-3, 10_000_000, test=score)
+    baseline, small = (
+        r.model_copy(update={"scores": tuple(s.model_copy(update={"metric": metric}) for s in r.scores)})
+        for r in (BASELINE, small)
+    )
+    view = study(baseline, small, chosen="0123456789", finalists=(baseline, small))
+    told = cautions(view)
+    assert ["hardly usable" in text for text in told].count(True) == careful
+    assert ["no labels" in text for text in told].count(True) == label_free

@@ -17,6 +17,7 @@ from ghostsearch.report.comparison import different_settings, figure_rows, write
 from ghostsearch.report.content import MAX_MODELS_BYTES, model_links, page_content, study_links
 from ghostsearch.report.outcome import cost_axes
 from ghostsearch.report.page import render_page, write_report
+from ghostsearch.report.summary import render_markdown
 from ghostsearch.study.choose import BASELINES
 
 MAX_PAGE_BYTES = 6_000_000
@@ -37,6 +38,23 @@ def test_writes_page_markdown_and_pictures(view: StudyView, tmp_path: Path) -> N
     html = page.read_text(encoding="utf-8")
     assert html.count("plotly.js v") == 1
     assert data_of(html)["chosen"] == view.chosen
+
+
+def test_what_a_search_without_labels_leaves_open_stands_on_page_and_in_markdown(
+    view: StudyView, tmp_path: Path
+) -> None:
+    def unlabelled(record: Record) -> Record:
+        share = 1.0 if record.digest == "baseline" else 0.01
+        scores = [s.model_copy(update={"metric": "agreement", "value": share}) for s in record.scores]
+        return record.model_copy(update={"scores": tuple(scores)})
+
+    changed = {name: tuple(map(unlabelled, getattr(view, name))) for name in ("records", "finalists")}
+    found = view.model_copy(update=changed)
+    html = render_page(found, tmp_path)
+    for text in (html, render_markdown(found)):
+        assert "The images have no labels" in text
+        assert "hardly usable" in text
+    assert 'class="missed"' not in render_page(view.model_copy(update={"missed": ()}), tmp_path)
 
 
 def test_no_name_from_outside_becomes_markup(view: StudyView, tmp_path: Path) -> None:

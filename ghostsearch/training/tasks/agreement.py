@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ghostsearch.training.tasks.base import Meter, PerImage, Task
 from ghostsearch.training.tasks.classification import Accuracy
+from ghostsearch.units import AGAINST_BASELINE, AGREEMENT
 
 
 class Agreement(Task):
@@ -20,7 +21,7 @@ class Agreement(Task):
 
     def __init__(self, task: Task, baseline: nn.Module) -> None:
         self.task = task
-        self.metric = "agreement" if task.metric == "accuracy" else f"{task.metric} against the baseline"
+        self.metric = AGREEMENT if task.metric == "accuracy" else task.metric + AGAINST_BASELINE
         self.maximize = task.maximize
         self.baseline = copy.deepcopy(baseline).eval().requires_grad_(False)
 
