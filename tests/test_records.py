@@ -112,6 +112,8 @@ def test_each_axis_reads_formats_and_bounds_its_own_figure():
     macs = Axis.of_cost("macs", limit=0.5, relative=True, baseline=150)
     assert (macs.value(one), macs.bound, macs.ratio(one)) == (100, 75, pytest.approx(2 / 3))
     assert macs.breach(one) == "MACs 100 over the limit 75.0"
+    for metric, scale in (("accuracy", (100, "%")), ("agreement", (100, "%")), ("PSNR", (1, "PSNR"))):
+        assert Axis.of_score(metric).scale == scale
     assert Axis.of_cost("peak_memory_bytes", limit=1).breach(one) is None, "what was not measured breaks nothing"
     assert Axis.of_latency("torch:cuda").value(one) is None
     for axis in (macs, LIMITED, Axis.of_score("accuracy")):

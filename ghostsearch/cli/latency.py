@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 SETTING, LOADING = Setting(), ModelOptions()
 
-DeviceName = Annotated[str, typer.Option("--device", help="Where to measure.", autocompletion=o.complete_device)]
-
 
 def add_to(app: typer.Typer) -> None:
     """Register this file's commands."""
@@ -31,7 +29,7 @@ def add_to(app: typer.Typer) -> None:
 
 def profile(
     model: o.Model,
-    device: DeviceName = o.DEVICE,
+    device: o.Device = o.DEVICE,
     space: o.Space = "",
     setting: Setting = SETTING,
     correct: Annotated[
@@ -78,7 +76,7 @@ def profile(
 
 def audit(
     model: o.Model,
-    device: DeviceName = o.DEVICE,
+    device: o.Device = o.DEVICE,
     space: o.Space = "",
     setting: Setting = SETTING,
     count: Annotated[int, typer.Option(min=3, help="Random architectures to measure.")] = 30,

@@ -12,7 +12,7 @@ from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.options import Exporting
 from ghostsearch.files import dated_directory
-from ghostsearch.measure.setting import Setting
+from ghostsearch.measure.setting import DEVICE_HELP, Setting
 from ghostsearch.models.options import ModelOptions
 from ghostsearch.report.colours import short_name
 from ghostsearch.space.preset import default_space
@@ -152,7 +152,7 @@ def measure_model(
     model: o.Subject,
     device: Annotated[
         list[str] | None,
-        typer.Option(help="Where to measure; repeatable. Default: onnxruntime:cpu.", autocompletion=o.complete_device),
+        typer.Option(help=f"{DEVICE_HELP}; repeatable.", autocompletion=o.complete_device),
     ] = None,
     setting: Setting = SETTING,
     explain: Annotated[

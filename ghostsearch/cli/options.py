@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 from pydantic import BeforeValidator
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.setting import DEVICE_HELP
+from ghostsearch.models.options import ModelOptions
 from ghostsearch.options import OptionError, Options, option
-from ghostsearch.space.preset import preset_directory
+from ghostsearch.space.preset import SPACE_HELP, preset_directory
 
 MODEL_HELP = (
     "torchvision:NAME, timm:NAME, ghostsearch:NAME, package.module:function (this runs that code), "
@@ -52,27 +53,14 @@ Subject = Annotated[
     ),
 ]  # fmt: skip
 DEVICE = "onnxruntime:cpu"
-Size = Annotated[
-    str | None,
-    typer.Option(help="Image side in pixels, or HEIGHTxWIDTH; default: what the model was made for."),
-]
-Data = Annotated[
-    str | None, typer.Option(help="digits, folder:PATH, torchvision:CIFAR10@ROOT or package.module:function.")
-]
-ValidationList = Annotated[
-    Path | None, typer.Option(help="File that lists the images of the selection split, one path per line.")
-]
+Size = Annotated[str | None, typer.Option(help=ModelOptions.model_fields["size"].description)]
 Device = Annotated[
     str,
-    typer.Option(help="Where to measure; `ghostsearch devices` lists them.", autocompletion=complete_device),
+    typer.Option(help=f"{DEVICE_HELP}.", autocompletion=complete_device),
 ]
 Space = Annotated[
     str,
-    typer.Option(
-        help="Search space: a YAML file or a preset's name; default: the one that search takes for this model.",
-        autocompletion=complete_space,
-        show_default=False,
-    ),
+    typer.Option(help=SPACE_HELP, autocompletion=complete_space, show_default=False),
 ]
 
 
@@ -89,7 +77,6 @@ class Output(Options):
 
 
 OUTPUT = Output()
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
 
 AllowCode = Annotated[

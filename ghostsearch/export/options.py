@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ghostsearch.measure.setting import KEEP_FLOAT_HELP
 from ghostsearch.options import Options, Texts, option
 
 
@@ -18,5 +19,5 @@ class Exporting(Options):
     calibrate: str | None = option(None, "Data to calibrate int8 on: digits, folder:PATH, …; its test split scores it.")
     calibration_images: int = option(128, "Calibration images for --int8.", ge=1)
     task: str | None = option(None, "Task that scores --int8; default: what data and output suggest.")
-    keep_float: Texts = option((), "Layers that stay in float under --int8, as globs of module paths; repeatable.")
+    keep_float: Texts = option((), KEEP_FLOAT_HELP)
     validation_list: str | None = option(None, "File that lists the images of the selection split, one path per line.")

@@ -9,11 +9,11 @@ from pydantic import field_validator, model_validator
 
 from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.measure.setting import MEASURING, Setting
+from ghostsearch.measure.setting import DEVICE_HELP, KEEP_FLOAT_HELP, MEASURING, Setting
 from ghostsearch.models.options import INPUT, ModelOptions
 from ghostsearch.options import OptionError, Texts, option
 from ghostsearch.space.limits import BUDGET, Limits, parse_duration
-from ghostsearch.space.preset import QUICK_START, default_space
+from ghostsearch.space.preset import QUICK_START, SPACE_HELP, default_space
 from ghostsearch.surgery.options import FitOptions
 from ghostsearch.training.recipe import TRAINING, Recipe
 from ghostsearch.yaml_files import read_yaml
@@ -23,7 +23,7 @@ AXES = ("score", "latency", "macs", "params", "memory")
 
 SPACE, MACHINE = "Search space", "Machine"
 GRAPH_DEVICES = ("onnxruntime:cpu", "openvino:cpu")
-RENAMED = {"train_device": "compute_device"}
+RENAMED = {"train_device": "compute_device", "int8": "int8_baseline"}
 """Options of older run files by the names they have now."""
 
 
@@ -38,8 +38,7 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
 
     space: str = option(
         "",
-        "A YAML file or a preset: families, ghost_width, ghost, fine, paper_vgg, quickstart. Default: families; "
-        "quickstart for the quick start's network.",
+        SPACE_HELP,
         panel=SPACE,
     )
     objectives: Texts = option(
@@ -79,15 +78,15 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
         None, "Epochs to train the baseline first; default: 12 without --weights, else 0.", panel=TRAINING, ge=0
     )
 
-    device: Texts = option(("onnxruntime:cpu",), "Where latency is measured; repeatable.", panel=MEASURING)
-    int8: bool = option(
+    device: Texts = option(("onnxruntime:cpu",), f"{DEVICE_HELP}; repeatable.", panel=MEASURING)
+    int8_baseline: bool = option(
         False,
         "Measure the baseline in int8 too, as a mark to beat; a search on an int8 device has both.",
         panel=MEASURING,
     )
     keep_float: Texts = option(
         (),
-        "Layers that stay in float where models run in int8, as globs of module paths; repeatable.",
+        KEEP_FLOAT_HELP,
         panel=MEASURING,
     )
     time_limit: float = option(2.0, "Time budget for timing per trial and device, in seconds.", panel=MEASURING, gt=0)
@@ -159,10 +158,12 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
 
     def check_int8(self) -> None:
         """Raise GhostsearchError when the run asks for int8 figures that it cannot take."""
-        if (self.int8 or self.scores_int8) and not self.calibration_images:
+        if (self.int8_baseline or self.scores_int8) and not self.calibration_images:
             raise GhostsearchError("int8 sets its scales on images; give --calibration-images above 0")
-        if self.int8 and not self.runs_graphs:
-            raise GhostsearchError(f"--int8 is measured on {' or '.join(GRAPH_DEVICES)}; name no other --device")
+        if self.int8_baseline and not self.runs_graphs:
+            raise GhostsearchError(
+                f"--int8-baseline is measured on {' or '.join(GRAPH_DEVICES)}; name no other --device"
+            )
 
     def axes(self) -> tuple[str, ...]:
         """The axes of the search: the objectives, then what else is limited."""
@@ -194,7 +195,7 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
 class Gate(ImageOptions, ModelOptions, Setting, Limits):
     """The limits that a model must keep, and where and on what they are judged."""
 
-    device: str = option("onnxruntime:cpu", "Where latency is measured.", panel=MEASURING)
+    device: str = option("onnxruntime:cpu", f"{DEVICE_HELP}.", panel=MEASURING)
     baseline: str | None = option(
         None,
         "What shares and --max-drop refer to: a model, a directory or an .onnx file; default for a study's model: its "
@@ -206,7 +207,7 @@ class Gate(ImageOptions, ModelOptions, Setting, Limits):
 FREE = frozenset(
     {
         "out",
-        "int8",
+        "int8_baseline",
         "compute_device",
         "trials",
         "finalists",

@@ -29,7 +29,7 @@ def make_reference(setup: Setup, baseline: Record, folder: Path) -> Reference | 
     Its weights are the baseline's as given. A search in int8 always has it, where its devices run ONNX graphs.
     """
     config, model = setup.config, setup.baseline.module
-    if not (config.int8 or config.scores_int8) or not config.runs_graphs:
+    if not (config.int8_baseline or config.scores_int8) or not config.runs_graphs:
         return None
     if config.scores_int8:
         digest, origin = FLOAT, "float baseline"

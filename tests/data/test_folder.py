@@ -133,8 +133,8 @@ def test_an_empty_class_an_empty_folder_and_no_folder_are_refused(write_digits, 
     refuse(tmp_path / "empty", digit_input, "holds no image")
     write_digits(tmp_path / "some")
     (tmp_path / "some" / "class9").mkdir()
-    (tmp_path / "some" / "class9" / "notes.txt").write_text("no image either")
-    refuse(tmp_path / "some", digit_input, "class9' holds no image")
+    (tmp_path / "some" / "class9" / "recording.wav").write_text("no image either")
+    refuse(tmp_path / "some", digit_input, "class9' holds no image; .* recordings come as arrays:FILE.npz")
 
 
 def test_a_test_class_without_training_images_is_refused(write_digits, digit_input, tmp_path):

@@ -160,6 +160,8 @@ def test_other_bad_arguments(tmp_path):
         load_data("digits", input=GREY, validation_list=tmp_path / "x")
     with pytest.raises(GhostsearchError, match="takes 4 channels"):
         load_data("digits", input=InputSpec(8, 4, (0.5,) * 4, (0.5,) * 4))
+    with pytest.raises(GhostsearchError, match=f"no data set '{tmp_path}'; write folder:{tmp_path}$"):
+        load_data(str(tmp_path), input=GREY)
 
 
 USERS = """

@@ -29,7 +29,7 @@ def test_trials_are_timed_and_scored_in_int8(tiny_space, tmp_path):
 
 
 def test_a_float_study_shows_the_baseline_in_int8(tiny_space, tmp_path):
-    options = {**SMALL, "space": str(tiny_space), "device": ["onnxruntime:cpu"], "trials": 1, "int8": True}
+    options = {**SMALL, "space": str(tiny_space), "device": ["onnxruntime:cpu"], "trials": 1, "int8_baseline": True}
     view = search(RunConfig(out=str(tmp_path / "study"), **options))
     baseline, *_, int8 = view.finalists
     assert (int8.digest, int8.origin) == ("baselineint8", "int8 baseline")
@@ -40,7 +40,7 @@ def test_a_float_study_shows_the_baseline_in_int8(tiny_space, tmp_path):
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"keep_float": ["stum"]}, "--keep-float 'stum' matches no layer; the nearest are stem"),
-    ({"int8": True, "device": ["torch:cpu"]}, "--int8 is measured on onnxruntime:cpu"),
+    ({"int8_baseline": True, "device": ["torch:cpu"]}, "--int8-baseline is measured on onnxruntime:cpu"),
     ({"int8": True, "device": ["onnxruntime:cpu"], "calibration_images": 0}, "int8 sets its scales on images"),
 ])  # fmt: skip
 def test_what_int8_cannot_be_measured_on_is_told(tmp_path, options, message):

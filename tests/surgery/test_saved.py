@@ -220,6 +220,7 @@ def test_newer_version(copy: Path) -> None:
 def test_missing_file(copy: Path, name: str) -> None:
     (copy / name).unlink()
     refused(copy, f"not a ghostsearch model .{name} is missing")
+    refused(copy / "absent", "not a ghostsearch model .there is no such directory")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])

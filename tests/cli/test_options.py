@@ -1,0 +1,49 @@
+"""One meaning an option name: whatever command has it, an option takes the same kind of value and says the same."""
+
+import typer.main
+
+from ghostsearch.cli.main import app
+
+SEVERAL = {
+    "--calibrate": "images for weights or for int8",
+    "--calibration-images": "images for weights or for int8",
+    "--count": "answers of solve, architectures of audit",
+    "--epochs": "of the training that the command is for",
+    "--out": "what the command writes",
+    "--task": "export has a default of its own",
+    "--time-limit": "per trial and device in a search",
+}
+"""Names whose help says what they are about in each command."""
+
+
+def options():
+    """Help, whether it is a switch, and the type of its value, for each option name and command that has it."""
+    found = {}
+    for name, command in typer.main.get_command(app).commands.items():
+        for parameter in command.params:
+            long = [flag for flag in parameter.opts if flag.startswith("--")]
+            if long:
+                said = parameter.help.replace("; repeatable.", ".")
+                found.setdefault(long[-1], {})[name] = (
+                    said,
+                    parameter.is_flag,
+                    parameter.is_flag or kind(parameter),
+                )
+    return found
+
+
+def kind(parameter):
+    return {"Path": "str"}.get(parameter.bare_type.__name__, parameter.bare_type.__name__)
+
+
+def test_an_option_name_has_one_meaning():
+    found = options()
+    assert len(found) > 60
+    assert {len({use[1:] for use in uses.values()}) for uses in found.values()} == {1}
+    several = {name for name, uses in found.items() if len({use[0] for use in uses.values()}) > 1}
+    assert several == set(SEVERAL)
+
+
+def test_no_two_names_have_one_meaning():
+    first = [next(iter(uses.values()))[0] for uses in options().values()]
+    assert sorted(first) == sorted(set(first))

@@ -1,0 +1,25 @@
+"""Limits on a score: a share may be written in percent, decibels are no share, a percent without its sign is told."""
+
+import pytest
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.space.limits import Limits
+
+
+def test_a_score_is_a_share_or_has_a_unit_of_its_own():
+    assert Limits(min_accuracy="97%").min_accuracy == Limits(min_accuracy="0.97").min_accuracy == 0.97
+    Limits(min_accuracy="30", max_drop="2").check_score("PSNR")
+    Limits(min_accuracy="97%", max_drop="1%").check_score("mIoU")
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({"min_accuracy": 97}, "--min-accuracy 97: .* write 97% or 0.97"),
+        ({"max_drop": "2"}, "--max-drop 2: .* write 2%"),
+    ],
+)
+@pytest.mark.parametrize("metric", ["accuracy", "agreement", "COCO mAP"])
+def test_a_percent_without_its_sign_is_told(limits, told, metric):
+    with pytest.raises(GhostsearchError, match=told):
+        Limits(**limits).check_score(metric)
