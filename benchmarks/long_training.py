@@ -17,8 +17,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import pandas as pd
 import torch
 import torch.multiprocessing as multiprocessing
 from networks import network_arguments
-from rivals import pruned, rebuilt, shapes
+from rivals import fastnas_model, pruned, rebuilt, shapes
 from rows import append_row, read_rows
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -37,10 +38,12 @@ from ghostsearch.data.sets import ImageSet
 from ghostsearch.files import write_text
 from ghostsearch.measure.audit import random_architectures
 from ghostsearch.measure.cost import measure_cost
+from ghostsearch.measure.cost_table import encode
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import load_model
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.study.candidates import build_candidates, losses_of
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
 from ghostsearch.study.setup import Given, Setup, open_setup
@@ -50,21 +53,19 @@ from ghostsearch.training.loop import train
 from ghostsearch.training.recipe import Recipe
 
 BUDGETS = {"macs": 0.5, "latency": 0.6}
-"""Shares of the baseline's cost; a model may have at most so much, within SLACK."""
+"""Shares of the baseline's cost that a model may have at most."""
 SLACK = 0.01
-CANDIDATES = 4
-"""Models of the study's front that ghostsearch may choose from after CHOOSING epochs, as its finalists are."""
+"""Of a latency, as far as two runs of the clock may differ."""
 IMPORTANCES = ("L1", "group norm", "Taylor")
 RATIOS = tuple(r / 100 for r in range(40, 86))
-RATES = (0.03, 0.1, 0.3)
-BATCH = 256
+BATCH = 512
 CHOOSING = 3
 LENGTHS = (1, 3, 10, 30)
 REPEATED = 10
 """The length that SEEDS are trained for."""
 SEEDS = (0, 1, 2)
-RANDOM, NEAR, RANDOM_RATE = 12, 0.06, 0.1
-"""Random architectures within NEAR of half of the MACs, for the page about fidelity; all at one learning rate."""
+NEAR, RANDOM_RATE = 0.06, 0.1
+"""Random architectures lie so near half of the MACs, and are trained at one learning rate."""
 COLUMNS = ("model", "epochs", "lr", "seed", "validation", "test", "seconds", "device")
 
 
@@ -91,8 +92,15 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = network_arguments(__doc__, ["resnet20", "resnet56"], "runs/long_training")
-    parser.add_argument("--study", type=Path, help="a finished label-free search of the network")
+    parser.add_argument("--study", type=Path, nargs="+", default=[], help="finished label-free searches of the network")
     parser.add_argument("--stage", nargs="+", default=["models", "train", "time"], choices=["models", "train", "time"])
+    parser.add_argument(
+        "--candidates", type=int, default=4, help="models of the study that ghostsearch chooses from, as from finalists"
+    )
+    parser.add_argument("--random", type=int, default=12, help="random architectures, for the page about fidelity")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[0.03, 0.1, 0.3], help="learning rates to choose from"
+    )
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
     parser.add_argument("--repeats", type=int, default=len(SEEDS), help=f"seeds of {REPEATED} epochs")
     parser.add_argument("--device", default="auto", help="where to train")
@@ -122,29 +130,40 @@ def make_models(args: argparse.Namespace) -> None:
         found.append({
             "model": name, "tool": tool, "budget": budget, "point": point, "structure": structure, "macs": cost.macs,
             "macs_ratio": cost.macs / bench.baseline_cost.macs, "before": before,
+            "predicted": predicted(bench, args.work, Architecture.from_dict(json.loads(structure))) if tool == "random"
+            else None,
         })  # fmt: skip
         print(name, tool, budget, point, f"{found[-1]['macs_ratio']:.3f} of the MACs, {before:.4f}", flush=True)
     write_text(target, json.dumps(found))
+
+
+def predicted(bench: Setup, folder: Path, architecture: Architecture) -> float:
+    """What the candidate table says that an architecture loses: (Σ√loss)²."""
+    losses = losses_of(build_candidates(bench, folder), bench.space)
+    code = encode(bench.space, [architecture])[0]
+    return float(sum(max(0.0, losses[i][option]) ** 0.5 for i, option in enumerate(code)) ** 2)
 
 
 def proposals(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, str, str, str, nn.Module]]:
     """Name, tool, budget, point and model of everything that is compared."""
     yield "baseline", "baseline", "", "", ours(bench, Architecture.of({}))
     for budget, share in BUDGETS.items():
-        for number, architecture in enumerate(best_of_study(args.study, budget, share)):
+        for number, architecture in enumerate(best_of(args.study, budget, share)[: args.candidates]):
             name = f"ghostsearch_{budget}_{number}"
             yield name, "ghostsearch", budget, architecture.digest, ours(bench, architecture)
-        answer = solve_study(args.study, {budget: f"{100 * share:g}%"}, count=1)[0].architecture
+        answer = solve_study(args.study[0], {budget: f"{100 * share:g}%"}, count=1)[0].architecture
         yield f"solver_{budget}", "solver only", budget, answer.digest, ours(bench, answer)
         for importance in IMPORTANCES:
             point, model = nearest_pruned(bench, importance, budget, share)
             yield f"{importance.replace(' ', '_')}_{budget}", importance, budget, point, model
+    if find_spec("modelopt"):
+        yield "FastNAS_macs", "FastNAS", "macs", f"{BUDGETS['macs']:g}", fastnas_model(bench, BUDGETS["macs"], args)
     for text in ("width(0.5)", "ghost(ratio=2, kernel=3)"):
         table = bench.space.groups if text.startswith("width") else bench.space.sites
         chosen = {path: text for path, options in table.items() if text in options}
         architecture = Architecture.of({}, chosen) if text.startswith("width") else Architecture.of(chosen)
         yield f"uniform_{text.split('(')[0]}", f"uniform {text}", "macs", "", ours(bench, architecture)
-    for architecture in random_near_half(bench):
+    for architecture in random_near_half(bench, args.random):
         yield f"random_{architecture.digest}", "random", "", architecture.digest, ours(bench, architecture)
 
 
@@ -155,18 +174,18 @@ def ours(bench: Setup, architecture: Architecture) -> nn.Module:
     return model
 
 
-def best_of_study(study: Path, budget: str, share: float) -> list[Architecture]:
-    """The best of a study's trials within a budget, by their scores on the selection split."""
-    records = [r for r in load_study(study).records if r.state == "complete" and r.cost and r.latencies]
-    baseline = next(r for r in records if r.digest == "baseline")
-
-    def ratio(record: Any) -> float:
-        if budget == "latency":
-            return float(record.latencies[0].ratio)
-        return float(record.cost.macs / baseline.cost.macs)  # type: ignore[union-attr]
-
-    within = [r for r in records if ratio(r) <= share + SLACK]
-    return [r.architecture for r in sorted(within, key=lambda r: -r.score().value)[:CANDIDATES]]  # type: ignore[union-attr]
+def best_of(studies: Sequence[Path], budget: str, share: float) -> list[Architecture]:
+    """The best of some studies' trials within a budget, by their scores on the selection split."""
+    found: dict[str, tuple[float, Architecture]] = {}
+    for view in map(load_study, studies):
+        records = [r for r in view.records if r.state == "complete" and r.cost and r.latencies]
+        baseline = next(r for r in records if r.digest == "baseline")
+        for r in records:
+            macs = r.cost.macs / baseline.cost.macs  # type: ignore[union-attr]
+            score, ratio = r.score(), macs if budget == "macs" else r.latencies[0].ratio
+            if score and ratio is not None and ratio <= share + (SLACK if budget == "latency" else 0):
+                found[r.digest] = score.value, r.architecture
+    return [architecture for _, architecture in sorted(found.values(), key=lambda pair: -pair[0])]
 
 
 def nearest_pruned(bench: Setup, importance: str, budget: str, share: float) -> tuple[str, nn.Module]:
@@ -188,18 +207,18 @@ def nearest_pruned(bench: Setup, importance: str, budget: str, share: float) -> 
     return name, made[name]
 
 
-def random_near_half(bench: Setup) -> list[Architecture]:
+def random_near_half(bench: Setup, count: int) -> list[Architecture]:
     """Random architectures of the space near half of the MACs."""
-    drawn = random_architectures(bench.space, 100 * RANDOM, seed=1)
+    drawn = random_architectures(bench.space, 100 * count, seed=1)
     shares = ((a, bench.cost(a).macs / bench.baseline_cost.macs) for a in drawn)
-    return [a for a, share in shares if abs(share - BUDGETS["macs"]) <= NEAR][:RANDOM]
+    return [a for a, share in shares if abs(share - BUDGETS["macs"]) <= NEAR][:count]
 
 
 def jobs(models: list[dict[str, Any]], rows: list[dict[str, str]], args: argparse.Namespace) -> list[Job]:
     """What can be trained now: first every learning rate for a few epochs, then the chosen ones for every length."""
     done = {(r["model"], int(r["epochs"]), float(r["lr"]), int(r["seed"]), bool(r["test"])) for r in rows}
     compared = [m["model"] for m in models if m["tool"] != "random"]
-    wanted = [Job(name, CHOOSING, lr, SEEDS[0], test=False) for name in compared for lr in RATES]
+    wanted = [Job(name, CHOOSING, lr, SEEDS[0], test=False) for name in compared for lr in args.rates]
     drawn = [m["model"] for m in models if m["tool"] == "random"]
     wanted += [Job(name, e, RANDOM_RATE, SEEDS[0], test=False) for e in (10, 3, 1) for name in drawn]
     if all((j.model, j.epochs, j.lr, j.seed, j.test) in done for j in wanted if j.model in compared):

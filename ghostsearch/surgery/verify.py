@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ghostsearch.blocks.table import BLOCKS
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.graph.capture import HOOKS, batch_size, light_copy, moved
+from ghostsearch.graph.capture import HOOKS, batch_size, copied, light_copy, moved
 from ghostsearch.graph.detector import compared_outputs, is_detector
 from ghostsearch.graph.widths import width_plan
 from ghostsearch.space.architecture import Anatomy, Architecture
@@ -75,12 +75,21 @@ def output_error(model: nn.Module, converted: nn.Module, images: Any) -> float:
     images: (N, C, *spatial) or any forward input; of a tensor the first few are taken.
     """
     images = images[:IMAGES] if isinstance(images, Tensor) else images
+    there = [_beside(images, net) for net in (converted, model)]
     total = 0.0
-    for ours, theirs in zip(_run(converted, images).outputs, _run(model, images).outputs, strict=True):
+    for ours, theirs in zip(*(_run(net, images).outputs for net in there), strict=True):
         if theirs.is_floating_point() and theirs.numel() > 1 and ours.shape == theirs.shape:
             wanted = theirs.double()
             total += float((ours.double() - wanted).square().mean() / wanted.var().clamp_min(1e-30))
     return total
+
+
+def _beside(images: Any, model: nn.Module) -> nn.Module:
+    """The model, or a copy where the images are, if that is another device."""
+    first = next(model.parameters(), None)
+    if not isinstance(images, Tensor) or first is None or first.device == images.device or first.is_meta:
+        return model
+    return copied(model).to(images.device)
 
 
 def _run(model: nn.Module, example: Any, paths: tuple[str, ...] = (), spoil: Any = None) -> Run:
