@@ -136,8 +136,8 @@ def long_page(
             "of one accuracy is 0.3 points; differences within two standard errors are called not separable.",
             f"Latency: over the baseline's, {timing['device']}, one thread, all models in turns. Training: {where}.",
             "Pruners cut as many channels as the budget asks for: single ones for MACs, multiples of eight for "
-            "latency. `before` is before any training, without labels; with BatchNorm statistics taken anew rivals start "
-            "higher, which training does by itself.",
+            "latency. `before` is before any training, without labels; with BatchNorm statistics taken anew rivals "
+            "start higher, which training does by itself.",
             *args.note,
         ],
     )  # fmt: skip
