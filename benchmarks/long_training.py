@@ -26,6 +26,7 @@ from typing import Any
 import pandas as pd
 import torch
 import torch.multiprocessing as multiprocessing
+from graphed import train_graphed
 from networks import network_arguments
 from rivals import fastnas_model, pruned, rebuilt, shapes
 from rows import append_row, read_rows
@@ -48,7 +49,7 @@ from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
 from ghostsearch.study.setup import Given, Setup, open_setup
 from ghostsearch.study.solve import solve_study
-from ghostsearch.training.evaluate import evaluate
+from ghostsearch.training.evaluate import evaluate, torch_device
 from ghostsearch.training.loop import train
 from ghostsearch.training.recipe import Recipe
 
@@ -274,19 +275,23 @@ def work(args: argparse.Namespace, models: list[dict[str, Any]], asked: Any, tol
     """One process: opens the network once, then trains and scores whatever it is asked for."""
     torch.set_num_threads(1)
     bench = given_images(args)
-    data, device = on_device(bench.data, args.device), args.device
+    device = str(torch_device(args.device))
+    data = on_device(bench.data, device)
     found = {m["model"]: m for m in models}
     while True:
         job: Job = asked.get()
         model, started = opened(bench, found[job.model], args.work), time.perf_counter()
         recipe = Recipe(epochs=job.epochs, lr=job.lr, seed=job.seed, batch_size=BATCH, compute_device=device)
-        result = train(model, data, recipe, task=bench.task, teacher=bench.baseline.module)
-        on = result.device
+        if device.startswith("cuda"):
+            train_graphed(model, splits(data)["train"], recipe, bench.task, bench.baseline.module)
+            on = torch.cuda.get_device_name()
+        else:
+            on = train(model, data, recipe, task=bench.task, teacher=bench.baseline.module).device
         told.put({
             "model": job.model, "epochs": job.epochs, "lr": job.lr, "seed": job.seed,
-            "validation": evaluate(model, data.validation, bench.task, on),
-            "test": evaluate(model, data.test, bench.task, on) if job.test else "",
-            "seconds": round(time.perf_counter() - started, 1), "device": f"{on} {result.precision}",
+            "validation": evaluate(model, data.validation, bench.task, device),
+            "test": evaluate(model, data.test, bench.task, device) if job.test else "",
+            "seconds": round(time.perf_counter() - started, 1), "device": on,
         })  # fmt: skip
 
 
@@ -318,9 +323,8 @@ def loader(images: ImageSet, name: str) -> DataLoader[Any]:
 
 def on_device(data: Data, device: str) -> Data:
     """The same images, held where the training is."""
-    name = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
     moved = {
-        n: ImageSet(s.images.to(name), s.labels.to(name), s.input_spec, shift=s.shift, flips=s.flips)
+        n: ImageSet(s.images.to(device), s.labels.to(device), s.input_spec, shift=s.shift, flips=s.flips)
         for n, s in splits(data).items()
     }
     return replace(data, **{n: loader(s, n) for n, s in moved.items()})

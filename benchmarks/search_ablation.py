@@ -41,7 +41,7 @@ VARIANTS = {
 def main() -> None:
     args = arguments()
     curves = []
-    for seed in range(args.seeds):
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         for name in args.variants.split(";"):
             folder = args.work / name.replace(", ", "-").replace(" ", "-") / str(seed)
             if not (folder / SECONDS).exists() or len(load_study(folder).records) < args.trials:
@@ -147,6 +147,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1, help="repetitions with other seeds")
+    parser.add_argument("--first-seed", type=int, default=0, help="for processes side by side, each with its own")
     parser.add_argument("--variants", default=";".join(VARIANTS), help="names joined by semicolons")
     parser.add_argument("--calibration-images", type=int, default=256)
     parser.add_argument("--name", default="search_ablation", help="the page's name")
