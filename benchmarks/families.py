@@ -15,6 +15,7 @@ everywhere, timed and not scored.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,11 +24,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from families_page import page
+from families_page import COMMAND, page
 from networks import network_arguments, opened
 from rows import append_row, read_rows
 from torch import nn
 
+from ghostsearch.files import write_text
 from ghostsearch.measure.cells import CellStore
 from ghostsearch.measure.devices.onnxruntime_cpu import OnnxRuntimeCpu
 from ghostsearch.measure.latency import measure_latency
@@ -38,7 +40,7 @@ from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.profiling import profile
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import example_input, load_model
-from ghostsearch.report.result_page import publish
+from ghostsearch.report.result_page import publish, script_command
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.space.choice import GONE
 from ghostsearch.space.preset import Preset, parse_preset
@@ -85,6 +87,7 @@ def main() -> None:
     for name, step in steps.items():
         if args.only in (None, name):
             step()
+            write_text(folder / COMMAND, re.sub(r" --only \w+", "", script_command()))
     if args.only in (None, "page"):
         for path in publish(page(args.work, args.seed), args.out):
             print(path)

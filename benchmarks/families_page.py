@@ -9,20 +9,23 @@ import numpy as np
 from rows import read_rows
 
 from ghostsearch.machine import processor
-from ghostsearch.report.result_page import ResultPage, ResultTable, script_command
+from ghostsearch.report.result_page import ResultPage, ResultTable
 
 LATENCIES, LOST = (0.85, 0.7), (1.0, 3.0)
 """Latency at which accuracies are compared, a share of the baseline's in the same precision, and points of accuracy
 lost at which latencies are."""
+COMMAND = "command.txt"
+"""Of each network, the command that did its steps."""
 FASTER, WITHIN = 1.3, 1.0
 """Aim: times as fast as the int8 baseline, within so many points of it."""
 
 
 def page(work: Path, seed: int) -> ResultPage:
     """All networks that have been timed."""
-    tables, answers = [], []
+    tables, answers, commands = [], [], []
     for folder in sorted(path.parent for path in work.glob("*/latencies.csv")):
         times = {r["name"]: r for r in read_rows(folder / "latencies.csv")}
+        commands.append((folder / COMMAND).read_text())
         rows = read_rows(folder / "rows.csv")
         if not rows:
             tables.append(
@@ -38,7 +41,7 @@ def page(work: Path, seed: int) -> ResultPage:
     return ResultPage(
         name="families", title="Families of compression, float and int8, before any label",
         claim=f"Models {FASTER} times as fast as the int8 baseline and within {WITHIN:g} point of it, without labels",
-        figure="; ".join(answers) or "not timed", command=script_command(), seed=seed,
+        figure="; ".join(answers) or "not timed", command=" && ".join(commands), seed=seed,
         device=f"{processor()}, ONNX Runtime, 1 thread, batch 1", tables=tables,
         notes=(
             "Accuracy is top-1 in percent on test images that nothing else has read; no label was used. The program "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -113,7 +115,7 @@ def _markdown(page: ResultPage) -> str:
         header = list(table.rows[0]) if table.rows else []
         rows = [[shown(row[column]) for column in header] for row in table.rows]
         parts += [f"## {plain_text(table.caption)}", markdown_table(header, rows) if rows else "(no rows)"]
-    parts += [plain_text(note) for note in page.notes]
+    parts += [_noted(note) for note in page.notes]
     used = ", ".join(f"{name} {version}" for name, version in versions().items())
     parts += [
         "## How it was made",
@@ -121,6 +123,12 @@ def _markdown(page: ResultPage) -> str:
         f"Seed {page.seed}; {plain_text(page.device)}; {page.date}; {plain_text(used)}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _noted(note: str) -> str:
+    """A note as Markdown; what stands between backticks is code."""
+    plain = plain_text(note)
+    return re.sub(r"\\`(.*?)\\`", lambda m: f"`{html.unescape(m[1].replace(chr(92), ''))}`", plain)
 
 
 def shown(value: Any) -> str:

@@ -20,7 +20,7 @@ def make_page(name="page", **changes):
             ResultTable("second", [{"x": None}]),
         ],
         "seed": 3,
-        "notes": ("<script>alert(1)</script>",),
+        "notes": ("<script>alert(1)</script>", "of `ghost(a=1, b_c) < 1` and a_b"),
     }
     return ResultPage(**(values | changes))
 
@@ -33,6 +33,7 @@ def test_page_has_tables_and_how_it_was_made(tmp_path):
     assert "ghostsearch paper vgg16" in text
     assert "Seed 3" in text
     assert "<script>" not in text
+    assert "of `ghost(a=1, b_c) < 1` and a\\_b" in text
     assert "<b>" not in text
     assert pd.read_csv(tmp_path / "page.csv").loc[0, "params"] == 1234567
 
