@@ -85,7 +85,9 @@ def convert(
             reports.append(report)
             return fitted
 
-        converted = no_worse(model, converted, statistics.batches[0], fit)
+        # A fit that stops early leaves the layers behind to theirs: it cannot be judged at the outputs.
+        early = settings is not None and settings.reach is not None
+        converted = fit() if early else no_worse(model, converted, statistics.batches[0], fit)
     if on_fit:
         on_fit(reports[0])
     return checked(model, converted, architecture, example, anatomy)
