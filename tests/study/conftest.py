@@ -1,4 +1,4 @@
-"""A study small enough to be run many times: two sites, one group, one epoch for the baseline, no training after."""
+"""A study small enough to be run many times: four layers, two sites, one group, no training after the baseline's."""
 
 import pytest
 
@@ -16,9 +16,10 @@ def tiny(tiny_space):
 
     def options(out, **changed):
         return {
-            "space": str(tiny_space), "objectives": ["score", "macs"], "trials": 8, "epochs": 0, "final_epochs": 0,
-            "baseline_epochs": 1, "train_images": 128, "calibration_images": 64, "time_limit": 0.02,
-            "final_time_limit": 0.1, "cell_time_limit": 0.02, "out": str(out), **changed,
+            "model": "tests.small_net:SmallNet", "space": str(tiny_space), "objectives": ["score", "macs"], "trials": 6,
+            "epochs": 0, "final_epochs": 0, "baseline_epochs": 4, "batch_size": 32, "train_images": 128,
+            "calibration_images": 64, "time_limit": 0.02, "final_time_limit": 0.1, "cell_time_limit": 0.02,
+            "out": str(out), **changed,
         }  # fmt: skip
 
     return options

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning
-from ghostsearch.models.digits import digits_cnn
 from ghostsearch.space.preset import load_preset
 from ghostsearch.study import candidate_scores
 from ghostsearch.study.config import RunConfig
@@ -16,6 +15,7 @@ from ghostsearch.study.earlier import open_earlier
 from ghostsearch.study.run import search
 from ghostsearch.surgery.saved import load
 from ghostsearch.surgery.sites import find_sites
+from tests.small_net import SmallNet
 
 QUICK = {"trials": 5, "time_limit": 0.001, "final_time_limit": 0.001, "threads": 1}
 
@@ -92,7 +92,7 @@ def test_what_does_not_agree_is_named(old, tiny, tmp_path, changed, table, trial
     earlier = open_earlier(config)
     assert earlier.differs(config) == table
     assert earlier.differs(config, trials=True) == trials
-    assert (earlier.baseline(config, digits_cnn()) is None) == bool(table)
+    assert (earlier.baseline(config, SmallNet()) is None) == bool(table)
     assert earlier.left == ([f"its table and trials ({table})"] if table else [])
 
 
@@ -108,11 +108,11 @@ def test_latencies_of_another_processor_are_not_taken(old, tiny, tmp_path):
 def test_other_weights_and_other_images_are_seen_by_what_they_compute(old, tiny, tmp_path):
     view, folder = old
     config = RunConfig(**tiny(tmp_path, **QUICK, from_study=str(folder)))
-    net = load(folder / "models" / "baseline")
+    net = load(folder / "models" / "baseline", model=SmallNet())
     given = replace(open_earlier(config), config=config.but(baseline_epochs=0))
     untrained = config.but(baseline_epochs=0)
     assert given.baseline(untrained, net)
-    assert given.baseline(untrained, digits_cnn()) is None
+    assert given.baseline(untrained, SmallNet()) is None
     assert given.left == ["its table and trials (other weights)"]
     space, score = load_preset(config.space).resolve(find_sites(net, torch.zeros(1, 1, 8, 8))), view.records[0].score()
     assert len(open_earlier(config).trials(config, space, score)) == len(view.records)

@@ -8,13 +8,13 @@ from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.veto import without_slow
 
 SMALL = {
-    "device": ["onnxruntime:cpu:int8"], "trials": 3, "epochs": 0, "final_epochs": 0, "finalists": 1, "time_limit": 0.3,
-    "baseline_epochs": 2, "calibration_images": 64, "seeds": "uniform", "veto": False, "train_images": 300,
+    "device": ["onnxruntime:cpu:int8"], "trials": 3, "finalists": 1, "seeds": "uniform", "veto": False,
+    "objectives": ["score", "latency", "params"],
 }  # fmt: skip
 
 
-def test_trials_are_timed_and_scored_in_int8(tiny_space, tmp_path):
-    view = search(RunConfig(out=str(tmp_path / "study"), **SMALL, space=str(tiny_space), keep_float=["stem"]))
+def test_trials_are_timed_and_scored_in_int8(tiny, tmp_path):
+    view = search(RunConfig(**tiny(tmp_path / "study", **SMALL, keep_float=["stem"])))
     done = [r for r in view.records if r.state == "complete"]
     assert len(done) >= 2, [r.reason for r in view.records]
     assert {x.device for r in view.records for x in r.latencies} == {"onnxruntime:cpu:int8"}
@@ -28,9 +28,9 @@ def test_trials_are_timed_and_scored_in_int8(tiny_space, tmp_path):
     assert "float baseline" in (tmp_path / "study" / "report.md").read_text()
 
 
-def test_a_float_study_shows_the_baseline_in_int8(tiny_space, tmp_path):
-    options = {**SMALL, "space": str(tiny_space), "device": ["onnxruntime:cpu"], "trials": 1, "int8_baseline": True}
-    view = search(RunConfig(out=str(tmp_path / "study"), **options))
+def test_a_float_study_shows_the_baseline_in_int8(tiny, tmp_path):
+    options = {**SMALL, "device": ["onnxruntime:cpu"], "trials": 1, "int8_baseline": True}
+    view = search(RunConfig(**tiny(tmp_path / "study", **options)))
     baseline, *_, int8 = view.finalists
     assert (int8.digest, int8.origin) == ("baselineint8", "int8 baseline")
     assert abs(int8.score("test").value - baseline.score("test").value) < 0.05
@@ -41,11 +41,13 @@ def test_a_float_study_shows_the_baseline_in_int8(tiny_space, tmp_path):
 @pytest.mark.parametrize(("options", "message"), [
     ({"keep_float": ["stum"]}, "--keep-float 'stum' matches no layer; the nearest are stem"),
     ({"int8_baseline": True, "device": ["torch:cpu"]}, "--int8-baseline is measured on onnxruntime:cpu"),
-    ({"int8": True, "device": ["onnxruntime:cpu"], "calibration_images": 0}, "int8 sets its scales on images"),
+    ({"int8_baseline": True, "device": ["onnxruntime:cpu"], "calibration_images": 0}, "int8 sets its scales on images"),
+    ({"calibration_images": 0}, "int8 sets its scales on images"),
 ])  # fmt: skip
-def test_what_int8_cannot_be_measured_on_is_told(tmp_path, options, message):
+def test_what_int8_cannot_be_measured_on_is_told(tiny, tmp_path, options, message):
     with pytest.raises(GhostsearchError, match=message):
-        search(RunConfig(out=str(tmp_path / "study"), **{**SMALL, **options}))
+        search(RunConfig(**tiny(tmp_path / "study", **{**SMALL, **options})))
+    assert not (tmp_path / "study").exists()
 
 
 def test_an_int8_search_leaves_out_what_is_slow_in_int8_alone():
@@ -54,9 +56,3 @@ def test_an_int8_search_leaves_out_what_is_slow_in_int8_alone():
     devices = ["onnxruntime:cpu", "onnxruntime:cpu:int8"]
     assert "ghost(ratio=2, kernel=3)" not in without_slow(space, [row], devices).sites.get("a", ())
     assert without_slow(space, [{**row, "device": "onnxruntime:cpu"}], devices) == space
-
-
-def test_int8_needs_images(tmp_path):
-    with pytest.raises(GhostsearchError, match="int8 sets its scales on images"):
-        search(RunConfig(out=str(tmp_path / "study"), **{**SMALL, "calibration_images": 0}))
-    assert not (tmp_path / "study").exists()

@@ -1,12 +1,11 @@
 """The study's storage: what a dead process leaves keeps its place; duplicates and infeasible ones cost nothing."""
 
 import multiprocessing
+import resource
+import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +16,7 @@ from ghostsearch.study.ledger import MAX_DEATHS, OWNER, Ledger, failed_record
 from ghostsearch.study.owners import STALE_S
 from ghostsearch.study.plan import uniform_seeds
 from ghostsearch.study.store import open_storage
+from tests.processes import Started
 
 SPACE = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)"), "b": ("keep", "ghost(ratio=2, kernel=3)")},
                     {"g": ("width(1)", "width(0.5)")})  # fmt: skip
@@ -145,35 +145,28 @@ def test_long_records_come_back_whole(reopen):
 
 def test_a_full_disk_is_one_line_and_what_was_told_stays(tmp_path):
     """The process may write no byte more, as on a full disk."""
-    code = f"""
-import resource, signal, sys
-sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from pathlib import Path
-from tests.study.test_ledger import OBJECTIVES, SPACE, fail
-from ghostsearch.errors import GhostsearchError
-from ghostsearch.study.ledger import Ledger
-from ghostsearch.study.store import open_storage
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-for storage in sys.argv[2:]:
-    ledger = Ledger(open_storage(storage or None, Path(sys.argv[1])), "s", SPACE, OBJECTIVES, sampler="tpe", seed=0)
-    fail(ledger, ledger.ask(lambda a: True))
-    proposal = ledger.ask(lambda a: True)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
-    try: fail(ledger, proposal)
-    except GhostsearchError as error: print(error)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-"""
-    storages = ("", f"journal:{tmp_path / 'log'}")
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path), *storages], capture_output=True, text=True, check=False
-    )
-    told = done.stdout.splitlines()
-    assert len(told) == len(storages), done.stderr
-    for line, storage in zip(told, storages, strict=True):
-        assert line.startswith("the study's storage failed: ")
-        again = Ledger(open_storage(storage or None, tmp_path), "s", SPACE, OBJECTIVES, sampler="tpe", seed=0)
-        assert len(again.records()) == 1
+    storages = (None, f"journal:{tmp_path / 'log'}")
+    full = Started(tmp_path / "said", tell_on_a_full_disk, tmp_path, storages)
+    assert full.wait() == 0, full.said()
+    for storage in storages:
+        assert len(opened(storage, tmp_path).records()) == 1
+
+
+def opened(storage, folder):
+    return Ledger(open_storage(storage, folder), "s", SPACE, OBJECTIVES, sampler="tpe", seed=0)
+
+
+def tell_on_a_full_disk(folder, storages):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for storage in storages:
+        ledger = opened(storage, folder)
+        fail(ledger, ledger.ask(lambda a: True))
+        proposal = ledger.ask(lambda a: True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
+        with pytest.raises(GhostsearchError, match=r"^the study's storage failed: [^\n]*$"):
+            fail(ledger, proposal)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
 def test_a_database_of_another_optuna_is_one_line(tmp_path):

@@ -34,7 +34,9 @@ def test_one_interrupt_ends_a_stage_whose_steps_are_kept_and_lets_others_finish(
 
 def test_the_time_budget_counts_from_the_start(tmp_path):
     assert Watch(tmp_path).left_s() == float("inf")
-    assert Watch(tmp_path, budget_s=60, started=time.perf_counter() - 50).left_s() == pytest.approx(10, abs=1)
+    now = time.perf_counter()
+    left = Watch(tmp_path, budget_s=60, started=now - 50).left_s()
+    assert 10 >= left >= 10 - (time.perf_counter() - now)
 
 
 def test_times_and_drops_are_read_and_written_as_people_do():
