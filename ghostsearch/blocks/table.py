@@ -28,7 +28,7 @@ def build_block(conv: Conv, choice: LayerChoice, *, ordered: bool = False) -> An
         return conv
     if type(choice) not in BLOCKS:
         known = ", ".join(kind.name for kind in BLOCKS)
-        raise GhostsearchError(f"choice '{choice}': no block belongs to it in blocks/table.py; there are {known}")
+        raise GhostsearchError(f"choice '{choice}': blocks/table.py has no block for it; known: {known}")
     block = BLOCKS[type(choice)](conv, choice, ordered=ordered)
     if (
         conv.weight.dim() == 4

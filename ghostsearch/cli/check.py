@@ -37,8 +37,8 @@ def check(
 ) -> None:
     """Check a model against limits; for CI. Exit code 0: all met, 3: one is missed, 4: not decided, 2: an error.
 
-    Latencies and scores are decided by their 95 % intervals: met where the whole interval keeps the limit, missed where
-    none of it does, else not decided (give --time-limit or more images). Costs are exact.
+    Latencies and scores are decided by their 95 % intervals: met if the whole interval meets the limit, missed if none
+    of it does, otherwise not decided (raise --time-limit or give more images). Costs are exact.
 
     Example: [bold]ghostsearch check model.onnx --device onnxruntime:cpu --max-latency 12ms --junit check.xml[/bold]
     """

@@ -24,14 +24,14 @@ def choose(
     study: Annotated[Path, typer.Argument(help="A study directory.", show_default=False)],
     limits: Limits = LIMITS,
     wanted: Exporting = EXPORTING,
-    export: Annotated[bool, typer.Option(help="Write the model's file.")] = True,
+    export: Annotated[bool, typer.Option(help="Export the model.")] = True,
     allow_code: o.AllowCode = False,
     as_json: o.Json = False,
 ) -> None:
-    """Take the cheapest measured model of a study that keeps your limits, and export it.
+    """Choose the cheapest measured model of a study that meets your limits, and export it.
 
-    Only models that were trained and measured to the end are offered. A limit of the search holds unless another is
-    given here. Exit code 2 where no model keeps them; the nearest is named.
+    Only models that were trained and measured to the end are offered. A limit of the search applies unless it is
+    overridden here. Exit code 2 if no model meets them; the nearest is named.
 
     Example: [bold]ghostsearch choose results/mine --max-latency 60% --max-drop 1%[/bold]
     """

@@ -43,7 +43,7 @@ def compare(
     allow_code: o.AllowCode = False,
     shown: o.Output = o.OUTPUT,
 ) -> None:
-    """Set compact networks beside yours: params, MACs, measured latency, published accuracy, where the MACs sit.
+    """Compare compact networks with yours: params, MACs, measured latency, published accuracy, kinds of layers.
 
     Example: [bold]ghostsearch compare resnet50 results/mine mobilenet_v3_large shufflenet_v2_x1_0 efficientnet_b0
     ghostnet_100 --device onnxruntime:cpu[/bold]

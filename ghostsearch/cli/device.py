@@ -26,7 +26,7 @@ def devices(
     ] = False,
     as_json: o.Json = False,
 ) -> None:
-    """List the devices that latency can be measured on, and how to get those that are absent.
+    """List the devices that latency can be measured on, and how to install those that are missing.
 
     Example: [bold]ghostsearch devices --self-test[/bold]
     """
@@ -50,7 +50,7 @@ def devices(
 
 
 def doctor(as_json: o.Json = False) -> None:
-    """Show what this machine offers: versions, cores, threads, memory, devices, data sets that need no download.
+    """Show what this machine has: versions, cores, threads, memory, devices, data sets that need no download.
 
     Example: [bold]ghostsearch doctor[/bold]
     """

@@ -83,7 +83,7 @@ def audit(
     loading: ModelOptions = LOADING,
     shown: o.Output = o.OUTPUT,
 ) -> None:
-    """Measure unseen random architectures and say how far the latency table is off, beside MACs alone.
+    """Measure unseen random architectures and report the error of the latency table, and of MACs alone.
 
     Example: [bold]ghostsearch audit torchvision:resnet18 --device onnxruntime:cpu[/bold]
     """

@@ -41,7 +41,7 @@ def inspect_model(
         str | None,
         typer.Option(help="Draw the most similar feature maps of this image ('default': one that is shipped)."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the gallery goes.")] = Path("gallery"),
+    out: Annotated[Path, typer.Option(help="Directory of the gallery.")] = Path("gallery"),
     as_json: o.Json = False,
 ) -> None:
     """Show which convolutions may be replaced, by what, and why the others may not.
@@ -67,7 +67,7 @@ def inspect_model(
     if found["width_note"]:
         say(found["width_note"])
     if found["skipped"]:
-        show_table("left as they are", ["module", "reason"], [(s["module"], s["reason"]) for s in found["skipped"]])
+        show_table("not replaceable", ["module", "reason"], [(s["module"], s["reason"]) for s in found["skipped"]])
     kinds = [(k["kind"], k["layers"], f"{k['params_share']:.1%}", f"{k['macs_share']:.1%}") for k in found["shares"]]
     show_table("by kind of layer", ["kind", "layers", "params", "MACs"], kinds)
     say(f"{with_prefix(found['params'])} params, {with_prefix(found['macs'], 'MACs')} at {loaded.input}")
@@ -125,7 +125,7 @@ def convert_model(
     loading: ModelOptions = LOADING,
     shown: o.Output = o.OUTPUT,
 ) -> None:
-    """Convert a network: swap convolutions, inherit the trained weights, write a model one can load.
+    """Convert a network: swap convolutions, inherit the trained weights, write a model that loads again.
 
     Example: [bold]ghostsearch convert torchvision:resnet18 --choice 'ghost(ratio=2, kernel=3)' --out converted[/bold]
     """
@@ -268,4 +268,4 @@ def _show_int8(found: dict[str, Any]) -> None:
     if (kept := found["kept_float"]) is not None:
         scored = f", {score} {score_text(kept['score'], score)}" if score else ""
         say(f"--keep-float {kept['layer']}: {kept['latency_ratio']:.2f} of the int8 latency{scored}")
-    say("next: the file runs in ONNX Runtime as it is; where it lost too much, --keep-float or ghostsearch finetune")
+    say("next: the file runs in ONNX Runtime; if it lost too much, use --keep-float or ghostsearch finetune")

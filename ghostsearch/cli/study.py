@@ -20,7 +20,7 @@ from ghostsearch.study.config import RunConfig, configure
 if TYPE_CHECKING:
     from ghostsearch.records import StudyView
 
-SEARCH_HELP = """Search each layer's choice of conv or ghost, ratio, kernel and width; end with a Pareto front.
+SEARCH_HELP = """Search which layers to keep, replace, narrow or drop; ends with a Pareto front.
 
 Without arguments: the quick start on scikit-learn's digits, under five minutes on two cores.
 Rerun the same command to resume a stopped or killed run.
@@ -73,7 +73,7 @@ def run_search(
     wanted = placed(configure(given, config))
     with ExitStack() as beside:
         if watch:
-            note(f"the report grows at {beside.enter_context(served(Path(wanted.out)))}")
+            note(f"live report: {beside.enter_context(served(Path(wanted.out)))}")
         progress = beside.enter_context(progress_bar(shown.silent))
         view = search(wanted, progress=progress, live=watch)
     if shown.as_json:
@@ -99,11 +99,11 @@ def _forecast(run: RunConfig, shown: o.Output) -> None:
 def solve(
     directory: Annotated[Path, typer.Argument(help="A study directory with a candidate table.", show_default=False)],
     limits: CostLimits = LIMITS,
-    count: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
+    count: Annotated[int, typer.Option(min=1, help="Number of answers.")] = 5,
     out: Annotated[Path | None, typer.Option(help="Write the best answer as an architecture file.")] = None,
     as_json: o.Json = False,
 ) -> None:
-    """Answer from a study's candidate table alone which architectures meet a budget; nothing is built or trained.
+    """Find architectures that meet a budget from a study's candidate table alone; nothing is built or trained.
 
     Example: [bold]ghostsearch solve results/mine --max-latency 60%[/bold]
     """
@@ -130,7 +130,7 @@ def report(
     ] = None,
     as_json: o.Json = False,
 ) -> None:
-    """Write the Pareto report of a study again: one HTML page, a Markdown page with pictures, a table here.
+    """Write the Pareto report of a study again: one HTML page, a Markdown page with pictures, a table in the terminal.
 
     Example: [bold]ghostsearch report results/mine[/bold]
     """

@@ -16,7 +16,7 @@ from ghostsearch.training.recipe import Distillation, Tuning
 IMAGES, FINETUNING, FROM_SCRATCH = ImageOptions(), Distillation(), Tuning(warmup=0.1, ema=0.0)
 
 Out = Annotated[
-    Path | None, typer.Option(help="Where the model goes; rerun to resume. Default: named after model and date.")
+    Path | None, typer.Option(help="Directory of the model; rerun to resume. Default: named after model and date.")
 ]
 
 

@@ -47,7 +47,7 @@ def read_voc(root: Path, seed: int) -> Source:
     root = root.expanduser()
     images, annotations = root / "JPEGImages", root / "Annotations"
     if not (images.is_dir() and annotations.is_dir()):
-        raise GhostsearchError(f"{root}: a VOC folder holds JPEGImages/ and Annotations/; write voc:PATH of such a one")
+        raise GhostsearchError(f"{root}: not a VOC folder, which holds JPEGImages/ and Annotations/")
     paths = sorted(p for p in images.iterdir() if p.suffix.lower() in EXTENSIONS)
     if not paths:
         raise GhostsearchError(f"{images} holds no image")
@@ -146,7 +146,9 @@ def read_coco(path: Path, seed: int) -> Source:
 def _only_json(folder: Path) -> Path:
     found = sorted(folder.glob("*.json"))
     if len(found) != 1:
-        raise GhostsearchError(f"{folder} holds {len(found)} JSON files, COCO's annotations are one; or name the file")
+        raise GhostsearchError(
+            f"{folder} holds {len(found)} JSON files; COCO's annotations are one file: write coco:FILE.json"
+        )
     return found[0]
 
 
@@ -155,12 +157,12 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise GhostsearchError(f"{file}: no JSON can be read ({' '.join(str(error).split())[:120]})") from None
+        raise GhostsearchError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())[:120]})") from None
     for part, keys in NEEDED.items():
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) and keys <= set(row) for row in rows):
             raise GhostsearchError(
-                f"{file}: is no COCO file of boxes: {part!r} must be a list with {', '.join(sorted(keys))}"
+                f"{file}: not a COCO file of boxes: {part!r} must be a list with {', '.join(sorted(keys))}"
             )
     known = {c["id"] for c in content["categories"]}
     for thing in content["annotations"]:
@@ -170,7 +172,7 @@ def _read_json(file: Path) -> dict[str, Any]:
                 f"{file}: an annotation of image {thing['image_id']} has no known category or no bbox"
             )
     if not content["images"] or not _numbers([c["id"] for c in content["categories"]]):
-        raise GhostsearchError(f"{file}: it lists no image, or its categories have no numbers")
+        raise GhostsearchError(f"{file}: lists no images, or its categories have no id")
     return content
 
 

@@ -90,7 +90,7 @@ def _refuse_too_high(root: Path, below: list[Path]) -> None:
         splits = any(f.name.lower() in every for f in inner)
         if splits or (len(below) == 1 and inner):
             what = "the splits" if splits else "the class folders"
-            raise GhostsearchError(f"{root} stands one level too high: {what} are in {folder}; write folder:{folder}")
+            raise GhostsearchError(f"{root} is one level too high: {what} are in {folder}; write folder:{folder}")
 
 
 def _labelled(

@@ -35,9 +35,7 @@ def requested_architecture(anatomy: Anatomy, wanted: Conversion) -> Architecture
     """
     choice, file = wanted.choice, wanted.architecture
     if (choice is None) == (file is None):
-        raise GhostsearchError(
-            "say what to convert to by exactly one of --choice 'ghost(ratio=2, kernel=3)' and --architecture FILE"
-        )
+        raise GhostsearchError("give exactly one of --choice 'ghost(ratio=2, kernel=3)' and --architecture FILE")
     if file is not None:
         architecture = Architecture.read(Path(file))
         check_names(anatomy, architecture)
@@ -68,7 +66,7 @@ def check_names(anatomy: Anatomy, architecture: Architecture) -> None:
         if name not in groups:
             near = nearest_names(name, sorted(groups))
             raise GhostsearchError(
-                f"the architecture names the group {name!r}, which this model has not; nearest: {near}"
+                f"the architecture names the group {name!r}, which this model does not have; nearest: {near}"
             )
         if groups[name].fixed:
             raise GhostsearchError(f"the width of group {name!r} cannot change: {groups[name].fixed}")
@@ -127,7 +125,9 @@ def _same_again(out: Path, loaded: LoadedModel, converted: nn.Module, example: A
     if output_error(converted, load(out, model=loaded.module, example=example), example) > 0:
         for name in (ARCHITECTURE_FILE, WEIGHTS_FILE):
             (out / name).unlink()
-        raise GhostsearchError(f"{out}: the saved model gives other outputs than the converted one; nothing was kept")
+        raise GhostsearchError(
+            f"{out}: the saved model computes other outputs than the converted one; nothing was kept"
+        )
 
 
 def _how(wanted: Conversion, images: int) -> str:

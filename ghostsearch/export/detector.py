@@ -42,8 +42,8 @@ def compare_found(path: Path, module: nn.Module, input_spec: InputSpec) -> tuple
     total = sum(max(len(w["labels"]), len(f["labels"])) for w, f in zip(wanted, found, strict=True))
     if not total:
         warnings.warn(
-            f"{path.name}: nothing is found in {IMAGES} made-up images, so boxes were not compared; try images of "
-            "your own before you rely on the file", GhostsearchWarning, stacklevel=2,
+            f"{path.name}: no box is found in {IMAGES} synthetic images, so boxes were not compared; test the file "
+            "on images of your own", GhostsearchWarning, stacklevel=2,
         )  # fmt: skip
         return 0.0, side
     agreeing, difference = 0, 0.0

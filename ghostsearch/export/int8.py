@@ -169,7 +169,7 @@ def _score(file: OnnxModule, judges: Judges, batched: bool, images: Tensor, prog
     outputs = file(images)
     for value in outputs if isinstance(outputs, tuple) else (outputs,):
         if not np.isfinite(value.numpy()).all():
-            raise GhostsearchError("the quantized file gives no numbers on a calibration image")
+            raise GhostsearchError("the output of the quantized file on a calibration image is not finite")
     return None
 
 

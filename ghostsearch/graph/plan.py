@@ -54,7 +54,7 @@ class WidthPlan:
                 f"group {name!r}: no width of this model can change ({self.note or 'it has no groups'})"
             )
         near = nearest_names(name, [g.name for g in self.groups])
-        raise GhostsearchError(f"no group of channels is called {name!r}; there are {near}, …")
+        raise GhostsearchError(f"no group of channels is called {name!r}; nearest: {near}")
 
 
 def best_channels(importance: Tensor, count: int, divisions: int = 1) -> list[int]:

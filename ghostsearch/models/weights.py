@@ -154,7 +154,7 @@ def _read_pickle(path: Path) -> Any:
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        foreign = re.search(r"Unsupported (?:global|class|operand|type)[: ]*(?:GLOBAL )?([\w.]*)", str(error))
+        foreign = re.search(r"Unsupported (?:global|class|type)[: ]*(?:GLOBAL )?([\w.]*)", str(error))
         if not foreign:
             raise _unreadable(path, error) from None
         named = f" (such as {foreign[1]})" if foreign[1] else ""

@@ -87,7 +87,7 @@ def compare_models(
     Raises GhostsearchError when a name is unknown, twice there, or a model cannot take the first one's images.
     """
     if len(set(names)) != len(names) or not names:
-        raise GhostsearchError(f"compare takes different models, at least one; got {', '.join(names) or 'none'}")
+        raise GhostsearchError(f"compare takes one or more different models; got {', '.join(names) or 'none'}")
     loaded = {name: find_model(name, size, allow_code=allow_code) for name in names}
     shape = loaded[names[0]].input
     example = example_of(loaded[names[0]])

@@ -131,7 +131,7 @@ def _wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
 
 def _check_glob(glob: str, names: Sequence[str], what: str) -> None:
     if glob != "*" and not any(fnmatchcase(n, glob) for n in names):
-        raise GhostsearchError(f"glob {glob!r} matches no {what}; there are {nearest_names(glob, names)}, …")
+        raise GhostsearchError(f"glob {glob!r} matches no {what}; nearest: {nearest_names(glob, names)}")
 
 
 QUICK_START = "ghostsearch:digits_cnn"

@@ -110,7 +110,7 @@ def check_latency(config: RunConfig, tables: Mapping[str, LatencyTable], baselin
         least, bound = least_ratio(table), limit.absolute(baseline_s[device]) / baseline_s[device]
         if least > bound:
             raise GhostsearchError(
-                f"max_latency {config.max_latency}: no architecture of this space is predicted to be so fast on "
+                f"max_latency {config.max_latency}: no architecture of this space is predicted to be that fast on "
                 f"{device}; the nearest feasible limit is about {least * 100:.0f}% "
                 f"({least * baseline_s[device] * 1e3:.3g}ms)"
             )

@@ -68,7 +68,9 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
     trials: int = option(
         24, "Architectures to evaluate, the baseline and the uniform ones included.", panel=BUDGET, ge=1
     )
-    finalists: int = option(10, "Models of the front to train on and measure again, at most.", panel=BUDGET, ge=1)
+    finalists: int = option(
+        10, "Maximum number of models of the front to train further and measure again.", panel=BUDGET, ge=1
+    )
 
     epochs: int = option(
         1, "Proxy epochs of a trial that every rung promotes (rungs: 0, 1, 3, … epochs).", panel=TRAINING, ge=0
@@ -81,7 +83,7 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
     device: Texts = option(("onnxruntime:cpu",), f"{DEVICE_HELP}; repeatable.", panel=MEASURING)
     int8_baseline: bool = option(
         False,
-        "Measure the baseline in int8 too, as a mark to beat; a search on an int8 device has both.",
+        "Measure the baseline in int8 too, as a reference; a search on an int8 device always shows both.",
         panel=MEASURING,
     )
     keep_float: Texts = option(

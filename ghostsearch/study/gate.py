@@ -126,7 +126,7 @@ def _cost(subjects: _Subjects, limit: Limit) -> Verdict:
 def _counted(model: LoadedModel, column: str) -> float:
     value = getattr(measure_cost(model.module, example_of(model)), column)
     if value is None:
-        raise GhostsearchError(f"{model.spec}: its {Axis.of_cost(column).label} cannot be worked out")
+        raise GhostsearchError(f"{model.spec}: its {Axis.of_cost(column).label} cannot be computed")
     return float(value)
 
 
@@ -169,6 +169,6 @@ def _scored(subjects: _Subjects, model: LoadedModel) -> Score:
     task = task_for(gate.task, labelled=data.labelled, baseline=(baseline or model).module)
     gate.check_score(task.metric)
     if not task.maximize:
-        raise GhostsearchError(f"--min-accuracy and --max-drop want a score where more is better, not {task.metric}")
+        raise GhostsearchError(f"--min-accuracy and --max-drop need a score where higher is better, not {task.metric}")
     meter, images = meter_over(model.module, data.test, task, torch_device("cpu"), progress=subjects.progress)
     return score_of(meter, task.metric, split="test", epochs=0, images=images, seed=gate.seed)

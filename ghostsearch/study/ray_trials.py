@@ -98,7 +98,7 @@ def join_cluster(config: RunConfig) -> Callable[..., Any]:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             first = (str(error).splitlines() or [""])[0]
-            raise GhostsearchError(f"ray_address {config.ray_address!r}: cannot be joined ({first[:200]})") from None
+            raise GhostsearchError(f"ray_address {config.ray_address!r}: cannot be reached ({first[:200]})") from None
     found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for name in devices:
         if not any(node.get(name, 0) >= 1 for node in found):
@@ -107,7 +107,7 @@ def join_cluster(config: RunConfig) -> Callable[..., Any]:
                 f"ray start --address=… --resources='{{\"{name}\": 1}}'"
             )
     if not any(places_on(node, wanted) for node in found):
-        raise GhostsearchError(f"resources {', '.join(config.resources)}: no node of the Ray cluster has so much")
+        raise GhostsearchError(f"resources {', '.join(config.resources)}: no node of the Ray cluster has that much")
     return on_device
 
 

@@ -99,10 +99,10 @@ def solve_study(folder: Path | str, limits: Mapping[str, str], *, count: int = D
             answers.append(Answer(architecture, problem.loss(found.code), resources, found.proven))
     if not seen:
         least = ", ".join(_text(name, program.least(name)) for name in bounds)
-        raise GhostsearchError(f"no architecture of this space meets the limits; the least possible alone is {least}")
+        raise GhostsearchError(f"no architecture of this space meets the limits; the minimum of each alone is {least}")
     if not answers:
         raise GhostsearchError(
-            f"none of the {len(seen)} best architectures keeps {_text('peak_memory_bytes', most)}; the least of theirs "
+            f"none of the {len(seen)} best architectures meets {_text('peak_memory_bytes', most)}; their minimum "
             f"is {_text('peak_memory_bytes', min(peaks))}; bound the MACs too, or allow more"
         )
     return answers
@@ -133,7 +133,7 @@ def _bounds(problem: Problem, limits: Mapping[str, str]) -> dict[str, float]:
     for axis, text in limits.items():
         names = [n for n in problem.names if n == axis or (axis == "latency" and device_of(n))]
         if not names:
-            raise GhostsearchError(f"the table knows nothing of {axis}; it has {', '.join(problem.names)}")
+            raise GhostsearchError(f"the table has no {axis}; it has {', '.join(problem.names)}")
         for name in names:
             bounds[name] = parse_limit(axis, text).absolute(problem.baseline(name))
     return bounds

@@ -144,7 +144,7 @@ def _server_lock(engine: Any, kind: str) -> Exclusive:
         with engine.connect() as connection:
             got = connection.execute(text("SELECT GET_LOCK(:name, :wait)"), {"name": name, "wait": PATIENCE_S})
             if got.scalar() != 1:
-                raise GhostsearchError("another process holds the study's lock for an hour; end it")
+                raise GhostsearchError("another process has held the study's lock for an hour; stop it")
             try:
                 yield
             finally:

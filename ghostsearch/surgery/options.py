@@ -22,8 +22,8 @@ class Conversion(FitOptions):
     choice: str | None = option(None, "One choice for every site it fits: 'ghost(ratio=2, kernel=3)'; or 'width(0.5)'.")
     architecture: str | None = option(None, "An architecture.json: one choice per site and group.")
     include: Texts = option(("*",), "Only sites that match this glob; repeatable.")
-    exclude: Texts = option((), "No sites that match this glob; repeatable.")
-    include_first: bool = option(False, "Take the convolution that reads the image too.")
+    exclude: Texts = option((), "Skip sites that match this glob; repeatable.")
+    include_first: bool = option(False, "Include the convolution that reads the image.")
     width_multiple: int = option(8, "Round widths to a multiple of this.", ge=1)
     calibrate: str | None = option(
         None, "Data to fit the weights on, in closed form, without labels (digits, folder:PATH, …).", panel=CONVERTING

@@ -95,7 +95,7 @@ def require_sites(anatomy: Anatomy, paths: Iterable[str]) -> None:
             counts = Counter(s.reason.split(":")[0] for s in anatomy.skipped)
             why = ", ".join(f"{n}× {reason}" for reason, n in counts.most_common(3)) or "it has no convolution"
             raise GhostsearchError(f"no convolution of this model can be replaced ({why})")
-        raise GhostsearchError(f"no convolution is called {path!r}; there are {nearest_names(path, sorted(sites))}, …")
+        raise GhostsearchError(f"no convolution is called {path!r}; nearest: {nearest_names(path, sorted(sites))}")
 
 
 def _is_convolution(module: nn.Module) -> bool:

@@ -68,7 +68,7 @@ def _named(where: str) -> Iterator[None]:
 def _check_score(model: nn.Module, data: Data, task: Task, images: Any, target: Any) -> None:
     for x in tensors(images):
         if not x.is_floating_point():
-            raise GhostsearchError(f"images are {x.dtype}, the model wants floats, normalised as it was trained with")
+            raise GhostsearchError(f"images are {x.dtype}, the model expects floats, normalised as it was trained with")
         if not torch.isfinite(x).all():
             raise GhostsearchError("images hold values that are not finite")
     wanted = task.target(images, target)
@@ -115,7 +115,7 @@ def _output(model: nn.Module, task: Task, images: Any, target: Any) -> Any:
 
 def _check_classes(output: Tensor, target: Tensor, data: Data) -> None:
     if output.ndim != 2:
-        raise GhostsearchError(f"classification wants logits (N, classes), the model gave {tuple(output.shape)}")
+        raise GhostsearchError(f"classification expects logits (N, classes), the model gave {tuple(output.shape)}")
     outputs, classes = output.shape[1], len(data.classes)
     if classes and classes != outputs:
         raise GhostsearchError(f"the model has {outputs} outputs, the data {classes} classes; add --classes {classes}")

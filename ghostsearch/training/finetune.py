@@ -200,7 +200,7 @@ def _read(file: Path) -> dict[str, Any]:
     # Anything can be wrong with the bytes of a file.
     except Exception as error:
         shown = " ".join(str(error).split())[:120]
-        raise GhostsearchError(f"{file}: no checkpoint of ours ({shown}); choose another folder") from error
+        raise GhostsearchError(f"{file}: not a ghostsearch checkpoint ({shown}); choose another folder") from error
     return found
 
 

@@ -25,7 +25,7 @@ class Recipe(Options):
         allow_inf_nan=False,
     )  # fmt: skip
     clip_norm: float = option(
-        1.0, "Longest gradient; 0 leaves gradients alone.", panel=TRAINING, cli=False, ge=0, allow_inf_nan=False
+        1.0, "Maximum gradient norm; 0: no clipping.", panel=TRAINING, cli=False, ge=0, allow_inf_nan=False
     )
     distillation: float = option(
         0.5, "Share of the distillation loss where there is a teacher.", panel=TRAINING, ge=0, le=1

@@ -103,8 +103,8 @@ def test_solve_bounds_peak_memory_by_building_the_answers(ghostsearch, refused, 
     whole = ghostsearch("solve", out, "--max-memory", "100%", "--count", "1", "--json").data[0]["predicted"]
     for answer in found.data:
         assert answer["predicted"]["peak_memory_bytes"] <= 0.99 * whole["peak_memory_bytes"]
-    refused("the least of theirs is peak memory", "solve", out, "--max-memory", "1kB")
-    assert " ms" in refused("least possible alone is latency on", "solve", out, "--max-latency", "1us").err
+    refused("their minimum is peak memory", "solve", out, "--max-memory", "1kB")
+    assert " ms" in refused("minimum of each alone is latency on", "solve", out, "--max-latency", "1us").err
 
 
 def test_choose_takes_a_measured_model_and_writes_its_file(ghostsearch, refused, study):
@@ -167,7 +167,7 @@ def test_a_watched_search_serves_a_page_that_grows(ghostsearch, tmp_path, monkey
     cheap += ["--time-limit", "0.02", "--final-time-limit", "0.1"]
     done = ghostsearch("search", *TINY, *cheap, "--out", tmp_path / "run", "--watch")
     assert done.code == 0, done.err
-    assert "the report grows at http://127.0.0.1:" in done.err
+    assert "live report: http://127.0.0.1:" in done.err
     assert "after the first trial" in seen[0]
     pages = list(dict.fromkeys(seen))[1:]
     assert len(pages) >= 2, "one after each trial, but for those that were not looked at"

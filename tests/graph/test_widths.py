@@ -212,7 +212,7 @@ def test_a_plan_is_made_once_a_model_and_again_when_its_shape_changes():
     ("name", "message"),
     [
         ("head", "the width of group 'head' cannot change: it is an output"),
-        ("upp", "no group of channels is called 'upp'; there are up"),
+        ("upp", "no group of channels is called 'upp'; nearest: up"),
     ],
 )
 def test_bad_groups_are_refused_in_one_line(name, message):

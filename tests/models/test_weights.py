@@ -164,6 +164,12 @@ def test_truncated(tmp_path, state, suffix, share):
         read_weights(path)
 
 
+def test_a_text_is_no_pickle_of_more_than_tensors(tmp_path):
+    (tmp_path / "notes.pt").write_text("no weights\n")
+    with pytest.raises(GhostsearchError, match=r"cannot be read; truncated, or neither \.safetensors nor \.pt"):
+        read_weights(tmp_path / "notes.pt")
+
+
 @pytest.mark.parametrize("content", [{}, [1, 2], {"a": 1}, torch.zeros(3)])
 def test_no_state_dict(tmp_path, content):
     torch.save(content, tmp_path / "w.pt")

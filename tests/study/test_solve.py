@@ -41,7 +41,7 @@ def test_the_file_round_trips(study):
 
 
 def test_what_cannot_be_met_names_the_least(study):
-    with pytest.raises(GhostsearchError, match="least possible alone is MACs 80"):
+    with pytest.raises(GhostsearchError, match="minimum of each alone is MACs 80"):
         solve_study(study, {"macs": "1%"})
 
 

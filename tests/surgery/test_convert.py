@@ -156,7 +156,7 @@ def test_low_rank_at_full_rank_is_exact(baseline):
 @pytest.mark.parametrize(
     ("sites", "groups", "message"),
     [
-        ({"layer9": GHOST}, {}, "no convolution is called 'layer9'; there are layer"),
+        ({"layer9": GHOST}, {}, "no convolution is called 'layer9'; nearest: layer"),
         ({"linear": GHOST}, {}, "no convolution is called 'linear'"),
         ({}, {"conv1": "width(0.5)"}, "the width of group 'conv1' cannot change: of the"),
         ({}, {"layer1": "width(0.5)"}, "no group of channels is called 'layer1'"),

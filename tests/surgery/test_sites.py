@@ -235,7 +235,7 @@ def test_models_that_branch_on_values_run_on_the_cpu():
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["body.9"], "no convolution is called 'body.9'; there are body.1"),
+        (["body.9"], "no convolution is called 'body.9'; nearest: body.1"),
         (["body.0"], "'body.0' cannot be replaced: first layer"),
     ],
 )

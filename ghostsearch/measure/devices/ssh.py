@@ -62,7 +62,7 @@ class Link:
                 raise ValueError
             return found, [self.process.stdout.read(size) for size in found["sizes"]]
         except (OSError, ValueError, KeyError, TypeError):
-            raise GhostsearchError(f"{self.name} is gone or was never reached: {self._reason()}") from None
+            raise GhostsearchError(f"{self.name} cannot be reached: {self._reason()}") from None
 
     def _reason(self) -> str:
         """The last line that ssh or the far side's Python wrote as an error."""

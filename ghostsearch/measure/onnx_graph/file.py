@@ -50,7 +50,7 @@ def check_device(loaded: LoadedModel, name: str) -> None:
     """Raise GhostsearchError unless the device is here and, for an ONNX file, runs such files."""
     device = get_device(name)
     if isinstance(loaded.module, OnnxModule) and not device.reads_onnx:
-        raise GhostsearchError(f"{name} does not run ONNX files as they are; use onnxruntime:cpu or openvino:cpu")
+        raise GhostsearchError(f"{name} does not run ONNX files; use onnxruntime:cpu or openvino:cpu")
 
 
 def example_of(loaded: LoadedModel, batch: int | None = None) -> Any:
@@ -79,7 +79,7 @@ def example_inputs(module: OnnxModule, batch: int | None, size: Size | None) -> 
         if kind is None:
             raise GhostsearchError(f"input {x.name} is a {x.type}; inputs are made of {', '.join(DTYPES)}")
         if batch and shape and isinstance(shape[0], int) and shape[0] != batch:
-            raise GhostsearchError(f"the graph takes batches of {shape[0]} alone; give --batch {shape[0]}")
+            raise GhostsearchError(f"the graph has a fixed batch of {shape[0]}; give --batch {shape[0]}")
         free = {0: batch or 1}
         if sides:
             # Of a shape (N, C, H, W) the sides, of (N, length) the length.

@@ -41,9 +41,7 @@ def require_layers(globs: Sequence[str], layers: Iterable[str]) -> None:
     known = sorted(set(layers))
     for glob in globs:
         if not any(matches(layer, glob) for layer in known):
-            raise GhostsearchError(
-                f"--keep-float {glob!r} matches no layer; the nearest are {nearest_names(glob, known)}"
-            )
+            raise GhostsearchError(f"--keep-float {glob!r} matches no layer; nearest: {nearest_names(glob, known)}")
 
 
 def matches(layer: str, glob: str) -> bool:

@@ -41,7 +41,7 @@ class Classification(Task):
         """Cross entropy, auxiliary heads added at 0.3 each; logits (N, classes), target (N,) or (N, classes)."""
         main, auxiliary = split_output(output)
         if main.ndim != 2:
-            raise GhostsearchError(f"classification wants logits (N, classes), the model gave {tuple(main.shape)}")
+            raise GhostsearchError(f"classification expects logits (N, classes), the model gave {tuple(main.shape)}")
         if target.ndim == 1 and int(target.max()) >= main.shape[1]:
             raise GhostsearchError(f"label {int(target.max())} with a model of {main.shape[1]} outputs; add --classes")
         total = F.cross_entropy(main, target, label_smoothing=self.label_smoothing)

@@ -32,7 +32,7 @@ class Detection(Task):
         """The targets, one mapping per image, checked."""
         found = super().target(images, target)
         if not isinstance(found, list | tuple) or len(found) != len(images):
-            raise GhostsearchError(f"detection wants a list of {len(images)} targets, one per image")
+            raise GhostsearchError(f"detection expects a list of {len(images)} targets, one per image")
         return [_checked(t) for t in found]
 
     def forward(self, model: nn.Module, images: Any, target: Any) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class MeanIoU:
 
 def _cross_entropy(maps: Tensor, target: Tensor) -> Tensor:
     if maps.ndim != 4:
-        raise GhostsearchError(f"segmentation wants maps (N, classes, H, W), the model gave {tuple(maps.shape)}")
+        raise GhostsearchError(f"segmentation expects maps (N, classes, H, W), the model gave {tuple(maps.shape)}")
     maps = _at_size(maps, target)
     counted = (target != IGNORED).sum()
     return F.cross_entropy(maps, target, ignore_index=IGNORED, reduction="sum") / counted.clamp(min=1)

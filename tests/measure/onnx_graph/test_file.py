@@ -47,7 +47,7 @@ def test_cost_is_the_modules_own(tmp_path):
     assert example_of(loaded).shape == (2, 3, 32, 20), "the graph's own batch"
     found, ours = measure_cost(loaded.module, example_of(loaded)), measure_cost(net, example)
     assert (found.params, found.macs) == (ours.params, ours.macs)
-    with pytest.raises(GhostsearchError, match="batches of 2 alone; give --batch 2"):
+    with pytest.raises(GhostsearchError, match="a fixed batch of 2; give --batch 2"):
         example_of(loaded, 1)
 
 

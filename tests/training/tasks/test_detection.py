@@ -101,7 +101,7 @@ def test_the_score_is_cocos_and_crowds_do_not_count():
 @pytest.mark.parametrize(
     ("target", "told"),
     [
-        (TARGET, "wants a list of 1 targets"), ([{"boxes": BOX}], "`boxes` .* and `labels`"),
+        (TARGET, "expects a list of 1 targets"), ([{"boxes": BOX}], "`boxes` .* and `labels`"),
         ([TARGET | {"labels": torch.tensor([0])}], "labels from 1"),
         ([TARGET | {"labels": torch.tensor([1, 2])}], "1 boxes"),
         ([TARGET | {"boxes": BOX.flip(1)}], "left upper corner"), (None, "have no labels"),
