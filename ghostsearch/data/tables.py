@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,23 +31,31 @@ def read_csv(file: Path, input_spec: InputSpec, seed: int) -> Source:
     """
     file = file.expanduser()
     table = _read_table(file)
-    paths = [str(file.parent / Path(text).expanduser()) for text in table["path"]]
-    absent = [p for p in paths if not Path(p).is_file()]
-    if absent:
-        raise GhostsearchError(f"{file}: {len(absent)} of {len(paths)} paths lead nowhere, such as {absent[0]}")
+    paths = _files(file, table["path"], "path")
     kind, targets, classes = _targets(file, table)
     opener: Callable[[int], Any] | None = None
     # A reduced scale would make the image smaller than its mask.
     scale = None if kind in ("mask", "image") else input_spec
     if kind == "mask":
-        opener = partial(open_mask, [str(file.parent / text) for text in targets])
+        opener = partial(open_mask, _files(file, targets, kind))
     elif kind == "image":
-        opener = partial(open_listed, [str(file.parent / text) for text in targets], None)
+        opener = partial(open_listed, _files(file, targets, "target"), None)
     source = Source(
         names=list(table["path"]), open=partial(open_listed, paths, scale), targets=targets, kind=kind,
         classes=classes, flips=is_colour(paths) and kind != "value", open_target=opener,
     )  # fmt: skip
     return with_splits(source, _own_splits(file, table), seed)
+
+
+def _files(file: Path, texts: Iterable[str], column: str) -> list[str]:
+    """The files that a column names, relative to the table; raises GhostsearchError where some are not there."""
+    paths = [file.parent / Path(text).expanduser() for text in texts]
+    absent = [path for path in paths if not path.is_file()]
+    if absent:
+        raise GhostsearchError(
+            f"{file}: {len(absent)} of {len(paths)} files in column {column!r} do not exist, such as {absent[0]}"
+        )
+    return list(map(str, paths))
 
 
 def open_mask(paths: Sequence[str], i: int) -> np.ndarray:

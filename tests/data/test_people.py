@@ -270,7 +270,8 @@ def test_image_pairs_are_cropped_at_one_place_and_not_resized(tmp_path):
 @pytest.mark.parametrize(
     ("header", "rows", "said"),
     [
-        ("path,label", ["nowhere.png,a"], "1 of 1 paths lead nowhere, such as .*nowhere.png"),
+        ("path,label", ["nowhere.png,a"], "1 of 1 files in column 'path' do not exist, such as .*nowhere.png"),
+        ("path,mask", ["t.csv,gone.png"], "1 of 1 files in column 'mask' do not exist, such as .*gone.png"),
         ("file,label", ["a,b"], "needs a header with a column `path`"),
         ("path,label,value", ["t.csv,a,1"], "columns label, value; keep the one"),
         ("path,value", ["t.csv,high"], "must hold numbers"),
