@@ -62,6 +62,12 @@ def test_nothing_is_trained_scored_or_tried_again(old, start_from, monkeypatch):
     assert found.front == view.front
 
 
+def test_a_storage_of_its_own_begins_with_the_old_trials(old, start_from, tmp_path):
+    found, said = start_from(storage=f"journal:{tmp_path / 'trials.log'}")
+    assert "5 of 5 trials taken" in said
+    assert known(found) == known(old[0])
+
+
 def test_another_space_takes_the_rows_and_trials_that_are_in_it(old, start_from, tmp_path):
     view, folder = old
     space = tmp_path / "half.yaml"

@@ -13,8 +13,9 @@ from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ghostsearch
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning
 from ghostsearch.study.config import RunConfig
+from ghostsearch.study.directory import load_study
 from ghostsearch.study.ledger import architecture_of
 from ghostsearch.study.ray_devices import RETRIES, device_resource, on_device
 from ghostsearch.study.ray_trials import resources_of
@@ -59,11 +60,21 @@ def test_one_worker_comes_to_the_same_trials_as_the_baseline_engine_and_goes_on_
     assert set(rays.front) == set(ours.front)
 
 
-def test_two_workers_under_a_latency_limit(cluster, tiny, tmp_path):
-    """A measured limit is a constraint of the study: a trial over it is told as pruned, never as complete."""
+def test_two_workers_under_a_latency_limit(cluster, tiny, tmp_path, monkeypatch):
+    """A measured limit is a constraint of the study: a trial over it is told as pruned, never as complete.
+
+    It begins with an earlier study's trials (`--from`), and its report is written while it runs (`--watch`).
+    """
     limit = {"objectives": ["score", "latency"], "max_latency": "95%", "veto": False}
-    options = tiny(tmp_path / "run", engine="ray", trials=6, **limit)
-    view = search(RunConfig(**options))
+    old = search(RunConfig(**tiny(tmp_path / "old", trials=2, **limit)))
+    options = tiny(tmp_path / "run", engine="ray", trials=6, from_study=str(tmp_path / "old"), **limit)
+    written = []
+    monkeypatch.setattr("ghostsearch.study.run.report", lambda folder: written.append(len(load_study(folder).records)))
+    with pytest.warns(GhostsearchWarning, match="2 of 2 trials taken"):
+        search(RunConfig(**options), live=True)
+    view = load_study(tmp_path / "run")
+    assert (written[0], written[-1]) == (2, 6)
+    assert [r.digest for r in view.records[:2]] == [r.digest for r in old.records]
     assert len({r.digest for r in view.records}) == len(view.records) == 6
     pruned = [r for r in view.records if r.state == "pruned"]
     assert all("over the limit" in r.reason for r in pruned)
