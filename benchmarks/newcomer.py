@@ -72,7 +72,7 @@ STEPS = (
     Step("the quick start", "ghostsearch search --quiet --out quick", "as fast as the baseline"),
     Step("a timm network, weights by name", f"ghostsearch inspect timm:{TIMM} --weights default", "1000 classes"),
     Step("its search on photographs without labels",
-         f"{SEARCH} timm:{TIMM} --weights default --size 96 --data folder:photos --max-latency 90% "
+         f"{SEARCH} timm:{TIMM} --weights default --size 96 --data folder:photos --max-macs 90% "
          f"{QUICK} --out flat", "The images have no labels"),
     Step("its report again", "ghostsearch report flat", "report.html"),
     Step("its chosen model, quantized", "ghostsearch export flat --int8 --calibrate folder:photos", "still in float"),
