@@ -71,7 +71,7 @@ def random_architectures(space: SearchSpace, count: int, seed: int) -> list[Arch
         def drawn(table: Any, share: float = share) -> dict[str, str]:
             return {name: rng.choice(texts[1:]) for name, texts in table.items() if rng.random() < share}
 
-        architecture = Architecture.of(drawn(space.sites), drawn(space.groups))
+        architecture = space.architecture(drawn(space.sites), drawn(space.groups))
         if not architecture.is_baseline:
             found[architecture.digest] = architecture
     return list(found.values())

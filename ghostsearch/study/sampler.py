@@ -5,7 +5,8 @@
 
 The first proposals are exactly those of the integer program for budgets spread over the axes. Then each proposal is
 what the losses as the trials corrected them say would add most to the front: the program's answer for a drawn budget or
-a neighbour of the front, improved one option at a time. In long studies the losses are drawn from those that are still
+a neighbour of the front, improved one option at a time. Under limits every second proposal is the best that is believed
+to meet them, since that is what the user asked for. In long studies the losses are drawn from those that are still
 believed possible (Thompson 1933).
 """
 
@@ -31,6 +32,8 @@ OPENING = 8
 """Models to have been told before losses are drawn; until then the asks are the solver's own, as without a sampler."""
 NEIGHBOURS, STEPS = 200, 12
 """Neighbours of the front that an ask looks at, and steps of one changed option from the best of them."""
+TRIES = 20
+"""Answers of the program that the study has had already, before an ask does without it."""
 DRAWS = 1000
 
 
@@ -110,8 +113,10 @@ class TableSampler(optuna.samplers.BaseSampler):
         baseline = (0,) * len(self.problem.sizes)
         if baseline not in self._taken:
             return baseline
-        early = self.beliefs.count < OPENING or self.beliefs.rung is None
-        return (self._opening() if early else self._best(rng)) or self._anything(rng)
+        if self.beliefs.count < OPENING or self.beliefs.rung is None:
+            return self._opening() or self._anything(rng)
+        at_limit = self._at_limit(rng) if self.limits and len(self._taken) % 2 else None
+        return at_limit or self._best(rng) or self._anything(rng)
 
     def _learn(self, study: optuna.Study) -> None:
         """Take in what is new in a study."""
@@ -152,6 +157,22 @@ class TableSampler(optuna.samplers.BaseSampler):
         for code in self._rest_of_front:
             self._front.append(code)
             yield code
+
+    def _at_limit(self, rng: np.random.Generator) -> Code | None:
+        """What is believed to lose least within the limits, of what the study has not had."""
+        rung, avoid = self.beliefs.rung, self.beliefs.front_codes()
+        assert rung is not None
+        losses = rung.losses.entries(self.beliefs.draw(rng))
+        bounds = {name: limit - self.beliefs.margin(name) for name, limit in self.limits.items()}
+        for _ in range(TRIES):
+            try:
+                found = self._program.solve(bounds, avoid, losses=losses, extra=self.beliefs.extra(), effort=QUICK)
+            except UndecidedError:
+                return None
+            if found is None or found.code not in self._taken:
+                return found.code if found else None
+            avoid.append(found.code)
+        return None
 
     def _best(self, rng: np.random.Generator) -> Code | None:
         """What adds most to the front: the best start, then one changed option at a time while that adds more."""

@@ -178,6 +178,14 @@ def test_random_architectures_are_distinct_spread_and_repeatable(setup):
     assert max(len(a.sites) for a in drawn) >= 10
 
 
+def test_a_random_architecture_asks_nothing_of_a_branch_that_it_drops():
+    inner = dict.fromkeys("abc", ("keep", "ghost(ratio=2, kernel=3)"))
+    space = SearchSpace({**inner, "end": ("keep", "drop", "skip")}, branches={"end": tuple(inner)})
+    drawn = random_architectures(space, 6, seed=0)
+    assert any("end" in a.sites for a in drawn)
+    assert all(len(a.sites) == 1 for a in drawn if "end" in a.sites)
+
+
 def test_correction_and_audit(table, setup):
     model, example, anatomy, space, *_ = setup
     correction = fit_correction(table, model, example, anatomy, count=3, model_s=0.05)

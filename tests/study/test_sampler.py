@@ -153,6 +153,14 @@ def test_limits_hold_with_a_margin_and_latencies_are_corrected_by_what_was_measu
     assert np.abs(corrected - measured[19:]).mean() < 0.3 * np.abs(np.array(predicted[19:]) - measured[19:]).mean()
 
 
+def test_under_a_limit_every_second_proposal_spends_it():
+    limit = 0.6 * costs(np.zeros((1, 8), dtype=int))[0, 0]
+    study = study_of(table_sampler(limits={"macs": limit}))
+    study.optimize(objective, n_trials=OPENING + 13)
+    spent = [t.values[1] / limit for t in study.trials[OPENING + 1 :]]
+    assert sum(share > 0.9 for share in spent) >= len(spent) // 2
+
+
 def test_a_limit_within_the_predictions_error_of_the_least_is_tried_with_what_comes_nearest():
     least = PROBLEM.at((2,) * 6 + (1, 1))[NAMES[2]]
     study = study_of(table_sampler(limits={NAMES[2]: 1.01 * least}))
