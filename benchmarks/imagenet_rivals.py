@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from families import WIDTHS, preset
 from imagenet_sample import SIZE, open_sample
 from rivals import pruned
 from rows import append_row, read_rows
@@ -43,7 +44,7 @@ from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.candidates import build_candidates, losses_of, without_failed
 from ghostsearch.study.interactions import decompose
 from ghostsearch.study.setup import Setup
-from ghostsearch.study.solve import decode
+from ghostsearch.study.solve import decode, exclusions
 from ghostsearch.study.solver import Problem, Program
 from ghostsearch.surgery.distill_images import kept_to_judge
 from ghostsearch.surgery.distillation import distill_blocks
@@ -65,6 +66,7 @@ Build = Callable[[list[Tensor]], nn.Module]
 def main() -> None:
     args = arguments()
     setup = open_sample(args.data, "fine", network=args.network, seed=args.seed)
+    setup = replace(setup, space=preset(WIDTHS["lite0"]).resolve(setup.anatomy))
     steps = {"build": build, "score": score, "time": timed}
     for name, step in steps.items():
         if args.only in (None, name):
@@ -127,7 +129,7 @@ def images(setup: Setup) -> list[Tensor]:
 
 
 def solved(setup: Setup, args: argparse.Namespace, budget: int, given: list[Tensor]) -> nn.Module:
-    """The integer program's best of the space under the budget, fitted in closed form."""
+    """The integer program's best of the families' space under the budget, fitted in closed form."""
     space, problem = candidate_problem(setup, args.work)
     solution = Program(problem).solve({"macs": budget / 100 * setup.baseline_cost.macs})
     assert solution is not None, f"no architecture has {budget} % of the MACs"
@@ -144,7 +146,7 @@ def candidate_problem(setup: Setup, folder: Path) -> tuple[SearchSpace, Problem]
         params, macs, _ = setup.table.predict_codes(space, codes)
         return np.stack([params, macs])
 
-    return space, Problem(losses, decompose(predict, [len(x) for x in losses]), ("params", "macs"))
+    return space, Problem(losses, decompose(predict, [len(x) for x in losses]), ("params", "macs"), exclusions(space))
 
 
 def uniform(setup: Setup, budget: int, given: list[Tensor]) -> nn.Module:
