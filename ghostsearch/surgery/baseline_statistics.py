@@ -16,6 +16,7 @@ from ghostsearch.graph.flow import Place, find_places, fit_order, overwrites_wha
 from ghostsearch.graph.paused import watched_places
 from ghostsearch.graph.replay import FrugalInterpreter, Liveness, Replay
 from ghostsearch.surgery.fit_problem import FitSettings, FreeFit
+from ghostsearch.surgery.norm_statistics import warn_of_inputs
 from ghostsearch.surgery.output_metric import output_metrics
 from ghostsearch.surgery.sampled_rows import Sampling, Tiles, Window, as_maps, crops
 from ghostsearch.surgery.swap import swap_twins
@@ -31,6 +32,7 @@ class BaselineStatistics:
 
     batches: image batches (N, C, …) or what else the model's forward takes; judging: those that no fit sees, by which
     a distillation is judged. Nothing but the fits' own caches changes after construction.
+    Warns where the images are not normalised as in the baseline's training.
     Raises GhostsearchError when there are no images, or when in-place activations change what other layers read.
     """
 
@@ -48,6 +50,7 @@ class BaselineStatistics:
         self.batches, self.judging = ([moved(b, str(self.device)) for b in _in_parts(x)] for x in (batches, judging))
         if not self.batches:
             raise GhostsearchError("there are no calibration images; give at least one batch")
+        warn_of_inputs(teacher, self.batches[0])
         if overwrites_what_is_read(teacher, self.batches[0]):
             raise GhostsearchError(
                 "an in-place activation of the network changes values that other layers read, so its layers cannot be "

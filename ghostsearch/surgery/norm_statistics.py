@@ -1,7 +1,8 @@
-"""BatchNorm statistics of a changed net, taken anew from images."""
+"""BatchNorm statistics of a changed net, taken anew from images; whether images fit those of a net as it came."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,8 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ghostsearch.errors import GhostsearchWarning
 from ghostsearch.graph.batches import image_batches
 from ghostsearch.graph.capture import call, channels_last, modes_kept
+
+SPREAD, SEEN = 2.5, 256
+"""Times that the inputs' variance may differ from the one in training (0.7 to 1 as they should be; 0.05 to 0.2 and 3.6
+with another mean and deviation), and values of a channel that tell it."""
 
 
 def trained_norms(model: nn.Module) -> list[_BatchNorm]:
@@ -80,3 +86,40 @@ def _renormalise(norm: Any, mean: Tensor, variance: Tensor) -> None:
     norm.bias.copy_(bias)
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(variance)
+
+
+def warn_of_inputs(model: nn.Module, images: Any) -> None:
+    """Warn (GhostsearchWarning) where images are not normalised as those were that the model was trained on."""
+    spread = input_spread(model, images)
+    if spread is not None and not 1 / SPREAD <= spread <= SPREAD:
+        warnings.warn(
+            f"the first BatchNorm reads {spread:.2g} times the variance that it knows from training: the images are "
+            "probably normalised by another mean and standard deviation than the network's",
+            GhostsearchWarning,
+            stacklevel=2,
+        )
+
+
+def input_spread(model: nn.Module, images: Any) -> float | None:
+    """Variance of what the first BatchNorm reads over that in training, the median of its channels.
+
+    images: (N, C, H, W) or any forward input. None where there is no such norm, where it was never trained, or where
+    the images are too few to tell.
+    """
+    found: list[float | None] = []
+
+    def look(norm: Any, args: tuple[Tensor, ...], _: Any) -> None:
+        flat = args[0].detach().transpose(0, 1).flatten(1)
+        fresh = bool((norm.running_mean == 0).all() and (norm.running_var == 1).all())
+        alive = norm.running_var > 1e-3 * norm.running_var.max()
+        known = not fresh and flat.shape[1] >= SEEN and bool(alive.any())
+        found.append(float((flat.var(1) / norm.running_var)[alive].median()) if known else None)
+
+    handles = [norm.register_forward_hook(look) for norm in trained_norms(model)]
+    try:
+        with torch.no_grad(), modes_kept(model):
+            call(model.eval(), images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
