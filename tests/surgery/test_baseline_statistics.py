@@ -49,7 +49,7 @@ def test_outputs_from_a_change_on_are_the_whole_models(name: str) -> None:
     found = BaselineStatistics(baseline, batches)
     assert found.traced
     layers = sorted((p for p in found.places if p in found.order), key=found.order.__getitem__)
-    for path in layers[:: max(1, len(layers) // 6)]:
+    for path in layers[:: max(1, len(layers) // 4)]:
         found.advance([path])
         changed = copied(baseline)
         with torch.no_grad():

@@ -13,7 +13,7 @@ from ghostsearch.models.load import example_input
 from ghostsearch.space.preset import Preset, SiteRule
 from ghostsearch.study.solve import exclusions
 
-MODELS = ("torchvision:resnet18", "torchvision:mobilenet_v2", "torchvision:efficientnet_b0", "ghostsearch:resnet20")
+MODELS = ("torchvision:resnet18", "torchvision:efficientnet_b0", "ghostsearch:resnet20")
 SIZE = 32
 
 

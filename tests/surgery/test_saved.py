@@ -21,15 +21,10 @@ from ghostsearch.surgery.sites import find_sites
 BUILDERS = (
     ("ghostsearch:resnet20", "ghost_width"),
     ("torchvision:resnet18", "ghost_width"),
-    ("torchvision:mobilenet_v2", "ghost"),
-    ("torchvision:densenet121", "ghost"),
     ("torchvision:googlenet", "ghost"),
     ("torchvision:shufflenet_v2_x0_5", "ghost"),
     ("torchvision:efficientnet_b0", "ghost"),
-    ("torchvision:regnet_y_400mf", "ghost"),
-    ("torchvision:convnext_tiny", "ghost"),
     ("torchvision:squeezenet1_1", "ghost"),
-    ("torchvision:mnasnet0_5", "ghost"),
     ("torchvision:lraspp_mobilenet_v3_large", "ghost"),
 )
 
