@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ TOLERANCE = 1e-5
 WORSE = 1.02
 """How many times the copied weights' error at the output a fit may have."""
 IMAGES = 8
+NOTHING = nullcontext()
+Hook = Callable[[nn.Module, Any, Any], Any]
 
 
 class ConversionWarning(UserWarning):
@@ -69,15 +72,18 @@ def checked(
     return converted
 
 
-def output_error(model: nn.Module, converted: nn.Module, images: Any) -> float:
+def outputs_of(model: nn.Module, images: Any) -> list[Tensor]:
+    """A model's outputs, in evaluation mode, for images (N, C, *spatial) or any forward input."""
+    return _outputs(_beside(images, model), images, {})
+
+
+def output_error(converted: nn.Module, images: Any, outputs: list[Tensor]) -> float:
     """Squared error of the converted net's outputs relative to the variance of the baseline's, summed over outputs.
 
-    images: (N, C, *spatial) or any forward input; of a tensor the first few are taken.
+    images: (N, C, *spatial) or any forward input. outputs: the baseline's for them.
     """
-    images = images[:IMAGES] if isinstance(images, Tensor) else images
-    there = [_beside(images, net) for net in (converted, model)]
     total = 0.0
-    for ours, theirs in zip(*(_run(net, images).outputs for net in there), strict=True):
+    for ours, theirs in zip(outputs_of(converted, images), outputs, strict=True):
         if theirs.is_floating_point() and theirs.numel() > 1 and ours.shape == theirs.shape:
             wanted = theirs.double()
             total += float((ours.double() - wanted).square().mean() / wanted.var().clamp_min(1e-30))
@@ -92,23 +98,33 @@ def _beside(images: Any, model: nn.Module) -> nn.Module:
     return copied(model).to(images.device)
 
 
-def _run(model: nn.Module, example: Any, paths: tuple[str, ...] = (), spoil: Any = None) -> Run:
-    """One forward of a copy in evaluation mode; `spoil` changes the outputs of the layers at `paths`."""
-    replica = light_copy(model).eval()
+def _run(model: nn.Module, example: Any, paths: tuple[str, ...]) -> Run:
+    """One forward of a copy in evaluation mode, its operators and the calls of the layers at `paths` counted."""
     calls = dict.fromkeys(paths, 0)
-    for path in paths:
 
-        def note(_: nn.Module, __: Any, output: Any, path: str = path) -> Any:
+    def counting(path: str) -> Hook:
+        def hook(*_: Any) -> None:
             calls[path] += 1
-            return None if spoil is None else spoil(output)
 
-        replica.get_submodule(path).register_forward_hook(note)
-    first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as flops:
-        torch.manual_seed(0)
-        outputs = compared_outputs(replica, moved(example, str(first.device), first.dtype))
+        return hook
+
+    flops = FlopCounterMode(display=False)
+    outputs = _outputs(model, example, {path: counting(path) for path in paths}, flops)
     found = is_detector(model) or isinstance(example, list)
     return Run(outputs, calls, flops.get_total_flops() // 2, found)
+
+
+def _outputs(
+    model: nn.Module, example: Any, hooks: Mapping[str, Hook], within: AbstractContextManager[Any] = NOTHING
+) -> list[Tensor]:
+    """The outputs of one forward of a copy in evaluation mode, whose layers have these forward hooks."""
+    replica = light_copy(model).eval()
+    for path, hook in hooks.items():
+        replica.get_submodule(path).register_forward_hook(hook)
+    first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), within:
+        torch.manual_seed(0)
+        return compared_outputs(replica, moved(example, str(first.device), first.dtype))
 
 
 def _same_state(model: nn.Module, converted: nn.Module, architecture: Architecture) -> None:
@@ -156,8 +172,8 @@ def _same_where_untouched(model: nn.Module, example: Any, architecture: Architec
         changed |= {path for name in architecture.groups for path in plan.group(name).members}
     paths = tuple(sorted(changed))
     try:
-        spoiled = _run(model, example, paths, lambda y: torch.full_like(y, torch.nan)).outputs
-        noisy = _run(model, example, paths, lambda y: y + torch.randn_like(y)).outputs
+        spoiled = _outputs(model, example, dict.fromkeys(paths, lambda _, __, y: torch.full_like(y, torch.nan)))
+        noisy = _outputs(model, example, dict.fromkeys(paths, lambda _, __, y: y + torch.randn_like(y)))
     # A forward that chooses its way by its values may not survive this; then nothing is known.
     except Exception:  # noqa: BLE001
         return
@@ -190,11 +206,14 @@ def _predicted_macs(architecture: Architecture, anatomy: Anatomy | None, images:
 def no_worse(model: nn.Module, converted: nn.Module, images: Any, fit: Callable[[], nn.Module]) -> nn.Module:
     """The converted module after a fit that works in place, or with the weights that it had where those are better.
 
-    Judged at the outputs, on images (N, C, *spatial). Warns (ConversionWarning) where the fit is not kept.
+    Judged at the outputs, on images (N, C, *spatial) or any forward input; of a tensor the first few are taken.
+    Warns (ConversionWarning) where the fit is not kept.
     """
-    before, error = {k: v.clone() for k, v in converted.state_dict().items()}, output_error(model, converted, images)
+    images = images[:IMAGES] if isinstance(images, Tensor) else images
+    wanted = outputs_of(model, images)
+    before, error = {k: v.clone() for k, v in converted.state_dict().items()}, output_error(converted, images, wanted)
     fitted = fit()
-    found = output_error(model, fitted, images)
+    found = output_error(fitted, images, wanted)
     if not found <= WORSE * error + 1e-6:
         fitted.load_state_dict(before)
         warnings.warn(
