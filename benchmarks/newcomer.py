@@ -85,7 +85,7 @@ STEPS = (
          "--plan --quiet", "total"),
     Step("a VOC folder of 20 images",
          f"{SEARCH} torchvision:ssdlite320_mobilenet_v3_large --classes 3 --baseline-epochs 1 "
-         f"--data voc:boxes --task detection --size 160 {MACS} {QUICK} --out detector", "COCO mAP"),
+         f"--data voc:boxes --task detection --size 160 {MACS} {QUICK} --out detector", "val. COCO"),
     Step("its detector as a file", "ghostsearch export detector --out detector.onnx", "wrote detector.onnx.md"),
     Step("photographs and masks",
          f"{SEARCH} torchvision:lraspp_mobilenet_v3_large --classes 2 --baseline-epochs 1 --size 96 "
@@ -105,14 +105,14 @@ STEPS = (
          "other.safetensors", 2),
     Step("photographs for a task with masks",
          f"{SEARCH} torchvision:{RESNET} --weights default --data folder:classes --task segmentation "
-         "--classes 2 --baseline-epochs 1", "segmentation", 2),
+         "--classes 2 --baseline-epochs 1", "choose another --task", 2),
     Step("annotations that are none", f"{SEARCH} torchvision:ssdlite320_mobilenet_v3_large --classes 3 "
          "--baseline-epochs 1 --data voc:broken --task detection", "broken", 2),
     Step("masks that are not there", f"{SEARCH} torchvision:lraspp_mobilenet_v3_large --classes 2 "
          "--baseline-epochs 1 --data csv:no_masks.csv --task segmentation", "no_masks", 2),
     Step("recordings of another length", f"{SEARCH} nets:beats --data arrays:short.npz --task signals "
          "--baseline-epochs 1 --size 512", "512", 2),
-    Step("a device that is none", "ghostsearch measure flat.onnx --device cpu", "onnxruntime:cpu", 2),
+    Step("a device that is none", "ghostsearch measure flat.onnx --device cpu", "torch:cpu", 2),
     Step("a limit without its unit", "ghostsearch check flat.onnx --max-latency 12", "12ms", 2),
     Step("a percent without its sign", "ghostsearch choose flat --max-drop 5", "5%", 2),
     Step("a directory that is no study", "ghostsearch export photos", "photos", 2),

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,13 +34,32 @@ def bar(console: Console) -> Iterator[Report]:
         yield lambda done, total, text: shown.update(task, completed=done, total=total or None, description=text[:90])
 
 
+def lines(console: Console) -> Report:
+    """Progress where no bar can be drawn: a line at each tenth of the work."""
+    last = {"tenth": -1, "total": 0}
+
+    def report(done: int, total: int, text: str) -> None:
+        tenth = 10 * done // total if total else 0
+        if total != last["total"]:
+            last.update(tenth=-1, total=total)
+        if tenth != last["tenth"]:
+            last["tenth"] = tenth
+            console.print(f"{done}/{total} {text}", markup=False, highlight=False, soft_wrap=True)
+
+    return report
+
+
 @contextmanager
 def notebook_bar(progress: Report | None) -> Iterator[Report | None]:
-    """The given callback; without one, a progress bar in a notebook and none elsewhere."""
+    """The given callback; without one, a progress bar in a notebook (lines without ipywidgets) and none elsewhere."""
     from rich import get_console
 
     if progress is not None or not get_console().is_jupyter:
         yield progress
+        return
+    # rich would print a warning in the place of each step of its bar.
+    if find_spec("ipywidgets") is None:
+        yield lines(get_console())
         return
     with bar(get_console()) as report:
         yield report

@@ -18,7 +18,10 @@ def test_lines_fit_the_page_and_nothing_is_lost():
 
 
 @pytest.mark.filterwarnings("ignore:install .ipywidgets")
-def test_a_bar_shows_in_a_terminal_and_in_a_notebook_but_not_in_a_script(monkeypatch):
+@pytest.mark.parametrize("widgets", [True, None])
+def test_progress_shows_in_a_notebook_with_and_without_widgets_but_not_in_a_script(monkeypatch, widgets):
+    monkeypatch.setattr("ghostsearch.shown.find_spec", lambda name: widgets)
+
     def mine(done, total, text):
         pass
 

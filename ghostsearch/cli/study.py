@@ -15,6 +15,7 @@ from ghostsearch.files import write_text
 from ghostsearch.records import Axis
 from ghostsearch.report.live import served
 from ghostsearch.space.limits import CostLimits
+from ghostsearch.study.choose import BASELINE
 from ghostsearch.study.config import RunConfig, configure
 
 if TYPE_CHECKING:
@@ -163,6 +164,6 @@ def _show(view: StudyView, folder: Path, written: list[str]) -> None:
 def _next_step(view: StudyView, folder: Path) -> str:
     """What to type once a front has been looked at."""
     chosen = folder / "models" / view.chosen
-    if not view.chosen or not chosen.is_dir():
+    if view.chosen in ("", BASELINE) or not chosen.is_dir():
         return f"next: ghostsearch search --config {folder / 'run.yaml'} --trials N   adds trials"
     return f"next: ghostsearch finetune {chosen} --data … --out DIR   or   ghostsearch export {chosen} --format onnx"

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ghostsearch.shown import Report, bar
+from ghostsearch.shown import Report, bar, lines
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -88,7 +88,7 @@ def progress_bar(quiet: bool = False) -> Iterator[Report]:
         yield _silent
         return
     if not err.is_terminal:
-        yield _log_lines()
+        yield lines(err)
         return
     with bar(err) as report:
         yield report
@@ -97,17 +97,3 @@ def progress_bar(quiet: bool = False) -> Iterator[Report]:
 def _silent(done: int, total: int, text: str) -> None:
     """Report nothing."""
     del done, total, text
-
-
-def _log_lines() -> Report:
-    last = {"tenth": -1, "total": 0}
-
-    def report(done: int, total: int, text: str) -> None:
-        tenth = 10 * done // total if total else 0
-        if total != last["total"]:
-            last.update(tenth=-1, total=total)
-        if tenth != last["tenth"]:
-            last["tenth"] = tenth
-            err.print(f"{done}/{total} {text}", markup=False, soft_wrap=True)
-
-    return report

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from ghostsearch.measure.onnx_graph.file import open_onnx
 from ghostsearch.report.live import served
 
 TINY = [
@@ -119,6 +120,14 @@ def test_choose_takes_a_measured_model_and_writes_its_file(ghostsearch, refused,
     shown = ghostsearch("choose", out, "--max-drop", "100%", "--min-accuracy", "0%", "--no-export")
     assert "next: ghostsearch measure" in shown.out
     refused("the nearest is", "choose", out, "--max-latency", "1us")
+
+
+def test_export_of_a_study_takes_its_chosen_model(ghostsearch, study, tmp_path):
+    out, _ = study
+    done = ghostsearch("export", out, "--out", tmp_path / "it.onnx", "--json")
+    assert done.code == 0, done.err
+    chosen = json.loads((out / "outcome.json").read_text())["chosen"]
+    assert open_onnx(tmp_path / "it.onnx").module.notes["digest"] == chosen
 
 
 def test_the_same_command_goes_on_and_repeats_nothing(ghostsearch, command, study):
