@@ -17,6 +17,7 @@ from ghostsearch.graph.flow import fit_order, readers_of, without_inplace
 from ghostsearch.graph.replay import Replay
 from ghostsearch.graph.widths import width_plan
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.space.choice import GONE
 from ghostsearch.study.setup import TABLE_REACH, Setup
 from ghostsearch.surgery.baseline_statistics import BATCH_VALUES, BaselineStatistics
 from ghostsearch.surgery.sampled_gradients import Cut, EdgeGradients, gauss_newton
@@ -35,6 +36,11 @@ class Change:
     """site or group"""
     name: str
     choice: str
+
+    @property
+    def key(self) -> tuple[str, str, bool]:
+        """What its window is shared by: the choices of a site or group; those that take a branch away begin sooner."""
+        return self.kind, self.name, self.choice in GONE
 
     @property
     def architecture(self) -> Architecture:
@@ -76,6 +82,7 @@ class CandidateScores:
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.members = {g.name: tuple(g.members) for g in setup.anatomy.groups}
+        self.branches = {b.end: (*b.inside, b.end) for b in setup.anatomy.branches}
         size = images_within(BATCH_VALUES, setup.example, JUDGE_IMAGES)
         images = images_within(JUDGE_VALUES, setup.example, JUDGE_IMAGES)
         self.device = setup.quick_settings.device
@@ -83,7 +90,7 @@ class CandidateScores:
         self.batches: list[tuple[Any, Any]] = [moved(batch, str(self.device)) for batch in spread]
         self.fitting = self._traced_pass()
         self.loss = SampledLoss(setup.task, setup.config.seed)
-        self.cuts: dict[tuple[str, str], Cut] = {}
+        self.cuts: dict[tuple[str, str, bool], Cut] = {}
         self.at_output: list[tuple[Tensor, Tensor]] | None = None
         self.window: _Window | None = None
         if self.fitting:
@@ -108,7 +115,7 @@ class CandidateScores:
         if self.fitting is None:
             return listed
         for change in listed:
-            key = (change.kind, change.name)
+            key = change.key
             if key not in self.cuts and self._in_graph(change):
                 self.cuts[key] = self._cut(change)
         edges = {edge for cut in self.cuts.values() for edge in cut.edges}
@@ -118,15 +125,20 @@ class CandidateScores:
         return sorted(listed, key=lambda c: position(self._layers(c)) if self._in_graph(c) else -1)
 
     def _layers(self, change: Change) -> tuple[str, ...]:
+        """What computes otherwise; of a branch that goes, all of it, its norms and activations too."""
+        if change.choice in GONE:
+            return self.branches[change.name]
         return (change.name,) if change.kind == "site" else self.members[change.name]
 
     def _in_graph(self, change: Change) -> bool:
-        return self.fitting is not None and all(path in self.fitting.places for path in self._layers(change))
+        named = (change.name,) if change.kind == "site" else self.members[change.name]
+        return self.fitting is not None and all(path in self.fitting.places for path in named)
 
     def _cut(self, change: Change) -> Cut:
         """The end of a change's window; every layer that reads changed or reordered channels is inside."""
         assert self.fitting
-        places, changed = self.fitting.places, self._layers(change)
+        places = self.fitting.places
+        changed = [path for path in self._layers(change) if path in places]
         order = fit_order(places, changed)
         last = max(i for i, path in enumerate(order) if path in changed)
         inside = order[: last + 1 + TABLE_REACH]
@@ -141,7 +153,7 @@ class CandidateScores:
 
     def __call__(self, change: Change) -> float:
         """The score of a change; those of one site or group in one go, none before an earlier one."""
-        key = (change.kind, change.name)
+        key = change.key
         if self.fitting is None or key not in self.cuts:
             return self._score_at_output(self.setup.convert_quickly(change.architecture))
         layers = self._layers(change)
@@ -158,7 +170,7 @@ class CandidateScores:
 
     def _first(self, layers: Sequence[str]) -> fx.Node:
         assert self.fitting
-        first = min(layers, key=self.fitting.order.__getitem__)
+        first = self.fitting.first(layers)
         return next(n for n in self.fitting.graph.nodes if n.op == "call_module" and n.target == first)
 
     def _score_at_output(self, model: nn.Module) -> float:
@@ -191,7 +203,7 @@ class CandidateScores:
 class _Window:
     """The baseline's values at the end of a site's or group's window, shared by its choices."""
 
-    key: tuple[str, str]
+    key: tuple[str, str, bool]
     nodes: list[fx.Node]
     baseline: list[dict[fx.Node, Tensor]]
 

@@ -99,11 +99,15 @@ class BaselineStatistics:
 
     def position(self, paths: Sequence[str]) -> int:
         """Where in the computation the first of some layers stands."""
-        return min((self.order[path] for path in paths), default=-1)
+        return self.order[self.first(paths)]
+
+    def first(self, paths: Sequence[str]) -> str:
+        """The first of some modules in the computation."""
+        return min((path for path in paths if path in self.order), key=self.order.__getitem__)
 
     def advance(self, paths: Sequence[str]) -> None:
         """Compute what is read by the first of some layers; changes are taken in order, none before an earlier one."""
-        first = min(paths, key=self.order.__getitem__)
+        first = self.first(paths)
         node = next(n for n in self.graph.nodes if n.op == "call_module" and n.target == first)
         for source in node.all_input_nodes:
             self.replay.get(source)

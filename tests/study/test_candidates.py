@@ -5,8 +5,12 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.models.digits import ConvNormReLU
+from ghostsearch.models.load import DIGITS_INPUT
+from ghostsearch.space.choice import GONE
 from ghostsearch.study import candidates
 from ghostsearch.study.baseline import trained_setup
 from ghostsearch.study.candidate_scores import CandidateScores, Change, SampledLoss
@@ -165,3 +169,40 @@ def test_targets_are_drawn_alike_and_of_any_task():
 def test_a_table_of_an_older_run_is_read(bench, whole, tmp_path):
     candidates.write_candidates(tmp_path, whole.drop(columns="failed"))
     pd.testing.assert_frame_equal(build_candidates(bench, tmp_path), whole.drop(columns="failed"))
+
+
+class Branches(nn.Module):
+    """A branch of one width and one that is narrow inside. x: (N, 1, 8, 8) -> (N, 10)"""
+
+    input_spec = DIGITS_INPUT
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvNormReLU(1, 16, stride=2)
+        self.same, self.narrow = (
+            nn.Sequential(ConvNormReLU(16, inside), nn.Conv2d(inside, 16, 3, padding=1), nn.BatchNorm2d(16))
+            for inside in (16, 8)
+        )
+        self.head = nn.Sequential(nn.Conv2d(16, 16, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(16, 10)
+
+    def forward(self, x):
+        y = self.stem(x)
+        y = (y + self.same(y)).relu()
+        return self.classifier(self.head((y + self.narrow(y)).relu()))
+
+
+def test_a_branch_that_goes_is_fitted_to_what_it_reads(tiny, tmp_path, monkeypatch):
+    """The passes that all changes share have not gone into the branch before it goes."""
+    given = tiny(tmp_path, model="tests.study.test_candidates:Branches", space="families")
+    bench = trained_setup(open_setup(RunConfig(**given | {"baseline_epochs": 1})), Watch(tmp_path))
+    changes = [c for c in single_changes(bench.space) if c.choice in GONE]
+    assert {c.name for c in changes} == {"same.1", "narrow.1"}
+    scores, quickly = CandidateScores(bench), Setup.convert_quickly
+    for change in scores.prepare([*changes, *(Change("site", b, "ghost(ratio=2, kernel=3)") for b in scores.branches)]):
+        made: list[nn.Module] = []
+        monkeypatch.setattr(Setup, "convert_quickly", lambda *a, made=made: made.append(quickly(*a)) or made[0])
+        assert scores(change) > 0
+        alone = quickly(bench, change.architecture).state_dict()
+        for name, value in made[0].state_dict().items():
+            torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-4)
