@@ -221,12 +221,17 @@ def jobs(models: list[dict[str, Any]], rows: list[dict[str, str]], args: argpars
     compared = [m["model"] for m in models if m["tool"] != "random"]
     wanted = [Job(name, CHOOSING, lr, SEEDS[0], test=False) for name in compared for lr in args.rates]
     drawn = [m["model"] for m in models if m["tool"] == "random"]
-    wanted += [Job(name, e, RANDOM_RATE, SEEDS[0], test=False) for e in (10, 3, 1) for name in drawn]
-    if all((j.model, j.epochs, j.lr, j.seed, j.test) in done for j in wanted if j.model in compared):
+    rungs = [Job(name, epochs, RANDOM_RATE, SEEDS[0], test=False) for epochs in (10, 3, 1) for name in drawn]
+    if all((j.model, j.epochs, j.lr, j.seed, j.test) in done for j in wanted):
         chosen = chosen_runs(models, rows)
-        for length in sorted(args.lengths, key=lambda n: (n != REPEATED, n == max(LENGTHS))):
-            seeds = SEEDS[: args.repeats] if length == REPEATED else SEEDS[:1]
-            wanted += [Job(name, length, lr, seed, test=True) for seed in seeds for name, lr in chosen.items()]
+
+        def whole(length: int, seed: int) -> list[Job]:
+            return [Job(name, length, lr, seed, test=True) for name, lr in chosen.items()]
+
+        short = [length for length in args.lengths if length < REPEATED]
+        wanted += whole(REPEATED, SEEDS[0]) + [j for length in short for j in whole(length, SEEDS[0])] + rungs
+        wanted += [j for seed in SEEDS[1 : args.repeats] for j in whole(REPEATED, seed)]
+        wanted += [j for length in args.lengths if length > REPEATED for j in whole(length, SEEDS[0])]
     return [j for j in wanted if (j.model, j.epochs, j.lr, j.seed, j.test) not in done]
 
 
@@ -264,6 +269,8 @@ def train_all(args: argparse.Namespace) -> None:
         if not under_way:
             break
         row = told.get()
+        if row is None:
+            raise SystemExit("a training failed; its traceback stands above")
         under_way -= 1
         append_row(rows, row)
         print(*row.values(), flush=True)
@@ -274,25 +281,34 @@ def train_all(args: argparse.Namespace) -> None:
 def work(args: argparse.Namespace, models: list[dict[str, Any]], asked: Any, told: Any) -> None:
     """One process: opens the network once, then trains and scores whatever it is asked for."""
     torch.set_num_threads(1)
-    bench = given_images(args)
-    device = str(torch_device(args.device))
-    data = on_device(bench.data, device)
-    found = {m["model"]: m for m in models}
-    while True:
-        job: Job = asked.get()
-        model, started = opened(bench, found[job.model], args.work), time.perf_counter()
-        recipe = Recipe(epochs=job.epochs, lr=job.lr, seed=job.seed, batch_size=BATCH, compute_device=device)
-        if device.startswith("cuda"):
-            train_graphed(model, splits(data)["train"], recipe, bench.task, bench.baseline.module)
-            on = torch.cuda.get_device_name()
-        else:
-            on = train(model, data, recipe, task=bench.task, teacher=bench.baseline.module).device
-        told.put({
-            "model": job.model, "epochs": job.epochs, "lr": job.lr, "seed": job.seed,
-            "validation": evaluate(model, data.validation, bench.task, device),
-            "test": evaluate(model, data.test, bench.task, device) if job.test else "",
-            "seconds": round(time.perf_counter() - started, 1), "device": on,
-        })  # fmt: skip
+    try:
+        bench = given_images(args)
+        device = str(torch_device(args.device))
+        data, found = on_device(bench.data, device), {m["model"]: m for m in models}
+        while True:
+            job: Job = asked.get()
+            told.put(trained(bench, data, job, opened(bench, found[job.model], args.work), device))
+    # The others wait for its answer.
+    except Exception:
+        told.put(None)
+        raise
+
+
+def trained(bench: Setup, data: Data, job: Job, model: nn.Module, device: str) -> dict[str, Any]:
+    """The row of one training."""
+    started, on = time.perf_counter(), device
+    recipe = Recipe(epochs=job.epochs, lr=job.lr, seed=job.seed, batch_size=BATCH, compute_device=device)
+    if device.startswith("cuda"):
+        train_graphed(model, splits(data)["train"], recipe, bench.task, bench.baseline.module)
+        on = torch.cuda.get_device_name()
+    else:
+        train(model, data, recipe, task=bench.task, teacher=bench.baseline.module)
+    return {
+        "model": job.model, "epochs": job.epochs, "lr": job.lr, "seed": job.seed,
+        "validation": evaluate(model, data.validation, bench.task, device),
+        "test": evaluate(model, data.test, bench.task, device) if job.test else "",
+        "seconds": round(time.perf_counter() - started, 1), "device": on,
+    }  # fmt: skip
 
 
 def given_images(args: argparse.Namespace) -> Setup:

@@ -42,7 +42,9 @@ class Classification(Task):
         main, auxiliary = split_output(output)
         if main.ndim != 2:
             raise GhostsearchError(f"classification expects logits (N, classes), the model gave {tuple(main.shape)}")
-        if target.ndim == 1 and int(target.max()) >= main.shape[1]:
+        # While a CUDA graph is recorded nothing can be asked of the values.
+        recorded = target.is_cuda and torch.cuda.is_current_stream_capturing()
+        if target.ndim == 1 and not recorded and int(target.max()) >= main.shape[1]:
             raise GhostsearchError(f"label {int(target.max())} with a model of {main.shape[1]} outputs; add --classes")
         total = F.cross_entropy(main, target, label_smoothing=self.label_smoothing)
         for head in auxiliary:
