@@ -98,11 +98,21 @@ def _(block: LowRankConv, problem: Problem) -> Fitted:
     root, back = metric_roots(problem.metric, covariance)
     directions = torch.linalg.eigh(root @ covariance @ root).eigenvectors[..., -rank:]
     filters = free.weight.double().reshape(groups, -1, free.weight[0].numel())
-    block.reduce.weight.copy_((directions.mT @ root @ filters).reshape(block.reduce.weight.shape))
-    block.expand.weight.copy_((back @ directions).reshape(block.expand.weight.shape))
-    whole = (back @ directions) @ (directions.mT @ root @ filters)
+    reduce, expand = _balanced(directions.mT @ root @ filters, back @ directions)
+    block.reduce.weight.copy_(reduce.reshape(block.reduce.weight.shape))
+    block.expand.weight.copy_(expand.reshape(block.expand.weight.shape))
+    whole = expand @ reduce
     outputs = problem.outputs(whole.reshape(free.weight.shape).to(free.weight.dtype))
     return Fitted(outputs, free.wanted, _bias_of(block.expand))
+
+
+def _balanced(reduce: Tensor, expand: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors (g, r, k) and (g, n, r) of the same product, each row of the first as long as its column of the second.
+
+    Only then do both learn at one rate: a metric of small gradients makes one hundred thousand times the other.
+    """
+    lengths = (reduce.norm(dim=-1) / expand.norm(dim=-2).clamp_min(1e-30)).clamp_min(1e-30).sqrt()
+    return reduce / lengths[..., :, None], expand * lengths[..., None, :]
 
 
 def _output_covariance(problem: Problem, free: FreeFit) -> Tensor:

@@ -92,7 +92,7 @@ class Leaving(TorchDispatchMode):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("distill_steps", [0, 4])
-def test_on_a_gpu_no_map_leaves_it_and_the_weights_are_the_same(distill_steps):
+def test_on_a_gpu_no_map_leaves_it_and_the_model_is_the_same(distill_steps):
     torch.manual_seed(0)
     net, images = small().eval(), torch.randn(96, 3, 9, 9)
     architecture = Architecture.of(
@@ -117,5 +117,6 @@ def test_on_a_gpu_no_map_leaves_it_and_the_weights_are_the_same(distill_steps):
     assert sum(leaving.numbers) <= 4 * weights + 3 * 24 * 24
     assert not any(p.is_cuda for p in there.parameters())
     if not distill_steps:
-        for name, value in fitted("cpu", 0).state_dict().items():
-            torch.testing.assert_close(there.state_dict()[name], value, rtol=2e-2, atol=2e-2)
+        # Low-rank factors are known but for their signs: what counts is what they compute together.
+        with torch.no_grad():
+            torch.testing.assert_close(there(images), fitted("cpu", 0)(images), rtol=2e-2, atol=2e-2)

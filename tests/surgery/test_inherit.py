@@ -201,3 +201,18 @@ def test_a_width_that_rounding_takes_back_is_no_change(images: list[Tensor]) -> 
     ]
     with torch.no_grad():
         assert torch.allclose(made(images[0]), baseline(images[0]), atol=1e-3)
+
+
+def test_the_factors_of_a_fitted_low_rank_layer_can_learn_at_one_rate():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 16, 3), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5),
+    ).eval()  # fmt: skip
+    # Confident answers leave small gradients, whose metric is what the factors were scaled by.
+    net[-1].weight.data.mul_(30)
+    images = torch.randn(64, 3, 8, 8)
+    architecture = Architecture.of({"3": "lowrank(rank=0.5)"})
+    fitted = convert(net, architecture, example=images[:1], calibration=[images])[3]
+    rows, columns = fitted.reduce.weight.flatten(1).norm(dim=1), fitted.expand.weight.flatten(1).norm(dim=0)
+    assert (rows / columns).log().abs().max() < 1
