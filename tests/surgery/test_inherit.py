@@ -215,4 +215,5 @@ def test_the_factors_of_a_fitted_low_rank_layer_can_learn_at_one_rate():
     architecture = Architecture.of({"3": "lowrank(rank=0.5)"})
     fitted = convert(net, architecture, example=images[:1], calibration=[images])[3]
     rows, columns = fitted.reduce.weight.flatten(1).norm(dim=1), fitted.expand.weight.flatten(1).norm(dim=0)
-    assert (rows / columns).log().abs().max() < 1
+    # The norm behind it takes its own scale out of the second factor.
+    assert 1 / 30 < (rows / columns).min() <= (rows / columns).max() < 30
