@@ -31,7 +31,11 @@ def main() -> None:
     timing = json.loads((args.work / "timing.json").read_text())
     table = tested(models, rows, timing)
     publish(long_page(args, rows, table, timing), args.out)
-    if any(m["tool"] == "random" for m in models):
+    drawn, trained = (
+        {m["model"] for m in models if m["tool"] == "random"},
+        {(r["model"], int(r["epochs"])) for r in rows},
+    )
+    if drawn and all((name, rung) in trained for name in drawn for rung in (1, CHOOSING, REPEATED)):
         publish(fidelity_page(args, models, rows), args.out)
 
 
@@ -132,8 +136,9 @@ def long_page(
             f"5,000 selection images after {CHOOSING} epochs ({tried} trainings); those chose the study's trials "
             f"too, and the given weights were not trained on them. The 10,000 test images were read for what is "
             "reported. The baseline is trained as long, distilled from itself.",
-            f"After {REPEATED} epochs the mean of the seeds; other lengths have one seed. The binomial standard error "
-            "of one accuracy is 0.3 points; differences within two standard errors are called not separable.",
+            f"Seeds of {REPEATED} epochs: {table[table.epochs == REPEATED].seed.nunique()}; other lengths have one. "
+            "The binomial standard error of one accuracy is 0.3 points; differences within two standard errors are "
+            "called not separable.",
             f"Latency: over the baseline's, {timing['device']}, one thread, all models in turns. Training: {where}.",
             "Pruners cut as many channels as the budget asks for: single ones for MACs, multiples of eight for "
             "latency. `before` is before any training, without labels; with BatchNorm statistics taken anew rivals "

@@ -206,14 +206,11 @@ def test_a_width_that_rounding_takes_back_is_no_change(images: list[Tensor]) -> 
 def test_the_factors_of_a_fitted_low_rank_layer_can_learn_at_one_rate():
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 16, 3), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5),
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 24, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(24, 5),
     ).eval()  # fmt: skip
-    # Outputs that hardly depend on the layer leave small gradients, whose metric is what the factors were scaled by.
-    net[-1].weight.data.mul_(1e-3)
-    images = torch.randn(64, 3, 8, 8)
-    architecture = Architecture.of({"3": "lowrank(rank=0.5)"})
-    fitted = convert(net, architecture, example=images[:1], calibration=[images])[3]
+    images = torch.randn(64, 3, 9, 9)
+    fitted = convert(net, Architecture.of({"2": "lowrank(rank=0.5)"}), example=images[:1], calibration=[images])[2]
     rows, columns = fitted.reduce.weight.flatten(1).norm(dim=1), fitted.expand.weight.flatten(1).norm(dim=0)
-    # The norm behind it takes its own scale out of the second factor.
-    assert 1 / 30 < (rows / columns).min() <= (rows / columns).max() < 30
+    # The metric that they were found by has gradients behind a mean over the map, which are small.
+    torch.testing.assert_close(rows, columns, rtol=0.01, atol=0)
