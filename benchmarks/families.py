@@ -130,7 +130,7 @@ class Net:
         """A row of every family, device and share that is not there yet."""
         self._row("baseline", "", 1, Architecture())
         tables = {device: self.latencies(device) for device in (FLOAT, INT8)}
-        for device, share in BUDGETS:
+        for device, share in (b for b in BUDGETS if b[1] in (self.args.shares or [b[1]])):
             for family, begins in FAMILIES.items():
                 self._row(family, device, share, self._solved(tables, begins, {device: share}))
 
@@ -243,6 +243,9 @@ def write_latencies(folder: Path, files: dict[str, Any], example: Any, args: arg
 def arguments() -> argparse.Namespace:
     parser = network_arguments(__doc__, ("resnet56", "lite0", "resnet50"), "runs/families")
     parser.add_argument("--every", type=int, default=1, help="score on every n-th batch of the test images")
+    parser.add_argument(
+        "--shares", type=float, nargs="+", help="latencies asked for, of the baseline's; all if not given"
+    )
     parser.add_argument("--only", choices=("table", "fit", "time", "page"))
     parser.add_argument("--time-limit", type=float, default=100.0, help="seconds of timing in all")
     return parser.parse_args()
