@@ -84,6 +84,7 @@ def measure(name: str, data: Path, count: int) -> dict[str, Any]:
         "CPU seconds": round(cpu, 1), "aim seconds": AIMS[name],
         "memory MB": (memory - before) >> 20,
         "written MB": written >> 20, "relative output error, unseen images": round(error, 4),
+        "device": compute_device(),
     }  # fmt: skip
 
 
@@ -120,7 +121,7 @@ def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
         name=args.name, title="Closed-form fits at 224 pixels: time, memory, error",
         claim=f"{CHOICE} at every site, fitted to {args.images} photographs without labels",
         figure=f"{said}; {sum(int(r['written MB']) for r in rows)} MB written to disk",
-        command=script_command(), device=compute_device(), seed=0,
+        command=script_command(), device=rows[0].get("device") or compute_device(), seed=0,
         tables=[ResultTable("One process per network", rows)],
         notes=[
             *([f"Not measured to the end yet: {', '.join(missing)}."] if missing else []),

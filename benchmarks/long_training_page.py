@@ -45,7 +45,8 @@ def tested(models: list[dict[str, Any]], rows: list[dict[str, str]], timing: dic
     found = [
         {
             "model": r["model"], "tool": about[r["model"]]["tool"], "budget": about[r["model"]]["budget"],
-            "macs": about[r["model"]]["macs_ratio"], "latency": timing["models"][r["model"]]["ratio"],
+            "macs": about[r["model"]]["macs_ratio"],
+            "latency": timing["models"].get(r["model"], {"ratio": 1.0})["ratio"],
             "before": about[r["model"]]["before"], "epochs": int(r["epochs"]), "seed": int(r["seed"]),
             "lr": float(r["lr"]), "test": float(r["test"]), "validation": float(r["validation"]),
         }
