@@ -12,8 +12,8 @@ class ImageOptions(Options):
 
     data: str = option(
         "digits",
-        "digits, folder:PATH, csv:FILE, arrays:FILE.npz, voc:FOLDER, coco:FILE.json, torchvision:NAME@ROOT or "
-        "package.module:function.",
+        "digits, folder:PATH, csv:FILE, arrays:FILE.npz, voc:FOLDER, coco:FILE.json, torchvision:NAME@ROOT, "
+        "huggingface:FOLDER or package.module:function.",
         panel=INPUT,
     )
     validation_list: str | None = option(

@@ -105,7 +105,7 @@ class CostLimits(Options):
 class Limits(CostLimits):
     """Bounds on what a model costs and on how well it must do."""
 
-    min_accuracy: Share = option(None, "Minimum score, such as 97%, or 30 dB as 30.", panel=BUDGET, ge=0)
+    min_accuracy: Share = option(None, "Minimum score, such as 97%, or 30 for 30 dB.", panel=BUDGET, ge=0)
     max_drop: str | None = option(
         None,
         "Points of the score that a model may lose against the baseline, such as 1%; where one is recommended, by "

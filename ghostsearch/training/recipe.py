@@ -21,7 +21,7 @@ class Recipe(Options):
     warmup: float = option(0.1, "Share of the steps in which the learning rate climbs.", panel=TRAINING, ge=0, lt=1)
     momentum: float = option(0.9, "Nesterov momentum.", panel=TRAINING, cli=False, ge=0, lt=1)
     weight_decay: float = option(
-        5e-4, "Of convolutions and linear layers; never of biases and BatchNorm.", panel=TRAINING, ge=0,
+        5e-4, "Weight decay of convolutions and linear layers; biases and BatchNorm have none.", panel=TRAINING, ge=0,
         allow_inf_nan=False,
     )  # fmt: skip
     clip_norm: float = option(
@@ -57,7 +57,7 @@ class Tuning(Recipe):
         0.999, "Decay of the weights' moving average, which is what is scored and kept; 0: none.", panel=TRAINING,
         ge=0, lt=1,
     )  # fmt: skip
-    processes: int = option(1, "Processes to train in, a GPU each.", panel=TRAINING, ge=1)
+    processes: int = option(1, "Processes to train in, one GPU each.", panel=TRAINING, ge=1)
 
 
 class Distillation(Tuning):
