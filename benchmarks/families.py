@@ -37,7 +37,7 @@ from ghostsearch.measure.latency_table import LatencyTable
 from ghostsearch.measure.onnx_graph.capture import onnx_bytes
 from ghostsearch.measure.onnx_graph.int8_module import int8_module
 from ghostsearch.measure.onnx_graph.module import OnnxModule
-from ghostsearch.measure.profiling import profile
+from ghostsearch.measure.profiling import Network, profile
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import example_input, load_model
 from ghostsearch.report.result_page import publish, script_command
@@ -123,7 +123,7 @@ class Net:
         """The latency table of the whole space; what is missing is timed."""
         setup, store = self.setup, CellStore(device, Setting(), self.folder)
         timed = preset(TIMED).resolve(setup.anatomy)
-        table = profile(setup.baseline.module, setup.example, setup.anatomy, timed, store, cell_s=CELL_S)
+        table = profile(Network(setup.baseline.module, setup.example, setup.anatomy), timed, store, cell_s=CELL_S)
         return table.within(setup.space)
 
     def fit(self) -> None:

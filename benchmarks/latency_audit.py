@@ -37,7 +37,7 @@ from ghostsearch.measure.audit import (
 )
 from ghostsearch.measure.cells import CellStore
 from ghostsearch.measure.latency_table import LatencyTable
-from ghostsearch.measure.profiling import profile
+from ghostsearch.measure.profiling import Network, profile
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import example_input, load_model
 from ghostsearch.records import Latency
@@ -65,8 +65,9 @@ class Bench:
         setting = Setting(threads=given.threads, batch=given.batch)
         # A store of its own: cells kept from a busier hour would be audited instead of the method.
         start = time.perf_counter()
+        self.network = Network(self.model, self.example, self.anatomy)
         self.table: LatencyTable = profile(
-            self.model, self.example, self.anatomy, space, CellStore(given.device, setting, self.work),
+            self.network, space, CellStore(given.device, setting, self.work),
             cell_s=given.cell_s, progress=_print,
         )  # fmt: skip
         print(f"{name}: profile took {time.perf_counter() - start:.0f} s", flush=True)
@@ -110,7 +111,7 @@ class Bench:
         done = sessions[session]
         missing = [a for a in wanted if a.digest not in done][:TOGETHER]
         latencies = measure_architectures(
-            self.table, self.model, self.example, self.anatomy, missing, model_s=self.given.model_s, progress=None,
+            self.table, self.network, missing, model_s=self.given.model_s, progress=None,
             seed=1000 * session + len(done),
         )  # fmt: skip
         with self.rows.open("a", encoding="utf-8") as file:

@@ -20,6 +20,7 @@ from ghostsearch.data.load import own_data
 from ghostsearch.data.loaders import batch_of
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.convert_directory import requested_architecture
+from ghostsearch.export.formats.table import format_of
 from ghostsearch.export.writer import ExportResult
 from ghostsearch.export.writer import export as export_file
 from ghostsearch.files import temporary_folder
@@ -44,7 +45,6 @@ from ghostsearch.surgery.sites import find_sites
 
 Images = Tensor | Iterable[Any]
 Progress = Callable[[int, int, str], None]
-SUFFIXES = {".onnx": "onnx", ".pt2": "torch-export", ".pte": "executorch", ".xml": "openvino"}
 """Formats by the ending of their files."""
 
 
@@ -129,10 +129,7 @@ def export_model(model: nn.Module, path: Path | str, images: Images) -> ExportRe
     The shape of the first image is the input's. Raises GhostsearchError as `ghostsearch.export.writer.export` does.
     """
     path = Path(path)
-    form = SUFFIXES.get(path.suffix)
-    if form is None:
-        raise GhostsearchError(f"{path}: no format ends in {path.suffix!r}; write {', '.join(SUFFIXES)}")
-    return export_file(LoadedModel(model.eval(), "", _input_of(_first(images))), form, path)
+    return export_file(LoadedModel(model.eval(), "", _input_of(_first(images))), format_of(path), path)
 
 
 def search(

@@ -16,6 +16,7 @@ from ghostsearch.units import milliseconds
 
 if TYPE_CHECKING:
     from ghostsearch.measure.latency_table import LatencyTable
+    from ghostsearch.measure.profiling import Network
     from ghostsearch.models.load import LoadedModel
 
 SETTING, LOADING = Setting(), ModelOptions()
@@ -47,9 +48,9 @@ def profile(
 
     loaded, space = open_model(model, loading), space or default_space(model)
     with progress_bar(shown.silent) as progress:
-        table, parts = _table(loaded, device, setting, space, progress)
+        table, network = _table(loaded, device, setting, space, progress)
         if correct and table.correction is None:
-            fit_correction(table, *parts, progress=progress)
+            fit_correction(table, network, progress=progress)
     rows, vetoed = table.rows(), table.vetoed()
     if shown.as_json:
         say_json({"rows": rows, "vetoed": list(vetoed), "file": str(table.store.path), "note": table.store.note})
@@ -95,10 +96,10 @@ def audit(
 
     loaded, space = open_model(model, loading), space or default_space(model)
     with progress_bar(shown.silent) as progress:
-        table, parts = _table(loaded, device, setting, space, progress)
+        table, network = _table(loaded, device, setting, space, progress)
         if table.correction is None:
-            fit_correction(table, *parts, progress=progress)
-        found = run_audit(table, *parts, count=count, progress=progress)
+            fit_correction(table, network, progress=progress)
+        found = run_audit(table, network, count=count, progress=progress)
     if shown.as_json:
         say_json(dataclasses.asdict(found))
         return
@@ -111,10 +112,10 @@ def audit(
 
 def _table(
     loaded: LoadedModel, device: str, setting: Setting, space: str, progress: Any
-) -> tuple[LatencyTable, tuple[Any, ...]]:
-    """The latency table of a model, and the model, example and anatomy it was made from."""
+) -> tuple[LatencyTable, Network]:
+    """The latency table of a model, and the network it was made from."""
+    from ghostsearch.measure import profiling
     from ghostsearch.measure.cells import CellStore
-    from ghostsearch.measure.profiling import profile as build
     from ghostsearch.models.load import example_input
     from ghostsearch.space.preset import load_preset
     from ghostsearch.surgery.sites import find_sites
@@ -122,10 +123,8 @@ def _table(
     preset = load_preset(space)
     example = example_input(loaded.input)
     anatomy = find_sites(loaded.module, example, include_first=preset.include_first)
-    table = build(
-        loaded.module, example, anatomy, preset.resolve(anatomy), CellStore(device, setting), progress=progress
-    )
-    return table, (loaded.module, example, anatomy)
+    network = profiling.Network(loaded.module, example, anatomy)
+    return profiling.profile(network, preset.resolve(anatomy), CellStore(device, setting), progress=progress), network
 
 
 def _ratio(row: Mapping[str, Any]) -> str:

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from ghostsearch.measure.cells import Correction
 from ghostsearch.measure.cost_table import encode
 from ghostsearch.measure.inputs import batched
 from ghostsearch.measure.latency import measure_pairs
 from ghostsearch.measure.latency_table import UNCORRECTED, LatencyTable
+from ghostsearch.measure.profiling import Network
 from ghostsearch.records import Latency
-from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace
+from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.surgery.convert import convert
 
 Progress = Callable[[int, int, str], None]
@@ -79,9 +79,7 @@ def random_architectures(space: SearchSpace, count: int, seed: int) -> list[Arch
 
 def fit_correction(
     table: LatencyTable,
-    model: nn.Module,
-    example: Any,
-    anatomy: Anatomy,
+    network: Network,
     *,
     count: int = FIT_MODELS,
     model_s: float = MODEL_S,
@@ -89,9 +87,7 @@ def fit_correction(
 ) -> Correction:
     """Measure a few random architectures and store what the layers' sum misses (concatenations, caches) on them."""
     architectures = random_architectures(table.space, count, 0)
-    measured = measure_architectures(
-        table, model, example, anatomy, architectures, model_s=model_s, seed=0, progress=progress
-    )
+    measured = measure_architectures(table, network, architectures, model_s=model_s, seed=0, progress=progress)
     return correct(table, architectures, measured)
 
 
@@ -114,9 +110,7 @@ def correct(table: LatencyTable, architectures: Sequence[Architecture], measured
 
 def audit(
     table: LatencyTable,
-    model: nn.Module,
-    example: Any,
-    anatomy: Anatomy,
+    network: Network,
     *,
     count: int = AUDIT_MODELS,
     model_s: float = MODEL_S,
@@ -128,9 +122,7 @@ def audit(
     and the cheapest architecture, both measured, as NVIDIA ModelOpt's search does.
     """
     unseen, cheapest = unseen_architectures(table.space, count), cheapest_architecture(table)
-    measured = measure_architectures(
-        table, model, example, anatomy, [*unseen, cheapest], model_s=model_s, seed=1, progress=progress
-    )
+    measured = measure_architectures(table, network, [*unseen, cheapest], model_s=model_s, seed=1, progress=progress)
     return compare_predictors(table, unseen, measured[:-1], cheapest, measured[-1])
 
 
@@ -170,9 +162,7 @@ def compare_predictors(
 
 def measure_architectures(
     table: LatencyTable,
-    model: nn.Module,
-    example: Any,
-    anatomy: Anatomy,
+    network: Network,
     architectures: Sequence[Architecture],
     *,
     model_s: float,
@@ -180,19 +170,24 @@ def measure_architectures(
     progress: Progress | None,
 ) -> list[Latency]:
     """Latencies of architectures, a few at a time, each run interleaved with the baseline."""
-    store, repeated = table.store, batched(example, table.store.setting.batch)
+    store, repeated = table.store, batched(network.example, table.store.setting.batch)
     latencies: list[Latency] = []
     for start in range(0, len(architectures), TOGETHER):
         some = architectures[start : start + TOGETHER]
         built = {
             str(start + i): convert(
-                model, a, example=example, anatomy=anatomy, width_multiple=table.space.width_multiple, seed=seed
+                network.model,
+                a,
+                example=network.example,
+                anatomy=network.anatomy,
+                width_multiple=table.space.width_multiple,
+                seed=seed,
             )
             for i, a in enumerate(some)
         }
         found = measure_pairs(
             {name: (some_model, repeated) for name, some_model in built.items()},
-            (model, repeated),
+            (network.model, repeated),
             device=store.device,
             setting=store.setting.but(time_limit=model_s * (len(some) + 1), narrow=NARROW, seed=seed + start),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -22,42 +23,44 @@ MORE = 3
 """Times the seconds for cells of which it is not decided whether they pay."""
 
 
+@dataclass(frozen=True)
+class Network:
+    """A network whose architectures are measured; example: one image (1, C, *dims) or any forward input."""
+
+    model: nn.Module
+    example: Any
+    anatomy: Anatomy
+
+
 def latency_table(
-    baseline: nn.Module, example: Any, anatomy: Anatomy, space: SearchSpace, *, device: str, setting: Setting,
-    cell_s: float | None, progress: Progress | None = None,
+    network: Network, space: SearchSpace, *, device: str, setting: Setting, cell_s: float | None,
+    progress: Progress | None = None,
 ) -> LatencyTable:  # fmt: skip
     """The latency table on a device of the machine this runs on; with `cell_s`, what is missing is timed.
 
     The store's note says when cells of earlier commands were used.
     """
     store = CellStore(device, setting)
-    found = LatencyTable(baseline, example, anatomy, space, store)
+    found = LatencyTable(network.model, network.example, network.anatomy, space, store)
     if cell_s is None:
         return found
     earlier, missing = len(store.cells), sum(map(len, found.missing().values()))
-    table = profile(baseline, example, anatomy, space, store, cell_s=cell_s, progress=progress)
+    table = profile(network, space, store, cell_s=cell_s, progress=progress)
     if earlier and not store.note:
         store.note = f"latency table on {device}: {missing} cells timed by this search, the others before it"
     return table
 
 
 def profile(
-    model: nn.Module,
-    example: Any,
-    anatomy: Anatomy,
-    space: SearchSpace,
-    store: CellStore,
-    *,
-    cell_s: float = CELL_S,
-    progress: Progress | None = None,
+    network: Network, space: SearchSpace, store: CellStore, *, cell_s: float = CELL_S, progress: Progress | None = None
 ) -> LatencyTable:
-    """Time every layer of the model under every choice of the space, deduplicated by shape, and keep the times.
+    """Time every layer of a network under every choice of the space, deduplicated by shape, and keep the times.
 
     Each choice is interleaved with the baseline layer. Cells that the store has are not timed again; `cell_s` bounds
     each timing, in seconds.
     Raises GhostsearchError when the device cannot run a layer.
     """
-    table = LatencyTable(model, example, anatomy, space, store)
+    table = LatencyTable(network.model, network.example, network.anatomy, space, store)
     jobs = table.missing()
     total, done = sum(map(len, jobs.values())), 0
     for baseline, cells in jobs.items():

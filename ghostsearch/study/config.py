@@ -22,7 +22,6 @@ AXES = ("score", "latency", "macs", "params", "memory")
 """What an objective may be; `score` is the task's metric, `latency` one axis a device."""
 
 SPACE, MACHINE = "Search space", "Machine"
-GRAPH_DEVICES = ("onnxruntime:cpu", "openvino:cpu")
 RENAMED = {"train_device": "compute_device", "int8": "int8_baseline"}
 """Options of older run files by the names they have now."""
 
@@ -152,20 +151,6 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
     def scores_int8(self) -> bool:
         """Whether the models will run in int8: a device of the run says so, and scores are int8 scores."""
         return any(device.endswith(":int8") for device in self.device)
-
-    @property
-    def runs_graphs(self) -> bool:
-        """Whether every device runs an ONNX graph as it is, in float and in int8 alike."""
-        return all(device.removesuffix(":int8") in GRAPH_DEVICES for device in self.device)
-
-    def check_int8(self) -> None:
-        """Raise GhostsearchError when the run asks for int8 figures that it cannot take."""
-        if (self.int8_baseline or self.scores_int8) and not self.calibration_images:
-            raise GhostsearchError("int8 sets its scales on images; give --calibration-images above 0")
-        if self.int8_baseline and not self.runs_graphs:
-            raise GhostsearchError(
-                f"--int8-baseline is measured on {' or '.join(GRAPH_DEVICES)}; name no other --device"
-            )
 
     def axes(self) -> tuple[str, ...]:
         """The axes of the search: the objectives, then what else is limited."""

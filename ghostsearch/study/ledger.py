@@ -91,14 +91,6 @@ class Ledger:
         with self._locked():
             return sum(self._lives(t) for t in self._trials(TrialState.RUNNING))
 
-    def recover(self) -> int:
-        """Settle trials that a dead process left running: tell those that had finished, propose the others again.
-
-        Returns how many were proposed again. Each `ask` does it too, so that a living worker takes over.
-        """
-        with self._locked():
-            return self._recover(self._trials(TrialState.RUNNING))
-
     def enqueue(self, architectures: Sequence[tuple[Architecture, str]]) -> None:
         """Propose architectures before the sampler does; those already in the study are passed over."""
         with self._locked():
@@ -197,6 +189,10 @@ class Ledger:
             yield
 
     def _recover(self, running: Sequence[FrozenTrial]) -> int:
+        """Settle trials that a dead process left running: tell those that had finished, propose the others again.
+
+        Returns how many were proposed again. Each `ask` does it, so that a living worker takes over.
+        """
         again = 0
         alive: dict[str, bool] = {}
         for trial in running:

@@ -11,7 +11,7 @@ from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.records import Record
 from ghostsearch.study.choose import FLOAT, INT8
 from ghostsearch.study.kept import MODELS, RECORD
-from ghostsearch.study.setup import Setup
+from ghostsearch.study.setup import Setup, runs_graphs
 from ghostsearch.training.evaluate import torch_device
 
 
@@ -29,7 +29,7 @@ def make_reference(setup: Setup, baseline: Record, folder: Path) -> Reference | 
     Its weights are the baseline's as given. A search in int8 always has it, where its devices run ONNX graphs.
     """
     config, model = setup.config, setup.baseline.module
-    if not (config.int8_baseline or config.scores_int8) or not config.runs_graphs:
+    if not (config.int8_baseline or config.scores_int8) or not runs_graphs(config):
         return None
     if config.scores_int8:
         digest, origin = FLOAT, "float baseline"

@@ -17,7 +17,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.measure.devices.base import refusals
-from ghostsearch.measure.devices.table import get_device
+from ghostsearch.measure.devices.table import GRAPH_DEVICES, get_device
 from ghostsearch.measure.inputs import batched
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.latency_table import LatencyTable
@@ -25,7 +25,7 @@ from ghostsearch.measure.onnx_graph.int8_module import int8_graph, int8_module
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.onnx_graph.names import require_layers
 from ghostsearch.measure.onnx_graph.quantize import Int8Graph, Int8Options
-from ghostsearch.measure.profiling import latency_table
+from ghostsearch.measure.profiling import Network, latency_table
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.records import Axis, Cost, Latency, Score
@@ -208,7 +208,7 @@ class Setup:
         With `cell_s`, each missing cell is timed for so many seconds at most; without, nothing is timed.
         """
         table: LatencyTable = self.on_device(
-            device, latency_table, self.baseline.module, self.example, self.anatomy, self.space, device=device,
+            device, latency_table, Network(self.baseline.module, self.example, self.anatomy), self.space, device=device,
             setting=self.config.part(Setting), cell_s=cell_s, progress=progress,
         )  # fmt: skip
         # What `ghostsearch audit` once measured would make the same command choose otherwise.
@@ -224,10 +224,18 @@ class Given:
     data: Data
 
 
+def runs_graphs(config: RunConfig) -> bool:
+    """Whether every device of a run takes an ONNX graph as it is, in float and in int8 alike."""
+    return all(device.removesuffix(":int8") in GRAPH_DEVICES for device in config.device)
+
+
 def check_names(config: RunConfig) -> None:
     """Raise GhostsearchError, before anything is read, for devices or a task that are not there."""
     torch_device(config.compute_device)
-    config.check_int8()
+    if (config.int8_baseline or config.scores_int8) and not config.calibration_images:
+        raise GhostsearchError("int8 sets its scales on images; give --calibration-images above 0")
+    if config.int8_baseline and not runs_graphs(config):
+        raise GhostsearchError(f"--int8-baseline is measured on {' or '.join(GRAPH_DEVICES)}; name no other --device")
     load_task(config.task)
     # Under Ray a device may be that of another node.
     for device in config.device if config.counts_latency() and config.engine != "ray" else ():

@@ -15,7 +15,6 @@ from scipy import stats
 from ghostsearch.errors import GhostsearchError
 
 CONFIDENCE = 0.95
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -39,14 +38,6 @@ class Difference:
     def worse(self) -> bool:
         """Whether B beats A."""
         return self.value < 0 and self.p_value <= 1 - CONFIDENCE
-
-    def keeps(self, max_drop: float) -> bool:
-        """Whether A is at most `max_drop` below B as far as the images show: the drop is not proven to be larger."""
-        return self.interval[1] >= -max_drop
-
-    def surely_keeps(self, max_drop: float) -> bool:
-        """Whether the whole interval lies within `max_drop` below B (a test of non-inferiority)."""
-        return self.interval[0] >= -max_drop
 
 
 def standard_error(scores: ArrayLike) -> float:
@@ -81,15 +72,6 @@ def difference(a: ArrayLike, b: ArrayLike) -> Difference:
     test = stats.ttest_1samp(gaps, 0.0)
     low, high = test.confidence_interval(CONFIDENCE)
     return Difference(float(gaps.mean()), (float(low), float(high)), float(test.pvalue), len(gaps))
-
-
-def bootstrap_interval(a: ArrayLike, b: ArrayLike, seed: int = 0) -> tuple[float, float]:
-    """Interval of the mean paired difference by bias-corrected bootstrap over the images (N,)."""
-    gaps = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    if not np.ptp(gaps):
-        return float(gaps[0]), float(gaps[0])
-    found = stats.bootstrap((gaps,), np.mean, n_resamples=RESAMPLES, rng=np.random.default_rng(seed))
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def _of_answers(only_a: int, only_b: int, images: int) -> Difference:

@@ -41,6 +41,8 @@ class DistillSettings(ImageSettings):
     better than they teach outputs, which are soon known by heart."""
     checks: int = 10
     """Times that the held-out error is measured, evenly spaced."""
+    seed: int = 0
+    """Of the order, shifts and mirrorings of the images."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Distilled:
 
 def distill_blocks(
     baseline: nn.Module, converted: nn.Module, loader: Iterable[Any], steps: int, *,
-    judging: Sequence[Any] = (), settings: DistillSettings | None = None, seed: int = 0,
+    judging: Sequence[Any] = (), settings: DistillSettings | None = None,
     progress: Progress | None = None,
 ) -> Distilled:  # fmt: skip
     """Train a converted net in place, without labels, to give the baseline's values at every block's end and output.
@@ -86,7 +88,9 @@ def distill_blocks(
         training, held = (images, judging) if judging else split(images, settings)
         best = _Best(pair, training, held)
         settle_norms(converted, training)
-        run = _Run(pair, Draw(training, settings, torch.Generator().manual_seed(seed)), trained, steps, progress)
+        run = _Run(
+            pair, Draw(training, settings, torch.Generator().manual_seed(settings.seed)), trained, steps, progress
+        )
         start = best.state()
         for length in settings.lengths:
             best.put(start)

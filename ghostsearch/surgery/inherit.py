@@ -13,7 +13,7 @@ from ghostsearch.graph.plan import WidthPlan
 from ghostsearch.graph.widths import set_widths, width_plan
 from ghostsearch.space.architecture import Architecture, Branch
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
-from ghostsearch.surgery.distillation import distill_blocks
+from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
 from ghostsearch.surgery.drop import drop_branches
 from ghostsearch.surgery.fit_model import FitReport, ModelFit
 from ghostsearch.surgery.fit_problem import FitSettings
@@ -63,7 +63,7 @@ def fit_weights(
         # A fit knows its images by heart: only others can tell whether training helps.
         distill_blocks(
             statistics.teacher, student, [(b,) for b in statistics.batches], distill_steps,
-            judging=statistics.judging, seed=seed, progress=progress,
+            judging=statistics.judging, settings=DistillSettings(seed=seed), progress=progress,
         )  # fmt: skip
     # The converted module's classes, dtypes, device, modes, hooks and frozen flags stay.
     converted.load_state_dict(student.state_dict())

@@ -16,7 +16,7 @@ from ghostsearch.measure.cost_table import encode
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.latency_table import LatencyTable, without_vetoed
 from ghostsearch.measure.layers import timed_layers
-from ghostsearch.measure.profiling import profile
+from ghostsearch.measure.profiling import Network, profile
 from ghostsearch.measure.setting import Setting
 from ghostsearch.space.architecture import Architecture, Branch, SearchSpace
 from ghostsearch.space.choice import KEEP
@@ -51,7 +51,9 @@ def setup(tmp_path_factory):
 @pytest.fixture(scope="module")
 def table(setup):
     model, example, anatomy, space, setting, directory = setup
-    return profile(model, example, anatomy, space, CellStore("onnxruntime:cpu", setting, directory), cell_s=0.02)
+    return profile(
+        Network(model, example, anatomy), space, CellStore("onnxruntime:cpu", setting, directory), cell_s=0.02
+    )
 
 
 def test_layers_come_with_what_follows_and_share_cells(setup):
@@ -85,7 +87,7 @@ def test_a_second_profile_times_nothing(table, setup, monkeypatch):
         raise AssertionError("a stored cell was timed again")
 
     monkeypatch.setattr("ghostsearch.measure.profiling.measure_pairs", never)
-    again = profile(model, example, anatomy, space, CellStore("onnxruntime:cpu", setting, directory))
+    again = profile(Network(model, example, anatomy), space, CellStore("onnxruntime:cpu", setting, directory))
     assert again.rows() == table.rows()
 
 
@@ -187,10 +189,10 @@ def test_a_random_architecture_asks_nothing_of_a_branch_that_it_drops():
 
 
 def test_correction_and_audit(table, setup):
-    model, example, anatomy, space, *_ = setup
-    correction = fit_correction(table, model, example, anatomy, count=3, model_s=0.05)
+    network, space = Network(*setup[:3]), setup[3]
+    correction = fit_correction(table, network, count=3, model_s=0.05)
     assert table.correction == correction
-    found = audit(table, model, example, anatomy, count=4, model_s=0.05)
+    found = audit(table, network, count=4, model_s=0.05)
     assert [row.predictor for row in found.rows] == ["latency table", "MACs", "interpolation over FLOPs"]
     assert len(found.models) == 4
     measured = np.array([row["measured"] for row in found.models])

@@ -9,7 +9,7 @@ from ghostsearch.measure.cells import CellStore
 from ghostsearch.measure.cost_table import encode
 from ghostsearch.measure.latency_table import UNCORRECTED
 from ghostsearch.measure.layers import timed_layers
-from ghostsearch.measure.profiling import profile
+from ghostsearch.measure.profiling import Network, profile
 from ghostsearch.measure.setting import Setting
 from ghostsearch.measure.streams import SUMS, Stream, find_streams, one_sum_each, spoiled_sums
 from ghostsearch.space.architecture import Architecture, SearchSpace
@@ -116,7 +116,7 @@ def table(tmp_path_factory):
     anatomy = find_sites(model, example)
     space = parse_preset({"sites": [{"choices": [GHOST]}]}, "test").resolve(anatomy)
     folder, setting = tmp_path_factory.mktemp("cells"), Setting()
-    return profile(model, example, anatomy, space, CellStore("onnxruntime:cpu", setting, folder), cell_s=0.02)
+    return profile(Network(model, example, anatomy), space, CellStore("onnxruntime:cpu", setting, folder), cell_s=0.02)
 
 
 def test_predictions_count_each_spoiled_sum_once(table):

@@ -55,7 +55,6 @@ def test_a_dead_owners_trial_is_proposed_again_in_its_place(reopen, finished):
     lost = ledger.ask(lambda a: True)
     ledger._storage.set_trial_user_attr(lost.trial_id, OWNER, f"{socket.gethostname()}:999999999:1.0")
     again = reopen()
-    assert again.recover() == 1
     again.enqueue(uniform_seeds(SPACE))
     proposal = again.ask(lambda a: True)
     assert (proposal.architecture, proposal.origin) == (lost.architecture, lost.origin)
@@ -64,7 +63,6 @@ def test_a_dead_owners_trial_is_proposed_again_in_its_place(reopen, finished):
 def test_a_living_owners_trial_is_left_alone_and_not_proposed_twice(reopen):
     first, second = reopen(), reopen()
     taken = [first.ask(lambda a: True).architecture.digest for _ in range(3)]
-    assert second.recover() == 0
     assert second.running() == 3
     assert second.ask(lambda a: True).architecture.digest not in taken
 

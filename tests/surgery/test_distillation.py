@@ -137,5 +137,5 @@ def test_the_same_seed_gives_the_same_weights(pair, images):
     baseline, converted = pair
     other = copy.deepcopy(converted)
     for model in (converted, other):
-        distill_blocks(baseline, model, images, 5, seed=2)
+        distill_blocks(baseline, model, images, 5, settings=DistillSettings(seed=2))
     assert all(torch.equal(a, b) for a, b in zip(converted.parameters(), other.parameters(), strict=True))

@@ -27,6 +27,8 @@ DEVICES: Mapping[str, str] = {
 }
 """Device by name: file in this folder and class. A new runtime is one file and one row here."""
 
+GRAPH_DEVICES = tuple(name.removesuffix(":int8") for name, row in DEVICES.items() if row.startswith("int8:"))
+"""Devices that run one ONNX graph as it is, in float and in int8 alike."""
 SSH = "ssh:"
 """Beginning of the name of another machine, `ssh:user@host`."""
 DEFAULT_DEVICE = "onnxruntime:cpu"
