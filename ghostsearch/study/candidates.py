@@ -131,7 +131,7 @@ def read_candidates(folder: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise GhostsearchError(
             f"{folder / FILE}: no candidate table can be read ({type(error).__name__}); "
-            f"'ghostsearch search --solver --out {folder}' builds it"
+            f"'ghostsearch search --seeds solver --out {folder}' builds it"
         ) from None
 
 

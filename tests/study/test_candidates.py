@@ -5,8 +5,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+import typer
 from torch import nn
 
+from ghostsearch.cli.main import app
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.models.digits import ConvNormReLU
 from ghostsearch.models.load import DIGITS_INPUT
@@ -206,3 +208,10 @@ def test_a_branch_that_goes_is_fitted_to_what_it_reads(tiny, tmp_path, monkeypat
         alone = quickly(bench, change.architecture).state_dict()
         for name, value in made[0].state_dict().items():
             torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-4)
+
+
+def test_without_a_table_the_command_that_builds_one_is_named(tmp_path):
+    with pytest.raises(GhostsearchError, match="'ghostsearch search --seeds solver --out ") as refused:
+        read_candidates(tmp_path)
+    words = str(refused.value).split("'")[1].split()[1:]
+    typer.main.get_command(app).commands["search"].make_context("search", words[1:])
