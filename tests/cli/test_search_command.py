@@ -161,7 +161,7 @@ def test_a_watched_search_serves_a_page_that_grows(ghostsearch, tmp_path, monkey
         def look(url):
             while not over.wait(0.3):
                 with contextlib.suppress(OSError):
-                    seen.append(urllib.request.urlopen(url, timeout=5).read().decode())
+                    seen.append(urllib.request.urlopen(url, timeout=60).read().decode())
 
         with served(folder) as url:
             reader = threading.Thread(target=look, args=[url])

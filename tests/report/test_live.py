@@ -13,7 +13,7 @@ from ghostsearch.report.live import served
 
 def fetch(url: str, **options) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, **options), timeout=5) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, **options), timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as refused:
         return refused.code, ""
@@ -33,7 +33,7 @@ def test_the_report_and_nothing_else_until_the_block_ends(tmp_path):
             assert fetch(url, method=method, data=b"x")[0] == 501
         assert fetch(url, headers={"Host": "evil.example"})[0] == 403
         host, port = url.removeprefix("http://").rstrip("/").split(":")
-    connection = HTTPConnection(host, int(port), timeout=1)
+    connection = HTTPConnection(host, int(port), timeout=60)
     with pytest.raises(ConnectionRefusedError):
         connection.connect()
 

@@ -69,7 +69,7 @@ class Board(TorchCpu):
     name = "npu:board"
 
     def prepare(self, model, example, options):
-        with socket.create_connection(("127.0.0.1", {port}), timeout=5) as line:
+        with socket.create_connection(("127.0.0.1", {port}), timeout=60) as line:
             assert line.recv(2) == b"ok"
         return super().prepare(model, example, options)
 """

@@ -93,9 +93,9 @@ def test_processes_that_ask_at_once_take_each_architecture_once_and_no_trial_too
     workers = [fork.Process(target=ask_until_full, args=(reopen, told)) for _ in range(3)]
     for worker in workers:
         worker.start()
-    digests = [told.get(timeout=120) for _ in range(30)]
+    digests = [told.get(timeout=200) for _ in range(30)]
     for worker in workers:
-        worker.join(timeout=60)
+        worker.join(timeout=200)
         assert worker.exitcode == 0
     assert len(set(digests)) == 30
     assert told.empty()

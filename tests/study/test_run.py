@@ -89,6 +89,7 @@ def test_killed_in_every_stage_it_goes_on_to_the_same_front(tiny, unbroken, tmp_
     assert outcome(load_study(tmp_path / "run")) == outcome(unbroken)
 
 
+@pytest.mark.timeout(900)
 def test_several_processes_share_a_study(tiny, tmp_path):
     options = tiny(tmp_path / "run", trials=8)
     workers = [start(options) for _ in range(2)]
@@ -106,15 +107,16 @@ def test_journal_storage(tiny, tmp_path, unbroken):
     assert not (tmp_path / "run" / "study.db").exists()
 
 
+@pytest.mark.timeout(900)
 def test_ctrl_c_once_finishes_the_trial_and_reports_and_twice_stops_at_once(tiny, tmp_path):
     options = tiny(tmp_path / "run", trials=500, seeds="uniform", objectives=["score", "params"])
     process = start(options)
     try:
-        until = time.monotonic() + 100
+        until = time.monotonic() + 200
         while not list((tmp_path / "run").glob("weights/*")) and time.monotonic() < until:
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0, process.said()
+        assert process.wait(timeout=200) == 0, process.said()
     finally:
         process.kill()
     view = load_study(tmp_path / "run")
@@ -122,14 +124,14 @@ def test_ctrl_c_once_finishes_the_trial_and_reports_and_twice_stops_at_once(tiny
     assert (tmp_path / "run" / "report.html").exists()
     process = start(options)
     try:
-        weights, until = tmp_path / "run" / "weights", time.monotonic() + 100
+        weights, until = tmp_path / "run" / "weights", time.monotonic() + 200
         before = {p.stat().st_mtime_ns for p in weights.glob("*")}
         while {p.stat().st_mtime_ns for p in weights.glob("*")} <= before and time.monotonic() < until:
             time.sleep(0.05)
         while process.poll() is None and time.monotonic() < until:
             process.send_signal(signal.SIGINT)
             time.sleep(0.05)
-        assert process.wait(timeout=60)
+        assert process.wait(timeout=200)
         assert "KeyboardInterrupt" in process.said()
     finally:
         process.kill()

@@ -156,7 +156,7 @@ def test_a_directory_is_fine_tuned_into_another(loaded, tmp_path):
         finetune_directory(tmp_path / "in", images, tmp_path / "in", recipe)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)  # two processes that import everything
 def test_two_processes_share_an_epoch(data, tmp_path):
     model = network()
     result = finetune(model, data, tmp_path, Tuning(epochs=2, ema=0, compute_device="cpu", processes=2))
