@@ -22,7 +22,7 @@ from ghostsearch.surgery.fit_model import FitReport
 from ghostsearch.surgery.options import Conversion
 from ghostsearch.surgery.saved import ARCHITECTURE_FILE, WEIGHTS_FILE, load, save
 from ghostsearch.surgery.sites import find_sites
-from ghostsearch.surgery.verify import ConversionWarning, output_error
+from ghostsearch.surgery.verify import ConversionWarning, output_error, outputs_of
 
 Progress = Callable[[int, int, str], None]
 
@@ -122,7 +122,7 @@ COPIED = "copied (add --calibrate DATA to fit them in closed form)"
 
 def _same_again(out: Path, loaded: LoadedModel, converted: nn.Module, example: Any) -> None:
     """Raise GhostsearchError, the directory taken away, unless it gives what the model in memory gives."""
-    if output_error(converted, load(out, model=loaded.module, example=example), example) > 0:
+    if output_error(load(out, model=loaded.module, example=example), example, outputs_of(converted, example)) > 0:
         for name in (ARCHITECTURE_FILE, WEIGHTS_FILE):
             (out / name).unlink()
         raise GhostsearchError(

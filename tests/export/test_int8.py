@@ -93,7 +93,7 @@ def test_a_layer_kept_in_float_is_listed_and_has_no_noise(tmp_path: Path, glob: 
 
 
 def test_a_glob_that_matches_nothing_names_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(GhostsearchError, match=r"--keep-float 'body\.2' matches no layer; the nearest are body"):
+    with pytest.raises(GhostsearchError, match=r"--keep-float 'body\.2' matches no layer; nearest: body"):
         judged(loaded(Stages), tmp_path / "net.onnx", keep_float=("body.2",))
     assert not (tmp_path / "net.onnx").exists()
 

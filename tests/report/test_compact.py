@@ -116,7 +116,7 @@ def test_a_directory_of_foreign_code_needs_leave(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "at least one"),
+        ([], "one or more different models"),
         (["resnet18", "resnet18"], "different models"),
         (["ghostsearch:digits_cnn", "resnet18"], "channels"),
         (["ghostsearch:resnet20", "torchvision:alexnet"], "does not take the first model's images"),
