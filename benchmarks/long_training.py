@@ -27,8 +27,8 @@ import pandas as pd
 import torch
 import torch.multiprocessing as multiprocessing
 from graphed import train_graphed
-from networks import network_arguments
-from rivals import fastnas_model, pruned, rebuilt, shapes
+from networks import configured, network_arguments, opened
+from rivals import converted, fastnas_model, pruned, rebuilt, shapes
 from rows import append_row, read_rows
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -45,7 +45,6 @@ from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import load_model
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.candidates import build_candidates, losses_of
-from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
 from ghostsearch.study.setup import Given, Setup, open_setup
 from ghostsearch.study.solve import solve_study
@@ -67,7 +66,6 @@ REPEATED = 10
 SEEDS = (0, 1, 2)
 NEAR, RANDOM_RATE = 0.06, 0.1
 """Random architectures lie so near half of the MACs, and are trained at one learning rate."""
-COLUMNS = ("model", "epochs", "lr", "seed", "validation", "test", "seconds", "device")
 
 
 @dataclass(frozen=True)
@@ -110,50 +108,41 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def configured(args: argparse.Namespace, images: int) -> RunConfig:
-    """The network as a study has it; calibration images only where models are made."""
-    return RunConfig(
-        model=f"ghostsearch:{args.net}", weights=str(args.weights), data=f"folder:{args.data}",
-        validation_list=str(args.validation_list), calibration_images=images, seed=args.seed, out=str(args.work),
-    )  # fmt: skip
-
-
 def make_models(args: argparse.Namespace) -> None:
     """The models of every tool, as structures in models.json and weights beside it."""
-    bench = open_setup(configured(args, args.images))
+    bench = opened(args)
     target, found = args.work / "models.json", []
+    target.parent.mkdir(parents=True, exist_ok=True)
+    losses = losses_of(build_candidates(bench, args.work), bench.space) if args.random else []
     for name, tool, budget, point, model in proposals(bench, args):
         cost = measure_cost(model, bench.example)
         structure = getattr(model, "structure", "") or json.dumps(shapes(model))
-        target.parent.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, args.work / f"{name}.safetensors")
         before = evaluate(model, bench.data.validation, bench.task)
         found.append({
             "model": name, "tool": tool, "budget": budget, "point": point, "structure": structure, "macs": cost.macs,
             "macs_ratio": cost.macs / bench.baseline_cost.macs, "before": before,
-            "predicted": predicted(bench, args.work, Architecture.from_dict(json.loads(structure))) if tool == "random"
-            else None,
+            "predicted": predicted(bench, losses, structure) if tool == "random" else None,
         })  # fmt: skip
         print(name, tool, budget, point, f"{found[-1]['macs_ratio']:.3f} of the MACs, {before:.4f}", flush=True)
     write_text(target, json.dumps(found))
 
 
-def predicted(bench: Setup, folder: Path, architecture: Architecture) -> float:
+def predicted(bench: Setup, losses: Sequence[Any], structure: str) -> float:
     """What the candidate table says that an architecture loses: (Σ√loss)²."""
-    losses = losses_of(build_candidates(bench, folder), bench.space)
-    code = encode(bench.space, [architecture])[0]
+    code = encode(bench.space, [Architecture.from_dict(json.loads(structure))])[0]
     return float(sum(max(0.0, losses[i][option]) ** 0.5 for i, option in enumerate(code)) ** 2)
 
 
 def proposals(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, str, str, str, nn.Module]]:
     """Name, tool, budget, point and model of everything that is compared."""
-    yield "baseline", "baseline", "", "", ours(bench, Architecture.of({}))
+    yield "baseline", "baseline", "", "", converted(bench, Architecture.of({}))
     for budget, share in BUDGETS.items():
         for number, architecture in enumerate(best_of(args.study, budget, share)[: args.candidates]):
             name = f"ghostsearch_{budget}_{number}"
-            yield name, "ghostsearch", budget, architecture.digest, ours(bench, architecture)
+            yield name, "ghostsearch", budget, architecture.digest, converted(bench, architecture)
         answer = solve_study(args.study[0], {budget: f"{100 * share:g}%"}, count=1)[0].architecture
-        yield f"solver_{budget}", "solver only", budget, answer.digest, ours(bench, answer)
+        yield f"solver_{budget}", "solver only", budget, answer.digest, converted(bench, answer)
         for importance in IMPORTANCES:
             point, model = nearest_pruned(bench, importance, budget, share)
             yield f"{importance.replace(' ', '_')}_{budget}", importance, budget, point, model
@@ -163,16 +152,9 @@ def proposals(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, str
         table = bench.space.groups if text.startswith("width") else bench.space.sites
         chosen = {path: text for path, options in table.items() if text in options}
         architecture = Architecture.of({}, chosen) if text.startswith("width") else Architecture.of(chosen)
-        yield f"uniform_{text.split('(')[0]}", f"uniform {text}", "macs", "", ours(bench, architecture)
+        yield f"uniform_{text.split('(')[0]}", f"uniform {text}", "macs", "", converted(bench, architecture)
     for architecture in random_near_half(bench, args.random):
-        yield f"random_{architecture.digest}", "random", "", architecture.digest, ours(bench, architecture)
-
-
-def ours(bench: Setup, architecture: Architecture) -> nn.Module:
-    """Our conversion in closed form."""
-    model = bench.convert(architecture)
-    model.structure = json.dumps(architecture.to_dict())  # type: ignore[assignment]
-    return model
+        yield f"random_{architecture.digest}", "random", "", architecture.digest, converted(bench, architecture)
 
 
 def best_of(studies: Sequence[Path], budget: str, share: float) -> list[Architecture]:
@@ -287,7 +269,7 @@ def work(args: argparse.Namespace, models: list[dict[str, Any]], asked: Any, tol
         data, found = on_device(bench.data, device), {m["model"]: m for m in models}
         while True:
             job: Job = asked.get()
-            told.put(trained(bench, data, job, opened(bench, found[job.model], args.work), device))
+            told.put(trained(bench, data, job, with_weights(bench, found[job.model], args.work), device))
     # The others wait for its answer.
     except Exception:
         told.put(None)
@@ -320,7 +302,7 @@ def given_images(args: argparse.Namespace) -> Setup:
         name: ImageSet(*pair, loaded.input, **({"shift": 4, "flips": True} if name == "train" else {}))
         for name, pair in kept.items()
     }
-    data = Data(config.data, **{n: loader(s, n) for n, s in sets.items()}, classes=tuple("abcdefghij"), kind="class")
+    data = Data(config.data, **{n: loader(s, n) for n, s in sets.items()}, kind="class")
     return open_setup(config, given=Given(loaded, data))
 
 
@@ -346,7 +328,7 @@ def on_device(data: Data, device: str) -> Data:
     return replace(data, **{n: loader(s, n) for n, s in moved.items()})
 
 
-def opened(bench: Setup, entry: Mapping[str, Any], folder: Path) -> nn.Module:
+def with_weights(bench: Setup, entry: Mapping[str, Any], folder: Path) -> nn.Module:
     """A model of models.json with its inherited weights."""
     model = rebuilt(bench, {"tool": str(entry["tool"]), "structure": str(entry["structure"])})
     model.load_state_dict(load_file(folder / f"{entry['model']}.safetensors"))
@@ -358,7 +340,7 @@ def add_latencies(args: argparse.Namespace) -> None:
     models, bench = json.loads((args.work / "models.json").read_text()), open_setup(configured(args, 0))
     wanted = chosen_runs(models, read_rows(args.work / "rows.csv"))
     timed = measure_latency(
-        {m["model"]: opened(bench, m, args.work) for m in models if m["model"] in wanted}, bench.example,
+        {m["model"]: with_weights(bench, m, args.work) for m in models if m["model"] in wanted}, bench.example,
         baseline=bench.baseline.module, setting=Setting(time_limit=5.0 * len(wanted), seed=args.seed),
     )  # fmt: skip
     kept = {n: {"ratio": x.ratio, "interval": x.ratio_interval, "median_s": x.median_s} for n, x in timed.items()}

@@ -39,12 +39,17 @@ def network_arguments(
     return parser
 
 
+def configured(args: argparse.Namespace, images: int) -> RunConfig:
+    """The CIFAR network that the arguments name, with so many images to fit to."""
+    listed = args.validation_list and str(args.validation_list)
+    return RunConfig(
+        model=f"ghostsearch:{args.net}", weights=str(args.weights), data=f"folder:{args.data}",
+        validation_list=listed, calibration_images=images, seed=args.seed, out=str(args.work),
+    )  # fmt: skip
+
+
 def opened(args: argparse.Namespace) -> Setup:
     """The trained network and its images."""
     if args.net == "lite0":
         return open_sample(args.data, "fine", seed=args.seed)
-    listed = args.validation_list and str(args.validation_list)
-    return open_setup(RunConfig(
-        model=f"ghostsearch:{args.net}", weights=str(args.weights), data=f"folder:{args.data}",
-        validation_list=listed, calibration_images=args.images, seed=args.seed, out=str(args.work),
-    ))  # fmt: skip
+    return open_setup(configured(args, args.images))

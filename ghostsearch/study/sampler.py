@@ -163,15 +163,11 @@ class TableSampler(optuna.samplers.BaseSampler):
         rung, avoid = self.beliefs.rung, self.beliefs.front_codes()
         assert rung is not None
         losses = rung.losses.entries(self.beliefs.draw(rng))
-        bounds = {name: limit - self.beliefs.margin(name) for name, limit in self.limits.items()}
         for _ in range(TRIES):
-            try:
-                found = self._program.solve(bounds, avoid, losses=losses, extra=self.beliefs.extra(), effort=QUICK)
-            except UndecidedError:
-                return None
-            if found is None or found.code not in self._taken:
-                return found.code if found else None
-            avoid.append(found.code)
+            code = self._answer(self._bounds(), losses, avoid)
+            if code not in self._taken:
+                return code
+            avoid.append(code)
         return None
 
     def _best(self, rng: np.random.Generator) -> Code | None:
@@ -207,14 +203,24 @@ class TableSampler(optuna.samplers.BaseSampler):
 
     def _solve(self, axis: str, place: float, losses: Sequence[np.ndarray]) -> Code | None:
         """The program's answer for a budget between the least and the baseline's, or the limit, of an axis."""
-        bounds = {name: limit - self.beliefs.margin(name) for name, limit in self.limits.items()}
+        bounds = self._bounds()
         most = min(self.problem.baseline(axis), bounds.get(axis, np.inf))
         least = self._least[axis]
         bounds[axis] = least + (most - least) * max(place, 1e-3)
+        # Where nothing is found, another budget will be drawn.
+        return self._answer(bounds, losses)
+
+    def _bounds(self) -> dict[str, float]:
+        """The limits, each less the typical error of its prediction."""
+        return {name: limit - self.beliefs.margin(name) for name, limit in self.limits.items()}
+
+    def _answer(
+        self, bounds: Mapping[str, float], losses: Sequence[np.ndarray], avoid: Sequence[Code] = ()
+    ) -> Code | None:
+        """The program's answer within bounds, none of `avoid`; None where there is none or it cannot decide in time."""
         try:
-            found = self._program.solve(bounds, losses=losses, extra=self.beliefs.extra(), effort=QUICK)
+            found = self._program.solve(bounds, avoid, losses=losses, extra=self.beliefs.extra(), effort=QUICK)
         except UndecidedError:
-            # Another budget will be drawn.
             return None
         return found.code if found else None
 
