@@ -205,6 +205,8 @@ def score(setup: Setup, args: argparse.Namespace) -> None:
 def timed(_: Setup, args: argparse.Namespace) -> None:
     """Every model's share of the float baseline's time, one thread, one interleaved run; kept in times.csv."""
     names = [f"{r['file']}.{end}" for r in read_rows(args.work / "rows.csv") for end in ("given.float", "given.int8")]
+    if {r["file"] for r in read_rows(args.work / "times.csv")} == set(names):
+        return
     models: dict[str, nn.Module] = {name: OnnxModule.read(args.work / f"{name}.onnx").with_batch(1) for name in names}
     example = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     found = measure_latency(
@@ -229,10 +231,15 @@ def shown(work: Path) -> list[dict[str, Any]]:
         {key: r[key] for key in ("tool", "budget", "weights", "MACs %")}
         | {column: scores[f"{r['file']}.{end}"] for column, end in FILES.items()}
         | {f"{kind} time": times.get(f"{r['file']}.given.{kind}", "") for kind in ("float", "int8")}
+        | {f"{kind} MB": _megabytes(work / f"{r['file']}.given.{kind}.onnx") for kind in ("float", "int8")}
         | {"CPU s": r["CPU s"]}
         for r in read_rows(work / "rows.csv")
     ]
     return sorted(rows, key=lambda r: (-int(r["budget"]), -best(r)))
+
+
+def _megabytes(file: Path) -> str:
+    return f"{file.stat().st_size / 1e6:.1f}"
 
 
 def best(row: dict[str, Any]) -> float:
@@ -240,9 +247,21 @@ def best(row: dict[str, Any]) -> float:
     return max(float(row[column]) for column in ("top-1 % as given", "top-1 % reset"))
 
 
+def at_equal_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each of our mixes, and below it the rival's row whose measured float time is nearest to it."""
+
+    def share(row: dict[str, Any]) -> float:
+        return float(row["float time"].split()[0])
+
+    rivals = [r for r in rows if r["tool"].startswith("torch")]
+    ours = [r for r in rows if r["tool"].startswith("ours, solver") and not r["weights"]]
+    return [row for mix in ours for row in (mix, min(rivals, key=lambda r: (abs(share(r) - share(mix)), -best(r))))]
+
+
 def page(args: argparse.Namespace) -> ResultPage:
     """The rows, and of each budget who leads."""
     rows, leads = shown(args.work), []
+    short = ("tool", "MACs %", "top-1 % as given", "top-1 % reset", "float time", "int8 time", "float MB", "int8 MB")
     for budget in args.budgets:
         here = [r for r in rows if r["budget"] == str(budget)]
         ours, theirs = (max((best(r) for r in here if r["tool"].startswith(x)), default=0.0) for x in ("ours", "torch"))
@@ -257,7 +276,11 @@ def page(args: argparse.Namespace) -> ResultPage:
         claim=f"efficientnet-{args.network} ({best(rows[0]):.1f} %), top-1 of our best and of torch-pruning's best, "
         "each with the better BatchNorm statistics, no label",
         figure="; ".join(leads), command=script_command(), device=f"{processor()}, 1 thread", seed=args.seed,
-        tables=[ResultTable("By budget, best accuracy first; times are shares of the float baseline's", rows)],
+        tables=[
+            ResultTable("By budget, best accuracy first; times are shares of the float baseline's", rows),
+            ResultTable("At equal time: each of our mixes, below it torch-pruning's model of the nearest float time",
+                        [{key: r[key] for key in short} for r in at_equal_time(rows)]),
+        ],
         notes=[
             *(told if any(r["weights"] for r in rows) else []),
             "As given: the BatchNorm statistics that the model comes with, ours from the fit, a pruned one's sliced. "

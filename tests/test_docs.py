@@ -1,5 +1,6 @@
 """The documents are run: their commands in one directory, their Python, their files, the tour as a doctest."""
 
+import csv
 import doctest
 import re
 import shlex
@@ -119,6 +120,30 @@ def test_python_runs_and_presets_load(page: Path, elsewhere: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_first_table_of_the_readme_is_measured() -> None:
+    """Each row is one of the results page, and torch-pruning's stand beside ours of the same time."""
+    with (ROOT / "results" / "imagenet_rivals.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    measured = [
+        (float(row[score]), float(row[f"{kind} time"].split()[0]), float(row[f"{kind} MB"]))
+        for row in rows
+        for score, kind in (
+            ("top-1 % as given", "float"),
+            ("top-1 % reset", "float"),
+            ("int8 top-1 % as given", "int8"),
+        )
+    ]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = [line.replace("*", "").strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    shown = [cells for cells in shown[1 : shown.index(["situation", "advice"])] if len(cells) == 4]
+    assert len(shown) >= 8
+    for name, score, time, megabytes in shown:
+        wanted = (float(score.removesuffix(" %")), float(time), float(megabytes))
+        assert any(wanted == pytest.approx(values, abs=0.0055) for values in measured), name
+    times = [float(cells[2]) for cells in shown]
+    assert all(abs(times[i] - times[i - 1]) <= 0.02 for i, cells in enumerate(shown) if "equal time" in cells[0])
 
 
 def test_the_index_names_every_page() -> None:

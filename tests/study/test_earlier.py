@@ -62,8 +62,10 @@ def test_nothing_is_trained_scored_or_tried_again(old, start_from, monkeypatch):
     assert found.front == view.front
 
 
-def test_a_storage_of_its_own_begins_with_the_old_trials(old, start_from, tmp_path):
-    found, said = start_from(storage=f"journal:{tmp_path / 'trials.log'}")
+@pytest.mark.parametrize("storage", ["journal", "postgresql"])
+def test_a_storage_of_its_own_begins_with_the_old_trials(old, start_from, tmp_path, storage, request):
+    url = f"journal:{tmp_path / 'trials.log'}" if storage == "journal" else request.getfixturevalue(storage)
+    found, said = start_from(storage=url)
     assert "5 of 5 trials taken" in said
     assert known(found) == known(old[0])
 
