@@ -1,10 +1,11 @@
 """What the stages of the search are worth: samplers with and without seeds at equal trials, and the solver alone.
 
-    python benchmarks/search_ablation.py --trials 24 --seeds 2 --work ablation --out results
+    python benchmarks/search_ablation.py --trials 64 --seeds 5 --work ablation --out results
 
-Every variant is an ordinary study in a directory of its own under `--work`, so the same command goes on where it
-stopped. The page has each variant's hypervolume (error × share of the baseline's MACs, selection split) against trials
-and against the CPU minutes until then, the candidate table's included where a variant needs it.
+Every variant is an ordinary study in a directory of its own under `--work`; rerun the same command to resume. Score,
+latency and MACs are searched together. The page has each variant's hypervolumes (error × share of the baseline's
+latency, error × share of its MACs, selection split) against trials and against the minutes until then, the candidate
+table's included where a variant needs it, and in how many seeds `table` is ahead of each other variant.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ import pandas as pd
 
 from ghostsearch.machine import processor
 from ghostsearch.pareto import hypervolume
-from ghostsearch.records import StudyView
+from ghostsearch.records import Axis, StudyView
 from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import SECONDS, load_study
 from ghostsearch.study.run import search
 
 REFERENCE = (1.0, 1.05)
-"""No accuracy at all, and 5 % above the baseline's MACs."""
+"""No accuracy at all, and 5 % above the baseline's latency or MACs."""
+AXES = {"latency": Axis.of_latency("onnxruntime:cpu"), "MACs": Axis.of_cost("macs")}
+OURS = "table"
 VARIANTS = {
     **{f"{s}, no seeds": {"sampler": s, "seeds": "none"} for s in ("random", "tpe", "nsga2")},
     **{f"{s}, uniform seeds": {"sampler": s, "seeds": "uniform"} for s in ("random", "tpe", "nsga2")},
@@ -47,46 +50,84 @@ def main() -> None:
             if not (folder / SECONDS).exists() or len(load_study(folder).records) < args.trials:
                 run(args, VARIANTS[name], seed, folder)
             curves.append(curve(load_study(folder), folder).assign(variant=name, seed=seed))
-            print(name, seed, curves[-1].hypervolume.iloc[-1], flush=True)
-    table = pd.concat(curves)
-    rows = summary(table)
-    publish(page(args, table, rows), args.out)
+            print(name, seed, *(round(curves[-1][axis].iloc[-1], 4) for axis in AXES), flush=True)
+    publish(page(args, pd.concat(curves)), args.out)
 
 
-def summary(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Each variant's hypervolume at a quarter, half and all of the trials, best first."""
-    last = int(table.trials.max())
+def checkpoints(trials: int) -> list[int]:
+    """A quarter, half and all of the trials."""
+    return [trials // 4, trials // 2, trials]
+
+
+def summary(table: pd.DataFrame, axis: str) -> list[dict[str, Any]]:
+    """Each variant's mean hypervolume on an axis at a quarter, half and all of the trials, best first."""
+    marks = checkpoints(int(table.trials.max()))
     rows = []
     for name, runs in table.groupby("variant"):
         row: dict[str, Any] = {"variant": name, "seeds": runs.seed.nunique()}
-        for share in (4, 2, 1):
-            at = runs[runs.trials == last // share].hypervolume
-            row[f"hypervolume after {last // share} trials"] = round(float(at.mean()), 4)
-        ends = runs[runs.trials == last]
-        row["spread of seeds"] = round(float(ends.hypervolume.max() - ends.hypervolume.min()), 4)
+        for mark in marks:
+            row[f"after {mark} trials"] = round(float(runs[runs.trials == mark][axis].mean()), 4)
+        ends = runs[runs.trials == marks[-1]]
+        row["spread of seeds"] = round(float(ends[axis].max() - ends[axis].min()), 4)
         row["minutes"] = round(float(ends.minutes.mean()), 2)
-        row["of these candidate table"] = round(float(runs.table_minutes.mean()), 2)
+        row["of these tables"] = round(float(runs.table_minutes.mean()), 2)
         rows.append(row)
-    return sorted(rows, key=lambda r: -r[f"hypervolume after {last} trials"])
+    return sorted(rows, key=lambda r: -r[f"after {marks[-1]} trials"])
 
 
-def page(args: argparse.Namespace, table: pd.DataFrame, rows: list[dict[str, Any]]) -> ResultPage:
+def duels(table: pd.DataFrame, axis: str) -> list[dict[str, Any]]:
+    """In how many seeds `table` has the larger hypervolume than each other variant, at equal trials and minutes."""
+    marks = checkpoints(int(table.trials.max()))
+    ours = dict(list(table[table.variant == OURS].groupby("seed")))
+    rows = []
+    for name, others in table[table.variant != OURS].groupby("variant"):
+        row: dict[str, Any] = {"against": name}
+        pairs = [(ours[seed], runs) for seed, runs in others.groupby("seed") if seed in ours]
+        for mark in marks:
+            won = sum(after_trials(a, mark, axis) > after_trials(b, mark, axis) for a, b in pairs)
+            row[f"after {mark} trials"] = f"{won} of {len(pairs)}"
+        ends = [(a, b, min(a.minutes.max(), b.minutes.max())) for a, b in pairs]
+        won = sum(after_minutes(a, end, axis) > after_minutes(b, end, axis) for a, b, end in ends)
+        row["at equal minutes"] = f"{won} of {len(pairs)}"
+        rows.append(row)
+    return rows
+
+
+def after_trials(runs: pd.DataFrame, trials: int, axis: str) -> float:
+    """A study's hypervolume after so many trials."""
+    return float(runs[runs.trials == trials][axis].iloc[0])
+
+
+def after_minutes(runs: pd.DataFrame, minutes: float, axis: str) -> float:
+    """A study's hypervolume after so many minutes; 0 before its first trial."""
+    done = runs[runs.minutes <= minutes]
+    return float(done[axis].iloc[-1]) if len(done) else 0.0
+
+
+def page(args: argparse.Namespace, table: pd.DataFrame) -> ResultPage:
     """The page from the curves."""
+    rows = {axis: summary(table, axis) for axis in AXES}
+    best = "; ".join(
+        f"{axis}: {r[0]['variant']} ({r[0][f'after {args.trials} trials']:.4f})" for axis, r in rows.items()
+    )
+    tables = [ResultTable(f"Hypervolume of error and {axis}", r) for axis, r in rows.items()]
+    if table.variant.nunique() > 1 and OURS in set(table.variant):
+        tables += [ResultTable(f"Seeds in which `{OURS}` is ahead, {axis}", duels(table, axis)) for axis in AXES]
     return ResultPage(
         name=args.name, title=f"What the stages of the search are worth: {args.model}, {args.trials} trials each",
         claim=f"Samplers with and without seeds at {args.trials} trials, hypervolume on {args.model}; the best variant",
-        figure=f"{rows[0]['variant']}, {rows[0][f'hypervolume after {args.trials} trials']:.4f}",
+        figure=best,
         command="python benchmarks/" + " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])]),
-        device=processor(), tables=[ResultTable("Hypervolume", rows)],
+        device=f"{processor()}, onnxruntime:cpu, 1 thread", tables=tables,
         pictures={f"{args.name}.png": lambda path: draw(table, path)},
         notes=[
-            f"Hypervolume between error and share of the baseline MACs on the selection split, reference {REFERENCE}; "
-            f"trials of at most {args.epochs} epochs, mean of the seeds. Minutes are wall time on a shared machine, "
-            "the candidate table's included; it is built once and serves every later budget. No seeds: the study "
-            "starts from the baseline alone. Uniform: also each choice and each width everywhere. Solver: also the "
-            "integer program's answers. "
-            "Solver only: nothing but those. Table: the search's own sampler, which asks for eight of them and "
-            "then learns.",
+            f"Hypervolume between error and share of the baseline's latency or MACs on the selection split, reference "
+            f"{REFERENCE}; one search for both, trials of at most {args.epochs} epochs, mean of the seeds. Minutes are "
+            "those of the trials' own stages, on a machine that did other work beside; latency table and candidate "
+            "table are included where a variant uses them, and serve every later budget. No seeds: the study starts "
+            "from the baseline alone. Uniform: also each choice and each width everywhere. Solver: also the integer "
+            "program's answers. Solver only: nothing but those. Table: the search's own sampler, which asks for eight "
+            "of them and then learns from every trial.",
         ],
     )  # fmt: skip
 
@@ -97,39 +138,44 @@ def run(args: argparse.Namespace, variant: dict[str, str], seed: int, folder: Pa
         RunConfig(
             model=args.model, weights=args.weights, data=args.data, validation_list=args.validation_list,
             space=args.space, train_images=args.train_images, baseline_epochs=args.baseline_epochs, trials=args.trials,
-            epochs=args.epochs, final_epochs=0, finalists=1, objectives=("score", "macs"), time_limit=0.1, seed=seed,
-            calibration_images=args.calibration_images, out=str(folder), **variant,
+            epochs=args.epochs, final_epochs=0, finalists=1, objectives=("score", "latency", "macs"), time_limit=0.1,
+            seed=seed, calibration_images=args.calibration_images, out=str(folder), **variant,
         )
     )  # fmt: skip
 
 
 def curve(view: StudyView, folder: Path) -> pd.DataFrame:
-    """Hypervolume after every trial and the minutes until then, the candidate table's among them."""
+    """Hypervolumes after every trial and the minutes until then, the tables' among them."""
     baseline = next(r for r in view.records if r.digest == "baseline")
-    assert baseline.cost
     stages = json.loads((folder / SECONDS).read_text())
-    before = stages.get("candidate table", 0.0) + stages.get("solver", 0.0)
-    rows, points, seconds = [], [], before
+    before = sum(stages.get(stage, 0.0) for stage in ("latency table", "candidate table", "solver"))
+    points: dict[str, list[tuple[float, float]]] = {name: [] for name in AXES}
+    rows, seconds = [], before
     for record in view.records:
         score = record.score()
         seconds += sum(record.seconds.values())
-        if score and record.cost and record.state == "complete":
-            points.append((1 - score.value, record.cost.macs / baseline.cost.macs))
-        rows.append((record.number + 1, hypervolume(points, REFERENCE), seconds / 60, before / 60))
-    return pd.DataFrame(rows, columns=["trials", "hypervolume", "minutes", "table_minutes"])
+        for name, axis in AXES.items():
+            ratio = axis.ratio(record, baseline)
+            if score and ratio is not None and record.state == "complete":
+                points[name].append((1 - score.value, ratio))
+        volumes = {name: hypervolume(found, REFERENCE) for name, found in points.items()}
+        rows.append({"trials": record.number + 1, "minutes": seconds / 60, "table_minutes": before / 60, **volumes})
+    return pd.DataFrame(rows)
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Mean hypervolume against trials and against minutes."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
-    for name, rows in table.groupby("variant"):
-        mean = rows.groupby("trials")[["hypervolume", "minutes"]].mean()
-        style = "-" if "solver" in str(name) else "--" if "uniform" in str(name) else ":"
-        axes[0].plot(mean.index, mean.hypervolume, style, label=name)
-        axes[1].plot(mean.minutes, mean.hypervolume, style, label=name)
-    axes[0].set(xlabel="trials", ylabel="hypervolume")
-    axes[1].set(xlabel="minutes, the candidate table's included")
-    axes[1].legend(fontsize=7)
+    """Mean hypervolumes, a row for each axis, against trials and against minutes."""
+    figure, axes = plt.subplots(len(AXES), 2, figsize=(11, 8), sharey="row", squeeze=False)
+    for row, axis in zip(axes, AXES, strict=True):
+        for name, runs in table.groupby("variant"):
+            mean = runs.groupby("trials")[[axis, "minutes"]].mean()
+            style = "-" if "solver" in str(name) or name == OURS else "--" if "uniform" in str(name) else ":"
+            row[0].plot(mean.index, mean[axis], style, label=name)
+            row[1].plot(mean.minutes, mean[axis], style, label=name)
+        row[0].set(ylabel=f"hypervolume of error and {axis}")
+    axes[-1][0].set(xlabel="trials")
+    axes[-1][1].set(xlabel="minutes, the tables' included")
+    axes[0][1].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

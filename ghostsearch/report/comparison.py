@@ -21,9 +21,8 @@ from ghostsearch.report.outcome import (
     metric_name,
     score_axis,
     score_cell,
-    shown_split,
 )
-from ghostsearch.report.points import make_panel
+from ghostsearch.report.points import STAGES, make_panel, stages
 from ghostsearch.units import MISSING, setting_text
 
 
@@ -47,19 +46,19 @@ def write_comparison(views: Sequence[StudyView], directory: Path) -> Comparison:
             "a comparison takes two or more studies with the same metric and a cost that all of them measured; "
             f"got {len(views)} with metrics {', '.join(metrics)} and {len(axes)} common costs"
         )
-    splits = [s for s in ("test", "validation") if s == "validation" or all(shown_split(v) == "test" for v in views)]
+    shared = {s: words for s, words in STAGES.items() if all(s in stages(v) for v in views)}
     figures: dict[str, dict[str, Any]] = {}
     for axis in axes:
         figures[axis.name] = {}
-        for split in splits:
-            panels = [make_panel(v, axis, score_axis(v, split)) for v in views]
-            figures[axis.name][split] = {
+        for stage in shared:
+            panels = [make_panel(v, axis, stage) for v in views]
+            figures[axis.name][stage] = {
                 name: comparison_figure(views, panels, relative=name == "relative").to_plotly_json()
                 for name in ("absolute", "relative")
             }
     page, changes = directory / "compare.html", change_rows(views, axes)
     html = render(
-        "compare.html", ("common", "compare"), {"figures": figures}, views=views, axes=axes, splits=splits,
+        "compare.html", ("common", "compare"), {"figures": figures}, views=views, axes=axes, stages=shared,
         headlines=[headline(v) for v in views], figures=figure_rows(views, axes), differences=different_settings(views),
         warnings=_warnings(views, axes), changes=changes,
     )  # fmt: skip

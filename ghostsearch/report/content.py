@@ -32,7 +32,7 @@ from ghostsearch.report.outcome import (
     table_axes,
     variants,
 )
-from ghostsearch.report.points import MARKS, NAMED_KINDS, kinds, make_panel, untried
+from ghostsearch.report.points import MARKS, NAMED_KINDS, STAGES, kinds, make_panel, stages, untried
 from ghostsearch.space.limits import parse_drop
 from ghostsearch.study.choose import BASELINES, error_of_difference
 from ghostsearch.units import with_prefix
@@ -57,9 +57,9 @@ FILES = {
 def page_content(view: StudyView, directory: Path, compact: Sequence[ComparedModel] = ()) -> dict[str, Any]:
     """What the page's scripts read: ready figures, each model in words, and the sliders' options."""
     axes = cost_axes(view)
-    splits = [s for s in ("test", "validation") if s == "validation" or shown_split(view) == "test"]
-    panels = {(a.name, s): make_panel(view, a, score_axis(view, s)) for a in axes for s in splits}
-    kind_of = kinds(view, panels[axes[0].name, splits[0]] if axes else None)
+    reached = stages(view)
+    panels = {(a.name, s): make_panel(view, a, s) for a in axes for s in reached}
+    kind_of = kinds(view, panels[axes[0].name, reached[0]] if axes else None)
     models = _models(view, kind_of)
     shown = {m["id"] for m in models}
     for key, panel in panels.items():
@@ -73,9 +73,9 @@ def page_content(view: StudyView, directory: Path, compact: Sequence[ComparedMod
             {"name": a.name, "label": a.label, "baseline": _scaled(baseline, a)}
             for a in axes
         ],
-        "splits": splits,
+        "stages": {s: STAGES[s] for s in reached},
         "front": {
-            a.name: {s: front_figure(panels[a.name, s], view, compact).to_plotly_json() for s in splits}
+            a.name: {s: front_figure(panels[a.name, s], view, compact).to_plotly_json() for s in reached}
             for a in axes
         },
         "strips": strips_figure(view, strips, kind_of).to_plotly_json(),

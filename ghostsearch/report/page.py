@@ -43,7 +43,7 @@ def render_page(view: StudyView, directory: Path) -> str:
     """The page's HTML; `directory` is where it will stand, for its download links."""
     compact = read_compact(directory)
     content = page_content(view, directory, compact)
-    named = {"axes": content["axes"], "splits": content["splits"]}
+    named = {"axes": content["axes"], "stages": content["stages"]}
     return render(
         "study.html", SCRIPTS, content, view=view, headline=headline(view), cautions=cautions(view), named=named,
         sorted_by=SORTED,

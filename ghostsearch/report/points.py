@@ -8,7 +8,24 @@ from math import isfinite
 
 from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Axis, Record, StudyView
-from ghostsearch.report.outcome import by_digest, is_variant, last_rung, model_id, standard_error, variants
+from ghostsearch.report.outcome import (
+    by_digest,
+    is_variant,
+    last_rung,
+    model_id,
+    score_axis,
+    shown_split,
+    standard_error,
+    variants,
+)
+from ghostsearch.study.choose import TRAINED
+
+STAGES: Mapping[str, str] = {
+    "finished": "finalists, after final training: validation",
+    "test": "finalists, after final training: test",
+    "searched": "all trials, as searched: validation",
+}
+"""What a panel shows, in words, by its name; the recommended model is chosen among the first."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +71,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """Score against one cost, with the front of these two axes alone."""
+    """Score against one cost at one of STAGES, with the front of these two axes alone."""
 
+    stage: str
     cost: Axis
     score: Axis
     points: tuple[Point, ...]
@@ -63,22 +81,27 @@ class Panel:
     """The front's corners, by cost."""
 
 
-def make_panel(view: StudyView, cost: Axis, score: Axis) -> Panel:
-    """Every model that has both figures: the trials for the validation score, the finalists for the test score.
+def stages(view: StudyView) -> list[str]:
+    """The names of STAGES that a study has reached, what it was decided on first."""
+    return list(STAGES) if shown_split(view) == "test" else ["searched"]
+
+
+def make_panel(view: StudyView, cost: Axis, stage: str) -> Panel:
+    """Every model that has both figures at a stage.
 
     A mark is called `front` where no other model of the same rung that meets every limit beats it on these two axes.
     """
-    tested = score.name == "test_score"
-    trials = by_digest(view.finalists if tested else (*view.records, *untried(view)))
-    further = variants(view) if tested else []
+    score = score_axis(view, "test" if stage == "test" else "validation")
+    trials = by_digest((*view.records, *untried(view)) if stage == "searched" else view.finalists)
+    further = [] if stage == "searched" else variants(view)
     records = [r for r in (*trials.values(), *further) if _places(r, cost, score)]
-    eligible = [r for r in records if _may_be_front(view, r, cost, score)]
+    eligible = [r for r in records if _may_be_front(view, r, cost, score, stage)]
     sign = -1.0 if score.maximize else 1.0
     places = [place for r in eligible for place in _places(r, cost, score)]
     front = pareto_front([(x, sign * y) for x, y in places])
     best = {eligible[i].digest for i in front}
     points = tuple(_point(r, _kind(view, r, r.digest in best), cost, score) for r in records)
-    return Panel(cost, score, points, tuple(sorted(places[i] for i in front)))
+    return Panel(stage, cost, score, points, tuple(sorted(places[i] for i in front)))
 
 
 def untried(view: StudyView) -> list[Record]:
@@ -95,12 +118,15 @@ def _places(record: Record, cost: Axis, score: Axis) -> list[tuple[float, float]
     return [(x * cost.scale[0], y * score.scale[0])]
 
 
-def _may_be_front(view: StudyView, record: Record, cost: Axis, score: Axis) -> bool:
+def _may_be_front(view: StudyView, record: Record, cost: Axis, score: Axis, stage: str) -> bool:
     """Whether it meets the limits and may be compared: scores of different rungs are not."""
-    if is_variant(record) or record.state != "complete" or record.digest in view.missed:
+    if (is_variant(record) and record.digest != TRAINED) or record.state != "complete" or record.digest in view.missed:
         return False
-    newest = record.score("test" if score.name == "test_score" else "validation")
-    if record.digest != "baseline" and score.name == "score" and newest and newest.epochs < last_rung(view):
+    newest = record.score("test" if stage == "test" else "validation")
+    final = max((s.epochs for r in view.finalists if (s := r.score())), default=0.0)
+    if stage == "searched" and record.digest == "baseline":
+        return not (cost.breach(record) or score.breach(record))
+    if newest and newest.epochs < (last_rung(view) if stage == "searched" else final):
         return False
     return not (cost.breach(record) or score.breach(record))
 

@@ -10,9 +10,9 @@ from ghostsearch.records import StudyView
 from ghostsearch.report.classes import class_table
 from ghostsearch.report.figures import front_figure, layer_figures, strips_figure
 from ghostsearch.report.headline import cautions, headline
-from ghostsearch.report.outcome import cost_axes, score_axis, shown_split
+from ghostsearch.report.outcome import cost_axes
 from ghostsearch.report.pictures import draw
-from ghostsearch.report.points import kinds, make_panel
+from ghostsearch.report.points import STAGES, kinds, make_panel, stages
 from ghostsearch.report.tables import SORTED, failed_choice_rows, front_rows, measured_rows
 from ghostsearch.units import markdown_table, plain_text
 
@@ -30,15 +30,15 @@ def write_markdown(view: StudyView, directory: Path) -> Path:
 def draw_pictures(view: StudyView, directory: Path) -> list[str]:
     """Draw front.png, layers.png and, where layers were timed, latency.png; returns the names of those there are.
 
-    The front is drawn against the study's first cost: the trials as searched and, once trained, the finalists beside.
+    The front is drawn against the study's first cost: the trials as searched and, once trained, the finalists beside,
+    on the validation split that the choice rests on.
     """
     drawn, costs = [], cost_axes(view)
-    splits = ["validation"] * bool(view.records) + ["test"] * (shown_split(view) == "test")
-    panels = [make_panel(view, costs[0], score_axis(view, split)) for split in splits] if costs else []
+    wanted = [s for s in ("searched", "finished") if s in stages(view) and (view.records or s == "finished")]
+    panels = [make_panel(view, costs[0], stage) for stage in wanted] if costs else []
     if panels:
-        titles = {"validation": "as searched", "test": "finalists, after final training"}
         figures = [front_figure(panel, view) for panel in panels]
-        drawn.append(draw(figures, directory / "front.png", titles=[titles[s] for s in splits]))
+        drawn.append(draw(figures, directory / "front.png", titles=[STAGES[stage] for stage in wanted]))
     strips = [r for d in dict.fromkeys(["baseline", view.chosen, *view.front]) if (r := view.record(d))]
     if strips and view.anatomy.get("sites"):
         figure = strips_figure(view, strips[:MAX_STRIPS], kinds(view, panels[-1] if panels else None))

@@ -131,8 +131,8 @@ def test_axes_switch(browser, page, view) -> None:
     load(browser, page)
     Select(browser.find_element("css selector", "#axis-x")).select_by_visible_text("MACs")
     titles = "const l = document.getElementById('front-plot').layout; return [l.xaxis.title.text, l.yaxis.title.text]"
-    assert browser.execute_script(titles) == ["MACs (M)", "test accuracy (%)"]
-    Select(browser.find_element("css selector", "#axis-y")).select_by_value("validation")
+    assert browser.execute_script(titles) == ["MACs (M)", "validation accuracy (%)"]
+    Select(browser.find_element("css selector", "#axis-y")).select_by_value("searched")
     shown = browser.execute_script("return document.getElementById('front-plot').data.flatMap(t => t.customdata || [])")
     assert set(shown) == {r.digest for r in view.records}
 

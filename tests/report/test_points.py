@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 
 from ghostsearch.records import Latency, Record, Score, StudyView
-from ghostsearch.report.outcome import cost_axes, last_rung, score_axis, standard_error
-from ghostsearch.report.points import make_panel
+from ghostsearch.report.outcome import cost_axes, last_rung, standard_error
+from ghostsearch.report.points import STAGES, make_panel, stages
 
 ON_FRONT = {"front", "front, uniform", "chosen", "baseline"}
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("column", ["latency_s[onnxruntime:cpu]", "macs", "params"])
-def test_the_front_is_that_of_the_axes_shown(view: StudyView, split: str, column: str) -> None:
+def test_the_front_is_that_of_the_axes_shown(view: StudyView, stage: str, column: str) -> None:
     cost = next(a for a in cost_axes(view) if a.name == column)
-    panel = make_panel(view, cost, score_axis(view, split))
+    panel = make_panel(view, cost, stage)
     corners = set(panel.line)
     for point in panel.points:
         on_line = (point.x, point.y) in corners
@@ -26,12 +26,28 @@ def test_the_front_is_that_of_the_axes_shown(view: StudyView, split: str, column
     assert len(set(scores)) == len(scores)
 
 
+def test_the_chosen_model_is_on_the_front_of_what_it_was_chosen_by(view: StudyView) -> None:
+    panel = make_panel(view, cost_axes(view)[0], stages(view)[0])
+    (star,) = (p for p in panel.points if p.kind == "chosen")
+    assert (star.x, star.y) in panel.line
+
+
+def test_a_model_worse_than_the_trained_baseline_is_not_on_the_front_after_training(view: StudyView) -> None:
+    baseline = view.finalists[0]
+    best, good = (baseline.score().model_copy(update={"value": value}) for value in (0.99, 0.95))
+    trained = baseline.model_copy(update={"digest": "baselinetrained", "scores": (best,)})
+    slow = baseline.model_copy(update={"digest": "slow", "scores": (good,)})
+    study = view.model_copy(update={"finalists": (baseline, trained, slow)})
+    panel = make_panel(study, cost_axes(view)[0], "finished")
+    assert {p.model: p.kind for p in panel.points}["slow"] == "other models"
+
+
 def test_scores_of_an_earlier_rung_are_not_on_the_front(view: StudyView) -> None:
     early = view.records[1].scores[0].model_copy(update={"value": 0.999})
     lucky = view.records[20].model_copy(update={"scores": (early,), "state": "complete", "reason": "stopped at rung 0"})
     assert early.epochs < last_rung(view)
     records = tuple(lucky if r.digest == lucky.digest else r for r in view.records)
-    panel = make_panel(view.model_copy(update={"records": records}), cost_axes(view)[0], score_axis(view))
+    panel = make_panel(view.model_copy(update={"records": records}), cost_axes(view)[0], "searched")
     (point,) = (p for p in panel.points if p.model == lucky.digest)
     assert point.kind == "stopped early"
     assert (point.x, point.y) not in panel.line
@@ -43,15 +59,15 @@ def test_further_baselines_have_marks_of_their_own_off_the_front(view: StudyView
     quick = Latency(device="onnxruntime:cpu", threads=1, batch=1, times_s=(1e-4,))
     int8 = baseline.model_copy(update={"digest": "baselineint8", "origin": "int8 baseline", "latencies": (quick,)})
     study = view.model_copy(update={"finalists": (*view.finalists, trained, int8)})
-    panel = make_panel(study, cost_axes(view)[0], score_axis(view, "test"))
+    panel = make_panel(study, cost_axes(view)[0], "test")
     marks = {p.model: p for p in panel.points}
     assert {"baseline", "trained baseline", "int8 baseline"} <= set(marks)
     assert marks["int8 baseline"].x == pytest.approx(0.1)
-    assert panel.line == make_panel(view, cost_axes(view)[0], score_axis(view, "test")).line
+    assert panel.line == make_panel(view, cost_axes(view)[0], "test").line
 
 
 def test_error_bars_are_the_interval_and_the_standard_error(view: StudyView) -> None:
-    panel = make_panel(view, cost_axes(view)[0], score_axis(view, "test"))
+    panel = make_panel(view, cost_axes(view)[0], "test")
     record: Record = view.finalists[1]
     (point,) = (p for p in panel.points if p.model == record.digest)
     latency = record.latencies[-1]

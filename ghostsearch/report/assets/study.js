@@ -13,9 +13,9 @@ const clickable = (id) => {
   if (plot && plot.on) plot.on("plotly_click", (event) => select(event.points[0].customdata));
 };
 
-// The front: one figure for each cost and split; the selected model gets a ring, a dragged budget a line.
+// The front: one figure for each cost and stage; the selected model gets a ring, a dragged budget a line.
 const axis = () => page.axes[Number($("axis-x").value)];
-const split = () => $("axis-y").value;
+const stage = () => $("axis-y").value;
 const placeOf = (figure, id) => {
   for (const trace of figure.data) {
     const i = (trace.customdata || []).indexOf(id);
@@ -24,7 +24,7 @@ const placeOf = (figure, id) => {
   return null;
 };
 const drawFront = () => {
-  const figure = structuredClone(page.front[axis().name][split()]);
+  const figure = structuredClone(page.front[axis().name][stage()]);
   const place = placeOf(figure, state.selected);
   const [x, y] = place || [null, null];
   figure.data.push({ type: "scatter", mode: "markers", x: [x], y: [y], hoverinfo: "skip", showlegend: false, marker: { symbol: "circle-open", size: 22, color: page.ring, line: { width: 2.5 } } });
