@@ -153,6 +153,38 @@ def test_a_worker_that_dies_is_retried_and_its_trial_given_up_after_a_few_deaths
     assert died_once.digest in view.front
 
 
+DOOMED = """
+import os, signal
+from pathlib import Path
+import ray
+from ghostsearch.models.digits import DigitsCNN
+from ghostsearch.models.load import DIGITS_INPUT
+
+class OnDoomedNode(DigitsCNN):
+    input_spec = DIGITS_INPUT
+
+    def forward(self, x):
+        if ray.get_runtime_context().get_node_id() == Path("doomed").read_text():
+            os.kill(os.getppid(), signal.SIGKILL)
+        return super().forward(x)
+"""
+
+
+def test_a_node_that_dies_takes_no_trial_with_it(cluster, tiny, tmp_path, monkeypatch):
+    """The process that owns a node is killed by the node's first trial, which another node then runs."""
+    cluster.add_node(num_cpus=1, resources={"third": 1})
+    cluster.wait_for_nodes()
+    (third,) = (n["NodeID"] for n in ray.nodes() if n["Resources"].get("third"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "doomed.py").write_text(DOOMED)
+    (tmp_path / "doomed").write_text(third)
+    options = tiny(tmp_path / "run", model="doomed:OnDoomedNode", seeds="uniform", sampler="random", trials=4)
+    view = search(RunConfig(**options, engine="ray"))
+    assert third not in {n["NodeID"] for n in ray.nodes() if n["Alive"]}
+    assert [r.state for r in view.records] == ["complete"] * 4
+    assert len({r.digest for r in view.records}) == 4
+
+
 def test_a_users_own_tuner_stops_between_rungs(cluster, tiny, tmp_path):
     """`ghostsearch.tune` in a Tuner that stops trials after their first rung: what it reports is what they cost."""
     run = RunConfig(**tiny(tmp_path / "run", epochs=1))
