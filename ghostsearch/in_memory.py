@@ -7,7 +7,7 @@ are, normalised by whoever made them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from ghostsearch.measure.setting import Setting
 from ghostsearch.models.input import InputSpec, parse_size
 from ghostsearch.models.load import LoadedModel
 from ghostsearch.records import Record, StudyView
-from ghostsearch.shown import notebook_bar
+from ghostsearch.shown import Progress, notebook_bar
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.run import search as search_named
@@ -44,8 +44,6 @@ from ghostsearch.surgery.saved import save as save_model
 from ghostsearch.surgery.sites import find_sites
 
 Images = Tensor | Iterable[Any]
-Progress = Callable[[int, int, str], None]
-"""Formats by the ending of their files."""
 
 
 @dataclass(frozen=True)

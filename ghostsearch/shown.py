@@ -16,25 +16,25 @@ WIDTH = 96
 """Characters in a line of `str(study)`."""
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 """A title, a header and rows of texts."""
-Report = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str], None]
 """How work reports its progress: done, total, and a text such as the best so far."""
 
 
 @contextmanager
-def bar(console: Console) -> Iterator[Report]:
+def bar(console: Console) -> Iterator[Progress]:
     """A progress bar with the time left, which goes when the block ends; in a notebook rich's widget."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich import progress
 
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        progress.SpinnerColumn(), progress.TextColumn("{task.description}", markup=False), progress.BarColumn(),
+        progress.MofNCompleteColumn(), progress.TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as shown:
+    with progress.Progress(*columns, console=console, transient=True) as shown:
         task = shown.add_task("starting", total=None)
         yield lambda done, total, text: shown.update(task, completed=done, total=total or None, description=text[:90])
 
 
-def lines(console: Console) -> Report:
+def lines(console: Console) -> Progress:
     """Progress where no bar can be drawn: a line at each tenth of the work."""
     last = {"tenth": -1, "total": 0}
 
@@ -50,7 +50,7 @@ def lines(console: Console) -> Report:
 
 
 @contextmanager
-def notebook_bar(progress: Report | None) -> Iterator[Report | None]:
+def notebook_bar(progress: Progress | None) -> Iterator[Progress | None]:
     """The given callback; without one, a progress bar in a notebook (lines without ipywidgets) and none elsewhere."""
     from rich import get_console
 

@@ -21,11 +21,8 @@ if TYPE_CHECKING:
 GATE = Gate()
 MISSED, NOT_DECIDED = 3, 4
 """Exit codes: a limit is missed; none is missed, but an interval holds one."""
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register this file's command."""
-    app.command("check")(o.command(check))
+JUNIT = {"failure": "missed", "error": "not decided"}
+"""Elements of a JUnit file by the verdict that they stand for."""
 
 
 def check(
@@ -72,7 +69,3 @@ def _junit(model: str, verdicts: Sequence[Verdict]) -> bytes:
     tree = ET.ElementTree(suite)
     ET.indent(tree)
     return bytes(ET.tostring(suite, encoding="utf-8", xml_declaration=True))
-
-
-JUNIT = {"failure": "missed", "error": "not decided"}
-"""Elements of a JUnit file by the verdict that they stand for."""

@@ -15,11 +15,6 @@ from ghostsearch.space.limits import Limits
 LIMITS, EXPORTING = Limits(), Exporting()
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register this file's command."""
-    app.command("choose")(o.command(choose))
-
-
 def choose(
     study: Annotated[Path, typer.Argument(help="A study directory.", show_default=False)],
     limits: Limits = LIMITS,

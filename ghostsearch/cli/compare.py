@@ -16,11 +16,6 @@ from ghostsearch.measure.setting import Setting
 SETTING = Setting(time_limit=60.0)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register this file's command."""
-    app.command("compare")(o.command(compare))
-
-
 def compare(
     models: Annotated[
         list[str],

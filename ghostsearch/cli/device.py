@@ -11,12 +11,6 @@ from ghostsearch.cli.terminal import say, say_json, show_table
 from ghostsearch.units import milliseconds, with_prefix
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register this file's commands."""
-    app.command("devices")(devices)
-    app.command("doctor")(doctor)
-
-
 def devices(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[DEVICE]...", help="Such as ssh:user@host; default: all.")

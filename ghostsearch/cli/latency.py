@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,21 +12,15 @@ from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.options import ModelOptions
+from ghostsearch.shown import Progress
 from ghostsearch.space.preset import default_space
 from ghostsearch.units import milliseconds
 
 if TYPE_CHECKING:
     from ghostsearch.measure.latency_table import LatencyTable
     from ghostsearch.measure.profiling import Network
-    from ghostsearch.models.load import LoadedModel
 
 SETTING, LOADING = Setting(), ModelOptions()
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register this file's commands."""
-    app.command("profile")(o.command(profile))
-    app.command("audit")(o.command(audit))
 
 
 def profile(
@@ -43,14 +38,9 @@ def profile(
 
     Example: [bold]ghostsearch profile torchvision:resnet18 --device onnxruntime:cpu[/bold]
     """
-    from ghostsearch.measure.audit import fit_correction
-    from ghostsearch.surgery.saved import open_model
-
-    loaded, space = open_model(model, loading), space or default_space(model)
+    space = space or default_space(model)
     with progress_bar(shown.silent) as progress:
-        table, network = _table(loaded, device, setting, space, progress)
-        if correct and table.correction is None:
-            fit_correction(table, network, progress=progress)
+        table, _ = _table(model, loading, device, setting, space, progress, correct=correct)
     rows, vetoed = table.rows(), table.vetoed()
     if shown.as_json:
         say_json({"rows": rows, "vetoed": list(vetoed), "file": str(table.store.path), "note": table.store.note})
@@ -88,17 +78,11 @@ def audit(
 
     Example: [bold]ghostsearch audit torchvision:resnet18 --device onnxruntime:cpu[/bold]
     """
-    import dataclasses
-
     from ghostsearch.measure.audit import audit as run_audit
-    from ghostsearch.measure.audit import fit_correction
-    from ghostsearch.surgery.saved import open_model
 
-    loaded, space = open_model(model, loading), space or default_space(model)
+    space = space or default_space(model)
     with progress_bar(shown.silent) as progress:
-        table, network = _table(loaded, device, setting, space, progress)
-        if table.correction is None:
-            fit_correction(table, network, progress=progress)
+        table, network = _table(model, loading, device, setting, space, progress, correct=True)
         found = run_audit(table, network, count=count, progress=progress)
     if shown.as_json:
         say_json(dataclasses.asdict(found))
@@ -111,20 +95,26 @@ def audit(
 
 
 def _table(
-    loaded: LoadedModel, device: str, setting: Setting, space: str, progress: Any
-) -> tuple[LatencyTable, Network]:
-    """The latency table of a model, and the network it was made from."""
+    model: str, loading: ModelOptions, device: str, setting: Setting, space: str, progress: Progress | None, *,
+    correct: bool,
+) -> tuple[LatencyTable, Network]:  # fmt: skip
+    """The latency table of a model, its correction fitted where `correct`, and the network it was made from."""
     from ghostsearch.measure import profiling
+    from ghostsearch.measure.audit import fit_correction
     from ghostsearch.measure.cells import CellStore
     from ghostsearch.models.load import example_input
     from ghostsearch.space.preset import load_preset
+    from ghostsearch.surgery.saved import open_model
     from ghostsearch.surgery.sites import find_sites
 
-    preset = load_preset(space)
+    loaded, preset = open_model(model, loading), load_preset(space)
     example = example_input(loaded.input)
     anatomy = find_sites(loaded.module, example, include_first=preset.include_first)
     network = profiling.Network(loaded.module, example, anatomy)
-    return profiling.profile(network, preset.resolve(anatomy), CellStore(device, setting), progress=progress), network
+    table = profiling.profile(network, preset.resolve(anatomy), CellStore(device, setting), progress=progress)
+    if correct and table.correction is None:
+        fit_correction(table, network, progress=progress)
+    return table, network
 
 
 def _ratio(row: Mapping[str, Any]) -> str:

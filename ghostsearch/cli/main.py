@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from ghostsearch.cli import check, choose, compare, device, latency, model, study, train
+from ghostsearch.cli.options import command
 from ghostsearch.cli.terminal import say_error, warning_printer
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.version import VERSION
@@ -43,8 +45,26 @@ def ghostsearch(
     """
 
 
-for commands in (model, study, choose, check, train, compare, device, latency):
-    commands.add_to(app)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "inspect": model.inspect_model,
+    "convert": model.convert_model,
+    "measure": model.measure_model,
+    "export": model.export_model,
+    "search": study.run_search,
+    "solve": study.solve,
+    "report": study.report,
+    "choose": choose.choose,
+    "check": check.check,
+    "finetune": train.finetune,
+    "train": train.train,
+    "compare": compare.compare,
+    "devices": device.devices,
+    "doctor": device.doctor,
+    "profile": latency.profile,
+    "audit": latency.audit,
+}
+for name, function in COMMANDS.items():
+    app.command(name)(command(function))
 
 
 def main() -> None:

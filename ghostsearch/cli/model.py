@@ -14,7 +14,7 @@ from ghostsearch.export.options import Exporting
 from ghostsearch.files import dated_directory
 from ghostsearch.measure.setting import DEVICE_HELP, Setting
 from ghostsearch.models.options import ModelOptions
-from ghostsearch.report.colours import short_name
+from ghostsearch.space.choice import parse_choice
 from ghostsearch.space.preset import default_space
 from ghostsearch.surgery.options import Conversion
 from ghostsearch.units import milliseconds, score_text, with_prefix
@@ -23,14 +23,6 @@ if TYPE_CHECKING:
     from ghostsearch.models.load import LoadedModel
 
 SETTING, LOADING, CONVERSION, EXPORTING = Setting(), ModelOptions(), Conversion(), Exporting()
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register this file's commands."""
-    app.command("inspect")(o.command(inspect_model))
-    app.command("convert")(o.command(convert_model))
-    app.command("measure")(o.command(measure_model))
-    app.command("export")(o.command(export_model))
 
 
 def inspect_model(
@@ -91,7 +83,7 @@ def _show_input(loaded: LoadedModel) -> None:
 
 def _show_sites(model: str, sites: list[dict[str, Any]]) -> None:
     """A row per site, a column per choice with its theoretical speed-up; the choices' names in full below."""
-    names = {c["choice"]: short_name(c["choice"]) for s in sites for c in s["choices"][1:]}
+    names = {c["choice"]: parse_choice(c["choice"]).look.short for s in sites for c in s["choices"][1:]}
     rows = []
     for site in sites:
         speed = {c["choice"]: f"{c['speedup']:.2f}×" if c["speedup"] else "free" for c in site["choices"][1:]}

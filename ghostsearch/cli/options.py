@@ -107,7 +107,6 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         function(**groups, **{name: value for name, value in values.items() if name not in of_fields})
 
     parameters = [*plain, *of_fields.values()]
-    # Arguments and required options stand first in the usage line; switches of the output come last.
     run.__doc__, run.__name__ = function.__doc__, function.__name__
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -21,16 +21,6 @@ from ghostsearch.study.config import RunConfig, configure
 if TYPE_CHECKING:
     from ghostsearch.records import StudyView
 
-SEARCH_HELP = """Search which layers to keep, replace, narrow or drop; ends with a Pareto front.
-
-Without arguments: the quick start on scikit-learn's digits, under five minutes on two cores.
-Rerun the same command to resume a stopped or killed run.
-
-Example: [bold]ghostsearch search --model torchvision:resnet18 --data folder:images --device onnxruntime:cpu
---max-latency 60% --trials 40 --epochs 1 --out results/mine[/bold]
-"""
-
-
 WRITTEN = {
     "report.html": "the page to look at",
     "report.md": "the same for a pull request",
@@ -40,13 +30,6 @@ WRITTEN = {
     "models": "the front's models, ready to load",
 }
 """What a search leaves in its directory for people."""
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register this file's commands."""
-    app.command("search", help=SEARCH_HELP)(o.command(run_search))
-    app.command("solve")(o.command(solve))
-    app.command("report")(report)
 
 
 DEFAULTS, LIMITS = RunConfig(), CostLimits()
@@ -63,7 +46,14 @@ def run_search(
     config: Config = None, plan: Forecast = False, watch: Watched = False, run: RunConfig = DEFAULTS,
     shown: o.Output = o.OUTPUT,
 ) -> None:  # fmt: skip
-    """Run or resume the study that the options (and --config) describe, then show its front."""
+    """Search which layers to keep, replace, narrow or drop; ends with a Pareto front.
+
+    Without arguments: the quick start on scikit-learn's digits, under five minutes on two cores.
+    Rerun the same command to resume a stopped or killed run.
+
+    Example: [bold]ghostsearch search --model torchvision:resnet18 --data folder:images --device onnxruntime:cpu
+    --max-latency 60% --trials 40 --epochs 1 --out results/mine[/bold]
+    """
     from ghostsearch.study.directory import placed
     from ghostsearch.study.run import search
 

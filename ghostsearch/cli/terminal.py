@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ghostsearch.shown import Report, bar, lines
+from ghostsearch.shown import Progress, bar, lines
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -79,21 +79,13 @@ def _together(text: str) -> str:
 
 
 @contextmanager
-def progress_bar(quiet: bool = False) -> Iterator[Report]:
-    """A progress bar with time left, on standard error; only where a person watches, so logs stay clean.
+def progress_bar(quiet: bool = False) -> Iterator[Progress | None]:
+    """A progress bar with the time left on standard error; a line at each tenth where that is no terminal.
 
-    Where standard error is no terminal, a line is written at each tenth of the work instead.
+    Yields None where `quiet`.
     """
-    if quiet:
-        yield _silent
-        return
-    if not err.is_terminal:
-        yield lines(err)
+    if quiet or not err.is_terminal:
+        yield None if quiet else lines(err)
         return
     with bar(err) as report:
         yield report
-
-
-def _silent(done: int, total: int, text: str) -> None:
-    """Report nothing."""
-    del done, total, text

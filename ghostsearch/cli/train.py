@@ -20,12 +20,6 @@ Out = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register this file's commands."""
-    app.command("finetune")(o.command(finetune))
-    app.command("train")(o.command(train))
-
-
 def finetune(
     directory: Annotated[Path, typer.Argument(help="A directory that convert or search wrote.", show_default=False)],
     out: Out = None,

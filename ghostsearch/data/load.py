@@ -25,12 +25,11 @@ from ghostsearch.data.source import SPLITS, Source, only, shortened, warnings_ab
 from ghostsearch.data.tables import read_arrays, read_csv
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning
 from ghostsearch.graph.capture import batch_size
+from ghostsearch.shown import Progress
 from ghostsearch.usercode import import_object, is_object_name
 
 if TYPE_CHECKING:
     from ghostsearch.models.input import InputSpec
-
-Progress = Callable[[int, int, str], None]
 
 MEMORY_LIMIT_BYTES = 2**30
 """Sets that need no more than this, decoded to bytes at the model's size, stay in memory."""

@@ -17,11 +17,11 @@ from ghostsearch.data.boxes import as_target
 from ghostsearch.data.images import BrokenImageError, fit, resizing, with_channels
 from ghostsearch.data.source import Source
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning, in_a_line
+from ghostsearch.shown import Progress
 
 if TYPE_CHECKING:
     from ghostsearch.models.input import InputSpec
 
-Progress = Callable[[int, int, str], None]
 CHUNK = 256
 FILE_KINDS = ("mask", "image", "boxes")
 """Targets that are cropped and mirrored together with their image."""

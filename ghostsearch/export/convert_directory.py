@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import check_writable
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.load import LoadedModel, example_input
+from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Anatomy, Architecture, nearest_names
 from ghostsearch.space.choice import Width, parse_choice
 from ghostsearch.space.preset import GroupRule, Preset, SiteRule
@@ -23,8 +23,6 @@ from ghostsearch.surgery.options import Conversion
 from ghostsearch.surgery.saved import ARCHITECTURE_FILE, WEIGHTS_FILE, load, save
 from ghostsearch.surgery.sites import find_sites
 from ghostsearch.surgery.verify import ConversionWarning, output_error, outputs_of
-
-Progress = Callable[[int, int, str], None]
 
 
 def requested_architecture(anatomy: Anatomy, wanted: Conversion) -> Architecture:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ from ghostsearch.measure.onnx_graph.noise import LayerNoise
 from ghostsearch.measure.onnx_graph.quantize import Int8Options, float_nodes, quantized, weight_bits
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import LoadedModel, example_input
+from ghostsearch.shown import Progress
 from ghostsearch.training.evaluate import evaluate
 from ghostsearch.training.tasks.base import Task
 
-Progress = Callable[[int, int, str], None]
 SHOWN = 5
 """Layers named as the noisiest."""
 

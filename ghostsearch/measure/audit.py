@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,9 @@ from ghostsearch.measure.latency import measure_pairs
 from ghostsearch.measure.latency_table import UNCORRECTED, LatencyTable
 from ghostsearch.measure.profiling import Network
 from ghostsearch.records import Latency
+from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.surgery.convert import convert
-
-Progress = Callable[[int, int, str], None]
 
 FIT_MODELS = 10
 AUDIT_MODELS = 30

@@ -7,7 +7,7 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
@@ -24,8 +24,7 @@ from ghostsearch.measure.intervals import builds_needed, interval, log_ratios
 from ghostsearch.measure.setting import Setting
 from ghostsearch.measure.threads import WaitClock, check_threads, preemptions
 from ghostsearch.records import Latency
-
-Progress = Callable[[int, int, str], None]
+from ghostsearch.shown import Progress
 
 BASELINE = "baseline"
 DEFAULT_SETTING = Setting()

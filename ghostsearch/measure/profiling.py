@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,8 @@ from ghostsearch.measure.cells import CellStore, CellTime
 from ghostsearch.measure.latency import measure_pairs
 from ghostsearch.measure.latency_table import LatencyTable
 from ghostsearch.measure.setting import Setting
+from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Anatomy, SearchSpace
-
-Progress = Callable[[int, int, str], None]
 
 CELL_S = 0.35
 """Timing a cell at most, in seconds; most are done sooner."""

@@ -38,7 +38,7 @@ def change_rows(views: Sequence[StudyView], axes: Sequence[Axis]) -> list[Row]:
 
 def _models(first: StudyView, other: StudyView) -> str:
     """Both models' names, and at how many sites and groups they differ."""
-    before, after = _chosen(first), _chosen(other)
+    before, after = first.record(first.chosen), other.record(other.chosen)
     if before is None or after is None:
         return f"{first.chosen or MISSING} → {other.chosen or MISSING}"
     if before.digest == after.digest:
@@ -49,7 +49,7 @@ def _models(first: StudyView, other: StudyView) -> str:
 
 
 def _score(first: StudyView, other: StudyView, axis: Axis, split: str) -> str:
-    before, after = (r.score(split) if (r := _chosen(v)) else None for v in (first, other))
+    before, after = (r.score(split) if (r := v.record(v.chosen)) else None for v in (first, other))
     if before is None or after is None or before.metric != after.metric:
         return MISSING
     factor, unit = (100.0, " points") if before.metric in PERCENT else (1.0, "")
@@ -71,7 +71,7 @@ def _interval(before: Score, after: Score, *, paired: bool) -> tuple[float, floa
 
 
 def _cost(first: StudyView, other: StudyView, axis: Axis) -> str:
-    before, after = _chosen(first), _chosen(other)
+    before, after = first.record(first.chosen), other.record(other.chosen)
     if before is None or after is None:
         return MISSING
     old, new = axis.value(before), axis.value(after)
@@ -94,7 +94,3 @@ def _log_reach(record: Record, device: str) -> float:
     latency = record.latency(device)
     interval = latency.ratio_interval if latency else None
     return (log(interval[1]) - log(interval[0])) / 2 if interval and interval[0] > 0 else 0.0
-
-
-def _chosen(view: StudyView) -> Record | None:
-    return view.record(view.chosen) if view.chosen else None

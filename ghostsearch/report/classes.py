@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ghostsearch.records import StudyView
 from ghostsearch.report.outcome import best_baseline
+from ghostsearch.units import score_text
 
 SHOWN = 20
 """Classes in the table: those that lose most."""
-
-Counts = Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class ClassTable:
 
 def class_table(view: StudyView) -> ClassTable | None:
     """The classes that the chosen model loses most on, on the test split; None where it is not known for each class."""
-    model, baseline = view.record(view.chosen) if view.chosen else None, best_baseline(view, "test")
+    model, baseline = view.record(view.chosen), best_baseline(view, "test")
     scores = [record.score("test") if record else None for record in (baseline, model)]
     if baseline is model or not all(score and len(score.by_class) > 1 for score in scores):
         return None
@@ -35,13 +33,14 @@ def class_table(view: StudyView) -> ClassTable | None:
     changes = {name: _share(after[name]) - _share(before[name]) for name in both}
     order = sorted(both, key=changes.__getitem__)
     rows = [
-        (name, str(before[name][1]), _percent(_share(before[name])), _percent(_share(after[name])),
+        (name, str(before[name][1]), *(score_text(_share(of[name]), "accuracy") for of in (before, after)),
          f"{100 * changes[name]:+.1f} ± {100 * _error(before[name], after[name]):.1f} points")
         for name in order[:SHOWN]
     ]  # fmt: skip
     worse, better = (sum(sign * c > 0 for c in changes.values()) for sign in (-1, 1))
+    balanced = [score_text(sum(map(_share, of.values())) / len(of), "accuracy") for of in (after, before)]
     note = (
-        f"Balanced accuracy: {_percent(_balanced(after))}, baseline {_percent(_balanced(before))}. "
+        f"Balanced accuracy: {balanced[0]}, baseline {balanced[1]}. "
         f"{worse} of {len(both)} classes lose, {better} gain; "
         + ("the largest losses are shown" if len(both) > SHOWN else "the largest loss comes first")
         + ". Standard errors as of independent samples; those of the same images are smaller."
@@ -53,15 +52,7 @@ def _share(count: tuple[int, int]) -> float:
     return count[0] / count[1]
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
 def _error(*counts: tuple[int, int]) -> float:
     """Standard error of a difference of shares; a class's share is drawn in by one right and one wrong image."""
     smooth = [((right + 1) / (images + 2), images) for right, images in counts]
     return float(sum(p * (1 - p) / images for p, images in smooth) ** 0.5)
-
-
-def _balanced(counts: Counts) -> float:
-    return sum(map(_share, counts.values())) / len(counts)

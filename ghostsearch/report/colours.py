@@ -20,11 +20,6 @@ def choice_colours(texts: Iterable[str]) -> dict[str, str]:
     }
 
 
-def short_name(text: str) -> str:
-    """A choice in the few letters that fit into a cell: `g2·3` for ghost(ratio=2, kernel=3)."""
-    return parse_choice(text).look.short
-
-
 def _shade(colour: str, amount: float) -> str:
     """Mixed with white by a positive amount, with black by a negative one."""
     target = 255 if amount > 0 else 0

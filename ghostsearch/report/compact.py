@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
-from ghostsearch.errors import GhostsearchError, in_a_line
+from ghostsearch.errors import GhostsearchError, told_as
 from ghostsearch.files import write_text
 from ghostsearch.machine import processor_name
 from ghostsearch.measure.cost import measure_cost
@@ -25,6 +25,8 @@ from ghostsearch.models.load import LoadedModel, known_models, load_model
 from ghostsearch.models.options import ModelOptions
 from ghostsearch.records import Cost, Latency
 from ghostsearch.report.result_page import ResultPage, ResultTable
+from ghostsearch.report.tables import narrow_table
+from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import read_json
 from ghostsearch.study.subject import open_subject
 from ghostsearch.surgery.saved import SavedModel
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 COMPACT_FILE = "compact.json"
-Progress = Callable[[int, int, str], None]
 
 
 class Published(BaseModel):
@@ -91,9 +92,11 @@ def compare_models(
     loaded = {name: find_model(name, size, allow_code=allow_code) for name in names}
     shape = loaded[names[0]].input
     example = example_of(loaded[names[0]])
-    for model in loaded.values():
+    if isinstance(example, tuple):
+        raise GhostsearchError(f"{names[0]} takes {len(example)} inputs; compare models of one image each")
+    for name, model in loaded.items():
         check_device(model, device)
-    _check_inputs(loaded, example)
+        _check_input(name, model, example)
     modules: dict[str, nn.Module] = {name: model.module.eval() for name, model in loaded.items()}
     latencies = measure_latency(
         modules, example, device=device, baseline=modules[names[0]], setting=setting, progress=progress
@@ -130,25 +133,16 @@ def made_of(model: LoadedModel) -> str:
     return f"{model.spec} with " + (", ".join(f"{n} × {choice}" for choice, n in taken.items()) or "nothing changed")
 
 
-def _check_inputs(loaded: dict[str, LoadedModel], example: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+def _check_input(name: str, model: LoadedModel, example: torch.Tensor) -> None:
     """Raise GhostsearchError when a model cannot take the first one's images, x: (1, C, H, W)."""
-    if isinstance(example, tuple):
-        raise GhostsearchError(f"{next(iter(loaded))} takes {len(example)} inputs; compare models of one image each")
-    for name, model in loaded.items():
-        if model.input.channels != example.shape[1]:
-            raise GhostsearchError(
-                f"{name} takes {model.input.channels} channels, the first model {example.shape[1]}; "
-                "compare models of one kind of image"
-            )
-        try:
-            with torch.no_grad():
-                model.module.eval()(example)
-        # A foreign forward may raise anything; its own words say what.
-        except Exception as error:
-            shown = in_a_line(error, 160)
-            raise GhostsearchError(
-                f"{name} does not take the first model's images of {tuple(example.shape[1:])} ({shown}); give --size"
-            ) from error
+    if model.input.channels != example.shape[1]:
+        raise GhostsearchError(
+            f"{name} takes {model.input.channels} channels, the first model {example.shape[1]}; "
+            "compare models of one kind of image"
+        )
+    refused = f"{name} does not take the first model's images of {tuple(example.shape[1:])}"
+    with torch.no_grad(), told_as(lambda why: f"{refused} ({why}); give --size", 160):
+        model.module.eval()(example)
 
 
 def published_accuracy(model: LoadedModel) -> Published | None:
@@ -204,22 +198,10 @@ def table_note(models: Sequence[ComparedModel]) -> str:
 
 def compact_table(models: Sequence[ComparedModel]) -> Table:
     """The rows as a rich table."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(
-        title=conditions(models), caption=table_note(models), caption_justify="left", title_justify="left",
-        header_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=0,
-    )  # fmt: skip
     header, rows = compact_rows(models)
-    for i, name in enumerate(header):
-        heading = name.replace(" ", "\n")
-        table.add_column(heading, justify="right" if i else "left", no_wrap=not i, overflow="fold")
-    for row in rows:
-        # Figures keep their units beside them, so that a narrow terminal breaks headings only.
-        table.add_row(*(escape(cell).replace(" ", "\u00a0") for cell in row))
-    return table
+    # Figures keep their units beside them, so that a narrow terminal breaks headings only.
+    rows = [[cell.replace(" ", "\u00a0") for cell in row] for row in rows]
+    return narrow_table(conditions(models), header, rows, table_note(models))
 
 
 def compact_page(models: Sequence[ComparedModel], *, command: str, seed: int) -> ResultPage:

@@ -15,7 +15,6 @@ from ghostsearch.report.figures import comparison_figure
 from ghostsearch.report.headline import headline
 from ghostsearch.report.html import render
 from ghostsearch.report.outcome import (
-    baseline_record,
     cost_axes,
     cost_cell,
     metric_name,
@@ -111,7 +110,7 @@ def _hypervolumes(views: Sequence[StudyView], axis: Axis) -> list[str]:
     scores = [
         sign * s for v in views for r in v.records if r.state == "complete" if (s := score_axis(v).value(r)) is not None
     ]
-    baselines = [c for v in views if (p := baseline_record(v)) and (c := axis.value(p))]
+    baselines = [c for v in views if (p := v.record("baseline")) and (c := axis.value(p))]
     if not scores or not baselines or max(scores) == min(scores):
         return [MISSING] * len(views)
     best, span, dearest = min(scores), max(scores) - min(scores), max(baselines)
@@ -131,7 +130,7 @@ def _score(view: StudyView, digest: str, split: str) -> str:
 
 def _cost(view: StudyView, digest: str, axis: Axis) -> str:
     record = view.record(digest)
-    return cost_cell(record, baseline_record(view), axis) if record else MISSING
+    return cost_cell(record, view.record("baseline"), axis) if record else MISSING
 
 
 def _warnings(views: Sequence[StudyView], axes: Sequence[Axis]) -> list[str]:

@@ -16,7 +16,6 @@ from ghostsearch.records import Axis, Record, StudyView
 from ghostsearch.report.compact import ComparedModel
 from ghostsearch.report.figures import front_figure, layer_figures, progress_figures, strips_figure
 from ghostsearch.report.outcome import (
-    baseline_record,
     best_baseline,
     by_digest,
     cost_axes,
@@ -66,12 +65,13 @@ def page_content(view: StudyView, directory: Path, compact: Sequence[ComparedMod
         points = tuple(p for p in panel.points if p.model in shown)
         panels[key] = replace(panel, points=points)
     strips = _strip_records(view, kind_of)
-    baseline = baseline_record(view)
+    baseline = view.record("baseline")
+    costs = [a.value(baseline) if baseline else None for a in axes]
     return {
         "chosen": view.chosen, "models": models, "left_out": len({r.digest for r in view.records}) - len(shown),
         "axes": [
-            {"name": a.name, "label": a.label, "baseline": _scaled(baseline, a)}
-            for a in axes
+            {"name": a.name, "label": a.label, "baseline": None if cost is None else cost * a.scale[0]}
+            for a, cost in zip(axes, costs, strict=True)
         ],
         "stages": {s: STAGES[s] for s in reached},
         "front": {
@@ -84,11 +84,6 @@ def page_content(view: StudyView, directory: Path, compact: Sequence[ComparedMod
         "options": _options(view, axes), "drop_unit": "points" if score_axis(view).scale[1] == "%" else "",
         "files": {d: found for d in _finished(view) if (found := model_links(directory, d))},
     }  # fmt: skip
-
-
-def _scaled(record: Record | None, axis: Axis) -> float | None:
-    value = axis.value(record) if record else None
-    return None if value is None else value * axis.scale[0]
 
 
 def _finished(view: StudyView) -> list[str]:
@@ -111,7 +106,7 @@ def _models(view: StudyView, kind_of: Mapping[str, str]) -> list[dict[str, Any]]
 
 def _model(view: StudyView, record: Record, axes: list[Axis], kind: str, important: bool) -> dict[str, Any]:
     """A model in words: choices with their sites, figures as the tables have them, where it came from."""
-    final, baseline = record if is_variant(record) else view.record(record.digest), baseline_record(view)
+    final, baseline = record if is_variant(record) else view.record(record.digest), view.record("baseline")
     assert final is not None
     counted = Counter([*record.sites.values(), *record.groups.values()])
     sites = {text: [n for n, t in (record.sites | record.groups).items() if t == text] for text in counted}
@@ -138,7 +133,7 @@ def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
     Of each its costs as shares of the baseline's, its drop in the validation score from the better baseline (accuracy
     in points), the standard error of that drop, and the axes whose limits it misses.
     """
-    baseline, axis, tables = baseline_record(view), score_axis(view), table_axes(view)
+    baseline, axis, tables = view.record("baseline"), score_axis(view), table_axes(view)
     best, options = best_baseline(view, "validation"), []
     last = max((s.epochs for r in view.finalists if (s := r.score())), default=0.0)
     for digest in _finished(view):
@@ -162,7 +157,7 @@ def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
 
 def slider_ends(view: StudyView, content: Mapping[str, Any]) -> dict[str, Any]:
     """Where the sliders end and begin, in percent of the baseline's cost and in units of the score."""
-    options, axes, baseline = content["options"], cost_axes(view), baseline_record(view)
+    options, axes, baseline = content["options"], cost_axes(view), view.record("baseline")
     shares = [share for option in options for share in option["shares"].values()]
     limit, whole = (axes[0].bound, baseline and axes[0].value(baseline)) if axes else (None, None)
     cost, step = max(100, ceil(100 * max(shares, default=1.0))), 0.1 if content["drop_unit"] else 0.01

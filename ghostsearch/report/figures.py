@@ -7,12 +7,12 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ghostsearch.records import Axis, Record, StudyView
-from ghostsearch.report.colours import choice_colours, short_name
+from ghostsearch.report.colours import choice_colours
 from ghostsearch.report.compact import ComparedModel
 from ghostsearch.report.history import hypervolume_history, rung_curves
 from ghostsearch.report.outcome import axis_title, model_id, score_axis, score_cell, shown_score
 from ghostsearch.report.points import MARKS, Panel, Point
-from ghostsearch.space.choice import parse_width
+from ghostsearch.space.choice import parse_choice, parse_width
 from ghostsearch.space.costs import kept_width
 from ghostsearch.units import share_text, with_prefix
 
@@ -85,7 +85,8 @@ def strips_figure(view: StudyView, records: Sequence[Record], kind_of: Mapping[s
             "customdata": [c[3] for c in group], "hovertext": [c[4] for c in group],
             "hovertemplate": "%{customdata}<br>%{hovertext}<extra></extra>",
         })  # fmt: skip
-    labels = [f"{r.digest}{' ★' if kind_of.get(r.digest) == 'chosen' else ''}  {_short(view, r)}" for r in records]
+    stars = [" ★" * (kind_of.get(r.digest) == "chosen") for r in records]
+    labels = [f"{r.digest}{star}  {score_cell(shown_score(view, r))}" for r, star in zip(records, stars, strict=True)]
     ticks = {"tickvals": [0.4 - i for i in range(len(records))], "ticktext": labels, "showgrid": False}
     figure = _figure(
         traces, f"{len(sites)} sites, from input to output; height: share of channels kept", "", barmode="overlay",
@@ -237,13 +238,9 @@ def _cell_text(site: Mapping[str, Any], choice: str, share: float) -> str:
     )
 
 
-def _short(view: StudyView, record: Record) -> str:
-    return score_cell(shown_score(view, record))
-
-
 def _uniform_name(record: Record) -> str:
     """A uniform model's one choice, short enough to stand beside its mark."""
-    names = {short_name(text) for text in record.sites.values() if text != "keep"}
+    names = {parse_choice(text).look.short for text in record.sites.values() if text != "keep"}
     widths = {text.replace("width(", "w").rstrip(")") for text in record.groups.values()}
     return " ".join(sorted(names) + sorted(widths))
 

@@ -20,12 +20,11 @@ from ghostsearch.graph.capture import call, copied
 from ghostsearch.models.input import InputSpec
 from ghostsearch.models.load import LoadedModel
 from ghostsearch.report.html import render
+from ghostsearch.shown import Progress
 from ghostsearch.units import share_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-Progress = Callable[[int, int, str], None]
 
 KERNELS = (1, 3, 5, 7)
 """The d of the paper's toy experiment (section 4.1, table 1)."""
@@ -45,7 +44,6 @@ class MapPair:
 
     source: int
     target: int
-    correlation: float
     errors: dict[int, float | None]
     """Share of the target's variance left by the best d×d filter, by d; None where the map is too small for it."""
     maps: tuple[np.ndarray, ...]
@@ -151,10 +149,8 @@ def image_tensor(image: Image, spec: InputSpec) -> Tensor:
     return ((pixels - mean) / std)[None]
 
 
-def similar_maps(
-    model: nn.Module, pixels: Tensor, *, pairs: int = PAIRS, progress: Progress | None = None
-) -> Iterator[LayerMaps]:
-    """Each convolution's redundancy and most similar pairs of output maps, on pixels: (1, C, H, W).
+def similar_maps(model: nn.Module, pixels: Tensor, *, progress: Progress | None = None) -> Iterator[LayerMaps]:
+    """Each convolution's redundancy and its PAIRS most similar pairs of output maps, on pixels: (1, C, H, W).
 
     The maps are a convolution's own output, which is what a ghost convolution has to reproduce.
     Depthwise convolutions, which are never ghosted, are left out. Raises GhostsearchError when the forward fails.
@@ -163,7 +159,7 @@ def similar_maps(
     for done, (path, (kind, maps)) in enumerate(found.items()):
         if progress:
             progress(done, len(found), path)
-        yield _compare_maps(path, kind, maps, pairs)
+        yield _compare_maps(path, kind, maps)
 
 
 def feature_maps(model: nn.Module, pixels: Tensor) -> dict[str, tuple[str, Tensor]]:
@@ -192,7 +188,7 @@ def _keeper(found: dict[str, tuple[str, Tensor]], path: str, kind: str) -> Calla
     return keep
 
 
-def _compare_maps(path: str, kind: str, maps: Tensor, count: int) -> LayerMaps:
+def _compare_maps(path: str, kind: str, maps: Tensor) -> LayerMaps:
     channels, height, width = maps.shape
     shape = (channels, height, width)
     alive = maps.flatten(1).var(dim=1) > 1e-12
@@ -203,7 +199,7 @@ def _compare_maps(path: str, kind: str, maps: Tensor, count: int) -> LayerMaps:
     index = alive.nonzero().flatten().tolist()
     living = maps[alive]
     errors = pair_errors(living, 3)
-    pairs = tuple(_pair(living, source, target, index) for source, target in closest_pairs(living, count))
+    pairs = tuple(_pair(living, source, target, index) for source, target in closest_pairs(living, PAIRS))
     return LayerMaps(path, kind, shape, redundancy(living, errors), pairs, "")
 
 
@@ -256,19 +252,17 @@ def _pair(maps: Tensor, source: int, target: int, names: list[int]) -> MapPair:
     positions = maps[0].numel()
     fits = [d for d in KERNELS if positions >= SAMPLES_PER_TAP * (d * d + 1)]
     errors = {d: float(pair_errors(pair, d)[0, 1]) if d in fits else None for d in KERNELS}
-    flat = pair.flatten(1)
     return MapPair(
         source=names[source],
         target=names[target],
-        correlation=float(torch.corrcoef(flat)[0, 1]),
         errors=errors,
-        maps=tuple(m.numpy() for m in (pair[0], pair[1], _made(pair[0], pair[1], 3))),
+        maps=tuple(m.numpy() for m in (pair[0], pair[1], _made(pair[0], pair[1]))),
     )
 
 
-def _made(source: Tensor, target: Tensor, kernel: int) -> Tensor:
-    """The target map as the best filter of the source makes it."""
-    inputs = _shifted(source, kernel)
+def _made(source: Tensor, target: Tensor) -> Tensor:
+    """The target map as the best 3×3 filter of the source makes it."""
+    inputs = _shifted(source, 3)
     wanted = target.flatten().double()
     filter_ = torch.linalg.lstsq(inputs, (wanted - wanted.mean())[:, None]).solution
     return (inputs @ filter_ + wanted.mean()).reshape(target.shape).float()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ghostsearch.records import Axis, Record, Score, StudyView
 from ghostsearch.report.outcome import (
-    baseline_record,
     best_baseline,
     cost_axes,
     cost_cell,
@@ -22,7 +21,7 @@ from ghostsearch.units import AGAINST_BASELINE, AGREEMENT, SHARES, share_text
 
 def headline(view: StudyView) -> str:
     """One sentence: the chosen model, what it saves, its score beside the better baseline's."""
-    chosen, baseline = view.record(view.chosen), baseline_record(view)
+    chosen, baseline = view.record(view.chosen), view.record("baseline")
     if chosen is None:
         return f"No model of {view.name} meets every limit yet; relax a limit or raise --trials."
     if chosen.digest == "baseline" or baseline is None:

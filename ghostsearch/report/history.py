@@ -7,7 +7,7 @@ from typing import Any
 
 from ghostsearch.pareto import hypervolume, pareto_front
 from ghostsearch.records import Axis, Record, StudyView
-from ghostsearch.report.outcome import baseline_record, cost_axes, last_rung, score_axis
+from ghostsearch.report.outcome import cost_axes, last_rung, score_axis
 
 MIN_PAIRS = 4
 """Fewer models than this at both rungs make no rank correlation worth printing."""
@@ -20,7 +20,7 @@ def hypervolume_history(view: StudyView) -> dict[str, Any]:
     so that 0 is no better than baseline and 1 is out of reach. Models that failed, broke a limit or stopped at an
     earlier rung do not count.
     """
-    score, costs, baseline = score_axis(view), cost_axes(view), baseline_record(view)
+    score, costs, baseline = score_axis(view), cost_axes(view), view.record("baseline")
     if baseline is None or not costs:
         return {}
     sign, rung = (-1.0 if score.maximize else 1.0), last_rung(view)

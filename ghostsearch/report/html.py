@@ -27,6 +27,8 @@ def _environment() -> Environment:
 
 def render(name: str, scripts: Sequence[str], content: Mapping[str, Any], *, plots: bool = True, **values: Any) -> str:
     """A page as HTML: every value is escaped, `content` is what the scripts read; no plotly.js without `plots`."""
+    from plotly.offline import get_plotlyjs
+
     colours = {"dark": dict(zip(LIGHT.values(), DARK.values(), strict=True)), "ring": LIGHT["ring"]}
     return (
         _environment()
@@ -34,7 +36,7 @@ def render(name: str, scripts: Sequence[str], content: Mapping[str, Any], *, plo
         .render(
             style=Markup(_palette() + _asset("style.css")),  # noqa: S704 - our own files
             scripts=Markup("\n".join(_asset(f"{s}.js") for s in scripts)),  # noqa: S704 - our own files
-            plotly=Markup(_plotly_script()) if plots else "",  # noqa: S704 - the library's own file
+            plotly=Markup(get_plotlyjs()) if plots else "",  # noqa: S704 - the library's own file
             content=_finite({**colours, **content}),
             version=VERSION,
             date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -56,14 +58,6 @@ def _palette() -> str:
         f'@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{ {dark} }} }}\n'
         f':root[data-theme="dark"] {{ {dark} }}\n'
     )
-
-
-def _plotly_script() -> str:
-    """plotly.js itself (4.8 MB), from the plotly package."""
-    from plotly.offline import get_plotlyjs
-
-    script: str = get_plotlyjs()
-    return script
 
 
 def _finite(data: Any) -> Any:

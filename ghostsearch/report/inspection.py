@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ghostsearch.measure.cost import measure_cost
@@ -16,6 +16,7 @@ from ghostsearch.measure.setting import Setting
 from ghostsearch.measure.shares import shares_by_kind
 from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.records import Latency
+from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.space.choice import parse_layer_choice
 from ghostsearch.space.costs import theoretical_speedup
@@ -23,13 +24,6 @@ from ghostsearch.space.preset import load_preset
 from ghostsearch.surgery.saved import SavedModel, load_baseline
 from ghostsearch.surgery.sites import find_sites
 from ghostsearch.version import versions
-
-Progress = Callable[[int, int, str], None]
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinity."""
-    return value if math.isfinite(value) else None
 
 
 def inspection(loaded: LoadedModel, space: str) -> dict[str, Any]:
@@ -46,8 +40,9 @@ def inspection(loaded: LoadedModel, space: str) -> dict[str, Any]:
     for site in anatomy.sites:
         row = {"site": site.path, **{k: v for k, v in dataclasses.asdict(site).items() if k != "path"}}
         row["choices"] = [
-            {"choice": text, "speedup": _finite(theoretical_speedup(site, parse_layer_choice(text)))}
-            for text in offered.sites.get(site.path, ("keep",))
+            # JSON has no infinity, which is the speed-up of a choice without a multiplication.
+            {"choice": text, "speedup": None if math.isinf(x := theoretical_speedup(site, choice)) else x}
+            for text, choice in ((text, parse_layer_choice(text)) for text in offered.sites.get(site.path, ("keep",)))
         ]
         sites.append(row)
     return {

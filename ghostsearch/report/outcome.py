@@ -98,11 +98,6 @@ def shown_score(view: StudyView, record: Record) -> Score | None:
     return record.score(shown_split(view))
 
 
-def baseline_record(view: StudyView) -> Record | None:
-    """The baseline's record, with the weights as given."""
-    return view.record("baseline")
-
-
 def variants(view: StudyView) -> list[Record]:
     """The baseline again: with the finalists' training, or in the other precision."""
     return [r for r in (*view.records, *view.finalists) if is_variant(r)]
@@ -120,7 +115,7 @@ def model_id(record: Record) -> str:
 
 def best_baseline(view: StudyView, split: str) -> Record | None:
     """The baseline to compare with on a split: as given or with the finalists' training, whichever scores better."""
-    return better_baseline(view.finalists, score_axis(view, split)) or baseline_record(view)
+    return better_baseline(view.finalists, score_axis(view, split)) or view.record("baseline")
 
 
 def last_rung(view: StudyView) -> float:
@@ -129,14 +124,10 @@ def last_rung(view: StudyView) -> float:
     return max(reached, default=0.0)
 
 
-def breaches(view: StudyView, record: Record) -> list[str]:
-    """Each limit that a record's newest figures break, in words; empty when it keeps them all."""
-    return [broken for axis in (score_axis(view), *_cost_goals(view)) if (broken := axis.breach(record))]
-
-
 def remark(view: StudyView, record: Record) -> str:
     """What to say of a model beside its figures: `chosen`, missed limits, a cheaper one as good, noisy timing."""
-    broken = [] if record.digest in BASELINES else breaches(view, record)
+    axes = () if record.digest in BASELINES else (score_axis(view), *_cost_goals(view))
+    broken = [text for axis in axes if (text := axis.breach(record))]
     if record.digest in view.missed and not broken:
         broken = ["a limit, as the search recorded it"]
     words = ["chosen"] * (record.digest == view.chosen and not is_variant(record))

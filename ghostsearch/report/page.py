@@ -13,7 +13,7 @@ from ghostsearch.report.content import menu, page_content, slider_ends, study_li
 from ghostsearch.report.headline import cautions, headline
 from ghostsearch.report.history import hypervolume_history, rung_curves
 from ghostsearch.report.html import render
-from ghostsearch.report.outcome import baseline_record, by_digest, cost_cell, score_cell, table_axes
+from ghostsearch.report.outcome import by_digest, cost_cell, score_cell, table_axes
 from ghostsearch.report.summary import write_markdown
 from ghostsearch.report.tables import (
     SORTED,
@@ -60,7 +60,7 @@ def render_page(view: StudyView, directory: Path) -> str:
 
 def _trial_rows(view: StudyView, shown: set[str]) -> list[dict[str, Any]]:
     """The trials table: a row for each model, cells with text and, for numbers, the value that sorts."""
-    baseline, axes = baseline_record(view), table_axes(view)
+    baseline, axes = view.record("baseline"), table_axes(view)
     rows = []
     for record in by_digest(view.records).values():
         if record.digest not in shown:

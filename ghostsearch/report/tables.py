@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ghostsearch.records import Record, StudyView
 from ghostsearch.report.outcome import (
-    baseline_record,
     cost_cell,
     devices,
     metric_name,
@@ -21,7 +22,6 @@ from ghostsearch.study.candidates import FILE, failed_choices, read_candidates
 from ghostsearch.units import MISSING, setting_text
 
 if TYPE_CHECKING:
-    from rich.console import JustifyMethod
     from rich.table import Table
 
 CIRCUMSTANCES = ("command", "date", "processor", "cores", "system")
@@ -36,7 +36,7 @@ SORTED = "sorted by the first objective, best first"
 def front_rows(view: StudyView, *, intervals: bool = True) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the baselines, the front and the finalists that missed a limit: digest, scores ± standard
     error and the epochs behind them, costs with their share of the baseline's and its 95 % interval, remark."""
-    baseline, metric, axes = baseline_record(view), metric_name(view), table_axes(view)
+    baseline, metric, axes = view.record("baseline"), metric_name(view), table_axes(view)
     tested = any(r.score("test") for r in view.finalists)
     header = ["model", f"validation {metric}", *([f"test {metric}"] if tested else []), "epochs"]
     header += [*(axis.label for axis in axes), "remark"]
@@ -65,30 +65,35 @@ def _validation(view: StudyView, record: Record) -> Any:
 
 def front_table(view: StudyView) -> Table:
     """The front beside the baseline as a rich table; the chosen model is set off."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
     header, rows = front_rows(view, intervals=False)
+    header = [name.replace("validation", "val.").replace("latency on ", "latency ") for name in header]
     caption = (
         f"{SORTED}; ± standard error; in brackets: share of the baseline's; "
         "noisy: quartiles more than a tenth of the median apart"
     )
+    title = f"front of {view.name}: {len(view.front)} models from {len(view.records)} trials"
+    styles = ["bold green" if row[0] == view.chosen else "dim" * row[0].endswith("baseline") for row in rows]
+    return narrow_table(title, header, rows, caption, styles)
+
+
+def narrow_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, styles: Sequence[str] = ()
+) -> Table:
+    """A rich table of a name, figures and perhaps a remark per row, narrow enough for 80 columns."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(
-        title=f"front of {escape(view.name)}: {len(view.front)} models from {len(view.records)} trials",
-        title_justify="left", caption=caption, caption_justify="left", header_style="bold", box=box.SIMPLE_HEAD,
-        show_edge=False, padding=0,
+        title=escape(title), title_justify="left", caption=escape(caption), caption_justify="left",
+        header_style="bold", box=box.SIMPLE_HEAD, show_edge=False, padding=0,
     )  # fmt: skip
     for column, name in enumerate(header):
-        justify: JustifyMethod = "left" if column in (0, len(header) - 1) else "right"
-        # Short and in two lines, so that 80 columns hold a device and the usual axes.
-        heading = escape(
-            "\n".join(name.replace("validation", "val.").replace("latency on ", "latency ").rsplit(" ", 1))
-        )
-        table.add_column(heading, justify=justify, overflow="fold", no_wrap=not column)
-    for row in rows:
-        style = "bold green" if row[0] == view.chosen else "dim" if row[0].endswith("baseline") else ""
-        table.add_row(*(escape(cell or "") for cell in row), style=style)
+        left = column == 0 or name == "remark"
+        heading = escape("\n".join(name.rsplit(" ", 1)))
+        table.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=not column)
+    for row, style in zip_longest(rows, styles, fillvalue=""):
+        table.add_row(*map(escape, row), style=style)
     return table
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ghostsearch.errors import GhostsearchError, failure_reason, release_memory
 from ghostsearch.files import atomic_path
 from ghostsearch.machine import memory_kept
+from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.candidate_scores import CandidateScores, Change
 from ghostsearch.study.setup import Setup
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from ghostsearch.measure.latency_table import LatencyTable
 
-Progress = Callable[[int, int, str], None]
 FILE = "candidates.parquet"
 COLUMNS = {
     "kind": "site or group",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import LoadedModel
 from ghostsearch.models.options import ModelOptions
 from ghostsearch.records import Axis, Latency, Score
+from ghostsearch.shown import Progress
 from ghostsearch.space.limits import Limit
 from ghostsearch.study.baseline import COST_COLUMNS
 from ghostsearch.study.choose import error_of_difference
@@ -27,7 +27,6 @@ from ghostsearch.training.evaluate import meter_over, torch_device
 from ghostsearch.training.tasks.table import task_for
 from ghostsearch.units import interval_text, milliseconds, score_text
 
-Progress = Callable[[int, int, str], None]
 Z = 1.96
 """Standard errors on either side of a score that make its 95 % interval."""
 BATCH = 64

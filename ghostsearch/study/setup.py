@@ -29,6 +29,7 @@ from ghostsearch.measure.profiling import Network, latency_table
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.records import Axis, Cost, Latency, Score
+from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace
 from ghostsearch.space.choice import parse_width
 from ghostsearch.space.preset import load_preset
@@ -47,7 +48,6 @@ from ghostsearch.training.recipe import Recipe
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.table import load_task, task_for
 
-Progress = Callable[[int, int, str], None]
 TABLE_IMAGES, TABLE_VALUES = 128, 64 * 3 * 224 * 224
 """Calibration images that a candidate of the table is fitted to, or as many as hold so many values."""
 TABLE_REACH = 3

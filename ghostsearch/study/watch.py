@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-Progress = Callable[[int, int, str], None]
+from ghostsearch.shown import Progress
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from ghostsearch.graph.batches import image_batches
 from ghostsearch.graph.capture import copied, unwrapped
 from ghostsearch.graph.widths import kept_channels, set_widths, width_plan
 from ghostsearch.machine import memory_kept
+from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Anatomy, Architecture
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.distill_images import kept_to_judge
@@ -23,8 +24,6 @@ from ghostsearch.surgery.inherit import fit_weights
 from ghostsearch.surgery.sites import find_sites, require_sites
 from ghostsearch.surgery.swap import swap_sites
 from ghostsearch.surgery.verify import checked, no_worse
-
-Progress = Callable[[int, int, str], None]
 
 
 @memory_kept()

@@ -20,10 +20,10 @@ from ghostsearch.graph.batches import image_batches
 from ghostsearch.graph.capture import channels_last, modes_kept
 from ghostsearch.graph.detector import compared_outputs
 from ghostsearch.graph.flow import find_places, trace_graph
+from ghostsearch.shown import Progress
 from ghostsearch.surgery.distill_images import Draw, ImageSettings, split
 from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm, settle_norms, trained_norms
 
-Progress = Callable[[int, int, str], None]
 NORM_IMAGES = 8
 """Of a batch at least, before BatchNorms use its statistics."""
 

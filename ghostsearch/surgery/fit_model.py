@@ -17,6 +17,7 @@ from ghostsearch.blocks.ghost import GhostConv
 from ghostsearch.blocks.lowrank import LowRankConv
 from ghostsearch.graph.flow import LAYERS, Place, fit_order, input_weight, readers_of, without_inplace
 from ghostsearch.graph.paused import PausedRuns
+from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.fit_block import Fitted, fit_block, scale_outputs
@@ -24,7 +25,6 @@ from ghostsearch.surgery.fit_ghost import channel_means, cheap_halo, spread
 from ghostsearch.surgery.fit_problem import FitSettings, Problem, Target
 from ghostsearch.surgery.sampled_rows import Samples, Window, as_maps, crops
 
-Progress = Callable[[int, int, str], None]
 PLAIN = tuple(c.forward for c in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
 PART_VALUES = 2**22
 """Numbers of a layer's inputs or outputs that are worked on together: larger memory comes anew from the system each

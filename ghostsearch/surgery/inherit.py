@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ghostsearch.graph.capture import copied, moved
 from ghostsearch.graph.plan import WidthPlan
 from ghostsearch.graph.widths import set_widths, width_plan
+from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Architecture, Branch
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
@@ -19,8 +20,6 @@ from ghostsearch.surgery.fit_model import FitReport, ModelFit
 from ghostsearch.surgery.fit_problem import FitSettings
 from ghostsearch.surgery.fit_width import fitted_channels
 from ghostsearch.surgery.swap import swap_sites
-
-Progress = Callable[[int, int, str], None]
 
 
 def fit_weights(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,10 +13,9 @@ from torch import nn
 from ghostsearch.errors import GhostsearchError, TrainingError
 from ghostsearch.graph.capture import batch_size, modes_kept
 from ghostsearch.machine import memory_kept
+from ghostsearch.shown import Progress
 from ghostsearch.training.tasks.base import Meter, Task, score_value
 from ghostsearch.training.tasks.classification import Classification
-
-Progress = Callable[[int, int, str], None]
 
 
 def evaluate(

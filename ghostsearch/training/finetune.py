@@ -6,7 +6,7 @@ import copy
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import atomic_path, check_writable, dated_directory, write_text
 from ghostsearch.models.options import ModelOptions
+from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import read_json
 from ghostsearch.surgery.saved import load_directory, open_model, save
 from ghostsearch.training.checks import check_run
@@ -32,8 +33,6 @@ from ghostsearch.training.tasks.agreement import Agreement
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.classification import Classification
 from ghostsearch.training.tasks.table import load_task
-
-Progress = Callable[[int, int, str], None]
 
 RESULT_FILE, CURVES_FILE, CHECKPOINTS = "finetune.json", "finetune.svg", "checkpoints"
 SETTINGS_FILE, LAST, BEST = "settings.json", "last.ckpt", "best.ckpt"

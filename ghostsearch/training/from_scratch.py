@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.models.load import LoadedModel, load_model
+from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.saved import save
 from ghostsearch.training.checks import check_run
@@ -19,8 +19,6 @@ from ghostsearch.training.curves import draw_curves
 from ghostsearch.training.finetune import CHECKPOINTS, FinetuneResult, finetune
 from ghostsearch.training.recipe import Tuning
 from ghostsearch.training.tasks.table import load_task
-
-Progress = Callable[[int, int, str], None]
 
 RECIPE = Tuning(warmup=0.1, ema=0.0)
 RESULT_FILE, CURVES_FILE = "train.json", "train.svg"

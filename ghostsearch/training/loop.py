@@ -18,12 +18,11 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
 from ghostsearch.data.load import Data
 from ghostsearch.errors import GhostsearchError, TrainingError
 from ghostsearch.machine import memory_kept
+from ghostsearch.shown import Progress
 from ghostsearch.training.evaluate import evaluate, length, mode, placed, to_device, torch_device
 from ghostsearch.training.recipe import Epoch, Recipe, TrainResult
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.classification import Classification
-
-Progress = Callable[[int, int, str], None]
 
 CHECK_EVERY = 16
 """Steps between looks at the loss on a GPU, where each look waits for the device."""

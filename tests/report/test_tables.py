@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from ghostsearch.records import StudyView
-from ghostsearch.report.colours import choice_colours, short_name
+from ghostsearch.report.colours import choice_colours
 from ghostsearch.report.summary import draw_pictures, render_markdown
 from ghostsearch.report.tables import front_rows, front_table, vetoed_rows
+from ghostsearch.space.choice import parse_choice
 from ghostsearch.study.candidates import write_candidates
 from ghostsearch.units import markdown_table, milliseconds, plain_text, score_text, share_text, with_prefix
 
@@ -91,7 +92,7 @@ def test_each_choice_has_its_own_colour_and_keep_comes_first() -> None:
     colours = choice_colours(reversed(ordered))
     assert list(colours) == ordered
     assert len(set(colours.values())) == len(ordered)
-    assert [short_name(t) for t in colours] == ["", "g2·1", "g2·3", "g4·3", "r0.5"]
+    assert [parse_choice(t).look.short for t in colours] == ["", "g2·1", "g2·3", "g4·3", "r0.5"]
 
 
 def test_a_choice_that_failed_in_the_candidate_table_is_named_with_its_reason(view: StudyView, tmp_path) -> None:
