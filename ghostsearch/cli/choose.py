@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ghostsearch.cli import options as o
-from ghostsearch.cli.terminal import say, say_json, show_table
+from ghostsearch.cli.terminal import say, say_json, show_table, typed
 from ghostsearch.export.options import Exporting
 from ghostsearch.space.limits import Limits
 
@@ -56,4 +56,4 @@ def choose(
     show_table(f"{study}: {record.digest}", ["", "model", "baseline", "limit"], rows)
     if written:
         say(f"wrote {written}")
-    say(f"next: ghostsearch measure {folder}   or   ghostsearch finetune {folder} --data … --out DIR")
+    say(f"next: ghostsearch measure {typed(folder)}   or   ghostsearch finetune {typed(folder)} --data … --out DIR")

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ghostsearch.cli import options as o
-from ghostsearch.cli.terminal import out, progress_bar, say, say_json
+from ghostsearch.cli.terminal import out, progress_bar, say, say_json, typed
 from ghostsearch.measure.setting import Setting
 
 SETTING = Setting(time_limit=60.0)
@@ -61,7 +61,7 @@ def compare(
     if page:
         say(f"wrote {page / 'compare.md'}")
     say(
-        f"next: ghostsearch report {mark_in}   shows them beside the front"
+        f"next: ghostsearch report {typed(mark_in)}   shows them beside the front"
         if mark_in
         else "next: the same with --mark-in STUDY shows them beside a study's front"
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostsearch.cli import options as o
-from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
+from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table, typed
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.options import ModelOptions
 from ghostsearch.shown import Progress
@@ -62,7 +62,7 @@ def profile(
         "a search for latency leaves them out"
     )
     say(table.store.note or f"kept in {table.store.path}")
-    say(f"next: ghostsearch audit {model} --device {device} --space {space}")
+    say(f"next: ghostsearch audit {typed(model)} --device {device} --space {typed(space)}")
 
 
 def audit(
@@ -91,7 +91,7 @@ def audit(
     baseline = milliseconds(found.baseline_s)
     title = f"{model} on {device}: {len(found.models)} unseen architectures, baseline {baseline}"
     show_table(title, ["predictor", "mean error", "Kendall τ", "worst error"], rows, note=table.store.note)
-    say(f"next: ghostsearch search --model {model} --device {device} --space {space} --data …")
+    say(f"next: ghostsearch search --model {typed(model)} --device {device} --space {typed(space)} --data …")
 
 
 def _table(

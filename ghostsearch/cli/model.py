@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ghostsearch.cli import options as o
-from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table
+from ghostsearch.cli.terminal import progress_bar, say, say_json, show_table, typed
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.options import Exporting
 from ghostsearch.files import dated_directory
@@ -66,7 +66,8 @@ def inspect_model(
     _show_input(loaded)
     if not found["sites"]:
         raise GhostsearchError(f"{model} has no convolution that can be replaced; the table above says why for each")
-    say(f"next: ghostsearch convert {model} --choice 'ghost(ratio=2, kernel=3)' --out DIR")
+    weights = f" --weights {typed(loading.weights)}" if loading.weights else ""
+    say(f"next: ghostsearch convert {typed(model)}{weights} --choice 'ghost(ratio=2, kernel=3)' --out DIR")
 
 
 def _show_input(loaded: LoadedModel) -> None:
@@ -137,7 +138,7 @@ def convert_model(
     ]
     show_table(f"{model}: {table['changed']} layers changed", ["", "before", "after", "share"], rows)
     say(f"weights {table['weights']}; wrote {out}")
-    say(f"next: ghostsearch measure {out}   or   ghostsearch finetune {out} --data …")
+    say(f"next: ghostsearch measure {typed(out)}   or   ghostsearch finetune {typed(out)} --data …")
 
 
 def measure_model(
@@ -193,9 +194,9 @@ def measure_model(
     threads = f"{setting.threads} thread{'s' * (setting.threads > 1)}"
     title = f"latency, batch {setting.batch}, {threads}, {setting.precision}"
     show_table(title, ["device", "median", "quartiles", "÷ baseline", "runs", ""], rows)
-    then = f"check {model} --device {devices[0]} --max-latency 12ms"
+    then = f"check {typed(model)} --device {devices[0]} --max-latency 12ms"
     if Path(model).is_dir():
-        then = f"export {model} --format onnx"
+        then = f"export {typed(model)} --format onnx"
     elif not Path(model).is_file():
         then = f"inspect {model}"
     say(f"next: ghostsearch {then}")
@@ -233,7 +234,7 @@ def export_model(
     ]
     show_table(result["path"], ["", ""], rows)
     say(f"wrote {result['card']}")
-    say(f"next: ghostsearch export {directory} --int8 --calibrate …   makes a file of about a quarter of the size")
+    say(f"next: ghostsearch export {typed(directory)} --int8 --calibrate …   makes a file a quarter of the size")
 
 
 def _show_int8(found: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ghostsearch.cli import options as o
-from ghostsearch.cli.terminal import note, out, progress_bar, say, say_json, show_table
+from ghostsearch.cli.terminal import note, out, progress_bar, say, say_json, show_table, typed
 from ghostsearch.files import write_text
 from ghostsearch.records import Axis
 from ghostsearch.report.live import served
@@ -155,5 +155,6 @@ def _next_step(view: StudyView, folder: Path) -> str:
     """What to type once a front has been looked at."""
     chosen = folder / "models" / view.chosen
     if view.chosen in ("", BASELINE) or not chosen.is_dir():
-        return f"next: ghostsearch search --config {folder / 'run.yaml'} --trials N   adds trials"
-    return f"next: ghostsearch finetune {chosen} --data … --out DIR   or   ghostsearch export {chosen} --format onnx"
+        return f"next: ghostsearch search --config {typed(folder / 'run.yaml')} --trials N   adds trials"
+    model = typed(chosen)
+    return f"next: ghostsearch finetune {model} --data … --out DIR   or   ghostsearch export {model} --format onnx"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,11 @@ err = Console(stderr=True, highlight=False)
 def say(text: str) -> None:
     """Print a line for people, on standard output."""
     out.print(text, soft_wrap=True)
+
+
+def typed(value: object) -> str:
+    """A path or name as one types it into a shell, in a line that `say` prints."""
+    return escape(shlex.quote(str(value)))
 
 
 def say_error(text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ghostsearch.cli import options as o
-from ghostsearch.cli.terminal import progress_bar, say, say_json
+from ghostsearch.cli.terminal import progress_bar, say, say_json, typed
 from ghostsearch.data.options import ImageOptions
 from ghostsearch.training.recipe import Distillation, Tuning
 
@@ -43,7 +43,7 @@ def finetune(
         say_json(dataclasses.asdict(result))
         return
     say(str(result))
-    say(f"wrote {out}\nnext: ghostsearch measure {out}   or   ghostsearch export {out} --format onnx")
+    say(f"wrote {out}\nnext: ghostsearch measure {typed(out)}   or   ghostsearch export {typed(out)} --format onnx")
 
 
 def train(
@@ -70,6 +70,6 @@ def train(
         return
     say(str(result))
     say(f"wrote {out} (curves: {out / CURVES_FILE})")
-    given = f"--weights {out / 'weights.safetensors'} --data {images.data}"
+    given = f"--weights {typed(out / 'weights.safetensors')} --data {typed(images.data)}"
     own = (f" --classes {len(classes)}" if classes else "") + (f" --size {size}" if size else "")
     say(f"next: ghostsearch search --model {model} {given}{own}")

@@ -118,7 +118,7 @@ def warnings_about(source: Source) -> tuple[str, ...]:
     if 0 < test < 100:
         error = 100 * (0.25 / test) ** 0.5
         by = f": an accuracy on it is good to {error:.0f} points at best" if source.kind == "class" else ""
-        found.append(f"the test split has {test} images{by or ': a score on so few is a rough one'}")
+        found.append(f"the test split has {test} image{'s' * (test > 1)}{by or ': a score on so few is a rough one'}")
     sizes, tested = (_class_sizes(source, split) for split in ("train", "test"))
     if not sizes:
         return tuple(found)

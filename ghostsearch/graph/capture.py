@@ -197,10 +197,22 @@ def forward_copy(model: nn.Module, example: Any, watch: Callable[[nn.Module], An
         # A foreign forward may raise anything; the second failure is reported with its own words.
         except Exception as error:  # noqa: BLE001
             trouble = error
+    raise forward_failed(model, example, trouble) from trouble
+
+
+def forward_failed(model: nn.Module, example: Any, trouble: Exception) -> GhostsearchError:
+    """A failed forward in one line, with the way out of the usual mistakes."""
     shown = " ".join(f"{type(trouble).__name__}: {trouble}".split())[:200]
-    raise GhostsearchError(
-        f"the model's forward fails on the example of shape {_shapes(example)} ({shown})"
-    ) from trouble
+    given, own = (
+        {t.dtype for t in values if t.is_floating_point()} for values in (tensors(example), model.parameters())
+    )
+    way_out = ""
+    if len(own | given) > 1:
+        kinds = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in own))
+        way_out = f"; its parameters are {kinds}: give it in single precision, model.float()"
+    elif isinstance(trouble, TypeError) and "missing" in str(trouble):
+        way_out = "; a model of several inputs needs an example of them, which only Python can give (docs/convert.md)"
+    return GhostsearchError(f"the model's forward fails on the example of shape {_shapes(example)} ({shown}){way_out}")
 
 
 def _shapes(example: Any) -> str:

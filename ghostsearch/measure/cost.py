@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from ghostsearch.errors import GhostsearchError, in_a_line
-from ghostsearch.graph.capture import batch_size, call, copied, meta_copy, moved
+from ghostsearch.graph.capture import batch_size, call, copied, forward_failed, meta_copy, moved
 from ghostsearch.measure.memory import LivenessMode, weight_bytes
 from ghostsearch.measure.onnx_graph.cost import graph_cost
 from ghostsearch.measure.onnx_graph.module import OnnxModule
@@ -89,8 +89,7 @@ def count_operators(model: nn.Module, example: Any) -> OperatorCount:
             reason = reason or in_a_line(error)
     if isinstance(trouble, GhostsearchError):
         raise trouble
-    shown = " ".join(f"{type(trouble).__name__}: {trouble}".split())[:200]
-    raise GhostsearchError(f"the model's forward fails on the example ({shown})") from trouble
+    raise forward_failed(model, example, trouble) from trouble
 
 
 def _counted(replica: nn.Module, example: Any, device: str, reason: str) -> OperatorCount:

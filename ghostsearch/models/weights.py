@@ -164,6 +164,10 @@ def _read_pickle(path: Path) -> Any:
         ) from None
     # A truncated or foreign file may break the reader in any way.
     except Exception as error:  # noqa: BLE001
+        if "TorchScript" in str(error):
+            raise GhostsearchError(
+                f"weights {path}: is a TorchScript program, not weights; save torch.jit.load(…).state_dict() instead"
+            ) from None
         raise _unreadable(path, error) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -134,7 +135,7 @@ def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
     in points), the standard error of that drop, and the axes whose limits it misses.
     """
     baseline, axis, tables = view.record("baseline"), score_axis(view), table_axes(view)
-    best, options = best_baseline(view, "validation"), []
+    best, options, folder = best_baseline(view, "validation"), [], Path(view.directory) / "models"
     last = max((s.epochs for r in view.finalists if (s := r.score())), default=0.0)
     for digest in _finished(view):
         record = view.record(digest)
@@ -150,7 +151,7 @@ def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
         options.append({
             "id": digest, "drop": drop * axis.scale[0], "error": error * axis.scale[0], "shares": shares,
             "missed": [a.name for a in view.objectives if a.breach(record)], "text": " · ".join(words),
-            "command": f"ghostsearch export {Path(view.directory).as_posix()}/models/{digest} --format onnx",
+            "command": f"ghostsearch export {shlex.quote((folder / digest).as_posix())} --format onnx",
         })  # fmt: skip
     return options
 

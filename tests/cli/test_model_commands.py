@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import pytest
 
@@ -58,6 +59,14 @@ def test_convert_without_out_names_the_directory_after_model_and_date(ghostsearc
     assert re.fullmatch(r"digits_cnn-converted-\d{4}-\d\d-\d\d", names[0])
     assert names[1] == names[0] + ".2"
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)
+
+
+def test_what_to_type_next_can_be_typed(ghostsearch, tmp_path):
+    out = "für [mich] & dich"
+    words = ("ghostsearch:digits_cnn", "--choice", "ghost(2, 3)", "--out", out)
+    done = ghostsearch("convert", *words, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert shlex.split(done.out.splitlines()[-1])[:4] == ["next:", "ghostsearch", "measure", out]
 
 
 def test_convert_measure_load_round_trip(ghostsearch, tmp_path):

@@ -8,6 +8,7 @@ from torch import nn
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.capture import batch_size, call, copied, forward_copy, light_copy, meta_copy, moved, tensors
+from ghostsearch.measure.cost import count_operators
 
 
 class Recorder(nn.Module):
@@ -107,6 +108,27 @@ def test_a_forward_is_tried_on_meta_then_on_the_cpu():
 
     forward_copy(Branching(), torch.ones(1, 2), lambda _: None)
     assert seen == ["meta", "cpu"]
+
+
+class TwoInputs(nn.Module):
+    def forward(self, image, depth):
+        return image + depth
+
+
+@pytest.mark.parametrize(
+    ("net", "way_out"),
+    [
+        (nn.Conv2d(3, 4, 3).half(), r"parameters are float16: .* model\.float\(\)"),
+        (nn.Conv2d(3, 4, 3).double(), r"parameters are float64: .* model\.float\(\)"),
+        (TwoInputs(), "several inputs needs an example"),
+        (nn.Conv2d(5, 4, 3), r"channels instead\)$"),
+    ],
+)
+@pytest.mark.parametrize("run", [lambda *given: forward_copy(*given, lambda _: None), count_operators])
+def test_a_forward_that_fails_names_the_way_out(net, way_out, run):
+    with pytest.raises(GhostsearchError, match=way_out) as caught:
+        run(net, torch.zeros(1, 3, 8, 8))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_model_without_data_is_only_tried_on_meta():

@@ -153,6 +153,12 @@ def test_whole_pickled_model(tmp_path):
         read_weights(tmp_path / "w.pt")
 
 
+def test_a_torchscript_program(tmp_path):
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "w.pt")
+    with pytest.raises(GhostsearchError, match=r"save torch\.jit\.load\(…\)\.state_dict\(\)"):
+        read_weights(tmp_path / "w.pt")
+
+
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_truncated(tmp_path, state, suffix, share):
