@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ghostsearch.graph.capture import call, tensors
+from ghostsearch.graph.capture import call, hooked, tensors
 
 CLASS_COUNTS = (
     ("roi_heads", "box_predictor", "cls_score", "out_features"),
@@ -102,14 +102,8 @@ def watched(model: nn.Module) -> Iterator[DenseOutputs]:
     def keep_regions(_: nn.Module, args: tuple[Any, ...], __: Any) -> None:
         dense.parts += _of_regions(model, args[1], args[0].image_sizes)
 
-    handles = [stage.head.register_forward_hook(keep)]
-    if two_stages:
-        handles.append(stage.register_forward_hook(keep_regions))
-    try:
+    with hooked([(stage.head, keep), *[(stage, keep_regions)] * two_stages]):
         yield dense
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _of_regions(model: Any, features: dict[str, Tensor], sizes: list[tuple[int, int]]) -> list[Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ghostsearch.graph.capture import call, tensors
+from ghostsearch.graph.capture import call, hooked, tensors
 from ghostsearch.graph.flow import LAYERS, Place
 
 Visit = Callable[[int, Tensor], None]
@@ -133,20 +133,14 @@ def watched_places(model: nn.Module, batch: Any) -> dict[str, Place]:
     norm's) output.
     """
     seen: list[tuple[str, nn.Module, Any, Any]] = []
-    handles = []
-    for path, module in model.named_modules():
-        if isinstance(module, (*LAYERS, _BatchNorm)):
+    kinds = (*LAYERS, _BatchNorm)
+    watched: dict[nn.Module, str] = {m: path for path, m in model.named_modules() if isinstance(m, kinds)}
 
-            def note(module: nn.Module, args: tuple[Any, ...], output: Any, path: str = path) -> None:
-                seen.append((path, module, next(tensors(args), None), output))
+    def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        seen.append((watched[module], module, next(tensors(args), None), output))
 
-            handles.append(module.register_forward_hook(note))
-    try:
-        with torch.no_grad():
-            call(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), hooked((module, note) for module in watched):
+        call(model, batch)
     counts: dict[str, int] = {}
     for path, *_ in seen:
         counts[path] = counts.get(path, 0) + 1

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.graph.capture import batch_size, call, channels_last, copied, light_copy, moved
+from ghostsearch.graph.capture import batch_size, call, channels_last, copied, hooked, light_copy, moved
 from ghostsearch.graph.flow import Place, find_places, fit_order, overwrites_what_is_read, trace_graph, without_inplace
 from ghostsearch.graph.paused import watched_places
 from ghostsearch.graph.replay import FrugalInterpreter, Liveness, Replay
@@ -153,16 +153,9 @@ class BaselineStatistics:
         if self.traced:
             _Watching(self._folded, self.graph, take).run(batch)
             return
-        names = {place.out for place in self.places.values()}
-        handles = [
-            self.teacher.get_submodule(path).register_forward_hook(lambda _m, _a, y, path=path: take(path, y))
-            for path in names
-        ]
-        try:
+        paths = {self.teacher.get_submodule(place.out): place.out for place in self.places.values()}
+        with hooked((module, lambda m, _, y: take(paths[m], y)) for module in paths):
             call(self.teacher, batch)
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _batches_by_layer(self) -> dict[str, int]:
         """Batches whose values fit into memory together where a layer is fitted, at least one; all for later layers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.batches import image_batches
-from ghostsearch.graph.capture import channels_last, modes_kept
+from ghostsearch.graph.capture import channels_last, hooked, modes_kept
 from ghostsearch.graph.detector import compared_outputs
 from ghostsearch.graph.flow import find_places, trace_graph
 from ghostsearch.shown import Progress
@@ -37,8 +37,8 @@ class DistillSettings(ImageSettings):
     next, from the start again, only where it never came below the start's held-out error: what suits a CIFAR net can
     ruin an ImageNet net, and a length that is not annealed yet looks worse than it is."""
     output_share: float = 0.1
-    """Weight of the outputs' error beside the mean error of the blocks' ends: some hundred images teach features
-    better than they teach outputs, which are soon known by heart."""
+    """Weight of the outputs' error beside the mean error of the blocks' ends: a few hundred images are enough to
+    learn features from, while the outputs soon overfit to them."""
     checks: int = 10
     """Times that the held-out error is measured, evenly spaced."""
     seed: int = 0
@@ -67,13 +67,13 @@ def distill_blocks(
     judging: Sequence[Any] = (), settings: DistillSettings | None = None,
     progress: Progress | None = None,
 ) -> Distilled:  # fmt: skip
-    """Train a converted net in place, without labels, to give the baseline's values at every block's end and output.
+    """Train a converted net in place, without labels, to reproduce the baseline's values at blocks' ends and outputs.
 
-    All blocks learn at once on the converted net's own inputs; images are shifted and mirrored, the baseline says what
-    its answer then is. Adam, cosine, steps relative to each tensor's size; BatchNorms use each batch's statistics
+    All blocks learn at once on the converted net's own inputs; images are shifted and mirrored, for the baseline
+    too. Adam, cosine, steps relative to each tensor's size; BatchNorms use each batch's statistics
     meanwhile, and have those of the images whenever the net is judged. Held-out images, `judging` or some of the
-    loader's, decide which step length goes on and which step's weights stay, the start's included. The expected time
-    is reported after the first step. Frozen parameters stay.
+    loader's, decide whether the next, shorter step length is tried and which step's weights stay, the start's included.
+    The expected time is reported after the first step. Frozen parameters stay.
     Raises GhostsearchError when there are no images or nothing can be trained.
     """
     settings = settings or DistillSettings()
@@ -103,7 +103,7 @@ def distill_blocks(
 
 @dataclass
 class _Run:
-    """Steps of Adam on a pair, counted and told."""
+    """Steps of Adam on a pair, counted and reported."""
 
     pair: _Pair
     draw: Draw
@@ -171,19 +171,18 @@ class _Pair:
     baseline: nn.Module
     converted: nn.Module
     settings: DistillSettings
-    taps: tuple[_Taps, _Taps]
+    features: dict[str, Tensor]
+    """The baseline's values at the blocks' ends in its last forward."""
+    own: dict[str, Tensor]
+    """The converted net's."""
 
     @staticmethod
     @contextmanager
     def open(baseline: nn.Module, converted: nn.Module, settings: DistillSettings) -> Iterator[_Pair]:
         """The pair, hooked while it is used."""
         ends = block_ends(baseline, converted)
-        taps = (_Taps(baseline, ends), _Taps(converted, ends))
-        try:
-            yield _Pair(baseline, converted, settings, taps)
-        finally:
-            for tap in taps:
-                tap.close()
+        with _taps(baseline, ends) as features, _taps(converted, ends) as own:
+            yield _Pair(baseline, converted, settings, features, own)
 
     def output_error(self, x: Any) -> Tensor:
         """The outputs' error of a batch alone, which is what users get; a scalar."""
@@ -195,9 +194,11 @@ class _Pair:
         x = channels_last(x)
         with torch.no_grad():
             wanted = compared_outputs(self.baseline, x)
-            features = self.taps[0].take()
         outputs = _output_error(compared_outputs(self.converted, x), wanted)
-        own = self.taps[1].take()
+        own, features = self.own.copy(), self.features.copy()
+        # Not held during the next forward.
+        self.own.clear()
+        self.features.clear()
         # A block whose end was cut in width has no counterpart to be compared with.
         pairs = [(own[p], features[p]) for p in own if p in features and own[p].shape == features[p].shape]
         if not pairs:
@@ -239,28 +240,23 @@ class _Best:
 
     def __post_init__(self) -> None:
         self.start = self.error = self._measure()
-        self._keep()
+        self.weights = self.state()
 
     def _measure(self) -> float:
         with torch.no_grad():
             found = [float(self.pair.output_error(x)) for x in self.held]
         return sum(found) / len(found)
 
-    def _keep(self) -> None:
-        self.weights = self.state()
-
     def state(self) -> dict[str, Tensor]:
         """The converted net's weights and statistics as they are."""
         return {name: x.detach().clone() for name, x in self.pair.converted.state_dict().items()}
 
-    def check(self, step: int) -> float:
-        """The error after a step; the weights are kept when it is the lowest."""
+    def check(self, step: int) -> None:
+        """Judge the net after a step; its weights are kept when its error is the lowest so far."""
         recalibrate_batchnorm(self.pair.converted, self.images)
         found = self._measure()
         if found < self.error:
-            self.error, self.step = found, step
-            self._keep()
-        return found
+            self.error, self.step, self.weights = found, step, self.state()
 
     def put(self, weights: Mapping[str, Tensor]) -> None:
         """Put weights and statistics into the converted net."""
@@ -282,26 +278,15 @@ def block_ends(baseline: nn.Module, converted: nn.Module) -> list[str]:
     return [path for path in ends if path in with_width]
 
 
-class _Taps:
-    """Keeps the outputs of some modules of the last forward, by path."""
+@contextmanager
+def _taps(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """The outputs of some modules in the last forward within, by path."""
+    kept: dict[str, Tensor] = {}
+    modules = {model.get_submodule(path): path for path in paths}
 
-    def __init__(self, model: nn.Module, paths: Sequence[str]) -> None:
-        self.values: dict[str, Tensor] = {}
-        self.handles = [model.get_submodule(path).register_forward_hook(self._keeper(path)) for path in paths]
+    def keep(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            kept[modules[module]] = output
 
-    def _keeper(self, path: str) -> Callable[..., None]:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                self.values[path] = output
-
-        return hook
-
-    def take(self) -> dict[str, Tensor]:
-        """The outputs, forgotten thereafter."""
-        found, self.values = self.values, {}
-        return found
-
-    def close(self) -> None:
-        """Take the hooks away."""
-        for handle in self.handles:
-            handle.remove()
+    with hooked((module, keep) for module in modules):
+        yield kept

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +38,6 @@ class FitReport:
     """Paths of the layers whose weights come from the images, in the order of the fit."""
     not_fitted: Mapping[str, str] = field(default_factory=dict)
     """Layers behind a change that keep the weights that they had, and why."""
-    seconds: float = 0.0
     peak_bytes: int = 0
     """The most that was held of the calibration images' values between two layers."""
 
@@ -65,7 +63,6 @@ class ModelFit:
 
     def run(self, architecture: Architecture, progress: Progress | None = None) -> FitReport:
         """Fit every layer behind the first change."""
-        started = time.perf_counter()
         # Layers of dropped branches have given way to the identity; what read them reads something else now.
         gone = {path for path in self.places if not isinstance(self.student.get_submodule(path), LAYERS)}
         # A site may be called by another of its names than the graph's.
@@ -84,7 +81,7 @@ class ModelFit:
                 self._fit(self.places[path], gather)
                 if progress:
                     progress(done, len(order), f"fitting {path}")
-        return FitReport(tuple(self.fitted), self.not_fitted, time.perf_counter() - started, self.peak)
+        return FitReport(tuple(self.fitted), self.not_fitted, self.peak)
 
     def _without_place(self, changed: Sequence[str]) -> list[str]:
         """Changed layers, and layers behind them, that the fit cannot reach."""

@@ -1,4 +1,4 @@
-"""Chooses the channels that a width keeps: those whose loss the layers that read them can make up for least stay."""
+"""Chooses the channels that a width keeps, by the least-squares loss of the layers that read them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.blocks.own_conv import PLAIN, is_plain
-from ghostsearch.graph.capture import call, tensors
+from ghostsearch.graph.capture import call, hooked, tensors
 from ghostsearch.graph.plan import Edit, WidthPlan
 from ghostsearch.graph.widths import kept_channels
 from ghostsearch.space.choice import Width
@@ -67,31 +67,20 @@ def _refittable(model: nn.Module, edit: Edit) -> bool:
 @torch.no_grad()
 def _sampled_inputs(statistics: BaselineStatistics, paths: Sequence[str]) -> dict[str, list[Tensor]]:
     """What some layers of the baseline read at sampled positions, padding included, in one pass over the images."""
-    model, found, hooks = statistics.teacher, {path: list[Tensor]() for path in paths}, []
-    settings = statistics.settings
-
+    model, found = statistics.teacher, {path: list[Tensor]() for path in paths}
+    settings, layers = statistics.settings, {model.get_submodule(path): path for path in paths}
     at = 0
 
-    def take(path: str, layer: Any, x: Tensor, y: Tensor) -> None:
-        maps = as_maps(y, layer)
+    def take(layer: Any, args: Any, kwargs: Any, y: Tensor) -> None:
+        x, maps = next(tensors((args, kwargs))), as_maps(y, layer)
         sampling = Sampling(settings.rows_for(layer), settings.tile, settings.seed + 1, sum(statistics.images))
         tiles = sampling.tiles(at, statistics.images[at], len(maps), maps.shape[2:])
-        found[path].append(crops(as_maps(x, layer), tiles, Window.of(layer)))
+        found[layers[layer]].append(crops(as_maps(x, layer), tiles, Window.of(layer)))
 
-    for path in paths:
-        layer: Any = model.get_submodule(path)
-        hooks.append(
-            layer.register_forward_hook(
-                lambda m, x, k, y, path=path: take(path, m, next(tensors((x, k))), y), with_kwargs=True
-            )
-        )
-    try:
+    with hooked(((layer, take) for layer in layers), with_kwargs=True):
         for number, batch in enumerate(statistics.batches):
             at = number
             call(model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found
 
 
@@ -161,7 +150,7 @@ def _columns(edit: Edit, taps: int, channels: int, empty: int) -> Tensor:
 
 
 class Elimination:
-    """The channels of a group leave one by one, always the one that its readers, refitted, miss least."""
+    """Removes a group's channels one by one, always the one whose removal raises its refitted readers' loss least."""
 
     def __init__(
         self, model: nn.Module, edits: Sequence[Edit], inputs: Mapping[str, Sequence[Tensor]], channels: int

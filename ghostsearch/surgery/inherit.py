@@ -59,7 +59,7 @@ def fit_weights(
     fit = ModelFit(statistics, narrow, student, channels, settings or statistics.settings)
     report = fit.run(architecture, progress)
     if distill_steps:
-        # A fit knows its images by heart: only others can tell whether training helps.
+        # The fit has seen its images: only others can tell whether training helps.
         distill_blocks(
             statistics.teacher, student, [(b,) for b in statistics.batches], distill_steps,
             judging=statistics.judging, settings=DistillSettings(seed=seed), progress=progress,

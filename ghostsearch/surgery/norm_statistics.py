@@ -12,11 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.errors import GhostsearchWarning
 from ghostsearch.graph.batches import image_batches
-from ghostsearch.graph.capture import call, channels_last, modes_kept
+from ghostsearch.graph.capture import call, channels_last, hooked, modes_kept
 
 SPREAD, SEEN = 2.5, 256
 """Times that the inputs' variance may differ from the one in training (0.7 to 1 as they should be; 0.05 to 0.2 and 3.6
-with another mean and deviation), and values of a channel that tell it."""
+with another mean and deviation), and the fewest values of a channel that it is judged on."""
 
 
 def trained_norms(model: nn.Module) -> list[_BatchNorm]:
@@ -62,15 +62,10 @@ def settle_norms(model: nn.Module, images: Sequence[Any]) -> None:
         for i, value in enumerate((flat.shape[1], flat.sum(1), flat.square().sum(1))):
             sums[norm][i] = sums[norm][i] + value  # type: ignore[index, operator]
 
-    handles = [norm.register_forward_hook(add) for norm in sums]
-    try:
-        with torch.no_grad():
+    with torch.no_grad():
+        with hooked((norm, add) for norm in sums):
             for x in images:
                 call(model, channels_last(x))
-    finally:
-        for handle in handles:
-            handle.remove()
-    with torch.no_grad():
         for norm, (count, total, squares) in sums.items():
             if not count:
                 continue
@@ -115,11 +110,6 @@ def input_spread(model: nn.Module, images: Any) -> float | None:
         known = not fresh and flat.shape[1] >= SEEN and bool(alive.any())
         found.append(float((flat.var(1) / norm.running_var)[alive].median()) if known else None)
 
-    handles = [norm.register_forward_hook(look) for norm in trained_norms(model)]
-    try:
-        with torch.no_grad(), modes_kept(model):
-            call(model.eval(), images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), modes_kept(model), hooked((norm, look) for norm in trained_norms(model)):
+        call(model.eval(), images)
     return found[0] if found else None

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from ghostsearch.graph.capture import tensors
+from ghostsearch.surgery.sampled_gradients import parameters_frozen
 from ghostsearch.surgery.sampled_rows import as_maps
 
 if TYPE_CHECKING:
@@ -28,10 +29,8 @@ def output_metrics(statistics: BaselineStatistics) -> Mapping[str, Tensor]:
     for path, place in statistics.places.items():
         paths.setdefault(place.out, []).append(path)
     generator = torch.Generator().manual_seed(statistics.settings.seed)
-    frozen = [(p, p.requires_grad) for p in statistics.teacher.parameters()]
-    statistics.teacher.requires_grad_(False)
     left = statistics.settings.metric_images
-    try:
+    with parameters_frozen(statistics.teacher):
         for batch in statistics.batches:
             if left <= 0:
                 break
@@ -49,9 +48,6 @@ def output_metrics(statistics: BaselineStatistics) -> Mapping[str, Tensor]:
                     g = grad.transpose(0, 1).flatten(1)
                     found[path] = found.get(path, 0) + g @ g.T
                     count[path] = count.get(path, 0) + g.shape[1]
-    finally:
-        for parameter, wanted in frozen:
-            parameter.requires_grad_(wanted)
     return {path: total / count[path] for path, total in found.items()}
 
 

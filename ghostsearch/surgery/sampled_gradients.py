@@ -72,7 +72,7 @@ class EdgeGradients:
     ) -> None:
         self.found: list[dict[Edge, Tensor]] = []
         wanted = frozenset(edges)
-        with _without_parameter_gradients(model):
+        with parameters_frozen(model):
             for number, batch in enumerate(batches):
                 reading = _Reading(model, graph, wanted)
                 with torch.enable_grad():
@@ -116,7 +116,8 @@ class _Reading(fx.Interpreter):
 
 
 @contextmanager
-def _without_parameter_gradients(model: nn.Module) -> Iterator[None]:
+def parameters_frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter of a model asks for its gradient within."""
     required = [p for p in model.parameters() if p.requires_grad]
     model.requires_grad_(False)
     try:
@@ -130,7 +131,7 @@ def gauss_newton(errors: Sequence[Mapping[fx.Node, Tensor]], gradients: Sequence
     """½ · mean over images of (gᵀδ)², the inner product taken per image over all values of a cut.
 
     errors, gradients: per batch, per value, (N, …). With labels sampled from the model's own softmax this estimates the
-    KL divergence that the error causes, in nats (a Fisher-vector product; DESIGN "Scoring candidates").
+    KL divergence that the error causes, in nats (a Fisher-vector product).
     """
     squares, images = 0.0, 0
     for error, gradient in zip(errors, gradients, strict=True):

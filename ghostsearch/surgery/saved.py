@@ -7,7 +7,7 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,7 +71,7 @@ class _Source(BaseModel):
     @model_validator(mode="after")
     def _one_value_a_channel(self) -> _Source:
         if len(self.mean) != self.channels or len(self.std) != self.channels:
-            raise ValueError("mean and std take one value a channel")
+            raise ValueError("mean and std take one value per channel")
         return self
 
     @property
@@ -128,19 +128,13 @@ def save(
         except SafetensorError as error:
             raise cannot_write(weights, str(error)) from None
         digest = _sha256(temporary)
-    shape = source.input
     manifest = _checked(
         {
             "source": {
                 "model": source.spec,
                 "classes": source.classes,
-                "size": shape.size,
-                "channels": shape.channels,
-                "mean": shape.mean,
-                "std": shape.std,
-                "resize": shape.resize,
-                "interpolation": shape.interpolation,
                 "categories": source.categories,
+                **asdict(source.input),
             },
             "width_multiple": width_multiple,
             "weights_sha256": digest,
@@ -162,7 +156,7 @@ def load(
     baseline came from the user's own code (`package.module:function`) is loaded only with that network
     as `model` (left untouched), or with `allow_code=True`, which imports and calls what the file names: only
     for files you trust. A network whose forward takes more than one image needs its `example` too, as `convert` does.
-    Raises GhostsearchError for anything missing, truncated, foreign, forged or from a newer version.
+    Raises GhostsearchError for files that are missing, truncated, not ghostsearch's, forged or of a newer version.
     """
     return load_directory(directory, model=model, allow_code=allow_code, example=example).module
 
@@ -264,7 +258,7 @@ def _read_weights(path: Path, sha256: str) -> State:
         found, state = _sha256(path), load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         shown = " ".join(str(error).split())[:120]
-        raise GhostsearchError(f"{path}: not a safetensors file (truncated or foreign?): {shown}") from None
+        raise GhostsearchError(f"{path}: not a safetensors file, or a truncated one: {shown}") from None
     if found != sha256:
         raise GhostsearchError(
             f"{path}: not the weights that {ARCHITECTURE_FILE} was written with (interrupted, or replaced)"
@@ -290,12 +284,7 @@ def _build(directory: Path, source: _Source, state: State, allow_code: bool) -> 
         raise GhostsearchError(
             f"{directory}: declares {source.classes} classes, but no tensor in {WEIGHTS_FILE} has as many"
         )
-    options: dict[str, Any] = {
-        "classes": source.classes,
-        "size": source.size,
-        "mean": source.mean,
-        "std": source.std,
-    }
+    options: dict[str, Any] = {k: getattr(source, k) for k in ("classes", "size", "mean", "std")}
     if not allow_code:
         _check_size(directory, source.model, options, state)
     return load_model(source.model, **options).module

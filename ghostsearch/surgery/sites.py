@@ -1,9 +1,9 @@
-"""Finds the convolutions that may be replaced, and says of every other one why not."""
+"""Finds the convolutions that may be replaced, and why each other one may not."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from math import prod
 from typing import Any
 
@@ -39,7 +39,7 @@ def find_sites(model: nn.Module, example: Any, *, include_first: bool = False, w
     shared = _shared_parameters(model)
     traced = trace_calls(model, example, (_ConvNd,))
     calls = traced.shapes
-    pooled, image = _image_is_larger(example), _image_channels(example)
+    large, image = _is_large(example), _image_channels(example)
     sites, skipped, branches = [], [], droppable_branches(model, example)
     depthwise = {b.end for b in branches if b.last}
     for module, names in paths.values():
@@ -50,7 +50,7 @@ def find_sites(model: nn.Module, example: Any, *, include_first: bool = False, w
             _unsuitable(module)
             or _shares(module, shared, path)
             or ("" if path in depthwise else _hopeless(module))
-            or _placement(module, seen, include_first, pooled, image)
+            or _placement(module, seen, include_first, large, image)
             or traced.read_elsewhere.get(path, "")
             or _own_class(module, seen)
         )
@@ -145,17 +145,17 @@ def _hopeless(module: Any) -> str:
     if groups > 1 and groups == c:
         return "depthwise: it is the cheap operation already"
     if groups > 1 and intrinsic_channels(n, 2, groups) >= n:
-        return f"grouped: {n} outputs in {groups} groups leave no intrinsic map to spare in each"
+        return f"grouped: {n} outputs in {groups} groups leave no channel for a ghost in each"
     if n < 2 or c // groups * prod(module.kernel_size) < 2:
         return f"too few channels for a gain: {c} to {n}"
     return ""
 
 
-def _placement(module: Any, calls: Calls, include_first: bool, larger: Callable[[Shape], bool], image: set[int]) -> str:
+def _placement(module: Any, calls: Calls, include_first: bool, large: bool, image: set[int]) -> str:
     """Why a convolution is left alone for where it stands in the forward; empty when it is not."""
     if not calls:
         return "never called: the forward of the example does not reach it (an auxiliary head in eval mode?)"
-    if prod(module.kernel_size) == 1 and all(larger(shape) for shape, _ in calls):
+    if large and prod(module.kernel_size) == 1 and all(prod(shape[2:]) == 1 for shape, _ in calls):
         return "1x1 maps: it acts on pooled maps (squeeze-excite or head)"
     if module.in_channels <= IMAGE_CHANNELS and not include_first:
         if module.in_channels in image:
@@ -170,14 +170,9 @@ def _image_channels(example: Any) -> set[int]:
     return {t.shape[0 if single else 1] for t in tensors(example) if t.dim() > 2}
 
 
-def _image_is_larger(example: Any) -> Callable[[Shape], bool]:
-    """Whether maps of a shape are spatially 1×1 while the image is not."""
-    image = max((prod(t.shape[1:]) for t in tensors(example) if t.dim() > 2), default=1)
-
-    def pooled(shape: Shape) -> bool:
-        return image > 1 and prod(shape[2:]) == 1
-
-    return pooled
+def _is_large(example: Any) -> bool:
+    """Whether the example holds more than single values, so that maps of 1×1 are pooled ones."""
+    return max((prod(t.shape[1:]) for t in tensors(example) if t.dim() > 2), default=1) > 1
 
 
 def _site(module: Any, names: tuple[str, ...], calls: Calls, batch: int) -> Site:

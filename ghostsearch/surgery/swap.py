@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ghostsearch.blocks.own_conv import PLAIN, is_plain, plain_twin
 from ghostsearch.blocks.table import build_block
-from ghostsearch.graph.capture import call, like, tensors
+from ghostsearch.graph.capture import call, hooked, like, tensors
 from ghostsearch.space.choice import Drop, LayerChoice
 from ghostsearch.surgery.sites import module_paths
 
@@ -52,13 +52,8 @@ def swap_twins(model: nn.Module, batch: Any) -> None:
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
         shapes.setdefault(id(module), set()).add(tuple(next(tensors((args, kwargs))).shape[1:]))
 
-    handles = [module.register_forward_hook(note, with_kwargs=True) for module in own.values()]
-    try:
-        with torch.no_grad():
-            call(model, batch[:1] if isinstance(batch, Tensor) else batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), hooked(((module, note) for module in own.values()), with_kwargs=True):
+        call(model, batch[:1] if isinstance(batch, Tensor) else batch)
     twins: dict[int, nn.Module] = {}
     for key, found in shapes.items():
         if len(found) == 1:

@@ -1,4 +1,4 @@
-"""A conversion proves itself: one forward beside the baseline's, before anything is returned, written or timed."""
+"""Checks a conversion: one forward compared with the baseline's before anything is returned, written or timed."""
 
 from __future__ import annotations
 
@@ -161,8 +161,8 @@ def _same_shapes(before: list[Tensor], after: list[Tensor], *, found: bool) -> b
 def _same_where_untouched(model: nn.Module, example: Any, architecture: Architecture, before: Run, after: Run) -> None:
     """Outputs that do not depend on what was changed have not changed.
 
-    What depends on it is found by spoiling it: not-a-number passes through every sum, norm and activation. A forward
-    that compares values may hide that, so that a value must withstand noise too.
+    What depends on it is found by setting it to NaN, which passes through every sum, norm and activation. A forward
+    that compares values may hide a NaN, so outputs must not change under noise either.
     """
     if any(t.is_meta for t in before.outputs):
         return
