@@ -1,4 +1,4 @@
-"""Compact networks beside yours: params, MACs and latency measured alike, accuracy as published; table, page, file."""
+"""Compares networks: params, MACs and latency measured alike, accuracy as published; as table, page and file."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def compare_models(
 ) -> list[ComparedModel]:
     """Measure models beside the first one on one device, interleaved, all on images of the first one's size.
 
-    A name is what `load_model` knows, a bare torchvision or timm name, a directory we wrote, a study (its chosen
-    model) or an ONNX file. The first model is timed against itself too: how far its ratio is from 1 is the
+    A name is what `load_model` knows, a bare torchvision or timm name, a directory that ghostsearch wrote, a study (its
+    chosen model) or an ONNX file. The first model is timed against itself too: how far its ratio is from 1 is the
     measurement's own error.
     Raises GhostsearchError when a name is unknown, twice there, or a model cannot take the first one's images.
     """
@@ -228,7 +228,7 @@ def write_compact(models: Sequence[ComparedModel], directory: Path) -> Path:
 
 
 def read_compact(directory: Path) -> tuple[ComparedModel, ...]:
-    """The rows kept beside a study, none where there is no such file; raises GhostsearchError on a foreign one."""
+    """The rows kept beside a study, none where there is no such file; raises GhostsearchError for another form."""
     path = directory / COMPACT_FILE
     if not path.is_file():
         return ()

@@ -1,4 +1,4 @@
-"""What the report page's scripts read: ready figures, each model in words, the sliders' options, download links."""
+"""The data of the report page's scripts: plotly figures, each model's texts, the sliders' options, download links."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ FILES = {
 
 
 def page_content(view: StudyView, directory: Path, compact: Sequence[ComparedModel] = ()) -> dict[str, Any]:
-    """What the page's scripts read: ready figures, each model in words, and the sliders' options."""
+    """The data of the page's scripts: plotly figures, each model's texts, and the sliders' options."""
     axes = cost_axes(view)
     reached = stages(view)
     panels = {(a.name, s): make_panel(view, a, s) for a in axes for s in reached}
@@ -106,7 +106,7 @@ def _models(view: StudyView, kind_of: Mapping[str, str]) -> list[dict[str, Any]]
 
 
 def _model(view: StudyView, record: Record, axes: list[Axis], kind: str, important: bool) -> dict[str, Any]:
-    """A model in words: choices with their sites, figures as the tables have them, where it came from."""
+    """A model's texts: choices with their sites, figures as in the tables, origin."""
     final, baseline = record if is_variant(record) else view.record(record.digest), view.record("baseline")
     assert final is not None
     counted = Counter([*record.sites.values(), *record.groups.values()])
@@ -157,7 +157,7 @@ def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
 
 
 def slider_ends(view: StudyView, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the sliders end and begin, in percent of the baseline's cost and in units of the score."""
+    """Ranges and start values of the sliders, in percent of the baseline's cost and in units of the score."""
     options, axes, baseline = content["options"], cost_axes(view), view.record("baseline")
     shares = [share for option in options for share in option["shares"].values()]
     limit, whole = (axes[0].bound, baseline and axes[0].value(baseline)) if axes else (None, None)

@@ -1,4 +1,4 @@
-"""The paper's figure 1 for any model: which feature maps of a layer are ghosts of one another, as page and picture."""
+"""The paper's figure 1 for any model: a layer's similar feature maps, as page and picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostsearch.errors import GhostsearchError, in_a_line
+from ghostsearch.errors import GhostsearchError, told_as
 from ghostsearch.files import atomic_path, write_text
 from ghostsearch.graph.capture import call, copied
 from ghostsearch.models.input import InputSpec
@@ -170,13 +170,9 @@ def feature_maps(model: nn.Module, pixels: Tensor) -> dict[str, tuple[str, Tenso
         if isinstance(module, nn.Conv2d) and not 1 < module.groups == module.in_channels:
             kind = f"Conv2d {module.kernel_size[0]}×{module.kernel_size[1]}"
             module.register_forward_hook(_keeper(found, path, kind))
-    try:
-        with torch.no_grad():
-            call(replica, pixels)
-    # A foreign forward may raise anything; its own words say what.
-    except Exception as error:
-        shown = in_a_line(error)
-        raise GhostsearchError(f"the model's forward fails on the image at {tuple(pixels.shape)} ({shown})") from error
+    failing = f"the model's forward fails on the image at {tuple(pixels.shape)}"
+    with torch.no_grad(), told_as(lambda why: f"{failing} ({why})"):
+        call(replica, pixels)
     return found
 
 

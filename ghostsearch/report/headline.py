@@ -1,4 +1,4 @@
-"""What a study gained, in one sentence: the terminal, the page and the pull request say the same."""
+"""A study's result in one sentence, the same in the terminal, on the page and in report.md."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def headline(view: StudyView) -> str:
     if chosen is None:
         return f"No model of {view.name} meets every limit yet; relax a limit or raise --trials."
     if chosen.digest == "baseline" or baseline is None:
-        precision = " int8" * _in_int8(view)
+        precision = " int8" * any((axis.device or "").endswith(":int8") for axis in cost_axes(view))
         return f"The{precision} baseline of {view.name} stays the choice: no other model is a better trade."
     return f"Model {chosen.digest} {_savings(view, chosen, baseline)}{_score_change(view, chosen)}."
 
 
 def cautions(view: StudyView) -> list[str]:
-    """What the reader must know beside the headline, a sentence each: that the chosen model is hardly usable, what
-    images without labels leave open, and that the baseline in int8 beats it.
+    """Warnings beside the headline, one sentence each: the chosen model is hardly usable, the images have no labels, or
+    the baseline in int8 is better.
     """
     chosen = view.record(view.chosen)
     return [text for told in (_hardly_usable, _label_free, _beaten_by_int8) if chosen and (text := told(view, chosen))]
@@ -52,19 +52,15 @@ def _hardly_usable(view: StudyView, chosen: Record) -> str:
 
 
 def _label_free(view: StudyView, chosen: Record) -> str:  # noqa: ARG001
-    """What a search on images without labels cannot know."""
+    """A warning that the score is only agreement with the baseline."""
     metric = metric_name(view)
     if metric != AGREEMENT and not metric.endswith(AGAINST_BASELINE):
         return ""
     return f"The images have no labels: {metric} says how closely a model follows the baseline, not which is right."
 
 
-def _in_int8(view: StudyView) -> bool:
-    return any((axis.device or "").endswith(":int8") for axis in cost_axes(view))
-
-
 def _beaten_by_int8(view: StudyView, chosen: Record) -> str:
-    """What the reader must know where the baseline in int8 is faster than the chosen model and scores no worse."""
+    """A warning where the baseline in int8 is faster than the chosen model and scores no worse."""
     int8 = next((r for r in variants(view) if r.digest == INT8), None)
     timed = next((axis for axis in cost_axes(view) if axis.device), None)
     if int8 is None or timed is None:

@@ -10,7 +10,7 @@ from ghostsearch.records import Axis, Record, StudyView
 from ghostsearch.report.outcome import cost_axes, last_rung, score_axis
 
 MIN_PAIRS = 4
-"""Fewer models than this at both rungs make no rank correlation worth printing."""
+"""Fewest models with both figures for which a rank correlation is shown."""
 
 
 def hypervolume_history(view: StudyView) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def _palette() -> str:
 
 
 def _finite(data: Any) -> Any:
-    """The data with NaN and infinities as null, for which JSON has no words."""
+    """The data with NaN and infinities, which JSON does not have, as null."""
     if isinstance(data, dict):
         return {k: _finite(v) for k, v in data.items()}
     if isinstance(data, list | tuple):

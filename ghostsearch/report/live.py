@@ -1,4 +1,4 @@
-"""`search --watch`: the growing report on this machine's own address, read only, for as long as the search runs."""
+"""`search --watch`: serves the growing report on 127.0.0.1, read only, while the search runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WAITING = b"<!doctype html><title>ghostsearch</title><p>The report appears here 
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Serve a study's report at the address that is given, until the block ends; only this machine reaches it."""
+    """Serve a study's report to this machine alone until the block ends; yields the address."""
     with ThreadingHTTPServer((HERE, 0), partial(_Reader, folder)) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -1,4 +1,4 @@
-"""Questions about a study that the page, the tables and the pictures all ask, answered from its view."""
+"""What page, tables and pictures share: a study's axes, baselines, and scores and costs as text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def score_axis(view: StudyView, split: str = "validation") -> Axis:
 
 
 def cost_axes(view: StudyView) -> list[Axis]:
-    """What may be paid for the score: latency by device, MACs, params, bytes; objectives first."""
+    """The costs that some record has: latency by device, MACs, params, bytes; objectives first."""
     wanted = _cost_goals(view)
     known = [*map(Axis.of_latency, devices(view)), *map(Axis.of_cost, COST_LABELS)]
     axes = [*wanted, *(a for a in known if a.name not in {o.name for o in wanted})]
@@ -75,7 +75,7 @@ def score_cell(score: Score | None) -> str:
 def cost_cell(record: Record, baseline: Record | None, axis: Axis, *, intervals: bool = True) -> str:
     """A cost with its share of the baseline's and, for a latency, that share's 95 % interval.
 
-    Of the baseline the share is that of a copy of itself timed beside it: what the clock alone does.
+    The baseline's share is that of a copy of itself timed beside it: the noise of the measurement.
     """
     value = axis.value(record)
     latency = record.latency(axis.device) if axis.device and intervals else None
@@ -94,17 +94,17 @@ def shown_split(view: StudyView) -> str:
 
 
 def shown_score(view: StudyView, record: Record) -> Score | None:
-    """The record's score on that split."""
+    """The record's score on the split that is shown."""
     return record.score(shown_split(view))
 
 
 def variants(view: StudyView) -> list[Record]:
-    """The baseline again: with the finalists' training, or in the other precision."""
+    """The further baselines: with the finalists' training, or in the other precision."""
     return [r for r in (*view.records, *view.finalists) if is_variant(r)]
 
 
 def is_variant(record: Record) -> bool:
-    """Whether it is such a further baseline."""
+    """Whether a record is a further baseline (see `variants`)."""
     return record.digest in BASELINES and record.digest != BASELINE
 
 
@@ -125,7 +125,7 @@ def last_rung(view: StudyView) -> float:
 
 
 def remark(view: StudyView, record: Record) -> str:
-    """What to say of a model beside its figures: `chosen`, missed limits, a cheaper one as good, noisy timing."""
+    """A model's remark in tables: `chosen`, missed limits, a cheaper one that is not proven worse, noisy timing."""
     axes = () if record.digest in BASELINES else (score_axis(view), *_cost_goals(view))
     broken = [text for axis in axes if (text := axis.breach(record))]
     if record.digest in view.missed and not broken:
@@ -140,7 +140,7 @@ def remark(view: StudyView, record: Record) -> str:
 
 
 def by_digest(records: Iterable[Record]) -> dict[str, Record]:
-    """Newest last wins: a digest is evaluated once, but a failed trial may have been tried again."""
+    """The record of each architecture; of several the last complete one, since a failed trial may have been retried."""
     table: dict[str, Record] = {}
     for record in records:
         if not is_variant(record) and (record.digest not in table or record.state == "complete"):

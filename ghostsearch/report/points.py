@@ -1,4 +1,4 @@
-"""What stands on a picture of score against cost: each model's mark and error bars, and the front of these two axes."""
+"""Points of the figure of score against cost: each model's mark and error bars, and the front of these two axes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ MARKS: Mapping[str, Mark] = {
     "other models": Mark("circle-open", "other", 8),
     "stopped early": Mark("triangle-down-open", "other", 6),
 }
-"""How each kind of model is marked; the first ones lie on top. Colours are names of the page's palette."""
+"""How each kind of model is marked; the first ones are drawn on top. Colours are names of the page's palette."""
 NAMED_KINDS = tuple(MARKS)[:9]
 """Kinds that the page's menu names one by one."""
 
@@ -111,7 +111,7 @@ def untried(view: StudyView) -> list[Record]:
 
 
 def _places(record: Record, cost: Axis, score: Axis) -> list[tuple[float, float]]:
-    """Where it stands, in the picture's units; empty where a figure is missing."""
+    """Its place in the picture's units; empty where a figure is missing."""
     x, y = cost.value(record), score.value(record)
     if x is None or y is None or not isfinite(x) or not isfinite(y):
         return []
@@ -132,7 +132,7 @@ def _may_be_front(view: StudyView, record: Record, cost: Axis, score: Axis, stag
 
 
 def _kind(view: StudyView, record: Record, on_front: bool) -> str:
-    """What a model is on the picture: the first of MARKS that fits it."""
+    """The kind of a model on the picture, a key of MARKS."""
     if is_variant(record) or record.digest == "baseline":
         return model_id(record) if model_id(record) in MARKS else "baseline"
     if record.digest == view.chosen:
@@ -147,7 +147,7 @@ def _kind(view: StudyView, record: Record, on_front: bool) -> str:
 
 
 def kinds(view: StudyView, panel: Panel | None) -> dict[str, str]:
-    """The kind of every model, as the panel has it; of the rest by what the study says of them."""
+    """The kind of every model: of those on the panel its own, of the rest by the study's front."""
     found = {model_id(r): _kind(view, r, r.digest in view.front) for r in (*view.records, *view.finalists)}
     return found | ({p.model: p.kind for p in panel.points} if panel else {})
 

@@ -53,11 +53,13 @@ class ResultPage:
 
 
 def write_page(page: ResultPage, directory: Path) -> list[Path]:
-    """Write NAME.md, NAME.meta.json, its pictures and a CSV a table (NAME.csv, NAME_2.csv, …); returns their paths."""
+    """Write NAME.md, NAME.meta.json, its pictures and a CSV per table (NAME.csv, NAME_2.csv, …); returns the paths."""
+    import pandas as pd
+
     paths = []
     for number, table in enumerate(page.tables, 1):
         paths.append(directory / (f"{page.name}.csv" if number == 1 else f"{page.name}_{number}.csv"))
-        write_text(paths[-1], _csv(table))
+        write_text(paths[-1], pd.DataFrame(list(table.rows)).to_csv(index=False))
     for name, draw in page.pictures.items():
         draw(directory / name)
         paths.append(directory / name)
@@ -84,7 +86,7 @@ def script_command() -> str:
 
 
 def write_index(directory: Path) -> Path:
-    """Write README.md, one line a page, from the pages' own metadata; raises GhostsearchError for a broken one."""
+    """Write README.md, one line per page, from the pages' own metadata; raises GhostsearchError for a broken one."""
     rows = []
     for path in sorted(directory.glob(f"*{META_SUFFIX}")):
         try:
@@ -100,12 +102,6 @@ def write_index(directory: Path) -> Path:
     target = directory / "README.md"
     write_text(target, "\n".join([head, "", columns, *rows]) + "\n")
     return target
-
-
-def _csv(table: ResultTable) -> str:
-    import pandas as pd
-
-    return pd.DataFrame(list(table.rows)).to_csv(index=False)
 
 
 def _markdown(page: ResultPage) -> str:
