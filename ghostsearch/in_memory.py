@@ -1,7 +1,7 @@
 """Networks and images that are in memory: what the commands do with names, done with modules, tensors and loaders.
 
 Images are a tensor (N, C, *dims), or an iterable of batches: images alone, or (images, targets). They are taken as they
-are, normalised by whoever made them.
+are: the caller normalises them.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def compress(
     wanted = {"trials": 8, "epochs": 0, "final_epochs": 0, "objectives": ("score", "latency", "macs"), **options}
     with temporary_folder() as folder:
         study = search(model=model, data=data, out=str(out or folder / "study"), progress=progress, **wanted)
-        record = study.record(study.chosen) if study.chosen else None
+        record = study.record(study.chosen)
         if record is None:
             raise GhostsearchError(f"no model of {len(study.records)} trials keeps the limits; relax one or add trials")
         if record.digest == "baseline":

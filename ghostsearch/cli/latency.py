@@ -1,4 +1,4 @@
-"""Commands about the latency table: profile builds it, audit says how far it may be trusted."""
+"""Commands about the latency table: profile builds it, audit measures its error."""
 
 from __future__ import annotations
 

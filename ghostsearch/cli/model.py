@@ -71,7 +71,7 @@ def inspect_model(
 
 
 def _show_input(loaded: LoadedModel) -> None:
-    """Weights, class names and preprocessing, as whoever runs the model must know them."""
+    """Print preprocessing, weights and class names, which running the model needs."""
     spec = loaded.input
     mean, std = (", ".join(f"{v:g}" for v in values) for values in (spec.mean, spec.std))
     crop = f"shorter side to {spec.shorter_side}, centre crop to {spec}" if isinstance(spec.size, int) else f"to {spec}"

@@ -38,7 +38,7 @@ def say_error(text: str) -> None:
 
 
 def warning_printer() -> Callable[..., None]:
-    """Prints a warning as one line, without the place in code that Python adds; with other figures only once."""
+    """A `warnings.showwarning` that prints one line without the place in code; texts that differ in figures once."""
     seen: set[str] = set()
 
     def show(message: Warning | str, *about: Any, **more: Any) -> None:  # noqa: ARG001
@@ -51,13 +51,13 @@ def warning_printer() -> Callable[..., None]:
 
 
 def note(text: str) -> None:
-    """Print a line for people on standard error, so that standard output stays the result's."""
+    """Print a note on standard error; standard output is for results."""
     err.print("[yellow]note:[/yellow]", end=" ")
     err.print(" ".join(text.split()), markup=False, soft_wrap=True)
 
 
 def say_json(data: object) -> None:
-    """Print data as JSON on standard output, nothing else beside it."""
+    """Print data as JSON on standard output."""
     typer.echo(json.dumps(data, indent=2, default=str, allow_nan=False))
 
 

@@ -11,9 +11,9 @@ import typer
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import progress_bar, say, say_json, typed
 from ghostsearch.data.options import ImageOptions
-from ghostsearch.training.recipe import Distillation, Tuning
+from ghostsearch.training.recipe import FROM_SCRATCH, Distillation, Tuning
 
-IMAGES, FINETUNING, FROM_SCRATCH = ImageOptions(), Distillation(), Tuning(warmup=0.1, ema=0.0)
+IMAGES, FINETUNING = ImageOptions(), Distillation()
 
 Out = Annotated[
     Path | None, typer.Option(help="Directory of the model; rerun to resume. Default: named after model and date.")
@@ -59,7 +59,7 @@ def train(
     Example: [bold]ghostsearch train ghostsearch:ghostnet --size 96 --data folder:images --out trained[/bold]
     """
     from ghostsearch.training.finetune import placed
-    from ghostsearch.training.from_scratch import CURVES_FILE, train_from_scratch
+    from ghostsearch.training.from_scratch import train_from_scratch
 
     o.require(images, "data")
     out = out or placed(model, images, recipe, what="-trained")
@@ -69,7 +69,7 @@ def train(
         say_json(dataclasses.asdict(result))
         return
     say(str(result))
-    say(f"wrote {out} (curves: {out / CURVES_FILE})")
+    say(f"wrote {out} (curves: {out / 'train.svg'})")
     given = f"--weights {typed(out / 'weights.safetensors')} --data {typed(images.data)}"
     own = (f" --classes {len(classes)}" if classes else "") + (f" --size {size}" if size else "")
     say(f"next: ghostsearch search --model {model} {given}{own}")

@@ -115,7 +115,7 @@ def spread_batches(loader: Iterable[Any], images: int, *, size: int | None = Non
 
 
 def first_batch(loader: Iterable[Any], images: int = 2) -> Any:
-    """A small batch of a loader, without moving its shuffling or anybody's random state; None where it is empty."""
+    """A small batch of a loader, without changing its shuffling or the global random state; None where it is empty."""
     with torch.random.fork_rng(devices=[]):
         generator = getattr(loader, "generator", None)
         state = generator.get_state() if generator is not None else None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ghostsearch.data.images import open_file
 from ghostsearch.data.source import Source, with_splits
@@ -24,6 +23,10 @@ SPLIT_NAMES = {
     "validation": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+"""The split that a folder, or a value in a table, stands for."""
+Found = tuple[list[str], dict[str, list[int]], dict[str, Any]]
+"""Files, the positions in them of each split, and what else the source is told."""
 
 
 def read_folder(root: Path, input_spec: InputSpec, seed: int, validation_list: Path | None = None) -> Source:
@@ -36,20 +39,17 @@ def read_folder(root: Path, input_spec: InputSpec, seed: int, validation_list: P
     """
     root = root.expanduser()
     folders = split_folders(root)
-    classes = {split: class_names(folder) for split, folder in folders.items()}
-    if any(classes.values()):
-        source, parts = _labelled(root, folders, classes)
-    else:
-        source, parts = _unlabelled(root, folders)
+    classes = {split: tuple(f.name for f in visible_folders(folder)) for split, folder in folders.items()}
+    paths, parts, about = _labelled(folders, classes) if any(classes.values()) else _unlabelled(folders)
+    names = [os.path.relpath(path, root) for path in paths]
     if validation_list is not None:
-        listed = _read_list(validation_list, source.names, parts["train"])
+        listed = _read_list(validation_list, names, parts["train"])
         parts["train"] = [i for i in parts["train"] if i not in listed]
         parts["validation"] = sorted(listed)
     elif "validation" in parts and "test" not in parts:
         parts["test"] = parts.pop("validation")
-    paths = [str(root / name) for name in source.names]
-    opened = replace(source, open=partial(open_listed, paths, input_spec), flips=is_colour(paths))
-    return with_splits(opened, parts, seed)
+    source = Source(names, partial(open_listed, paths, input_spec), flips=is_colour(paths), **about)
+    return with_splits(source, parts, seed)
 
 
 def open_listed(paths: Sequence[str], input_spec: InputSpec | None, i: int) -> Image:
@@ -84,20 +84,17 @@ def split_folders(root: Path) -> dict[str, Path]:
 def _refuse_too_high(root: Path, below: list[Path]) -> None:
     if {"Annotations", "JPEGImages"} <= {folder.name for folder in below}:
         raise GhostsearchError(f"{root} is a VOC folder of images with boxes; write voc:{root} --task detection")
-    every = [name for names in SPLIT_NAMES.values() for name in names]
     for folder in below:
         inner = visible_folders(folder)
-        splits = any(f.name.lower() in every for f in inner)
+        splits = any(f.name.lower() in SPLIT_OF for f in inner)
         if splits or (len(below) == 1 and inner):
             what = "the splits" if splits else "the class folders"
             raise GhostsearchError(f"{root} is one level too high: {what} are in {folder}; write folder:{folder}")
 
 
-def _labelled(
-    root: Path, folders: dict[str, Path], classes: dict[str, tuple[str, ...]]
-) -> tuple[Source, dict[str, list[int]]]:
+def _labelled(folders: dict[str, Path], classes: dict[str, tuple[str, ...]]) -> Found:
     number = {name: i for i, name in enumerate(classes["train"])}
-    names: list[str] = []
+    paths: list[str] = []
     labels: list[int] = []
     parts: dict[str, list[int]] = {}
     for split, folder in folders.items():
@@ -119,38 +116,29 @@ def _labelled(
                     f"class folder {str(folder / name)!r} holds no image; add some or remove it; recordings come as "
                     "arrays:FILE.npz"
                 )
-            parts[split].extend(range(len(names), len(names) + len(found)))
-            names.extend(os.path.relpath(path, root) for path in found)
+            parts[split].extend(range(len(paths), len(paths) + len(found)))
+            paths.extend(found)
             labels.extend([number[name]] * len(found))
     loose = sum(_is_image(folder / name) for folder in folders.values() for name in os.listdir(folder))
     notes = (f"{loose} images beside the class folders were left out",) if loose else ()
-    return Source(names, _not_yet, labels, kind="class", classes=classes["train"], notes=notes), parts
+    return paths, parts, {"targets": labels, "kind": "class", "classes": classes["train"], "notes": notes}
 
 
-def _unlabelled(root: Path, folders: dict[str, Path]) -> tuple[Source, dict[str, list[int]]]:
-    names: list[str] = []
+def _unlabelled(folders: dict[str, Path]) -> Found:
+    paths: list[str] = []
     parts: dict[str, list[int]] = {}
     for split, folder in folders.items():
         found = images_below(folder)
         if not found:
             raise GhostsearchError(f"folder {str(folder)!r} holds no image ({', '.join(sorted(EXTENSIONS))})")
-        parts[split] = list(range(len(names), len(names) + len(found)))
-        names.extend(os.path.relpath(path, root) for path in found)
-    return Source(names, _not_yet, notes=("the images have no labels",)), parts
-
-
-def _not_yet(i: int) -> Image:
-    raise NotImplementedError(i)
+        parts[split] = list(range(len(paths), len(paths) + len(found)))
+        paths.extend(found)
+    return paths, parts, {"notes": ("the images have no labels",)}
 
 
 def visible_folders(folder: Path) -> list[Path]:
     """The sub-folders of a folder by name, without hidden ones."""
     return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
-
-
-def class_names(folder: Path) -> tuple[str, ...]:
-    """The names of the class folders in a folder."""
-    return tuple(p.name for p in visible_folders(folder))
 
 
 def images_below(folder: Path) -> list[str]:

@@ -23,7 +23,7 @@ from ghostsearch.data.packaged import read_digits, read_hugging_face, read_torch
 from ghostsearch.data.sets import FILE_KINDS, ImageSet, StreamSet, decode, find_unreadable, labels_of
 from ghostsearch.data.source import SPLITS, Source, only, shortened, warnings_about, without
 from ghostsearch.data.tables import read_arrays, read_csv
-from ghostsearch.errors import GhostsearchError, GhostsearchWarning
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning, told_as
 from ghostsearch.graph.capture import batch_size
 from ghostsearch.shown import Progress
 from ghostsearch.usercode import import_object, is_object_name
@@ -87,8 +87,8 @@ def load_data(
     One of FORMS; nothing is downloaded. `package.module:function` runs that code: it is called with those of `input`,
     `batch` and `seed` that it takes and returns train, validation and test loaders. `train_images` and `test_images`
     keep only so many of a split, stratified. Sets up to MEMORY_LIMIT_BYTES are decoded once; larger ones stream through
-    `workers` processes (default: one per core). Where nothing `trains`, a split for which no image can be spared holds
-    all images. Broken images and rare classes are reported as GhostsearchWarning.
+    `workers` processes (default: one per core). Where nothing `trains`, a split without an image of its own holds all
+    images. Broken images and rare classes are reported as GhostsearchWarning.
     Raises GhostsearchError for an unknown or unreadable set, an empty class or split, a bad list.
     """
     if batch < 1:
@@ -103,7 +103,7 @@ def load_data(
             continue
         if not trains:
             everything = list(range(len(source.names)))
-            note = f"{split}: all {len(everything)} images, since none can be spared"
+            note = f"{split}: all {len(everything)} images, since there are too few to split"
             source = replace(source, splits={**source.splits, split: everything}, notes=(*source.notes, note))
         else:
             raise GhostsearchError(
@@ -111,7 +111,7 @@ def load_data(
                 f"{split} split, since every class keeps one to train on; add images, or give the split a folder"
             )
     sets = _read(source, input, workers, progress)
-    made = {split: _loader(sets[split], split, batch, seed, sets.workers) for split in SPLITS}
+    made = {split: _loader(sets.make(split), split, batch, seed, sets.workers) for split in SPLITS}
     about = warnings_about(sets.source)
     for text in (*about, *_told(sets.broken, len(source.names))):
         warnings.warn(f"{spec}: {text}", GhostsearchWarning, stacklevel=2)
@@ -138,7 +138,8 @@ def load_calibration(
     sets = _read(chosen, input, 0, progress)
     for text in _told(sets.broken, len(order)):
         warnings.warn(f"{spec}: {text}", GhostsearchWarning, stacklevel=2)
-    return Calibration(drawn(sets["train"], images, seed), len(sets["train"]), sets.broken)
+    train = sets.make("train")
+    return Calibration(drawn(train, images, seed), len(train), sets.broken)
 
 
 def _told(broken: Sequence[str], images: int) -> list[str]:
@@ -185,9 +186,6 @@ class _Sets:
     broken: tuple[str, ...]
     workers: int
     make: Callable[[str], ImageSet | StreamSet]
-
-    def __getitem__(self, split: str) -> ImageSet | StreamSet:
-        return self.make(split)
 
 
 def _read(source: Source, input_spec: InputSpec, workers: int | None, progress: Progress | None) -> _Sets:
@@ -236,7 +234,7 @@ def _loader(dataset: ImageSet | StreamSet, split: str, batch: int, seed: int, wo
 
 
 def _as_it_is(batch: Any) -> Any:
-    """The data set gives out whole batches, so there is nothing to collate."""
+    """The data set yields whole batches, so there is nothing to collate."""
     return batch
 
 
@@ -246,13 +244,8 @@ def _user_data(spec: str, input_spec: InputSpec, batch: int, seed: int) -> Data:
         raise GhostsearchError(f"data {spec!r} is a {type(function).__name__}, not a function that returns loaders")
     offered = {"input": input_spec, "batch": batch, "seed": seed}
     takes = inspect.signature(function).parameters
-    try:
+    with told_as(lambda why: f"data {spec!r} failed: {why}"):
         made = function(**{key: value for key, value in offered.items() if key in takes})
-    except GhostsearchError:
-        raise
-    # The user's code may raise anything; the line says what, and the traceback hangs on the cause.
-    except Exception as error:
-        raise GhostsearchError(f"data {spec!r} failed: {type(error).__name__}: {error}") from error
     return own_data(made, spec, input_spec, batch=batch)
 
 

@@ -1,9 +1,8 @@
-"""Loaders of the user's own, whatever they give out, as (images, target) batches."""
+"""The user's own loaders, in any of FORMS, as (images, target) batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, told_as
 from ghostsearch.graph.batches import IMAGE_KEYS
 from ghostsearch.graph.capture import batch_size
 from ghostsearch.models.input import InputSpec
@@ -89,13 +88,9 @@ class Collate:
     classes: tuple[str, ...]
 
     def __call__(self, samples: Any) -> tuple[Any, Any]:
-        try:
-            batch = self.collate(samples)
-        except GhostsearchError:
-            raise
         # A collate function of the user's own, or samples of several shapes, may raise anything.
-        except Exception as error:
-            raise GhostsearchError(f"samples do not make a batch ({type(error).__name__}: {error})") from error
+        with told_as(lambda why: f"samples do not make a batch ({why})"):
+            batch = self.collate(samples)
         return batch_of(batch, self.classes)
 
 
@@ -104,10 +99,10 @@ class Batches:
 
     def __init__(self, batches: Iterable[Any], classes: tuple[str, ...], *, training: bool) -> None:
         self.batches, self.classes, self.training = batches, classes, training
-        # A DataLoader over a data set without length has a __len__ that raises.
-        with suppress(TypeError):
-            len(batches)  # type: ignore[arg-type]
-            self.__class__ = CountedBatches
+
+    def __len__(self) -> int:
+        """The number of batches; raises TypeError where that is not known."""
+        return len(self.batches)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         before = 0
@@ -118,13 +113,6 @@ class Batches:
             if not (self.training and count == 1 and before > 1):
                 yield images, target
             before = count
-
-
-class CountedBatches(Batches):
-    """Batches whose number is known."""
-
-    def __len__(self) -> int:
-        return len(self.batches)  # type: ignore[arg-type]
 
 
 def adapted(loader: Any, split: str, input_spec: InputSpec, *, batch: int, classes: tuple[str, ...] = ()) -> Any:

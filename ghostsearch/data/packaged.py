@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from bisect import bisect_right
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch.utils.data import ConcatDataset
 
-from ghostsearch.data.folder import SPLIT_NAMES
+from ghostsearch.data.folder import SPLIT_OF
 from ghostsearch.data.source import SPLITS, Source, with_splits
 from ghostsearch.data.splits import stratified_split
 from ghostsearch.errors import GhostsearchError, MissingExtraError
@@ -51,7 +50,7 @@ def read_torchvision(name: str, root: Path, seed: int) -> Source:
     train, test = _open_pair(name, root.expanduser())
     labels = [*_labels(train), *_labels(test)]
     classes = tuple(str(c) for c in getattr(train, "classes", ())) or tuple(map(str, range(max(labels) + 1)))
-    open_image = partial(_open_either, train, test)
+    open_image = partial(_open_row, ConcatDataset([train, test]), 0)
     source = Source(
         names=[f"{name} train {i}" for i in range(len(train))] + [f"{name} test {i}" for i in range(len(test))],
         open=open_image,
@@ -79,9 +78,8 @@ def read_hugging_face(folder: Path, seed: int) -> Source:
     except Exception as error:  # noqa: BLE001
         reason = " ".join(str(error).split())[:200]
         raise GhostsearchError(f"{folder}: no data set that datasets.save_to_disk wrote ({reason})") from None
-    of_name = {name: split for split, names in SPLIT_NAMES.items() for name in names}
     given: dict[str, Any] = dict(found) if isinstance(found, dict) else {"train": found}
-    parts = {of_name.get(name.lower(), name): part for name, part in given.items()}
+    parts = {SPLIT_OF.get(name.lower(), name): part for name, part in given.items()}
     if "train" not in parts:
         raise GhostsearchError(f"{folder}: has the splits {', '.join(parts)}, no train")
     features = parts["train"].features
@@ -94,7 +92,7 @@ def read_hugging_face(folder: Path, seed: int) -> Source:
     own = {s: list(range(a, b)) for s, a, b in zip(parts, starts, starts[1:], strict=False)}
     source = Source(
         names=[f"{split} {i}" for split, part in parts.items() for i in range(len(part))],
-        open=partial(_open_row, list(parts.values()), starts, images[0]),
+        open=partial(_open_row, ConcatDataset(list(parts.values())), images[0]),
         targets=[int(y) for part in parts.values() for y in part[labels[0]]] if labels else (),
         kind="class" if labels else "none",
         classes=tuple(features[labels[0]].names) if labels else (),
@@ -103,19 +101,14 @@ def read_hugging_face(folder: Path, seed: int) -> Source:
     return with_splits(source, own, seed)
 
 
-def _open_row(parts: Sequence[Any], starts: Sequence[int], column: str, i: int) -> Image:
-    part = bisect_right(starts, i) - 1
-    return parts[part][i - starts[part]][column]
-
-
 def _open_array(pixels: np.ndarray, i: int) -> Image:
     from PIL import Image
 
     return Image.fromarray(pixels[i])
 
 
-def _open_either(train: Any, test: Any, i: int) -> Image:
-    return train[i][0] if i < len(train) else test[i - len(train)][0]
+def _open_row(rows: Any, key: str | int, i: int) -> Image:
+    return rows[i][key]
 
 
 def _open_pair(name: str, root: Path) -> tuple[Any, Any]:

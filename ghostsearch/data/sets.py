@@ -1,4 +1,4 @@
-"""Data sets that give out whole batches, normalised: from memory, or decoded anew each time by worker processes."""
+"""Data sets that yield whole normalised batches: from memory, or decoded at each access in worker processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FILE_KINDS = ("mask", "image", "boxes")
 
 
 class ImageSet(Dataset[tuple[Tensor, Any]]):
-    """Images in memory, bytes or floats from 0 to 1, given out as normalised batches; `x: (N, C, *dims)`.
+    """Images in memory, bytes or floats from 0 to 1, yielded as normalised batches; `x: (N, C, *dims)`.
 
     Where the images are on a GPU, so is everything that is done to them.
     """
@@ -131,7 +131,7 @@ def _opened(source: Source) -> Any:
 
 
 class StreamSet(Dataset[tuple[Tensor, Any]]):
-    """Images decoded when asked for, given out as normalised batches; `x: (N, C, H, W)`."""
+    """Images decoded at each access, yielded as normalised batches; `x: (N, C, H, W)`."""
 
     def __init__(
         self,

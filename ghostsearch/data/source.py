@@ -44,7 +44,7 @@ class Source:
 def with_splits(source: Source, own: dict[str, list[int]], seed: int) -> Source:
     """The source with the splits it has of its own, and those that are missing cut from the training images.
 
-    Cut by class and seed; every class keeps an image to train on. A split for which no image can be spared stays empty.
+    Cut by class and seed; every class keeps an image to train on. A split for which none is left stays empty.
     """
     splits, notes = {"train": own["train"]}, list(source.notes)
     for split in ("test", "validation"):
@@ -112,7 +112,7 @@ def without(source: Source, broken: dict[int, str]) -> Source:
 
 
 def warnings_about(source: Source) -> tuple[str, ...]:
-    """What the numbers of images mean for the scores: rare classes, long tails, a small test split."""
+    """Warnings about the numbers of images: rare classes, long tails, a small test split."""
     found = []
     test = len(source.splits.get("test", ()))
     if 0 < test < 100:

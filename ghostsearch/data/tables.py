@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ghostsearch.data.folder import SPLIT_NAMES, is_colour, open_listed
+from ghostsearch.data.folder import SPLIT_OF, is_colour, open_listed
 from ghostsearch.data.images import BrokenImageError, open_file
 from ghostsearch.data.source import Source, with_splits
 from ghostsearch.errors import GhostsearchError
@@ -108,12 +109,11 @@ def _targets(file: Path, table: pd.DataFrame) -> tuple[str, Sequence[Any], tuple
 def _own_splits(file: Path, table: pd.DataFrame) -> dict[str, list[int]]:
     if "split" not in table:
         return {"train": list(range(len(table)))}
-    of_name = {name: split for split, names in SPLIT_NAMES.items() for name in names}
     parts: dict[str, list[int]] = {}
     for i, name in enumerate(table["split"]):
-        if name.lower() not in of_name:
+        if name.lower() not in SPLIT_OF:
             raise GhostsearchError(f"{file}: row {i + 2} has split {name!r}; write train, validation or test")
-        parts.setdefault(of_name[name.lower()], []).append(i)
+        parts.setdefault(SPLIT_OF[name.lower()], []).append(i)
     if "train" not in parts:
         raise GhostsearchError(f"{file}: no row has split 'train'")
     return parts
@@ -146,7 +146,7 @@ def read_arrays(file: Path, input_spec: InputSpec, seed: int) -> Source:
         raise GhostsearchError(f"{file}: x holds values that are not finite")
     kind, targets, classes = _array_targets(y)
     names = [f"x[{i}]" for i in range(len(x))]
-    source = Source(names, partial(_row, x), targets, kind=kind, classes=classes)
+    source = Source(names, partial(getitem, x), targets, kind=kind, classes=classes)
     return with_splits(source, {"train": list(range(len(x)))}, seed)
 
 
@@ -158,7 +158,3 @@ def _array_targets(y: np.ndarray | None) -> tuple[str, Sequence[Any], tuple[str,
     if y.dtype.kind in "iub" and y.ndim == 1 and y.min() >= 0:
         return "class", y.astype(int).tolist(), tuple(map(str, range(int(y.max()) + 1)))
     return "value", y.reshape(len(y), -1).astype(float).tolist(), ()
-
-
-def _row(x: np.ndarray, i: int) -> np.ndarray:
-    return x[i]

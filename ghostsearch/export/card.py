@@ -1,4 +1,4 @@
-"""What stands beside an exported file: a model card, and the same figures as notes in the file's metadata."""
+"""The model card beside an exported file, and the same figures as notes in the file's metadata."""
 
 from __future__ import annotations
 

@@ -14,15 +14,17 @@ from ghostsearch.files import check_writable
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.shown import Progress
-from ghostsearch.space.architecture import Anatomy, Architecture, nearest_names
+from ghostsearch.space.architecture import Anatomy, Architecture
 from ghostsearch.space.choice import Width, parse_choice
 from ghostsearch.space.preset import GroupRule, Preset, SiteRule
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.fit_model import FitReport
 from ghostsearch.surgery.options import Conversion
 from ghostsearch.surgery.saved import ARCHITECTURE_FILE, WEIGHTS_FILE, load, save
-from ghostsearch.surgery.sites import find_sites
+from ghostsearch.surgery.sites import find_sites, require_sites
 from ghostsearch.surgery.verify import ConversionWarning, output_error, outputs_of
+
+COPIED = "copied (add --calibrate DATA to fit them in closed form)"
 
 
 def requested_architecture(anatomy: Anatomy, wanted: Conversion) -> Architecture:
@@ -36,38 +38,15 @@ def requested_architecture(anatomy: Anatomy, wanted: Conversion) -> Architecture
         raise GhostsearchError("give exactly one of --choice 'ghost(ratio=2, kernel=3)' and --architecture FILE")
     if file is not None:
         architecture = Architecture.read(Path(file))
-        check_names(anatomy, architecture)
+        require_sites(anatomy, architecture.sites)
         return architecture
     text = str(parse_choice(str(choice)))
-    if isinstance(parse_choice(text), Width):
-        rules = Preset(
-            groups=(GroupRule(widths=(text,)),),
-            include=wanted.include,
-            exclude=wanted.exclude,
-            width_multiple=wanted.width_multiple,
-        )
-    else:
-        rules = Preset(sites=(SiteRule(choices=(text,)),), include=wanted.include, exclude=wanted.exclude)
+    wide = isinstance(parse_choice(text), Width)
+    rules = Preset(
+        groups=(GroupRule(widths=(text,)),) if wide else (), sites=() if wide else (SiteRule(choices=(text,)),),
+        include=wanted.include, exclude=wanted.exclude, width_multiple=wanted.width_multiple,
+    )  # fmt: skip
     return rules.resolve(anatomy).uniform(text)
-
-
-def check_names(anatomy: Anatomy, architecture: Architecture) -> None:
-    """Raise GhostsearchError when an architecture names a site or group that the model does not have."""
-    sites = {s.path for s in anatomy.sites}
-    groups = {g.name: g for g in anatomy.groups}
-    for name in architecture.sites:
-        if name not in sites:
-            reason = next((s.reason for s in anatomy.skipped if s.path == name), "")
-            why = f"it was skipped: {reason}" if reason else f"nearest: {nearest_names(name, sorted(sites))}"
-            raise GhostsearchError(f"the architecture names {name!r}, which is no site of this model ({why})")
-    for name in architecture.groups:
-        if name not in groups:
-            near = nearest_names(name, sorted(groups))
-            raise GhostsearchError(
-                f"the architecture names the group {name!r}, which this model does not have; nearest: {near}"
-            )
-        if groups[name].fixed:
-            raise GhostsearchError(f"the width of group {name!r} cannot change: {groups[name].fixed}")
 
 
 def convert_and_save(
@@ -113,9 +92,6 @@ def convert_and_save(
         "out": str(out),
         "rows": [{"what": text, "before": getattr(before, k), "after": getattr(after, k)} for k, text in names.items()],
     }
-
-
-COPIED = "copied (add --calibrate DATA to fit them in closed form)"
 
 
 def _same_again(out: Path, loaded: LoadedModel, converted: nn.Module, example: Any) -> None:

@@ -16,7 +16,7 @@ from ghostsearch.export.card import known_figures, notes_of, write_card
 from ghostsearch.export.formats.table import get_format
 from ghostsearch.export.int8 import Int8Result, Judges, quantize
 from ghostsearch.export.options import Exporting
-from ghostsearch.export.writer import export, telling_name
+from ghostsearch.export.writer import descriptive_name, export
 from ghostsearch.graph.detector import is_detector
 from ghostsearch.measure.onnx_graph.quantize import Int8Options
 from ghostsearch.models.load import LoadedModel, example_input
@@ -30,7 +30,7 @@ ONNX = Exporting()
 
 
 def export_directory(directory: Path, wanted: Exporting = ONNX, *, allow_code: bool = False) -> dict[str, Any]:
-    """Export the model in a directory we wrote, of a study the chosen one, and return the result as plain data.
+    """Export the model in a directory that ghostsearch wrote, of a study the chosen one; returns plain data.
 
     A model card is written beside the file. With `int8` the file is ONNX, quantized with images of `calibrate` and
     scored by `task`, by default the one that the data's targets are for; see `export` and `quantize`.
@@ -41,7 +41,7 @@ def export_directory(directory: Path, wanted: Exporting = ONNX, *, allow_code: b
     if wanted.with_softmax:
         model = dataclasses.replace(model, module=with_softmax(model))
     model = dataclasses.replace(model, notes=notes_of(known, softmax=wanted.with_softmax))
-    name = telling_name(model)
+    name = descriptive_name(model)
     if wanted.int8:
         result: Any = _quantized(model, wanted, directory / f"{name}_int8.onnx")
     else:

@@ -29,7 +29,6 @@ from ghostsearch.measure.onnx_graph.noise import LayerNoise
 from ghostsearch.measure.onnx_graph.quantize import Int8Options, float_nodes, quantized, weight_bits
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import LoadedModel, example_input
-from ghostsearch.shown import Progress
 from ghostsearch.training.evaluate import evaluate
 from ghostsearch.training.tasks.base import Task
 
@@ -79,18 +78,16 @@ class Int8Result:
 
 @dataclass(frozen=True)
 class Judges:
-    """By what the files are judged: images with their targets, the task that scores, and the time for latencies."""
+    """How the files are judged: images with their targets, the task that scores, and the time for latencies."""
 
     test: Iterable[Any]
     task: Task | None = None
-    """None for a model that no task here scores: its file is run, and only run."""
+    """None for a model that no task here scores: its file is then run without a score."""
     time_limit_s: float = 10.0
     options: Int8Options = field(default_factory=Int8Options)
 
 
-def quantize(
-    model: LoadedModel, calibration: Iterable[Tensor], out: Path, judges: Judges, progress: Progress | None = None
-) -> Int8Result:
+def quantize(model: LoadedModel, calibration: Iterable[Tensor], out: Path, judges: Judges) -> Int8Result:
     """Write a model as ONNX with int8 weights and activations, run it, and measure what that costs and gains.
 
     `calibration` yields images (N, C, H, W), whose ranges set the activations' scales (static quantization, weights per
@@ -115,11 +112,10 @@ def quantize(
             spared = replace(options, keep_float=(*options.keep_float, noise[0].layer))
             files["kept"] = OnnxModule(quantized(graph, feeds((INPUT_NAME,), batches), spared).graph)
         (drafts / out.name).write_bytes(files["int8"].graph)
-        scores = {name: _score(file, judges, batched, batches[0], progress) for name, file in files.items()}
+        scores = {name: _score(file, judges, batched, batches[0]) for name, file in files.items()}
         timed = measure_latency(
             {name: files[name] for name in files if name != "float"}, example_input(model.input),
             device=OnnxRuntimeCpu(), baseline=files["float"], setting=Setting(time_limit=judges.time_limit_s),
-            progress=progress,
         )  # fmt: skip
         publish(drafts, out)
     latency = timed["int8"]
@@ -160,12 +156,12 @@ def _check_batch(graph: bytes, module: nn.Module, images: Tensor) -> None:
         raise GhostsearchError("the graph's batch is fixed")
 
 
-def _score(file: OnnxModule, judges: Judges, batched: bool, images: Tensor, progress: Progress | None) -> float | None:
+def _score(file: OnnxModule, judges: Judges, batched: bool, images: Tensor) -> float | None:
     """The task's score of a file; without a task the file is run once, and its outputs must be numbers."""
     if judges.task is not None:
         # A detector's graph takes the images of a batch one by one as it is.
         test = judges.test if batched or file.detects else _one_by_one(judges.test)
-        return evaluate(file, test, judges.task, progress=progress)
+        return evaluate(file, test, judges.task)
     outputs = file(images)
     for value in outputs if isinstance(outputs, tuple) else (outputs,):
         if not np.isfinite(value.numpy()).all():

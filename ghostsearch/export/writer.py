@@ -58,13 +58,13 @@ def export(model: LoadedModel, format_name: str = "onnx", out: Path | None = Non
     """Write a model to a file of a format (`onnx`, `torch-export`, `executorch`, `openvino`) in float32.
 
     The batch stays free wherever the model allows it. The file is run by its own runtime on images of several
-    batches before it gets its name; `out` is by default `telling_name` in the working directory.
+    batches before it gets its name; `out` is by default `descriptive_name` in the working directory.
     Raises GhostsearchError when the model cannot be exported, when the file computes something else, or when
     it cannot be written; MissingExtraError when the runtime is not installed.
     """
     started = time.perf_counter()
     form = get_format(format_name)
-    out = out or Path(telling_name(model) + form.suffix)
+    out = out or Path(descriptive_name(model) + form.suffix)
     if out.suffix != form.suffix:
         raise GhostsearchError(f"--out {out}: a file of format {form.name} ends in {form.suffix}")
     if is_detector(model.module) and form.name != "onnx":
@@ -87,7 +87,7 @@ def export(model: LoadedModel, format_name: str = "onnx", out: Path | None = Non
     )  # fmt: skip
 
 
-def telling_name(model: LoadedModel) -> str:
+def descriptive_name(model: LoadedModel) -> str:
     """A name such as `resnet50_ghost@2.1GMACs`: baseline, kinds of choices, multiply-adds on one image."""
     name = model.spec.rpartition(":")[2] or type(model.module).__name__
     architecture = model.architecture if isinstance(model, SavedModel) else Architecture()

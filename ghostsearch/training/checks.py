@@ -1,4 +1,4 @@
-"""What would fail, or mean nothing, after the work is done, found before the first second of training."""
+"""Checks before training: bad splits, shapes, labels and values, found on a few images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ghostsearch.data.calibration import first_batch
 from ghostsearch.data.load import Data
 from ghostsearch.data.source import SPLITS
-from ghostsearch.errors import GhostsearchError, in_a_line, told_as
+from ghostsearch.errors import GhostsearchError, told_as
 from ghostsearch.graph.capture import batch_size, copied, moved, tensors
 from ghostsearch.training.evaluate import mode
 from ghostsearch.training.tasks.base import Task, main_output
@@ -101,16 +101,10 @@ def _fitting(output: Any, target: Any) -> AbstractContextManager[None]:
 
 
 def _output(model: nn.Module, task: Task, images: Any, target: Any) -> Any:
-    with torch.inference_mode():
-        try:
-            return task.forward(model, images, target)
-        except GhostsearchError:
-            raise
-        # A foreign forward may raise anything.
-        except Exception as error:
-            shapes = ", ".join(str(tuple(x.shape)) for x in tensors(images))
-            shown = in_a_line(error)
-            raise GhostsearchError(f"the model does not run on images of shape {shapes} ({shown})") from error
+    shapes = ", ".join(str(tuple(x.shape)) for x in tensors(images))
+    refused = f"the model does not run on images of shape {shapes}"
+    with torch.inference_mode(), told_as(lambda why: f"{refused} ({why})"):
+        return task.forward(model, images, target)
 
 
 def _check_classes(output: Tensor, target: Tensor, data: Data) -> None:

@@ -20,6 +20,7 @@ from ghostsearch.data.load import Data, load_data
 from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import atomic_path, check_writable, dated_directory, write_text
+from ghostsearch.models.input import InputSpec
 from ghostsearch.models.options import ModelOptions
 from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import read_json
@@ -28,13 +29,13 @@ from ghostsearch.training.checks import check_run
 from ghostsearch.training.curves import draw_curves
 from ghostsearch.training.evaluate import evaluate
 from ghostsearch.training.loop import Training
-from ghostsearch.training.recipe import Distillation, Epoch, Tuning
+from ghostsearch.training.recipe import Distillation, Epoch, Recipe, Tuning
 from ghostsearch.training.tasks.agreement import Agreement
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.classification import Classification
 from ghostsearch.training.tasks.table import load_task
 
-RESULT_FILE, CURVES_FILE, CHECKPOINTS = "finetune.json", "finetune.svg", "checkpoints"
+RESULT_FILE, CHECKPOINTS = "finetune.json", "checkpoints"
 SETTINGS_FILE, LAST, BEST = "settings.json", "last.ckpt", "best.ckpt"
 ELSEWHERE = {"compute_device", "processes", "distill_from", "distill_weights"}
 """Options that a resumed run may change."""
@@ -42,7 +43,7 @@ ELSEWHERE = {"compute_device", "processes", "distill_from", "distill_weights"}
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What a fine-tuning came to; the model itself carries the best weights."""
+    """The result of a fine-tuning; the model itself holds the best weights."""
 
     metric: str
     before: float
@@ -85,9 +86,8 @@ def finetune(
     """Train a model in place by a recipe and leave the weights in it that scored best on the validation split.
 
     The weights' moving average is what is scored and kept, where the recipe has one. `folder` takes the checkpoints
-    and, where tensorboard is installed, its log: called again with the same arguments, a stopped run resumes behind
-    its last whole epoch. Raises GhostsearchError when the folder holds another run's checkpoints, TrainingError when
-    the loss is not finite.
+    and, where tensorboard is installed, its log: called again with the same arguments, a stopped run resumes after
+    its last whole epoch. Raises GhostsearchError when the folder holds another run's checkpoints, and as `train` does.
     """
     task, started = task or Classification(), time.perf_counter()
     training = Training(model, data, recipe, task, teacher, recipe.processes)
@@ -142,10 +142,7 @@ def finetune_directory(
             recipe.distill_from, ModelOptions(weights=recipe.distill_weights), allow_code=allow_code
         ).module
     loaded = load_directory(directory, allow_code=allow_code)
-    data = load_data(
-        images.data, input=loaded.input, batch=recipe.batch_size, seed=recipe.seed, train_images=images.train_images,
-        validation_list=images.validation_list, progress=progress,
-    )  # fmt: skip
+    data = load_images(images, loaded.input, recipe, progress)
     task = load_task(images.task)
     if not data.labelled:
         if teacher is None:
@@ -154,10 +151,23 @@ def finetune_directory(
     check_run(loaded.module, data, task)
     result = finetune(loaded.module, data, out / CHECKPOINTS, recipe, task=task, teacher=teacher, progress=progress)
     save(loaded.module, out, source=loaded, architecture=loaded.architecture, width_multiple=loaded.width_multiple)
-    draw_curves(result.history, out / CURVES_FILE, metric=result.metric, title=f"fine-tuning {directory.name}")
-    about: dict[str, Any] = {"model": str(directory), "data": images.data, "broken_images": list(data.broken)}
-    write_text(out / RESULT_FILE, json.dumps(about | asdict(result), indent=1) + "\n")
+    about = {"model": str(directory), "data": images.data, "broken_images": list(data.broken)}
+    write_result(result, out / RESULT_FILE, about, title=f"fine-tuning {directory.name}")
     return result
+
+
+def load_images(images: ImageOptions, spec: InputSpec, recipe: Recipe, progress: Progress | None) -> Data:
+    """The data that options name, for a model's input and a recipe; raises GhostsearchError as `load_data` does."""
+    return load_data(
+        images.data, input=spec, batch=recipe.batch_size, seed=recipe.seed, train_images=images.train_images,
+        validation_list=images.validation_list, progress=progress,
+    )  # fmt: skip
+
+
+def write_result(result: FinetuneResult, file: Path, about: dict[str, Any], *, title: str) -> None:
+    """Write what a training came to, and `about` it, as JSON, and its curves as SVG under the same name."""
+    draw_curves(result.history, file.with_suffix(".svg"), metric=result.metric, title=title)
+    write_text(file, json.dumps(about | asdict(result), indent=1) + "\n")
 
 
 def _run(fabric: Any, training: Training, folder: Path, progress: Progress | None = None) -> None:
@@ -239,7 +249,7 @@ def _claim(folder: Path, recipe: Tuning, data: str) -> None:
 
 
 def placed(model: str, images: ImageOptions, recipe: Tuning, *, what: str) -> Path:
-    """Where a training without a directory goes: this model's newest here that it would resume, else a new one."""
+    """The default directory of a training: this model's newest one here that it would resume, else a new one."""
 
     def holds(folder: Path) -> bool:
         with suppress(GhostsearchError):

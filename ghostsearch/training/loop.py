@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def train(
     validate: bool = False,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Train a model in place on the training split by a recipe, in parts of epochs too.
+    """Train a model in place on the training split by a recipe; its epochs may be fractional.
 
     With a teacher, its outputs are distilled at the recipe's share. The same seed gives the same weights on the same
     machine, whatever ran before; the caller's random state, the model's device and modes stay.
@@ -63,7 +64,7 @@ def train(
 
 
 class Training:
-    """A training by a recipe, one epoch at a time; from its `state` it goes on to the same weights.
+    """A training by a recipe, one epoch at a time; resumed from its `state` it ends at the same weights.
 
     `processes` share the steps of an epoch, each by its own batches.
     """
@@ -106,7 +107,7 @@ class Training:
 
     @contextmanager
     def under_way(self, fabric: Any = None) -> Iterator[None]:
-        """Seeded, model and teacher on the device and in their modes; afterwards everything is as before."""
+        """Model and teacher on the device and in their modes within; devices, modes and random state restored after."""
         fabric = fabric or self.fabric()
         self._fabric, device = fabric, fabric.device
         self._started = time.perf_counter()
@@ -154,13 +155,12 @@ class Training:
     def score(self) -> float:
         """The validation score of the weights that would be kept, noted with the last epoch."""
         value = evaluate(self.kept, self.data.validation, self.task, str(self._fabric.device))
-        last = self.history[-1]
-        self.history[-1] = Epoch(last.epoch, last.steps, last.loss, last.lr, last.seconds, value)
+        self.history[-1] = replace(self.history[-1], score=value)
         return value
 
     @property
     def kept(self) -> nn.Module:
-        """The weights that count: their moving average where the recipe asks for one."""
+        """The module whose weights are scored and kept: their moving average where the recipe asks for one."""
         return self.model if self.average is None else self.average.module
 
     def keep_average(self) -> None:
@@ -168,7 +168,7 @@ class Training:
         self.model.load_state_dict(self.kept.state_dict())
 
     def state(self) -> dict[str, Any]:
-        """Everything that going on needs: tensors, numbers and names."""
+        """Everything that resuming needs: tensors, numbers and names."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
@@ -179,7 +179,7 @@ class Training:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`; the training is under way already."""
+        """Resume from a `state`, inside `under_way`."""
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -235,7 +235,7 @@ class Training:
 def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Nesterov SGD over the parameters that are not frozen; no decay of biases and norms.
 
-    Raises GhostsearchError when all are.
+    Raises GhostsearchError when all of them are frozen.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
@@ -250,7 +250,9 @@ def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def count_steps(data: Data, recipe: Recipe, processes: int = 1) -> int:
-    """Steps of a whole training, which `processes` take side by side. Raises GhostsearchError when nobody can say."""
+    """Steps of a whole training, which `processes` take side by side. Raises GhostsearchError for an
+    empty split, a loader without length where the recipe has no `steps`, or one that several processes cannot share.
+    """
     per_epoch, loader = length(data.train), data.train
     if per_epoch == 0:
         raise GhostsearchError(f"the training split of {data.name} is empty")

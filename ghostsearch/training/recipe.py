@@ -60,6 +60,10 @@ class Tuning(Recipe):
     processes: int = option(1, "Processes to train in, one GPU each.", panel=TRAINING, ge=1)
 
 
+FROM_SCRATCH = Tuning(warmup=0.1, ema=0.0)
+"""A training from random weights."""
+
+
 class Distillation(Tuning):
     """A fine-tuning that may have a teacher."""
 
@@ -71,7 +75,7 @@ class Distillation(Tuning):
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch of training came to."""
+    """The result of one epoch of training."""
 
     epoch: int
     """From 1."""
@@ -89,7 +93,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training came to; the model itself was trained in place."""
+    """The result of a training; the model itself was trained in place."""
 
     epochs: float
     steps: int

@@ -165,7 +165,7 @@ def test_calibrating_needs_no_split(tmp_path):
     refused(f"folder:{tmp_path}", "50 images in 50 classes leave none for the validation split")
     data = load_data(f"folder:{tmp_path}", input=GREY, trains=False)
     assert len(data.test.dataset) == 50
-    assert "test: all 50 images, since none can be spared" in data.notes
+    assert "test: all 50 images, since there are too few to split" in data.notes
 
 
 def test_calibrating_decodes_only_what_it_takes(tmp_path, monkeypatch):

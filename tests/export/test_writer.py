@@ -15,7 +15,7 @@ from ghostsearch.errors import GhostsearchError, MissingExtraError
 from ghostsearch.export.export_directory import export_directory
 from ghostsearch.export.formats.table import FORMATS, get_format
 from ghostsearch.export.options import Exporting
-from ghostsearch.export.writer import export, telling_name
+from ghostsearch.export.writer import descriptive_name, export
 from ghostsearch.measure.onnx_graph.file import open_onnx
 from ghostsearch.measure.onnx_graph.folds import split_ghost_norms
 from ghostsearch.measure.onnx_graph.module import cpu_session
@@ -146,9 +146,9 @@ def test_normalisation_split_for_int8_is_exact(resnet: SavedModel, resnet_file: 
         ),
     ],
 )
-def test_telling_name(spec: str, architecture: Architecture, name: str) -> None:
+def test_descriptive_name(spec: str, architecture: Architecture, name: str) -> None:
     loaded = load_model(spec)
-    found = telling_name(SavedModel(loaded.module, loaded.spec, loaded.input, architecture=architecture))
+    found = descriptive_name(SavedModel(loaded.module, loaded.spec, loaded.input, architecture=architecture))
     assert found.startswith(name)
 
 

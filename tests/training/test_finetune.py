@@ -16,7 +16,7 @@ from ghostsearch.models.load import load_model
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.saved import load, save
 from ghostsearch.training.evaluate import evaluate
-from ghostsearch.training.finetune import CURVES_FILE, RESULT_FILE, finetune, finetune_directory
+from ghostsearch.training.finetune import RESULT_FILE, finetune, finetune_directory
 from ghostsearch.training.loop import train
 from ghostsearch.training.recipe import Distillation, Recipe, Tuning
 
@@ -150,7 +150,7 @@ def test_a_directory_is_fine_tuned_into_another(loaded, tmp_path):
     assert evaluate(tuned, spec.test) == pytest.approx(result.test)
     about = json.loads((tmp_path / "out" / RESULT_FILE).read_text())
     assert (about["test"], about["best_epoch"]) == (result.test, result.best_epoch)
-    assert "<svg" in (tmp_path / "out" / CURVES_FILE).read_text()
+    assert "<svg" in (tmp_path / "out" / "finetune.svg").read_text()
     assert (tmp_path / "in" / "weights.safetensors").read_bytes() == before
     with pytest.raises(GhostsearchError, match="own directory"):
         finetune_directory(tmp_path / "in", images, tmp_path / "in", recipe)

@@ -34,7 +34,13 @@ class Onnx(Format):
 
     def open(self, path: Path) -> Runner:
         """A session of one thread."""
-        return onnx_runner(path)
+        session = cpu_session(path.read_bytes(), 1)
+        name = session.get_inputs()[0].name
+
+        def run(images: Tensor) -> tuple[np.ndarray, ...]:
+            return tuple(np.asarray(y) for y in session.run(None, {name: images.numpy()}))
+
+        return run
 
 
 def onnx_model(program: ExportedProgram, notes: Mapping[str, str]) -> Any:
@@ -75,14 +81,3 @@ def with_notes(model: Any, notes: Mapping[str, str]) -> Any:
     for key, value in notes.items():
         model.metadata_props.add(key=f"ghostsearch.{key}", value=value)
     return model
-
-
-def onnx_runner(path: Path) -> Runner:
-    """An ONNX file in a session of one thread."""
-    session = cpu_session(path.read_bytes(), 1)
-    name = session.get_inputs()[0].name
-
-    def run(images: Tensor) -> tuple[np.ndarray, ...]:
-        return tuple(np.asarray(y) for y in session.run(None, {name: images.numpy()}))
-
-    return run

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ghostsearch.graph.capture import tensors
 from ghostsearch.training.tasks.base import Meter, PerImage, Task
 from ghostsearch.training.tasks.classification import Accuracy
 from ghostsearch.units import AGAINST_BASELINE, AGREEMENT
@@ -33,7 +34,8 @@ class Agreement(Task):
         """The baseline's output on the batch; a label, where there is one, is not looked at."""
         # Not in inference mode, whose tensors no gradient may meet.
         with torch.no_grad():
-            return self.task.forward(self.baseline.to(_place(images)), images, target)
+            first = next(tensors(images), torch.empty(0))
+            return self.task.forward(self.baseline.to(first.device), images, target)
 
     def loss(self, output: Any, target: Any) -> Tensor:
         """The task's distillation distance from the baseline's output."""
@@ -53,11 +55,10 @@ class Agreement(Task):
 
 
 class AgreementMeter:
-    """The task's own meter, given the class (or value) that the baseline chose; the mean divergence beside it."""
+    """The task's own meter, given the class (or value) that the baseline chose."""
 
     def __init__(self, task: Task) -> None:
         self.task, self.meter = task, task.meter()
-        self._distance, self._batches = 0.0, 0
         if isinstance(self.meter, PerImage):
             self.per_image = self.meter.per_image
         if isinstance(self.meter, Accuracy):
@@ -66,19 +67,7 @@ class AgreementMeter:
     def update(self, output: Any, target: Any) -> None:
         """Take in a model's output and the baseline's."""
         self.meter.update(output, self.task.as_target(target))
-        self._distance += float(self.task.distillation_loss(output, target))
-        self._batches += 1
 
     def compute(self) -> Any:
         """The score against the baseline."""
         return self.meter.compute()
-
-    def divergence(self) -> float:
-        """Mean distance from the baseline's output over the batches."""
-        return self._distance / max(1, self._batches)
-
-
-def _place(images: Any) -> torch.device:
-    while isinstance(images, dict | list | tuple) and len(images):
-        images = next(iter(images.values())) if isinstance(images, dict) else images[0]
-    return images.device if isinstance(images, Tensor) else torch.device("cpu")

@@ -1,4 +1,4 @@
-"""What a model is trained and scored for. Nothing else in the package knows of labels or losses."""
+"""Tasks: a loss and a score, and how targets and outputs are read."""
 
 from __future__ import annotations
 

@@ -59,15 +59,11 @@ class MeanAveragePrecision:
 
     def compute(self) -> float:
         """The mean; raises GhostsearchError when no label occurs."""
-        from torchmetrics.functional.classification import multilabel_average_precision
+        from torchmetrics.functional.classification import binary_average_precision
 
         marks = torch.cat(self._marks) if self._marks else torch.zeros(0, 0, dtype=torch.long)
-        seen = marks.sum(0) > 0
-        if not bool(seen.any()):
+        seen = marks.any(0).nonzero().flatten()
+        if not len(seen):
             raise GhostsearchError("mAP of no labels: the split is empty or no image has a label")
-        logits = torch.cat(self._logits).sigmoid()[:, seen]
-        if int(seen.sum()) == 1:
-            from torchmetrics.functional.classification import binary_average_precision
-
-            return float(binary_average_precision(logits[:, 0], marks[:, seen][:, 0]))
-        return float(multilabel_average_precision(logits, marks[:, seen], num_labels=int(seen.sum())))
+        logits = torch.cat(self._logits).sigmoid()
+        return float(torch.stack([binary_average_precision(logits[:, i], marks[:, i]) for i in seen]).mean())
