@@ -278,7 +278,7 @@ def read_json(path: Path) -> object:
     except OSError as error:
         raise GhostsearchError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):
-        raise GhostsearchError(f"{path}: not valid JSON (truncated or foreign?)") from None
+        raise GhostsearchError(f"{path}: not valid JSON, or a truncated file") from None
 
 
 def _texts(choices: Mapping[str, object]) -> dict[str, str]:

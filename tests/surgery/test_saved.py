@@ -231,7 +231,7 @@ def test_truncated_architecture(copy: Path, share: float) -> None:
     path = copy / "architecture.json"
     text = path.read_text()
     path.write_text(text[: int(len(text) * share)])
-    refused(copy, "not a safetensors file")
+    refused(copy, "not valid JSON")
 
 
 def test_an_architecture_alone_is_no_model(copy: Path) -> None:
