@@ -59,8 +59,9 @@ TIMED = (1, 0.67, 0.33)
 """Widths that are searched, and those at which layers are timed; between them is interpolated."""
 FAMILIES = {"mix": "", "width": "width", "drop": "drop", "skip": "skip", "low rank": "lowrank", "ghost": "ghost"}
 """The beginning of a family's choices; the search's mix has all of them."""
-BUDGETS = ((FLOAT, 0.85), (INT8, 0.85), (FLOAT, 0.7), (INT8, 0.7), (INT8, 0.76))
-"""Latency asked for, of the baseline's in the same precision; the last is the aim in int8, 1.3 times as fast."""
+BUDGETS = ((FLOAT, 0.85), (INT8, 0.85), (FLOAT, 0.7), (INT8, 0.7), (INT8, 0.76), (INT8, 0.75))
+"""Latency asked for, of the baseline's in the same precision. The last two are for the aim in int8, 1.3 times as fast:
+0.77 less what the table is wrong by."""
 CELL_S = 0.05
 UNIFORM = {
     "ghost": ("ghost(ratio=2, kernel=3)",), "low rank": ("lowrank(rank=0.5)",), "width": ("width(0.75)",),

@@ -147,7 +147,7 @@ def proposals(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, str
             point, model = nearest_pruned(bench, importance, budget, share)
             yield f"{importance.replace(' ', '_')}_{budget}", importance, budget, point, model
     if find_spec("modelopt"):
-        yield "FastNAS_macs", "FastNAS", "macs", f"{BUDGETS['macs']:g}", fastnas_model(bench, BUDGETS["macs"], args)
+        yield "FastNAS_macs", "FastNAS", "macs", f"{BUDGETS['macs']:g}", fastnas_model(bench, BUDGETS["macs"], args.work)
     for text in ("width(0.5)", "ghost(ratio=2, kernel=3)"):
         table = bench.space.groups if text.startswith("width") else bench.space.sites
         chosen = {path: text for path, options in table.items() if text in options}
@@ -330,7 +330,7 @@ def on_device(data: Data, device: str) -> Data:
 
 def with_weights(bench: Setup, entry: Mapping[str, Any], folder: Path) -> nn.Module:
     """A model of models.json with its inherited weights."""
-    model = rebuilt(bench, {"tool": str(entry["tool"]), "structure": str(entry["structure"])})
+    model = rebuilt(bench, str(entry["structure"]))
     model.load_state_dict(load_file(folder / f"{entry['model']}.safetensors"))
     return model
 
