@@ -147,7 +147,8 @@ def proposals(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, str
             point, model = nearest_pruned(bench, importance, budget, share)
             yield f"{importance.replace(' ', '_')}_{budget}", importance, budget, point, model
     if find_spec("modelopt"):
-        yield "FastNAS_macs", "FastNAS", "macs", f"{BUDGETS['macs']:g}", fastnas_model(bench, BUDGETS["macs"], args.work)
+        share = BUDGETS["macs"]
+        yield "FastNAS_macs", "FastNAS", "macs", f"{share:g}", fastnas_model(bench, share, args.work)
     for text in ("width(0.5)", "ghost(ratio=2, kernel=3)"):
         table = bench.space.groups if text.startswith("width") else bench.space.sites
         chosen = {path: text for path, options in table.items() if text in options}
