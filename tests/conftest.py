@@ -42,9 +42,11 @@ def tiny_space(tmp_path_factory):
 @pytest.fixture(scope="module")
 def hasty():
     """Latencies are taken from a few calls, where how well they are known is not what is tested."""
-    from ghostsearch.measure import latency
+    from ghostsearch.measure import latency, threads
 
+    few = {"VISIT_S": 5e-4, "MAX_CALLS": 4, "ROUNDS": 3, "WARM_UP_CALLS": 1, "MAX_BUILDS": 4}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"VISIT_S": 5e-4, "MAX_CALLS": 4, "ROUNDS": 3, "WARM_UP_CALLS": 1}.items():
+        for name, value in few.items():
             patch.setattr(latency, name, value)
+        patch.setattr(threads, "PROBE_S", 0.01)
         yield

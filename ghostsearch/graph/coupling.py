@@ -17,6 +17,7 @@ from ghostsearch.errors import in_a_line
 from ghostsearch.graph.capture import call, copied, meta_copy, moved
 from ghostsearch.graph.plan import OUTPUT, Edit, Side, WidthPlan
 from ghostsearch.space.architecture import Group
+from ghostsearch.space.costs import passes_channels
 
 MOST_PAIRS = 400_000
 """Positions one group may reach before it is given up; the widest networks need a third of it."""
@@ -137,8 +138,7 @@ def _producers(model: nn.Module, graph: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_producer(layer: nn.Module) -> bool:
-    depthwise = isinstance(layer, _ConvNd) and layer.groups == layer.out_channels and layer.out_channels > 1
-    return isinstance(layer, _ConvNd | nn.Linear) and not depthwise
+    return isinstance(layer, nn.Linear) or (isinstance(layer, _ConvNd) and not passes_channels(layer))
 
 
 def _outputs(layer: Any) -> int:
@@ -212,7 +212,7 @@ def _divisions(model: nn.Module, edits: list[Edit]) -> int:
     runs = [1]
     for edit in edits:
         layer = None if edit.side == "parameter" else model.get_submodule(edit.path)
-        if isinstance(layer, _ConvNd) and not (layer.groups == layer.out_channels and layer.groups > 1):
+        if isinstance(layer, _ConvNd) and not passes_channels(layer):
             runs.append(layer.groups)
         elif isinstance(layer, nn.GroupNorm):
             runs.append(layer.num_groups)

@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ghostsearch.blocks.base import Block
 from ghostsearch.graph.capture import call, copied, light_copy, tensors
+from ghostsearch.space.costs import passes_channels
 
 ADDS = (operator.add, operator.iadd, torch.add)
 RELUS = (F.relu, torch.relu, F.relu_)
@@ -293,7 +294,7 @@ def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | 
         if node.op == "call_module":
             path = str(node.target)
             module = model.get_submodule(path)
-            if isinstance(module, _BatchNorm) or _is_depthwise(module):
+            if isinstance(module, _BatchNorm) or (isinstance(module, _ConvNd) and passes_channels(module)):
                 through[id(module)] = path
             elif isinstance(module, _ConvNd | Block) and _can_reorder_inputs(module, outputs):
                 ends[id(module)] = path
@@ -331,7 +332,3 @@ def is_elementwise_call(node: fx.Node) -> bool:
     return (node.op == "call_function" and node.target in ELEMENTWISE_FUNCTIONS) or (
         node.op == "call_method" and node.target in ELEMENTWISE_METHODS
     )
-
-
-def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, _ConvNd) and module.groups == module.in_channels == module.out_channels > 1

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from ghostsearch.graph.capture import tensors
 from ghostsearch.graph.coupling import trace_plan
 from ghostsearch.graph.cut import cut_channels
 from ghostsearch.graph.plan import Edit, WidthPlan, best_channels
@@ -31,8 +32,11 @@ def find_groups(model: nn.Module, example: Any) -> tuple[tuple[Group, ...], str]
 
 
 def width_plan(model: nn.Module, example: Any) -> WidthPlan:
-    """The traced and checked groups of a model; kept with the model until its layers change shape."""
-    key = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
+    """The traced and checked groups of a model on inputs of the example's form; kept with the model until its layers
+    change shape, or the inputs do but for the size of their batch.
+    """
+    layers = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
+    key = (layers, tuple((tuple(t.shape[1:]), t.dtype) for t in tensors(example)))
     known = _PLANS.get(model)
     if known is None or known[0] != key:
         known = (key, checked_plan(model, trace_plan(model, example), example))

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.files import write_text
+from ghostsearch.files import cannot_write, write_text
 from ghostsearch.measure.devices.base import Device
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.setting import Setting
@@ -92,14 +93,19 @@ class CellStore:
         return found
 
     def write(self) -> None:
-        """Write every cell; a reader finds the old file or the new one."""
-        before = self._read()
-        merged = CellFile(
-            fingerprint=self.fingerprint,
-            cells={**before.cells, **self.cells},
-            corrections={**before.corrections, **self.corrections},
-        )
-        write_text(self.path, merged.model_dump_json(indent=1))
+        """Add every cell to the file; a reader finds the old file or the new one, and no other writer's cells go."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path.with_name(f".{self.path.name}.lock")):
+                before = self._read()
+                merged = CellFile(
+                    fingerprint=self.fingerprint,
+                    cells={**before.cells, **self.cells},
+                    corrections={**before.corrections, **self.corrections},
+                )
+                write_text(self.path, merged.model_dump_json(indent=1))
+        except OSError as error:
+            raise cannot_write(self.path, error.strerror or str(error)) from None
 
 
 def fingerprint(device: Device, setting: Setting) -> dict[str, str]:

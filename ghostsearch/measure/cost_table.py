@@ -21,7 +21,7 @@ from ghostsearch.measure.cost import measure_cost
 from ghostsearch.records import Cost
 from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace, Site
 from ghostsearch.space.choice import GONE, KEEP, LayerChoice, parse_layer_choice, parse_width
-from ghostsearch.space.costs import kept_width, site_macs, site_params
+from ghostsearch.space.costs import kept_width, passes_channels, site_macs, site_params
 
 INSIDE, BEHIND, INSTEAD = (1, 0, 0), (1, 1, 0), (0, 1, 0)
 """Layers inside a branch, the norm between its end and the sum, and the affine of a dropped one."""
@@ -234,7 +234,7 @@ def _layers(model: nn.Module, example: Any, anatomy: Anatomy) -> tuple[list[Matr
             )
         if isinstance(module, _ConvNd | nn.Linear):
             site = _as_site(path, module, calls.get(path, []), images)
-            if site.groups > 1 and site.groups == site.out_channels:
+            if passes_channels(site):
                 width = Channels(site.out_channels, outs or ins)
                 channels.append(ChannelLayer(width, _shares(site.out_channels, site.macs, module), end))
                 if end == path:

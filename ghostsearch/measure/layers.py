@@ -23,6 +23,7 @@ from ghostsearch.measure.onnx_graph.names import matches
 from ghostsearch.measure.streams import SUMS, Stream, WithSums, find_streams
 from ghostsearch.space.architecture import Anatomy
 from ghostsearch.space.choice import LayerChoice, parse_layer_choice
+from ghostsearch.space.costs import passes_channels
 
 ACTIVATIONS = tuple(
     kind
@@ -67,9 +68,8 @@ class TimedLayer:
 
     @property
     def depthwise(self) -> bool:
-        """Whether each output reads one channel only."""
-        groups = getattr(self.module, "groups", 1)
-        return bool(groups > 1 and groups == self.module.out_channels)
+        """Whether it has as many outputs as inputs at any width, each made of one."""
+        return isinstance(self.module, _ConvNd) and passes_channels(self.module)
 
     def cell(self, choice: LayerChoice, inputs: int, outputs: int) -> Cell:
         """The cell of this layer under a choice at some channels."""
@@ -125,7 +125,7 @@ def timed_layers(model: nn.Module, example: Any, anatomy: Anatomy, keep_float: S
         if not (wanted and plain_kind and calls.get(path)):
             continue
         c, n = _channels(module)
-        if (depthwise := getattr(module, "groups", 1)) > 1 and depthwise == n:
+        if isinstance(module, _ConvNd) and passes_channels(module):
             ins = outs = outs or ins
         after = tuple(model.get_submodule(name) for name in followers.get(path, ()))
         shapes = tuple(calls[path])
@@ -147,7 +147,7 @@ def _name(module: Any, shapes: Sequence[Shape], followers: Sequence[nn.Module]) 
     sizes = ", ".join("x".join(map(str, s[1:-1] if isinstance(module, nn.Linear) else s[2:])) for s in shapes)
     if isinstance(module, nn.Linear):
         return f"Linear bias={module.bias is not None} on {sizes or 1}{after}"
-    groups = "depthwise" if module.groups > 1 and module.groups == module.out_channels else module.groups
+    groups = "depthwise" if passes_channels(module) else module.groups
     what = " ".join(
         f"{key}={'x'.join(map(str, value)) if isinstance(value, tuple) else value}"
         for key, value in {

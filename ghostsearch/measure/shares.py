@@ -9,6 +9,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ghostsearch.graph.capture import batch_size
 from ghostsearch.measure.cost import count_operators
+from ghostsearch.space.costs import is_depthwise
 
 
 def shares_by_kind(model: nn.Module, example: Any) -> list[dict[str, Any]]:
@@ -53,7 +54,7 @@ def kind_of(module: nn.Module) -> str:
         return f"transposed {kernel}"
     if module.groups == 1:
         return f"conv {kernel}"
-    return f"depthwise {kernel}" if module.groups == module.in_channels else f"conv {kernel} grouped"
+    return f"depthwise {kernel}" if is_depthwise(module) else f"conv {kernel} grouped"
 
 
 def _own_macs(module: nn.Module, path: str, by_module: dict[str, int]) -> int:

@@ -21,6 +21,7 @@ from ghostsearch.models.input import InputSpec
 from ghostsearch.models.load import LoadedModel
 from ghostsearch.report.html import render
 from ghostsearch.shown import Progress
+from ghostsearch.space.costs import is_depthwise
 from ghostsearch.units import share_text
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def feature_maps(model: nn.Module, pixels: Tensor) -> dict[str, tuple[str, Tenso
     found: dict[str, tuple[str, Tensor]] = {}
     replica = copied(model).to("cpu").eval()
     for path, module in replica.named_modules():
-        if isinstance(module, nn.Conv2d) and not 1 < module.groups == module.in_channels:
+        if isinstance(module, nn.Conv2d) and not is_depthwise(module):
             kind = f"Conv2d {module.kernel_size[0]}×{module.kernel_size[1]}"
             module.register_forward_hook(_keeper(found, path, kind))
     failing = f"the model's forward fails on the image at {tuple(pixels.shape)}"

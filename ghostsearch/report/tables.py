@@ -30,7 +30,7 @@ AUDIT_TITLES = {
     "models": "measured models", "mape": "mean error (MAPE)", "tau": "rank correlation (Kendall τ)",
     "worst": "worst error",
 }  # fmt: skip
-SORTED = "sorted by the first objective, best first"
+SORTED = "best score first"
 
 
 def front_rows(view: StudyView, *, intervals: bool = True) -> tuple[list[str], list[list[str]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from math import lcm
+from typing import Any
 
 from ghostsearch.space.architecture import Site
 from ghostsearch.space.choice import KEEP, LayerChoice
@@ -41,6 +42,16 @@ def theoretical_speedup(site: Site, choice: LayerChoice) -> float:
 def choice_fits(site: Site, choice: LayerChoice) -> bool:
     """Whether the choice suits the site's channels and lowers its MACs."""
     return choice.suits(site.filters()) and theoretical_speedup(site, choice) > 1
+
+
+def is_depthwise(layer: Any) -> bool:
+    """Whether each output of a convolution, or of its site, reads one channel alone: as many groups as inputs."""
+    return 1 < getattr(layer, "groups", 1) == layer.in_channels
+
+
+def passes_channels(layer: Any) -> bool:
+    """Whether each output of a convolution, or of its site, is made of the input's channel of the same number alone."""
+    return is_depthwise(layer) and bool(layer.in_channels == layer.out_channels)
 
 
 def kept_width(channels: int, share: float, multiple: int = 8, divisions: int = 1) -> int:

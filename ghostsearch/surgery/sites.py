@@ -20,6 +20,7 @@ from ghostsearch.graph.flow import trace_graph
 from ghostsearch.graph.widths import find_groups
 from ghostsearch.space.architecture import Anatomy, Branch, Site, Skipped, nearest_names
 from ghostsearch.space.choice import intrinsic_channels
+from ghostsearch.space.costs import is_depthwise
 
 CONV_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 IMAGE_CHANNELS = 4
@@ -142,7 +143,7 @@ def _shares(module: nn.Module, owners: dict[int, list[str]], path: str) -> str:
 def _hopeless(module: Any) -> str:
     """Why no ghost can gain anything here; empty when one can."""
     n, c, groups = module.out_channels, module.in_channels, module.groups
-    if groups > 1 and groups == c:
+    if is_depthwise(module):
         return "depthwise: it is the cheap operation already"
     if groups > 1 and intrinsic_channels(n, 2, groups) >= n:
         return f"grouped: {n} outputs in {groups} groups leave no channel for a ghost in each"

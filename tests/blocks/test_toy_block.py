@@ -136,7 +136,7 @@ def test_it_converts_costs_what_it_says_saves_and_exports(digits, calibrated, tm
     assert written.max_difference < 1e-4
 
 
-def test_a_search_reports_it(space: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_search_reports_it(space: str, tmp_path, hasty) -> None:  # type: ignore[no-untyped-def]
     run = RunConfig(
         space=space, objectives=("score", "latency"), trials=3, epochs=0, final_epochs=0, baseline_epochs=1,
         train_images=128, calibration_images=64, time_limit=0.02, final_time_limit=0.05, cell_time_limit=0.02,

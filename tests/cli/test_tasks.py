@@ -83,7 +83,7 @@ CASES = {
     "regression": ("nets:flat", "mean absolute error", table("value", lambda i, low, size: str(size))),
     "restoration": ("nets:dense", "PSNR", table("target", lambda i, low, size: f"clean{i}.png")),
     "signals": ("nets:tones", "balanced accuracy", recordings),
-    "detection": ("nets:ssd", "COCO mAP", lambda folder: f"voc:{write_voc(folder / 'voc', 40)}"),
+    "detection": ("nets:ssd", "COCO mAP", lambda folder: f"voc:{write_voc(folder / 'voc', 24)}"),
 }
 ONE_OUTPUT = {"regression", "restoration"}
 
@@ -110,7 +110,7 @@ def test_search_finetune_and_int8(name, ghostsearch, here):
     data = write(here)
     classes = ("--classes", 1) if name in ONE_OUTPUT else ()
     options = ("--data", data, "--task", name)
-    run(ghostsearch, here, "search", "--model", model, *classes, *options, "--baseline-epochs", 4, *QUICK, "--out", "s")
+    run(ghostsearch, here, "search", "--model", model, *classes, *options, "--baseline-epochs", 1, *QUICK, "--out", "s")
     trials = load_study(here / "s").records
     assert len(trials) >= 2
     assert {score.metric for trial in trials for score in trial.scores} == {metric}

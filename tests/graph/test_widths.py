@@ -267,3 +267,26 @@ def test_a_grouped_convolution_cut_down_to_its_groups():
     assert (model[1].in_channels, model[1].out_channels, model[1].groups) == (8, 4, 4)
     assert model[1].weight.shape == (4, 2, 3, 3)
     assert model(IMAGE).shape == (2, 4, 10, 10)
+
+
+class Optional(nn.Module):
+    """A second input adds a second layer's channels to the first one's."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x, y=None):
+        both = self.first(x) if y is None else self.first(x) + self.second(y)
+        return self.head(both)
+
+
+def test_inputs_of_another_form_have_groups_of_their_own():
+    model = Optional().eval()
+
+    def members(example):
+        return next(g.members for g in find_groups(model, example)[0] if g.name == "first")
+
+    assert members(IMAGE) == ("first",)
+    assert set(members((IMAGE, IMAGE))) == {"first", "second"}
+    assert members(IMAGE[:1]) == ("first",)

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import random
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -242,3 +244,24 @@ def test_a_layer_that_stays_in_float_is_timed_in_float(setup, tmp_path):
         quantized[path] = b"QuantizeLinear" in store.device.lowered(tiny, x).graph
     assert quantized == {"3.0": False, "4.0": True}
     assert layers["3.0"].name != layers["4.0"].name
+
+
+def test_processes_that_write_at_once_lose_no_cell(tmp_path, monkeypatch):
+    """Each reads the file, adds what it has timed and writes: what another wrote meanwhile would be gone."""
+    stores = [CellStore("onnxruntime:cpu", Setting(), tmp_path) for _ in range(2)]
+    for name, store in zip("ab", stores, strict=True):
+        store.cells[name] = CellTime(median_s=1, ratio=1, interval=(1, 1))
+    read = CellStore._read
+
+    def slow(store):
+        found = read(store)
+        time.sleep(0.1)
+        return found
+
+    monkeypatch.setattr(CellStore, "_read", slow)
+    writers = [threading.Thread(target=store.write) for store in stores]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert set(CellStore("onnxruntime:cpu", Setting(), tmp_path).cells) == {"a", "b"}

@@ -8,6 +8,8 @@ from ghostsearch.space.architecture import Site
 from ghostsearch.space.choice import KEEP, Filters, Ghost, LayerChoice, LowRank, intrinsic_channels
 from ghostsearch.space.costs import (
     choice_fits,
+    is_depthwise,
+    passes_channels,
     site_macs,
     site_params,
     site_position_macs,
@@ -101,3 +103,13 @@ def test_a_choice_without_a_formula_has_no_cost():
     for formula in (site_position_macs, site_params):
         with pytest.raises(NotImplementedError):
             formula(site(), LayerChoice())
+
+
+@pytest.mark.parametrize(
+    ("c", "n", "groups", "depthwise", "passing"),
+    [(8, 8, 1, False, False), (8, 8, 8, True, True), (8, 16, 8, True, False), (16, 8, 8, False, False),
+     (8, 8, 4, False, False), (1, 1, 1, False, False)],
+)  # fmt: skip
+def test_what_is_depthwise(c, n, groups, depthwise, passing):
+    found = site(c, n, groups=groups)
+    assert (is_depthwise(found), passes_channels(found)) == (depthwise, passing)

@@ -9,21 +9,19 @@ import threading
 import pytest
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.study import explore
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
-from ghostsearch.study.explore import FAILURES_IN_A_ROW
 from ghostsearch.study.run import search
 from tests.processes import Started
 
 MODEL = """
 import torch
 from ghostsearch.blocks.ghost import GhostConv
-from ghostsearch.models.digits import DigitsCNN
-from ghostsearch.models.load import DIGITS_INPUT
+from tests.small_net import SmallNet
 
-class Moody(DigitsCNN):
+class Moody(SmallNet):
     "Runs out of memory with one choice, raises with another, is not a number with a third."
-    input_spec = DIGITS_INPUT
 
     def forward(self, x):
         choices = {str(m.choice) for m in self.modules() if isinstance(m, GhostConv)}
@@ -107,18 +105,19 @@ def test_a_device_that_disappears_stops_the_search_with_a_diagnosis_and_back_aga
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: board-device\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[ghostsearch.devices]\nnpu:board = board_device:Board\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(explore, "FAILURES_IN_A_ROW", failures := 2)
     options = tiny(tmp_path / "run", device="npu:board", seeds="uniform", trials=2)
     search(RunConfig(**options))
     board.take_away()
-    longer = {**options, "trials": 2 + FAILURES_IN_A_ROW + 1}
-    with pytest.raises(GhostsearchError, match=f"last {FAILURES_IN_A_ROW} trials failed.*refused.*same command again"):
+    longer = {**options, "trials": 2 + failures + 1}
+    with pytest.raises(GhostsearchError, match=f"last {failures} trials failed.*refused.*same command again"):
         search(RunConfig(**longer))
     failed = [r for r in load_study(tmp_path / "run").records if r.state == "failed"]
-    assert len(failed) == FAILURES_IN_A_ROW
+    assert len(failed) == failures
     assert all("refused" in r.reason for r in failed)
     back = Board(board.port)
     view = search(RunConfig(**longer))
-    assert len(view.records) == 2 + FAILURES_IN_A_ROW + 1
+    assert len(view.records) == 2 + failures + 1
     assert view.records[-1].state == "complete"
     back.take_away()
 

@@ -5,8 +5,11 @@ import dataclasses
 import pytest
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.records import Axis, Cost, Record, Score
+from ghostsearch.study.baseline import Baseline
 from ghostsearch.study.config import configure
-from ghostsearch.study.plan import uniform_seeds
+from ghostsearch.study.outcome import final_front
+from ghostsearch.study.plan import Plan, uniform_seeds
 from ghostsearch.study.setup import check_budget, open_setup, smallest
 from ghostsearch.study.veto import without_slow
 
@@ -70,3 +73,18 @@ def test_uniform_seeds_are_the_baseline_then_each_choice_and_width_everywhere(op
     assert (baseline.is_baseline, origin) == (True, "baseline")
     found = [{str(c) for c in (*a.sites.values(), *a.groups.values())} for a, _ in others]
     assert found == [{GHOST}, {QUARTER}, {"width(0.5)"}]
+
+
+def test_the_front_begins_with_the_best_score_whichever_objective_was_named_first(opened):
+    axes = (Axis.of_cost("macs"), Axis.of_score("accuracy"))
+    plan = Plan(Baseline(opened, "it", (), {}, ()), opened.space, axes, None, ())
+    finalists = [
+        Record(
+            number=i, digest=f"{i}", origin="solver", state="complete", cost=Cost(params=1, macs=macs, size_bytes=1),
+            scores=(Score(metric="accuracy", value=value, split="validation", epochs=1, images=9, seed=0),),
+        )
+        for i, (macs, value) in enumerate([(1, 0.5), (3, 0.9), (2, 0.7), (4, 0.8)])
+    ]  # fmt: skip
+    front, missed = final_front(plan, finalists)
+    assert [r.digest for r in front] == ["1", "2", "0"]
+    assert not missed

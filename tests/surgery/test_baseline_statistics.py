@@ -32,7 +32,7 @@ NETWORKS = {
     "preactivated": Preactivated,
     "resnet18": torchvision.models.resnet18,
     "mobilenet_v2": torchvision.models.mobilenet_v2,
-    "densenet121": torchvision.models.densenet121,
+    "densenet": lambda: torchvision.models.DenseNet(8, (3, 3), 16),
     "googlenet": lambda: torchvision.models.googlenet(init_weights=False, aux_logits=False),
 }
 
@@ -45,7 +45,7 @@ def test_outputs_from_a_change_on_are_the_whole_models(name: str) -> None:
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
                 nn.init.uniform_(tensor, 0.5, 1.5)
-    batches = [torch.randn(2, 3, 64, 64), torch.randn(1, 3, 64, 64)]
+    batches = [torch.randn(2, 3, 48, 48), torch.randn(1, 3, 48, 48)]
     found = BaselineStatistics(baseline, batches)
     assert found.traced
     layers = sorted((p for p in found.places if p in found.order), key=found.order.__getitem__)
