@@ -18,6 +18,12 @@ def is_object_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
+def leave_for(model: str) -> str:
+    """The option, behind a space, that later commands need for what was made from this model; empty if none."""
+    own = is_object_name(model) and model.partition(":")[0] not in ("torchvision", "timm", "ghostsearch")
+    return " --allow-code" * own
+
+
 def import_object(name: str, what: str) -> Any:
     """The object that `package.module:object` names; importing the module runs its code.
 

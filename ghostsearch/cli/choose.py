@@ -56,4 +56,5 @@ def choose(
     show_table(f"{study}: {record.digest}", ["", "model", "baseline", "limit"], rows)
     if written:
         say(f"wrote {written}")
-    say(f"next: ghostsearch measure {typed(folder)}   or   ghostsearch finetune {typed(folder)} --data … --out DIR")
+    made = typed(folder) + " --allow-code" * allow_code
+    say(f"next: ghostsearch measure {made}   or   ghostsearch finetune {made} --data … --out DIR")

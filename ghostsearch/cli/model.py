@@ -18,6 +18,7 @@ from ghostsearch.space.choice import parse_choice
 from ghostsearch.space.preset import default_space
 from ghostsearch.surgery.options import Conversion
 from ghostsearch.units import milliseconds, score_text, with_prefix
+from ghostsearch.usercode import leave_for
 
 if TYPE_CHECKING:
     from ghostsearch.models.load import LoadedModel
@@ -138,7 +139,8 @@ def convert_model(
     ]
     show_table(f"{model}: {table['changed']} layers changed", ["", "before", "after", "share"], rows)
     say(f"weights {table['weights']}; wrote {out}")
-    say(f"next: ghostsearch measure {typed(out)}   or   ghostsearch finetune {typed(out)} --data …")
+    made = typed(out) + leave_for(model)
+    say(f"next: ghostsearch measure {made}   or   ghostsearch finetune {made} --data …")
 
 
 def measure_model(
@@ -196,7 +198,7 @@ def measure_model(
     show_table(title, ["device", "median", "quartiles", "÷ baseline", "runs", ""], rows)
     then = f"check {typed(model)} --device {devices[0]} --max-latency 12ms"
     if Path(model).is_dir():
-        then = f"export {typed(model)} --format onnx"
+        then = f"export {typed(model)}{' --allow-code' * allow_code} --format onnx"
     elif not Path(model).is_file():
         then = f"inspect {model}"
     say(f"next: ghostsearch {then}")
@@ -234,7 +236,8 @@ def export_model(
     ]
     show_table(result["path"], ["", ""], rows)
     say(f"wrote {result['card']}")
-    say(f"next: ghostsearch export {typed(directory)} --int8 --calibrate …   makes a file a quarter of the size")
+    made = typed(directory) + " --allow-code" * allow_code
+    say(f"next: ghostsearch export {made} --int8 --calibrate …   makes a file a quarter of the size")
 
 
 def _show_int8(found: dict[str, Any]) -> None:

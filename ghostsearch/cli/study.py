@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import note, out, progress_bar, say, say_json, show_table, typed
@@ -17,6 +18,7 @@ from ghostsearch.report.live import served
 from ghostsearch.space.limits import CostLimits
 from ghostsearch.study.choose import BASELINE
 from ghostsearch.study.config import RunConfig, configure
+from ghostsearch.usercode import leave_for
 
 if TYPE_CHECKING:
     from ghostsearch.records import StudyView
@@ -71,7 +73,11 @@ def run_search(
         say_json(view.model_dump(mode="json"))
         return
     folder = Path(view.directory)
-    written = [f"  {folder / name}  [dim]{what}[/dim]" for name, what in WRITTEN.items() if (folder / name).exists()]
+    written = [
+        f"  {escape(str(folder / name))}  [dim]{what}[/dim]"
+        for name, what in WRITTEN.items()
+        if (folder / name).exists()
+    ]
     _show(view, folder, written)
 
 
@@ -156,5 +162,5 @@ def _next_step(view: StudyView, folder: Path) -> str:
     chosen = folder / "models" / view.chosen
     if view.chosen in ("", BASELINE) or not chosen.is_dir():
         return f"next: ghostsearch search --config {typed(folder / 'run.yaml')} --trials N   adds trials"
-    model = typed(chosen)
+    model = typed(chosen) + leave_for(str(view.config.get("model", "")))
     return f"next: ghostsearch finetune {model} --data … --out DIR   or   ghostsearch export {model} --format onnx"

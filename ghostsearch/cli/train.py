@@ -43,7 +43,8 @@ def finetune(
         say_json(dataclasses.asdict(result))
         return
     say(str(result))
-    say(f"wrote {out}\nnext: ghostsearch measure {typed(out)}   or   ghostsearch export {typed(out)} --format onnx")
+    made = typed(out) + " --allow-code" * allow_code
+    say(f"wrote {out}\nnext: ghostsearch measure {made}   or   ghostsearch export {made} --format onnx")
 
 
 def train(

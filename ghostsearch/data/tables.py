@@ -78,7 +78,9 @@ def _read_table(file: Path) -> pd.DataFrame:
         raise GhostsearchError(f"{file}: no CSV table can be read ({reason})") from None
     if "path" not in table or table.empty:
         found = ", ".join(map(str, table.columns))[:100]
-        raise GhostsearchError(f"{file}: needs a header with a column `path` and at least one row; found {found!r}")
+        raise GhostsearchError(
+            f"{file}: needs columns separated by commas, `path` among them, and at least one row; found {found!r}"
+        )
     return table
 
 

@@ -36,6 +36,7 @@ from ghostsearch.report.points import MARKS, NAMED_KINDS, STAGES, kinds, make_pa
 from ghostsearch.space.limits import parse_drop
 from ghostsearch.study.choose import BASELINES, error_of_difference
 from ghostsearch.units import with_prefix
+from ghostsearch.usercode import leave_for
 
 MAX_MODELS_BYTES = 250_000
 """With plotly.js (4.8 MB), table rows and figures this keeps the page under 6 MB. Where the trials need more, the
@@ -135,7 +136,8 @@ def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
     in points), the standard error of that drop, and the axes whose limits it misses.
     """
     baseline, axis, tables = view.record("baseline"), score_axis(view), table_axes(view)
-    best, options, folder = best_baseline(view, "validation"), [], Path(view.directory) / "models"
+    folder, leave = Path(view.directory) / "models", leave_for(str(view.config.get("model", "")))
+    best, options = best_baseline(view, "validation"), []
     last = max((s.epochs for r in view.finalists if (s := r.score())), default=0.0)
     for digest in _finished(view):
         record = view.record(digest)
@@ -151,7 +153,7 @@ def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
         options.append({
             "id": digest, "drop": drop * axis.scale[0], "error": error * axis.scale[0], "shares": shares,
             "missed": [a.name for a in view.objectives if a.breach(record)], "text": " · ".join(words),
-            "command": f"ghostsearch export {shlex.quote((folder / digest).as_posix())} --format onnx",
+            "command": f"ghostsearch export {shlex.quote((folder / digest).as_posix())}{leave} --format onnx",
         })  # fmt: skip
     return options
 

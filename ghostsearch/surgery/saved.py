@@ -274,7 +274,7 @@ def _check_spec(where: object, spec: str, allow_code: bool) -> None:
     if not allow_code and not SAFE_SPEC.fullmatch(spec):
         raise GhostsearchError(
             f"{where}: its baseline is {spec[:100]!r}, code that loading would run; "
-            "if you trust it say so: load(…, allow_code=True), or give the network: load(…, model=…)"
+            "if you trust it add --allow-code; in Python load(…, allow_code=True), or load(…, model=NETWORK)"
         )
 
 

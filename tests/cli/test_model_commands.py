@@ -69,6 +69,15 @@ def test_what_to_type_next_can_be_typed(ghostsearch, tmp_path):
     assert shlex.split(done.out.splitlines()[-1])[:4] == ["next:", "ghostsearch", "measure", out]
 
 
+def test_what_was_made_of_the_users_code_says_how_to_open_it(ghostsearch, refused, tmp_path):
+    words = ("tests.small_net:SmallNet", "--choice", "ghost(2, 3)", "--out", tmp_path / "own")
+    done = ghostsearch("convert", *words)
+    assert done.code == 0, done.err
+    following = shlex.split(done.out.splitlines()[-1].partition("   or   ")[0])[2:]
+    refused("if you trust it add --allow-code", *following[:2])
+    assert ghostsearch(*following, "--time-limit", "0.02").code == 0
+
+
 def test_convert_measure_load_round_trip(ghostsearch, tmp_path):
     import torch
 

@@ -272,11 +272,11 @@ def test_image_pairs_are_cropped_at_one_place_and_not_resized(tmp_path):
     [
         ("path,label", ["nowhere.png,a"], "1 of 1 files in column 'path' do not exist, such as .*nowhere.png"),
         ("path,mask", ["t.csv,gone.png"], "1 of 1 files in column 'mask' do not exist, such as .*gone.png"),
-        ("file,label", ["a,b"], "needs a header with a column `path`"),
+        ("file,label", ["a,b"], "needs columns separated by commas, `path` among them"),
         ("path,label,value", ["t.csv,a,1"], "columns label, value; keep the one"),
         ("path,value", ["t.csv,high"], "must hold numbers"),
         ("path,label,split", ["t.csv,a,later"], "row 2 has split 'later'"),
-        ("", [], "no CSV table|needs a header"),
+        ("", [], "no CSV table|needs columns"),
     ],
 )
 def test_bad_tables_get_one_line(tmp_path, header, rows, said):
