@@ -21,8 +21,8 @@ from typing import Any
 import pandas as pd
 from networks import compute_device
 
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.data.calibration import images_within
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.candidate_scores import JUDGE_IMAGES, JUDGE_VALUES
 from ghostsearch.study.candidates import build_candidates, single_changes

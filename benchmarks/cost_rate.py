@@ -18,10 +18,10 @@ import numpy as np
 import torch
 import torchvision
 
+from benchmarks.result_page import ResultPage, ResultTable, publish
 from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import CostTable
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.space.preset import load_preset
 from ghostsearch.surgery.convert import convert

@@ -27,8 +27,8 @@ import torch
 import torchvision
 from torch import nn
 
+from benchmarks.result_page import ResultPage, ResultTable, publish
 from ghostsearch.machine import processor
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 
 VERSIONS = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
 COLUMNS = (

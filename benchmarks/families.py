@@ -29,6 +29,7 @@ from networks import network_arguments, opened
 from rows import append_row, read_rows
 from torch import nn
 
+from benchmarks.result_page import publish, script_command
 from ghostsearch.files import write_text
 from ghostsearch.measure.cells import CellStore
 from ghostsearch.measure.devices.onnxruntime_cpu import OnnxRuntimeCpu
@@ -40,7 +41,6 @@ from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.profiling import Network, profile
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import example_input, load_model
-from ghostsearch.report.result_page import publish, script_command
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.space.choice import GONE
 from ghostsearch.space.preset import Preset, parse_preset

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from rows import read_rows
 
+from benchmarks.result_page import ResultPage, ResultTable
 from ghostsearch.machine import processor
-from ghostsearch.report.result_page import ResultPage, ResultTable
 
 LATENCIES, LOST = (0.85, 0.7), (1.0, 3.0)
 """Latency at which accuracies are compared, a share of the baseline's in the same precision, and points of accuracy

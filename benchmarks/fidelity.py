@@ -18,12 +18,12 @@ import pandas as pd
 from scipy.stats import kendalltau
 from torch import nn
 
+from benchmarks.result_page import ResultPage, ResultTable, publish
 from ghostsearch.files import write_text
 from ghostsearch.graph.capture import copied
 from ghostsearch.machine import processor
 from ghostsearch.measure.audit import random_architectures
 from ghostsearch.measure.cost_table import encode
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.baseline import trained_setup
 from ghostsearch.study.candidates import build_candidates, losses_of

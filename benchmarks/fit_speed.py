@@ -29,7 +29,7 @@ from rows import append_row, read_rows
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.sites import find_sites

@@ -9,10 +9,12 @@ import argparse
 import shlex
 from pathlib import Path
 
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
+from ghostsearch.data.options import ImageOptions
 from ghostsearch.machine import processor
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.training.curves import draw_curves
 from ghostsearch.training.from_scratch import train_from_scratch
+from ghostsearch.training.recipe import FROM_SCRATCH
 
 MODEL, NAME = "ghostsearch:ghostnet", "from_scratch"
 
@@ -29,11 +31,11 @@ def main() -> None:
     options = parser.parse_args()
 
     data = f"folder:{options.folder}"
-    result, classes = train_from_scratch(
-        MODEL, data, options.work, epochs=options.epochs, size=options.size, train_images=options.train_images
-    )
+    images = ImageOptions(data=data, train_images=options.train_images)
+    recipe = FROM_SCRATCH.but(epochs=options.epochs)
+    result, classes = train_from_scratch(MODEL, images, options.work, recipe, size=options.size)
     files = sum(path.is_file() for path in options.folder.rglob("*.*"))
-    images = f"{options.train_images} training images" if options.train_images else "all training images"
+    used = f"{options.train_images} training images" if options.train_images else "all training images"
     same = ["ghostsearch", "train", MODEL, "--data", data, "--size", options.size, "--epochs", options.epochs]
     same += ["--train-images", options.train_images] if options.train_images else []
     page = ResultPage(
@@ -46,7 +48,7 @@ def main() -> None:
         tables=[ResultTable("epochs", [vars(epoch) for epoch in result.history])],
         notes=(
             f"The same training as a command: {shlex.join(map(str, [*same, '--out', options.work]))}",
-            f"{files} files in the folder, {images}, at {options.size}×{options.size}, one seed; the epoch that scored "
+            f"{files} files in the folder, {used}, at {options.size}×{options.size}, one seed; the epoch that scored "
             f"best on the validation split is kept ({result.best_epoch}, {result.validation:.1%}), the test split is "
             "read once.",
         ),

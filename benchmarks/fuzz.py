@@ -22,8 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.result_page import ResultPage, ResultTable, publish
 from ghostsearch.machine import processor
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("choice", "limit", "preset", "architecture", "run", "manifest")

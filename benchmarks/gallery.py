@@ -16,6 +16,7 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.machine import processor
 from ghostsearch.models.load import load_model
 from ghostsearch.report.gallery import (
@@ -25,7 +26,6 @@ from ghostsearch.report.gallery import (
     open_image,
     similar_maps,
 )
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.study.candidates import read_candidates
 
 MODEL, WEIGHTS, SIZE = "ghostsearch:resnet20", Path("cifar_resnet20_jpeg.safetensors"), 64

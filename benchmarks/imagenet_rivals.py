@@ -30,6 +30,7 @@ from rivals import pruned
 from rows import append_row, read_rows
 from torch import Tensor, nn
 
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.graph.capture import copied
 from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
@@ -39,7 +40,6 @@ from ghostsearch.measure.onnx_graph.int8_module import int8_module
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.setting import Setting
 from ghostsearch.records import Latency
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.candidates import build_candidates, losses_of, without_failed
 from ghostsearch.study.interactions import decompose

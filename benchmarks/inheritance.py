@@ -26,12 +26,12 @@ from rows import read_rows
 from torch import nn
 from weight_sources import DISTILL_STEPS, PEERS, SOURCES, Bench, Spent
 
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.data.calibration import calibration_batches
 from ghostsearch.data.load import Data, load_data
 from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.load import CIFAR_INPUT, example_input, load_model
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.training.loop import train
 from ghostsearch.training.recipe import Recipe
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from networks import network_arguments, opened
 from rows import append_row, read_rows
 
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.machine import processor
 from ghostsearch.measure.devices.onnxruntime_cpu import OnnxRuntimeCpu
 from ghostsearch.measure.latency import measure_latency
@@ -29,7 +30,6 @@ from ghostsearch.measure.onnx_graph.int8_module import int8_graph
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.onnx_graph.quantize import Int8Options, float_nodes
 from ghostsearch.measure.setting import Setting
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.choice import parse_layer_choice
 from ghostsearch.space.costs import choice_fits

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.graph.branches import find_branches
 from ghostsearch.graph.flow import trace_graph
 from ghostsearch.machine import processor
@@ -28,7 +29,6 @@ from ghostsearch.measure.onnx_graph.capture import onnx_bytes
 from ghostsearch.measure.onnx_graph.int8_module import int8_module
 from ghostsearch.measure.onnx_graph.names import layer_of
 from ghostsearch.models.load import example_input, load_model
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 
 NETS = ("torchvision:resnet18", "torchvision:resnet50", "ghostsearch:resnet56")
 FASTER = 1.3

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.result_page import ResultPage, ResultTable, publish
 from ghostsearch.machine import processor
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.study.directory import load_study
 
 SPACE = """

@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from scipy.stats import kendalltau
 
+from benchmarks.result_page import ResultPage, ResultTable, publish
 from ghostsearch.measure.audit import (
     AUDIT_MODELS,
     FIT_MODELS,
@@ -41,7 +42,6 @@ from ghostsearch.measure.profiling import Network, profile
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import example_input, load_model
 from ghostsearch.records import Latency
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.preset import load_preset
 from ghostsearch.surgery.sites import find_sites

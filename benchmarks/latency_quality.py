@@ -26,11 +26,11 @@ from typing import Any
 import torch
 from rows import append_row, read_rows
 
+from benchmarks.result_page import ResultPage, ResultTable, publish
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import example_input, load_model
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.study.statistics import share_error
 
 

@@ -19,7 +19,7 @@ from long_training import BATCH, BUDGETS, CHOOSING, REPEATED, chosen_runs
 from rows import read_rows
 from scipy.stats import kendalltau
 
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish
+from benchmarks.result_page import ResultPage, ResultTable, publish
 
 OURS = ("ghostsearch", "solver only")
 NAMES = {"macs": "half of the MACs", "latency": "0.6 of the latency"}

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 import torchvision
 
+from benchmarks.result_page import ResultPage, ResultTable, publish
 from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space.preset import load_preset
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.sites import find_sites

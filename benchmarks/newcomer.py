@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from benchmarks.rows import append_row, read_rows
 from ghostsearch.machine import processor
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from tests.pictures import write_voc
 
 ROOT = Path(__file__).parents[1]

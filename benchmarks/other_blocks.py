@@ -24,11 +24,11 @@ from networks import network_arguments, opened
 from rows import append_row, read_rows
 from torch import Tensor, nn
 
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.machine import processor
 from ghostsearch.measure.latency import measure_pairs
 from ghostsearch.measure.layers import TimedLayer, timed_layers
 from ghostsearch.measure.setting import Setting
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.choice import parse_layer_choice
 from ghostsearch.study.interactions import decompose

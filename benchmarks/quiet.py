@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.result_page import ResultPage, ResultTable, publish
 from ghostsearch.machine import processor
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import example_input, load_model
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 
 TRAINING = """
 import torch

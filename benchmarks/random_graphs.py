@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.random_nets import RandomNet, made
+from benchmarks.result_page import ResultPage, ResultTable, publish
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.graph.capture import tensors
@@ -31,7 +32,6 @@ from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.models.load import InputSpec, LoadedModel
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.choice import parse_layer_choice
 from ghostsearch.space.costs import choice_fits

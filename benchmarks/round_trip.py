@@ -25,12 +25,12 @@ from coverage import Case, timm_cases, torchvision_cases
 from rows import read_rows
 from torch import nn
 
+from benchmarks.result_page import ResultPage, ResultTable, publish
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.capture import call, tensors
 from ghostsearch.machine import processor
 from ghostsearch.models.input import InputSpec
 from ghostsearch.models.load import LoadedModel
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space.preset import load_preset
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.saved import load, save

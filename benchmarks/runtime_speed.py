@@ -19,11 +19,11 @@ import torch
 import torchvision
 from rows import append_row, read_rows
 
+from benchmarks.result_page import ResultPage, ResultTable, publish
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.setting import Setting
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space.preset import load_preset
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.sites import find_sites

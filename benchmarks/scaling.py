@@ -25,9 +25,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.result_page import ResultPage, ResultTable, publish
 from ghostsearch.machine import processor
 from ghostsearch.records import Axis, Cost, Record, Score
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.space.choice import KEEP
 from ghostsearch.study.ledger import DIGEST, RECORD, Ledger

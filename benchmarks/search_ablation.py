@@ -20,10 +20,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from benchmarks.result_page import ResultPage, ResultTable, publish
 from ghostsearch.machine import processor
 from ghostsearch.pareto import hypervolume
 from ghostsearch.records import Axis, StudyView
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import SECONDS, load_study
 from ghostsearch.study.run import search

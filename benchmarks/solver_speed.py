@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.result_page import ResultPage, ResultTable, publish
 from ghostsearch.machine import processor
 from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.models.load import example_input, load_model
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.interactions import decompose
 from ghostsearch.study.solver import THOROUGH, Problem, Program

@@ -25,9 +25,9 @@ from rows import append_row, read_rows
 from scipy.stats import kendalltau
 from torch import nn
 
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.graph.capture import moved
 from ghostsearch.machine import processor
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.candidate_scores import CandidateScores
 from ghostsearch.study.candidates import build_candidates

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.data.load import Data, load_data
 from ghostsearch.machine import processor
 from ghostsearch.models.load import load_model
-from ghostsearch.report.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.training.loop import train
 from ghostsearch.training.recipe import Recipe
 from ghostsearch.training.tasks.classification import Classification

@@ -9,8 +9,8 @@ from statistics import median
 from benchmarks.paper import counted, measured
 from benchmarks.paper.kept import KeptRows
 from benchmarks.paper.options import PaperOptions
+from benchmarks.result_page import ResultPage, ResultTable
 from ghostsearch.machine import processor
-from ghostsearch.report.result_page import ResultPage, ResultTable
 from ghostsearch.space.choice import Ghost
 
 Progress = Callable[[int, int, str], None]

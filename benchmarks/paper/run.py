@@ -8,8 +8,8 @@ from pathlib import Path
 from benchmarks.paper.kept import KEPT_FILE, KeptRows
 from benchmarks.paper.options import PaperOptions
 from benchmarks.paper.pages import TABLES, Making
+from benchmarks.result_page import write_index, write_page
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.report.result_page import write_index, write_page
 from ghostsearch.space.architecture import nearest_names
 
 Progress = Callable[[int, int, str], None]

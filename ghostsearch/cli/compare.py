@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -43,8 +41,7 @@ def compare(
     Example: [bold]ghostsearch compare resnet50 results/mine mobilenet_v3_large shufflenet_v2_x1_0 efficientnet_b0
     ghostnet_100 --device onnxruntime:cpu[/bold]
     """
-    from ghostsearch.report.compact import compact_page, compact_table, compare_models, write_compact
-    from ghostsearch.report.result_page import publish
+    from ghostsearch.report.compact import compact_table, compare_models, write_compact, write_tables
 
     with progress_bar(shown.silent) as progress:
         rows = compare_models(
@@ -53,7 +50,7 @@ def compare(
     if mark_in:
         write_compact(rows, mark_in)
     if page:
-        publish(compact_page(rows, command=shlex.join(["ghostsearch", *sys.argv[1:]]), seed=setting.seed), page)
+        write_tables(rows, page)
     if shown.as_json:
         say_json([row.model_dump(mode="json") for row in rows])
         return

@@ -14,7 +14,6 @@ from torch import nn
 
 from ghostsearch.errors import GhostsearchError, told_as
 from ghostsearch.files import write_text
-from ghostsearch.machine import processor_name
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.onnx_graph.file import check_device, example_of
@@ -24,13 +23,12 @@ from ghostsearch.measure.shares import shares_by_kind
 from ghostsearch.models.load import LoadedModel, known_models, load_model
 from ghostsearch.models.options import ModelOptions
 from ghostsearch.records import Cost, Latency
-from ghostsearch.report.result_page import ResultPage, ResultTable
 from ghostsearch.report.tables import narrow_table
 from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import read_json
 from ghostsearch.study.subject import open_subject
 from ghostsearch.surgery.saved import SavedModel
-from ghostsearch.units import MISSING, milliseconds, score_text, share_text, with_prefix
+from ghostsearch.units import MISSING, markdown_table, milliseconds, plain_text, score_text, share_text, with_prefix
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -204,20 +202,15 @@ def compact_table(models: Sequence[ComparedModel]) -> Table:
     return narrow_table(conditions(models), header, rows, table_note(models))
 
 
-def compact_page(models: Sequence[ComparedModel], *, command: str, seed: int) -> ResultPage:
-    """The comparison as a page of results: the same figures, and where the MACs of compact networks sit."""
+def write_tables(models: Sequence[ComparedModel], directory: Path) -> None:
+    """Write the rows as compare.md, with their conditions and note, and as compare.csv."""
+    import pandas as pd
+
     header, rows = compact_rows(models)
-    separable = [m for m in models if not m.made_of and (m.share("depthwise") or 0) > 0]
-    sides = (separable, [m for m in models[:1] if m not in separable])
-    figure = [", ".join(f"{m.name} {share_text(m.share('conv 1x1'))}" for m in side) for side in sides if side]
-    own = "The first network's ratio is its own second timing: its distance from 1 is the measurement's own error."
-    return ResultPage(
-        name="compare", title=f"Compact networks beside {models[0].name}", figure="; ".join(figure),
-        claim="Networks made of depthwise-separable convolutions spend their MACs in 1×1 convolutions",
-        command=command, device=f"{processor_name()}; {conditions(models)}", seed=seed,
-        tables=[ResultTable(conditions(models), [dict(zip(header, row, strict=True)) for row in rows])],
-        notes=[f"{table_note(models)} {own}"],
-    )  # fmt: skip
+    title = f"# Compact networks beside {plain_text(models[0].name)}"
+    parts = (title, plain_text(conditions(models)), markdown_table(header, rows), plain_text(table_note(models)))
+    write_text(directory / "compare.md", "\n\n".join(parts) + "\n")
+    write_text(directory / "compare.csv", pd.DataFrame(rows, columns=header).to_csv(index=False))
 
 
 def write_compact(models: Sequence[ComparedModel], directory: Path) -> Path:

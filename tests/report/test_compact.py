@@ -10,7 +10,6 @@ from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import example_input, load_model
 from ghostsearch.report.compact import (
     ComparedModel,
-    compact_page,
     compact_rows,
     compare_models,
     find_model,
@@ -18,8 +17,8 @@ from ghostsearch.report.compact import (
     read_compact,
     table_note,
     write_compact,
+    write_tables,
 )
-from ghostsearch.report.result_page import write_page
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.saved import save
@@ -95,8 +94,7 @@ def test_a_directory_says_what_it_is_made_of_and_the_page_says_it(tmp_path) -> N
     rows = compare_models(names, device="torch:cpu", setting=Setting(time_limit=0.2))
     assert rows[1].made_of == "ghostsearch:resnet20 with 1 × ghost(ratio=2, kernel=3), 1 × width(0.5)"
     assert rows[0].made_of == ""
-    page = compact_page(rows, command="ghostsearch compare", seed=0)
-    write_page(page, tmp_path)
+    write_tables(rows, tmp_path)
     text = (tmp_path / "compare.md").read_text()
     assert "1 × ghost(ratio=2, kernel=3), 1 × width(0.5)" in text
     assert with_prefix(rows[1].cost.macs) in text

@@ -3,8 +3,8 @@ import json
 import pandas as pd
 import pytest
 
+from benchmarks.result_page import ResultPage, ResultTable, shown, write_index, write_page
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.report.result_page import ResultPage, ResultTable, shown, write_index, write_page
 
 
 def make_page(name="page", **changes):
