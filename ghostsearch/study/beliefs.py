@@ -106,17 +106,13 @@ class Beliefs:
             if epochs not in self._rungs:
                 self._rungs[epochs] = _Rung(Regression(self.problem.roots), {axis: Front() for axis in self.axes})
             rung = self._rungs[epochs]
+            rise = score - self._base
             for axis, front in rung.fronts.items():
-                front.add(amounts[axis], -self._root_drop(score), code)
-            rung.least = min(rung.least, -self._root_drop(score))
+                front.add(amounts[axis], rise, code)
+            rung.least = min(rung.least, rise)
             if any(code):
-                rung.losses.add(code, self._root_drop(score))
-
-    def _root_drop(self, score: float) -> float:
-        """Square root of what a score lost against the baseline's, with its sign: what losses add up to."""
-        assert self._base is not None
-        drop = self._base - score
-        return float(np.sign(drop) * np.sqrt(abs(drop)))
+                # Square roots of drops, with their sign, are what losses add up to.
+                rung.losses.add(code, float(-np.sign(rise) * np.sqrt(abs(rise))))
 
     @property
     def rung(self) -> _Rung | None:
@@ -143,8 +139,8 @@ class Beliefs:
         """Hypervolume of score and each axis that models (A, V) would add under given losses, in shares: (A,)."""
         rung = self.rung
         assert rung is not None
-        scores, amounts, least = -rung.losses.features(codes) @ losses, self.amounts(codes), DEEP * rung.least
-        total = np.zeros(len(codes))
+        roots, amounts, least = rung.losses.features(codes) @ losses, self.amounts(codes), DEEP * rung.least
+        scores, total = -np.sign(roots) * roots**2, np.zeros(len(codes))
         for axis, front in rung.fronts.items():
             most = WORST * self.problem.baseline(axis)
             total += front.gains(amounts[axis], scores, (most, least)) / most

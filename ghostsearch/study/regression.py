@@ -1,8 +1,10 @@
 """Bayesian linear regression over choices: what each option is believed to add, and what finished trials teach of it.
 
 A figure of an architecture is taken as a sum with one entry for every option that it takes. The candidate table gives
-the prior mean of every entry and its size the prior's spread; the common scale of the table is open. Only sums over the
-trials are kept, so that an update costs the same after ten trials and after ten thousand.
+the prior mean of every entry and its size the prior's spread; the common scale of the table is open, and so is an entry
+that every change of the baseline pays once: scores of weights on images that trained them are flattered, and whatever
+is changed first loses that. Only sums over the trials are kept, so that an update costs the same after ten trials and
+after ten thousand.
 """
 
 from __future__ import annotations
@@ -20,13 +22,15 @@ NOISES = (0.03, 0.1, 0.2, 0.4, 0.8)
 """Standard deviations of what the sum leaves open, as shares of the figures' own size."""
 FLOOR = 0.1
 """The least spread of an entry, in typical entries: a change that the table calls free may still cost something."""
+ANY_CHANGE = 5.0
+"""Standard deviation of what any change pays once, in typical entries."""
 SCALE_SPREAD = 0.5
 """Standard deviation of the table's common scale around its least-squares estimate."""
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """What is believed of the entries: their mean (D,), a factor of their precision, and the noise's deviation."""
+    """What is believed of the D entries (the table's shared one is last): mean, factor, deviation of the noise."""
 
     mean: np.ndarray
     factor: np.ndarray
@@ -46,8 +50,9 @@ class Posterior:
 class Regression:
     """Entries learnt from sums. Options are numbered; option 0 of each variable is the baseline's and adds nothing.
 
-    mean: per variable (options,), the table's figures, in a unit of their own: a common factor is learnt. size: for
-    corrections, whose mean is 0 and whose unit is the figures', what their spread is proportional to.
+    mean: per variable (options,), the table's figures, in a unit of their own: a common factor is learnt, and what any
+    change pays. size: for corrections, whose mean is 0 and whose unit is the figures', what their spread is
+    proportional to.
     """
 
     def __init__(self, mean: Sequence[np.ndarray], size: Sequence[np.ndarray] | None = None) -> None:
@@ -57,6 +62,9 @@ class Regression:
         typical = float(np.median(np.abs(self.common))) if len(self.common) else 1.0
         self.size = np.abs(self.common) + FLOOR * (typical or 1.0)
         self.scaled = size is None
+        if self.scaled:
+            self.mean = self.common = np.append(self.mean, 0.0)
+            self.size = np.append(self.size, ANY_CHANGE * (typical or 1.0))
         self.count = 0
         self._gram = np.zeros((len(self.mean), len(self.mean)))
         self._moment = np.zeros(len(self.mean))
@@ -71,6 +79,8 @@ class Regression:
     def add(self, code: Sequence[int], value: float) -> None:
         """Take in the figure of one architecture, given the number of the option that each variable takes."""
         places = [self.starts[i] + option - 1 for i, option in enumerate(code) if option]
+        if self.scaled and places:
+            places.append(len(self.mean) - 1)
         self._gram[np.ix_(places, places)] += 1.0
         self._moment[places] += value
         self._square += value**2
@@ -81,10 +91,12 @@ class Regression:
         rows = np.zeros((len(codes), len(self.mean)))
         at, variable = np.nonzero(codes)
         rows[at, self.starts[variable] + codes[at, variable] - 1] = 1.0
+        if self.scaled:
+            rows[:, -1] = codes.any(1)
         return rows
 
     def entries(self, values: np.ndarray) -> list[np.ndarray]:
-        """Entries (D,) as one array a variable with the baseline's 0 in front."""
+        """Entries (D,) as one array per variable with the baseline's 0 in front; without the shared one."""
         return [np.append(0.0, values[a:b]) for a, b in zip(self.starts, self.starts[1:], strict=False)]
 
     @property

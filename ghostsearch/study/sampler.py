@@ -29,7 +29,7 @@ SCORE = "score"
 RUNGS = "rungs"
 """User attribute of a trained trial: its score by epochs, {"0": 0.91, "1": 0.93}; without it all scores are alike."""
 OPENING = 8
-"""Models to have been told before losses are drawn; until then the asks are the solver's own, as without a sampler."""
+"""Models to have been told before losses are learnt, per axis or, under limits, in all; the solver's own until then."""
 NEIGHBOURS, STEPS = 200, 12
 """Neighbours of the front that an ask looks at, and steps of one changed option from the best of them."""
 TRIES = 20
@@ -113,7 +113,8 @@ class TableSampler(optuna.samplers.BaseSampler):
         baseline = (0,) * len(self.problem.sizes)
         if baseline not in self._taken:
             return baseline
-        if self.beliefs.count < OPENING or self.beliefs.rung is None:
+        fronts = 1 if self.limits else len(self.beliefs.axes)
+        if self.beliefs.count < OPENING * fronts or self.beliefs.rung is None:
             return self._opening() or self._anything(rng)
         at_limit = self._at_limit(rng) if self.limits and len(self._taken) % 2 else None
         return at_limit or self._best(rng) or self._anything(rng)

@@ -37,6 +37,17 @@ def test_a_linear_loss_in_another_unit_is_recovered(seed, unit):
     assert np.abs(predicted - true).max() <= 0.05 * true.max()
 
 
+def test_what_any_change_pays_once_is_told_from_what_options_add():
+    rng = np.random.default_rng(5)
+    prior = table(rng)
+    regression = Regression(prior)
+    for code in codes(rng, 40):
+        regression.add(code, total(prior, code) + 0.7 * any(code))
+    assert regression.posterior().mean[-1] == pytest.approx(0.7, abs=0.15)
+    baseline = np.zeros((1, len(SIZES)), dtype=int)
+    assert regression.features(baseline) @ regression.posterior().mean == 0
+
+
 def test_without_trials_it_is_the_table():
     prior = table(np.random.default_rng(0))
     regression = Regression(prior)
