@@ -149,8 +149,26 @@ def test_architecture_page_names_what_exists():
     assert not {n for n in named if not (ROOT / n).with_suffix(".py").is_file() and not (ROOT / n).is_dir()}
     rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
     listed = [name.rstrip("/") for row in rows for name in re.findall(r"`([\w/]+)`", row)]
-    assert set(listed) <= set(ORDER)
-    assert [n for n in listed if (ROOT / n).is_dir()] == [n for n in ORDER if (ROOT / n).is_dir()]
+    assert listed == [name for name in ORDER if name in listed]
+    assert {name for name in ORDER if (ROOT / name).is_dir()} <= set(listed)
+
+
+def test_stages_are_frozen():
+    """What one stage has made no later one changes; each is made by the file that bears its name."""
+    for stage in ("Setup", "Baseline", "Plan", "Trial", "Outcome"):
+        (kind,) = (
+            n
+            for n in TREES[f"ghostsearch.study.{stage.lower()}"].body
+            if isinstance(n, ast.ClassDef) and n.name == stage
+        )
+        assert ast.unparse(kind.decorator_list[0]) == "dataclass(frozen=True)", stage
+
+
+def test_what_stands_left_of_the_blocks_needs_no_torch():
+    early = ORDER[: ORDER.index("blocks")]
+    assert not [
+        n for n, tree in TREES.items() if n.count(".") and n.split(".")[1] in early and "torch" in set(imported(tree))
+    ]
 
 
 def test_functions_stay_narrow():
