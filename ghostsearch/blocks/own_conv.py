@@ -113,10 +113,10 @@ def convolved(conv: nn.Module, x: Tensor) -> tuple[Tensor, Convolved | None]:
     return y, watch.seen[0] if len(watch.seen) == 1 else None
 
 
-def smallest_input(conv: Any, batch: int = 1) -> Tensor:
-    """A random input just large enough for a few outputs: (N, C, *spatial)."""
+def smallest_input(conv: Any) -> Tensor:
+    """A random input just large enough for a few outputs: (1, C, *spatial)."""
     sizes = [2 * (k - 1) * d + 2 * s for k, d, s in zip(conv.kernel_size, conv.dilation, conv.stride, strict=True)]
-    return torch.randn(batch, conv.in_channels, *sizes, device=conv.weight.device, dtype=conv.weight.dtype)
+    return torch.randn(1, conv.in_channels, *sizes, device=conv.weight.device, dtype=conv.weight.dtype)
 
 
 def effective_weight(conv: Any) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.padding import _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
 from torchvision.ops import stochastic_depth
 
-from ghostsearch.graph.flow import ELEMENTWISE, ancestors, is_add, is_elementwise_call
+from ghostsearch.graph.flow import ELEMENTWISE, ancestors, call_counts, is_add, is_elementwise_call
 from ghostsearch.space.architecture import Branch
 
 GATES = (nn.Sigmoid, nn.Hardsigmoid)
@@ -41,11 +41,7 @@ def find_branches(model: nn.Module, graph: fx.Graph) -> tuple[Branch, ...]:
     graph: traced with example images, so that its nodes know their shapes.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    calls: dict[int, int] = {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            calls[id(modules[str(node.target)])] = calls.get(id(modules[str(node.target)]), 0) + 1
-    made = []
+    calls, made = call_counts(graph, modules), []
     for node in graph.nodes:
         found = _branch_of(node, modules) if is_add(node) else None
         branch = _described(found, modules, calls) if found else None

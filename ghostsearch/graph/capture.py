@@ -110,6 +110,11 @@ def unwrapped(model: Any) -> nn.Module:
     return model
 
 
+def outputs_of(layer: Any) -> int:
+    """Output channels of a convolution, or features of a linear layer."""
+    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
+
+
 def batch_size(example: Any) -> int:
     """Images in an example: the first dimension of its first tensor, or the length of a list of images."""
     if isinstance(example, list):

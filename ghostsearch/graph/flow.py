@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from ghostsearch.blocks.base import Block
-from ghostsearch.graph.capture import call, copied, light_copy, tensors
+from ghostsearch.graph.capture import call, copied, light_copy, outputs_of, tensors
 from ghostsearch.space.costs import passes_channels
 
 ADDS = (operator.add, operator.iadd, torch.add)
@@ -133,14 +134,15 @@ def overwrites_what_is_read(model: nn.Module, batch: Any) -> bool:
         return any(a.shape != b.shape or not torch.allclose(a, b, 1e-3, 1e-4, equal_nan=True) for a, b in pairs)
 
 
+def call_counts(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> Counter[int]:
+    """How often each module is called, by its identity."""
+    return Counter(id(modules[str(node.target)]) for node in graph.nodes if node.op == "call_module")
+
+
 def find_places(model: nn.Module, graph: fx.Graph) -> dict[str, Place]:
     """Per path of a layer that runs once, its place; in the order of execution."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    calls: dict[int, int] = {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            calls[id(modules[node.target])] = calls.get(id(modules[node.target]), 0) + 1
-    places = {}
+    calls, places = call_counts(graph, modules), {}
     for node in graph.nodes:
         if node.op != "call_module" or len(node.args) != 1:
             continue
@@ -280,8 +282,7 @@ def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | 
     """
     if place.node is None:
         return None
-    made: Any = model.get_submodule(place.path)
-    outputs = int(made.out_features if isinstance(made, nn.Linear) else made.out_channels)
+    outputs = outputs_of(model.get_submodule(place.path))
     through: dict[int, str] = {}
     ends: dict[int, str] = {}
     seen: set[fx.Node] = set()

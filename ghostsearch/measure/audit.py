@@ -205,7 +205,7 @@ def cheapest_architecture(table: LatencyTable) -> Architecture:
         Architecture.of({path: text for path, texts in space.sites.items() if text in texts}, narrow)
         for text in choices
     ] or [Architecture.of({}, narrow)]
-    macs = table.costs.predict_many(candidates, space)[1]
+    macs = table.costs.predict_codes(space, encode(space, candidates))[1]
     return candidates[int(np.argmin(macs))]
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -145,19 +146,12 @@ def _multiplies(func: Any) -> bool:
     return str(func.overloadpacket.__name__).startswith(MULTIPLYING)
 
 
-def _mv_flop(matrix: Any, *_: Any, **__: Any) -> int:
-    return 2 * matrix[0] * matrix[1]
-
-
-def _addmv_flop(_: Any, matrix: Any, *__: Any, **___: Any) -> int:
-    return 2 * matrix[0] * matrix[1]
-
-
-def _dot_flop(vector: Any, *_: Any, **__: Any) -> int:
-    return 2 * vector[0]
-
-
-FURTHER_FORMULAS = {aten.mv: _mv_flop, aten.addmv: _addmv_flop, aten.dot: _dot_flop, aten.vdot: _dot_flop}
+FURTHER_FORMULAS: dict[Any, Callable[..., int]] = {
+    aten.mv: lambda matrix, *_, **__: 2 * prod(matrix),
+    aten.addmv: lambda _, matrix, *__, **___: 2 * prod(matrix),
+    aten.dot: lambda vector, *_, **__: 2 * prod(vector),
+    aten.vdot: lambda vector, *_, **__: 2 * prod(vector),
+}
 """Matrix products that torch's counter leaves out: operator -> FLOPs (2·MACs) from the arguments' shapes."""
 
 

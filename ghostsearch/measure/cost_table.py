@@ -124,10 +124,6 @@ class CostTable:
         params, macs, size = self.predict_codes(space, np.zeros((1, len(sites) + len(groups)), dtype=np.int64))
         return Cost(params=int(params[0]), macs=int(macs[0]), size_bytes=int(size[0]))
 
-    def predict_many(self, architectures: Sequence[Architecture], space: SearchSpace) -> np.ndarray:
-        """Params, MACs and bytes, each (A,), stacked to (3, A), of architectures out of a space."""
-        return self.predict_codes(space, encode(space, architectures))
-
     def predict_codes(self, space: SearchSpace, codes: np.ndarray) -> np.ndarray:
         """Params, MACs and bytes, each (A,), stacked to (3, A).
 

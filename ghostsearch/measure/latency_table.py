@@ -71,13 +71,13 @@ class LatencyTable:
 
     def baseline_cells(self) -> list[Cell]:
         """The cells of the baseline, each once."""
-        return list(dict.fromkeys(x.cell(KEEP, x.inputs.total, x.outputs.total) for x in self.layers))
+        return list(dict.fromkeys(x.full_cell(KEEP) for x in self.layers))
 
     def cells(self) -> dict[Cell, list[Cell]]:
         """Every cell but the baseline's, each once, by the baseline cell it is timed beside."""
         jobs: dict[Cell, dict[Cell, None]] = {}
         for layer in self.layers:
-            baseline, texts = layer.cell(KEEP, layer.inputs.total, layer.outputs.total), self._choices(layer)
+            baseline, texts = layer.full_cell(KEEP), self._choices(layer)
             some = [cell for text in texts for row in self._cells(layer, text) for cell in row]
             jobs.setdefault(baseline, {}).update(dict.fromkeys(cell for cell in some if cell != baseline))
             if layer.stream.sums:
@@ -95,9 +95,9 @@ class LatencyTable:
         rows = []
         for layer in self.layers:
             texts = self._choices(layer)
-            baseline = self.store.cells[layer.cell(KEEP, layer.inputs.total, layer.outputs.total).key]
+            baseline = self.store.cells[layer.full_cell(KEEP).key]
             for text in texts[1:]:
-                cell = layer.cell(parse_layer_choice(text), layer.inputs.total, layer.outputs.total)
+                cell = layer.full_cell(parse_layer_choice(text))
                 time = self.store.cells[cell.key]
                 rows.append(
                     {
@@ -255,9 +255,9 @@ class LatencyTable:
         """Seconds that a choice adds to one sum behind the layer; 0 where the interval does not show any."""
         if text == str(KEEP) or not layer.stream.sums:
             return 0.0
-        choice, (c, n) = parse_layer_choice(text), (layer.inputs.total, layer.outputs.total)
-        alone, behind = self.store.cells[layer.cell(choice, c, n).key], self.store.cells[layer.stream_cell(choice).key]
-        own = self.store.cells[layer.cell(KEEP, c, n).key].median_s * (alone.ratio - 1)
+        choice = parse_layer_choice(text)
+        alone, behind = self.store.cells[layer.full_cell(choice).key], self.store.cells[layer.stream_cell(choice).key]
+        own = self.store.cells[layer.full_cell(KEEP).key].median_s * (alone.ratio - 1)
         baseline_s = behind.median_s / behind.ratio
         if baseline_s * (behind.interval[0] - 1) <= own:
             return 0.0
@@ -265,7 +265,7 @@ class LatencyTable:
 
     def _surface(self, layer: TimedLayer, text: str) -> Surface:
         """Seconds of all the layer's calls over its channels."""
-        baseline_s = self.store.cells[layer.cell(KEEP, layer.inputs.total, layer.outputs.total).key].median_s
+        baseline_s = self.store.cells[layer.full_cell(KEEP).key].median_s
         ratios = [[self.store.cells[cell.key].ratio for cell in row] for row in self._cells(layer, text)]
         return Surface(self._levels(layer), baseline_s * np.array(ratios))
 

@@ -71,6 +71,10 @@ class TimedLayer:
         """Whether it has as many outputs as inputs at any width, each made of one."""
         return isinstance(self.module, _ConvNd) and passes_channels(self.module)
 
+    def full_cell(self, choice: LayerChoice) -> Cell:
+        """The cell of this layer under a choice at full width."""
+        return self.cell(choice, self.inputs.total, self.outputs.total)
+
     def cell(self, choice: LayerChoice, inputs: int, outputs: int) -> Cell:
         """The cell of this layer under a choice at some channels."""
         return Cell(self.name, str(choice), inputs, outputs)

@@ -71,24 +71,9 @@ def resnet20(num_classes: int = 10) -> CifarResNet:
     return CifarResNet(3, num_classes)
 
 
-def resnet32(num_classes: int = 10) -> CifarResNet:
-    """ResNet-32 for 32×32 images."""
-    return CifarResNet(5, num_classes)
-
-
-def resnet44(num_classes: int = 10) -> CifarResNet:
-    """ResNet-44 for 32×32 images."""
-    return CifarResNet(7, num_classes)
-
-
 def resnet56(num_classes: int = 10) -> CifarResNet:
     """ResNet-56 for 32×32 images: 0.85 M parameters, 125 M MACs."""
     return CifarResNet(9, num_classes)
-
-
-def resnet110(num_classes: int = 10) -> CifarResNet:
-    """ResNet-110 for 32×32 images."""
-    return CifarResNet(18, num_classes)
 
 
 VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))

@@ -25,10 +25,10 @@ class Row:
     stride: int
 
 
-def make_divisible(channels: float, divisor: int = 4) -> int:
-    """Channels rounded to a multiple of `divisor`, never more than a tenth below what was asked for."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
+def make_divisible(channels: float) -> int:
+    """Channels rounded to a multiple of 4, never more than a tenth below what was asked for."""
+    rounded = max(4, int(channels + 2) // 4 * 4)
+    return rounded + 4 if rounded < 0.9 * channels else rounded
 
 
 def convolution(

@@ -70,7 +70,6 @@ class GhostNet(nn.Module):
         stem: int,
         last: int,
         stem_stride: int = 2,
-        dropout: float = 0.2,
     ) -> None:
         """`bottleneck(i, channels, row)` makes the i-th block for so many input channels; `last` maps are pooled."""
         super().__init__()
@@ -84,7 +83,7 @@ class GhostNet(nn.Module):
             blocks.append(nn.Sequential(*bottlenecks))
         self.blocks = nn.Sequential(*blocks, nn.Sequential(Pointwise(channels, last)))
         self.conv_head = nn.Conv2d(last, HEAD, 1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(0.2)
         self.classifier = nn.Linear(HEAD, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,23 +139,3 @@ def per_bottleneck(name: str, value: T | Sequence[T]) -> list[T]:
     if len(values) != len(ROWS):
         raise GhostsearchError(f"{name} takes one value or {len(ROWS)} (one a bottleneck), got {len(values)}")
     return values
-
-
-def ghostnet_050(num_classes: int = 1000) -> GhostNet:
-    """GhostNet 0.5×."""
-    return ghostnet(num_classes, 0.5)
-
-
-def ghostnet_130(num_classes: int = 1000) -> GhostNet:
-    """GhostNet 1.3×."""
-    return ghostnet(num_classes, 1.3)
-
-
-def ghostnetv2(num_classes: int = 1000) -> GhostNet:
-    """GhostNetV2 1.0× (Tang et al. 2022)."""
-    return ghostnet(num_classes, attention=True)
-
-
-def ghostnet_cifar(num_classes: int = 10) -> GhostNet:
-    """GhostNet 1.0× for 32×32 images: the stem keeps the size."""
-    return ghostnet(num_classes, stem_stride=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +60,17 @@ DIGITS_INPUT = InputSpec(8, 1, (0.305,), (0.376,))
 OWN_MODELS: dict[str, tuple[Callable[..., nn.Module], InputSpec]] = {
     "digits_cnn": (digits.digits_cnn, DIGITS_INPUT),
     "resnet20": (cifar.resnet20, CIFAR_INPUT),
-    "resnet32": (cifar.resnet32, CIFAR_INPUT),
-    "resnet44": (cifar.resnet44, CIFAR_INPUT),
+    "resnet32": (partial(cifar.CifarResNet, 5), CIFAR_INPUT),
+    "resnet44": (partial(cifar.CifarResNet, 7), CIFAR_INPUT),
     "resnet56": (cifar.resnet56, CIFAR_INPUT),
-    "resnet110": (cifar.resnet110, CIFAR_INPUT),
+    "resnet110": (partial(cifar.CifarResNet, 18), CIFAR_INPUT),
     "vgg16": (cifar.vgg16, CIFAR_INPUT),
     "ghostnet": (ghostnet.ghostnet, IMAGENET_INPUT),
-    "ghostnet_050": (ghostnet.ghostnet_050, IMAGENET_INPUT),
-    "ghostnet_130": (ghostnet.ghostnet_130, IMAGENET_INPUT),
-    "ghostnetv2": (ghostnet.ghostnetv2, IMAGENET_INPUT),
+    "ghostnet_050": (partial(ghostnet.ghostnet, width=0.5), IMAGENET_INPUT),
+    "ghostnet_130": (partial(ghostnet.ghostnet, width=1.3), IMAGENET_INPUT),
+    "ghostnetv2": (partial(ghostnet.ghostnet, attention=True), IMAGENET_INPUT),
     "repghostnet": (repghost.repghostnet, IMAGENET_INPUT),
-    "ghostnet_cifar": (ghostnet.ghostnet_cifar, CIFAR_INPUT),
+    "ghostnet_cifar": (partial(ghostnet.ghostnet, num_classes=10, stem_stride=1), CIFAR_INPUT),
 }
 """`ghostsearch:NAME`: builder and input."""
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ghostsearch.graph.capture import copied
-from ghostsearch.models.ghost_module import GhostBottleneck, Row, convolution, make_divisible
+from ghostsearch.models.ghost_module import GhostBottleneck, Row, convolution
 from ghostsearch.models.ghostnet import ROWS, STEM, GhostNet
 
 EXPANSIONS = (8, 24, 36, 36, 60, 120, 100, 120, 120, 240, 336, 336, 480, 480, 480, 480)
@@ -63,19 +63,15 @@ def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return scale, norm.bias - norm.running_mean * scale
 
 
-def repghostnet(num_classes: int = 1000, width: float = 1.0) -> GhostNet:
+def repghostnet(num_classes: int = 1000) -> GhostNet:
     """RepGhostNet as it is trained, in the layout of its released checkpoints (Chen et al. 2022, section 3.3)."""
-    rows = [
-        replace(row, expansion=make_divisible(e * width), out=make_divisible(row.out * width))
-        for row, e in zip(ROWS, EXPANSIONS, strict=True)
-    ]
+    rows = [replace(row, expansion=expansion) for row, expansion in zip(ROWS, EXPANSIONS, strict=True)]
 
     def bottleneck(_: int, channels: int, row: Row) -> GhostBottleneck:
         project = RepGhostModule(row.expansion, row.out, relu=False)
         return GhostBottleneck(channels, row, RepGhostModule(channels, row.expansion), project)
 
-    last = make_divisible(2 * EXPANSIONS[-1] * width)
-    return GhostNet(rows, bottleneck, num_classes=num_classes, stem=make_divisible(STEM * width), last=last)
+    return GhostNet(rows, bottleneck, num_classes=num_classes, stem=STEM, last=2 * EXPANSIONS[-1])
 
 
 def fused(model: nn.Module) -> nn.Module:

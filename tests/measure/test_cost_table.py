@@ -96,7 +96,7 @@ def test_baseline_is_the_measured_cost(small):
 def test_many_at_once_equal_one_by_one(small):
     *_, space, table = small
     architectures = [drawn(space, random.Random(i)) for i in range(40)]
-    many = table.predict_many(architectures, space)
+    many = table.predict_codes(space, encode(space, architectures))
     one_by_one = [table.predict(a) for a in architectures]
     assert many.tolist() == [
         [c.params for c in one_by_one],

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ghostsearch.measure.cost import measure_cost
-from ghostsearch.models.cifar import resnet20, resnet32, resnet44, resnet56, resnet110, vgg16
+from ghostsearch.models.cifar import resnet20, resnet56, vgg16
+from ghostsearch.models.load import OWN_MODELS
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 
@@ -19,10 +20,10 @@ def resnet_cost(n):
     return sum(weights) + batchnorm + 64 * 10 + 10, macs + 64 * 10
 
 
-@pytest.mark.parametrize(("build", "n"), [(resnet20, 3), (resnet32, 5), (resnet44, 7), (resnet56, 9), (resnet110, 18)])
-def test_resnet_cost(build, n):
-    cost = measure_cost(build(), IMAGE)
-    assert (cost.params, cost.macs) == resnet_cost(n)
+@pytest.mark.parametrize("layers", [20, 32, 44, 56, 110])
+def test_resnet_cost(layers):
+    cost = measure_cost(OWN_MODELS[f"resnet{layers}"][0](), IMAGE)
+    assert (cost.params, cost.macs) == resnet_cost((layers - 2) // 6)
 
 
 def test_vgg16_cost():

@@ -35,7 +35,7 @@ class SelfTest:
     seconds: float
 
 
-def self_test(name: str, *, threads: int = 1) -> SelfTest:
+def self_test(name: str) -> SelfTest:
     """Run a small ghost-like network on a device: outputs equal to the module's, latency measured, threads checked.
 
     Never raises for a device that does not work: the result says why.
@@ -44,10 +44,9 @@ def self_test(name: str, *, threads: int = 1) -> SelfTest:
     try:
         device = get_device(name)
         model, example = probe_model()
-        difference = output_difference(device, model, example, threads)
-        found = measure_latency(
-            {"probe": model}, example, device=device, setting=Setting(threads=threads, time_limit=TIMING_S)
-        )["probe"]
+        difference = output_difference(device, model, example)
+        setting = Setting(time_limit=TIMING_S)
+        found = measure_latency({"probe": model}, example, device=device, setting=setting)["probe"]
     except GhostsearchError as error:
         return SelfTest(name, False, str(error), None, None, time.perf_counter() - start)
     seconds = time.perf_counter() - start
@@ -97,14 +96,14 @@ def randomise_statistics(model: nn.Module) -> None:
             module.running_var.uniform_(0.5, 1.5)
 
 
-def output_difference(device: Device, model: nn.Module, example: Tensor, threads: int = 1) -> float:
+def output_difference(device: Device, model: nn.Module, example: Tensor) -> float:
     """Largest difference of a device's outputs from the module's, relative to the module's largest; inf for other
     shapes.
     """
     with torch.inference_mode():
         wanted = model(example).numpy()
-    with device.session(threads):
-        prepared = device.prepare(model, example, Setting(threads=threads))
+    with device.session(1):
+        prepared = device.prepare(model, example, Setting())
         outputs = prepared.outputs()
         prepared.close()
     if len(outputs) != 1 or outputs[0].shape != wanted.shape:

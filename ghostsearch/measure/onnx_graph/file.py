@@ -22,7 +22,7 @@ DTYPES = {
 """Kinds of inputs by ONNX Runtime's names."""
 
 
-def open_onnx(path: Path, *, size: int | str | None = None, threads: int = 1) -> LoadedModel:
+def open_onnx(path: Path, *, size: int | str | None = None) -> LoadedModel:
     """An ONNX file as a model whose module is an OnnxModule; `size` fills free sides of its inputs.
 
     The input is as `ghostsearch export` noted it, else the first one's shape without a normalisation. Raises
@@ -30,7 +30,7 @@ def open_onnx(path: Path, *, size: int | str | None = None, threads: int = 1) ->
     """
     if not path.is_file():
         raise GhostsearchError(f"{path}: no such file")
-    module = OnnxModule.read(path, threads=threads)
+    module = OnnxModule.read(path)
     shape = tuple(example_inputs(module, None, parse_size(size))[0].shape)
     sides = parse_size(shape[2:] or shape[1:] or (1,))
     assert sides is not None

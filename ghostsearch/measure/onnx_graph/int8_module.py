@@ -17,7 +17,7 @@ from ghostsearch.measure.onnx_graph.quantize import Feed, Int8Graph, Int8Options
 
 def int8_module(
     model: nn.Module, example: Any, calibration: Iterable[Any], options: Int8Options | None = None, *,
-    free_batch: bool = False, threads: int = 1,
+    free_batch: bool = False,
 ) -> OnnxModule:  # fmt: skip
     """The model quantized by the ranges of its activations on calibration inputs; an OnnxModule is returned as it is.
 
@@ -27,7 +27,7 @@ def int8_module(
     if isinstance(model, OnnxModule):
         return model
     found = int8_graph(model, example, calibration, options, free_batch=free_batch)
-    return OnnxModule(found.graph, threads=threads)
+    return OnnxModule(found.graph)
 
 
 def int8_graph(

@@ -30,10 +30,10 @@ class OnnxModule(nn.Module):
         self._session: Any = None
 
     @classmethod
-    def read(cls, path: Path, *, threads: int = 1) -> OnnxModule:
+    def read(cls, path: Path) -> OnnxModule:
         """The graph in a file; raises GhostsearchError when the file is no ONNX graph that ONNX Runtime runs."""
         try:
-            module = cls(path.read_bytes(), threads=threads)
+            module = cls(path.read_bytes())
             _ = module.session
         except OSError as error:
             raise GhostsearchError(f"{path}: cannot be read ({error.strerror})") from None
