@@ -52,7 +52,8 @@ import torch, ghostsearch
 from torchvision.models import mobilenet_v3_small
 net, images = mobilenet_v3_small().eval(), torch.randn(32, 3, 64, 64)
 small, record = ghostsearch.compress(net, images, max_macs="80%", objectives=("score", "macs"), trials=3,
-                                     calibration_images=16, time_limit=0.2, final_time_limit=0.5)
+                                     sampler="random", seeds="uniform", calibration_images=16, time_limit=0.2,
+                                     final_time_limit=0.5)
 print("record", record.digest, type(small).__module__)
 """
 
@@ -257,7 +258,8 @@ def page_of(rows: list[dict[str, str]]) -> ResultPage:
         tables=[ResultTable("Steps", rows)],
         notes=[
             "Published weights are random ones in the publishers' caches, boxes and masks are drawn, so scores say "
-            "nothing. CPU seconds of beginnings: a command's start alone takes some.",
+            "nothing. CPU seconds include the start of each command; other jobs ran on the machine.",
+            "Where a step showed a fault, it was mended and the step taken again with a wheel of the mended state.",
             f"Python {sys.version.split()[0]}, no network but for the packages.",
         ],
     )  # fmt: skip

@@ -21,6 +21,7 @@ class ImageOptions(Options):
     )
     train_images: int | None = option(None, "Use only this many training images, stratified.", panel=INPUT, ge=1)
     task: str = option(
-        "classification", "classification, segmentation, …, or package.module:object with a loss and a score.",
+        "classification", "classification, multilabel, segmentation, detection, regression, restoration, signals, or "
+        "package.module:object with a loss and a score.",
         panel=INPUT,
     )  # fmt: skip

@@ -128,7 +128,9 @@ class Limits(CostLimits):
     def check_score(self, metric: str) -> None:
         """Raise GhostsearchError for a limit on a score that is a share and that the limit takes for percent."""
         for name, value in (("min-accuracy", self.min_accuracy), ("max-drop", self.drop())):
-            if metric in SHARES and value is not None and value > 1:
+            # A drop of all of the score is no limit: whoever writes 1 means a point.
+            whole = name == "max-drop" and value == 1 and "%" not in str(self.max_drop)
+            if metric in SHARES and value is not None and (value > 1 or whole):
                 raise GhostsearchError(f"--{name} {value:g}: {metric} is a share; write {value:g}% or {value / 100:g}")
 
     def limit_texts(self) -> dict[str, str]:

@@ -44,6 +44,13 @@ def test_an_option_name_has_one_meaning():
     assert several == set(SEVERAL)
 
 
+def test_the_help_names_every_task():
+    from ghostsearch.training.tasks.table import TASKS
+
+    (told,) = {uses["search"][0] for name, uses in options().items() if name == "--task"}
+    assert all(f"{name}, " in told for name in TASKS)
+
+
 def test_no_two_names_have_one_meaning():
     first = [next(iter(uses.values()))[0] for uses in options().values()]
     assert sorted(first) == sorted(set(first))

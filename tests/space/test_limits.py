@@ -10,6 +10,7 @@ def test_a_score_is_a_share_or_has_a_unit_of_its_own():
     assert Limits(min_accuracy="97%").min_accuracy == Limits(min_accuracy="0.97").min_accuracy == 0.97
     Limits(min_accuracy="30", max_drop="2").check_score("PSNR")
     Limits(min_accuracy="97%", max_drop="1%").check_score("mIoU")
+    Limits(min_accuracy="100%", max_drop="100%").check_score("accuracy")
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,7 @@ def test_a_score_is_a_share_or_has_a_unit_of_its_own():
     [
         ({"min_accuracy": 97}, "--min-accuracy 97: .* write 97% or 0.97"),
         ({"max_drop": "2"}, "--max-drop 2: .* write 2%"),
+        ({"max_drop": "1"}, "--max-drop 1: .* write 1% or 0.01"),
     ],
 )
 @pytest.mark.parametrize("metric", ["accuracy", "agreement", "COCO mAP"])
