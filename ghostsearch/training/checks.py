@@ -112,7 +112,10 @@ def _check_classes(output: Tensor, target: Tensor, data: Data) -> None:
         raise GhostsearchError(f"classification expects logits (N, classes), the model gave {tuple(output.shape)}")
     outputs, classes = output.shape[1], len(data.classes)
     if classes and classes != outputs:
-        raise GhostsearchError(f"the model has {outputs} outputs, the data {classes} classes; add --classes {classes}")
+        raise GhostsearchError(
+            f"the model has {outputs} outputs, the data {classes} classes; add --classes {classes} where it is made "
+            "(search, convert)"
+        )
     if len(target) != batch_size(output):
         raise GhostsearchError(f"{batch_size(output)} images have {len(target)} labels")
     largest = target.shape[1] - 1 if target.ndim == 2 else int(target.max())

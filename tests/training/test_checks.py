@@ -72,7 +72,7 @@ def test_classes_of_the_data_are_the_models_outputs():
         classes = ("a", "b", "c", "d")
 
     named = DataLoader(Named(torch.rand(9, 1, 4, 4), torch.arange(9) % 3), 4)
-    with pytest.raises(GhostsearchError, match="3 outputs, the data 4 classes; add --classes 4"):
+    with pytest.raises(GhostsearchError, match="3 outputs, the data 4 classes; add --classes 4 where it is made"):
         check_run(net(), data(train=named), load_task())
 
 
