@@ -141,30 +141,29 @@ def search(
     or a tuple of tensors (images, targets); without targets models are scored by agreement with the given one. Raises
     GhostsearchError for bad input, before anything is written.
     """
+    given = None
     if config is not None:
         if options or model is not None or data is not None:
             raise GhostsearchError("search takes a RunConfig, or model, data and options, not both")
-        return _search(config, progress)
-    if not isinstance(model, nn.Module):
+    elif isinstance(model, nn.Module):
+        config, given = _in_memory(model, data, options)
+    else:
         named: dict[str, Any] = {key: value for key, value in (("model", model), ("data", data)) if value is not None}
-        return _search(RunConfig(**named, **options), progress)
+        config = RunConfig(**named, **options)
+    with notebook_bar(progress) as report:
+        return search_named(config, progress=report, given=given)
+
+
+def _in_memory(model: nn.Module, data: Any, options: dict[str, Any]) -> tuple[RunConfig, Given]:
+    """The run of a module on three splits, and what it cannot open by name."""
     if not isinstance(data, tuple | list) or len(data) != 3:
         raise GhostsearchError("search(model=NET) takes data=(train, validation, test): loaders, data sets or tensors")
     splits = [_as_set(split) for split in data]
     spec = _input_of(_first(_one_batch(splits[0])))
-    net = copied(model).eval()
-    run = RunConfig(
-        model=f"memory:{type(model).__name__}", data="in memory", weights=f"in memory, {_digest(model)}", **options
-    )
-    given = Given(
-        LoadedModel(net, "", spec, weights=run.weights or ""), own_data(splits, run.data, spec, batch=run.batch_size)
-    )
-    return _search(run, progress, given)
-
-
-def _search(config: RunConfig, progress: Progress | None, given: Given | None = None) -> StudyView:
-    with notebook_bar(progress) as report:
-        return search_named(config, progress=report, given=given)
+    weights = f"in memory, {_digest(model)}"
+    run = RunConfig(model=f"memory:{type(model).__name__}", data="in memory", weights=weights, **options)
+    loaded = LoadedModel(copied(model).eval(), "", spec, weights=weights)
+    return run, Given(loaded, own_data(splits, run.data, spec, batch=run.batch_size))
 
 
 class Compressed(NamedTuple):

@@ -157,7 +157,7 @@ def measure_model(
     allow_code: o.AllowCode = False,
     shown: o.Output = o.OUTPUT,
 ) -> None:
-    """Measure params, MACs (ours, fvcore, thop), bytes, and latency on real devices.
+    """Measure params, MACs (exact, fvcore, thop), bytes, and latency on real devices.
 
     A converted directory is timed interleaved with the baseline it came from. MODEL may be any .onnx file too.
 

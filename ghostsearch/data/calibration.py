@@ -19,18 +19,18 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images that weights are fitted on, or ranges are taken from; no label is looked at."""
+    """Images that weights are fitted on, or ranges are taken from; without labels."""
 
     batches: Sequence[Any]
     """(N, C, *dims) each, or tuples or dicts of several inputs."""
     images: int
-    """How many there are in all, which may be fewer than were asked for."""
+    """How many there are in all, perhaps fewer than requested."""
     broken: tuple[str, ...] = ()
     """Files that were left out, each with the reason."""
 
 
 class ReadBatches(Sequence[Tensor]):
-    """Batches of images of a set by position, read anew each time one is looked at, so none stays in memory."""
+    """Batches of images of a set by position, read at each access, so that none stays in memory."""
 
     def __init__(self, images: Any, positions: Sequence[Sequence[int]]) -> None:
         self.images, self.positions = images, positions
@@ -58,7 +58,7 @@ def drawn(dataset: Any, images: int, seed: int, batch: int = BATCH) -> ReadBatch
 def calibration_batches(data: Any, images: int = 512, *, seed: int = 0, batch: int = BATCH) -> Sequence[Any]:
     """Batches of `images` training images (fewer where there are not so many) without augmentation or labels.
 
-    Those of a folder or packaged set are read when looked at; a loader of the user's own is read once and kept, on the
+    Those of a folder or packaged set are read at each access; a loader of the user's own is read once and kept, on the
     CPU. The same seed draws the same images. Raises GhostsearchError when the training split is empty.
     """
     dataset = getattr(data.train, "dataset", None)

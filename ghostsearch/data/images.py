@@ -27,7 +27,10 @@ class BrokenImageError(ValueError):
 
 
 def open_file(path: str, input_spec: InputSpec | None = None) -> Image:
-    """The image in a file, upright, not resized; for an input a large JPEG is decoded at a scale that suffices."""
+    """The image in a file, upright, not resized; for an input a large JPEG is decoded at a scale that suffices.
+
+    Raises BrokenImageError above MAX_PIXELS, and what Pillow raises for a damaged file.
+    """
     from PIL import Image, ImageOps
 
     image: Any = Image.open(path)

@@ -64,7 +64,10 @@ def with_splits(source: Source, own: dict[str, list[int]], seed: int) -> Source:
 
 
 def shortened(source: Source, split: str, count: int | None, seed: int) -> Source:
-    """The source with only `count` images in a split; the other positions are not even opened."""
+    """The source with only `count` images in a split; the other positions are never opened.
+
+    Raises GhostsearchError for a count below 1.
+    """
     before = source.splits[split]
     if count is not None and count < 1:
         raise GhostsearchError(f"the number of {split} images must be at least 1, got {count}")

@@ -33,7 +33,7 @@ def write_detector(module: nn.Module, input_spec: InputSpec, path: Path, notes: 
 
 
 def compare_found(path: Path, module: nn.Module, input_spec: InputSpec) -> tuple[float, float]:
-    """Largest difference in pixels between the boxes that file and module find in made-up images, and the image's side.
+    """Largest distance in pixels of boxes that file and module find in synthetic images, and those images' side.
 
     Warns where there is nothing to compare. Raises GhostsearchError when too few boxes are found by both.
     """

@@ -100,7 +100,7 @@ def strips_figure(view: StudyView, records: Sequence[Record], kind_of: Mapping[s
 def layer_figures(view: StudyView) -> dict[str, dict[str, Figure]]:
     """Each layer timed alone, baseline and as it became: by device, then by digest of the model.
 
-    Empty when the search timed no layers (it does where its seeds come from the solver and latency is an objective).
+    Empty where the study kept no times of single layers.
     """
     devices: dict[str, list[dict[str, Any]]] = {}
     for row in view.layers:

@@ -70,7 +70,7 @@ def measurement(
     allow_code: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Cost by three counters and latency on each device; a model we converted is timed beside its baseline.
+    """Cost by three counters and latency on each device; a converted model is timed beside its baseline.
 
     Raises GhostsearchError for an unknown or absent device.
     """

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 from ghostsearch.records import COST_LABELS, Axis, Record, Score, StudyView
 from ghostsearch.study.choose import BASELINE, BASELINES, TRAINED, better_baseline, cheaper_equal
+from ghostsearch.study.statistics import share_error
 from ghostsearch.units import MISSING, interval_text, score_text, share_text
 
 
@@ -64,7 +64,7 @@ def standard_error(score: Score | None) -> float | None:
         return score.stderr if score else None
     if score.metric != "accuracy" or not 0 <= score.value <= 1 or score.images < 1:
         return None
-    return math.sqrt(score.value * (1 - score.value) / score.images)
+    return share_error(score.value, score.images)
 
 
 def score_cell(score: Score | None) -> str:

@@ -122,11 +122,10 @@ def _may_be_front(view: StudyView, record: Record, cost: Axis, score: Axis, stag
     """Whether it meets the limits and may be compared: scores of different rungs are not."""
     if (is_variant(record) and record.digest != TRAINED) or record.state != "complete" or record.digest in view.missed:
         return False
-    newest = record.score("test" if stage == "test" else "validation")
+    newest, searched = record.score("test" if stage == "test" else "validation"), stage == "searched"
     final = max((s.epochs for r in view.finalists if (s := r.score())), default=0.0)
-    if stage == "searched" and record.digest == "baseline":
-        return not (cost.breach(record) or score.breach(record))
-    if newest and newest.epochs < (last_rung(view) if stage == "searched" else final):
+    rung = last_rung(view) if searched else final
+    if newest and newest.epochs < rung and not (searched and record.digest == "baseline"):
         return False
     return not (cost.breach(record) or score.breach(record))
 

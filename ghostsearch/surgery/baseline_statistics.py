@@ -149,7 +149,7 @@ class BaselineStatistics:
         return folded(light_copy(self.teacher), self.places)
 
     def _watch(self, batch: Any, take: Callable[[Any, Any], None]) -> None:
-        """One forward; hands over each value that a place may name."""
+        """One forward that calls `take` with each value that a place may name."""
         if self.traced:
             _Watching(self._folded, self.graph, take).run(batch)
             return

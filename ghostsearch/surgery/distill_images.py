@@ -35,7 +35,7 @@ def _pooled(images: Sequence[Any]) -> Tensor | None:
 
 
 def split(images: Sequence[Any], settings: ImageSettings) -> tuple[list[Any], list[Any]]:
-    """Batches to train on and batches that judge; where there is only one of a foreign kind it does both."""
+    """Batches to train on and batches that judge; a single batch that is no image tensor does both."""
     pool = _pooled(images)
     if pool is not None:
         held = min(len(pool) - 1, max(1, round(len(pool) * settings.held_out)))
@@ -47,7 +47,7 @@ def split(images: Sequence[Any], settings: ImageSettings) -> tuple[list[Any], li
 
 
 def kept_to_judge(images: Sequence[Any], steps: int) -> tuple[list[Any], list[Any]]:
-    """The images that a fit sees, and those kept from it to judge the distillation of `steps` behind it."""
+    """The images for the fit, and those held out to judge the distillation of `steps` after it; none without steps."""
     return split(images, ImageSettings()) if steps and images else (list(images), [])
 
 

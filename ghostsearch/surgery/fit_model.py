@@ -84,7 +84,7 @@ class ModelFit:
         return FitReport(tuple(self.fitted), self.not_fitted, self.peak)
 
     def _without_place(self, changed: Sequence[str]) -> list[str]:
-        """Changed layers, and layers behind them, that the fit cannot reach."""
+        """Changed layers, and layers behind them, that cannot be fitted."""
         if not self.statistics.traced:
             return [path for path in changed if path not in self.places]
         starts, found, behind = set(changed), [], set[fx.Node]()
@@ -200,7 +200,7 @@ class ModelFit:
         )  # fmt: skip
 
     def _aim(self, place: Place) -> str:
-        """The layer whose value a layer is fitted to: its own, but for what stands for a branch of several."""
+        """The layer whose value a layer is fitted to: itself, or the end of the dropped branch that it replaces."""
         return getattr(self.student.get_submodule(place.path), "fitted_to", place.path)
 
     def _metric(self, place: Place, new: Any) -> Tensor | None:

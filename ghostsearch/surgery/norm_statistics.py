@@ -1,4 +1,4 @@
-"""BatchNorm statistics of a changed net, taken anew from images; whether images fit those of a net as it came."""
+"""Recalibrates BatchNorm statistics from images, and warns where images do not fit a trained net's statistics."""
 
 from __future__ import annotations
 

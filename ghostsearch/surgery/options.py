@@ -8,7 +8,7 @@ CONVERTING = "Weights"
 
 
 class FitOptions(Options):
-    """How a converted model comes to its weights."""
+    """How a converted model gets its weights."""
 
     calibration_images: int = option(
         512, "Calibration images for the closed-form weights; 0 copies weights instead.", panel=CONVERTING, ge=0

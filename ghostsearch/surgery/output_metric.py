@@ -1,4 +1,4 @@
-"""How much an error at each layer's output matters to the net's own answer: E[g gᵀ] from sampled labels."""
+"""How much an error at each layer's output changes the net's prediction: E[g gᵀ] from sampled labels."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ Hook = Callable[[nn.Module, Any, Any], Any]
 
 
 class ConversionWarning(UserWarning):
-    """A conversion is right, but not what was asked for; the message says in what way."""
+    """A conversion is correct but differs from the request; the message says how."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def checked(
 
 
 def outputs_of(model: nn.Module, images: Any) -> list[Tensor]:
-    """A model's outputs, in evaluation mode, for images (N, C, *spatial) or any forward input."""
+    """A model's outputs in eval mode for images (N, C, *spatial) or any forward input; the model stays untouched."""
     return _outputs(_beside(images, model), images, {})
 
 

@@ -103,7 +103,7 @@ def torch_device(name: str) -> torch.device:
 
 
 def length(loader: Iterable[Any]) -> int | None:
-    """Batches of a loader; None where it does not say."""
+    """The number of a loader's batches; None where it is unknown."""
     try:
         return len(loader)  # type: ignore[arg-type]
     except TypeError:

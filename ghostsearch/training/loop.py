@@ -26,7 +26,7 @@ from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.classification import Classification
 
 CHECK_EVERY = 16
-"""Steps between looks at the loss on a GPU, where each look waits for the device."""
+"""Steps between checks of the loss on a GPU, each of which waits for the device."""
 
 
 def train(

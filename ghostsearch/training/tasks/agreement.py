@@ -31,7 +31,7 @@ class Agreement(Task):
         return self.task.forward(model, images, target)
 
     def target(self, images: Any, target: Any) -> Any:
-        """The baseline's output on the batch; a label, where there is one, is not looked at."""
+        """The baseline's output on the batch; labels are ignored."""
         # Not in inference mode, whose tensors no gradient may meet.
         with torch.no_grad():
             first = next(tensors(images), torch.empty(0))
@@ -42,7 +42,7 @@ class Agreement(Task):
         return self.task.distillation_loss(output, target)
 
     def meter(self) -> Meter:
-        """The task's score of an output against what the baseline's output stands for."""
+        """The task's score of an output against the baseline's prediction."""
         return AgreementMeter(self.task)
 
     def distillation_loss(self, output: Any, teacher_output: Any) -> Tensor:
