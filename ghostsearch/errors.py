@@ -113,6 +113,11 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def text_of(error: BaseException, most: int = 200) -> str:
+    """What an exception says, in one line of at most `most` characters; its type where it says nothing."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:most]
+
+
 def in_a_line(error: BaseException, most: int = 200) -> str:
     """Type and text of an exception that is none of ours, in one line of at most `most` characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:most]

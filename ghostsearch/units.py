@@ -28,6 +28,14 @@ def milliseconds(seconds: float | None) -> str:
     return MISSING if seconds is None else f"{_three_digits(seconds * 1e3)} ms"
 
 
+def duration(seconds: float) -> str:
+    """A time as people say it: `40 s`, `12 min`, `2 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def score_text(value: float | None, metric: str, error: float | None = None) -> str:
     """A score and its standard error: in percent where it is a share of right answers, else four significant digits."""
     if value is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, text_of
 
 MAX_YAML_BYTES = 2**18
 
@@ -23,4 +23,4 @@ def read_yaml(path: Path) -> object:
     except OSError as error:
         raise GhostsearchError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise GhostsearchError(f"{path}: not valid YAML ({' '.join(str(error).split())[:200]})") from None
+        raise GhostsearchError(f"{path}: not valid YAML ({text_of(error)})") from None

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ghostsearch.errors import text_of
+
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 PLAIN: tuple[type[Any], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PADDING_MODES = ("constant", "circular", "reflect", "replicate")
@@ -148,8 +150,9 @@ def trouble_of(conv: Any, shape: Sequence[int]) -> str:
                 part = narrowed(probe, keep, bias=probe.bias is not None)(x)
         # A foreign forward may raise anything.
         except Exception as error:  # noqa: BLE001
-            shown = " ".join(str(error).split())[:80]
-            return f"{kind}: a convolution class that does not run with some of its filters alone ({shown})"
+            return (
+                f"{kind}: a convolution class that does not run with some of its filters alone ({text_of(error, 80)})"
+            )
     if not isinstance(y, Tensor) or y.shape[1] != conv.out_channels:
         return f"{kind}: a convolution class whose forward does not give its output channels"
     if not (_close(twice - nothing, 2 * (y - nothing)) and _close(both - nothing, y + alone - 2 * nothing)):

@@ -184,8 +184,19 @@ def measure_model(
     if explain:
         rows = [(d["operator"], *(with_prefix(d[k]) for k in macs), d["reason"]) for d in found["differences"]]
         show_table("where the counters differ", ["operator", *macs, "reason"], rows)
+    _show_latency(found["latency"], setting)
+    then = f"check {typed(model)} --device {devices[0]} --max-latency 12ms"
+    if Path(model).is_dir():
+        then = f"export {typed(model)}{' --allow-code' * allow_code} --format onnx"
+    elif not Path(model).is_file():
+        then = f"inspect {model}"
+    say(f"next: ghostsearch {then}")
+
+
+def _show_latency(latencies: list[dict[str, Any]], setting: Setting) -> None:
+    """A row per device: median, quartiles, ratio to the baseline, and what to know of the measurement."""
     rows = []
-    for x in found["latency"]:
+    for x in latencies:
         low, high = x["quartiles_s"]
         ratio = "–" if x["ratio"] is None else f"{x['ratio']:.3f}"
         remark = f"stopped: {x['stopped']}" + "; noisy, its spread exceeds a tenth of the median" * x["noisy"]
@@ -196,12 +207,6 @@ def measure_model(
     threads = f"{setting.threads} thread{'s' * (setting.threads > 1)}"
     title = f"latency, batch {setting.batch}, {threads}, {setting.precision}"
     show_table(title, ["device", "median", "quartiles", "÷ baseline", "runs", ""], rows)
-    then = f"check {typed(model)} --device {devices[0]} --max-latency 12ms"
-    if Path(model).is_dir():
-        then = f"export {typed(model)}{' --allow-code' * allow_code} --format onnx"
-    elif not Path(model).is_file():
-        then = f"inspect {model}"
-    say(f"next: ghostsearch {then}")
 
 
 def export_model(

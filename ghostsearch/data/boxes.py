@@ -15,7 +15,7 @@ import numpy as np
 from ghostsearch.data.folder import EXTENSIONS, SPLIT_NAMES, is_colour, open_listed, split_folders
 from ghostsearch.data.images import BrokenImageError
 from ghostsearch.data.source import Source, with_splits
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, text_of
 
 BACKGROUND = "background"
 """Class 0 of torchvision's detectors; objects count from 1."""
@@ -101,7 +101,7 @@ def _voc_objects(file: Path) -> tuple[list[tuple[str, list[float], bool]], tuple
             for thing in tree.iter("object")
         ]
     except (OSError, ValueError, ElementTree.ParseError) as error:
-        return f"{file.name}: {' '.join(str(error).split())[:120]}"
+        return f"{file.name}: {text_of(error, 120)}"
     bad = next((name for name, box, _ in objects if not name or not np.isfinite(box).all()), None)
     if bad is not None:
         return f"{file.name}: object {bad!r} has no name or no bndbox"
@@ -157,7 +157,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise GhostsearchError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())[:120]})") from None
+        raise GhostsearchError(f"{file}: cannot be read as JSON ({text_of(error, 120)})") from None
     for part, keys in NEEDED.items():
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) and keys <= set(row) for row in rows):

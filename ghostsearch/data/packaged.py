@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset
 from ghostsearch.data.folder import SPLIT_OF
 from ghostsearch.data.source import SPLITS, Source, with_splits
 from ghostsearch.data.splits import stratified_split
-from ghostsearch.errors import GhostsearchError, MissingExtraError
+from ghostsearch.errors import GhostsearchError, MissingExtraError, text_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,8 +76,7 @@ def read_hugging_face(folder: Path, seed: int) -> Source:
         found: Any = datasets.load_from_disk(str(folder.expanduser()))
     # Its readers raise errors of many kinds for what is no such folder.
     except Exception as error:  # noqa: BLE001
-        reason = " ".join(str(error).split())[:200]
-        raise GhostsearchError(f"{folder}: no data set that datasets.save_to_disk wrote ({reason})") from None
+        raise GhostsearchError(f"{folder}: no data set that datasets.save_to_disk wrote ({text_of(error)})") from None
     given: dict[str, Any] = dict(found) if isinstance(found, dict) else {"train": found}
     parts = {SPLIT_OF.get(name.lower(), name): part for name, part in given.items()}
     if "train" not in parts:
@@ -129,8 +128,7 @@ def _open_pair(name: str, root: Path) -> tuple[Any, Any]:
         train, test = (kind(str(root), **chosen, **download) for chosen in selections)
     # torchvision's readers check little: damaged files make them raise nearly anything.
     except Exception as error:  # noqa: BLE001
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise GhostsearchError(f"torchvision's {name} cannot be read from {str(root)!r}: {reason}") from None
+        raise GhostsearchError(f"torchvision's {name} cannot be read from {str(root)!r}: {text_of(error)}") from None
     return train, test
 
 

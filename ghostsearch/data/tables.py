@@ -13,7 +13,7 @@ import numpy as np
 from ghostsearch.data.folder import SPLIT_OF, is_colour, open_listed
 from ghostsearch.data.images import BrokenImageError, open_file
 from ghostsearch.data.source import Source, with_splits
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, text_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,8 +74,7 @@ def _read_table(file: Path) -> pd.DataFrame:
         table = pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True)
     # pandas raises errors of its own, and of the system, for what is no CSV.
     except Exception as error:  # noqa: BLE001
-        reason = " ".join(str(error).split())[:200]
-        raise GhostsearchError(f"{file}: no CSV table can be read ({reason})") from None
+        raise GhostsearchError(f"{file}: no CSV table can be read ({text_of(error)})") from None
     if "path" not in table or table.empty:
         found = ", ".join(map(str, table.columns))[:100]
         raise GhostsearchError(
@@ -133,8 +132,7 @@ def read_arrays(file: Path, input_spec: InputSpec, seed: int) -> Source:
             x, y = found["x"], found.get("y")
     # A damaged archive makes its reader raise nearly anything.
     except Exception as error:  # noqa: BLE001
-        reason = " ".join(str(error).split())[:200]
-        raise GhostsearchError(f"{file}: cannot be read as .npz with an array x ({reason})") from None
+        raise GhostsearchError(f"{file}: cannot be read as .npz with an array x ({text_of(error)})") from None
     if x.ndim == len(input_spec.shape) and input_spec.channels == 1:
         x = x[:, None]
     if x.shape[1:] != input_spec.shape or x.size == 0 or x.dtype.kind not in "fiub":

@@ -64,10 +64,11 @@ def compare_found(path: Path, module: nn.Module, input_spec: InputSpec) -> tuple
 
 def _blobs(input_spec: InputSpec) -> Tensor:
     """Images of soft spots at three scales from 0 to 1, normalised: detectors find more in them than in noise."""
+    from torchvision.transforms.functional import normalize
+
     made: Tensor = torch.zeros(IMAGES, *input_spec.shape)
     for cells in (2, 4, 8):
         rough = example_input(InputSpec(cells, input_spec.channels), IMAGES)
         made = made + nn.functional.interpolate(rough, input_spec.dims, mode="bicubic")
-    view = (1, -1, 1, 1)
-    mean, std = (torch.tensor(values).view(view) for values in (input_spec.mean, input_spec.std))
-    return ((made / 4 + 0.5).clamp(0, 1) - mean) / std
+    images: Tensor = normalize((made / 4 + 0.5).clamp(0, 1), input_spec.mean, input_spec.std)
+    return images

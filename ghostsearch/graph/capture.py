@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.nn.parameter import UninitializedParameter
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, in_a_line, text_of
 
 Shape = tuple[int, ...]
 HOOKS = (
@@ -154,8 +154,7 @@ def _copied(model: nn.Module, memo: dict[int, Any], copy_tensor: Callable[[Tenso
     try:
         made = copy.deepcopy(model, memo)
     except (TypeError, RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise GhostsearchError(f"this model cannot be copied ({reason}); converting works on a copy") from None
+        raise GhostsearchError(f"this model cannot be copied ({text_of(error)}); converting works on a copy") from None
     _same_state(model, made)
     return made
 
@@ -216,7 +215,7 @@ def forward_copy(model: nn.Module, example: Any, watch: Callable[[nn.Module], An
 
 def forward_failed(model: nn.Module, example: Any, trouble: Exception) -> GhostsearchError:
     """A failed forward in one line, with the way out of the usual mistakes."""
-    shown = " ".join(f"{type(trouble).__name__}: {trouble}".split())[:200]
+    shown = in_a_line(trouble)
     given, own = (
         {t.dtype for t in values if t.is_floating_point()} for values in (tensors(example), model.parameters())
     )

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from ghostsearch.errors import text_of
 from ghostsearch.graph.capture import call, copied, light_copy, moved, tensors
 from ghostsearch.graph.cut import cut_channels
 from ghostsearch.graph.plan import OUTPUT, Edit, WidthPlan, best_channels
@@ -77,7 +78,7 @@ def _difference(probe: nn.Module, plan: WidthPlan, names: Sequence[str], example
         found, wanted = _outputs(narrow, example), _outputs(zeroed, example)
     # A wrong coupling shows as any error of the cut net's forward.
     except Exception as error:  # noqa: BLE001
-        return f"the net fails when it is cut ({' '.join(str(error).split())[:100]})"
+        return f"the net fails when it is cut ({text_of(error, 100)})"
     for a, b in zip(found, wanted, strict=True):
         if a.shape != b.shape:
             return f"cutting it changes the output's shape from {tuple(b.shape)} to {tuple(a.shape)}"

@@ -12,7 +12,7 @@ import platformdirs
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, text_of
 from ghostsearch.files import cannot_write, write_text
 from ghostsearch.measure.devices.base import Device
 from ghostsearch.measure.devices.table import get_device
@@ -85,7 +85,7 @@ class CellStore:
         try:
             found = CellFile.model_validate(read_json(self.path))
         except (GhostsearchError, ValidationError) as error:
-            self.note = f"{self.path} is damaged and was not used ({' '.join(str(error).split())[:120]})"
+            self.note = f"{self.path} is damaged and was not used ({text_of(error, 120)})"
             return nothing
         if (found.format, found.version, found.fingerprint) != (FORMAT, VERSION, self.fingerprint):
             self.note = f"{self.path} is of another device or version and was not used"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError, told_as
 from ghostsearch.files import atomic_path, write_text
-from ghostsearch.graph.capture import call, copied
+from ghostsearch.graph.capture import call, copied, hooked
 from ghostsearch.models.input import InputSpec
 from ghostsearch.models.load import LoadedModel
 from ghostsearch.report.html import render
@@ -141,13 +141,12 @@ def open_image(path: Path | None) -> Image:
 def image_tensor(image: Image, spec: InputSpec) -> Tensor:
     """The image's middle, scaled and normalised as a model wants it: (1, C, H, W)."""
     from PIL import ImageOps
+    from torchvision.transforms import functional as transforms
 
     height, width = spec.dims
-    fitted = ImageOps.fit(image, (width, height))
-    array = np.asarray(fitted.convert("L" if spec.channels == 1 else "RGB"), dtype=np.float32) / 255
-    pixels = torch.from_numpy(array.copy()).reshape(height, width, -1).permute(2, 0, 1)
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
-    return ((pixels - mean) / std)[None]
+    fitted = ImageOps.fit(image, (width, height)).convert("L" if spec.channels == 1 else "RGB")
+    pixels: Tensor = transforms.normalize(transforms.to_tensor(fitted), spec.mean, spec.std)
+    return pixels[None]
 
 
 def similar_maps(model: nn.Module, pixels: Tensor, *, progress: Progress | None = None) -> Iterator[LayerMaps]:
@@ -167,22 +166,17 @@ def feature_maps(model: nn.Module, pixels: Tensor) -> dict[str, tuple[str, Tenso
     """Kind and output (C, H, W) of each Conv2d on one image, depthwise ones left out; the model stays untouched."""
     found: dict[str, tuple[str, Tensor]] = {}
     replica = copied(model).to("cpu").eval()
-    for path, module in replica.named_modules():
-        if isinstance(module, nn.Conv2d) and not is_depthwise(module):
-            kind = f"Conv2d {module.kernel_size[0]}×{module.kernel_size[1]}"
-            module.register_forward_hook(_keeper(found, path, kind))
+    convs = {m: path for path, m in replica.named_modules() if isinstance(m, nn.Conv2d) and not is_depthwise(m)}
+
+    def keep(conv: nn.Conv2d, _: Any, output: Tensor) -> None:
+        # A copy: an activation in place behind the convolution would change the maps after this.
+        kind = f"Conv2d {conv.kernel_size[0]}×{conv.kernel_size[1]}"
+        found.setdefault(convs[conv], (kind, output[0].detach().float().clone()))
+
     failing = f"the model's forward fails on the image at {tuple(pixels.shape)}"
-    with torch.no_grad(), told_as(lambda why: f"{failing} ({why})"):
+    with torch.no_grad(), hooked((conv, keep) for conv in convs), told_as(lambda why: f"{failing} ({why})"):
         call(replica, pixels)
     return found
-
-
-def _keeper(found: dict[str, tuple[str, Tensor]], path: str, kind: str) -> Callable[..., None]:
-    def keep(_: nn.Module, __: Any, output: Tensor) -> None:
-        # A copy: an activation in place behind the convolution would change the maps after this.
-        found.setdefault(path, (kind, output[0].detach().float().clone()))
-
-    return keep
 
 
 def _compare_maps(path: str, kind: str, maps: Tensor) -> LayerMaps:

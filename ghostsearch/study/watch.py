@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ghostsearch.shown import Progress
+from ghostsearch.units import duration
 
 
 @contextmanager
@@ -70,14 +71,6 @@ class Watch:
     def left_s(self) -> float:
         """Seconds of the time budget that are left; infinite without one."""
         return float("inf") if self.budget_s is None else self.budget_s - (time.perf_counter() - self.started)
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it: `40 s`, `12 min`, `2 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from ghostsearch.graph.flow import find_places, trace_graph
 from ghostsearch.shown import Progress
 from ghostsearch.surgery.distill_images import Draw, ImageSettings, split
 from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm, settle_norms, trained_norms
+from ghostsearch.units import duration
 
 NORM_IMAGES = 8
 """Of a batch at least, before BatchNorms use its statistics."""
@@ -143,17 +144,13 @@ class _Run:
         self.done += 1
         if self.progress:
             expected = (time.perf_counter() - began) * self.steps
-            told = f", about {_duration(expected)} on this machine" if self.done == 1 else ""
+            told = f", about {duration(expected)} on this machine" if self.done == 1 else ""
             self.progress(self.done, self.steps, f"distilling{told}")
 
 
 def _size(parameter: Tensor) -> float:
     """Root mean square of a tensor; biases of nearly zero count as 0.01."""
     return max(0.01, float(parameter.detach().square().mean().sqrt()))
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ghostsearch.blocks.base import Block
-from ghostsearch.errors import GhostsearchError, key_of
+from ghostsearch.errors import GhostsearchError, key_of, text_of
 from ghostsearch.files import atomic_path, cannot_write, write_text
 from ghostsearch.models.input import InputSpec, parse_size
 from ghostsearch.models.load import LoadedModel, example_input, load_model
@@ -257,8 +257,7 @@ def _read_weights(path: Path, sha256: str) -> State:
     try:
         found, state = _sha256(path), load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        shown = " ".join(str(error).split())[:120]
-        raise GhostsearchError(f"{path}: not a safetensors file, or a truncated one: {shown}") from None
+        raise GhostsearchError(f"{path}: not a safetensors file, or a truncated one: {text_of(error, 120)}") from None
     if found != sha256:
         raise GhostsearchError(
             f"{path}: not the weights that {ARCHITECTURE_FILE} was written with (interrupted, or replaced)"

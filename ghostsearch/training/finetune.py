@@ -18,7 +18,7 @@ from torch import nn
 
 from ghostsearch.data.load import Data, load_data
 from ghostsearch.data.options import ImageOptions
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, text_of
 from ghostsearch.files import atomic_path, check_writable, dated_directory, write_text
 from ghostsearch.models.input import InputSpec
 from ghostsearch.models.options import ModelOptions
@@ -208,8 +208,9 @@ def _read(file: Path) -> dict[str, Any]:
         found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     # Anything can be wrong with the bytes of a file.
     except Exception as error:
-        shown = " ".join(str(error).split())[:120]
-        raise GhostsearchError(f"{file}: not a ghostsearch checkpoint ({shown}); choose another folder") from error
+        raise GhostsearchError(
+            f"{file}: not a ghostsearch checkpoint ({text_of(error, 120)}); choose another folder"
+        ) from error
     return found
 
 

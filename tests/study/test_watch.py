@@ -7,7 +7,8 @@ import pytest
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.space.limits import parse_drop, parse_duration
-from ghostsearch.study.watch import Watch, duration, interruptible
+from ghostsearch.study.watch import Watch, interruptible
+from ghostsearch.units import duration
 
 
 def test_progress_names_the_stage_once_and_says_the_time_left(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, text_of
 from ghostsearch.graph.detector import FOUND
 
 BATCH_NAME = "batch"
@@ -39,8 +39,9 @@ class OnnxModule(nn.Module):
             raise GhostsearchError(f"{path}: cannot be read ({error.strerror})") from None
         # The runtime raises classes of its own, which share no base with ours.
         except Exception as error:  # noqa: BLE001
-            shown = " ".join(str(error).split())[:160]
-            raise GhostsearchError(f"{path}: not an ONNX graph that ONNX Runtime runs ({shown})") from None
+            raise GhostsearchError(
+                f"{path}: not an ONNX graph that ONNX Runtime runs ({text_of(error, 160)})"
+            ) from None
         return module
 
     @property
