@@ -181,7 +181,8 @@ def _row(case: Case, model: nn.Module, widths_below: int) -> dict[str, Any]:
     converted = convert(model, architecture, example=case.example, anatomy=anatomy)
     row["convert_seconds"] = round(time.perf_counter() - start, 2)
     after = measure_cost(converted, case.example)
-    changed = [(anatomy.site(path), choice) for path, choice in architecture.sites.items()]
+    sites = {site.path: site for site in anatomy.sites}
+    changed = [(sites[path], choice) for path, choice in architecture.sites.items()]
     row |= {
         "swapped": len(changed),
         "params_after": after.params,

@@ -30,13 +30,19 @@ class OptionError(GhostsearchError):
         super().__init__(f"{self.option + ': ' if self.option else ''}{message}{value}")
 
 
+class Frozen(BaseModel):
+    """What a file holds: it does not change, and a field that it does not know is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
 Group = TypeVar("Group", bound="Options")
 
 
-class Options(BaseModel):
+class Options(Frozen):
     """Named values that belong together; a wrong one raises OptionError, in one line."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(validate_default=True)
 
     def __init__(self, /, **values: Any) -> None:
         try:

@@ -10,15 +10,16 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from ghostsearch.options import Frozen
 from ghostsearch.shown import Shown, Table
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.units import PERCENT, milliseconds, score_text, with_prefix
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+class _Frozen(Frozen):
+    model_config = ConfigDict(ser_json_inf_nan="constants")
 
 
 OLD_KEYS = {
@@ -85,7 +86,7 @@ class Latency(_Frozen):
     ratio_interval: tuple[float, float] | None = None
     """95 % confidence interval of the ratio of medians, candidate over baseline."""
     stopped: str = ""
-    """Why measuring ended: `narrow` (interval small enough) or `time limit`."""
+    """Why measuring ended: `narrow` (interval small enough), `time limit`, or `N builds` where no more are made."""
     cores_busy: float | None = None
     """Cores that the runtime kept busy, as checked before timing; None where the device is not this process's cores."""
     disturbed: int = 0
@@ -386,11 +387,11 @@ class StudyView(Shown, _Frozen):
     chosen: str
     """Digest of the recommended model (`study.choose.recommended`); empty where there is none."""
     finalists: tuple[Record, ...] = ()
-    """The front after final training, measured again beside the baseline, with test scores."""
+    """The baselines and the finalists after final training, measured in one run, with test scores."""
     missed: tuple[str, ...] = ()
     """Digests of finalists that broke a limit as measured at the end."""
     vetoed: tuple[dict[str, Any], ...] = ()
-    """Choices that did not pay on the device: site, choice, device, ratio, interval."""
+    """Choices that were not faster on the device: site, choice, device, ratio, interval."""
     candidates: str = ""
     """Path of the candidate table (parquet) relative to the directory; empty when there is none."""
     audit: tuple[dict[str, Any], ...] = ()

@@ -10,13 +10,14 @@ from typing import Any
 
 import platformdirs
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from ghostsearch.errors import GhostsearchError, text_of
 from ghostsearch.files import cannot_write, write_text
 from ghostsearch.measure.devices.base import Device
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.setting import Setting
+from ghostsearch.options import Frozen
 from ghostsearch.space.architecture import read_json
 
 FORMAT = "ghostsearch.latency"
@@ -24,11 +25,7 @@ VERSION = 3
 """Raise it whenever cells are timed differently: older files are then left alone."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CellTime(_Strict):
+class CellTime(Frozen):
     """What was measured of one cell."""
 
     median_s: float = Field(gt=0)
@@ -38,7 +35,7 @@ class CellTime(_Strict):
     """95 % confidence interval of the ratio."""
 
 
-class Correction(_Strict):
+class Correction(Frozen):
     """End-to-end correction of one model: measured ratio to baseline - 1, linear in the predicted terms."""
 
     coefficients: tuple[float, ...]
@@ -48,7 +45,7 @@ class Correction(_Strict):
     """Random architectures in the fit."""
 
 
-class CellFile(_Strict):
+class CellFile(Frozen):
     """The content of one file."""
 
     format: str = FORMAT

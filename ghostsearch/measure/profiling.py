@@ -19,7 +19,7 @@ CELL_S = 0.35
 """Timing a cell at most, in seconds; most are done sooner."""
 NARROW = 0.02
 MORE = 3
-"""Times the seconds for cells of which it is not decided whether they pay."""
+"""Times as many seconds for cells of which it is not decided whether they are faster."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def profile(
         pairs = {cell.key: layer.tiny(cell, store.setting.batch) for cell in cells}
         beside = layer.tiny(baseline, store.setting.batch)
         store.cells |= _times(pairs, beside, store, cell_s)
-        # Whether these pay is not decided yet, and more time can decide it.
+        # Whether these are faster is not decided yet, and more time can decide it.
         unsure = {key: pair for key, pair in pairs.items() if _undecided(store.cells[key])}
         if unsure:
             store.cells |= _times(unsure, beside, store, MORE * cell_s, again=True)

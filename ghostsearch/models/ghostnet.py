@@ -104,7 +104,7 @@ def ghostnet(
 ) -> GhostNet:
     """GhostNet at any width (Han et al. 2020, section 3.2), with ratio, cheap kernel, expansion and SE of every block.
 
-    A list has sixteen entries, one a bottleneck; one value serves all. `expansions` multiply the table's, `squeezes`
+    A list has sixteen entries, one per bottleneck; one value serves all. `expansions` multiply the table's, `squeezes`
     replace its column, `stem_stride=1` suits small images, `attention` makes it GhostNetV2 (Tang et al. 2022).
     Raises GhostsearchError for a list of another length, a width or expansion not above 0, a bad ratio or kernel.
     """
@@ -137,5 +137,5 @@ def per_bottleneck(name: str, value: T | Sequence[T]) -> list[T]:
     """One value for each of the sixteen bottlenecks; raises GhostsearchError for a list of another length."""
     values = list(value) if isinstance(value, Sequence) else [value] * len(ROWS)
     if len(values) != len(ROWS):
-        raise GhostsearchError(f"{name} takes one value or {len(ROWS)} (one a bottleneck), got {len(values)}")
+        raise GhostsearchError(f"{name} takes one value or {len(ROWS)} (one per bottleneck), got {len(values)}")
     return values

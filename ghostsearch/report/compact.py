@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError, told_as
@@ -22,6 +22,7 @@ from ghostsearch.measure.setting import Setting
 from ghostsearch.measure.shares import shares_by_kind
 from ghostsearch.models.load import LoadedModel, known_models, load_model
 from ghostsearch.models.options import ModelOptions
+from ghostsearch.options import Frozen
 from ghostsearch.records import Cost, Latency
 from ghostsearch.report.tables import narrow_table
 from ghostsearch.shown import Progress
@@ -36,10 +37,9 @@ if TYPE_CHECKING:
 COMPACT_FILE = "compact.json"
 
 
-class Published(BaseModel):
+class Published(Frozen):
     """An accuracy as its publisher states it, reached with that publisher's training: never measured here."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     accuracy: float
     """Top-1, a share from 0 to 1."""
     dataset: str
@@ -47,10 +47,9 @@ class Published(BaseModel):
     """Who states it, and of which weights."""
 
 
-class ComparedModel(BaseModel):
+class ComparedModel(Frozen):
     """One row of the comparison."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     size: int
     """Side of the image it was measured on, in pixels."""

@@ -117,10 +117,6 @@ class Anatomy(Shown):
         title = f"{len(self.sites)} sites, {len(self.groups)} groups, {len(self.branches)} branches"
         return title, ["convolution", "kind", "channels", ""], rows
 
-    def site(self, path: str) -> Site:
-        """The site at a path; raises KeyError."""
-        return next(s for s in self.sites if s.path == path)
-
 
 @dataclass(frozen=True)
 class Architecture:

@@ -6,10 +6,10 @@ import re
 from math import inf
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BeforeValidator, model_validator
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.options import Options, option
+from ghostsearch.options import Frozen, Options, option
 from ghostsearch.units import SHARES
 
 BUDGET = "Budget"
@@ -25,10 +25,8 @@ FACTORS = {
 EXAMPLES = {"latency": "60% or 12ms", "macs": "50% or 300M", "params": "50% or 4M", "memory": "50% or 8MB"}
 
 
-class Limit(BaseModel):
+class Limit(Frozen):
     """An upper bound on one axis: absolute in its base unit (seconds, MACs, parameters, bytes) or a share."""
-
-    model_config = ConfigDict(frozen=True)
 
     axis: str
     value: float

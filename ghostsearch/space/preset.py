@@ -8,21 +8,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from ghostsearch.errors import GhostsearchError, key_of
-from ghostsearch.options import in_words
+from ghostsearch.options import Frozen, in_words
 from ghostsearch.space.architecture import Anatomy, Group, SearchSpace, Site, nearest_names
 from ghostsearch.space.choice import GONE, KEEP, Drop, LayerChoice, parse_layer_choice, parse_width
 from ghostsearch.space.costs import choice_fits, kept_width
 from ghostsearch.yaml_files import read_yaml
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SiteRule(_Strict):
+class SiteRule(Frozen):
     """Sites whose path matches `match` (a glob) and whose kind matches `kind` may become one of `choices`."""
 
     match: str = "*"
@@ -35,7 +31,7 @@ class SiteRule(_Strict):
         return tuple(dict.fromkeys(["keep", *(str(parse_layer_choice(t)) for t in texts)]))
 
 
-class GroupRule(_Strict):
+class GroupRule(Frozen):
     """Groups whose name matches `match` may take one of `widths`."""
 
     match: str = "*"
@@ -47,7 +43,7 @@ class GroupRule(_Strict):
         return tuple(dict.fromkeys(["width(1)", *(str(parse_width(t)) for t in texts)]))
 
 
-class Preset(_Strict):
+class Preset(Frozen):
     """A search space as a file: rules in order, the first match wins; what no rule matches stays as it is."""
 
     description: str = ""

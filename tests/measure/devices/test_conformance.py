@@ -148,6 +148,16 @@ def test_a_wrong_device_fails_its_self_test(monkeypatch):
     assert "differ" in found.detail
 
 
+def test_a_device_that_breaks_fails_its_self_test(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("board\nunplugged")
+
+    monkeypatch.setattr(type(get_device("torch:cpu")), "session", broken)
+    found = self_test("torch:cpu")
+    assert not found.passed
+    assert "RuntimeError: board unplugged" in found.detail
+
+
 def test_self_test_of_the_default_device():
     found = self_test("onnxruntime:cpu")
     assert found.passed
