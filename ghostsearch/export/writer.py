@@ -20,13 +20,13 @@ from torch.export import Dim, ExportedProgram
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.detector import compare_found, write_detector
-from ghostsearch.export.formats.base import Runner, quiet
+from ghostsearch.export.formats.base import Runner
 from ghostsearch.export.formats.table import get_format
 from ghostsearch.files import atomic_path, cannot_write
 from ghostsearch.graph.capture import copied, tensors
 from ghostsearch.graph.detector import is_detector
 from ghostsearch.measure.cost import measure_cost
-from ghostsearch.measure.devices.base import refusals
+from ghostsearch.measure.devices.base import quiet_exporter, refusals
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.space.architecture import Architecture
@@ -129,7 +129,7 @@ def exported_program(module: nn.Module, model: LoadedModel, max_batch: int) -> t
 
 
 def _trace(module: nn.Module, images: Tensor, shape: dict[int, Any] | None) -> ExportedProgram:
-    with quiet(), torch.no_grad():
+    with quiet_exporter(), torch.no_grad():
         return torch.export.export(module, (images,), dynamic_shapes=(shape,) if shape else None, strict=False)
 
 

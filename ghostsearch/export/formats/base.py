@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import abc
 import importlib.util
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -45,16 +42,3 @@ class Format(abc.ABC):
     @abc.abstractmethod
     def open(self, path: Path) -> Runner:
         """The file, loaded by its runtime."""
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Exporters' advice left out within; their errors stay."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

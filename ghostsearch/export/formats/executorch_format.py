@@ -9,7 +9,8 @@ import numpy as np
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from ghostsearch.export.formats.base import Format, Runner, quiet
+from ghostsearch.export.formats.base import Format, Runner
+from ghostsearch.measure.devices.base import quiet_exporter
 from ghostsearch.measure.devices.torch_cpu import as_array
 
 
@@ -27,7 +28,7 @@ class Executorch(Format):
         from executorch.exir import to_edge_transform_and_lower
 
         del notes
-        with quiet():
+        with quiet_exporter():
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             path.write_bytes(lowered.to_executorch().buffer)
 

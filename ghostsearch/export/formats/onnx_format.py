@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.formats.base import INPUT_NAME, OUTPUT_NAME, Format, Runner, quiet
+from ghostsearch.export.formats.base import INPUT_NAME, OUTPUT_NAME, Format, Runner
+from ghostsearch.measure.devices.base import quiet_exporter
 from ghostsearch.measure.onnx_graph.affine_sums import fold_affine_sums
 from ghostsearch.measure.onnx_graph.capture import OPSET
 from ghostsearch.measure.onnx_graph.module import BATCH_NAME, cpu_session
@@ -48,7 +49,7 @@ def onnx_model(program: ExportedProgram, notes: Mapping[str, str]) -> Any:
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
     if size > MAX_BYTES:
         raise GhostsearchError(f"an ONNX file holds at most 2 GiB, the weights take {size} bytes; use torch-export")
-    with quiet(), torch.no_grad():
+    with quiet_exporter(), torch.no_grad():
         outputs = len(program.graph_signature.user_outputs)
         made = torch.onnx.export(
             program, dynamo=True, opset_version=OPSET, input_names=[INPUT_NAME], verbose=False,

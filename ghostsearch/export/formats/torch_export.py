@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from ghostsearch.export.formats.base import Format, Runner, quiet
+from ghostsearch.export.formats.base import Format, Runner
 from ghostsearch.graph.capture import tensors
+from ghostsearch.measure.devices.base import quiet_exporter
 from ghostsearch.measure.devices.torch_cpu import as_array
 
 
@@ -23,12 +24,12 @@ class TorchExport(Format):
 
     def write(self, program: ExportedProgram, path: Path, notes: Mapping[str, str]) -> None:
         """Save the program with the notes as a file of its archive."""
-        with quiet():
+        with quiet_exporter():
             torch.export.save(program, path, extra_files={f"ghostsearch.{k}": v for k, v in notes.items()})
 
     def open(self, path: Path) -> Runner:
         """The loaded program as a module."""
-        with quiet():
+        with quiet_exporter():
             module = torch.export.load(path).module()
 
         def run(images: Tensor) -> tuple[np.ndarray, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -13,7 +12,7 @@ from torch import nn
 
 from ghostsearch.errors import GhostsearchError, MissingExtraError
 from ghostsearch.graph.capture import copied, moved
-from ghostsearch.measure.devices.base import Device, Prepared, refusals
+from ghostsearch.measure.devices.base import Device, Prepared, quiet_exporter, refusals
 from ghostsearch.measure.devices.int8 import INT8_TOLERANCE, int8_remark
 from ghostsearch.measure.devices.torch_cpu import as_array
 from ghostsearch.measure.inputs import Flat, flat_inputs
@@ -69,7 +68,7 @@ class ExecutorchXnnpack(Device):
         from executorch.exir import to_edge_transform_and_lower
         from executorch.runtime import Runtime
 
-        with refusals(self.name), quiet_lowering():
+        with refusals(self.name), quiet_exporter(), torch.no_grad(), torch.random.fork_rng(devices=[]):
             example = moved(example, "cpu")
             flat = Flat(copied(model).to("cpu"), example).eval().requires_grad_(False)
             inputs = tuple(t.contiguous() for t in flat_inputs(example))
@@ -110,15 +109,3 @@ class ExecutorchXnnpackInt8(ExecutorchXnnpack):
 
     def remark(self) -> str:
         return int8_remark()
-
-
-@contextmanager
-def quiet_lowering() -> Iterator[None]:
-    """Without gradients, the random state kept, warnings of the exporter left out."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        logging.disable(before)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +11,7 @@ from torch import Tensor, nn
 
 from ghostsearch.graph.capture import copied, moved
 from ghostsearch.graph.detector import FOUND, OneImage, is_detector
+from ghostsearch.measure.devices.base import quiet_exporter
 from ghostsearch.measure.inputs import Flat, flat_inputs
 from ghostsearch.measure.onnx_graph.affine_sums import without_empty_sums
 from ghostsearch.measure.onnx_graph.module import BATCH_NAME, OnnxModule
@@ -67,16 +65,3 @@ def onnx_bytes(
             return program.model_proto.SerializeToString(), names
     graph = bytes(buffer.getvalue())
     return (without_empty_sums(graph) if any(isinstance(m, Nothing) for m in replica.modules()) else graph), names
-
-
-@contextmanager
-def quiet_exporter() -> Iterator[None]:
-    """Advice of exporters and quantizers left out within; their errors stay."""
-    log = logging.getLogger("torch.onnx")
-    before, log.disabled = log.disabled, True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.disabled = before

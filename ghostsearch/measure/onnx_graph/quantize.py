@@ -11,8 +11,8 @@ import numpy as np
 from ghostsearch.files import temporary_folder
 from ghostsearch.graph.detector import FOUND
 from ghostsearch.machine import processor_flags
+from ghostsearch.measure.devices.base import quiet_exporter
 from ghostsearch.measure.onnx_graph.affine_sums import fold_affine_sums
-from ghostsearch.measure.onnx_graph.capture import quiet_exporter
 from ghostsearch.measure.onnx_graph.equalize import equalize_ranges
 from ghostsearch.measure.onnx_graph.folds import split_ghost_norms
 from ghostsearch.measure.onnx_graph.names import layer_of, nodes_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -111,6 +111,12 @@ def split_output(output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
 def main_output(output: Any) -> Tensor:
     """The main tensor of a model's output."""
     return split_output(output)[0]
+
+
+def with_auxiliary(output: Any, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """The loss of a model's main output, and 0.3 times that of each auxiliary head."""
+    main, auxiliary = split_output(output)
+    return sum((AUXILIARY_WEIGHT * loss(head) for head in auxiliary), loss(main))
 
 
 def softened_divergence(output: Tensor, teacher_output: Tensor, temperature: float) -> Tensor:

@@ -9,15 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.training.tasks.base import (
-    AUXILIARY_WEIGHT,
-    Meter,
-    PerImage,
-    Task,
-    main_output,
-    softened_divergence,
-    split_output,
-)
+from ghostsearch.training.tasks.base import Meter, PerImage, Task, main_output, softened_divergence, with_auxiliary
 
 
 class Classification(Task):
@@ -39,18 +31,14 @@ class Classification(Task):
 
     def loss(self, output: Any, target: Tensor) -> Tensor:
         """Cross entropy, auxiliary heads added at 0.3 each; logits (N, classes), target (N,) or (N, classes)."""
-        main, auxiliary = split_output(output)
+        main = main_output(output)
         if main.ndim != 2:
             raise GhostsearchError(f"classification expects logits (N, classes), the model gave {tuple(main.shape)}")
         # While a CUDA graph is recorded nothing can be asked of the values.
         recorded = target.is_cuda and torch.cuda.is_current_stream_capturing()
         if target.ndim == 1 and not recorded and int(target.max()) >= main.shape[1]:
             raise GhostsearchError(f"label {int(target.max())} with a model of {main.shape[1]} outputs; add --classes")
-        total = F.cross_entropy(main, target, label_smoothing=self.label_smoothing)
-        for head in auxiliary:
-            extra = F.cross_entropy(head, target, label_smoothing=self.label_smoothing)
-            total = total + AUXILIARY_WEIGHT * extra
-        return total
+        return with_auxiliary(output, lambda x: F.cross_entropy(x, target, label_smoothing=self.label_smoothing))
 
     def meter(self) -> Meter:
         """Share of images whose largest logit is at their label."""

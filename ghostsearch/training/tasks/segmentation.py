@@ -9,14 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.training.tasks.base import (
-    AUXILIARY_WEIGHT,
-    Meter,
-    Task,
-    main_output,
-    softened_divergence,
-    split_output,
-)
+from ghostsearch.training.tasks.base import Meter, Task, main_output, softened_divergence, with_auxiliary
 
 IGNORED = 255
 """Pixels of this class count nowhere, as in VOC and Cityscapes."""
@@ -40,11 +33,7 @@ class Segmentation(Task):
 
     def loss(self, output: Any, target: Tensor) -> Tensor:
         """Cross entropy of maps (N, classes, H, W), auxiliary heads added at 0.3 each; 255 is left out."""
-        main, auxiliary = split_output(output)
-        total = _cross_entropy(main, target)
-        for head in auxiliary:
-            total = total + AUXILIARY_WEIGHT * _cross_entropy(head, target)
-        return total
+        return with_auxiliary(output, lambda maps: _cross_entropy(maps, target))
 
     def meter(self) -> Meter:
         """Mean over the classes that occur of intersection over union."""
