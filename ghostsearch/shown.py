@@ -91,7 +91,7 @@ def text_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
         table.add_column(Text(name), overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    page = Console(file=io.StringIO(), width=WIDTH, color_system=None)
+    page = Console(file=io.StringIO(), width=WIDTH, color_system=None, emoji=False)
     page.print(Text(title), table, sep="\n")
     lines = page.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in lines)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import note, out, progress_bar, say, say_json, show_table, typed
@@ -73,11 +72,7 @@ def run_search(
         say_json(view.model_dump(mode="json"))
         return
     folder = Path(view.directory)
-    written = [
-        f"  {escape(str(folder / name))}  [dim]{what}[/dim]"
-        for name, what in WRITTEN.items()
-        if (folder / name).exists()
-    ]
+    written = [f"  {folder / name}  {what}" for name, what in WRITTEN.items() if (folder / name).exists()]
     _show(view, folder, written)
 
 

@@ -17,18 +17,23 @@ from rich.table import Table
 
 from ghostsearch.shown import Progress, bar, lines
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+def screen(**options: Any) -> Console:
+    """A console that shows names as they are: numbers without colour, `folder:one:` without an emoji."""
+    return Console(highlight=False, emoji=False, **options)
 
 
-def say(text: str) -> None:
-    """Print a line for people, on standard output."""
-    out.print(text, soft_wrap=True)
+out, err = screen(), screen(stderr=True)
+
+
+def say(text: str, style: str = "") -> None:
+    """Print a line for people, on standard output; brackets in it are no markup."""
+    out.print(text, style=style or None, markup=False, soft_wrap=True)
 
 
 def typed(value: object) -> str:
-    """A path or name as one types it into a shell, in a line that `say` prints."""
-    return escape(shlex.quote(str(value)))
+    """A path or name as one types it into a shell."""
+    return shlex.quote(str(value))
 
 
 def say_error(text: str) -> None:
@@ -72,7 +77,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     for row in rows:
         table.add_row(*(_together(escape(str(cell))) for cell in row))
     # Beside the table and not inside, where rich would wrap them to its width.
-    say(f"[bold]{escape(title)}[/bold]")
+    say(title, "bold")
     out.print(table)
     if note:
         out.print(f"[dim]{escape(note)}[/dim]")

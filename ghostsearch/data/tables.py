@@ -90,6 +90,9 @@ def _targets(file: Path, table: pd.DataFrame) -> tuple[str, Sequence[Any], tuple
         raise GhostsearchError(f"{file}: has the columns {', '.join(present)}; keep the one that is to be learned")
     column = present[0] if present else ""
     if column == "label":
+        if not all(table["label"]):
+            row = list(table["label"]).index("") + 2
+            raise GhostsearchError(f"{file}: row {row} has no label; leave its image out, or the column for all")
         classes = tuple(sorted(set(table["label"])))
         number = {name: i for i, name in enumerate(classes)}
         return "class", [number[name] for name in table["label"]], classes
@@ -140,7 +143,7 @@ def read_arrays(file: Path, input_spec: InputSpec, seed: int) -> Source:
             f"{file}: x has shape {x.shape}, the model wants (N, {', '.join(map(str, input_spec.shape))})"
         )
     if y is not None and (y.shape[:1] != x.shape[:1] or y.ndim > 2 or y.dtype.kind not in "fiub"):
-        raise GhostsearchError(f"{file}: y has shape {y.shape}, expected ({len(x)},) or ({len(x)}, K) numbers")
+        raise GhostsearchError(f"{file}: y is {y.dtype} {y.shape}, expected numbers ({len(x)},) or ({len(x)}, K)")
     x = x.astype(np.float32)
     if not np.isfinite(x).all():
         raise GhostsearchError(f"{file}: x holds values that are not finite")

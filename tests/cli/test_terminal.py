@@ -3,7 +3,6 @@
 import io
 
 import pytest
-from rich.console import Console
 
 from ghostsearch.cli import terminal
 
@@ -14,9 +13,9 @@ def screen(monkeypatch):
 
     def make(*, watched):
         out, err = io.StringIO(), io.StringIO()
-        options = {"width": 60, "highlight": False, "force_terminal": watched, "no_color": True}
-        monkeypatch.setattr(terminal, "out", Console(file=out, **options))
-        monkeypatch.setattr(terminal, "err", Console(file=err, **options))
+        options = {"width": 60, "force_terminal": watched, "no_color": True}
+        monkeypatch.setattr(terminal, "out", terminal.screen(file=out, **options))
+        monkeypatch.setattr(terminal, "err", terminal.screen(file=err, **options))
         return out, err
 
     return make
@@ -60,6 +59,15 @@ def test_a_table_keeps_units_beside_figures_and_brackets_as_they_are(screen):
     assert text.startswith("latency_s[torch:cpu]\n")
     assert text.count("12.5\u00a0ms") == 2
     assert "[bold]" in text
+
+
+def test_names_stay_what_they_are(screen):
+    out, err = screen(watched=False)
+    terminal.say("wrote folder:one: and a [new] one")
+    terminal.note("folder:one: [new]")
+    terminal.show_table("my:fire:", [":one:"], [[":one:"]])
+    assert out.getvalue().startswith("wrote folder:one: and a [new] one\nmy:fire:\n:one:")
+    assert err.getvalue() == "note: folder:one: [new]\n"
 
 
 def test_a_mistake_is_one_line_whatever_it_says(screen):

@@ -275,6 +275,7 @@ def test_image_pairs_are_cropped_at_one_place_and_not_resized(tmp_path):
         ("file,label", ["a,b"], "needs columns separated by commas, `path` among them"),
         ("path,label,value", ["t.csv,a,1"], "columns label, value; keep the one"),
         ("path,value", ["t.csv,high"], "must hold numbers"),
+        ("path,label", ["t.csv,a", "t.csv,"], "row 3 has no label"),
         ("path,label,split", ["t.csv,a,later"], "row 2 has split 'later'"),
         ("", [], "no CSV table|needs columns"),
     ],
@@ -304,6 +305,8 @@ def test_bad_array_files_get_one_line(tmp_path):
     refused(f"arrays:{tmp_path / 'a.npz'}", r"x has shape \(3, 2, 9\), the model wants \(N, 2, 16\)", spec)
     np.savez(tmp_path / "b.npz", x=np.array([{}], dtype=object))
     refused(f"arrays:{tmp_path / 'b.npz'}", "cannot be read as .npz", spec)
+    np.savez(tmp_path / "d.npz", x=np.zeros((2, 2, 16)), y=np.array(["a", "b"]))
+    refused(f"arrays:{tmp_path / 'd.npz'}", r"y is <U1 \(2,\), expected numbers \(2,\) or \(2, K\)", spec)
     (tmp_path / "c.npz").write_bytes(b"PK\x03\x04")
     refused(f"arrays:{tmp_path / 'c.npz'}", "cannot be read as .npz", spec)
     refused(f"arrays:{tmp_path / 'none.npz'}", "cannot be read as .npz", spec)
