@@ -215,7 +215,8 @@ def timed(_: Setup, args: argparse.Namespace) -> None:
     )  # fmt: skip
     (args.work / "times.csv").unlink(missing_ok=True)
     for name, latency in found.items():
-        append_row(args.work / "times.csv", {"file": name, "share": _share(latency)})
+        row = {"file": name, "share": _share(latency), "ms": f"{1e3 * latency.median_s:.1f}"}
+        append_row(args.work / "times.csv", row)
 
 
 def _share(latency: Latency) -> str:
@@ -226,11 +227,12 @@ def _share(latency: Latency) -> str:
 def shown(work: Path) -> list[dict[str, Any]]:
     """The rows with their scores and times, best accuracy first within a budget."""
     scores = {r["file"]: r["top1_percent"] for r in read_rows(work / "scores.csv")}
-    times = {r["file"]: r["share"] for r in read_rows(work / "times.csv")}
+    times = {r["file"]: r for r in read_rows(work / "times.csv")}
     rows = [
         {key: r[key] for key in ("tool", "budget", "weights", "MACs %")}
         | {column: scores[f"{r['file']}.{end}"] for column, end in FILES.items()}
-        | {f"{kind} time": times.get(f"{r['file']}.given.{kind}", "") for kind in ("float", "int8")}
+        | {f"{kind} time": times[f"{r['file']}.given.{kind}"]["share"] for kind in ("float", "int8")}
+        | {f"{kind} ms": times[f"{r['file']}.given.{kind}"]["ms"] for kind in ("float", "int8")}
         | {f"{kind} MB": _megabytes(work / f"{r['file']}.given.{kind}.onnx") for kind in ("float", "int8")}
         | {"CPU s": r["CPU s"]}
         for r in read_rows(work / "rows.csv")
