@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import secrets
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from ghostsearch.errors import GhostsearchError
 
+MAX_JSON_BYTES = 8 * 2**20
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file whole or not at all; raises GhostsearchError when it cannot be written."""
@@ -24,6 +27,24 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; raises GhostsearchError when it cannot be written."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+def read_small(path: Path, most_bytes: int) -> str:
+    """The text of a UTF-8 file; raises GhostsearchError when missing or larger, ValueError when not UTF-8."""
+    try:
+        if path.stat().st_size > most_bytes:
+            raise GhostsearchError(f"{path}: larger than {most_bytes} bytes, not a ghostsearch file")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise GhostsearchError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_json(path: Path) -> object:
+    """The content of a small JSON file; raises GhostsearchError when it is missing, too large or not JSON."""
+    try:
+        return json.loads(read_small(path, MAX_JSON_BYTES))
+    except (ValueError, RecursionError):
+        raise GhostsearchError(f"{path}: not valid JSON, or a truncated file") from None
 
 
 @contextmanager

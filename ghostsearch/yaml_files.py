@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from ghostsearch.errors import GhostsearchError, text_of
+from ghostsearch.files import read_small
 
 MAX_YAML_BYTES = 2**18
 
@@ -17,10 +18,6 @@ def read_yaml(path: Path) -> object:
     Raises GhostsearchError when the file is missing, larger than MAX_YAML_BYTES or not YAML.
     """
     try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise GhostsearchError(f"{path}: larger than {MAX_YAML_BYTES} bytes, not a ghostsearch file")
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise GhostsearchError(f"{path}: cannot be read ({error.strerror})") from None
+        return yaml.safe_load(read_small(path, MAX_YAML_BYTES))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise GhostsearchError(f"{path}: not valid YAML ({text_of(error)})") from None

@@ -69,12 +69,17 @@ def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., Any]]], *, with_kwargs
 
 def moved(example: Any, device: str, dtype: torch.dtype | None = None) -> Any:
     """The example with every tensor on a device, those of floating point in a precision if one is given."""
+    return mapped(example, lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None))
+
+
+def mapped(example: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The example with every tensor, in order, replaced by what `change` makes of it."""
     if isinstance(example, Tensor):
-        return example.to(device, dtype if example.is_floating_point() else None)
+        return change(example)
     if isinstance(example, dict):
-        return {key: moved(item, device, dtype) for key, item in example.items()}
+        return {key: mapped(item, change) for key, item in example.items()}
     if isinstance(example, list | tuple):
-        return like(example, [moved(item, device, dtype) for item in example])
+        return like(example, [mapped(item, change) for item in example])
     return example
 
 

@@ -13,12 +13,11 @@ from filelock import FileLock
 from pydantic import Field, ValidationError
 
 from ghostsearch.errors import GhostsearchError, text_of
-from ghostsearch.files import cannot_write, write_text
+from ghostsearch.files import cannot_write, read_json, write_text
 from ghostsearch.measure.devices.base import Device
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.setting import Setting
 from ghostsearch.options import Frozen
-from ghostsearch.space.architecture import read_json
 
 FORMAT = "ghostsearch.latency"
 VERSION = 3

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.graph.capture import call, tensors
+from ghostsearch.graph.capture import call, mapped, tensors
 
 
 class Flat(nn.Module):
@@ -24,18 +24,8 @@ class Flat(nn.Module):
         self.structure = [example]
 
     def forward(self, *flat: Tensor) -> tuple[Tensor, ...]:
-        values = list(flat)
-        return tuple(tensors(call(self.model, _filled(self.structure[0], values))))
-
-
-def _filled(structure: Any, values: list[Tensor]) -> Any:
-    if isinstance(structure, Tensor):
-        return values.pop(0)
-    if isinstance(structure, dict):
-        return {key: _filled(item, values) for key, item in structure.items()}
-    if isinstance(structure, list | tuple):
-        return type(structure)(_filled(item, values) for item in structure)
-    return structure
+        values = iter(flat)
+        return tuple(tensors(call(self.model, mapped(self.structure[0], lambda _: next(values)))))
 
 
 def flat_inputs(example: Any) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError, told_as
-from ghostsearch.files import write_text
+from ghostsearch.files import read_json, write_text
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.onnx_graph.file import check_device, example_of
@@ -26,7 +26,6 @@ from ghostsearch.options import Frozen
 from ghostsearch.records import Cost, Latency
 from ghostsearch.report.tables import narrow_table
 from ghostsearch.shown import Progress
-from ghostsearch.space.architecture import read_json
 from ghostsearch.study.subject import open_subject
 from ghostsearch.surgery.saved import SavedModel
 from ghostsearch.units import MISSING, markdown_table, milliseconds, plain_text, score_text, share_text, with_prefix

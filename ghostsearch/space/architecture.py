@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.files import read_json
 from ghostsearch.shown import Shown, Table
 from ghostsearch.space.choice import (
     FULL_WIDTH,
@@ -25,7 +26,6 @@ from ghostsearch.space.choice import (
 
 ARCHITECTURE_FORMAT = "ghostsearch.architecture"
 ARCHITECTURE_VERSION = 1
-MAX_FILE_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -263,18 +263,6 @@ def _nearest(width: str, offered: Sequence[str]) -> str:
     """The offered width whose share is nearest; of two the wider."""
     share = parse_width(width).share
     return min(offered, key=lambda t: (abs(parse_width(t).share - share), -parse_width(t).share))
-
-
-def read_json(path: Path) -> object:
-    """The content of a small JSON file; raises GhostsearchError when it is missing, too large or not JSON."""
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise GhostsearchError(f"{path}: larger than {MAX_FILE_BYTES} bytes, not a ghostsearch file")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise GhostsearchError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise GhostsearchError(f"{path}: not valid JSON, or a truncated file") from None
 
 
 def _texts(choices: Mapping[str, object]) -> dict[str, str]:

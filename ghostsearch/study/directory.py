@@ -16,10 +16,10 @@ import yaml
 from pydantic import ValidationError
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.files import dated_directory, write_text
+from ghostsearch.files import dated_directory, read_json, write_text
 from ghostsearch.machine import processor_name
 from ghostsearch.records import Record, StudyView, upgraded
-from ghostsearch.space.architecture import SearchSpace, read_json
+from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.config import FREE, RunConfig, configure
 from ghostsearch.study.ledger import records_of
 from ghostsearch.study.store import DATABASE, open_storage, shown_url, storage_errors

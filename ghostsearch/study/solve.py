@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.files import write_text
+from ghostsearch.files import read_json, write_text
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.load import example_input
 from ghostsearch.records import Axis, device_of
-from ghostsearch.space.architecture import Architecture, SearchSpace, read_json
+from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.space.choice import GONE
 from ghostsearch.space.limits import parse_limit
 from ghostsearch.study.directory import baseline_directory

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from ghostsearch.blocks.base import Block
 from ghostsearch.errors import GhostsearchError, key_of, text_of
-from ghostsearch.files import atomic_path, cannot_write, write_text
+from ghostsearch.files import atomic_path, cannot_write, read_json, write_text
 from ghostsearch.models.input import InputSpec, parse_size
 from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.models.options import ModelOptions
-from ghostsearch.space.architecture import Architecture, read_json
+from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
 from ghostsearch.version import versions
 

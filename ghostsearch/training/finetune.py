@@ -19,11 +19,10 @@ from torch import nn
 from ghostsearch.data.load import Data, load_data
 from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError, text_of
-from ghostsearch.files import atomic_path, check_writable, dated_directory, write_text
+from ghostsearch.files import atomic_path, check_writable, dated_directory, read_json, write_text
 from ghostsearch.models.input import InputSpec
 from ghostsearch.models.options import ModelOptions
 from ghostsearch.shown import Progress
-from ghostsearch.space.architecture import read_json
 from ghostsearch.surgery.saved import load_directory, open_model, save
 from ghostsearch.training.checks import check_run
 from ghostsearch.training.curves import draw_curves
