@@ -108,9 +108,10 @@ def _volume(points: list[tuple[float, ...]], reference: tuple[float, ...]) -> fl
     return total
 
 
-def most_volume(points: Sequence[Point], count: int) -> list[int]:
+def most_volume(points: Sequence[Point], count: int, given: Sequence[int] = ()) -> list[int]:
     """Indices of at most `count` points that dominate much together, greedily: each adds most hypervolume so far.
 
+    `given`: indices that are among them in any case, first.
     Axes are scaled to the points' range, the reference lies a tenth beyond the worst (hypervolume subset selection,
     greedy: Guerreiro et al. 2016). Crowding would take the ends of every axis first, which nobody wants all of.
     """
@@ -119,7 +120,7 @@ def most_volume(points: Sequence[Point], count: int) -> list[int]:
     low, high = ([f(axis) for axis in zip(*points, strict=True)] for f in (min, max))
     span = [h - b or 1.0 for b, h in zip(low, high, strict=True)]
     scaled = [[(x - b) / s for x, b, s in zip(p, low, span, strict=True)] for p in points]
-    reference, chosen = [1.1] * len(low), list[int]()
+    reference, chosen = [1.1] * len(low), list(given)
     while len(chosen) < min(count, len(points)):
         rest = (i for i in range(len(points)) if i not in chosen)
         chosen.append(max(rest, key=lambda i: hypervolume([scaled[j] for j in (*chosen, i)], reference)))

@@ -8,6 +8,7 @@ from math import hypot
 import numpy as np
 from numpy.typing import NDArray
 
+from ghostsearch.pareto import most_volume
 from ghostsearch.records import Axis, Record, Score
 from ghostsearch.study.statistics import difference, standard_error
 
@@ -44,6 +45,25 @@ def recommended(
     if max_drop is None and models:
         return min(models, key=lambda r: (score.minimised(r), cost.minimised(r))).digest
     return BASELINE if any(r.digest == BASELINE for r in front) else ""
+
+
+def worth_finishing(
+    front: Sequence[Record], baseline: Record, axes: Sequence[Axis], max_drop: float | None, count: int
+) -> list[Record]:
+    """At most `count` models of a front to finish, by their scores so far.
+
+    The first half is what would be recommended, one after the other, since that is what the run is asked for: under a
+    limit the best models lie where the front ends, which adds little hypervolume. The others cover most of the front.
+    """
+    score, asked = next(axis for axis in axes if axis.is_score), list[int]()
+    left = set(range(len(front)))
+    while left and len(asked) < (count + 1) // 2:
+        digest = recommended([front[i] for i in sorted(left)], [baseline], axes, max_drop)
+        found = [i for i in left if front[i].digest == digest]
+        asked += found or [min(left, key=lambda i: score.minimised(front[i]))]
+        left -= set(asked)
+    points = [[axis.minimised(r) for axis in axes] for r in front]
+    return [front[i] for i in most_volume(points, count, asked)]
 
 
 def _keeps(record: Record, baseline: Record, score: Axis, max_drop: float | None) -> bool:

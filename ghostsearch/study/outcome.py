@@ -12,9 +12,9 @@ from typing import Any
 from torch import nn
 
 from ghostsearch.files import atomic_path, write_text
-from ghostsearch.pareto import most_volume, pareto_front
+from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Axis, Record
-from ghostsearch.study.choose import BASELINE, BASELINES, FLOAT, INT8, TRAINED, recommended
+from ghostsearch.study.choose import BASELINE, BASELINES, FLOAT, INT8, TRAINED, recommended, worth_finishing
 from ghostsearch.study.directory import OUTCOME, baseline_directory, kept_directory
 from ghostsearch.study.evidence import evidence
 from ghostsearch.study.kept import MODELS, RECORD, save_model
@@ -61,11 +61,11 @@ def make_outcome(plan: Plan, records: Sequence[Record], watch: Watch) -> Outcome
 
 
 def choose_finalists(plan: Plan, records: Sequence[Record]) -> list[Record]:
-    """The trials to finish: at most `finalists`, from the highest rung's front down, those that cover most together."""
-    chosen: list[Record] = []
+    """The trials to finish: at most `finalists`, from the highest rung's front down."""
+    baseline, chosen = next(r for r in records if r.digest == BASELINE), list[Record]()
     for front in plan.rung_fronts(records).values():
         room = plan.config.finalists - len(chosen)
-        chosen += [front[i] for i in most_volume(plan.points(front), room)]
+        chosen += worth_finishing(front, baseline, plan.axes, plan.config.drop(), room)
     return chosen
 
 

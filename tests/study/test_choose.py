@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ghostsearch.pareto import dominates, pareto_front
 from ghostsearch.records import Axis, Cost, Record, Score, packed
-from ghostsearch.study.choose import BASELINE, TRAINED, cheaper_equal, error_of_difference, recommended
+from ghostsearch.study.choose import BASELINE, TRAINED, cheaper_equal, error_of_difference, recommended, worth_finishing
 
 AXES = (Axis.of_score("accuracy"), Axis.of_cost("macs"))
 
@@ -47,6 +47,19 @@ def test_one_standard_error_of_the_paired_difference_is_allowed():
     fallback = model("x", 0.90, 50)
     assert recommended([paired, fallback], [baseline], AXES, None) == "x"
     assert recommended([shuffled, fallback], [baseline], AXES, None) == "s"
+
+
+def test_the_best_models_at_a_limit_are_finished_though_they_add_little_volume():
+    """Under a limit of 60 the good models lie at the front's end; far cheaper ones would dominate more."""
+    front = [model(f"m{i}", 0.5 + 0.3 * i / 9, 10 + 5 * i) for i in range(10)]
+    front += [model("good", 0.88, 58), model("best", 0.89, 59)]
+    found = [r.digest for r in worth_finishing(front, model(BASELINE, 0.93, 100), AXES, None, 4)]
+    assert found[:2] == ["best", "good"]
+    assert len(set(found)) == 4
+    cheap = worth_finishing(front, model(BASELINE, 0.93, 100), AXES, 0.3, 2)
+    assert cheap[0].cost.macs == 30, "the cheapest within a drop of 0.3 comes first"
+    assert worth_finishing(front, model(BASELINE, 0.93, 100), AXES, 0.001, 1)[0].digest == "best", "training may help"
+    assert worth_finishing([], model(BASELINE, 0.93, 100), AXES, None, 4) == []
 
 
 MODELS = st.lists(st.tuples(st.integers(50, 100), st.integers(1, 99)), min_size=1, max_size=12)
