@@ -90,8 +90,13 @@ def make_panel(view: StudyView, cost: Axis, stage: str) -> Panel:
     """Every model that has both figures at a stage.
 
     A mark is called `front` where no other model of the same rung that meets every limit beats it on these two axes.
+    Latencies are shares of the baseline's in the same run times one figure of the baseline, as limits are judged: a
+    model that keeps a limit never lies beyond its line because the machine was slower then.
     """
     score = score_axis(view, "test" if stage == "test" else "validation")
+    finished = next((r for r in view.finalists if r.digest == "baseline"), None)
+    if stage != "searched" and finished and (figure := cost.value(finished)) is not None:
+        cost = cost.model_copy(update={"baseline": figure})
     trials = by_digest((*view.records, *untried(view)) if stage == "searched" else view.finalists)
     further = [] if stage == "searched" else variants(view)
     records = [r for r in (*trials.values(), *further) if _places(r, cost, score)]
@@ -112,8 +117,8 @@ def untried(view: StudyView) -> list[Record]:
 
 def _places(record: Record, cost: Axis, score: Axis) -> list[tuple[float, float]]:
     """Its place in the picture's units; empty where a figure is missing."""
-    x, y = cost.value(record), score.value(record)
-    if x is None or y is None or not isfinite(x) or not isfinite(y):
+    x, y = cost.minimised(record), score.value(record)
+    if y is None or not isfinite(x) or not isfinite(y):
         return []
     return [(x * cost.scale[0], y * score.scale[0])]
 
@@ -154,7 +159,8 @@ def kinds(view: StudyView, panel: Panel | None) -> dict[str, str]:
 def _point(record: Record, kind: str, cost: Axis, score: Axis) -> Point:
     ((x, y),) = _places(record, cost, score)
     latency = record.latency(cost.device) if cost.device else None
-    span = latency.interval_s if latency and latency.ratio_interval else None
+    interval = latency.ratio_interval if latency else None
+    span = [share * cost.baseline for share in interval] if interval and cost.baseline else None
     error = standard_error(record.score("test" if score.name == "test_score" else "validation"))
     (fx, _), (fy, _) = cost.scale, score.scale
     around = span and (min(span[0] * fx, x), max(span[1] * fx, x))

@@ -78,3 +78,24 @@ def test_error_bars_are_the_interval_and_the_standard_error(view: StudyView) -> 
     stated = Score(metric="psnr", value=30.0, split="test", epochs=0, images=10, seed=0, stderr=0.5)
     assert standard_error(stated) == 0.5
     assert standard_error(stated.model_copy(update={"stderr": None})) is None
+
+
+def test_what_keeps_a_relative_limit_is_never_drawn_beyond_its_line(view: StudyView) -> None:
+    """The machine was half as fast while a trial was timed, the baseline beside it as well."""
+    cost = next(a for a in cost_axes(view) if a.device).model_copy(
+        update={"limit": 0.9, "relative": True, "baseline": 0.8e-3}
+    )
+    record = next(r for r in view.records if r.latencies and r.latencies[0].baseline_times_s)
+    slow = record.latencies[0].model_copy(
+        update={
+            "times_s": tuple(2 * t for t in record.latencies[0].times_s),
+            "baseline_times_s": tuple(2 * t for t in record.latencies[0].baseline_times_s),
+        }
+    )
+    late = record.model_copy(update={"latencies": (slow,)})
+    study = view.model_copy(update={"records": (view.records[0], late), "finalists": ()})
+    panel = make_panel(study, cost, "searched")
+    (point,) = (p for p in panel.points if p.model == late.digest)
+    assert cost.bound is not None
+    assert (point.x > cost.bound * cost.scale[0]) == bool(cost.breach(late))
+    assert point.x == pytest.approx(slow.ratio * cost.baseline * cost.scale[0])
