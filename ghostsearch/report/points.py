@@ -160,8 +160,10 @@ def _point(record: Record, kind: str, cost: Axis, score: Axis) -> Point:
     ((x, y),) = _places(record, cost, score)
     latency = record.latency(cost.device) if cost.device else None
     interval = latency.ratio_interval if latency else None
-    span = [share * cost.baseline for share in interval] if interval and cost.baseline else None
     error = standard_error(record.score("test" if score.name == "test_score" else "validation"))
     (fx, _), (fy, _) = cost.scale, score.scale
-    around = span and (min(span[0] * fx, x), max(span[1] * fx, x))
+    around = None
+    if interval and cost.baseline:
+        low, high = (share * cost.baseline * fx for share in interval)
+        around = min(low, x), max(high, x)
     return Point(model_id(record), kind, x, y, around, None if error is None else error * fy)
