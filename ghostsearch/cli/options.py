@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -84,6 +84,16 @@ AllowCode = Annotated[
 ]
 
 
+def needs(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Mark options of a command's groups that it cannot do without, whatever default they have elsewhere."""
+
+    def marked(function: Callable[..., None]) -> Callable[..., None]:
+        setattr(function, "needs", names)  # noqa: B010
+        return function
+
+    return marked
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """The function as a typer command: a parameter that is a group of options becomes an option per field.
 
@@ -99,10 +109,14 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             grouped[name] = parameter.default
         else:
             plain.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
-    of_fields = {name: p for group in grouped.values() for name, p in _field_parameters(group).items()}
+    needed: tuple[str, ...] = getattr(function, "needs", ())
+    of_fields = {name: p for group in grouped.values() for name, p in _field_parameters(group, needed).items()}
 
     def run(**values: Any) -> None:
         given = {name: value for name, value in values.items() if name in of_fields and value not in (None, [])}
+        for name in needed:
+            if name not in given:
+                raise GhostsearchError(f"give --{name.replace('_', '-')}: {_described(grouped.values(), name)}")
         groups = {name: _filled(group, given) for name, group in grouped.items()}
         function(**groups, **{name: value for name, value in values.items() if name not in of_fields})
 
@@ -111,12 +125,6 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
-
-
-def require(group: Options, name: str) -> None:
-    """Raise GhostsearchError unless the user gave an option that the command cannot do without."""
-    if name not in group.model_fields_set:
-        raise GhostsearchError(f"give --{name.replace('_', '-')}: {type(group).model_fields[name].description}")
 
 
 def _filled(group: Options, given: dict[str, Any]) -> Options:
@@ -132,7 +140,12 @@ def _filled(group: Options, given: dict[str, Any]) -> Options:
     return made
 
 
-def _field_parameters(group: Options) -> dict[str, inspect.Parameter]:
+def _described(groups: Iterable[Options], name: str) -> str:
+    found = (type(group).model_fields[name].description for group in groups if name in type(group).model_fields)
+    return next(found) or ""
+
+
+def _field_parameters(group: Options, needed: Sequence[str]) -> dict[str, inspect.Parameter]:
     """A typer option per field of the group that the command line offers."""
     kind = type(group)
     # A class's own fields before those it inherits.
@@ -146,10 +159,13 @@ def _field_parameters(group: Options) -> dict[str, inspect.Parameter]:
         annotation, shown = _option_type(field.annotation, getattr(group, name))
         if annotation == float | None and any(isinstance(x, BeforeValidator) for x in field.metadata):
             annotation = str | None  # such as 97%, which the group itself reads
+        # What is empty until something else is known, and what must be given, has no default to show.
+        if field.default == "" or name in needed:
+            shown = ""
         flags = [str(flag) for flag in extra.get("flags") or ()]  # type: ignore[union-attr]
         option = typer.Option(
-            *flags, help=field.description, show_default=shown or False, autocompletion=COMPLETIONS.get(name),
-            rich_help_panel=str(extra.get("panel", "Options")),
+            *flags, help=f"{field.description}{' Required.' * (name in needed)}", show_default=shown or False,
+            autocompletion=COMPLETIONS.get(name), rich_help_panel=str(extra.get("panel", "Options")),
         )  # fmt: skip
         made[name] = inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, option]

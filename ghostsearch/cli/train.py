@@ -20,6 +20,7 @@ Out = Annotated[
 ]
 
 
+@o.needs("data")
 def finetune(
     directory: Annotated[Path, typer.Argument(help="A directory that convert or search wrote.", show_default=False)],
     out: Out = None,
@@ -35,7 +36,6 @@ def finetune(
     """
     from ghostsearch.training.finetune import finetune_directory, placed
 
-    o.require(images, "data")
     out = out or placed(str(directory), images, recipe, what="-finetuned")
     with progress_bar(shown.silent) as progress:
         result = finetune_directory(directory, images, out, recipe, allow_code=allow_code, progress=progress)
@@ -47,6 +47,7 @@ def finetune(
     say(f"wrote {out}\nnext: ghostsearch measure {made}   or   ghostsearch export {made} --format onnx")
 
 
+@o.needs("data")
 def train(
     model: o.Model,
     out: Out = None,
@@ -62,7 +63,6 @@ def train(
     from ghostsearch.training.finetune import placed
     from ghostsearch.training.from_scratch import train_from_scratch
 
-    o.require(images, "data")
     out = out or placed(model, images, recipe, what="-trained")
     with progress_bar(shown.silent) as progress:
         result, classes = train_from_scratch(model, images, out, recipe, size=size, progress=progress)

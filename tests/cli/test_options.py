@@ -23,7 +23,7 @@ def options():
         for parameter in command.params:
             long = [flag for flag in parameter.opts if flag.startswith("--")]
             if long:
-                said = parameter.help.replace("; repeatable.", ".")
+                said = parameter.help.replace("; repeatable.", ".").removesuffix(" Required.")
                 found.setdefault(long[-1], {})[name] = (
                     said,
                     parameter.is_flag,
@@ -54,3 +54,12 @@ def test_the_help_names_every_task():
 def test_no_two_names_have_one_meaning():
     first = [next(iter(uses.values()))[0] for uses in options().values()]
     assert sorted(first) == sorted(set(first))
+
+
+def test_what_must_be_given_and_what_follows_from_the_model_show_no_default():
+    commands = typer.main.get_command(app).commands
+    told = {(name, p.name): (p.help, p.show_default) for name, c in commands.items() for p in c.params}
+    assert all(told[name, "data"][0].endswith("Required.") for name in ("finetune", "train"))
+    assert not any(told[name, "data"][1] for name in ("finetune", "train"))
+    assert not told["search", "space"][1]
+    assert told["search", "data"][1] == "digits"
