@@ -127,7 +127,8 @@ def page(args: argparse.Namespace, table: pd.DataFrame) -> ResultPage:
             "table are included where a variant uses them, and serve every later budget. No seeds: the study starts "
             "from the baseline alone. Uniform: also each choice and each width everywhere. Solver: also the integer "
             "program's answers. Solver only: nothing but those. Table: the search's own sampler, which asks for eight "
-            "of them for each axis and then learns from every trial.",
+            "of them for each axis and then learns from every trial: until then it builds what solver only "
+            "builds and differs in latency by the noise of the clock alone.",
         ],
     )  # fmt: skip
 
