@@ -197,3 +197,9 @@ def test_comparison_figures_and_differences(view: StudyView) -> None:
     whole, part = map(float, rows["hypervolume"])
     assert whole > part > 0
     assert different_settings([view, other]) == [("run: seed", ["0", "7"])]
+
+
+def test_a_model_in_words_says_once_that_it_is_chosen(view: StudyView, tmp_path: Path) -> None:
+    notes = {m["id"]: m["note"] for m in page_content(view, tmp_path)["models"]}
+    assert notes[view.chosen].count("chosen") == 1
+    assert not [n for d, n in notes.items() if "chosen" in n and d != view.chosen]
