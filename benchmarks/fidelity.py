@@ -8,8 +8,6 @@ One row an architecture and rung in fidelity.csv under `--work`; the same comman
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import pandas as pd
 from scipy.stats import kendalltau
 from torch import nn
 
-from benchmarks.result_page import ResultPage, ResultTable, publish
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.files import write_text
 from ghostsearch.graph.capture import copied
 from ghostsearch.machine import processor
@@ -67,7 +65,7 @@ def main() -> None:
         claim=f"Kendall's tau of the closed form's score with {args.longest} epochs, {args.model}, "
         f"{args.count} random architectures",
         figure=f"{closed:.2f}",
-        command="python benchmarks/" + " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])]),
+        command=script_command(),
         device=processor(), seed=args.seed,
         tables=[
             ResultTable("Rank correlation with the longest training", result.round(3).to_dict("records")),

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.result_page import ResultPage, ResultTable, publish
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.machine import processor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -193,7 +193,7 @@ def main() -> None:
         "images, tables, arrays, loaders and studies; kinds of "
         "file for which one input did anything but give a result or one line",
         figure=f"{total:,} inputs, {bad} kinds", device=processor(),
-        command=" ".join(["python", "benchmarks/fuzz.py", *sys.argv[1:]]),
+        command=script_command(),
         tables=[
             ResultTable(f"hypothesis, {given.factor} times the tests' inputs from fresh seeds", made),
             ResultTable("atheris, guided by coverage", by_coverage),

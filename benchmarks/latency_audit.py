@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ import pandas as pd
 import torch
 from scipy.stats import kendalltau
 
-from benchmarks.result_page import ResultPage, ResultTable, publish
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.measure.audit import (
     AUDIT_MODELS,
     FIT_MODELS,
@@ -224,7 +223,7 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, Bench]]) -> N
         claim=f"Latency predicted from the table for {given.models} unseen random architectures of each of "
         f"{', '.join(found)} (targets: MAPE at most 6 %, τ at least 0.9; met on {met} of {len(own)})",
         figure="; ".join(f"{n} {x.mape:.1%}, τ {x.tau:.2f}" for n, x in own),
-        command=" ".join(["python benchmarks/latency_audit.py", *sys.argv[1:]]),
+        command=script_command(),
         device=f"{store.device.place()}, {given.device}, {given.threads} thread, batch {given.batch}",
         tables=[
             ResultTable("Errors of the predicted ratio to the baseline", rows),

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from rows import append_row, read_rows
 
-from benchmarks.result_page import ResultPage, ResultTable, publish
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.setting import Setting
@@ -110,7 +110,7 @@ def write(rows: list[dict[str, str]], given: argparse.Namespace) -> None:
         claim="Two copies of one model, measured as if they were different: share of 95 % intervals that hold 1 "
         "(aim: 95 ± 1.5 %)",
         figure=f"{found:.1%} of {len(rows)} tries (standard error {share_error(found, len(rows)):.1%})",
-        command=" ".join(["python benchmarks/latency_quality.py", *sys.argv[1:]]),
+        command=script_command(),
         device=f"{first.place()}, {given.threads} thread, batch 1",
         tables=[ResultTable("The ratio of the copies, which should be 1", table)],
         notes=[

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.result_page import ResultPage, ResultTable, publish
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.machine import processor
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.setting import Setting
@@ -93,7 +93,7 @@ def main() -> None:
         name="quiet", title="The A/A test under load",
         claim="Median latency of ResNet-20 against a quiet machine: beside two trainings",
         figure=f"{loaded / alone:.2f} times",
-        command=" ".join(["python", "benchmarks/quiet.py", *sys.argv[1:]]),
+        command=script_command(),
         device=f"{processor()}, onnxruntime:cpu, one thread",
         tables=[ResultTable("A model against itself (the ratio should be 1)", rows)],
     )  # fmt: skip

@@ -25,7 +25,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.result_page import ResultPage, ResultTable, publish
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.machine import processor
 from ghostsearch.records import Axis, Cost, Record, Score
 from ghostsearch.space.architecture import Architecture, SearchSpace
@@ -152,7 +152,7 @@ def proposals(given: argparse.Namespace) -> ResultPage:
         figure=", ".join(
             f"{r['storage']}: {r['proposals a second']} by the clock, {1000 / r['CPU ms a proposal']:.0f} a CPU second"
             for r in full
-        ), command=command(), device=processor(),
+        ), command=script_command(), device=processor(),
         notes=[
             "A proposal is an ask of the study: the lock, the sampler, one write of the new trial. The running trials "
             "add up while it asks, as with many workers. CPU ms is what this process spent; the rest is the disk, the "
@@ -229,7 +229,7 @@ def stubs(given: argparse.Namespace) -> ResultPage:
         tables=[ResultTable(f"{given.storage}, {given.seconds:g} s each", rows)],
         claim="Simulation: up to 1,000 stub workers (each sleeps where a real one trains) on Ray's local cluster, one "
         "proposer: trials a second at most",
-        figure=f"{best:g}", command=command(), device=processor(),
+        figure=f"{best:g}", command=script_command(), device=processor(),
         notes=[
             f"Where the proposer is the limit, trials that take longer than workers / {best:g} seconds keep all "
             f"workers busy: 1,000 workers from {1000 / best:.0f} s a trial on.",
@@ -299,18 +299,13 @@ def workers(given: argparse.Namespace) -> ResultPage:
         claim=f"Trials per hour with {given.workers} workers on two cores: Ray's actors beside plain processes "
         "(aim: at least 0.9 of their rate)",
         figure=f"processes {rates['optuna']}, Ray {rates['ray']}: {share:.2f} of their rate",
-        command=command(), device=processor(),
+        command=script_command(), device=processor(),
         notes=[
             "Workers pause while another one times, so two of them are not twice as quick.",
             "From the first trial's start to the last one's end. Overhead: workers × this time less the seconds inside "
             "trials, over the trials. The actors' start lies before the first trial.",
         ],
     )  # fmt: skip
-
-
-def command() -> str:
-    """This command as it was given."""
-    return " ".join(["python", "benchmarks/scaling.py", *sys.argv[1:]])
 
 
 def main() -> None:

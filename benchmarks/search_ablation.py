@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from benchmarks.result_page import ResultPage, ResultTable, publish
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.machine import processor
 from ghostsearch.pareto import hypervolume
 from ghostsearch.records import Axis, StudyView
@@ -117,7 +115,7 @@ def page(args: argparse.Namespace, table: pd.DataFrame) -> ResultPage:
         name=args.name, title=f"What the stages of the search are worth: {args.model}, {args.trials} trials each",
         claim=f"Samplers with and without seeds at {args.trials} trials, hypervolume on {args.model}; the best variant",
         figure=best,
-        command="python benchmarks/" + " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])]),
+        command=script_command(),
         device=f"{processor()}, onnxruntime:cpu, 1 thread", tables=tables,
         pictures={f"{args.name}.png": lambda path: draw(table, path)},
         notes=[

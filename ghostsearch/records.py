@@ -278,6 +278,11 @@ class Axis(_Frozen):
         return self.name in ("score", "test_score")
 
     @property
+    def split(self) -> str:
+        """The split that a score's axis reads."""
+        return "test" if self.name == "test_score" else "validation"
+
+    @property
     def bound(self) -> float | None:
         """The limit in the unit, for pictures and predictions; None where there is none or the baseline is unknown."""
         if self.limit is None or not self.relative:
@@ -296,7 +301,7 @@ class Axis(_Frozen):
     def value(self, record: Record) -> float | None:
         """A record's figure in the unit, a latency as its median; None where it was not taken."""
         if self.is_score:
-            score = record.score("test" if self.name == "test_score" else "validation")
+            score = record.score(self.split)
             return score.value if score else None
         if self.device:
             latency = record.latency(self.device)

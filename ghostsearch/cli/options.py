@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -110,13 +110,14 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         else:
             plain.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
     needed: tuple[str, ...] = getattr(function, "needs", ())
+    said = {name: f.description for group in grouped.values() for name, f in type(group).model_fields.items()}
     of_fields = {name: p for group in grouped.values() for name, p in _field_parameters(group, needed).items()}
 
     def run(**values: Any) -> None:
         given = {name: value for name, value in values.items() if name in of_fields and value not in (None, [])}
         for name in needed:
             if name not in given:
-                raise GhostsearchError(f"give --{name.replace('_', '-')}: {_described(grouped.values(), name)}")
+                raise GhostsearchError(f"give --{name.replace('_', '-')}: {said[name]}")
         groups = {name: _filled(group, given) for name, group in grouped.items()}
         function(**groups, **{name: value for name, value in values.items() if name not in of_fields})
 
@@ -138,11 +139,6 @@ def _filled(group: Options, given: dict[str, Any]) -> Options:
     made.__pydantic_fields_set__.clear()
     made.__pydantic_fields_set__.update(own)
     return made
-
-
-def _described(groups: Iterable[Options], name: str) -> str:
-    found = (type(group).model_fields[name].description for group in groups if name in type(group).model_fields)
-    return next(found) or ""
 
 
 def _field_parameters(group: Options, needed: Sequence[str]) -> dict[str, inspect.Parameter]:

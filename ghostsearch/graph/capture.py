@@ -115,7 +115,7 @@ def unwrapped(model: Any) -> nn.Module:
     return model
 
 
-def outputs_of(layer: Any) -> int:
+def output_channels(layer: Any) -> int:
     """Output channels of a convolution, or features of a linear layer."""
     return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
 

@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from ghostsearch.errors import in_a_line
-from ghostsearch.graph.capture import call, copied, meta_copy, moved, outputs_of
+from ghostsearch.graph.capture import call, copied, meta_copy, moved, output_channels
 from ghostsearch.graph.plan import OUTPUT, Edit, Side, WidthPlan
 from ghostsearch.space.architecture import Group
 from ghostsearch.space.costs import passes_channels
@@ -66,7 +66,7 @@ def _plan(model: nn.Module, graph: Any) -> WidthPlan:
     for path, root in _producers(model, graph):
         if path in seen:
             continue
-        channels = outputs_of(root)
+        channels = output_channels(root)
         coupled, trouble = _coupled(graph, root, channels)
         tangled += trouble == TANGLED
         if tangled > MOST_TANGLED:
@@ -168,7 +168,7 @@ def _partial(model: nn.Module, edits: list[Edit], channels: int) -> str:
             continue
         layer = model.get_submodule(edit.path)
         if edit.side == "out" and _is_producer(layer):
-            have, reached = outputs_of(layer), len(np.unique(edit.pairs[:, 1]))
+            have, reached = output_channels(layer), len(np.unique(edit.pairs[:, 1]))
             if reached == have and len(edit.pairs) > have:
                 return f"the channels of {edit.path} are coupled to one another (split and joined again?)"
             if not reached == have == channels:

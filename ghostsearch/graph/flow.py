@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from ghostsearch.blocks.base import Block
-from ghostsearch.graph.capture import call, copied, light_copy, outputs_of, tensors
+from ghostsearch.graph.capture import call, copied, light_copy, output_channels, tensors
 from ghostsearch.space.costs import passes_channels
 
 ADDS = (operator.add, operator.iadd, torch.add)
@@ -282,7 +282,7 @@ def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | 
     """
     if place.node is None:
         return None
-    outputs = outputs_of(model.get_submodule(place.path))
+    outputs = output_channels(model.get_submodule(place.path))
     through: dict[int, str] = {}
     ends: dict[int, str] = {}
     seen: set[fx.Node] = set()

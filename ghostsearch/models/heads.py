@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ghostsearch.blocks.own_conv import resized
 from ghostsearch.errors import GhostsearchError, in_a_line
-from ghostsearch.graph.capture import outputs_of, tensors
+from ghostsearch.graph.capture import output_channels, tensors
 
 
 def set_classes(module: nn.Module, classes: int, example: Tensor) -> None:
@@ -25,8 +25,8 @@ def set_classes(module: nn.Module, classes: int, example: Tensor) -> None:
     ends = [path for training in (False, True) for path in _ends(module, example, training=training)]
     if not ends:
         raise GhostsearchError("--classes: the model has no linear layer or convolution at its end to adapt")
-    before = outputs_of(module.get_submodule(ends[0]))
-    heads = [path for path in dict.fromkeys(ends) if outputs_of(module.get_submodule(path)) == before != classes]
+    before = output_channels(module.get_submodule(ends[0]))
+    heads = [path for path in dict.fromkeys(ends) if output_channels(module.get_submodule(path)) == before != classes]
     for path in heads:
         module.set_submodule(path, _resized(module.get_submodule(path), classes))
     _run(module, example, f" once {', '.join(heads)} {'have' if len(heads) > 1 else 'has'} {classes} outputs")

@@ -34,7 +34,7 @@ from ghostsearch.report.outcome import (
 )
 from ghostsearch.report.points import MARKS, NAMED_KINDS, STAGES, kinds, make_panel, stages, untried
 from ghostsearch.space.limits import parse_drop
-from ghostsearch.study.choose import BASELINES, error_of_difference
+from ghostsearch.study.choose import BASELINES, error_of_difference, longest_training
 from ghostsearch.units import with_prefix
 from ghostsearch.usercode import leave_for
 
@@ -139,7 +139,7 @@ def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
     baseline, axis, tables = view.record("baseline"), score_axis(view), table_axes(view)
     folder, leave = Path(view.directory) / "models", leave_for(str(view.config.get("model", "")))
     best, options = best_baseline(view, "validation"), []
-    last = max((s.epochs for r in view.finalists if (s := r.score())), default=0.0)
+    last = longest_training(view.finalists)
     for digest in _finished(view):
         record = view.record(digest)
         if record is None or best is None or digest in BASELINES or None in (axis.value(record), axis.value(best)):

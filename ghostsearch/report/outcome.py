@@ -53,7 +53,7 @@ def table_axes(view: StudyView) -> list[Axis]:
 
 def axis_title(axis: Axis) -> str:
     """Split, label and unit of an axis of a picture."""
-    split = {"score": "validation ", "test_score": "test "}.get(axis.name, "")
+    split = f"{axis.split} " if axis.is_score else ""
     unit = axis.scale[1]
     return f"{split}{axis.label} ({unit})" if unit and unit != axis.label else f"{split}{axis.label}"
 

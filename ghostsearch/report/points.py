@@ -18,7 +18,7 @@ from ghostsearch.report.outcome import (
     standard_error,
     variants,
 )
-from ghostsearch.study.choose import TRAINED
+from ghostsearch.study.choose import TRAINED, longest_training
 
 STAGES: Mapping[str, str] = {
     "finished": "finalists, after final training: validation",
@@ -100,7 +100,9 @@ def make_panel(view: StudyView, cost: Axis, stage: str) -> Panel:
     trials = by_digest((*view.records, *untried(view)) if stage == "searched" else view.finalists)
     further = [] if stage == "searched" else variants(view)
     records = [r for r in (*trials.values(), *further) if _places(r, cost, score)]
-    eligible = [r for r in records if _may_be_front(view, r, cost, score, stage)]
+    # The baseline was trained before the search, whose rungs do not count for it.
+    rung, exempt = (last_rung(view), "baseline") if stage == "searched" else (longest_training(view.finalists), "")
+    eligible = [r for r in records if _may_be_front(view, r, cost, score, 0.0 if r.digest == exempt else rung)]
     sign = -1.0 if score.maximize else 1.0
     places = [place for r in eligible for place in _places(r, cost, score)]
     front = pareto_front([(x, sign * y) for x, y in places])
@@ -123,14 +125,12 @@ def _places(record: Record, cost: Axis, score: Axis) -> list[tuple[float, float]
     return [(x * cost.scale[0], y * score.scale[0])]
 
 
-def _may_be_front(view: StudyView, record: Record, cost: Axis, score: Axis, stage: str) -> bool:
+def _may_be_front(view: StudyView, record: Record, cost: Axis, score: Axis, rung: float) -> bool:
     """Whether it meets the limits and may be compared: scores of different rungs are not."""
     if (is_variant(record) and record.digest != TRAINED) or record.state != "complete" or record.digest in view.missed:
         return False
-    newest, searched = record.score("test" if stage == "test" else "validation"), stage == "searched"
-    final = max((s.epochs for r in view.finalists if (s := r.score())), default=0.0)
-    rung = last_rung(view) if searched else final
-    if newest and newest.epochs < rung and not (searched and record.digest == "baseline"):
+    newest = record.score(score.split)
+    if newest and newest.epochs < rung:
         return False
     return not (cost.breach(record) or score.breach(record))
 
@@ -160,7 +160,7 @@ def _point(record: Record, kind: str, cost: Axis, score: Axis) -> Point:
     ((x, y),) = _places(record, cost, score)
     latency = record.latency(cost.device) if cost.device else None
     interval = latency.ratio_interval if latency else None
-    error = standard_error(record.score("test" if score.name == "test_score" else "validation"))
+    error = standard_error(record.score(score.split))
     (fx, _), (fy, _) = cost.scale, score.scale
     around = None
     if interval and cost.baseline:

@@ -19,6 +19,11 @@ INT8, FLOAT = "baselineint8", "baselinefloat"
 BASELINES = (BASELINE, TRAINED, INT8, FLOAT)
 
 
+def longest_training(finalists: Sequence[Record]) -> float:
+    """Most epochs that a finalist has had: only those are compared; 0 where none is scored."""
+    return max((s.epochs for r in finalists if (s := r.score())), default=0.0)
+
+
 def better_baseline(finalists: Sequence[Record], score: Axis) -> Record | None:
     """The baseline to compare with: as given or after the finalists' training, whichever scores better."""
     found = [r for r in finalists if r.digest in (BASELINE, TRAINED) and score.value(r) is not None]

@@ -14,7 +14,16 @@ from torch import nn
 from ghostsearch.files import atomic_path, write_text
 from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Axis, Record
-from ghostsearch.study.choose import BASELINE, BASELINES, FLOAT, INT8, TRAINED, recommended, worth_finishing
+from ghostsearch.study.choose import (
+    BASELINE,
+    BASELINES,
+    FLOAT,
+    INT8,
+    TRAINED,
+    longest_training,
+    recommended,
+    worth_finishing,
+)
 from ghostsearch.study.directory import OUTCOME, baseline_directory, kept_directory
 from ghostsearch.study.evidence import evidence
 from ghostsearch.study.kept import MODELS, RECORD, save_model
@@ -157,18 +166,13 @@ def final_front(plan: Plan, finalists: Sequence[Record]) -> tuple[list[Record], 
 
     The baseline competes after the same training, and is on the front only where no model is.
     """
-    equal = max((last for r in finalists if (last := _epochs(r)) is not None), default=0.0)
-    compared = [r for r in finalists if _epochs(r) == equal and r.digest not in (INT8, FLOAT)]
+    equal = longest_training(finalists)
+    compared = [r for r in finalists if (s := r.score()) and s.epochs == equal and r.digest not in (INT8, FLOAT)]
     missed = [r.digest for r in compared if plan.breaches(r) and r.digest not in BASELINES]
     kept = [r for r in compared if r.digest not in missed]
     best = sorted((kept[i] for i in pareto_front(plan.points(kept))), key=plan.score_axis.minimised)
     models = [r for r in best if r.digest not in BASELINES]
     return models or [r for r in finalists if r.digest == BASELINE and not plan.breaches(r)], missed
-
-
-def _epochs(record: Record) -> float | None:
-    score = record.score()
-    return score.epochs if score else None
 
 
 def write_outcome(folder: Path, outcome: Outcome, axes: Sequence[Axis]) -> None:

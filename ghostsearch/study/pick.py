@@ -10,7 +10,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Axis, Record, StudyView
 from ghostsearch.space.limits import Limit, Limits
 from ghostsearch.study.baseline import COST_COLUMNS
-from ghostsearch.study.choose import BASELINE, BASELINES, better_baseline, recommended
+from ghostsearch.study.choose import BASELINE, BASELINES, better_baseline, longest_training, recommended
 from ghostsearch.study.directory import kept_model, load_study
 
 
@@ -44,7 +44,7 @@ def pick(view: StudyView, wanted: Limits) -> Pick:
     score = next(axis for axis in axes if axis.is_score)
     wanted.check_score(score.label)
     drop = wanted.drop() if wanted.max_drop else Limits(max_drop=view.config.get("max_drop")).drop()
-    last = max(s.epochs for r in view.finalists if (s := r.score()))
+    last = longest_training(view.finalists)
     models = [r for r in view.finalists if r.digest not in BASELINES and (s := r.score()) and s.epochs == last]
     if not models:
         raise GhostsearchError(f"{view.directory} has no finalist but the baseline; search with more --trials")

@@ -163,9 +163,9 @@ class TableSampler(optuna.samplers.BaseSampler):
         """What is believed to lose least within the limits, of what the study has not had."""
         rung, avoid = self.beliefs.rung, self.beliefs.front_codes()
         assert rung is not None
-        losses = rung.losses.entries(self.beliefs.draw(rng))
+        losses, bounds = rung.losses.entries(self.beliefs.draw(rng)), self._bounds()
         for _ in range(TRIES):
-            code = self._answer(self._bounds(), losses, avoid)
+            code = self._answer(bounds, losses, avoid)
             if code not in self._taken:
                 return code
             avoid.append(code)
