@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from networks import compute_device
 
+from benchmarks.networks import compute_device
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.data.calibration import images_within
 from ghostsearch.space.architecture import SearchSpace

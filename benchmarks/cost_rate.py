@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torchvision
 
-from benchmarks.result_page import ResultPage, ResultTable, publish
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import CostTable
@@ -93,7 +93,7 @@ def main() -> None:
         claim=f"Params, MACs and bytes of random architectures by formula (target: {TARGET:,} a second, met in "
         f"{met} of {len(rows)} cases), equal to the count of the built model to the unit",
         figure=f"{min(rates):,} to {max(rates):,} architectures a second",
-        command="python benchmarks/cost_rate.py" + "".join(f" --model {name}" for name in given.model or ()),
+        command=script_command(),
         device=f"{processor()}, one thread",
         tables=[ResultTable(f"{given.count:,} random architectures at once, {given.size}²", rows)],
         notes=[

@@ -27,7 +27,7 @@ import torch
 import torchvision
 from torch import nn
 
-from benchmarks.result_page import ResultPage, ResultTable, publish
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.machine import processor
 
 VERSIONS = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
@@ -214,14 +214,15 @@ def publish_table(rows: list[dict[str, Any]]) -> None:
         claim="Builders of torchvision and timm that convert at exactly the params and MACs predicted; the others have "
         "no convolution to replace and say why",
         figure=", ".join(f"{n} {status}" for status, n in found.items()),
-        command="python benchmarks/coverage.py",
+        command=script_command(),
         device=f"{processor()}, one thread",
         tables=[ResultTable("every builder", [{c: row.get(c, "") for c in COLUMNS} for row in ordered])],
         notes=(
             f"Every convolution that ghost.yaml offers becomes {CHOICE}. MACs are of the small input named. "
             "convert_seconds: convert without calibration. groups: channel widths traced and checked, by --widths 15 "
             "in some rows; those of them that are fixed cannot change (one is the model's output).",
-            "Each row names the day and the versions it was made with; --missing makes those that are not there.",
+            "Each row names the day and the versions it was made with; the command made the last of them. --missing "
+            "makes those that are not there.",
         ),
     )
     publish(page, OUT)

@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from families_page import COMMAND, page
-from networks import network_arguments, opened
-from rows import append_row, read_rows
 from torch import nn
 
+from benchmarks.families_page import COMMAND, page
+from benchmarks.networks import network_arguments, opened
 from benchmarks.result_page import publish, script_command
+from benchmarks.rows import append_row, read_rows
 from ghostsearch.files import write_text
 from ghostsearch.measure.cells import CellStore
 from ghostsearch.measure.devices.onnxruntime_cpu import OnnxRuntimeCpu

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rows import read_rows
 
 from benchmarks.result_page import ResultPage, ResultTable
+from benchmarks.rows import read_rows
 from ghostsearch.machine import processor
 
 LATENCIES, LOST = (0.85, 0.7), (1.0, 3.0)

@@ -23,13 +23,13 @@ from typing import Any
 import psutil
 import torch
 import torchvision
-from imagenet_sample import lite0, read_images
-from networks import compute_device
-from rows import append_row, read_rows
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from benchmarks.imagenet_sample import lite0, read_images
+from benchmarks.networks import compute_device
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
+from benchmarks.rows import append_row, read_rows
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.sites import find_sites

@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from families import WIDTHS, preset
-from imagenet_sample import SIZE, open_sample
-from rivals import pruned
-from rows import append_row, read_rows
 from torch import Tensor, nn
 
+from benchmarks.families import WIDTHS, preset
+from benchmarks.imagenet_sample import SIZE, open_sample
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
+from benchmarks.rivals import pruned
+from benchmarks.rows import append_row, read_rows
 from ghostsearch.graph.capture import copied
 from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost

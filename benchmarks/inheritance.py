@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rows import read_rows
 from torch import nn
-from weight_sources import DISTILL_STEPS, PEERS, SOURCES, Bench, Spent
 
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
+from benchmarks.rows import read_rows
+from benchmarks.weight_sources import DISTILL_STEPS, PEERS, SOURCES, Bench, Spent
 from ghostsearch.data.calibration import calibration_batches
 from ghostsearch.data.load import Data, load_data
 from ghostsearch.machine import processor

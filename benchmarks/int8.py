@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from networks import network_arguments, opened
-from rows import append_row, read_rows
 
+from benchmarks.networks import network_arguments, opened
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
+from benchmarks.rows import append_row, read_rows
 from ghostsearch.machine import processor
 from ghostsearch.measure.devices.onnxruntime_cpu import OnnxRuntimeCpu
 from ghostsearch.measure.latency import measure_latency

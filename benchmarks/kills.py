@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.result_page import ResultPage, ResultTable, publish
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.machine import processor
 from ghostsearch.study.directory import load_study
 
@@ -237,13 +237,12 @@ def page_of(series: Sequence[Series], given: argparse.Namespace) -> ResultPage:
     bad = sum(r["lost or repeated"] + r["half-written files"] for t in tables for r in t.rows)
     total = sum(len(t.rows) for t in tables)
     stages = Counter(r["stage"] for t in tables for r in t.rows)
-    command = ["python", "benchmarks/kills.py", "--kills", str(given.kills), "--storages", given.storages]
     return ResultPage(
         name="kills", title="SIGKILL at random, and going on", seed=given.seed, tables=tables,
         figure=f"{bad} in {total} kills; {equal} of {runs} runs equal",
         claim="Searches killed at random moments and started again by the same command: trials lost or "
         "repeated and files half-written; runs whose trials, scores, finalists and front equal an unkilled run's",
-        command=" ".join([*command, "--results", "results"]), device=processor(),
+        command=script_command(), device=processor(),
         notes=[
             "The stage is told by what stood on disk at the kill: "
             + ", ".join(f"{name} {count}" for name, count in stages.most_common()) + ".",

@@ -24,9 +24,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from rows import append_row, read_rows
 
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
+from benchmarks.rows import append_row, read_rows
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.setting import Setting

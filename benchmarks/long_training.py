@@ -26,14 +26,14 @@ from typing import Any
 import pandas as pd
 import torch
 import torch.multiprocessing as multiprocessing
-from graphed import train_graphed
-from networks import configured, network_arguments, opened
-from rivals import converted, fastnas_model, pruned, rebuilt, shapes
-from rows import append_row, read_rows
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from benchmarks.graphed import train_graphed
+from benchmarks.networks import configured, network_arguments, opened
+from benchmarks.rivals import converted, fastnas_model, pruned, rebuilt, shapes
+from benchmarks.rows import append_row, read_rows
 from ghostsearch.data.load import Data
 from ghostsearch.data.sets import ImageSet
 from ghostsearch.files import write_text

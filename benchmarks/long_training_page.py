@@ -15,11 +15,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from long_training import BATCH, BUDGETS, CHOOSING, REPEATED, chosen_runs
-from rows import read_rows
 from scipy.stats import kendalltau
 
+from benchmarks.long_training import BATCH, BUDGETS, CHOOSING, REPEATED, chosen_runs
 from benchmarks.result_page import ResultPage, ResultTable, publish
+from benchmarks.rows import read_rows
 
 OURS = ("ghostsearch", "solver only")
 NAMES = {"macs": "half of the MACs", "latency": "0.6 of the latency"}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torchvision
 
-from benchmarks.result_page import ResultPage, ResultTable, publish
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.space.preset import load_preset
@@ -91,7 +91,7 @@ def main() -> None:
         title="Peak activation memory beside ONNX Runtime's own figure",
         claim="ONNX Runtime's arena over the peak counted from the graph, batch 1, baselines and ghost ones",
         figure=f"{min(ratios):.2f} to {max(ratios):.2f}",
-        command="python benchmarks/memory_check.py",
+        command=script_command(),
         device=f"{processor()}, onnxruntime:cpu, one thread",
         tables=[ResultTable(f"Bytes of activations at their peak, {given.size}²", rows)],
         notes=[

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from imagenet_sample import open_sample
 
+from benchmarks.imagenet_sample import open_sample
 from ghostsearch.machine import processor
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.setup import Setup, open_setup

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from networks import network_arguments, opened
-from rows import append_row, read_rows
 from torch import Tensor, nn
 
+from benchmarks.networks import network_arguments, opened
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
+from benchmarks.rows import append_row, read_rows
 from ghostsearch.machine import processor
 from ghostsearch.measure.latency import measure_pairs
 from ghostsearch.measure.layers import TimedLayer, timed_layers

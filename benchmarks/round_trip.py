@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from coverage import Case, timm_cases, torchvision_cases
-from rows import read_rows
 from torch import nn
 
-from benchmarks.result_page import ResultPage, ResultTable, publish
+from benchmarks.coverage import Case, timm_cases, torchvision_cases
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
+from benchmarks.rows import read_rows
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.capture import call, tensors
 from ghostsearch.machine import processor
@@ -98,7 +98,7 @@ def publish_table(rows: list[dict[str, Any]], out: Path) -> None:
         claim="Converted builders of torchvision and timm whose outputs are bit-equal after architecture.json and "
         "weights.safetensors were written and read",
         figure=f"{equal['True']} of {equal['True'] + equal['False']}; the others have no site or are left out for size",
-        command="python benchmarks/round_trip.py",
+        command=script_command(),
         device=f"{processor()}, one thread",
         tables=[ResultTable("every builder", ordered)],
         notes=("Inputs are those of the coverage page.",),

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 import torchvision
-from rows import append_row, read_rows
 
-from benchmarks.result_page import ResultPage, ResultTable, publish
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
+from benchmarks.rows import append_row, read_rows
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.latency import measure_latency
@@ -89,14 +89,14 @@ def write(rows: list[dict[str, str]], given: argparse.Namespace) -> None:
         f"network's on {len(devices)} runtimes: less was saved than MACs promise in {losing} of {len(rows)} cases, and "
         f"{slower} are slower than baseline",
         figure=f"from {min(ratios):.2f} to {max(ratios):.2f} times the baseline's time",
-        command="python benchmarks/runtime_speed.py",
+        command=script_command(),
         device=f"{get_device('torch:cpu').place()}, {given.threads} thread, batch 1, {given.size}²",
         tables=[
             ResultTable("Time over the baseline's, with its 95 % interval", table),
             ResultTable("The baseline, milliseconds", baseline),
         ],
         notes=[
-            "–: not measured yet, the same command goes on. *: calls spread over more than a tenth of the median. "
+            "–: not measured yet, rerun the command to resume. *: calls spread over more than a tenth of the median. "
             "All in float32, both variants interleaved with the baseline, random weights. Runtimes: "
             + ", ".join(f"{k} {v}" for k, v in versions.items())
             + ". One row a measurement, with the load average of the shared machine: runtime_speed_rows.csv; what a "

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.result_page import ResultPage, ResultTable, publish
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.machine import processor
 from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.models.load import example_input, load_model
@@ -105,7 +105,7 @@ def main() -> None:
     page = ResultPage(
         name="solver_speed", title="The integer program's time",
         claim="CPU seconds of one solution for 60 sites × 12 choices, the slowest of 60 (target: under 2)",
-        figure=f"{rows[0]['largest CPU s']} s", command="python benchmarks/solver_speed.py", device=processor(),
+        figure=f"{rows[0]['largest CPU s']} s", command=script_command(), device=processor(),
         seed=args.seed, tables=[ResultTable(f"{BUDGETS} budgets, {DIVERSE} solutions each", rows)],
         notes=["CPU time: the machine was shared. "
                f"Each solution stops at 0.5 % of the best or after {THOROUGH.nodes} nodes."],

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from imagenet_sample import open_sample
-from rows import append_row, read_rows
 from scipy.stats import kendalltau
 from torch import nn
 
+from benchmarks.imagenet_sample import open_sample
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
+from benchmarks.rows import append_row, read_rows
 from ghostsearch.graph.capture import moved
 from ghostsearch.machine import processor
 from ghostsearch.space.architecture import Architecture, SearchSpace

@@ -12,8 +12,6 @@ SCRIPTS = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if "__main__
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_benchmark_says_what_it_takes(name, monkeypatch, capsys):
-    for folder in (ROOT, ROOT / "benchmarks"):
-        monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"), run_name="__main__")
