@@ -37,7 +37,6 @@ COLUMNS = (
     "reasons", "width_note", "date", "versions",
 )  # fmt: skip
 CHOICE = "ghost(ratio=2, kernel=3)"
-OUT = Path(__file__).parent.parent / "results"
 TIMM = [
     "bat_resnext26ts", "coat_tiny", "convmixer_768_32", "convnext_atto", "convnextv2_atto", "crossvit_tiny_240",
     "csatv2", "cspdarknet53", "cspnext_s", "cspresnet50", "darknet53", "densenet121", "dla34", "dm_nfnet_f0", "dpn68",
@@ -204,7 +203,7 @@ def _shape(example: Any) -> str:
     return " ".join("x".join(map(str, t.shape)) for t in tensors(example))
 
 
-def publish_table(rows: list[dict[str, Any]]) -> None:
+def publish_table(rows: list[dict[str, Any]], out: Path) -> None:
     """All rows as a page of results/."""
     ordered = sorted(rows, key=lambda row: (row["family"], row["model"]))
     found = Counter(row["status"].split(":")[0] for row in ordered)
@@ -225,7 +224,7 @@ def publish_table(rows: list[dict[str, Any]]) -> None:
             "makes those that are not there.",
         ),
     )
-    publish(page, OUT)
+    publish(page, out)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -252,10 +251,11 @@ def main() -> None:
         "--widths", type=int, default=0, metavar="M", help="check groups of models below M million params"
     )
     parser.add_argument("--missing", action="store_true", help="only builders without a row in coverage.csv")
+    parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message="not in macs")  # NMS, grid sampling: the same before and after
     cases = [*torchvision_cases(), *timm_cases()]
-    rows = {row["model"]: row for row in read_rows(OUT / "coverage.csv")}
+    rows = {row["model"]: row for row in read_rows(options.out / "coverage.csv")}
     for case in cases:
         named = (not options.models or case.name in options.models) and options.family in (None, case.family)
         if not named or (options.missing and case.name in rows):
@@ -265,8 +265,8 @@ def main() -> None:
             f"{case.name:44} sites {row['sites']:4} {row.get('convert_seconds', 0):6.2f} s  {row['status']}", flush=True
         )
         gc.collect()
-        publish_table(list(rows.values()))
-    publish_table(list(rows.values()))
+        publish_table(list(rows.values()), options.out)
+    publish_table(list(rows.values()), options.out)
 
 
 if __name__ == "__main__":

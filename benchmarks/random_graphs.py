@@ -1,7 +1,7 @@
 """Converts random small networks and holds each to what the documentation promises: results/random_graphs.md.
 
-    python -m benchmarks.random_graphs --graphs 2000               # about 20 minutes on one core
-    python -m benchmarks.random_graphs --graphs 2000 --seconds 240 # the same in pieces: run it again until it is done
+    python benchmarks/random_graphs.py                # 2,000 graphs, about 20 minutes on one core
+    python benchmarks/random_graphs.py --seconds 240  # the same in pieces: run it again until it is done
 
 A refusal with a reason is right; a traceback, a changed output that does not depend on the change, fitted weights worse
 than copied ones, a cost that the formulas do not know, a saved directory that gives something else are wrong.
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.random_nets import RandomNet, made
-from benchmarks.result_page import ResultPage, ResultTable, publish
+from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.graph.capture import tensors
@@ -40,7 +40,6 @@ from ghostsearch.surgery.saved import load, save
 from ghostsearch.surgery.sites import find_sites
 from ghostsearch.surgery.verify import ConversionWarning
 
-OUT = Path(__file__).parent.parent / "results"
 CHOICES = (
     "ghost(ratio=2, kernel=3)", "ghost(ratio=2, kernel=1)", "ghost(ratio=3, kernel=3)", "lowrank(rank=0.5)",
     "lowrank(rank=0.25)", "ghost(ratio=2, kernel=3, cheap=affine)",
@@ -139,7 +138,8 @@ def main() -> None:
     parser.add_argument("--graphs", type=int, default=2000)
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after so many seconds of processor time")
-    parser.add_argument("--file", type=Path, default=OUT / "random_graphs.json")
+    parser.add_argument("--file", type=Path, default=Path("random_graphs.json"), help="where outcomes are kept")
+    parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows: dict[str, str] = json.loads(args.file.read_text()) if args.file.is_file() else {}
@@ -157,7 +157,7 @@ def main() -> None:
     write_text(args.file, json.dumps(rows, indent=0) + "\n")
     print(f"{len(rows)} graphs, {time.process_time() - started:.0f} s", Counter(_kind(t) for t in rows.values()))
     if len(rows) >= args.graphs:
-        write_page(rows)
+        write_page(rows, args.out)
 
 
 def _kind(text: str) -> str:
@@ -167,7 +167,7 @@ def _kind(text: str) -> str:
     return text if text.startswith("right") else "WRONG"
 
 
-def write_page(rows: dict[str, str]) -> None:
+def write_page(rows: dict[str, str], out: Path) -> None:
     """The result page."""
     counts = Counter(_kind(text) for text in rows.values())
     rows_shown = [{"outcome": kind, "graphs": n} for kind, n in counts.most_common()]
@@ -176,10 +176,10 @@ def write_page(rows: dict[str, str]) -> None:
             name="random_graphs", title="Random graphs",
             claim="Random networks with the habits of real ones are converted rightly or refused with a reason",
             figure=f"{counts['WRONG']} wrong of {len(rows)}",
-            command=f"python -m benchmarks.random_graphs --graphs {len(rows)}", device=processor(),
+            command=script_command(), device=processor(),
             tables=[ResultTable("What became of each network", rows_shown)],
         ),
-        OUT,
+        out,
     )  # fmt: skip
 
 
