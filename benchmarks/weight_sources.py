@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from ghostsearch.data.load import Data
@@ -44,8 +41,6 @@ class Bench:
     """The data with only some of the training images, loaded when asked for."""
     example: Tensor
     calibration: list[Tensor]
-    cache: Path | None = None
-    """Folder where inherited weights are kept, so that rows of other runs do not make them again."""
     made: dict[tuple[str, str], tuple[nn.Module, Spent]] = field(default_factory=dict)
 
     def once(
@@ -54,40 +49,16 @@ class Bench:
         """A copy of what `make` gave the first time, and the seconds that it took then."""
         key = (source, architecture.digest)
         if key not in self.made:
-            stored = self._stored(source, architecture)
-            if stored is not None and stored.is_file():
-                kept = torch.load(stored, weights_only=True)
-                model = convert(self.baseline, architecture, example=self.example)
-                model.load_state_dict(kept["state"])
-                self.made[key] = model, Spent(*kept["spent"])
-            else:
-                model, spent = self.made[key] = make()
-                if stored is not None:
-                    stored.parent.mkdir(parents=True, exist_ok=True)
-                    torch.save({"state": model.state_dict(), "spent": [spent.wall, spent.cpu]}, stored)
+            self.made[key] = make()
         model, spent = self.made[key]
         return copy.deepcopy(model), spent
 
-    def _stored(self, source: str, architecture: Architecture) -> Path | None:
-        """File of a source's weights; its name changes with the code's settings."""
-        if self.cache is None:
-            return None
-        text = f"{self.net} {source} {architecture.digest} {FitSettings()}"
-        return self.cache / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
-
     def architecture(self, name: str) -> Architecture:
-        """One of the table's architectures, about half the MACs (ratio 4: a quarter)."""
+        """One of the table's architectures, about half the MACs."""
         convs = [p for p, m in self.baseline.named_modules() if isinstance(m, nn.Conv2d) and p != "conv1"]
-        ratio, halves = "ghost(ratio={}, kernel=3)".format, {p: "width(0.5)" for p in convs if p.endswith("conv1")}
         if name == "ghost2":
-            return Architecture.of({p: ratio(2) for p in convs}, {})
-        if name == "ghost4":
-            return Architecture.of({p: ratio(4) for p in convs}, {})
-        if name == "width":
-            return Architecture.of({}, halves)
-        # Mixed: widths in the last stage, where channels abound, ghosts before it.
-        last = {p: w for p, w in halves.items() if p.startswith("layer3")}
-        return Architecture.of({p: ratio(2) for p in convs if not p.startswith("layer3")}, last)
+            return Architecture.of(dict.fromkeys(convs, "ghost(ratio=2, kernel=3)"), {})
+        return Architecture.of({}, {p: "width(0.5)" for p in convs if p.endswith("conv1")})
 
 
 Source = Callable[[Bench, Architecture], tuple[nn.Module, Spent]]
