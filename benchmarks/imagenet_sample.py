@@ -76,8 +76,18 @@ def read_images(folder: Path) -> tuple[Tensor, Tensor]:
     return torch.stack(images), torch.tensor(labels)
 
 
-def open_sample(folder: Path, space: str, *, network: str = "lite0", judged: int = 128, seed: int = 0) -> Setup:
+def open_sample(
+    folder: Path,
+    space: str,
+    *,
+    network: str = "lite0",
+    model: nn.Module | None = None,
+    judged: int = 128,
+    seed: int = 0,
+) -> Setup:
     """The setup: all calibration images but the last `judged` to fit on, those to judge by; no label of either is read.
+
+    `model`: another network of that input in the place of `network`.
 
     Data.test has the 500 test images with their labels.
     """
@@ -85,7 +95,7 @@ def open_sample(folder: Path, space: str, *, network: str = "lite0", judged: int
     images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))]
     calibration, validation = list(images[:-judged].split(BATCH)), list(images[-judged:].split(BATCH))
     tests = zip(*(t.split(BATCH) for t in read_images(folder / "test")), strict=True)
-    model, example = trained(network), images[:1]
+    model, example = model or trained(network), images[:1]
     anatomy, preset = find_sites(model, example), load_preset(space)
     opened = preset.resolve(anatomy)
     loaded = LoadedModel(model, f"efficientnet-{network}", INPUT)
