@@ -70,7 +70,8 @@ class Ledger:
                 storage=storage.backend, study_name=name, directions=directions, load_if_exists=True,
                 sampler=optuna.samplers.RandomSampler(seed=0),
             )  # fmt: skip
-        self._storage = self.study._storage
+        self._storage = storage.backend
+        self._study_id = self._storage.get_study_id_from_name(name)
         self._standings: dict[int, Record] = {}
         self._digests: dict[int, str] = {}
         self._settled = 0
@@ -202,17 +203,17 @@ class Ledger:
             # On another machine each trial has its own heartbeat.
             if alive[owner] or self._lives(trial):
                 continue
-            deaths = trial.user_attrs.get(DEATHS, 0) + 1
+            trial_id, deaths = self._id(trial), trial.user_attrs.get(DEATHS, 0) + 1
             if RECORD in trial.user_attrs:
-                self._tell(trial._trial_id, read_record(trial))
+                self._tell(trial_id, read_record(trial))
             elif deaths == MAX_DEATHS:
                 architecture, origin = self._architecture(trial.params), trial.user_attrs.get(ORIGIN, "sampler")
                 reason = f"worker: {MAX_DEATHS} processes died in this trial (killed, or out of memory)"
-                self._write(trial._trial_id, failed_record(architecture, origin, reason))
+                self._write(trial_id, failed_record(architecture, origin, reason))
             else:
-                self._storage.set_trial_user_attr(trial._trial_id, DEATHS, deaths)
+                self._storage.set_trial_user_attr(trial_id, DEATHS, deaths)
                 # Back in its own place in the queue, so that the order is that of an unkilled run.
-                self._storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
+                self._storage.set_trial_state_values(trial_id, state=TrialState.WAITING)
                 again += 1
         return again
 
@@ -220,7 +221,7 @@ class Ledger:
         self, trial: FrozenTrial, taken: set[str], accepts: Callable[[Architecture], bool]
     ) -> Proposal | None:  # fmt: skip
         """Open a queued trial, or close it where it is not wanted."""
-        trial_id, fixed = trial._trial_id, trial.system_attrs.get("fixed_params", {})
+        trial_id, fixed = self._id(trial), trial.system_attrs.get("fixed_params", {})
         for name in self.distributions.keys() & fixed.keys() - trial.params.keys():
             # Queued from outside, by Study.enqueue_trial.
             distribution = self.distributions[name]
@@ -295,7 +296,7 @@ class Ledger:
             params=self.parameters(architecture), distributions=dict(self.distributions),
             user_attrs=dict(user), system_attrs=dict(system),
         )  # fmt: skip
-        return int(self._storage.create_new_trial(self.study._study_id, template_trial=template))
+        return int(self._storage.create_new_trial(self._study_id, template_trial=template))
 
     def _ownership(self, architecture: Architecture) -> dict[str, Any]:
         return {OWNER: own_name(), SEEN: time.time(), DIGEST: architecture.digest}
@@ -330,6 +331,10 @@ class Ledger:
     def _digest(self, trial: FrozenTrial) -> str:
         known = trial.user_attrs.get(DIGEST)
         return known or self._architecture({**trial.system_attrs.get("fixed_params", {}), **trial.params}).digest
+
+    def _id(self, trial: FrozenTrial) -> int:
+        """The storage's name for a trial, which the trial itself does not make public."""
+        return int(self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number))
 
     def _lives(self, trial: FrozenTrial) -> bool:
         return is_alive(trial.user_attrs.get(OWNER, ""), trial.user_attrs.get(SEEN, 0.0))

@@ -1,7 +1,8 @@
 """Who works on a trial and whether that process still lives: several share a study, and none waits for the dead.
 
-Not Optuna's heartbeat: journals have none, it waits minutes before a dead process' trial is taken up where the process
-table tells at once, and its retries go to the end of the queue, so that a killed run would come to other trials.
+Optuna's heartbeat does not serve here: of its storages RDBStorage alone has one, so journals would go without; a dead
+process' trial waits for minutes where the process table answers at once; and RetryHeartbeatStaleTrialCallback puts the
+trial at the end of the queue, so that a killed run would arrive at other trials than an undisturbed one.
 """
 
 from __future__ import annotations

@@ -84,17 +84,13 @@ def best_and_newest(
 ) -> list[FrozenTrial]:
     """`count` trials in their order: half of them the best by rank and crowding, the others the newest of the rest."""
     complete = [i for i, t in enumerate(trials) if t.state == TrialState.COMPLETE]
-    feasible = [i for i in complete if all(v <= 0 for k, v in trials[i].system_attrs.items() if _is_constraint(k, v))]
+    feasible = [i for i in complete if all(v <= 0 for v in trials[i].constraints.values())]
     signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in directions]
     points = [[s * v for s, v in zip(signs, trials[i].values or (), strict=True)] for i in feasible]
     found = standings(points)
     kept = {feasible[i] for i in sorted(range(len(found)), key=found.__getitem__)[: count // 2]}
     newest = [i for i in range(len(trials)) if i not in kept][-(count - len(kept)) :]
     return [trials[i] for i in sorted(kept.union(newest))]
-
-
-def _is_constraint(key: str, value: Any) -> bool:
-    return key.startswith("constraints:") and isinstance(value, int | float)
 
 
 class _KnownSpaceTpe(optuna.samplers.TPESampler):
