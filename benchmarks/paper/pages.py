@@ -62,7 +62,7 @@ def vgg16(making: Making) -> ResultPage:
     """The ablation of s and d on VGG-16."""
     rows = measured.timed_rows(counted.vgg16_family(), making.options, making.progress)
     claim = "VGG-16's ablation of s and d, parameters and multiply-adds counted to the printed digit"
-    notes = ("Accuracies under a short schedule stand in paper_training_vgg16.", _timing(making.options))
+    notes = (_timing(making.options),)
     table = ResultTable("s and d", rows)
     return _page("paper_vgg16", "VGG-16 on CIFAR-10: s and d", claim, _agreement(rows), making, [table], notes)
 
@@ -74,7 +74,6 @@ def cifar(making: Making) -> ResultPage:
     notes = (
         "Ghost-ResNet-56's printed 63 M is what d=1 counts; d=3, which its ablation settles on, counts 65 M.",
         "The rows of l1, SBP, CP and AMC are printed only: nothing of them was run here.",
-        "Accuracies under a short schedule stand in paper_training_vgg16 and paper_training_resnet56.",
         _timing(making.options),
     )
     claim = "ResNet-56 and VGG-16 with ghost modules, counted for both kernels and with the stem kept or ghosted"
@@ -105,8 +104,7 @@ def cheap(making: Making) -> ResultPage:
     conv, affine, wavelet = (by[str(Ghost(2, 3, cheap))] for cheap in ("conv", "affine", "wavelet"))
     fewer = 1 - min(affine["MACs"], wavelet["MACs"]) / conv["MACs"]
     notes = (
-        "The paper names affine and wavelet transforms, keeps depthwise convolutions, and prints no figure for them. "
-        "Their accuracies under a short schedule stand in paper_training_vgg16.",
+        "The paper names affine and wavelet transforms, keeps depthwise convolutions, and prints no figure for them.",
         _timing(making.options),
     )
     claim = (
