@@ -72,7 +72,7 @@ class SampledLoss:
 
 
 class CandidateScores:
-    """Scores single changes of a setup's baseline, asked for in the order of `position`.
+    """Scores single changes of a setup's baseline, asked for in the order of `prepare`.
 
     score = ½ · mean over images of (gᵀδ)²: δ what the change alters at the end of its window (the change and
     TABLE_REACH layers behind it, all fitted in closed form), g the gradient there of a sampled label's loss. Where

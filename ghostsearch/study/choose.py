@@ -37,8 +37,8 @@ def recommended(
 
     The loss is in the score's unit, on the validation images that both were scored on. Without `max_drop` it may be one
     standard error of that difference (the one-standard-error rule of Breiman et al. 1984, section 3.4.3); where no
-    model keeps that, the best-scoring one is recommended. Ties go to the better score. Empty where nothing keeps a
-    given `max_drop`, and where the front is empty.
+    model keeps that, the best-scoring one is recommended. Ties go to the better score. Where nothing keeps a given
+    `max_drop` it is the baseline's if that is on the front, else empty.
     """
     score = next(axis for axis in axes if axis.is_score)
     cost = next((axis for axis in axes if not axis.is_score), score)

@@ -179,7 +179,7 @@ def write_records(folder: Path, records: Sequence[Record]) -> None:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """The records that the last run wrote; none where it did not get so far."""
+    """The records that the last run wrote, none where it did not get so far; raises GhostsearchError if unreadable."""
     if not (folder / RECORDS).exists():
         return []
     try:

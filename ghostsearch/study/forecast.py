@@ -58,7 +58,7 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 
 def _seconds_of_a_step(setup: Setup) -> float:
-    """A training step: the second, since the first allocates."""
+    """A training step: the quicker of two, since the first allocates."""
     model, device = copy.deepcopy(setup.baseline.module), torch_device(setup.config.compute_device)
 
     def step(images: Any, target: Any) -> None:
@@ -71,7 +71,7 @@ def _seconds_of_a_step(setup: Setup) -> float:
 
 
 def _seconds_of_a_forward(setup: Setup) -> float:
-    """Scoring a batch."""
+    """Scoring a batch: the quicker of two."""
     model, device = setup.baseline.module, torch_device(setup.config.compute_device)
     with torch.inference_mode(), placed(model, device), mode(model, training=False):
         batches = [to_device(images, device) for images, _ in islice(iter(setup.data.validation), 2)]

@@ -34,11 +34,7 @@ class Additive:
 
     def at(self, code: Sequence[int]) -> np.ndarray:
         """The resources (R,) of one architecture's codes."""
-        total = self.constant.copy()
-        for term in self.terms:
-            at: tuple[Any, ...] = (slice(None), *(code[v] for v in term.variables))
-            total += term.values[at]
-        return total
+        return self.at_all(np.array([code]))[:, 0]
 
     def at_all(self, codes: np.ndarray) -> np.ndarray:
         """The resources (R, A) of codes (A, V)."""

@@ -1,4 +1,4 @@
-"""The study's storage: Optuna proposes and its database is the only truth; records live in its trials."""
+"""The study's storage: Optuna's database is the only truth, and records live in its trials."""
 
 from __future__ import annotations
 
@@ -391,7 +391,7 @@ def finished_records(trials: Sequence[FrozenTrial]) -> list[Record]:
 
 
 def distributions(space: SearchSpace) -> dict[str, CategoricalDistribution]:
-    """One categorical parameter a site and a group, of choice strings."""
+    """One categorical parameter per site and group, of choice strings."""
     sites = {path: CategoricalDistribution(options) for path, options in space.sites.items()}
     groups = {name + WIDTH_SUFFIX: CategoricalDistribution(options) for name, options in space.groups.items()}
     return {**sites, **groups}

@@ -26,7 +26,7 @@ class Reference:
 def make_reference(setup: Setup, baseline: Record, folder: Path) -> Reference | None:
     """The baseline in the other precision, scored on both splits; None where the run does not ask for it.
 
-    Its weights are the baseline's as given. A search in int8 always has it, where its devices run ONNX graphs.
+    Its weights are those that the search starts from. A search in int8 always has it where its devices run ONNX graphs.
     """
     config, model = setup.config, setup.baseline.module
     if not (config.int8_baseline or config.scores_int8) or not runs_graphs(config):

@@ -81,7 +81,7 @@ def choose_finalists(plan: Plan, records: Sequence[Record]) -> list[Record]:
 def finish(plan: Plan, records: Sequence[Record], watch: Watch) -> list[Record] | None:
     """The records of the baseline, the baseline after the finalists' training, and the finalists; None if interrupted.
 
-    All but the first share one rung, and the baseline in the other precision, last, where the run asks for it.
+    All but the first have had equal training. The baseline in the other precision comes last where the run asks for it.
     Their latencies come from one interleaved run, so that they compare.
     """
     baseline, epochs = next(r for r in records if r.digest == BASELINE), plan.config.longest_training()

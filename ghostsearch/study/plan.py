@@ -99,7 +99,8 @@ class Plan:
 def make_plan(baseline: Baseline, watch: Watch) -> Plan:
     """Veto, candidate table and integer program, as far as the run asks for them; what is on disk is taken over.
 
-    Raises GhostsearchError when the veto leaves nothing to search or nothing that meets a limit.
+    Raises GhostsearchError when the veto leaves nothing to search or nothing that meets a limit, and when no choice of
+    the space can be made.
     """
     setup, config = baseline.setup, baseline.setup.config
     space = without_slow(setup.space, baseline.vetoed, config.device)

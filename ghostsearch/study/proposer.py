@@ -22,7 +22,7 @@ from ghostsearch.records import Record
 from ghostsearch.study.sampler import RUNGS, TableSampler
 
 WINDOW = 150
-"""After each so many trials beyond the first, the sampler's view is cut back to so many."""
+"""Trials that a sampler's view is cut back to whenever it holds twice as many."""
 
 
 class Proposer:
@@ -107,7 +107,7 @@ class _KnownSpaceTpe(optuna.samplers.TPESampler):
 
 
 def make_sampler(name: str, seed: int, space: Mapping[str, BaseDistribution]) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler of a name, seeded."""
+    """Optuna's sampler of a name, seeded; raises GhostsearchError for an unknown one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         match name:

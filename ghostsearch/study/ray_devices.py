@@ -69,7 +69,7 @@ class Measurer:
 
 
 def work_in(directory: str) -> None:
-    """The driver's working directory, where this machine has it: relative paths and the user's modules are there."""
+    """Change into the driver's working directory, if this machine has it, for relative paths and the user's modules."""
     if Path(directory).is_dir():
         os.chdir(directory)
         if directory not in sys.path:

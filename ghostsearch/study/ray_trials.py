@@ -47,7 +47,7 @@ START_S = 20.0
 
 
 def explore(plan: Plan, ledger: Ledger, watch: Watch) -> None:
-    """Evaluate proposals on a Ray cluster until the study has as many trials as asked for."""
+    """Evaluate proposals on a Ray cluster until the study has as many trials as asked for, or the time is up."""
     board = _start_board(plan, ledger, watch.folder)
     searcher = StudySearcher(plan, ledger, board, watch)
     workers = min(searcher.places(), plan.config.trials - len(ledger.standings()))
@@ -141,7 +141,7 @@ class Board:
         self.opened += 1
 
     def count(self) -> int:
-        """How many actors have."""
+        """How many actors have opened the run."""
         return self.opened
 
     def add(self, record: Record) -> None:
@@ -204,7 +204,7 @@ class StudySearcher(Searcher):
         return self._places
 
     def _due(self, what: str) -> bool:
-        """Whether something that takes the longer the more trials there are was done lately."""
+        """Whether to do something that takes longer the more trials there are: it was not done lately."""
         now = time.monotonic()
         due = now - self._last.get(what, -NOW_AND_THEN_S) >= NOW_AND_THEN_S
         if due:

@@ -57,14 +57,12 @@ class Regression:
 
     def __init__(self, mean: Sequence[np.ndarray], size: Sequence[np.ndarray] | None = None) -> None:
         self.starts = np.cumsum([0, *(len(x) - 1 for x in mean)])
-        self.mean = _joined(mean)
-        self.common = self.mean if size is None else _joined(size)
-        typical = float(np.median(np.abs(self.common))) if len(self.common) else 1.0
-        self.size = np.abs(self.common) + FLOOR * (typical or 1.0)
-        self.scaled = size is None
-        if self.scaled:
-            self.mean = self.common = np.append(self.mean, 0.0)
-            self.size = np.append(self.size, ANY_CHANGE * (typical or 1.0))
+        common = _joined(mean if size is None else size)
+        typical = float(np.median(np.abs(common)) if len(common) else 1.0) or 1.0
+        # What any change pays is an entry of the table's alone; it stands behind those of the options.
+        shared = [ANY_CHANGE * typical] if size is None else []
+        self.mean, self.common = (np.append(x, np.zeros(len(shared))) for x in (_joined(mean), common))
+        self.size = np.append(np.abs(common) + FLOOR * typical, shared)
         self.count = 0
         self._gram = np.zeros((len(self.mean), len(self.mean)))
         self._moment = np.zeros(len(self.mean))
@@ -78,9 +76,7 @@ class Regression:
 
     def add(self, code: Sequence[int], value: float) -> None:
         """Take in the figure of one architecture, given the number of the option that each variable takes."""
-        places = [self.starts[i] + option - 1 for i, option in enumerate(code) if option]
-        if self.scaled and places:
-            places.append(len(self.mean) - 1)
+        places = np.flatnonzero(self.features(np.array([code]))[0])
         self._gram[np.ix_(places, places)] += 1.0
         self._moment[places] += value
         self._square += value**2
@@ -91,8 +87,7 @@ class Regression:
         rows = np.zeros((len(codes), len(self.mean)))
         at, variable = np.nonzero(codes)
         rows[at, self.starts[variable] + codes[at, variable] - 1] = 1.0
-        if self.scaled:
-            rows[:, -1] = codes.any(1)
+        rows[:, self.starts[-1] :] = codes.any(1, keepdims=True)
         return rows
 
     def entries(self, values: np.ndarray) -> list[np.ndarray]:
@@ -103,7 +98,7 @@ class Regression:
     def scale(self) -> float:
         """Least-squares factor between the table and the figures; 1 before any trial and for corrections."""
         power = self.mean @ self._gram @ self.mean
-        if not self.scaled or power <= 0:
+        if power <= 0:
             return 1.0
         return max(float(self.mean @ self._moment / power), 1e-3)
 

@@ -95,7 +95,7 @@ def report(folder: Path) -> StudyView:
 
 
 def reporting(plan: Plan, ledger: Ledger, watch: Watch) -> Callable[[], None]:
-    """Writes tables and report of the trials so far, as an interrupted search leaves them."""
+    """What writes tables and report of the trials so far, as an interrupted search leaves them."""
     so_far = dataclasses.replace(watch, interrupted=lambda: True)
 
     def write() -> None:
@@ -108,7 +108,10 @@ def reporting(plan: Plan, ledger: Ledger, watch: Watch) -> Callable[[], None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process at a time gets in; a folder that a refused command would leave behind goes again."""
+    """One process at a time gets in; a folder that a refused command would leave behind goes again.
+
+    Raises GhostsearchError where the folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -187,7 +187,7 @@ class Setup:
         train(model, self.data, recipe, task=self.task, teacher=self.baseline.module, progress=progress)
 
     def latencies(self, models: dict[str, nn.Module], seconds: float) -> dict[str, tuple[Latency, ...]]:
-        """Each model's latency on every device of the run, interleaved with the baseline; `seconds` at most each."""
+        """Each model's latency on every device of the run, interleaved with the baseline, in `seconds` per device."""
         # The baseline may be among them, to be timed beside itself.
         named = {f"model {name}": model for name, model in models.items()}
         found: dict[str, list[Latency]] = {name: [] for name in models}
@@ -327,7 +327,7 @@ def smallest(setup: Setup, space: SearchSpace, axis: str) -> int:
 
 
 def least_memory(setup: Setup, space: SearchSpace) -> int:
-    """The least peak memory found in a space, in bytes: the narrowest widths alone and with each choice everywhere."""
+    """The least peak memory in bytes of the narrowest widths with each choice of a space everywhere; 0 if unknown."""
     narrow = narrowest(space)
     choices = dict.fromkeys(t for options in space.sites.values() for t in options)
     found = []

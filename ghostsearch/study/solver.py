@@ -278,7 +278,7 @@ def muted() -> Iterator[None]:
 
 
 def halving(count: int) -> list[int]:
-    """0..count-1 in an order whose every prefix is spread out: the ends of ever shorter intervals' middles."""
+    """0..count-1 in an order whose every prefix is spread out: the middles of ever shorter intervals."""
     order, intervals = [], [(0, count - 1)]
     while intervals:
         low, high = intervals.pop(0)

@@ -91,7 +91,10 @@ class BaselineStatistics:
         return self._targets[path]
 
     def metric(self, path: str) -> Tensor | None:
-        """(n, n) mean of g gᵀ, g the gradient of sampled labels' log probability at the value a layer is fitted to."""
+        """(n, n) mean of g gᵀ, g the gradient of sampled labels' log probability at the value a layer is fitted to.
+
+        None where the graph is not known or no gradient reaches the layer.
+        """
         if self._metrics is None:
             wanted = self.traced and self.settings.metric_images
             self._metrics = output_metrics(self) if wanted else {}
@@ -158,8 +161,8 @@ class BaselineStatistics:
             call(self.teacher, batch)
 
     def _batches_by_layer(self) -> dict[str, int]:
-        """Batches whose values fit into memory together where a layer is fitted, at least one; all for later layers
-        that small maps lead to. Empty where the graph is not known.
+        """Per layer how many of the batches it is fitted to: at least one, as many as fit into memory with all values
+        held at that point, and no more than layers behind it. Empty where the graph is not known.
         """
         if not self.traced:
             return {}

@@ -45,11 +45,13 @@ def convert(
     """The model of an architecture as a new module, with weights inherited from `model`, which stays untouched.
 
     example: (N, C, H, W) or any forward input. `calibration` yields batches in any form that `image_batches` knows, to
-    fit the weights in closed form under `settings`; without it they are copied. The structure depends on the
+    fit the weights in closed form under `settings`; without images they are copied. The structure depends on the
     architecture alone, so that saved weights load into a conversion made without images. `statistics` holds the
     baseline's values on the calibration batches where many conversions are made from them. `on_fit` is called with what
     was fitted.
-    Raises GhostsearchError for a site or group that the model does not have or that cannot change.
+    Warns (ConversionWarning) where a fit is worse than the copied weights, which then stay.
+    Raises GhostsearchError for a site or group that the model does not have or that cannot change, for distillation
+    without images, and where the result fails a check (`checked`).
     """
     model = unwrapped(model)
     if architecture.sites:

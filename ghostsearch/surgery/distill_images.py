@@ -23,19 +23,19 @@ class ImageSettings:
     held_out: float = 0.125
     """Share of the images that only judge."""
     shift: int = 4
-    """Images are shifted by at most so many pixels, and an eighth of their side."""
+    """Images are shifted by at most so many pixels, and by at most an eighth of their width."""
     flips: bool = True
 
 
 def _pooled(images: Sequence[Any]) -> Tensor | None:
-    """The images (N, C, H, W) as one tensor, where they are image tensors of one size."""
+    """The images as one tensor (N, C, H, W); None unless all batches are image tensors of one size."""
     first = images[0]
     together = all(isinstance(b, Tensor) and b.dim() == 4 and b.shape[1:] == first.shape[1:] for b in images)
     return torch.cat(list(images)) if together else None
 
 
 def split(images: Sequence[Any], settings: ImageSettings) -> tuple[list[Any], list[Any]]:
-    """Batches to train on and batches that judge; a single batch that is no image tensor does both."""
+    """Batches to train on and batches that judge; a single image, or single batch of another kind, does both."""
     pool = _pooled(images)
     if pool is not None:
         held = min(len(pool) - 1, max(1, round(len(pool) * settings.held_out)))

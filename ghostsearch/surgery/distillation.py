@@ -1,4 +1,4 @@
-"""Label-free distillation of a converted net from its baseline, block by block; it never ends worse than it began."""
+"""Label-free distillation of a converted net from its baseline, block by block, never worse on held-out images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm, settle_no
 from ghostsearch.units import duration
 
 NORM_IMAGES = 8
-"""Of a batch at least, before BatchNorms use its statistics."""
+"""The smallest batch whose statistics BatchNorms use while they train."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def distill_blocks(
     """Train a converted net in place, without labels, to reproduce the baseline's values at blocks' ends and outputs.
 
     All blocks learn at once on the converted net's own inputs; images are shifted and mirrored, for the baseline
-    too. Adam, cosine, steps relative to each tensor's size; BatchNorms use each batch's statistics
-    meanwhile, and have those of the images whenever the net is judged. Held-out images, `judging` or some of the
+    too. Adam, cosine, steps relative to each tensor's size; BatchNorms use the statistics of batches that are large
+    enough meanwhile, and have those of the images whenever the net is judged. Held-out images, `judging` or some of the
     loader's, decide whether the next, shorter step length is tried and which step's weights stay, the start's included.
     The expected time is reported after the first step. Frozen parameters stay.
     Raises GhostsearchError when there are no images or nothing can be trained.
@@ -261,7 +261,9 @@ class _Best:
 
 
 def block_ends(baseline: nn.Module, converted: nn.Module) -> list[str]:
-    """Modules whose outputs are compared: those right behind which a sum closes a residual block, else BatchNorms."""
+    """Paths of the modules whose outputs are compared: those that contain the last layer of a residual branch, else the
+    last eight BatchNorms; only those that the converted net has too.
+    """
     graph = trace_graph(baseline)
     ends: list[str] = []
     if graph is not None:

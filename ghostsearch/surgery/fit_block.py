@@ -116,7 +116,7 @@ def _balanced(reduce: Tensor, expand: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _output_covariance(problem: Problem, free: FreeFit) -> Tensor:
-    """Covariance of the unconstrained fit's outputs: (groups, n/groups, n/groups)."""
+    """Covariance of the unconstrained fit's outputs times their number: (groups, n/groups, n/groups)."""
     outputs = problem.outputs(free.weight)
     mean, groups = channel_means(outputs), free.equations.groups
     n = len(mean) // groups

@@ -97,7 +97,7 @@ class GhostFit:
         return torch.cat([self.core(maps), ghosts], 1)[:, : self.block.out_channels]
 
     def gradient(self, part: int, residual: Tensor) -> Tensor:
-        """Derivative of ½|residual|² by the primary's filters."""
+        """Negative derivative of ½|residual|², residual = target − output, by the primary's filters."""
         x, conv = self.samples.inputs[part], self.block.primary
         from_ghosts = residual[:, self.intrinsic :]
         missing = len(self.kernels) - from_ghosts.shape[1]

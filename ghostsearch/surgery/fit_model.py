@@ -62,7 +62,7 @@ class ModelFit:
         self.peak = 0
 
     def run(self, architecture: Architecture, progress: Progress | None = None) -> FitReport:
-        """Fit every layer behind the first change."""
+        """Fit every layer behind the first change, or no further than `reach` layers behind the last one."""
         # Layers of dropped branches have given way to the identity; what read them reads something else now.
         gone = {path for path in self.places if not isinstance(self.student.get_submodule(path), LAYERS)}
         # A site may be called by another of its names than the graph's.
@@ -275,8 +275,8 @@ def _over_positions(affine: Any) -> nn.Conv1d:
 
 
 def _joined(columns: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-    """Tensors of the batches put together, then cut so that each part of a column holds PART_VALUES or fewer; columns
-    whose batches differ in shape stay as they are.
+    """Tensors of the batches put together, then cut so that each part of a column holds PART_VALUES or fewer. Where
+    the batches of one column differ in shape, all stay as they are.
     """
     if any(len({t.shape[1:] for t in column}) > 1 for column in columns):
         return [list(column) for column in columns]

@@ -53,7 +53,8 @@ def _packed(chosen: list[int], seats: list[int], ghost_at: dict[int, int], n: in
 
 def explained_variance(block: Any, full: Tensor, samples: Samples, targets: Sequence[Tensor]) -> Tensor:
     """Variance of target j (columns) that the map of channel i (rows) explains through a cheap kernel, summed
-    over rows. full: filters (n, C/groups, *kernel) of the unconstrained fit; targets: per part (K, n, *size).
+    over the sampled positions: (n, n). full: filters (n, C/groups, *kernel) of the unconstrained fit; targets: per part
+    (K, n, *size).
     """
     step = max(1, sum(t[:, 0].numel() for t in targets) // ORDER_ROWS)
     fit, targets = GhostFit.of(block, samples.thinned(step)), [t[::step] for t in targets]

@@ -36,10 +36,10 @@ def fit_weights(
     progress: Progress | None = None,
     branches: Sequence[Branch] = (),
 ) -> tuple[nn.Module, FitReport]:
-    """A module of `converted`'s structure whose weights are fitted to the baseline's values on calibration images, and
-    what was fitted.
+    """Fit the weights of `converted`, in place, to the baseline's values on calibration images; returns it and what was
+    fitted.
 
-    Which channels a width keeps is chosen by least squares too, so they may differ from `converted`'s. Layer after
+    Which channels a width keeps is chosen by least squares too, so they may differ from those it had. Layer after
     layer is fitted on the converted net's own inputs towards the baseline's values (asymmetric reconstruction, He et
     al. 2017, section 3.2); no labels, no training. statistics: the baseline's values on these images; branches: those
     dropped.

@@ -51,7 +51,7 @@ def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any]) -> None:
 
 
 def settle_norms(model: nn.Module, images: Sequence[Any]) -> None:
-    """Give every BatchNorm the statistics of what it now reads, its affine part changed so that no output is.
+    """Give every trained BatchNorm the statistics of what it now reads, its affine part changed so that no output is.
 
     Training that uses the batches' statistics then begins from the same function.
     """

@@ -112,8 +112,8 @@ def save(
     `source` is the model that `architecture` was applied to: its `spec` (empty for a network made in Python),
     classes and input are kept. Tensors are stored contiguous, in their dtype; shared ones once per name.
     Returns the directory.
-    Raises GhostsearchError when the source is itself converted, when the state holds more than tensors, or
-    when the directory cannot be written.
+    Raises GhostsearchError when the source was itself converted to something else, when the state holds more than
+    tensors, or when the directory cannot be written.
     """
     if isinstance(source, SavedModel) and source.architecture not in (architecture, Architecture()):
         raise GhostsearchError(
@@ -156,7 +156,8 @@ def load(
     baseline came from the user's own code (`package.module:function`) is loaded only with that network
     as `model` (left untouched), or with `allow_code=True`, which imports and calls what the file names: only
     for files you trust. A network whose forward takes more than one image needs its `example` too, as `convert` does.
-    Raises GhostsearchError for files that are missing, truncated, not ghostsearch's, forged or of a newer version.
+    Raises GhostsearchError for files that are missing, truncated, not ghostsearch's, forged or of a newer version, and
+    for a baseline that is not loaded for these reasons.
     """
     return load_directory(directory, model=model, allow_code=allow_code, example=example).module
 

@@ -24,7 +24,7 @@ from ghostsearch.space.costs import is_depthwise
 
 CONV_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 IMAGE_CHANNELS = 4
-"""A convolution that reads no more channels than this reads the image itself (RGB, RGBA, grey)."""
+"""A convolution that reads no more channels than this (RGBA) mostly reads the image: a site only on request."""
 Calls = list[tuple[Shape, Shape]]
 
 
