@@ -22,7 +22,7 @@ MODEL_HELP = (
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Model names that go on from what was typed; torchvision is only imported once its prefix stands there."""
+    """Model names that begin with what was typed; torchvision is imported only once its prefix is there."""
     from ghostsearch.models.load import known_models
 
     prefixes = ["ghostsearch:", "torchvision:", "timm:"]
@@ -31,12 +31,12 @@ def complete_model(incomplete: str) -> list[str]:
 
 
 def complete_space(incomplete: str) -> list[str]:
-    """Shipped presets that go on from what was typed."""
+    """Shipped presets that begin with what was typed."""
     return [p.stem for p in sorted(preset_directory().glob("*.yaml")) if p.stem.startswith(incomplete)]
 
 
 def complete_device(incomplete: str) -> list[str]:
-    """Devices that go on from what was typed."""
+    """Devices that begin with what was typed."""
     from ghostsearch.measure.devices.table import device_names
 
     return [d for d in device_names() if d.startswith(incomplete)]

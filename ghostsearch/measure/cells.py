@@ -89,7 +89,10 @@ class CellStore:
         return found
 
     def write(self) -> None:
-        """Add every cell to the file; a reader finds the old file or the new one, and no other writer's cells go."""
+        """Add every cell to the file; a reader finds the old file or the new one, and no other writer's cells go.
+
+        Raises GhostsearchError where the file cannot be written.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_name(f".{self.path.name}.lock")):

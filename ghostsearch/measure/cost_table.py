@@ -150,7 +150,7 @@ class CostTable:
         return columns
 
     def lost_channels(self, space: SearchSpace, codes: np.ndarray) -> dict[int, np.ndarray]:
-        """Channels that each group loses, by the group's number: (A,) each."""
+        """Channels that each group loses, by its number: (A,) each; raises GhostsearchError for an unknown group."""
         lost = {i: np.zeros(len(codes), dtype=np.int64) for i in self.groups.values()}
         for j, (name, texts) in enumerate(space.groups.items()):
             if name not in self.groups:

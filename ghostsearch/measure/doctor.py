@@ -32,7 +32,7 @@ def diagnosis() -> dict[str, Any]:
 
 
 def digits() -> str:
-    """Whether the quick start's images are where scikit-learn ships them."""
+    """How many images scikit-learn ships for the quick start, in words."""
     from sklearn.datasets import load_digits
 
     return f"{len(load_digits().images)} images of scikit-learn, no download"

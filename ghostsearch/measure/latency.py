@@ -176,7 +176,10 @@ def measure_pairs(
     setting: Setting,
     progress: Progress | None = None,
 ) -> dict[str, Latency]:
-    """Like `measure_latency`, for models that each come with an input of their own (of `setting.batch` images)."""
+    """Like `measure_latency`, for models that each come with an input of their own (of `setting.batch` images).
+
+    Raises GhostsearchError for the same reasons, and when there is no model.
+    """
     threads = setting.threads
     if not pairs:
         raise GhostsearchError("there is no model to measure; give at least one")

@@ -37,7 +37,10 @@ LARGEST_ANSWER = 2**31
 
 
 class Link:
-    """A conversation with the far side over one process's standard input and output."""
+    """A conversation with the far side over one process's standard input and output.
+
+    Raises GhostsearchError when the process does not start.
+    """
 
     def __init__(self, name: str, command: Sequence[str]) -> None:
         self.name, self.models = name, 0
