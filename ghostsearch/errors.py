@@ -136,7 +136,7 @@ def told_as(line: Callable[[str], str], most: int = 200) -> Iterator[None]:
 
 @contextmanager
 def needing(package: str, what: str) -> Iterator[None]:
-    """Within, an import that fails is one line: what is asked for needs a package that this installation lacks."""
+    """Within, an import that fails raises GhostsearchError: what is asked for needs a package that is not there."""
     try:
         yield
     except ImportError as error:

@@ -227,7 +227,7 @@ def _as_set(split: Any) -> Any:
 
 
 def _input_of(images: Tensor) -> InputSpec:
-    """The input of images that need no normalising. x: (N, C, *dims)."""
+    """The input of images (N, C, *dims) that need no normalising."""
     size, channels = parse_size(tuple(images.shape[2:])), images.shape[1]
     assert size is not None
     return InputSpec(size, channels, (0.0,) * channels, (1.0,) * channels, min(images.shape[2:]))

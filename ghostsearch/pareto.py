@@ -112,8 +112,8 @@ def most_volume(points: Sequence[Point], count: int, given: Sequence[int] = ()) 
     """Indices of at most `count` points that dominate much together, greedily: each adds most hypervolume so far.
 
     `given`: indices that are among them in any case, first.
-    Axes are scaled to the points' range, the reference lies a tenth beyond the worst (hypervolume subset selection,
-    greedy: Guerreiro et al. 2016). Crowding would take the ends of every axis first, which nobody wants all of.
+    Axes are scaled to the points' range, the reference lies a tenth beyond the worst (greedy hypervolume subset
+    selection, Guerreiro et al. 2016). Crowding would take the ends of every axis first, which nobody wants all of.
     """
     if not points:
         return []

@@ -29,9 +29,10 @@ class Block(nn.Module, ABC):
     in_channels: int
     out_channels: int
     order: Tensor | None
-    """Where each of the convolution's output channels stands among the block's; None when nothing is moved."""
+    """Where each of the convolution's output channels stands among the block's; None when nothing is moved, so that an
+    exported graph has no gather."""
 
-    def __init__(self, conv: Conv, choice: LayerChoice, *, ordered: bool = False) -> None:  # noqa: ARG002
+    def __init__(self, conv: Conv, choice: LayerChoice) -> None:
         super().__init__()
         self.choice = choice
         self.register_buffer("order", None)

@@ -24,14 +24,11 @@ class GhostConv(Block):
     x: (N, C, *spatial) -> (N, n, *spatial'), as the convolution it replaces.
     """
 
-    def __init__(self, conv: Conv, choice: Ghost, *, ordered: bool = False) -> None:
+    def __init__(self, conv: Conv, choice: Ghost) -> None:
         super().__init__(conv, choice)
         m = intrinsic_channels(conv.out_channels, choice.ratio, conv.groups)
         self.primary = resized(conv, m)
         self.cheap: Any = CHEAP[choice.cheap](conv, m, choice)
-        # Output channel j of the original sits at position order[j]; None when the natural order serves, so that the
-        # exported graph has no gather.
-        self.order = _natural(conv) if ordered else None
 
     @property
     def first(self) -> Conv:
@@ -89,7 +86,7 @@ class GhostConv(Block):
         if saved is None:
             self.order = None
         elif self.order is None:
-            self.order = _natural(self.primary, self.out_channels)
+            self.order = torch.arange(self.out_channels, device=self.primary.weight.device)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -103,10 +100,6 @@ class GhostConv2d(GhostConv):
         self, *arguments: Any, ratio: int = 2, cheap_kernel: int = 3, cheap: str = "conv", **keywords: Any
     ) -> None:
         super().__init__(nn.Conv2d(*arguments, **keywords), Ghost(ratio, cheap_kernel, cheap))
-
-
-def _natural(conv: Conv, channels: int | None = None) -> Tensor:
-    return torch.arange(channels or conv.out_channels, device=conv.weight.device)
 
 
 def depthwise(conv: Conv, channels: int, choice: Ghost) -> nn.Module:

@@ -18,8 +18,7 @@ class LowRankConv(Block):
     x: (N, C, *spatial) -> (N, n, *spatial'), as the convolution it replaces.
     """
 
-    # The channels come out in the convolution's order whatever `ordered` says.
-    def __init__(self, conv: Conv, choice: LowRank, *, ordered: bool = False) -> None:  # noqa: ARG002
+    def __init__(self, conv: Conv, choice: LowRank) -> None:
         super().__init__(conv, choice)
         rank = choice.maps(Filters(conv.in_channels, conv.out_channels, conv.kernel_size, conv.groups))
         self.reduce = resized(conv, rank, bias=False)

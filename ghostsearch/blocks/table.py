@@ -18,18 +18,18 @@ BLOCKS: dict[type[LayerChoice], type[Block]] = {
 }
 
 
-def build_block(conv: Conv, choice: LayerChoice, *, ordered: bool = False) -> Any:
+def build_block(conv: Conv, choice: LayerChoice) -> Any:
     """The block that replaces a convolution under a choice, with fresh weights; for `keep` the convolution itself.
 
-    It has the convolution's device, dtype, memory format, training mode and frozen state; `ordered` asks for a buffer
-    that restores the convolution's channel order. Raises GhostsearchError for a choice that no block belongs to.
+    It has the convolution's device, dtype, memory format, training mode and frozen state. Raises GhostsearchError for a
+    choice that no block belongs to.
     """
     if isinstance(choice, Keep):
         return conv
     if type(choice) not in BLOCKS:
         known = ", ".join(kind.name for kind in BLOCKS)
         raise GhostsearchError(f"choice '{choice}': blocks/table.py has no block for it; known: {known}")
-    block = BLOCKS[type(choice)](conv, choice, ordered=ordered)
+    block = BLOCKS[type(choice)](conv, choice)
     if (
         conv.weight.dim() == 4
         and conv.weight.is_contiguous(memory_format=torch.channels_last)

@@ -179,7 +179,7 @@ def _read_list(file: Path, names: Sequence[str], train: Sequence[int]) -> set[in
 
 
 def is_colour(paths: Sequence[str]) -> bool:
-    """Whether the first image that can be opened is a photograph in colour."""
+    """Whether the first image that can be opened is in colour."""
     from PIL import Image
 
     for path in paths:

@@ -26,8 +26,8 @@ FORMS = (
 def batch_of(batch: Any, classes: Sequence[str] = ()) -> tuple[Any, Any]:
     """Images and target of a batch in one of FORMS; the target is None where there is none.
 
-    images: (N, C, *dims), a tuple or dict of several inputs, or a list of images. Names of classes become their
-    numbers. Raises GhostsearchError for any other form.
+    The images are (N, C, *dims), a tuple or dict of several inputs, or a list. Names of classes become their numbers.
+    Raises GhostsearchError for any other form.
     """
     if isinstance(batch, np.ndarray | Tensor):
         return _tensor(batch), None

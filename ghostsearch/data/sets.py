@@ -239,7 +239,7 @@ def _plain(source: Source, input_spec: InputSpec) -> Callable[..., Any]:
 
 
 def find_unreadable(source: Source, progress: Progress | None = None) -> dict[int, str]:
-    """Positions of images whose header does not even parse; a full decode of a large set would take hours."""
+    """Images, by position, whose header does not even parse, and why; a full decode of a large set would take hours."""
     broken = {}
     for i in range(len(source.names)):
         try:

@@ -1,6 +1,7 @@
 """Fixed-seed, stratified splits of labelled images; indices alone, no files and no torch.
 
 scikit-learn's train_test_split refuses classes of one image and fewer held-out images than classes; people have both.
+It would also draw other images for a seed, so that a study could not be resumed and its scores would not compare.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ BATCH = 64
 def image_batches(loader: Iterable[Any], example: Any = None) -> Iterator[Any]:
     """The model's inputs in each batch of a loader, of a data set, or in one batch (N, C, *dims).
 
-    A batch is the inputs themselves, (inputs, …), or a dict with one of IMAGE_KEYS. Several inputs have the example's
-    form: a tuple, perhaps with more behind it, or a dict with its keys, perhaps among others.
+    A batch is the inputs themselves, (inputs, …), or a dict with one of IMAGE_KEYS. Several inputs are given as in the
+    example, as a tuple, perhaps with more behind it, or a dict with its keys, perhaps among others.
     Raises GhostsearchError for inputs that are not like the example, or that hold values which are no numbers.
     """
     if isinstance(loader, Tensor | np.ndarray):

@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.padding import _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
 from torchvision.ops import stochastic_depth
 
-from ghostsearch.graph.flow import ELEMENTWISE, ancestors, call_counts, is_add, is_elementwise_call
+from ghostsearch.graph.flow import ELEMENTWISE, ancestors, call_counts, descendants, is_add, is_elementwise_call
 from ghostsearch.space.architecture import Branch
 
 GATES = (nn.Sigmoid, nn.Hardsigmoid)
@@ -59,8 +59,7 @@ def _branch_of(total: fx.Node, modules: Mapping[str, nn.Module]) -> _Found | Non
     for source, end in pairs:
         if source.meta.get("shape") is None or source.meta.get("shape") != end.meta.get("shape"):
             continue
-        above, behind = ancestors([end]), _descendants(source)
-        inside = (above & behind) - {source}
+        inside = (ancestors([end]) & descendants([source])) - {source}
         closed = all(n in inside or n is source or _is_parameter(n) for m in inside for n in m.all_input_nodes)
         private = all(user in inside for m in inside - {end} for user in m.users) and set(end.users) == {total}
         if inside and closed and private:
@@ -74,16 +73,6 @@ def _with_identities(node: fx.Node, modules: Mapping[str, nn.Module]) -> Iterato
     while node.op == "call_module" and type(modules[str(node.target)]) is nn.Identity:
         node = node.all_input_nodes[0]
         yield node
-
-
-def _descendants(node: fx.Node) -> set[fx.Node]:
-    found, stack = set[fx.Node](), [node]
-    while stack:
-        for user in stack.pop().users:
-            if user not in found:
-                found.add(user)
-                stack.append(user)
-    return found
 
 
 def _described(found: _Found, modules: Mapping[str, nn.Module], calls: Mapping[int, int]) -> Branch | None:

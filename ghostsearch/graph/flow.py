@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -222,13 +222,22 @@ def is_add(node: fx.Node) -> bool:
 
 def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     """All nodes that some nodes are computed from, themselves included."""
+    return _reached(nodes, lambda node: node.all_input_nodes)
+
+
+def descendants(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """All nodes computed from some nodes, themselves included."""
+    return _reached(nodes, lambda node: node.users)
+
+
+def _reached(nodes: Iterable[fx.Node], nexts: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
     found: set[fx.Node] = set()
     stack = list(nodes)
     while stack:
         node = stack.pop()
         if node not in found:
             found.add(node)
-            stack.extend(node.all_input_nodes)
+            stack.extend(nexts(node))
     return found
 
 
@@ -244,8 +253,8 @@ def fit_order(places: dict[str, Place], changed: Iterable[str]) -> list[str]:
     order: list[str] = []
     positions = {n: i for i, n in enumerate(next(iter(places.values())).node.graph.nodes)} if places else {}  # type: ignore[union-attr]
     # A layer called several times has no place, but what it changes is made up for behind it.
-    first = {n for n in positions if n.op == "call_module" and str(n.target) in starts}
-    affected = {path for path, place in places.items() if first & ancestors([place.node])}  # type: ignore[list-item]
+    behind = descendants(n for n in positions if n.op == "call_module" and str(n.target) in starts)
+    affected = {path for path, place in places.items() if place.node in behind}
 
     def visit(path: str) -> None:
         place = places[path]

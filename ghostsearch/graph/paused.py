@@ -21,9 +21,9 @@ _CURRENT = threading.local()
 class PausedRuns:
     """One forward for each batch, in its own thread; one of them runs at a time.
 
-    A forward waits before each layer that is still to be fitted, so a layer that changes meanwhile is seen by all that
-    follows: the whole fit costs one forward a batch, as with a traced graph. Use as a context manager; leaving it ends
-    the forwards.
+    A forward waits before each layer that is still to be fitted, so a layer that changes meanwhile is seen by what
+    comes after it, and the whole fit costs one forward per batch, as with a traced graph. Use as a context manager,
+    which ends the forwards.
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[Any], paths: Sequence[str]) -> None:

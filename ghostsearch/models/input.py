@@ -57,7 +57,7 @@ def parse_size(size: int | str | Sequence[int] | None) -> Size | None:
 
     A sequence of one number is the length of a recording.
 
-    Raises GhostsearchError for anything else, and for sides that are not from 1 to 4096.
+    Raises GhostsearchError for anything else, and for sides that are not from 1 to 4096 (a length: to 2²⁰).
     """
     if size is None:
         return None

@@ -82,7 +82,7 @@ def example_input(spec: InputSpec, batch: int = 1) -> Tensor:
 
 
 def known_models(prefix: str = "") -> list[str]:
-    """Names that `load_model` knows, of one source when `prefix` starts with it."""
+    """Names that `load_model` knows, of one source when `prefix` starts with it; timm's only then."""
     source = prefix.partition(":")[0]
     names = [f"ghostsearch:{name}" for name in OWN_MODELS] if source in ("", "ghostsearch") else []
     if source in ("", "torchvision"):
@@ -107,7 +107,7 @@ def load_model(
     """A model by name, in eval mode; `package.module:function` runs that code.
 
     `weights` is a file, or the name of published ones (`default`, `IMAGENET1K_V1`, a timm tag), which bring their class
-    names and preprocessing and are downloaded, which is said, where the publisher's cache has them not. Without it the
+    names and preprocessing and are downloaded, with a warning, unless the publisher's cache has them. Without it the
     parameters are random, by `seed`, and nothing is ever downloaded. `classes` adapts the classifier; where the weights
     are for another number of classes, it starts afresh. `size`: a side, or (height, width), or `32x100`.
     Raises GhostsearchError for an unknown name, weights that do not fit or a bad input size, mean or std.

@@ -51,7 +51,7 @@ def is_name(weights: str | Path) -> bool:
 
 
 def fetched(found: Published, spec: str) -> Any:
-    """The weights' content, from the cache or, said beforehand, from their publisher.
+    """The weights' content, from the cache or, after a warning, from their publisher.
 
     Raises GhostsearchError when they are not cached and cannot be downloaded, or the cached file is damaged.
     """

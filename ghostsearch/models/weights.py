@@ -52,7 +52,7 @@ def load_weights(module: nn.Module, path: Path, *, classes: int | None = None) -
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], where: str, *, classes: int | None = None) -> tuple[str, ...]:
-    """Load named tensors into a model in place, as `load_weights` does; `where` begins the error's line."""
+    """Load named tensors in place, as `load_weights` does, and raise GhostsearchError as it does, `where` in front."""
     own = module.state_dict()
     state = _renamed(state, own)
     others = {k: v.shape for k, v in state.items() if k in own and v.shape != own[k].shape}

@@ -18,7 +18,7 @@ def hypervolume_history(view: StudyView) -> dict[str, Any]:
 
     The box reaches from the baseline's cost and the worst such score to no cost and the best score,
     so that 0 is no better than baseline and 1 is out of reach. Models that failed, broke a limit or stopped at an
-    earlier rung do not count.
+    earlier rung do not count. Empty where there is nothing to draw.
     """
     score, costs, baseline = score_axis(view), cost_axes(view), view.record("baseline")
     if baseline is None or not costs:

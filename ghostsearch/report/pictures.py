@@ -1,4 +1,8 @@
-"""Static pictures for a pull request: matplotlib draws the page's own plotly figures, which needs no browser."""
+"""Static pictures for a pull request: matplotlib draws the page's own plotly figures.
+
+plotly's way to a PNG (kaleido) needs a browser. What a figure shows is decided in `figures` alone; here are only marks,
+lines and bars in matplotlib's words.
+"""
 
 from __future__ import annotations
 

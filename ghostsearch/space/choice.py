@@ -294,7 +294,7 @@ def parse_choice(text: str) -> Choice:
 
 
 def parse_layer_choice(text: str) -> LayerChoice:
-    """Like `parse_choice`, for a site: refuses group choices such as `width(0.5)`."""
+    """Like `parse_choice`, for a site: raises GhostsearchError for group choices, such as `width(0.5)`, too."""
     choice = parse_choice(text)
     if not isinstance(choice, LayerChoice):
         raise GhostsearchError(
@@ -304,7 +304,7 @@ def parse_layer_choice(text: str) -> LayerChoice:
 
 
 def parse_width(text: str) -> Width:
-    """Like `parse_choice`, for a group: refuses layer choices such as `keep`."""
+    """Like `parse_choice`, for a group: raises GhostsearchError for layer choices, such as `keep`, too."""
     choice = parse_choice(text)
     if not isinstance(choice, Width):
         raise GhostsearchError(f"choice {text!r} is for a site, not for a group of channels; try 'width(0.75)'")

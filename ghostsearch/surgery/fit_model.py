@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.blocks.base import Block
 from ghostsearch.blocks.ghost import GhostConv
 from ghostsearch.blocks.lowrank import LowRankConv
-from ghostsearch.graph.flow import LAYERS, Place, fit_order, input_weight, readers_of, without_inplace
+from ghostsearch.graph.flow import LAYERS, Place, descendants, fit_order, input_weight, readers_of, without_inplace
 from ghostsearch.graph.paused import PausedRuns
 from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Architecture
@@ -87,14 +87,10 @@ class ModelFit:
         """Changed layers, and layers behind them, that cannot be fitted."""
         if not self.statistics.traced:
             return [path for path in changed if path not in self.places]
-        starts, found, behind = set(changed), [], set[fx.Node]()
-        for node in self.statistics.graph.nodes:
-            path = str(node.target) if node.op == "call_module" else ""
-            if path in starts or behind.intersection(node.all_input_nodes):
-                behind.add(node)
-                if path and path not in self.places and isinstance(self.student.get_submodule(path), LAYERS):
-                    found.append(path)
-        return list(dict.fromkeys(found))
+        calls = [(str(node.target), node) for node in self.statistics.graph.nodes if node.op == "call_module"]
+        behind = descendants(node for path, node in calls if path in changed)
+        found = [path for path, node in calls if node in behind and path not in self.places]
+        return list(dict.fromkeys(p for p in found if isinstance(self.student.get_submodule(p), LAYERS)))
 
     @contextmanager
     def _source(self, order: Sequence[str]) -> Iterator[Callable[[Place, Callable[..., None]], None]]:

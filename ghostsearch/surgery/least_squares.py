@@ -118,8 +118,8 @@ def weight_gradient(x: Tensor, residual: Tensor, weight: Tensor, layer: Any) -> 
 class NormalEquations:
     """Sums of x·xᵀ and x·tᵀ over rows, for a convolution or a linear layer; x are patches, t targets.
 
-    Where `rows` (all that will come) are fewer than the unknowns, the rows themselves are kept and the dual problem is
-    solved: (X Xᵀ + λ I)⁻¹ = (I − X (Xᵀ X + λ I)⁻¹ Xᵀ) / λ.
+    Where `rows` (all that will come) are fewer than the unknowns, the rows themselves are kept for the dual problem,
+    (X Xᵀ + λ I)⁻¹ = (I − X (Xᵀ X + λ I)⁻¹ Xᵀ) / λ.
     """
 
     def __init__(self, layer: Conv | nn.Linear, rows: int | None = None) -> None:

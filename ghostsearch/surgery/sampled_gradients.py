@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ghostsearch.graph.flow import LAYERS, Place, ancestors
+from ghostsearch.graph.flow import LAYERS, Place, ancestors, descendants
 
 Edge = tuple[fx.Node, fx.Node]
 """A value and one node that reads it."""
@@ -29,7 +29,7 @@ class Cut:
         self, graph: fx.Graph, places: Mapping[str, Place], layers: Iterable[str], changed: Iterable[str],
         modules: Mapping[str, nn.Module],
     ) -> None:  # fmt: skip
-        altered = descendants(graph, [places[path].node for path in changed])
+        altered = descendants(node for path in changed if (node := places[path].node) is not None)
         ends: list[Any] = [node for path in layers for node in (places[path].node, places[path].out)]
         inside = ancestors(ends)
         for node in graph.nodes:
@@ -49,15 +49,6 @@ class Cut:
     def values(self) -> list[fx.Node]:
         """The values that cross the cut, each once."""
         return list(dict.fromkeys(node for node, _ in self.edges))
-
-
-def descendants(graph: fx.Graph, nodes: Iterable[fx.Node | None]) -> set[fx.Node]:
-    """All nodes computed from some nodes, themselves included."""
-    found = {node for node in nodes if node is not None}
-    for node in graph.nodes:
-        if found.intersection(node.all_input_nodes):
-            found.add(node)
-    return found
 
 
 class EdgeGradients:

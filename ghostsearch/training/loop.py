@@ -91,7 +91,7 @@ class Training:
         return self.step >= self.total
 
     def fabric(self) -> Any:
-        """Lightning's Fabric for the device, processes and precision."""
+        """Lightning's Fabric for device, processes and precision; raises GhostsearchError where GPUs are too few."""
         from lightning.fabric import Fabric
 
         kind = "cuda" if self.device.type == "cuda" else self.device.type
@@ -128,7 +128,10 @@ class Training:
                 self.model.to(memory_format=torch.contiguous_format)
 
     def epoch(self, progress: Progress | None = None, log: Callable[[str, float, int], None] | None = None) -> Epoch:
-        """One pass over the training split, or what is left of the steps; seeded by the epoch's number alone."""
+        """One pass over the training split, or what is left of the steps; seeded by the epoch's number alone.
+
+        Raises TrainingError when the loss is not finite, GhostsearchError for an empty split.
+        """
         seed = int(np.random.SeedSequence((self.recipe.seed, len(self.history), self._rank)).generate_state(1)[0])
         seed_everything(seed, self._loader, epoch=len(self.history))
         total, batches, lr = torch.zeros((), device=self._fabric.device), 0, 0.0

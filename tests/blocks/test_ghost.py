@@ -25,7 +25,7 @@ def test_the_graph_has_a_slice_only_where_the_ratio_does_not_divide(channels, ra
 
 
 def test_order_says_where_each_channel_is():
-    block = GhostConv(nn.Conv2d(4, 7, 3), Ghost(2, 3), ordered=True)
+    block = GhostConv(nn.Conv2d(4, 7, 3), Ghost(2, 3))
     x = torch.randn(1, 4, 5, 5)
     intrinsic = block.primary(x)
     everything = torch.cat([intrinsic, block.cheap(intrinsic)], 1)

@@ -63,8 +63,8 @@ def blind() -> Iterator[None]:
             return Look("bl", (5, -self.seen), "#123456")
 
     class BlindConv(Block):
-        def __init__(self, conv: Conv, choice: Blind, *, ordered: bool = False) -> None:
-            super().__init__(conv, choice, ordered=ordered)
+        def __init__(self, conv: Conv, choice: Blind) -> None:
+            super().__init__(conv, choice)
             filters = Filters(conv.in_channels, conv.out_channels, conv.kernel_size)
             self.conv = CONVS[conv.weight.dim() - 2](
                 choice.inputs(filters), conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,

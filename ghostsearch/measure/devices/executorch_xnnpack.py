@@ -41,7 +41,7 @@ class ExecutorchXnnpack(Device):
     packages: ClassVar[tuple[str, ...]] = ("executorch", "torch")
 
     def check(self) -> None:
-        """ExecuTorch is an extra."""
+        """Raise MissingExtraError without ExecuTorch, which is an extra."""
         import importlib.util
 
         if importlib.util.find_spec("executorch") is None:
@@ -49,7 +49,10 @@ class ExecutorchXnnpack(Device):
 
     @contextmanager
     def session(self, threads: int) -> Iterator[None]:
-        """XNNPACK's thread pool is global to the process; it may only be resized while nothing runs."""
+        """XNNPACK's thread pool is global to the process; it may only be resized while nothing runs.
+
+        Raises GhostsearchError where it cannot have so many threads.
+        """
         from executorch.extension.pybindings import portable_lib
 
         before = portable_lib._threadpool_get_thread_count()

@@ -45,7 +45,7 @@ class OnnxRuntimeCuda(OnnxDevice):
     limits_threads = False
 
     def check(self) -> None:
-        """It takes onnxruntime-gpu in the place of onnxruntime, and a GPU."""
+        """Raise GhostsearchError unless onnxruntime-gpu stands in the place of onnxruntime."""
         import onnxruntime
 
         if PROVIDER not in onnxruntime.get_available_providers():
@@ -60,7 +60,7 @@ class OnnxRuntimeCuda(OnnxDevice):
         return torch.cuda.get_device_name() if torch.cuda.is_available() else "GPU 0"
 
     def open(self, graph: bytes, feed: Feed, setting: Setting) -> Prepared:
-        """The graph in a session on the GPU."""
+        """The graph in a session on the GPU; raises GhostsearchError where there is none."""
         session = cpu_session(graph, setting.threads, (PROVIDER, "CPUExecutionProvider"))
         if session.get_providers()[0] != PROVIDER:
             raise GhostsearchError(f"{self.name} finds no GPU; use --device onnxruntime:cpu")

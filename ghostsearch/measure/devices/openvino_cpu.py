@@ -38,7 +38,7 @@ class OpenVinoCpu(OnnxDevice):
     precisions = tuple(PRECISION_HINTS)
 
     def check(self) -> None:
-        """OpenVINO is an extra."""
+        """Raise MissingExtraError without OpenVINO, which is an extra."""
         try:
             import openvino  # noqa: F401
         except ImportError:

@@ -22,7 +22,7 @@ class TorchCompileCpu(TorchCpu):
     name = "torch-compile:cpu"
 
     def check(self) -> None:
-        """Inductor needs a C++ compiler."""
+        """Raise GhostsearchError without a C++ compiler, which Inductor needs."""
         if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
             raise GhostsearchError(
                 "torch-compile:cpu needs a C++ compiler: install g++ (apt install g++), or use --device torch:cpu"

@@ -96,7 +96,8 @@ def split_output(output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The main tensor of a model's output and its auxiliary heads'.
 
     A tensor is its own main; of a (named) tuple or list the first is, as GoogLeNet gives them; of a mapping
-    `out` or `logits` (else the first), the auxiliaries being the entries whose names start with `aux`.
+    `out` or `logits` (else the first), the auxiliaries being the entries whose names start with `aux`. Raises
+    GhostsearchError for any other output.
     """
     if isinstance(output, Tensor):
         return output, ()

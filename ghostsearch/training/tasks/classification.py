@@ -26,11 +26,14 @@ class Classification(Task):
         self.label_smoothing, self.temperature = label_smoothing, temperature
 
     def target(self, images: Any, target: Any) -> Tensor:
-        """Labels (N,) as integers from any usual form; class probabilities (N, classes) stay."""
+        """Labels (N,) as integers from any usual form; class probabilities stay. Raises as `class_labels`."""
         return class_labels(super().target(images, target))
 
     def loss(self, output: Any, target: Tensor) -> Tensor:
-        """Cross entropy, auxiliary heads added at 0.3 each; logits (N, classes), target (N,) or (N, classes)."""
+        """Cross entropy, auxiliary heads added at 0.3 each; logits (N, classes), target (N,) or (N, classes).
+
+        Raises GhostsearchError for other outputs, and for labels that the model has no output for.
+        """
         main = main_output(output)
         if main.ndim != 2:
             raise GhostsearchError(f"classification expects logits (N, classes), the model gave {tuple(main.shape)}")

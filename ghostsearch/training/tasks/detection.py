@@ -29,7 +29,7 @@ class Detection(Task):
     kinds: ClassVar[tuple[str, ...]] = ("boxes",)
 
     def target(self, images: Any, target: Any) -> list[dict[str, Tensor]]:
-        """The targets, one mapping per image, checked."""
+        """The targets, one mapping per image; raises GhostsearchError for boxes or labels that cannot be."""
         found = super().target(images, target)
         if not isinstance(found, list | tuple) or len(found) != len(images):
             raise GhostsearchError(f"detection expects a list of {len(images)} targets, one per image")
@@ -38,7 +38,7 @@ class Detection(Task):
     def forward(self, model: nn.Module, images: Any, target: Any) -> dict[str, Any]:
         """`out` (N, K), the heads' values; in training mode `losses` too, else `found`: boxes, labels and scores.
 
-        Of an ONNX graph only what it `found` is known.
+        Of an ONNX graph only what it `found` is known. Raises GhostsearchError for a model that is no detector.
         """
         if isinstance(model, OnnxModule) and model.detects:
             return {"found": model(images)}

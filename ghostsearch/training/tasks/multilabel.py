@@ -19,7 +19,7 @@ class MultiLabel(Task):
     kinds: ClassVar[tuple[str, ...]] = ("labels",)
 
     def target(self, images: Any, target: Any) -> Tensor:
-        """Zeros and ones (N, labels) as floats."""
+        """Zeros and ones (N, labels) as floats; raises GhostsearchError for anything else."""
         marks = super().target(images, target)
         if not isinstance(marks, Tensor) or marks.ndim != 2 or not ((marks == 0) | (marks == 1)).all():
             found = tuple(marks.shape) if isinstance(marks, Tensor) else type(marks).__name__

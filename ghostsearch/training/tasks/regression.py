@@ -19,7 +19,7 @@ class Regression(Task):
     kinds: ClassVar[tuple[str, ...]] = ("value",)
 
     def target(self, images: Any, target: Any) -> Tensor:
-        """Values (N, K) as floats; (N,) becomes (N, 1)."""
+        """Values (N, K) as floats; (N,) becomes (N, 1). Raises GhostsearchError for other shapes."""
         values = super().target(images, target)
         if not isinstance(values, Tensor) or values.ndim not in (1, 2):
             found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__

@@ -22,7 +22,7 @@ class Restoration(Task):
     kinds: ClassVar[tuple[str, ...]] = ("image",)
 
     def target(self, images: Any, target: Any) -> Tensor:
-        """Wanted images (N, C, H, W) as floats."""
+        """Wanted images (N, C, H, W) as floats; raises GhostsearchError for other shapes."""
         wanted = super().target(images, target)
         if not isinstance(wanted, Tensor) or wanted.ndim != 4:
             found = tuple(wanted.shape) if isinstance(wanted, Tensor) else type(wanted).__name__

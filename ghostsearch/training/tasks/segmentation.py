@@ -22,7 +22,7 @@ class Segmentation(Task):
     kinds: ClassVar[tuple[str, ...]] = ("mask",)
 
     def target(self, images: Any, target: Any) -> Tensor:
-        """Class numbers (N, H, W); a channel dimension of one is removed."""
+        """Class numbers (N, H, W); a channel dimension of one is removed. Raises GhostsearchError for other shapes."""
         mask = super().target(images, target)
         if isinstance(mask, Tensor) and mask.ndim == 4 and mask.shape[1] == 1:
             mask = mask[:, 0]
