@@ -85,7 +85,7 @@ def drawn(space: SearchSpace, draw: random.Random, share: float) -> Architecture
     def some(options_of: Any) -> dict[str, str]:
         return {name: draw.choice(options[1:]) for name, options in options_of.items() if draw.random() < share}
 
-    return Architecture.of(some(space.sites), some(space.groups))
+    return space.architecture(some(space.sites), some(space.groups))
 
 
 def summed(architecture: Architecture, loss: dict[tuple[str, str, str], float]) -> float:

@@ -15,7 +15,7 @@ from ghostsearch.blocks.ghost import GhostConv
 from ghostsearch.blocks.lowrank import LowRankConv
 from ghostsearch.surgery.fit_ghost import GhostFit, JointFit, channel_means, spread
 from ghostsearch.surgery.fit_problem import FreeFit, Problem
-from ghostsearch.surgery.ghost_order import choose_order, explained_variance, own_variance
+from ghostsearch.surgery.ghost_order import choose_order, explained_variance
 from ghostsearch.surgery.least_squares import by_channel, gram
 
 
@@ -62,8 +62,9 @@ def _(block: GhostConv, problem: Problem) -> Fitted:
         key = type(block.cheap), tuple(block.cheap.weight.shape[2:])
         if key not in free.explained:
             free.explained[key] = explained_variance(block, free.weight, problem.samples, free.wanted)
-        own = own_variance(free.equations, free.weight)
-        order = choose_order(block, own, free.explained[key], target.weight)
+        if "own" not in free.explained:
+            free.explained["own"] = free.equations.explained(free.weight)
+        order = choose_order(block, free.explained["own"], free.explained[key], target.weight)
     moved = order.to(free.weight.device)
     target, wanted = target.permuted(moved), [w[:, moved] for w in free.wanted]
     fit = GhostFit.of(block, problem.samples)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ghostsearch.blocks.ghost import Wavelet
+from ghostsearch.surgery.few_rows import FewRows
 from ghostsearch.surgery.least_squares import NormalEquations, by_channel, damped, parts, unfolded, weight_gradient
 from ghostsearch.surgery.sampled_rows import Samples, Sides
 
@@ -189,7 +190,7 @@ class JointFit:
     """
 
     def __init__(
-        self, fit: GhostFit, equations: NormalEquations, weight: Tensor, *, intercept: bool, ridge: float
+        self, fit: GhostFit, equations: NormalEquations | FewRows, weight: Tensor, *, intercept: bool, ridge: float
     ) -> None:
         self.fit, self.weight, self.intercept = fit, weight, intercept
         self.equations, self.ridge = equations, ridge
@@ -226,7 +227,7 @@ class JointFit:
     def _preconditioned(self, gradient: Tensor) -> Tensor:
         equations = self.equations
         columns = gradient.double().reshape(equations.groups, -1, equations.features).transpose(1, 2)
-        found = equations.inverse_times(columns, self.ridge, intercept=self.intercept)
+        found = equations.inverse_times(columns, self.ridge)
         return found.transpose(1, 2).reshape(gradient.shape).to(gradient.dtype)
 
     def _centred(self, values: list[Tensor]) -> list[Tensor]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ghostsearch.surgery.few_rows import FewRows, equations_for
 from ghostsearch.surgery.fit_ghost import CONVOLVE, channel_means, spread
 from ghostsearch.surgery.least_squares import NormalEquations
 from ghostsearch.surgery.sampled_rows import Samples
@@ -107,7 +108,7 @@ class FreeFit:
     """The best filters for a target when nothing constrains them."""
 
     weight: Tensor
-    equations: NormalEquations
+    equations: NormalEquations | FewRows
     wanted: list[Tensor]
     """The target as it was last relaxed."""
     explained: dict[Any, Tensor] = field(default_factory=dict)
@@ -139,11 +140,17 @@ class Problem:
     @cached_property
     def free(self) -> FreeFit:
         """Unconstrained filters for the target, drawn to the prior."""
-        return self.known or self._fit_freely()
+        if self.known is None:
+            return self._fit_freely()
+        sizes = [len(t) for t in self.target.totals]
+        if sizes == [len(w) for w in self.known.wanted]:
+            return self.known
+        # The halo of another choice cut the rows into other parts.
+        return replace(self.known, wanted=list(torch.cat(self.known.wanted).split(sizes)))
 
     def _fit_freely(self) -> FreeFit:
         rows = sum(t[:, 0].numel() for t in self.target.totals)
-        equations, wanted = NormalEquations(self.layer, rows), self.target.first()
+        equations, wanted = equations_for(self.layer, rows, intercept=self.intercept), self.target.first()
         weight, offset = self.prior, self.prior.new_zeros(len(self.prior))
         linear = isinstance(self.layer, nn.Linear)
         ridge = self.settings.linear_ridge if linear else self.settings.ridge
@@ -153,7 +160,7 @@ class Problem:
                 equations.clear_targets()
             for x, t in zip(self.samples.inner, wanted, strict=True):
                 equations.add(x, t, inputs=turn == 0)
-            weight, offset = equations.solve(self.prior, ridge, intercept=self.intercept)
+            weight, offset = equations.solve(self.prior, ridge)
         return FreeFit(weight, equations, wanted)
 
     def outputs(self, weight: Tensor) -> list[Tensor]:

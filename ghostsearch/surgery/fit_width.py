@@ -19,6 +19,10 @@ from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.least_squares import NormalEquations, cholesky
 from ghostsearch.surgery.sampled_rows import Sampling, Window, as_maps, crops
 
+UPDATE_COLUMNS = 256
+"""Columns of removed channels that are gathered before whole matrices are brought up to date by them."""
+WORTH_KEEPING = 0.8
+"""Matrices of which this share or more is in use are not copied to smaller ones."""
 USUAL_SHARE = 0.25
 """Channels leave in order down to this share, so that wider choices of a group need no elimination of their own."""
 
@@ -66,7 +70,10 @@ def _refittable(model: nn.Module, edit: Edit) -> bool:
 
 @torch.no_grad()
 def _sampled_inputs(statistics: BaselineStatistics, paths: Sequence[str]) -> dict[str, list[Tensor]]:
-    """What some layers of the baseline read at sampled positions, padding included, in one pass over the images."""
+    """What some layers of the baseline read at sampled positions, padding included, in one pass over the images.
+
+    Where the graph is known the pass begins at what the statistics hold and ends at the last of these layers.
+    """
     model, found = statistics.teacher, {path: list[Tensor]() for path in paths}
     settings, layers = statistics.settings, {model.get_submodule(path): path for path in paths}
     at = 0
@@ -77,10 +84,19 @@ def _sampled_inputs(statistics: BaselineStatistics, paths: Sequence[str]) -> dic
         tiles = sampling.tiles(at, statistics.images[at], len(maps), maps.shape[2:])
         found[layers[layer]].append(crops(as_maps(x, layer), tiles, Window.of(layer)))
 
+    ends: list[Any] = []
+    if statistics.traced and all(path in statistics.order for path in paths):
+        ends = [n for n in statistics.graph.nodes if n.op == "call_module" and n.target in found]
+    replay = statistics.replay.fork(model) if ends else None
     with hooked(((layer, take) for layer in layers), with_kwargs=True):
         for number, batch in enumerate(statistics.batches):
             at = number
-            call(model, batch)
+            if replay is None:
+                call(model, batch)
+                continue
+            for node in ends:
+                replay.value(node, number)
+            replay.values[number].clear()
     return found
 
 
@@ -88,8 +104,8 @@ class _Reader:
     """A layer's least-squares problem while input channels leave it one by one.
 
     With P the inverse of the inputs' second moments and W the weights, a channel's loss is tr(P_cc⁻¹ W_c W_cᵀ). A
-    channel that leaves takes v vᵀ from P and v nᵀ + n vᵀ from W Wᵀ. The v and n are kept and only the blocks on the
-    diagonals brought up to date, so that a removal reads its own columns and never writes a whole matrix.
+    channel that leaves takes v vᵀ from P and v nᵀ + n vᵀ from W Wᵀ. The blocks on the diagonals are brought up to date
+    at once, the whole matrices by many v and n together, one product of matrices: reading them costs more than that.
     """
 
     def __init__(self, layer: Any, inputs: Sequence[Tensor], edit: Edit, channels: int) -> None:
@@ -97,7 +113,7 @@ class _Reader:
         for x in inputs:
             equations.add(x, None)
         taps = equations.features // (layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)
-        xx = equations.centred()[0][0].double()
+        xx = equations.centred()[0].double()
         # Its outputs are its weights' own, so that no targets are needed.
         xt = xx @ layer.weight.detach().double().flatten(1).T
         inverse = torch.cholesky_inverse(cholesky(xx, 1e-4))
@@ -111,8 +127,11 @@ class _Reader:
             m[self.at[:, :, None], self.at[:, None, :]] for m in (self.inverse, self.gram)
         )
         self.inverse_blocks += torch.diag_embed((self.at == len(inverse)).to(inverse))
-        # Memory that is asked for and not written is not taken.
-        self.v, self.n = torch.empty_like(self.inverse), torch.empty_like(self.inverse)
+        self.gone = torch.zeros(len(self.inverse), dtype=torch.bool, device=self.inverse.device)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.v, self.n = (self.inverse.new_empty(len(self.inverse), UPDATE_COLUMNS + self.at.shape[1]) for _ in "vn")
         self.used = 0
 
     def rises(self) -> Tensor:
@@ -126,10 +145,10 @@ class _Reader:
         if not len(at):
             return
         v, n = self.v[:, : self.used], self.n[:, : self.used]
-        column = self.inverse[:, at] - v @ v[at].T
+        column = self.inverse[at].T - v @ v[at].T
         root = torch.linalg.cholesky(column[at])
         new_v = torch.linalg.solve_triangular(root, column.T, upper=False).T
-        column = self.gram[:, at] - v @ n[at].T - n @ v[at].T
+        column = self.gram[at].T - v @ n[at].T - n @ v[at].T
         new_n = torch.linalg.solve_triangular(root, column.T, upper=False).T
         new_n = new_n - new_v @ torch.linalg.solve_triangular(root, new_n[at], upper=False) / 2
         self.used += len(at)
@@ -139,6 +158,22 @@ class _Reader:
         self.gram_blocks -= v @ n.mT + n @ v.mT
         self.inverse_blocks[channel] = torch.eye(self.at.shape[1]).to(v)
         self.gram_blocks[channel] = 0
+        self.gone[at] = True
+        if self.used >= UPDATE_COLUMNS:
+            self._update()
+
+    def _update(self) -> None:
+        """Bring the matrices up to date; where many channels have left, without their rows and columns."""
+        v, n = self.v[:, : self.used], self.n[:, : self.used]
+        self.inverse.addmm_(v, v.T, alpha=-1)
+        self.gram.addmm_(v, n.T, alpha=-1).addmm_(n, v.T, alpha=-1)
+        kept = ~self.gone
+        if kept.double().mean() < WORTH_KEEPING:
+            self.inverse, self.gram = (m[kept][:, kept] for m in (self.inverse, self.gram))
+            # The last row stands for nothing; a channel that has left reads only that.
+            place = torch.where(kept, kept.cumsum(0) - 1, len(self.inverse) - 1)
+            self.at, self.gone = place.to(self.at.device)[self.at], self.gone[kept]
+        self._begin()
 
 
 def _columns(edit: Edit, taps: int, channels: int, empty: int) -> Tensor:

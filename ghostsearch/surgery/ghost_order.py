@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ghostsearch.blocks.ghost import Wavelet
 from ghostsearch.surgery.fit_ghost import GhostFit, seen
-from ghostsearch.surgery.least_squares import NormalEquations, by_channel, damped
+from ghostsearch.surgery.least_squares import by_channel, damped
 from ghostsearch.surgery.sampled_rows import Samples
 
 CANDIDATES = 128
@@ -83,12 +83,6 @@ def _explained(fit: GhostFit, full: Tensor, at: Tensor, targets: Sequence[Tensor
         power = torch.einsum("bq,nqp,bp->nb", bands, xx, bands).clamp_min(1e-12)
         return (torch.einsum("bq,nqj->nbj", bands, cross).square() / power[..., None]).amax(1)
     return (cross * torch.linalg.solve(damped(xx, 1e-6), cross)).sum(1)
-
-
-def own_variance(equations: NormalEquations, full: Tensor) -> Tensor:
-    """Variance that each channel's own filter explains: (n,)."""
-    filters = full.double().reshape(equations.groups, -1, equations.features)
-    return (filters.transpose(1, 2) * equations.centred_xt()).sum(1).flatten()
 
 
 def facility_location(gain: np.ndarray, own: np.ndarray, per_group: int, groups: int) -> list[int]:

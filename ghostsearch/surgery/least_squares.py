@@ -1,4 +1,4 @@
-"""Least squares for one layer from sampled rows: normal equations, or their dual where rows are fewer than unknowns."""
+"""Least squares for one layer from sampled rows, by normal equations."""
 
 from __future__ import annotations
 
@@ -118,25 +118,20 @@ def weight_gradient(x: Tensor, residual: Tensor, weight: Tensor, layer: Any) -> 
 class NormalEquations:
     """Sums of x·xᵀ and x·tᵀ over rows, for a convolution or a linear layer; x are patches, t targets.
 
-    Where `rows` (all that will come) are fewer than the unknowns, the rows themselves are kept for the dual problem,
-    (X Xᵀ + λ I)⁻¹ = (I − X (Xᵀ X + λ I)⁻¹ Xᵀ) / λ.
+    intercept: whether a constant per output is fitted too.
     """
 
-    def __init__(self, layer: Conv | nn.Linear, rows: int | None = None) -> None:
-        self.layer = layer
+    def __init__(self, layer: Conv | nn.Linear, *, intercept: bool = True) -> None:
+        self.layer, self.intercept = layer, intercept
         self.groups = 1 if isinstance(layer, nn.Linear) else layer.groups
         self.features, self.outputs = layer.weight[0].numel(), layer.weight.shape[0]
         self.double: Any = {"dtype": torch.float64, "device": layer.weight.device}
-        self.single: Any = {"dtype": torch.float32, "device": layer.weight.device}
-        self.dual = rows is not None and rows < self.features
-        self.kept: list[Tensor] = []
-        size = 0 if self.dual else self.features
-        precise = self.features <= DOUBLE_FEATURES
-        self.xx = torch.zeros(self.groups, size, size, **self.double if precise else self.single)
+        dtype = torch.float64 if self.features <= DOUBLE_FEATURES else torch.float32
+        self.xx = torch.zeros(self.groups, self.features, self.features, dtype=dtype, device=layer.weight.device)
         self.mirrored = True
         self.x = torch.zeros(self.groups, self.features, **self.double)
         self.rows = 0
-        self.factors: dict[tuple[float, bool], tuple[Tensor, Tensor]] = {}
+        self.factors: dict[float, Tensor] = {}
         self.clear_targets()
 
     def clear_targets(self) -> None:
@@ -158,7 +153,7 @@ class NormalEquations:
         for part in parts(len(x), x[0].numel() * taps):
             columns = patches(x[part].float(), self.layer)
             # Few rows are cheap to add in double precision, and few rows are where rounding would hurt.
-            few = columns.numel() <= DOUBLE_ELEMENTS and (self.dual or self.xx.dtype == torch.float64)
+            few = columns.numel() <= DOUBLE_ELEMENTS and self.xx.dtype == torch.float64
             columns = columns.double() if few else columns
             if t is not None:
                 targets = by_channel(t[part].to(columns.dtype)).reshape(self.groups, -1, columns.shape[-1])
@@ -168,9 +163,7 @@ class NormalEquations:
                 self._add_inputs(columns)
 
     def _add_inputs(self, columns: Tensor) -> None:
-        if self.dual:
-            self.kept.append(columns.clone())
-        elif self.xx.dtype == torch.float64:
+        if self.xx.dtype == torch.float64:
             self.xx += gram(columns)
         else:
             add_upper(self.xx, columns)
@@ -178,71 +171,54 @@ class NormalEquations:
         self.x += columns.sum(-1)
         self.rows += columns.shape[-1]
 
-    def centred(self) -> tuple[Tensor, Tensor]:
-        """x·xᵀ and x·tᵀ of inputs and targets less their means."""
+    def centred(self) -> Tensor:
+        """x·xᵀ of the inputs less their means."""
         xx = self._moments()
         mean = (self.x / self.rows**0.5).to(xx.dtype)
-        return torch.baddbmm(xx, mean[:, :, None], mean[:, None, :], alpha=-1), self.centred_xt()
+        return torch.baddbmm(xx, mean[:, :, None], mean[:, None, :], alpha=-1)
 
     def _moments(self) -> Tensor:
-        if not self.dual:
-            if not self.mirrored:
-                mirror(self.xx)
-                self.mirrored = True
-            return self.xx
-        total = torch.zeros(self.groups, self.features, self.features, **self.double)
-        for columns in self.kept:
-            total += gram(columns)
-        return total
+        if not self.mirrored:
+            mirror(self.xx)
+            self.mirrored = True
+        return self.xx
 
-    def centred_xt(self) -> Tensor:
-        """The products with the targets alone."""
+    def _centred_xt(self) -> Tensor:
         return torch.baddbmm(self.xt, self.x[:, :, None], self.t[:, None, :], alpha=-1 / self.rows)
 
-    def inverse_times(self, columns: Tensor, ridge: float, *, intercept: bool) -> Tensor:
+    def explained(self, weight: Tensor) -> Tensor:
+        """(n,) what each output's filter has in common with its target, summed over rows: Σ (w·x)(t), less the means.
+
+        weight: (n, C/groups, *kernel)
+        """
+        filters = weight.double().reshape(self.groups, -1, self.features)
+        return (filters.transpose(1, 2) * self._centred_xt()).sum(1).flatten()
+
+    def inverse_times(self, columns: Tensor, ridge: float) -> Tensor:
         """(x·xᵀ + ridge · its mean diagonal)⁻¹ · columns, the factor kept: only the targets change between fits.
 
         columns: (groups, features, k)
         """
-        if (ridge, intercept) not in self.factors:
-            self.factors[ridge, intercept] = self._factor(ridge, intercept)
-        factor, level = self.factors[ridge, intercept]
-        if not self.dual:
-            return torch.cholesky_solve(columns.to(factor.dtype), factor).double()
-        x = self._rows(intercept)
-        return (columns - x @ torch.cholesky_solve(x.mT @ columns, factor)) / level[:, None, None]
+        if ridge not in self.factors:
+            xx = self.centred() if self.intercept else self._moments()
+            # What float32 products lose of the raw moments must not outweigh the damping.
+            floor = 3e-6 * self.xx.diagonal(dim1=-2, dim2=-1).mean(-1)
+            self.factors[ridge] = cholesky(raised(xx, floor), ridge)
+        factor = self.factors[ridge]
+        return torch.cholesky_solve(columns.to(factor.dtype), factor).double()
 
-    def _rows(self, intercept: bool) -> Tensor:
-        x = torch.cat(self.kept, -1).double()
-        return x - (self.x / self.rows)[:, :, None] if intercept else x
-
-    def _factor(self, ridge: float, intercept: bool) -> tuple[Tensor, Tensor]:
-        if self.dual:
-            x = self._rows(intercept)
-            level = x.square().sum((1, 2)) / self.features * max(ridge, 1e-6) + 1e-10
-            return torch.linalg.cholesky(raised(x.mT @ x, level)), level
-        xx = self.centred()[0] if intercept else self._moments()
-        # What float32 products lose of the raw moments must not outweigh the damping.
-        floor = 3e-6 * self.xx.diagonal(dim1=-2, dim2=-1).mean(-1)
-        return cholesky(raised(xx, floor), ridge), floor
-
-    def _times(self, columns: Tensor) -> Tensor:
-        if not self.dual:
-            return (self._moments() @ columns.to(self.xx.dtype)).double()
-        x = self._rows(intercept=False)
-        return x @ (x.mT @ columns)
-
-    def solve(self, prior: Tensor, ridge: float, *, intercept: bool) -> tuple[Tensor, Tensor]:
+    def solve(self, prior: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
         """Weights shaped like the layer's and intercepts (n,) of the least-squares fit, drawn to `prior` by the
         ridge.
         """
         start = prior.double().reshape(self.groups, -1, self.features).transpose(1, 2)
-        missing = (self.centred_xt() if intercept else self.xt) - self._times(start)
-        if intercept:
+        product = (self._moments() @ start.to(self.xx.dtype)).double()
+        missing = (self._centred_xt() if self.intercept else self.xt) - product
+        if self.intercept:
             missing += self.x[:, :, None] * (self.x[:, None, :] @ start) / self.rows
-        weight = start + self.inverse_times(missing, ridge, intercept=intercept)
+        weight = start + self.inverse_times(missing, ridge)
         offset = (self.t - (self.x[:, None, :] @ weight)[:, 0]) / self.rows
-        if not intercept:
+        if not self.intercept:
             offset = torch.zeros_like(offset)
         return weight.transpose(1, 2).reshape(prior.shape).to(prior.dtype), offset.flatten().to(prior.dtype)
 

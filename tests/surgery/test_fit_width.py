@@ -45,7 +45,7 @@ def equations_of(layer, seed):
 
 def loss_without(layer, equations, columns):
     """Least-squares loss when some inputs are not there, each output's as in `Elimination`: solved from nothing."""
-    xx = equations.centred()[0][0]
+    xx = equations.centred()[0]
     xt, whole = xx @ layer.weight.detach().double().flatten(1).T, damped(xx, 1e-4)
     scale = (torch.linalg.solve(whole, xt) * xt).sum(0).mean()
     rest = [i for i in range(len(whole)) if i not in columns]

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.surgery import fit_model
+from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.fit_problem import FitSettings
 from ghostsearch.surgery.least_squares import cholesky, damped
 from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm
 from ghostsearch.surgery.sites import find_sites
@@ -138,6 +141,23 @@ def test_batch_size_and_repetition_do_not_matter(images: list[Tensor]) -> None:
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[3])
     torch.testing.assert_close(outputs[0], outputs[2], rtol=1e-2, atol=1e-3)
+
+
+def test_choices_of_a_layer_share_its_first_fit_however_their_rows_are_cut(
+    images: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So that a kernel's halo changes the number of parts; large maps do it by themselves.
+    monkeypatch.setattr(fit_model, "PART_VALUES", 3000)
+    baseline = baseline_net()
+    settings = FitSettings(rows=(64, 256), rows_per_unknown=1)
+    shared = BaselineStatistics(baseline, images, settings)
+    for choice in (GHOST, "ghost(ratio=2, kernel=1)", "ghost(ratio=4, kernel=5)"):
+        architecture = Architecture.of({"pointwise": choice})
+        known, fresh = (
+            convert(baseline, architecture, example=images[0], statistics=statistics)
+            for statistics in (shared, BaselineStatistics(baseline, images, settings))
+        )
+        torch.testing.assert_close(known(images[0]), fresh(images[0]), rtol=1e-4, atol=1e-4)
 
 
 def test_widths_are_fitted(images: list[Tensor]) -> None:

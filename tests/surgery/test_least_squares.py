@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from ghostsearch.surgery import least_squares
+from ghostsearch.surgery.few_rows import FewRows, equations_for
 from ghostsearch.surgery.least_squares import GRAM_BLOCK, NormalEquations, gram, patches
 
 
@@ -34,7 +35,7 @@ def test_filters_of_a_layer_are_found_again_from_its_outputs(monkeypatch, double
     for _ in range(2):
         x = torch.randn(8, 4, 7, 7)
         equations.add(x, layer(x).detach())
-    weight, offset = equations.solve(prior, 0.0, intercept=True)
+    weight, offset = equations.solve(prior, 0.0)
     torch.testing.assert_close(weight, layer.weight.detach(), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(offset, layer.bias.detach(), rtol=1e-3, atol=1e-3)
 
@@ -50,12 +51,34 @@ def test_few_rows_are_solved_alike_by_their_dual(layer, intercept):
     )
     y = torch.randn(2, 3, 7) if isinstance(layer, nn.Linear) else torch.randn_like(layer(x))
     prior = torch.randn_like(layer.weight)
+    columns = torch.randn(equations_for(layer, 1, intercept=True).groups, layer.weight[0].numel(), 3)
     found = []
-    for rows in (y[:, 0].numel(), None):
-        equations = NormalEquations(layer, rows)
-        assert equations.dual == (rows is not None)
+    for rows, kind in ((y[:, 0].numel(), FewRows), (10_000, NormalEquations)):
+        equations = equations_for(layer, rows, intercept=intercept)
+        assert type(equations) is kind
         for part in (0, 1):
             equations.add(x[part : part + 1], y[part : part + 1])
-        found.append((*equations.solve(prior, 1e-2, intercept=intercept), *equations.centred()))
+        first = equations.solve(prior, 1e-2)
+        equations.clear_targets()
+        for part in (0, 1):
+            equations.add(x[part : part + 1], 2 * y[part : part + 1], inputs=False)
+        second = equations.solve(prior, 1e-2)
+        found.append((*first, *second, equations.explained(prior), equations.inverse_times(columns, 1e-2)))
     for dual, primal in zip(*found, strict=True):
         torch.testing.assert_close(dual, primal, rtol=1e-3, atol=1e-3)
+
+
+def test_single_precision_is_enough_where_rows_are_few():
+    """A large mean, inputs that nearly repeat each other, more rows than are solved in double precision."""
+    torch.manual_seed(2)
+    layer = nn.Linear(1500, 4)
+    x = torch.randn(1, 40, 900).transpose(1, 2) @ torch.randn(40, 1500) + 5 + 0.05 * torch.randn(1, 900, 1500)
+    x, y = x.transpose(1, 2), torch.randn(1, 4, 900)
+    single, double = (equations_for(layer, 900, intercept=True) for _ in range(2))
+    double.dtype = torch.float64
+    found = []
+    for equations in (single, double):
+        equations.add(x, y)
+        weight, offset = equations.solve(layer.weight.detach(), 1e-3)
+        found.append(weight @ x[0] + offset[:, None])
+    torch.testing.assert_close(*found, rtol=1e-2, atol=1e-2)
