@@ -85,8 +85,8 @@ def write(rows: list[dict[str, str]], given: argparse.Namespace) -> None:
     page = ResultPage(
         name="runtime_speed",
         title="MACs fall, time falls less, and the runtime decides",
-        claim="Times of networks with half the MACs (ghost convolutions everywhere but the stem) over the baseline "
-        f"network's on {len(devices)} runtimes: less was saved than MACs promise in {losing} of {len(rows)} cases, and "
+        claim="Times of networks with half the MACs (ghost convolutions everywhere but the stem) over the baseline's "
+        f"on {len(devices)} runtimes: less was saved than MACs promise in {losing} of {len(rows)} cases, and "
         f"{slower} are slower than baseline",
         figure=f"from {min(ratios):.2f} to {max(ratios):.2f} times the baseline's time",
         command=script_command(),
