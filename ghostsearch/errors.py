@@ -113,6 +113,11 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line an exception says, of at most `most` characters; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:most]
+
+
 def text_of(error: BaseException, most: int = 200) -> str:
     """What an exception says, in one line of at most `most` characters; its type where it says nothing."""
     return (" ".join(str(error).split()) or type(error).__name__)[:most]
@@ -132,6 +137,15 @@ def told_as(line: Callable[[str], str], most: int = 200) -> Iterator[None]:
         raise
     except Exception as error:
         raise GhostsearchError(line(in_a_line(error, most))) from error
+
+
+@contextmanager
+def found_in(place: object) -> Iterator[None]:
+    """Within, a GhostsearchError is raised with its place in front, such as a file or a split."""
+    try:
+        yield
+    except GhostsearchError as error:
+        raise GhostsearchError(f"{place}: {error}") from None
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -28,6 +30,15 @@ class OptionError(GhostsearchError):
         message = in_words(first["msg"])
         value = f", got {reprlib.repr(first['input'])[:80]}" if self.option and "got " not in message else ""
         super().__init__(f"{self.option + ': ' if self.option else ''}{message}{value}")
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Within, a GhostsearchError is raised as the ValueError by which pydantic knows a wrong value."""
+    try:
+        yield
+    except GhostsearchError as error:
+        raise ValueError(str(error)) from None
 
 
 class Frozen(BaseModel):

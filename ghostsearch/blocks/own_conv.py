@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ghostsearch.blocks.base import Conv
 from ghostsearch.errors import text_of
 
-Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 PLAIN: tuple[type[Any], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PADDING_MODES = ("constant", "circular", "reflect", "replicate")
 TOLERANCE = 1e-4

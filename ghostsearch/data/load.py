@@ -19,6 +19,7 @@ from ghostsearch.data.calibration import BATCH, Calibration, calibration_batches
 from ghostsearch.data.folder import read_folder
 from ghostsearch.data.images import deep_range, refuse_channels
 from ghostsearch.data.loaders import adapted, classes_of
+from ghostsearch.data.options import FORMS
 from ghostsearch.data.packaged import read_digits, read_hugging_face, read_torchvision
 from ghostsearch.data.sets import FILE_KINDS, ImageSet, StreamSet, decode, find_unreadable, labels_of
 from ghostsearch.data.source import SPLITS, Source, only, shortened, warnings_about, without
@@ -35,10 +36,6 @@ MEMORY_LIMIT_BYTES = 2**30
 """Sets that need no more than this, decoded to bytes at the model's size, stay in memory."""
 
 NAMED_BROKEN, PROBED = 3, 256
-FORMS = (
-    "digits, folder:PATH, csv:FILE, arrays:FILE.npz, voc:FOLDER, coco:FILE.json, torchvision:CIFAR10@ROOT, "
-    "huggingface:FOLDER or package.module:function"
-)
 
 
 @dataclass(frozen=True)

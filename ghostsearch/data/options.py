@@ -5,6 +5,11 @@ from __future__ import annotations
 from ghostsearch.options import Options, option
 
 INPUT = "Input"
+FORMS = (
+    "digits, folder:PATH, csv:FILE, arrays:FILE.npz, voc:FOLDER, coco:FILE.json, torchvision:NAME@ROOT, "
+    "huggingface:FOLDER or package.module:function"
+)
+"""What names a data set."""
 
 
 class ImageOptions(Options):
@@ -12,8 +17,7 @@ class ImageOptions(Options):
 
     data: str = option(
         "digits",
-        "digits, folder:PATH, csv:FILE, arrays:FILE.npz, voc:FOLDER, coco:FILE.json, torchvision:NAME@ROOT, "
-        "huggingface:FOLDER or package.module:function.",
+        f"{FORMS}.",
         panel=INPUT,
     )
     validation_list: str | None = option(

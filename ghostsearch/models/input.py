@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.options import refused
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LARGEST_SIDE, LONGEST = 4096, 2**20
@@ -79,10 +80,8 @@ def _as_size(value: Any) -> Any:
     """A side as a number, a rectangle as text such as `32x100`."""
     if value is None or isinstance(value, bool):
         return value
-    try:
+    with refused():
         size = parse_size(value)
-    except GhostsearchError as error:
-        raise ValueError(str(error)) from None
     return "x".join(map(str, size)) if isinstance(size, tuple) else size
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, model_validator
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.options import Frozen, Options, option
+from ghostsearch.options import Frozen, Options, option, refused
 from ghostsearch.units import SHARES
 
 BUDGET = "Budget"
@@ -62,10 +62,8 @@ def parse_drop(text: str, name: str = "max_drop") -> float:
 
 
 def _as_share(value: Any) -> Any:
-    try:
+    with refused():
         return parse_drop(value, "min_accuracy") if isinstance(value, str) else value
-    except GhostsearchError as error:
-        raise ValueError(str(error)) from None
 
 
 Share = Annotated[float | None, BeforeValidator(_as_share)]
@@ -84,10 +82,8 @@ class CostLimits(Options):
 
     @model_validator(mode="after")
     def _limits_parse(self) -> Self:
-        try:
+        with refused():
             self.limits()
-        except GhostsearchError as error:
-            raise ValueError(str(error)) from None
         return self
 
     def limits(self) -> tuple[Limit, ...]:
@@ -113,10 +109,8 @@ class Limits(CostLimits):
 
     @model_validator(mode="after")
     def _drop_parses(self) -> Self:
-        try:
+        with refused():
             self.drop()
-        except GhostsearchError as error:
-            raise ValueError(str(error)) from None
         return self
 
     def drop(self) -> float | None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError, field_validator
 
-from ghostsearch.errors import GhostsearchError, key_of
+from ghostsearch.errors import GhostsearchError, found_in, key_of
 from ghostsearch.options import Frozen, in_words
 from ghostsearch.space.architecture import Anatomy, Group, SearchSpace, Site, nearest_names
 from ghostsearch.space.choice import GONE, KEEP, Drop, LayerChoice, parse_layer_choice, parse_width
@@ -170,9 +170,8 @@ def load_preset(name: str | Path) -> Preset:
 def parse_preset(data: object, source: str) -> Preset:
     """A preset from plain data; raises GhostsearchError naming the field that breaks a rule."""
     try:
-        return Preset.model_validate(data)
-    except GhostsearchError as error:
-        raise GhostsearchError(f"{source}: {error}") from None
+        with found_in(source):
+            return Preset.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         where, said = key_of(first["loc"]) or "the file", in_words(first["msg"])

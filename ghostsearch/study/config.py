@@ -11,7 +11,7 @@ from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.setting import DEVICE_HELP, KEEP_FLOAT_HELP, MEASURING, Setting
 from ghostsearch.models.options import INPUT, ModelOptions
-from ghostsearch.options import OptionError, Texts, option
+from ghostsearch.options import OptionError, Texts, option, refused
 from ghostsearch.space.limits import BUDGET, Limits, parse_duration
 from ghostsearch.space.preset import QUICK_START, SPACE_HELP, default_space
 from ghostsearch.surgery.options import FitOptions
@@ -141,10 +141,8 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
 
     @model_validator(mode="after")
     def _budget_parses(self) -> RunConfig:
-        try:
+        with refused():
             self.budget_s()
-        except GhostsearchError as error:
-            raise ValueError(str(error)) from None
         return self
 
     @property

@@ -22,7 +22,7 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ghostsearch.errors import GhostsearchError, failure_reason
+from ghostsearch.errors import GhostsearchError, failure_reason, first_line
 from ghostsearch.files import temporary_folder, write_bytes
 from ghostsearch.records import Axis, Latency, Record
 from ghostsearch.space.architecture import Architecture
@@ -97,8 +97,8 @@ def join_cluster(config: RunConfig) -> Callable[..., Any]:
         try:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            first = (str(error).splitlines() or [""])[0]
-            raise GhostsearchError(f"ray_address {config.ray_address!r}: cannot be reached ({first[:200]})") from None
+            reason = first_line(error)
+            raise GhostsearchError(f"ray_address {config.ray_address!r}: cannot be reached ({reason})") from None
     found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for name in devices:
         if not any(node.get(name, 0) >= 1 for node in found):

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from filelock import FileLock
 
-from ghostsearch.errors import GhostsearchError, MissingExtraError
+from ghostsearch.errors import GhostsearchError, MissingExtraError, first_line
 
 DATABASE = "study.db"
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
@@ -80,11 +80,6 @@ def storage_errors(what: str, *further: type[Exception]) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
         reason = first_line(cause or error)
         raise GhostsearchError(f"{what}: {reason}; fix it and rerun the same command to resume") from None
-
-
-def first_line(error: BaseException) -> str:
-    """The first line an error says, or its kind."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _journal(file: Path) -> Storage:

@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ghostsearch.blocks.base import Block
-from ghostsearch.errors import GhostsearchError, key_of, text_of
+from ghostsearch.errors import GhostsearchError, found_in, key_of, text_of
 from ghostsearch.files import atomic_path, cannot_write, read_json, write_text
 from ghostsearch.models.input import InputSpec, parse_size
 from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.models.options import ModelOptions
+from ghostsearch.options import refused
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
 from ghostsearch.version import versions
@@ -46,10 +47,8 @@ State = Mapping[str, Tensor]
 def _bounded_size(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | list | tuple):
         raise ValueError("must be a side, or a list of height and width")
-    try:
+    with refused():
         return parse_size(value)
-    except GhostsearchError as error:
-        raise ValueError(str(error)) from None
 
 
 class _Source(BaseModel):
@@ -171,7 +170,8 @@ def load_directory(
     state = _read_weights(directory / WEIGHTS_FILE, manifest.weights_sha256)
     baseline = model if model is not None else _build(directory, manifest.source, state, allow_code)
     example = example_input(manifest.source.input) if example is None else example
-    module = _converted(directory, baseline, architecture, manifest.width_multiple, example)
+    with found_in(directory):
+        module = convert(baseline, architecture, example=example, width_multiple=manifest.width_multiple)
     _fill(module, state, directory / WEIGHTS_FILE)
     source = manifest.source
     return SavedModel(
@@ -304,15 +304,6 @@ def _check_size(directory: Path, spec: str, options: dict[str, Any], state: Stat
         raise GhostsearchError(
             f"{directory}: {spec} has {needed} parameters, {WEIGHTS_FILE} only {stored}: forged or mixed up"
         )
-
-
-def _converted(
-    directory: Path, baseline: nn.Module, architecture: Architecture, width_multiple: int, example: Any
-) -> nn.Module:
-    try:
-        return convert(baseline, architecture, example=example, width_multiple=width_multiple)
-    except GhostsearchError as error:
-        raise GhostsearchError(f"{directory}: {error}") from None
 
 
 def _fill(module: nn.Module, state: State, path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from ghostsearch.blocks.own_conv import is_plain, trouble_of
+from ghostsearch.blocks.own_conv import PLAIN, is_plain, trouble_of
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.branches import find_branches
 from ghostsearch.graph.calls import trace_calls
@@ -22,7 +22,6 @@ from ghostsearch.space.architecture import Anatomy, Branch, Site, Skipped, neare
 from ghostsearch.space.choice import intrinsic_channels
 from ghostsearch.space.costs import is_depthwise
 
-CONV_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 IMAGE_CHANNELS = 4
 """A convolution that reads no more channels than this (RGBA) mostly reads the image: a site only on request."""
 Calls = list[tuple[Shape, Shape]]
@@ -109,7 +108,7 @@ def _unsuitable(module: nn.Module) -> str:
     """Why a convolution's code or state forbids replacing it; empty when nothing does."""
     if isinstance(module, torch.jit.ScriptModule):
         return "inside TorchScript: its code is compiled; convert the model before scripting it"
-    if not isinstance(module, CONV_TYPES):
+    if not isinstance(module, PLAIN):
         return f"{type(module).__name__}: a transposed convolution"
     if "forward" in module.__dict__:
         return f"{type(module).__name__}: a convolution whose forward was replaced on the instance"
@@ -179,7 +178,7 @@ def _is_large(example: Any) -> bool:
 def _site(module: Any, names: tuple[str, ...], calls: Calls, batch: int) -> Site:
     outputs = sum(prod(out) for _, out in calls)
     per_output = module.in_channels // module.groups * prod(module.kernel_size)
-    base = next(t for t in CONV_TYPES if isinstance(module, t))
+    base = next(t for t in PLAIN if isinstance(module, t))
     params = sum(p.numel() for p in module._parameters.values() if p is not None)
     return Site(
         path=names[0],

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ghostsearch.data.calibration import first_batch
 from ghostsearch.data.load import Data
 from ghostsearch.data.source import SPLITS
-from ghostsearch.errors import GhostsearchError, told_as
+from ghostsearch.errors import GhostsearchError, found_in, told_as
 from ghostsearch.graph.capture import batch_size, copied, moved, tensors
 from ghostsearch.training.evaluate import mode
 from ghostsearch.training.tasks.base import Task, main_output
@@ -50,19 +49,11 @@ def check_run(model: nn.Module, data: Data, task: Task) -> None:
             raise GhostsearchError(f"{where}: a batch is (images, target), got {type(batch).__name__}")
         images, target = (moved(part, "cpu") for part in batch)
         train = train or (images, target)
-        with _named(where):
+        with found_in(where):
             _check_score(replica, data, task, images, target)
     assert train
-    with _named(f"{data.name}, train split"):
+    with found_in(f"{data.name}, train split"):
         _check_loss(replica, task, *train)
-
-
-@contextmanager
-def _named(where: str) -> Iterator[None]:
-    try:
-        yield
-    except GhostsearchError as error:
-        raise GhostsearchError(f"{where}: {error}") from None
 
 
 def _check_score(model: nn.Module, data: Data, task: Task, images: Any, target: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ghostsearch.errors import GhostsearchError, TrainingError
+from ghostsearch.errors import GhostsearchError, TrainingError, first_line
 from ghostsearch.graph.capture import batch_size, modes_kept
 from ghostsearch.machine import memory_kept
 from ghostsearch.shown import Progress
@@ -95,7 +95,7 @@ def torch_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise GhostsearchError(f"cannot train on {name!r}: {reason}; use cpu, cuda, cuda:1 or auto") from None
     if device.type == "meta":
         raise GhostsearchError("cannot train on 'meta': it computes nothing; use cpu, cuda, cuda:1 or auto")
