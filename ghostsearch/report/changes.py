@@ -7,13 +7,11 @@ from math import exp, hypot, log
 
 from ghostsearch.records import Axis, Record, Score, StudyView
 from ghostsearch.report.outcome import score_axis, standard_error
-from ghostsearch.study.statistics import difference
+from ghostsearch.study.statistics import Z, difference
 from ghostsearch.units import MISSING, PERCENT
 
 SAME_IMAGES = ("data", "seed", "task", "train_images", "validation_list")
 """Options that decide which images a split holds."""
-REACH = 1.96
-"""Standard errors on either side of a 95 % interval."""
 
 Row = tuple[str, list[str]]
 
@@ -66,7 +64,7 @@ def _interval(before: Score, after: Score, *, paired: bool) -> tuple[float, floa
     if paired and old is not None and new is not None and len(old) == len(new):
         return difference(new, old).interval
     errors, change = (standard_error(before), standard_error(after)), after.value - before.value
-    reach = 0.0 if None in errors else REACH * hypot(*(e or 0.0 for e in errors))
+    reach = 0.0 if None in errors else Z * hypot(*(e or 0.0 for e in errors))
     return change - reach, change + reach
 
 

@@ -22,13 +22,12 @@ from ghostsearch.study.baseline import COST_COLUMNS
 from ghostsearch.study.choose import error_of_difference
 from ghostsearch.study.config import Gate
 from ghostsearch.study.scores import score_of
+from ghostsearch.study.statistics import Z
 from ghostsearch.study.subject import open_subject
 from ghostsearch.training.evaluate import meter_over, torch_device
 from ghostsearch.training.tasks.table import task_for
 from ghostsearch.units import interval_text, milliseconds, score_text
 
-Z = 1.96
-"""Standard errors on either side of a score that make its 95 % interval."""
 BATCH = 64
 
 

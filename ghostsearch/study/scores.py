@@ -1,4 +1,4 @@
-"""Scores as records keep them, and which of two models on the same images is better."""
+"""Scores as records keep them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from ghostsearch.records import Score, packed
-from ghostsearch.training.tasks.base import Meter, per_image, score_value, standard_error
+from ghostsearch.study.statistics import standard_error
+from ghostsearch.training.tasks.base import Meter, per_image, score_value
 
 
 def score_of(
@@ -26,6 +27,7 @@ def score_of(
     names = {label: classes[label] if label < len(classes) else str(label) for label in counts}
     return Score(
         metric=metric, value=score_value(meter), split=split, epochs=epochs, images=images, seed=seed,
-        stderr=standard_error(meter), right=packed(found > 0.5) if answers and found is not None else "",
+        stderr=standard_error(found) if found is not None and len(found) > 1 else None,
+        right=packed(found > 0.5) if answers and found is not None else "",
         by_class={names[label]: count for label, count in counts.items()},
     )  # fmt: skip

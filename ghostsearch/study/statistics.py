@@ -15,6 +15,8 @@ from scipy import stats
 from ghostsearch.errors import GhostsearchError
 
 CONFIDENCE = 0.95
+Z = 1.96
+"""Standard errors on either side of a figure that make its 95 % interval."""
 
 
 @dataclass(frozen=True)

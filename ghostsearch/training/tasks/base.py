@@ -140,9 +140,3 @@ def per_image(meter: Meter) -> Tensor | None:
     """The value of each image (N,), the score being their mean; None where the score is no such mean."""
     found = getattr(meter, "per_image", None)
     return found() if callable(found) else None
-
-
-def standard_error(meter: Meter) -> float | None:
-    """The score's standard error over images, in the score's unit; None where it is not a mean over images."""
-    values = per_image(meter)
-    return None if values is None or len(values) < 2 else float(values.std() / len(values) ** 0.5)

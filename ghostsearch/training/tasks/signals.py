@@ -27,7 +27,3 @@ class BalancedAccuracy(Accuracy):
         right, labels = super().per_image(), torch.cat(self._labels)
         sizes = torch.bincount(labels)
         return right * len(labels) / (sizes[labels] * int((sizes > 0).sum()))
-
-    def compute(self) -> float:
-        """The balanced accuracy so far."""
-        return float(self.per_image().mean())

@@ -10,7 +10,8 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, ja
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.training.tasks.base import per_image, score_value, standard_error
+from ghostsearch.study.scores import score_of
+from ghostsearch.training.tasks.base import per_image, score_value
 from ghostsearch.training.tasks.classification import Accuracy, Classification, class_labels
 from ghostsearch.training.tasks.table import TASKS, load_task, task_for
 
@@ -80,7 +81,8 @@ def test_accuracies_are_scikit_learns_and_their_errors_the_binomials(pairs):
     assert balanced.class_counts() == meter.class_counts()
     assert per_image(meter).tolist() == (said == true).tolist()
     p, n = score_value(meter), len(pairs)
-    assert standard_error(meter) == pytest.approx((p * (1 - p) / (n - 1)) ** 0.5)
+    score = score_of(meter, "accuracy", split="test", epochs=0, images=n, seed=0)
+    assert score.stderr == pytest.approx((p * (1 - p) / (n - 1)) ** 0.5)
 
 
 def test_right_answers_are_counted_for_each_class():
