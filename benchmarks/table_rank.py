@@ -4,7 +4,7 @@
     python benchmarks/table_rank.py --net lite0 --data imagenet-sample
 
 Each architecture is drawn at random, converted and fitted in closed form from its first change to its end (so not as
-the table's single changes are), and its KL divergence from the baseline taken on the images that judge the candidates.
+the table's single changes are), and its KL divergence from the baseline taken on IMAGES images of the validation split.
 A run that was stopped goes on; more rows make the interval narrower. The page is results/table_rank_NET.md.
 """
 
@@ -26,14 +26,15 @@ from torch import nn
 from benchmarks.imagenet_sample import open_sample
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from benchmarks.rows import append_row, read_rows
+from ghostsearch.data.calibration import spread_batches
 from ghostsearch.graph.capture import moved
 from ghostsearch.machine import processor
 from ghostsearch.space.architecture import Architecture, SearchSpace
-from ghostsearch.study.candidate_scores import CandidateScores
 from ghostsearch.study.candidates import build_candidates
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.setup import Setup, open_setup
 
+IMAGES = 256
 SHARES = (0.1, 0.3, 0.5, 0.8)
 """Of the sites and groups that an architecture changes, one of these shares, drawn."""
 
@@ -45,7 +46,7 @@ def main() -> None:
     table = build_candidates(setup, args.work, lambda done, total, text: print(f"{done}/{total} {text}", flush=True))
     table_s = time.process_time() - started
     loss = {(r.kind, r.name, r.choice): r.divergence for r in table.itertuples(index=False)}
-    batches = [moved(batch, "cpu") for batch in CandidateScores(setup).batches]
+    batches = [moved(batch, "cpu") for batch in spread_batches(setup.data.validation, IMAGES, size=32)]
     with torch.inference_mode():
         wanted = [setup.baseline.module.eval()(x).log_softmax(1) for x, _ in batches]
     path, draw = args.work / "architectures.csv", random.Random(args.seed)
@@ -58,13 +59,13 @@ def main() -> None:
             model = setup.convert(architecture)
             row = {
                 "digest": architecture.digest, "changes": len(architecture.sites) + len(architecture.groups),
-                "macs": setup.cost(architecture).macs / setup.baseline_cost.macs, "summed": summed(architecture, loss),
+                "macs": setup.cost(architecture).macs / setup.baseline_cost.macs,
                 "divergence": divergence(model, batches, wanted), "cpu_s": round(time.process_time() - began, 1),
             }  # fmt: skip
             append_row(path, row)
             known[architecture.digest] = {k: str(v) for k, v in row.items()}
             print(number, row, flush=True)
-        rows.append(known[architecture.digest])
+        rows.append({**known[architecture.digest], "summed": str(summed(architecture, loss))})
     publish(page(args, setup, rows, table_s), args.out)
 
 

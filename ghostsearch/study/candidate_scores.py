@@ -24,7 +24,7 @@ from ghostsearch.surgery.sampled_gradients import Cut, EdgeGradients, gauss_newt
 from ghostsearch.training.tasks.base import Task, main_output
 from ghostsearch.training.tasks.classification import Classification
 
-JUDGE_IMAGES, JUDGE_VALUES = 256, 64 * 3 * 224 * 224
+JUDGE_IMAGES, JUDGE_VALUES = 256, 32 * 3 * 224 * 224
 """Images of the selection split, spread over it, that a candidate is judged on, or as many as hold so many values."""
 
 

@@ -48,7 +48,7 @@ from ghostsearch.training.recipe import Recipe
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.table import load_task, task_for
 
-TABLE_IMAGES, TABLE_VALUES = 128, 64 * 3 * 224 * 224
+TABLE_IMAGES, TABLE_VALUES = 128, 32 * 3 * 224 * 224
 """Calibration images that a candidate of the table is fitted to, or as many as hold so many values."""
 TABLE_ROWS = 4096, 8192
 """Positions that each layer of a candidate is fitted to, least and most."""

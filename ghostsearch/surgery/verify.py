@@ -173,6 +173,8 @@ def _same_where_untouched(model: nn.Module, example: Any, architecture: Architec
     paths = tuple(sorted(changed))
     try:
         spoiled = _outputs(model, example, dict.fromkeys(paths, lambda _, __, y: torch.full_like(y, torch.nan)))
+        if all(bool(t.isnan().all()) for t in spoiled):
+            return
         noisy = _outputs(model, example, dict.fromkeys(paths, lambda _, __, y: y + torch.randn_like(y)))
     # A forward that chooses its way by its values may not survive this; then nothing is known.
     except Exception:  # noqa: BLE001
