@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import importlib.metadata
 import logging
 import time
 import warnings
@@ -17,6 +16,7 @@ from torch import nn
 from ghostsearch.errors import GhostsearchError, told_as
 from ghostsearch.machine import processor
 from ghostsearch.measure.setting import Setting
+from ghostsearch.version import installed_version
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 
@@ -90,12 +90,10 @@ class Device(abc.ABC):
 
     def versions(self) -> dict[str, str]:
         """Version of every package that decides the latency."""
-        return {name: _version(name) for name in self.packages}
+        return {name: installed_version(name) or "absent" for name in self.packages}
 
     def place(self) -> str:
-        """The hardware, such as the processor's name and cores; part of the fingerprint of the latency
-        table.
-        """
+        """The hardware, such as the processor's name and cores; part of the latency table's fingerprint."""
         return processor()
 
     def remark(self) -> str:
@@ -114,13 +112,6 @@ def refusals(device: str) -> AbstractContextManager[None]:
     """Turn whatever a runtime raises while it takes a model in into one GhostsearchError line."""
     # Exporters and compilers raise of everything; the user can only choose another device or model.
     return told_as(lambda why: f"{device} cannot run this model ({why})", 240)
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
 
 
 @contextmanager

@@ -22,8 +22,10 @@ import numpy as np
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.devices.base import Prepared
+from ghostsearch.measure.devices.far_side import packed
 from ghostsearch.measure.devices.onnx_device import Feed, OnnxDevice
 from ghostsearch.measure.setting import Setting
+from ghostsearch.measure.threads import SLACK_CORES
 
 COMMAND_VARIABLE = "GHOSTSEARCH_SSH"
 OPTIONS = (
@@ -32,7 +34,6 @@ OPTIONS = (
 )  # fmt: skip
 """No terminal, no questions: an unknown host or key is an error, which ssh words itself."""
 NAME = re.compile(r"ssh:(?P<host>(?:[\w.+-]+@)?[A-Za-z0-9_][\w.%-]*)(?::(?P<python>[\w./~+-]+))?")
-SLACK_CORES = 0.35
 LARGEST_ANSWER = 2**31
 
 
@@ -157,12 +158,7 @@ class SshOnnxRuntime(OnnxDevice):
 
     def open(self, graph: bytes, feed: Feed, setting: Setting) -> Prepared:
         """The graph in a session over there."""
-        files = []
-        for array in feed.values():
-            file = io.BytesIO()
-            np.save(file, array, allow_pickle=False)
-            files.append(file.getvalue())
-        link = self.link
+        link, files = self.link, map(packed, feed.values())
         link.models += 1
         link.ask("load", [graph, *files], model=link.models, names=list(feed), threads=setting.threads)
         return FarPrepared(link, link.models, setting.threads)
