@@ -64,6 +64,8 @@ def candidate_times(bench: Setup, folder: Path) -> pd.DataFrame:
     rows: list[tuple[str, float, float]] = []
 
     def told(done: int, total: int, text: str) -> None:
+        if not done:
+            return  # says that the baseline's values come first
         rows.append((text.split(": ")[-1], time.perf_counter() - wall, time.process_time() - cpu))
         print(f"{done}/{total} {text}, {rows[-1][1]:.0f} s", flush=True)
 
