@@ -142,7 +142,7 @@ def page(rows: list[Row], given: argparse.Namespace) -> ResultPage:
         title="Inherited weights: accuracy before and after a little training",
         claim="Targets met for nets of half the MACs that have seen 512 images and no label, as a share of "
         "the baseline's accuracy",
-        figure=f"{sum(x['met'] == 'yes' for x in aimed)} of {len(aimed)}"
+        figure=f"{sum(x['met'] for x in aimed)} of {len(aimed)}"
         + (f" ({left} more not measured yet): " if left else ": ")
         + ", ".join(
             f"{x['net']} {x['architecture']} {x['weights']} {x['of baseline %']} % ({x['target %']} aimed at)"
