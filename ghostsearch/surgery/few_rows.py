@@ -23,8 +23,8 @@ from ghostsearch.surgery.least_squares import (
 class FewRows:
     """Rows of patches x and targets t; W = W₀ + (T − W₀ X)(Xᵀ X + λ I)⁻¹ Xᵀ, the rows as columns of X and T.
 
-    Gives the weights of `NormalEquations` from a matrix of rows × rows. No nearly equal numbers are subtracted, so
-    that single precision is enough. intercept: as there.
+    Gives the weights of `NormalEquations` from a matrix of rows × rows. `solve` subtracts no nearly equal numbers, so
+    that single precision is enough; `inverse_times` does, and is for directions of a search only. intercept: as there.
     """
 
     def __init__(self, layer: Conv | nn.Linear, rows: int, *, intercept: bool) -> None:
