@@ -151,7 +151,7 @@ def page(rows: list[Row], given: argparse.Namespace) -> ResultPage:
         command=script_command(),
         device=f"{processor()}, {given.threads} thread(s), a shared machine",
         tables=[ResultTable("one seed", lines)],
-        notes=notes(lines, given),
+        notes=[*notes(lines, given), *not_measured(rows)],
     )
 
 
@@ -175,6 +175,13 @@ def notes(lines: list[dict[str, Any]], given: argparse.Namespace) -> list[str]:
     if ours and peer:
         found.append(f"After 2 epochs: best peer {peer} %, our best {ours} %; the standard error of each is 0.4.")
     return found
+
+
+def not_measured(rows: list[Row]) -> list[str]:
+    """A sentence on the rows that nobody has measured yet, where there are any."""
+    known = {tuple(row[key] for key in KEY) for row in rows}
+    missing = ["/".join(k[:4]) for k in wanted() if (*k[:4], str(k[4])) not in known]
+    return [f"Not measured yet: {', '.join(missing)}."] if missing else []
 
 
 def main() -> None:

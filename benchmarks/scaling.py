@@ -81,7 +81,7 @@ def table_sampler() -> TableSampler:
     return TableSampler(problem, parameters, [axis.name for axis in OBJECTIVES])
 
 
-def open_ledger(storage: str | None, folder: Path, sampler: str = "tpe") -> Ledger:
+def open_ledger(storage: str | None, folder: Path, sampler: str = "table") -> Ledger:
     """A fresh study, or the one that is there."""
     proposer = table_sampler() if sampler == "table" else sampler
     return Ledger(open_storage(storage, folder), "scaling", SPACE, OBJECTIVES, sampler=proposer, seed=0)
@@ -255,7 +255,7 @@ def stubs(given: argparse.Namespace) -> ResultPage:
         notes=[
             f"Where the proposer is the limit, trials that take longer than workers / {best:g} seconds keep all "
             f"workers busy: 1,000 workers from {1000 / best:.0f} s a trial on.",
-            "The workers share this machine's two cores with the proposer.",
+            "The workers share this machine's two cores with the proposer, which is the search's own sampler.",
         ],
     )  # fmt: skip
 

@@ -69,7 +69,7 @@ def page(study: Path, options: list[str]) -> ResultPage:
         ],
         notes=[
             f"The search: `ghostsearch search {' '.join(options)}`.",
-            "Network and classes mean nothing, which changes no time. Times of a resumed search are summed up.",
+            "Network and classes mean nothing, which changes no time. The baseline is one of the trials.",
         ],
     )  # fmt: skip
 

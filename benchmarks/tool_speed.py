@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from benchmarks.families import WIDTHS, preset
-from benchmarks.fit_speed import network
+from benchmarks.fit_speed import network, relative_error
 from benchmarks.imagenet_rivals import candidate_problem, images, uniform, within_budget
 from benchmarks.imagenet_sample import open_sample, read_images
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
@@ -61,7 +61,6 @@ def theirs(setup: Setup, budgets: list[int]) -> Made:
 
 def measure(setup: Setup, made: Made, trained: bool) -> Iterator[dict[str, Any]]:
     """A row a model; judging it takes none of the tool's time."""
-    spent, began = 0.0, time.process_time()
     test = setup.data.test
     with torch.inference_mode():
         wanted = torch.cat([setup.baseline.module(x) for x, _ in test])
@@ -71,11 +70,10 @@ def measure(setup: Setup, made: Made, trained: bool) -> Iterator[dict[str, Any]]
         spent += time.process_time() - began
         with torch.inference_mode():
             found = torch.cat([model.eval()(x) for x, _ in test])
-        error = float((found - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
         yield {
             "model": what, "CPU s so far": round(spent, 1),
             "MACs %": round(100 * measure_cost(model, setup.example).macs / setup.baseline_cost.macs, 1),
-            "output error": round(error, 3),
+            "output error": round(relative_error(found, wanted), 3),
             "top-1 %": round(100 * float((found.argmax(1) == labels).float().mean()), 1) if trained else "",
         }  # fmt: skip
         began = time.process_time()

@@ -61,9 +61,9 @@ class FewRows:
     def _factor(self, ridge: float) -> tuple[Tensor, Tensor]:
         """The factor of Xᵀ X + λ I, and λ (groups,)."""
         if ridge not in self.factors:
-            share = max(ridge, 1e-6) * self.x.shape[2] / self.features
-            level = self.x.square().sum((1, 2)) / self.features * max(ridge, 1e-6) + 1e-10
-            self.factors[ridge] = cholesky(gram(self.x.mT), share), level
+            xx, share = gram(self.x.mT), max(ridge, 1e-6) * self.x.shape[2] / self.features
+            level = xx.diagonal(dim1=-2, dim2=-1).mean(-1) * share + 1e-10
+            self.factors[ridge] = cholesky(xx, share), level
         return self.factors[ridge]
 
     def explained(self, weight: Tensor) -> Tensor:
