@@ -1,8 +1,13 @@
 """What holds for every test; before any of them imports torch."""
 
 import os
+import signal
 
 import pytest
+
+# A shell's background jobs ignore Ctrl-C, and their children with them: there no test could interrupt anything.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Several workers on few cores: threads that spin while they wait for one another would take most of the time.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,8 +45,6 @@ class Started:
 
 
 def _run(log: Path, function: Callable[..., Any], *arguments: Any) -> None:
-    # A shell's background jobs ignore it, and their children with them.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("w") as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
