@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import exp, hypot, log
 
-from ghostsearch.records import Axis, Record, Score, StudyView
-from ghostsearch.report.outcome import score_axis, standard_error
-from ghostsearch.study.statistics import Z, difference
+from ghostsearch.records import Axis, Record, StudyView
+from ghostsearch.report.outcome import score_axis
+from ghostsearch.study.statistics import compare
 from ghostsearch.units import MISSING, PERCENT
 
 SAME_IMAGES = ("data", "seed", "task", "train_images", "validation_list")
@@ -52,20 +52,10 @@ def _score(first: StudyView, other: StudyView, axis: Axis, split: str) -> str:
         return MISSING
     factor, unit = (100.0, " points") if before.metric in PERCENT else (1.0, "")
     same = all(first.config.get(name) == other.config.get(name) for name in SAME_IMAGES)
-    low, high = _interval(before, after, paired=same)
+    low, high = compare(after, before, paired=same).interval
     change = f"{factor * (after.value - before.value):+.3g}{unit}"
     interval = "" if low == high and before.value != after.value else f" [{factor * low:+.3g}, {factor * high:+.3g}]"
     return f"{axis.text(before.value)} → {axis.text(after.value)}: {change}{interval}"
-
-
-def _interval(before: Score, after: Score, *, paired: bool) -> tuple[float, float]:
-    """95 % interval of the change; empty (both ends alike) where a standard error is not known."""
-    old, new = before.outcomes(), after.outcomes()
-    if paired and old is not None and new is not None and len(old) == len(new):
-        return difference(new, old).interval
-    errors, change = (standard_error(before), standard_error(after)), after.value - before.value
-    reach = 0.0 if None in errors else Z * hypot(*(e or 0.0 for e in errors))
-    return change - reach, change + reach
 
 
 def _cost(first: StudyView, other: StudyView, axis: Axis) -> str:

@@ -34,7 +34,8 @@ from ghostsearch.report.outcome import (
 )
 from ghostsearch.report.points import MARKS, NAMED_KINDS, STAGES, kinds, make_panel, stages, untried
 from ghostsearch.space.limits import parse_drop
-from ghostsearch.study.choose import BASELINES, error_of_difference, longest_training
+from ghostsearch.study.choose import BASELINES, longest_training
+from ghostsearch.study.statistics import error_of_difference
 from ghostsearch.units import with_prefix
 from ghostsearch.usercode import leave_for
 
@@ -178,7 +179,7 @@ def menu(view: StudyView, content: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The models that the menu names, best kind first, with the score that headline and strips show."""
     named = [(m["note"].partition(" · ")[0], m["id"]) for m in content["models"]]
     order = list(MARKS)
-    found = sorted((order.index(kind), digest) for kind, digest in named if kind in NAMED_KINDS)
+    found = sorted((order.index(kind), digest) for kind, digest in named if kind in NAMED_KINDS or digest in view.front)
     records = {digest: view.record(digest) for _, digest in found}
     return [(d, f"{d} – {order[k]}, {score_cell(shown_score(view, r))}") for k, d in found if (r := records[d])]
 

@@ -16,6 +16,7 @@ from ghostsearch.report.outcome import (
     variants,
 )
 from ghostsearch.study.choose import INT8
+from ghostsearch.study.statistics import compare
 from ghostsearch.units import AGAINST_BASELINE, AGREEMENT, SHARES, share_text
 
 
@@ -60,7 +61,7 @@ def _label_free(view: StudyView, chosen: Record) -> str:  # noqa: ARG001
 
 
 def _beaten_by_int8(view: StudyView, chosen: Record) -> str:
-    """A warning where the baseline in int8 is faster than the chosen model and scores no worse."""
+    """A warning where the baseline in int8 is faster than the chosen model and not proven worse."""
     int8 = next((r for r in variants(view) if r.digest == INT8), None)
     timed = next((axis for axis in cost_axes(view) if axis.device), None)
     if int8 is None or timed is None:
@@ -69,11 +70,12 @@ def _beaten_by_int8(view: StudyView, chosen: Record) -> str:
     ours, quick = timed.ratio(chosen), timed.ratio(int8)
     if mine is None or theirs is None or ours is None or quick is None or quick >= ours:
         return ""
-    worse = theirs.value < mine.value if score_axis(view).maximize else theirs.value > mine.value
-    if worse:
+    lead = compare(theirs, mine, maximize=score_axis(view).maximize)
+    if lead.worse:
         return ""
+    verdict = "scores no worse" if lead.value >= 0 else "is not proven worse"
     return (
-        f"The baseline in int8 beats it: {share_text(quick)} of the latency at {score_cell(theirs)}; "
+        f"The baseline in int8 is faster and {verdict}: {share_text(quick)} of the latency at {score_cell(theirs)}; "
         f"search with --device {timed.device}:int8."
     )
 
@@ -110,7 +112,16 @@ def _score_change(view: StudyView, chosen: Record) -> str:
         return ""
     trained = " with the same training" if is_variant(other) else ""
     score = f"{score_cell(mine)} {shown_split(view)} {mine.metric}"
-    return f", at {score} against the baseline's {score_cell(theirs)}{trained}"
+    return f", at {score} against the baseline's {score_cell(theirs)}{trained}{_paired(mine, theirs)}"
+
+
+def _paired(mine: Score, theirs: Score) -> str:
+    """The difference on the images that both were scored on, with its 95 % interval; empty where they are not known."""
+    if not (mine.right and theirs.right and mine.images == theirs.images):
+        return ""
+    found = compare(mine, theirs)
+    change, low, high = (f"{100 * x:+.1f}" for x in (found.value, *found.interval))
+    return f" ({change} [{low}, {high}] points on the same images)"
 
 
 def _both_scores(view: StudyView, chosen: Record) -> tuple[Score | None, Score | None]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ghostsearch.records import COST_LABELS, Axis, Record, Score, StudyView
-from ghostsearch.study.choose import BASELINE, BASELINES, TRAINED, better_baseline, cheaper_equal
-from ghostsearch.study.statistics import share_error
+from ghostsearch.study.choose import BASELINE, BASELINES, TRAINED, beaten_by, better_baseline, not_separable_from
+from ghostsearch.study.statistics import error_of
 from ghostsearch.units import MISSING, interval_text, score_text, share_text
 
 
@@ -58,18 +58,9 @@ def axis_title(axis: Axis) -> str:
     return f"{split}{axis.label} ({unit})" if unit and unit != axis.label else f"{split}{axis.label}"
 
 
-def standard_error(score: Score | None) -> float | None:
-    """A score's standard error: the recorded one, else the binomial one of an accuracy; None for other metrics."""
-    if score is None or score.stderr is not None:
-        return score.stderr if score else None
-    if score.metric != "accuracy" or not 0 <= score.value <= 1 or score.images < 1:
-        return None
-    return share_error(score.value, score.images)
-
-
 def score_cell(score: Score | None) -> str:
     """A score with its standard error: `84.5 ± 0.4 %`."""
-    return score_text(score.value, score.metric, standard_error(score)) if score else MISSING
+    return score_text(score.value, score.metric, error_of(score)) if score else MISSING
 
 
 def cost_cell(record: Record, baseline: Record | None, axis: Axis, *, intervals: bool = True) -> str:
@@ -125,18 +116,29 @@ def last_rung(view: StudyView) -> float:
 
 
 def remark(view: StudyView, record: Record) -> str:
-    """A model's remark in tables: `chosen`, missed limits, a cheaper one that is not proven worse, noisy timing."""
+    """A model's remark in tables: `chosen`, missed limits, what of the front beats it or is not separable, noisy."""
     axes = () if record.digest in BASELINES else (score_axis(view), *_cost_goals(view))
     broken = [text for axis in axes if (text := axis.breach(record))]
     if record.digest in view.missed and not broken:
         broken = ["a limit, as the search recorded it"]
     words = ["chosen"] * (record.digest == view.chosen and not is_variant(record))
     words += [f"missed: {text}" for text in broken]
-    if record.digest in view.front:
-        front = [r for d in view.front if d not in BASELINES and (r := view.record(d))]
-        if rival := cheaper_equal(record, front, view.objectives):
-            words.append(f"not proven better than {rival.digest}")
+    if record.digest not in BASELINES and not broken:
+        words += _beside_front(view, record)
     return "; ".join([*words, *["noisy"] * any(x.noisy for x in record.latencies)])
+
+
+def _beside_front(view: StudyView, record: Record) -> list[str]:
+    """Which model of the front, or baseline with the same training, beats a finalist or is not separable from it."""
+    mine = record.score()
+    if mine is None or record.digest not in ([r.digest for r in view.finalists] or view.front):
+        return []
+    known = [view.record(d) for d in (*view.front, TRAINED) if d != BASELINE]
+    front = [r for r in known if r and (s := r.score()) and s.epochs == mine.epochs]
+    if better := beaten_by(record, front, view.objectives):
+        return [f"beaten by {model_id(better)}"]
+    rival = not_separable_from(record, front, view.objectives)
+    return [f"not separable from {model_id(rival)}"] if rival else []
 
 
 def by_digest(records: Iterable[Record]) -> dict[str, Record]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -15,10 +15,10 @@ from ghostsearch.report.outcome import (
     model_id,
     score_axis,
     shown_split,
-    standard_error,
     variants,
 )
-from ghostsearch.study.choose import TRAINED, longest_training
+from ghostsearch.study.choose import TRAINED, beaten_by, longest_training, not_separable_from
+from ghostsearch.study.statistics import error_of
 
 STAGES: Mapping[str, str] = {
     "finished": "finalists, after final training: validation",
@@ -30,7 +30,7 @@ STAGES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Mark:
-    """How a kind of model is drawn, in plotly's names; an open symbol is off the front."""
+    """How a kind of model is drawn, in plotly's names; an open symbol is not proven to be on the front."""
 
     symbol: str
     colour: str
@@ -46,13 +46,15 @@ MARKS: Mapping[str, Mark] = {
     "missed a limit": Mark("x", "warn", 10),
     "front, uniform": Mark("diamond", "uniform", 11),
     "front": Mark("circle", "accent", 10),
+    "not separable, uniform": Mark("diamond-open", "accent", 10),
+    "not separable": Mark("circle-open", "accent", 9),
     "uniform": Mark("diamond-open", "uniform", 10),
     "other models": Mark("circle-open", "other", 8),
     "stopped early": Mark("triangle-down-open", "other", 6),
 }
 """How each kind of model is marked; the first ones are drawn on top. Colours are names of the page's palette."""
-NAMED_KINDS = tuple(MARKS)[:9]
-"""Kinds that the page's menu names one by one."""
+NAMED_KINDS = tuple(kind for kind in MARKS if kind not in ("not separable", "other models", "stopped early"))
+"""Kinds that the page's menu names one by one, beside the study's front."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ def stages(view: StudyView) -> list[str]:
 def make_panel(view: StudyView, cost: Axis, stage: str) -> Panel:
     """Every model that has both figures at a stage.
 
-    A mark is called `front` where no other model of the same rung that meets every limit beats it on these two axes.
+    The line joins the models that none of the same rung that meets every limit dominates on these two axes. A mark is
+    `front` where the images prove it better than all of the line that cost no more, and `not separable`, on the line or
+    beside it, where they prove neither that nor that one of those is better.
     Latencies are shares of the baseline's in the same run times one figure of the baseline, as limits are judged: a
     model that keeps a limit never lies beyond its line because the machine was slower then.
     """
@@ -106,8 +110,9 @@ def make_panel(view: StudyView, cost: Axis, stage: str) -> Panel:
     sign = -1.0 if score.maximize else 1.0
     places = [place for r in eligible for place in _places(r, cost, score)]
     front = pareto_front([(x, sign * y) for x, y in places])
-    best = {eligible[i].digest for i in front}
-    points = tuple(_point(r, _kind(view, r, r.digest in best), cost, score) for r in records)
+    line = [eligible[i] for i in front]
+    standing = {r.digest: _standing(r, line, (cost, score)) for r in eligible}
+    points = tuple(_point(r, _kind(view, r, standing.get(r.digest, "")), cost, score) for r in records)
     return Panel(stage, cost, score, points, tuple(sorted(places[i] for i in front)))
 
 
@@ -135,7 +140,14 @@ def _may_be_front(view: StudyView, record: Record, cost: Axis, score: Axis, rung
     return not (cost.breach(record) or score.breach(record))
 
 
-def _kind(view: StudyView, record: Record, on_front: bool) -> str:
+def _standing(record: Record, line: Sequence[Record], axes: Sequence[Axis]) -> str:
+    """`front`, `not separable`, or nothing for a model that one of the line's is proven to beat."""
+    if beaten_by(record, line, axes):
+        return ""
+    return "not separable" if not_separable_from(record, line, axes) else "front"
+
+
+def _kind(view: StudyView, record: Record, standing: str) -> str:
     """The kind of a model on the picture, a key of MARKS."""
     if is_variant(record) or record.digest == "baseline":
         return model_id(record) if model_id(record) in MARKS else "baseline"
@@ -144,15 +156,15 @@ def _kind(view: StudyView, record: Record, on_front: bool) -> str:
     if record.digest in view.missed:
         return "missed a limit"
     if record.origin == "uniform":
-        return "front, uniform" if on_front else "uniform"
-    if on_front:
-        return "front"
+        return f"{standing}, uniform" if standing else "uniform"
+    if standing:
+        return standing
     return "other models" if record.state == "complete" and not record.reason else "stopped early"
 
 
 def kinds(view: StudyView, panel: Panel | None) -> dict[str, str]:
     """The kind of every model: of those on the panel its own, of the rest by the study's front."""
-    found = {model_id(r): _kind(view, r, r.digest in view.front) for r in (*view.records, *view.finalists)}
+    found = {model_id(r): _kind(view, r, "front" * (r.digest in view.front)) for r in (*view.records, *view.finalists)}
     return found | ({p.model: p.kind for p in panel.points} if panel else {})
 
 
@@ -160,7 +172,7 @@ def _point(record: Record, kind: str, cost: Axis, score: Axis) -> Point:
     ((x, y),) = _places(record, cost, score)
     latency = record.latency(cost.device) if cost.device else None
     interval = latency.ratio_interval if latency else None
-    error = standard_error(record.score(score.split))
+    error = error_of(record.score(score.split))
     (fx, _), (fy, _) = cost.scale, score.scale
     around = None
     if interval and cost.baseline:

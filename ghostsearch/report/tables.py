@@ -19,6 +19,7 @@ from ghostsearch.report.outcome import (
     variants,
 )
 from ghostsearch.study.candidates import FILE, failed_choices, read_candidates
+from ghostsearch.study.choose import BASELINES
 from ghostsearch.units import MISSING, setting_text
 
 if TYPE_CHECKING:
@@ -34,14 +35,15 @@ SORTED = "best score first"
 
 
 def front_rows(view: StudyView, *, intervals: bool = True) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the baselines, the front and the finalists that missed a limit: digest, scores ± standard
-    error and the epochs behind them, costs with their share of the baseline's and its 95 % interval, remark."""
+    """Header and rows of the baselines, the front and the other finalists: digest, scores ± standard error and the
+    epochs behind them, costs with their share of the baseline's and its 95 % interval, remark."""
     baseline, metric, axes = view.record("baseline"), metric_name(view), table_axes(view)
     tested = any(r.score("test") for r in view.finalists)
     header = ["model", f"validation {metric}", *([f"test {metric}"] if tested else []), "epochs"]
     header += [*(axis.label for axis in axes), "remark"]
     rows = []
-    others = [view.record(d) for d in dict.fromkeys([*view.front, *view.missed]) if d != "baseline"]
+    named = dict.fromkeys([*view.front, *view.missed, *(r.digest for r in view.finalists)])
+    others = [view.record(d) for d in named if d not in BASELINES]
     for record in (baseline, *variants(view), *others):
         if record is None:
             continue

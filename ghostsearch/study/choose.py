@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import hypot
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ghostsearch.pareto import most_volume
-from ghostsearch.records import Axis, Record, Score
-from ghostsearch.study.statistics import difference, standard_error
+from ghostsearch.records import Axis, Record
+from ghostsearch.study.statistics import Difference, compare, error_of_difference
 
 BASELINE, TRAINED = "baseline", "baselinetrained"
 """Digests of the baseline as given and after the finalists' training."""
@@ -77,34 +73,34 @@ def _keeps(record: Record, baseline: Record, score: Axis, max_drop: float | None
     return drop <= allowed + 1e-12
 
 
-def error_of_difference(one: Score | None, other: Score | None) -> float:
-    """Standard error of the difference of two scores; paired where both say which images were right; 0 if unknown."""
-    if one is None or other is None:
-        return 0.0
-    a, b = one.outcomes(), other.outcomes()
-    if a is not None and b is not None and len(a) == len(b) > 1:
-        return standard_error(a.astype(float) - b)
-    return hypot(one.stderr or 0.0, other.stderr or 0.0)
+def beaten_by(record: Record, front: Sequence[Record], axes: Sequence[Axis]) -> Record | None:
+    """The first model of a front that costs no more than a record and is proven better (`statistics.compare`)."""
+    score = next(axis for axis in axes if axis.is_score)
+    return next((r for r in _as_cheap(record, front, axes) if _lead(r, record, score).better), None)
 
 
-def cheaper_equal(record: Record, front: Sequence[Record], axes: Sequence[Axis]) -> Record | None:
-    """The cheapest model of the front that costs less than a record and is not proven to be worse.
+def not_separable_from(record: Record, front: Sequence[Record], axes: Sequence[Axis]) -> Record | None:
+    """The cheapest model of a front that costs no more than a record and is not proven worse.
 
-    None also where the score does not say which images were right; the test is `statistics.difference`'s, on the images
-    that both were scored on.
+    A model of the front itself has such a rival where its lead may be chance; one beside the front, where that does
+    not beat it.
     """
-    mine, costs = _outcomes(record), [axis for axis in axes if not axis.is_score]
-    rivals = []
-    for rival in front:
-        theirs = _outcomes(rival)
-        if mine is None or theirs is None or len(mine) != len(theirs) or not costs:
-            continue
-        gaps = [axis.minimised(rival) - axis.minimised(record) for axis in costs]
-        if max(gaps) <= 0 > min(gaps) and not difference(mine, theirs).better:
-            rivals.append(rival)
-    return min(rivals, key=costs[0].minimised, default=None)
+    score, cost = next(axis for axis in axes if axis.is_score), next(axis for axis in axes if not axis.is_score)
+    rivals = [r for r in _as_cheap(record, front, axes) if not _lead(r, record, score).worse]
+    return min(rivals, key=cost.minimised, default=None)
 
 
-def _outcomes(record: Record) -> NDArray[np.bool_] | None:
-    score = record.score()
-    return score.outcomes() if score else None
+def _as_cheap(record: Record, front: Sequence[Record], axes: Sequence[Axis]) -> list[Record]:
+    """The models of a front, scored on the same split, that cost no more than a record on any axis."""
+    score, costs = next(axis for axis in axes if axis.is_score), [axis for axis in axes if not axis.is_score]
+    if not costs or record.score(score.split) is None:
+        return []
+    others = [r for r in front if r.digest != record.digest and r.score(score.split)]
+    return [r for r in others if all(axis.minimised(r) <= axis.minimised(record) for axis in costs)]
+
+
+def _lead(one: Record, other: Record, score: Axis) -> Difference:
+    mine, theirs = one.score(score.split), other.score(score.split)
+    assert mine is not None, "only scored models are compared"
+    assert theirs is not None, "only scored models are compared"
+    return compare(mine, theirs, maximize=score.maximize)

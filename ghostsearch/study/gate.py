@@ -19,10 +19,9 @@ from ghostsearch.records import Axis, Latency, Score
 from ghostsearch.shown import Progress
 from ghostsearch.space.limits import Limit
 from ghostsearch.study.baseline import COST_COLUMNS
-from ghostsearch.study.choose import error_of_difference
 from ghostsearch.study.config import Gate
 from ghostsearch.study.scores import score_of
-from ghostsearch.study.statistics import Z
+from ghostsearch.study.statistics import Z, error_of_difference
 from ghostsearch.study.subject import open_subject
 from ghostsearch.training.evaluate import meter_over, torch_device
 from ghostsearch.training.tasks.table import task_for

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isfinite
 
-from ghostsearch.pareto import dominates, standings
+from ghostsearch.pareto import standings
 from ghostsearch.records import Axis, Record
+from ghostsearch.study.choose import beaten_by
 
 RIVALS = 1000
 
@@ -14,19 +15,19 @@ RIVALS = 1000
 def stops(record: Record, finished: Sequence[Record], rung: float, axes: Sequence[Axis]) -> str:
     """Why a trial is not trained on from a rung, or nothing when it is.
 
-    It is promoted when nothing scored there dominates it and it is in the better half by non-dominated rank, then
-    crowding (the rule of multi-objective ASHA, Schmucker et al. 2021), among the newest RIVALS. The baseline is left
-    out, as its weights were never replaced. A stopped trial keeps the score that it has: the sampler learns from it,
-    and it may become a finalist.
+    It is promoted when nothing that costs no more is proven better there and it is in the better half by non-dominated
+    rank, then crowding (the rule of multi-objective ASHA, Schmucker et al. 2021), among the newest RIVALS. The baseline
+    is left out, as its weights were never replaced. A stopped trial keeps the score that it has: the sampler learns
+    from it, and it may become a finalist.
     """
     rivals = [at for r in finished if r.digest != "baseline" and (at := at_rung(r, rung))][-RIVALS:]
-    points = [[_finite(axis.minimised(r)) for axis in axes] for r in (*rivals, record)]
-    better = next((r for r, p in zip(rivals, points, strict=False) if dominates(p, points[-1])), None)
-    if better:
+    if better := beaten_by(record, rivals, axes):
         return f"stopped at rung {rung:g}: {better.digest} is better there"
-    found = standings(points)
+    found = standings([[_finite(axis.minimised(r)) for axis in axes] for r in (*rivals, record)])
     place = sum(other < found[-1] for other in found)
-    return "" if place < (len(points) + 1) // 2 else f"stopped at rung {rung:g}: lower half by crowding distance"
+    if place < (len(found) + 1) // 2:
+        return ""
+    return f"stopped at rung {rung:g}: lower half by rank and crowding distance"
 
 
 def at_rung(record: Record, rung: float) -> Record | None:

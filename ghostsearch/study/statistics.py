@@ -6,13 +6,15 @@ Scores are given per image: 1 or 0 for a right or wrong class, or any figure who
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from math import hypot, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
+from scipy.special import bdtr
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.records import Score
 
 CONFIDENCE = 0.95
 Z = 1.96
@@ -53,6 +55,42 @@ def share_error(share: float, images: int) -> float:
     return sqrt(max(share * (1 - share), 0.0) / images)
 
 
+def error_of(score: Score | None) -> float | None:
+    """A score's standard error: the recorded one, else the binomial one of an accuracy; None for other metrics."""
+    if score is None or score.stderr is not None:
+        return score.stderr if score else None
+    if score.metric != "accuracy" or not 0 <= score.value <= 1 or score.images < 1:
+        return None
+    return share_error(score.value, score.images)
+
+
+def compare(mine: Score, theirs: Score, *, maximize: bool = True, paired: bool = True) -> Difference:
+    """By how much the first of two scores on one split is better.
+
+    Where both say which images were right it is `difference`, unless `paired` is False: the images are others. Else the
+    standard errors count as those of independent images, which proves less; where one is not known, the figures count
+    as exact.
+    """
+    a, b = mine.outcomes(), theirs.outcomes()
+    if paired and a is not None and b is not None and len(a) == len(b):
+        return difference(a, b)
+    value = (mine.value - theirs.value) * (1 if maximize else -1)
+    errors = error_of(mine), error_of(theirs)
+    error = 0.0 if None in errors else hypot(*(e or 0.0 for e in errors))
+    p_value = float(2 * stats.norm.sf(abs(value) / error)) if error > 0 else float(not value)
+    return Difference(value, (value - Z * error, value + Z * error), p_value, min(mine.images, theirs.images))
+
+
+def error_of_difference(one: Score | None, other: Score | None) -> float:
+    """Standard error of the difference of two scores; paired where both say which images were right; 0 if unknown."""
+    if one is None or other is None:
+        return 0.0
+    a, b = one.outcomes(), other.outcomes()
+    if a is not None and b is not None and len(a) == len(b) > 1:
+        return standard_error(a.astype(float) - b)
+    return hypot(one.stderr or 0.0, other.stderr or 0.0)
+
+
 def difference(a: ArrayLike, b: ArrayLike) -> Difference:
     """Compare two models' per-image scores (N,), in the same order of images.
 
@@ -79,7 +117,8 @@ def difference(a: ArrayLike, b: ArrayLike) -> Difference:
 def _of_answers(only_a: int, only_b: int, images: int) -> Difference:
     """The comparison from the images that only one of the two gets right."""
     discordant = only_a + only_b
-    p_value = stats.binomtest(only_a, discordant).pvalue if discordant else 1.0
+    # The exact binomial test, whose two tails are alike at one half.
+    p_value = min(1.0, 2 * bdtr(min(only_a, only_b), discordant, 0.5))
     gain, loss = (only_a + 1) / (images + 2), (only_b + 1) / (images + 2)
     middle, error = gain - loss, sqrt((gain + loss - (gain - loss) ** 2) / (images + 2))
     reach = stats.norm.ppf((1 + CONFIDENCE) / 2) * error

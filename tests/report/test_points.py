@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from ghostsearch.records import Latency, Record, Score, StudyView
-from ghostsearch.report.outcome import cost_axes, last_rung, standard_error
+from ghostsearch.records import Axis, Latency, Record, Score, StudyView, packed
+from ghostsearch.report.outcome import cost_axes, last_rung
 from ghostsearch.report.points import STAGES, make_panel, stages
+from ghostsearch.report.tables import front_rows
+from ghostsearch.study.statistics import error_of
 
-ON_FRONT = {"front", "front, uniform", "chosen", "baseline"}
+ON_FRONT = {"front", "front, uniform", "not separable", "not separable, uniform", "chosen", "baseline"}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -21,6 +24,7 @@ def test_the_front_is_that_of_the_axes_shown(view: StudyView, stage: str, column
         on_line = (point.x, point.y) in corners
         assert not on_line or point.kind in ON_FRONT
         assert on_line or not point.kind.startswith("front")
+    assert any(point.kind.startswith("not separable") for point in panel.points)
     scores = [y for _, y in panel.line]
     assert scores == sorted(scores)
     assert len(set(scores)) == len(scores)
@@ -76,8 +80,8 @@ def test_error_bars_are_the_interval_and_the_standard_error(view: StudyView) -> 
     value = record.score("test").value
     assert point.y_error == pytest.approx(100 * (value * (1 - value) / 1000) ** 0.5)
     stated = Score(metric="psnr", value=30.0, split="test", epochs=0, images=10, seed=0, stderr=0.5)
-    assert standard_error(stated) == 0.5
-    assert standard_error(stated.model_copy(update={"stderr": None})) is None
+    assert error_of(stated) == 0.5
+    assert error_of(stated.model_copy(update={"stderr": None})) is None
 
 
 def test_what_keeps_a_relative_limit_is_never_drawn_beyond_its_line(view: StudyView) -> None:
@@ -99,3 +103,33 @@ def test_what_keeps_a_relative_limit_is_never_drawn_beyond_its_line(view: StudyV
     assert cost.bound is not None
     assert (point.x > cost.bound * cost.scale[0]) == bool(cost.breach(late))
     assert point.x == pytest.approx(slow.ratio * cost.baseline * cost.scale[0])
+
+
+def test_a_lead_that_the_images_do_not_prove_is_marked_on_the_line_and_beside_it(view: StudyView) -> None:
+    """One of 1,000 images more at more MACs, one less: neither a model of the front nor one that it beats."""
+
+    def finalist(digest: str, wrong: int, macs: int) -> Record:
+        right = np.arange(1000) >= wrong
+        known = {"value": float(right.mean()), "right": packed(right), "images": 1000}
+        scores = tuple(s.model_copy(update=known) for s in view.finalists[1].scores)
+        cost = view.finalists[1].cost.model_copy(update={"macs": macs})
+        return view.finalists[1].model_copy(update={"digest": digest, "scores": scores, "cost": cost})
+
+    made = [("cheap", 100, 10), ("lucky", 99, 20), ("unlucky", 101, 15), ("beaten", 150, 16), ("best", 50, 30)]
+    finalists = tuple(finalist(*each) for each in made)
+    digests = tuple(r.digest for r in finalists)
+    study = view.model_copy(update={
+        "finalists": finalists, "front": ("best", "lucky", "cheap"), "missed": (), "chosen": "",
+        "objectives": (Axis.of_score("accuracy"), Axis.of_cost("macs")),
+    })  # fmt: skip
+    for stage in ("finished", "test"):
+        panel = make_panel(study, Axis.of_cost("macs"), stage)
+        assert {p.model: p.kind for p in panel.points} == {
+            "cheap": "front", "lucky": "not separable", "unlucky": "not separable", "beaten": "other models",
+            "best": "front",
+        }  # fmt: skip
+        assert [x for x, _ in panel.line] == pytest.approx([1e-5, 2e-5, 3e-5])
+    remarks = {row[0]: row[-1] for row in front_rows(study)[1]}
+    assert [remarks[d].removesuffix("; noisy") for d in digests] == [
+        "", "not separable from cheap", "not separable from cheap", "beaten by cheap", "",
+    ]  # fmt: skip

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from ghostsearch.pareto import dominates, pareto_front
 from ghostsearch.records import Axis, Cost, Record, Score, packed
-from ghostsearch.study.choose import BASELINE, TRAINED, cheaper_equal, error_of_difference, recommended, worth_finishing
+from ghostsearch.study.choose import (
+    BASELINE,
+    TRAINED,
+    beaten_by,
+    not_separable_from,
+    recommended,
+    worth_finishing,
+)
+from ghostsearch.study.statistics import error_of_difference
 
 AXES = (Axis.of_score("accuracy"), Axis.of_cost("macs"))
 
@@ -76,12 +84,63 @@ def test_what_is_recommended_is_beaten_by_no_model_of_the_front(found, max_drop)
         assert not any(dominates(p, mine) for p in points)
 
 
-def test_a_cheaper_model_counts_as_equal_until_the_same_images_prove_it_worse():
-    images = np.arange(400)
-    dear = model("dear", 0.95, 100, right=images < 380)
-    close, worse = model("close", 0.94, 50, right=images < 376), model("worse", 0.93, 20, right=images < 365)
+def answering(name, wrong, macs, images=400):
+    right = np.ones(images, dtype=bool)
+    right[list(wrong)] = False
+    return model(name, float(right.mean()), macs, right=right)
+
+
+def test_a_cheaper_model_is_not_separable_until_the_same_images_prove_it_worse():
     # 4 images of 400 that only one gets right: p = 0.125; 15 of them: p < 0.001.
-    assert cheaper_equal(dear, [dear, close, worse], AXES) == close
-    assert cheaper_equal(dear, [dear, worse], AXES) is None
-    assert cheaper_equal(worse, [dear, close, worse], AXES) is None, "nothing is cheaper"
-    assert cheaper_equal(model("x", 0.95, 100), [close], AXES) is None, "it does not say which images were right"
+    dear, close, worse = (answering(n, range(w), m) for n, w, m in (("d", 20, 100), ("c", 24, 50), ("w", 35, 20)))
+    assert not_separable_from(dear, [dear, close, worse], AXES) == close
+    assert not_separable_from(dear, [dear, worse], AXES) is None
+    assert not_separable_from(worse, [dear, close, worse], AXES) is None, "nothing is cheaper"
+
+
+def test_what_costs_no_more_beats_a_model_only_where_the_images_prove_it_better():
+    better, close = answering("b", range(20), 50), answering("c", range(16, 40), 50)
+    assert beaten_by(answering("x", range(35), 60), [better], AXES) == better
+    assert beaten_by(answering("x", range(24), 60), [better], AXES) is None, "4 images prove nothing"
+    assert beaten_by(answering("x", range(35), 40), [better], AXES) is None, "it costs more"
+    # 20 wrong and 24 wrong, but hardly the same ones: 20 against 16 images, which chance explains.
+    assert beaten_by(close, [better], AXES) is None
+    assert not_separable_from(close, [better], AXES) == better
+
+
+def test_without_single_images_the_standard_errors_decide_and_unknown_ones_count_as_exact():
+    good, bad = model("g", 0.95, 50, stderr=0.01), model("b", 0.90, 60, stderr=0.01)
+    assert beaten_by(bad, [good], AXES) == good
+    assert beaten_by(model("b", 0.93, 60, stderr=0.01), [good], AXES) is None
+    exact = Axis.of_score("PSNR"), AXES[1]
+    plain = [r.model_copy(update={"scores": (r.score().model_copy(update={"metric": "PSNR", "stderr": None}),)})
+             for r in (good, bad)]  # fmt: skip
+    assert beaten_by(plain[1], plain[:1], exact) == plain[0]
+    error = Axis.of_score("error", maximize=False), AXES[1]
+    assert beaten_by(plain[0].model_copy(update={"cost": plain[1].cost}), [plain[1]], error) == plain[1]
+
+
+ANSWERS = st.lists(st.tuples(st.sets(st.integers(0, 29), max_size=29), st.integers(1, 20)), min_size=1, max_size=8)
+
+
+@given(ANSWERS, st.one_of(st.none(), st.floats(0, 0.5)), st.permutations(range(30)))
+def test_the_front_beats_none_of_its_own_and_each_other_model_is_beaten_or_not_separable(found, max_drop, order):
+    models = [answering(f"m{i}", wrong, macs, 30) for i, (wrong, macs) in enumerate(found)]
+    front = [models[i] for i in pareto_front([[axis.minimised(m) for axis in AXES] for m in models])]
+    for one in models:
+        beaten, close = beaten_by(one, front, AXES), not_separable_from(one, front, AXES)
+        if one in front:
+            assert beaten is None
+        else:
+            assert beaten or close, "something of the front costs no more and scores as well"
+    names = {m.digest for m in front}
+    assert recommended(front, [answering(BASELINE, (), 21, 30)], AXES, max_drop) in {"", *names}
+    # In which order the images come says nothing.
+    mixed = [
+        answering(m.digest, [order[i] for i in wrong], macs, 30) for m, (wrong, macs) in zip(models, found, strict=True)
+    ]
+    again = [m for m in mixed if m.digest in names]
+    for one, other in zip(models, mixed, strict=True):
+        before, after = ([f(r, f_front, AXES) for f in (beaten_by, not_separable_from)]
+                         for r, f_front in ((one, front), (other, again)))  # fmt: skip
+        assert [r and r.digest for r in before] == [r and r.digest for r in after]

@@ -9,10 +9,10 @@ from ghostsearch.study.rungs import stops
 AXES = (Axis.of_score("accuracy"), Axis.of_cost("macs"))
 
 
-def record(name, score, macs, *later):
+def record(name, score, macs, *later, images=1000):
     cost = Cost(params=1, macs=macs, size_bytes=4, peak_memory_bytes=4)
     scores = tuple(
-        Score(metric="accuracy", value=v, split="validation", epochs=e, images=10, seed=0)
+        Score(metric="accuracy", value=v, split="validation", epochs=e, images=images, seed=0)
         for e, v in zip((0, 1, 3), (score, *later), strict=False)
     )
     return Record(number=0, digest=name, origin="sampler", state="complete", cost=cost, scores=scores)
@@ -26,9 +26,19 @@ def test_what_a_rung_shows_to_be_dominated_is_not_trained():
     assert stops(record("x", 0.5, 40), finished, 1, AXES) == "", "only what was scored at the rung counts"
 
 
+def test_what_chance_explains_stops_nothing():
+    """Of 10 images 7 and 8 right; of 1,000 images as large a difference is proven."""
+    few, many = ([record("a", 0.8, 50, images=n), record("b", 0.1, 60, images=n)] for n in (10, 1000))
+    assert stops(record("x", 0.7, 60, images=10), few, 0, AXES) == ""
+    assert stops(record("x", 0.7, 60), many, 0, AXES) == "stopped at rung 0: a is better there"
+
+
 def test_of_many_on_the_front_the_crowded_half_waits():
     finished = [record(str(i), 0.5 + 0.1 * i, 20 + 20 * i) for i in range(4)]
-    assert stops(record("x", 0.6001, 41), finished, 0, AXES) == "stopped at rung 0: lower half by crowding distance"
+    assert (
+        stops(record("x", 0.6001, 41), finished, 0, AXES)
+        == "stopped at rung 0: lower half by rank and crowding distance"
+    )
     assert stops(record("x", 0.99, 200), finished, 0, AXES) == ""
 
 
