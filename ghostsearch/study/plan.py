@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -47,9 +48,9 @@ class Plan:
     seeds: tuple[Seed, ...]
     """The baseline first."""
 
-    @property
+    @cached_property
     def setup(self) -> Setup:
-        """With the trained baseline and the space that is searched."""
+        """With the trained baseline and the space that is searched; one, since trials share what it has computed."""
         return replace(self.baseline.setup, space=self.space)
 
     @property

@@ -13,6 +13,7 @@ from ghostsearch.study.config import configure
 from ghostsearch.study.plan import Plan
 from ghostsearch.study.setup import Setup, open_setup
 from ghostsearch.study.trial import Trial, run_trial
+from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 
 DEVICE = "onnxruntime:cpu"
 GHOSTS, NARROW = "ghost(ratio=2, kernel=3)", "width(0.5)"
@@ -63,6 +64,25 @@ def everywhere(setup, choice="", width=""):
 
 def run(plan, architecture, stopped=lambda *_: ""):
     return run_trial(Trial(plan, 1, architecture, "uniform"), stopped)
+
+
+def test_trials_share_the_baselines_values_and_the_order_in_which_channels_leave(opened, monkeypatch):
+    opened_once = []
+    construct = BaselineStatistics.__init__
+
+    def counting(self, *args, **options):
+        opened_once.append(self)
+        construct(self, *args, **options)
+
+    monkeypatch.setattr(BaselineStatistics, "__init__", counting)
+    plan = plan_of(dataclasses.replace(opened, calibration=[opened.example.expand(8, -1, -1, -1)]))
+    for architecture in (
+        everywhere(opened, GHOSTS),
+        everywhere(opened, width=NARROW),
+        everywhere(opened, GHOSTS, NARROW),
+    ):
+        assert run(plan, architecture)[0].state == "complete"
+    assert len(opened_once) == 1
 
 
 @pytest.mark.parametrize("broken", ["latency", "memory"])
