@@ -40,8 +40,9 @@ from ghostsearch.study.sampler import TableSampler
 from ghostsearch.study.solver import Problem
 from ghostsearch.study.store import open_storage
 
+KEEP_TEXT = str(KEEP)
 SHARES = {
-    str(KEEP): 1.0, "ghost(ratio=2, kernel=3)": 0.55, "ghost(ratio=4, kernel=3)": 0.31,
+    KEEP_TEXT: 1.0, "ghost(ratio=2, kernel=3)": 0.55, "ghost(ratio=4, kernel=3)": 0.31,
     "ghost(ratio=2, kernel=1)": 0.52, "lowrank(rank=0.5)": 0.5,
 }  # fmt: skip
 """Made-up cost of each choice over the baseline layer's."""
@@ -93,12 +94,12 @@ def anything(architecture: Architecture) -> bool:  # noqa: ARG001
 
 
 def fill(ledger: Ledger, count: int, draw: random.Random) -> None:
-    """Finished trials of random architectures, written as a study has them."""
+    """Finished trials of the baseline and of random architectures, written as a study has them."""
     from optuna.trial import TrialState, create_trial
 
     trials, seen = [], set[str]()
     while len(trials) < count:
-        params = {name: draw.choice(d.choices) for name, d in ledger.distributions.items()}
+        params = {name: draw.choice(d.choices) if trials else KEEP_TEXT for name, d in ledger.distributions.items()}
         architecture = Architecture.of(params)
         if architecture.digest in seen:
             continue

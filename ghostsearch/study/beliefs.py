@@ -71,14 +71,11 @@ class Beliefs:
     def __init__(self, problem: Problem, axes: Sequence[str]) -> None:
         self.problem, self.axes = problem, tuple(axes)
         self.corrections = {name: self._correction(name) for name in problem.names if name.startswith("latency")}
+        self.count = 0
+        """Models told, the baseline not among them."""
         self._told: list[tuple[Code, dict[float, float], dict[str, float]]] = []
         self._rungs: dict[float, _Rung] = {}
         self._base: float | None = None
-
-    @property
-    def count(self) -> int:
-        """Models told, the baseline not among them."""
-        return sum(any(code) for code, *_ in self._told)
 
     def tell(self, code: Code, scores: Mapping[float, float], amounts: Mapping[str, float]) -> None:
         """Take in a finished trial: its score by epochs of training, and its resources as measured."""
@@ -87,6 +84,7 @@ class Beliefs:
             return
         known = {**self.problem.at(code), **{k: v for k, v in amounts.items() if k in self.problem.names}}
         self._told.append((code, finite, known))
+        self.count += any(code)
         if any(code) and self._base is not None:
             self._learn(code, finite, known)
         elif not any(code):

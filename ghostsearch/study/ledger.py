@@ -73,7 +73,10 @@ class Ledger:
         self._storage = storage.backend
         self._study_id = self._storage.get_study_id_from_name(name)
         self._standings: dict[int, Record] = {}
-        self._digests: dict[int, str] = {}
+        self._newest: dict[str, int] = {}
+        """By digest its newest finished trial."""
+        self._taken: set[str] = set()
+        """Digests that are not proposed again, whatever runs now."""
         self._settled = 0
 
     def records(self) -> list[Record]:
@@ -116,12 +119,10 @@ class Ledger:
             trials = self._trials()
             self._note(trials)
             waiting = {self._digest(t) for t in trials if not t.state.is_finished()}
-            for record in self._newest().values():
+            for number in self._newest.values():
+                record = self._standings[number]
                 if record.digest not in waiting and self._may_again(record):
                     self._create(TrialState.WAITING, record.architecture, {ORIGIN: record.origin}, {})
-
-    def _newest(self) -> dict[str, Record]:
-        return {self._digests[n]: self._standings[n] for n in sorted(self._standings)}
 
     def _may_again(self, record: Record) -> bool:
         return record.state == "pruned" and not any(o.breach(record, surely=True) for o in self.objectives)
@@ -138,16 +139,19 @@ class Ledger:
                 trials = self._trials()
             unfinished = self._note(trials)
             running = [t for t in unfinished if t.state == TrialState.RUNNING]
-            count = len(self._digests) + len(running)
+            count = len(self._standings) + len(running)
             if limit is not None and count >= limit:
                 return None
-            again = {digest for digest, record in self._newest().items() if self._may_again(record)}
-            taken = {*self._digests.values(), *map(self._digest, running)} - again
+            busy = {self._digest(t) for t in running}
+
+            def free(architecture: Architecture) -> bool:
+                return not (architecture.digest in self._taken or architecture.digest in busy) and accepts(architecture)
+
             for trial in unfinished:
-                if trial.state == TrialState.WAITING and (queued := self._take(trial, taken, accepts)):
+                if trial.state == TrialState.WAITING and (queued := self._take(trial, free)):
                     return queued
             self.proposer.running = [t.params for t in running]
-            return self._sample(count, taken, accepts)
+            return self._sample(count, free)
 
     @contextmanager
     def working_on(self, proposal: Proposal) -> Iterator[None]:
@@ -217,9 +221,7 @@ class Ledger:
                 again += 1
         return again
 
-    def _take(
-        self, trial: FrozenTrial, taken: set[str], accepts: Callable[[Architecture], bool]
-    ) -> Proposal | None:  # fmt: skip
+    def _take(self, trial: FrozenTrial, free: Callable[[Architecture], bool]) -> Proposal | None:
         """Open a queued trial, or close it where it is not wanted."""
         trial_id, fixed = self._id(trial), trial.system_attrs.get("fixed_params", {})
         for name in self.distributions.keys() & fixed.keys() - trial.params.keys():
@@ -231,7 +233,7 @@ class Ledger:
         for name, value in self._ownership(architecture).items():
             self._storage.set_trial_user_attr(trial_id, name, value)
         self._storage.set_trial_state_values(trial_id, state=TrialState.RUNNING)
-        if architecture.digest in taken or not accepts(architecture):
+        if not free(architecture):
             self._storage.set_trial_state_values(trial_id, state=TrialState.FAIL)
             return None
         return Proposal(trial_id, trial.number, architecture, trial.user_attrs.get(ORIGIN, "sampler"))
@@ -245,26 +247,27 @@ class Ledger:
         for trial in trials[self._settled :]:
             if not trial.state.is_finished():
                 unfinished.append(trial)
-            elif is_told(trial) and trial.number not in self._digests:
-                self._digests[trial.number] = self._digest(trial)
-                self._standings[trial.number] = read_record(trial).summarised()
-                self.proposer.take(trial, self._standings[trial.number])
+            elif is_told(trial) and trial.number not in self._standings:
+                record = self._standings[trial.number] = read_record(trial).summarised()
+                digest = self._digest(trial)
+                if self._newest.get(digest, -1) < trial.number:
+                    self._newest[digest] = trial.number
+                    (self._taken.discard if self._may_again(record) else self._taken.add)(digest)
+                self.proposer.take(trial, record)
         while self._settled < len(trials) and trials[self._settled].state.is_finished():
             self._settled += 1
         return unfinished
 
-    def _sample(
-        self, count: int, taken: set[str], accepts: Callable[[Architecture], bool]
-    ) -> Proposal | None:  # fmt: skip
+    def _sample(self, count: int, free: Callable[[Architecture], bool]) -> Proposal | None:
         for attempt in range(ATTEMPTS):
             # Seeded by how far the study is and not by what this process drew, so that a resumed run proposes
             # what an unkilled one would have.
             params, attributes = self.proposer.propose(self.seed + 1000 * count + attempt)
             architecture = self._architecture(params)
-            if architecture.digest not in taken and accepts(architecture):
+            if free(architecture):
                 break
         else:
-            neighbour = self._neighbour(params, taken, accepts)
+            neighbour = self._neighbour(params, self.seed + count, free)
             if neighbour is None:
                 return None
             architecture, attributes = neighbour, {}
@@ -273,16 +276,16 @@ class Ledger:
         return Proposal(trial_id, self._storage.get_trial_number_from_id(trial_id), architecture, "sampler")
 
     def _neighbour(
-        self, params: Mapping[str, Any], taken: set[str], accepts: Callable[[Architecture], bool]
+        self, params: Mapping[str, Any], seed: int, free: Callable[[Architecture], bool]
     ) -> Architecture | None:  # fmt: skip
         """An architecture that is free, as few random changes from `params` as are found to lead to one."""
-        draw = random.Random(self.seed + len(taken))  # noqa: S311 - a search, not a secret
+        draw = random.Random(seed)  # noqa: S311 - a search, not a secret
         names = sorted(self.distributions)
         for i in range(DRAWS):
             changed = draw.sample(names, min(len(names), 1 + i // DRAWS_A_CHANGE))
             others = {name: draw.choice(self.distributions[name].choices) for name in changed}
             architecture = self._architecture({**params, **others})
-            if architecture.digest not in taken and accepts(architecture):
+            if free(architecture):
                 return architecture
         return None
 

@@ -74,6 +74,8 @@ class TableSampler(optuna.samplers.BaseSampler):
         self._least = {axis: self._program.least(axis) for axis in axes}
         self._taken: set[Code] = set()
         self._known: set[int] = set()
+        """Numbers of finished trials that were taken in, of those from `_settled` on."""
+        self._settled = 0
         self._independent = optuna.samplers.RandomSampler(seed=seed)
 
     def infer_relative_search_space(
@@ -122,7 +124,8 @@ class TableSampler(optuna.samplers.BaseSampler):
     def _learn(self, study: optuna.Study) -> None:
         """Take in what is new in a study."""
         sign = 1.0 if study.directions[self.objectives.index(SCORE)] == StudyDirection.MAXIMIZE else -1.0
-        for trial in study.get_trials(deepcopy=False):
+        trials = study.get_trials(deepcopy=False)
+        for trial in trials[self._settled :]:
             if trial.number in self._known:
                 continue
             code = self._code({**trial.system_attrs.get("fixed_params", {}), **trial.params})
@@ -132,6 +135,9 @@ class TableSampler(optuna.samplers.BaseSampler):
                     self._tell(trial, code, sign)
             if trial.state.is_finished():
                 self._known.add(trial.number)
+        while self._settled < len(trials) and trials[self._settled].state.is_finished():
+            self._known.discard(trials[self._settled].number)
+            self._settled += 1
 
     def _tell(self, trial: FrozenTrial, code: Code, sign: float) -> None:
         amounts = dict(zip(self.objectives, trial.values or (), strict=False))

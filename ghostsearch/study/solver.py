@@ -50,7 +50,7 @@ class Problem:
     names: tuple[str, ...]
     exclusions: tuple[Exclusion, ...] = ()
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Options of each variable."""
         return tuple(len(x) for x in self.losses)
