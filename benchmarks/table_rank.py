@@ -129,8 +129,9 @@ def page(args: argparse.Namespace, setup: Setup, rows: list[dict[str, str]], tab
     )  # fmt: skip
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(about: str | None = __doc__, work: str = "runs/table_rank") -> argparse.Namespace:
+    """What was asked for on the command line."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--net", choices=("resnet20", "resnet56", "lite0"), default="resnet20")
     parser.add_argument("--weights", type=Path, default=Path())
     parser.add_argument("--data", required=True)
@@ -139,7 +140,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=128, help="calibration images of a CIFAR network")
     parser.add_argument("--architectures", type=int, default=32)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--work", type=Path, default=Path("runs/table_rank"), help="folder of the table and the rows")
+    parser.add_argument("--work", type=Path, default=Path(work), help="folder of the table and the rows")
     parser.add_argument("--out", type=Path, default=Path("results"))
     return parser.parse_args()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from ghostsearch.export.formats.base import Format, Runner
-from ghostsearch.measure.devices.base import quiet_exporter
+from ghostsearch.measure.devices.executorch_xnnpack import xnnpack_program
 from ghostsearch.measure.devices.torch_cpu import as_array
 
 
@@ -24,13 +24,8 @@ class Executorch(Format):
 
     def write(self, program: ExportedProgram, path: Path, notes: Mapping[str, str]) -> None:
         """Lower to XNNPACK and save; the format has no place for notes."""
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-
         del notes
-        with quiet_exporter():
-            lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-            path.write_bytes(lowered.to_executorch().buffer)
+        path.write_bytes(xnnpack_program(program))
 
     def open(self, path: Path) -> Runner:
         """The program's forward method."""

@@ -19,6 +19,24 @@ from ghostsearch.measure.inputs import Flat, flat_inputs
 from ghostsearch.measure.setting import Setting
 
 
+class LoweredProgram(nn.Module):
+    """A model as the bytes of an ExecuTorch program; lowering takes seconds, loading milliseconds."""
+
+    def __init__(self, program: bytes) -> None:
+        super().__init__()
+        self.program = program
+
+
+def xnnpack_program(exported: torch.export.ExportedProgram) -> bytes:
+    """An exported model lowered to XNNPACK, as the bytes of a .pte file."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    with quiet_exporter():
+        lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+        return bytes(lowered.to_executorch().buffer)
+
+
 class ExecutorchPrepared(Prepared):
     """A loaded program's forward method."""
 
@@ -64,27 +82,37 @@ class ExecutorchXnnpack(Device):
         finally:
             portable_lib._unsafe_reset_threadpool(before)
 
-    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
-        """The lowered program, loaded from memory."""
-        del setting
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-        from executorch.runtime import Runtime
-
+    def lowered(self, model: nn.Module, example: Any) -> nn.Module:
+        """The model as a program's bytes: only loading them is done anew."""
+        if isinstance(model, LoweredProgram):
+            return model
         with refusals(self.name), quiet_exporter(), torch.no_grad(), torch.random.fork_rng(devices=[]):
             example = moved(example, "cpu")
             flat = Flat(copied(model).to("cpu"), example).eval().requires_grad_(False)
-            inputs = tuple(t.contiguous() for t in flat_inputs(example))
-            exported = torch.export.export(self.captured(flat, inputs), inputs, strict=False)
-            lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
-            program = Runtime.get().load_program(lowered.to_executorch().buffer)
-            prepared = ExecutorchPrepared(program, inputs)
+            inputs = _inputs(example)
+            return LoweredProgram(
+                xnnpack_program(torch.export.export(self.captured(flat, inputs), inputs, strict=False))
+            )
+
+    def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
+        """The lowered program, loaded from memory."""
+        del setting
+        from executorch.runtime import Runtime
+
+        lowered = self.lowered(model, example)
+        assert isinstance(lowered, LoweredProgram)
+        with refusals(self.name):
+            prepared = ExecutorchPrepared(Runtime.get().load_program(lowered.program), _inputs(moved(example, "cpu")))
             prepared.run()
         return prepared
 
     def captured(self, model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:  # noqa: ARG002
         """What is lowered of a model."""
         return model
+
+
+def _inputs(example: Any) -> tuple[torch.Tensor, ...]:
+    return tuple(t.contiguous() for t in flat_inputs(example))
 
 
 class ExecutorchXnnpackInt8(ExecutorchXnnpack):
