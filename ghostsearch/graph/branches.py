@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -21,6 +22,7 @@ from ghostsearch.graph.flow import ELEMENTWISE, ancestors, call_counts, descenda
 from ghostsearch.space.architecture import Branch
 
 GATES = (nn.Sigmoid, nn.Hardsigmoid)
+GATE_CALLS = (torch.sigmoid, F.sigmoid, F.hardsigmoid, "sigmoid")
 PADDINGS = (_ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd)
 PASSED = (_ConvNd, _NormBase, nn.GroupNorm, nn.LayerNorm, nn.Linear, *PADDINGS, *ELEMENTWISE)
 """Layers that give way to the identity when their branch is dropped."""
@@ -136,7 +138,8 @@ def _cancel(turned: Sequence[fx.Node]) -> bool:
 def _gates(
     order: list[fx.Node], found: _Found, modules: Mapping[str, nn.Module]
 ) -> tuple[list[str] | None, set[fx.Node]]:
-    """Paths of the activations that end squeeze-excite gates, and the nodes that only gates read.
+    """Paths of what opens squeeze-excite gates (the activation that ends one, or the layer before a function that
+    does), and the nodes that only gates read.
 
     None for a product of two values of the branch that has no such activation.
     """
@@ -145,13 +148,26 @@ def _gates(
     for node in order:
         if not _is_product(node) or _is_scaling(node):
             continue
-        ends = [n for n in node.all_input_nodes if n.op == "call_module" and isinstance(modules[str(n.target)], GATES)]
+        ends = [n for n in node.all_input_nodes if _opener(n, modules)]
         if len(ends) != 1:
             return None, set()
-        gates.append(str(ends[0].target))
+        opener = _opener(ends[0], modules)
         other = [n for n in node.all_input_nodes if n is not ends[0]]
-        on_gates |= (ancestors(ends) - ancestors(other)) & found.inside
+        only_gate = (ancestors(ends) - ancestors(other)) & found.inside
+        if opener not in only_gate:
+            return None, set()
+        gates.append(str(opener.target))
+        on_gates |= only_gate
     return gates, on_gates
+
+
+def _opener(end: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node | None:
+    """The module whose replacement opens the gate that a node ends; None where it ends none."""
+    if end.op == "call_module":
+        return end if isinstance(modules[str(end.target)], GATES) else None
+    before = end.all_input_nodes[0] if end.target in GATE_CALLS and end.op != "get_attr" else None
+    weighted = before and before.op == "call_module" and isinstance(modules[str(before.target)], _ConvNd | nn.Linear)
+    return before if weighted else None
 
 
 def _is_dropout(node: fx.Node) -> bool:

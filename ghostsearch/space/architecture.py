@@ -89,7 +89,7 @@ class Branch:
     inside: tuple[str, ...]
     """Paths of its other layers, in the order of computation: they give way to the identity."""
     gates: tuple[str, ...] = ()
-    """Those of `inside` that end a squeeze-excite gate: they give way to ones."""
+    """Those of `inside` that end a squeeze-excite gate: they give way to what opens it."""
     norm: str = ""
     """Path of the BatchNorm between `end` and the sum, which stays; empty when there is none."""
     skipped: bool = False

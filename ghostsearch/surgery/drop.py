@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ghostsearch.blocks.base import CONVS, place
 from ghostsearch.errors import GhostsearchError
@@ -22,11 +23,15 @@ class Nothing(nn.Module):
         return torch.zeros_like(x)
 
 
-class Ones(nn.Module):
-    """A gate that lets everything pass: x -> ones of its shape."""
+class Open(nn.Module):
+    """A gate that lets everything pass: x -> ones of its shape; before a sigmoid a number of which that makes ones."""
+
+    def __init__(self, *, before_sigmoid: bool) -> None:
+        super().__init__()
+        self.value = 100.0 if before_sigmoid else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ones_like(x)
+        return torch.full_like(x, self.value)
 
 
 def dropped_branches(architecture: Architecture, anatomy: Anatomy) -> list[Branch]:
@@ -62,8 +67,10 @@ def drop_branches(model: nn.Module, branches: Iterable[Branch]) -> None:
     for branch in branches:
         conv: Any = model.get_submodule(branch.end)
         for path in branch.inside:
-            gate: nn.Module = Ones() if path in branch.gates else nn.Identity()
-            model.set_submodule(path, gate.train(model.get_submodule(path).training))
+            old = model.get_submodule(path)
+            weighted = isinstance(old, _ConvNd | nn.Linear)
+            gate = Open(before_sigmoid=weighted) if path in branch.gates else nn.Identity()
+            model.set_submodule(path, gate.train(old.training))
         if branch.skipped:
             for path in filter(None, (branch.end, branch.norm)):
                 nothing = Nothing() if path == branch.end else nn.Identity()

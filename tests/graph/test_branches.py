@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from ghostsearch.graph.branches import find_branches
 from ghostsearch.graph.flow import trace_graph
+from ghostsearch.models.load import example_input, load_model
+from ghostsearch.surgery.drop import drop_branches
 
 
 class Residual(nn.Module):
@@ -70,10 +72,39 @@ def test_a_scaled_branch_with_a_norm_over_channels_may_go():
     assert branch.inside == ("a", "over")
 
 
-def test_a_gate_gives_way_to_ones():
-    (branch,) = found(Residual(lambda x, y: x + y, gate=True))
-    assert branch.inside == ("a", "norm", "pool", "squeeze", "open")
-    assert branch.gates == ("open",)
+@pytest.mark.parametrize(("function", "gate"), [(nn.Sigmoid(), "open"), (torch.sigmoid, "squeeze")])
+def test_a_gate_is_opened(function, gate):
+    net = Residual(lambda x, y: x + y, gate=True)
+    del net.open
+    net.open = function
+    (branch,) = found(net)
+    assert branch.inside == ("a", "norm", "pool", "squeeze", "open")[: 5 if gate == "open" else 4]
+    assert branch.gates == (gate,)
+    drop_branches(net, [branch])
+    with torch.no_grad():
+        net.b.weight.fill_(0.5)
+    x = torch.randn(2, 3, 8, 8)
+    stem = F.relu(net.stem(x))
+    torch.testing.assert_close(net(x), net.head(stem + net.b(stem)))
+
+
+def test_a_value_that_opens_itself_is_no_branch():
+    class Swish(Residual):
+        def branch(self, x):
+            y = self.a(x)
+            return self.b(y * torch.sigmoid(y))
+
+    assert found(Swish(lambda x, y: x + y)) == ()
+
+
+@pytest.mark.parametrize(("name", "count"), [
+    ("torchvision:regnet_y_400mf", 12), ("torchvision:mobilenet_v3_small", 6), ("torchvision:efficientnet_b0", 9),
+    ("timm:resnet18", 5), ("timm:regnety_002", 9), ("timm:mobilenetv2_050", 10), ("timm:convnext_atto", 12),
+])  # fmt: skip
+def test_families_of_networks_have_branches(name, count):
+    loaded = load_model(name, size=64)
+    graph = trace_graph(loaded.module, example_input(loaded.input))
+    assert len(find_branches(loaded.module.eval(), graph)) == count
 
 
 @pytest.mark.parametrize(
