@@ -64,6 +64,12 @@ def test_the_model_is_untouched(prepared):
     assert torch.equal(torch.get_rng_state(), rng)
 
 
+def test_a_model_is_lowered_once(device):
+    model, example = probe_model()
+    lowered = device.lowered(model, example)
+    assert device.lowered(lowered, example) is lowered
+
+
 def test_every_call_takes_time(prepared):
     _, ready, *_ = prepared
     times = ready.seconds(7)
