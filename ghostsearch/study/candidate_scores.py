@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ghostsearch.data.calibration import images_within, spread_batches
-from ghostsearch.graph.capture import copied, moved
+from ghostsearch.graph.capture import channels_last, copied, moved
 from ghostsearch.graph.flow import fit_order, readers_of, without_inplace
 from ghostsearch.graph.replay import Replay
 from ghostsearch.graph.widths import width_plan
@@ -87,7 +87,9 @@ class CandidateScores:
         images = images_within(JUDGE_VALUES, setup.example, JUDGE_IMAGES)
         self.device = setup.quick_settings.device
         spread = spread_batches(setup.data.validation, images, size=size)
-        self.batches: list[tuple[Any, Any]] = [moved(batch, str(self.device)) for batch in spread]
+        self.batches: list[tuple[Any, Any]] = [
+            (channels_last(images), target) for images, target in (moved(batch, str(self.device)) for batch in spread)
+        ]
         self.fitting = self._traced_pass()
         self.loss = SampledLoss(setup.task, setup.config.seed)
         self.cuts: dict[tuple[str, str, bool], Cut] = {}

@@ -20,6 +20,7 @@ from ghostsearch.surgery.norm_statistics import warn_of_inputs
 from ghostsearch.surgery.output_metric import output_metrics
 from ghostsearch.surgery.sampled_rows import Sampling, Tiles, Window, as_maps, crops
 from ghostsearch.surgery.swap import swap_twins
+from ghostsearch.surgery.verify import BaselineRuns
 
 BATCH_IMAGES, BATCH_VALUES = 64, 8 * 3 * 224 * 224
 """Images that run through a network together, or as many as hold so many values: a large tensor's memory comes anew
@@ -66,6 +67,8 @@ class BaselineStatistics:
         """Unconstrained fits of the last site fitted first, by its path and the rounds that relax its targets."""
         self.leaving: dict[str, list[int]] = {}
         """Per group its channels in the order in which they can be left out, as far as that was asked."""
+        self.runs: BaselineRuns | None = None
+        """What the first conversion is compared with, kept for the others."""
         if graph is not None:
             self.graph = graph
             self.places = find_places(self.teacher, graph)

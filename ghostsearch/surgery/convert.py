@@ -23,7 +23,7 @@ from ghostsearch.surgery.fit_problem import FitSettings
 from ghostsearch.surgery.inherit import fit_weights
 from ghostsearch.surgery.sites import find_sites, require_sites
 from ghostsearch.surgery.swap import swap_sites
-from ghostsearch.surgery.verify import checked, no_worse
+from ghostsearch.surgery.verify import BaselineRuns, checked, no_worse
 
 
 @memory_kept()
@@ -71,7 +71,7 @@ def convert(
         for old, new in swap_sites(converted, architecture.sites).values():
             new.copy_weights(old)
         if (calibration is None and statistics is None) or architecture.is_baseline:
-            return checked(model, converted, architecture, example, anatomy)
+            return checked(BaselineRuns(model, example), converted, architecture, anatomy)
         if statistics is None:
             images = list(image_batches(calibration if calibration is not None else (), example))
             fitted_to, judging = kept_to_judge(images, distill_steps)
@@ -91,4 +91,6 @@ def convert(
         converted = fit() if early else no_worse(model, converted, statistics.batches[0], fit)
     if on_fit:
         on_fit(reports[0])
-    return checked(model, converted, architecture, example, anatomy)
+    if statistics.runs is None:
+        statistics.runs = BaselineRuns(model, example)
+    return checked(statistics.runs, converted, architecture, anatomy)

@@ -45,8 +45,8 @@ class FitReport:
 class ModelFit:
     """One pass of closed-form fits.
 
-    narrow: the baseline with its widths cut; student: the narrow net with blocks, fitted in place; channels: per layer
-    whose outputs were cut, the baseline's positions that stay.
+    narrow: the baseline with its widths cut, which may share parameters with it; student: the narrow net with blocks,
+    fitted in place; channels: per layer whose outputs were cut, the baseline's positions that stay.
     """
 
     def __init__(
@@ -234,12 +234,13 @@ class ModelFit:
                 if tensor.dim():
                     tensor.copy_(tensor[order])
             if not isinstance(module, _BatchNorm):
-                narrow = self.narrow.get_submodule(path)
-                for parameter in narrow.parameters(recurse=False):
-                    parameter.copy_(parameter[order])
+                for parameter in self.narrow.get_submodule(path).parameters(recurse=False):
+                    parameter.data = parameter[order]
         for path in ends:
-            both: list[Any] = [self.student.get_submodule(path), self.narrow.get_submodule(path)]
-            for module in both:
+            narrow: Any = self.narrow.get_submodule(path)
+            # The baseline may share this memory.
+            narrow.weight.data = narrow.weight.clone()
+            for module in (self.student.get_submodule(path), narrow):
                 input_weight(module).copy_(input_weight(module)[order])
 
     def _set_norm(self, new: Any, norm: Any, fitted: Fitted, offset: Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ghostsearch.graph.capture import copied, moved
+from ghostsearch.graph.capture import copied, light_copy, moved
 from ghostsearch.graph.plan import WidthPlan
 from ghostsearch.graph.widths import set_widths, width_plan
 from ghostsearch.shown import Progress
@@ -45,7 +45,7 @@ def fit_weights(
     dropped.
     With `distill_steps`, that many steps of label-free distillation follow.
     """
-    narrow = copied(statistics.teacher)
+    narrow = light_copy(statistics.teacher)
     channels: dict[str, Tensor] = {}
     if architecture.groups:
         plan = width_plan(baseline, example)

@@ -44,8 +44,46 @@ class Run:
     """Whether it lists what it found in each image, as a detector does."""
 
 
+class BaselineRuns:
+    """The baseline's forwards on the example that conversions of it are compared with.
+
+    Those of the last changed layers are kept: many conversions differ only in what these layers become. The baseline
+    must stay as it is meanwhile.
+    """
+
+    def __init__(self, model: nn.Module, example: Any) -> None:
+        self.model, self.example = model, example
+        self.known: dict[tuple[str, ...], Run] = {}
+        self.known_spoiled: dict[tuple[str, ...], tuple[list[Tensor], list[Tensor]] | None] = {}
+
+    def run(self, paths: tuple[str, ...]) -> Run:
+        """One forward, the calls of the layers at `paths` counted."""
+        if paths not in self.known:
+            self.known = {paths: _run(self.model, self.example, paths)}
+        return self.known[paths]
+
+    def spoiled(self, paths: tuple[str, ...]) -> tuple[list[Tensor], list[Tensor]] | None:
+        """The outputs with NaN from the layers at `paths`, and with noise; None where that tells nothing."""
+        if paths not in self.known_spoiled:
+            self.known_spoiled = {paths: self._spoiled(paths)}
+        return self.known_spoiled[paths]
+
+    def _spoiled(self, paths: tuple[str, ...]) -> tuple[list[Tensor], list[Tensor]] | None:
+        kinds: tuple[Hook, Hook] = (
+            lambda _, __, y: torch.full_like(y, torch.nan), lambda _, __, y: y + torch.randn_like(y),
+        )  # fmt: skip
+        try:
+            nan = _outputs(self.model, self.example, dict.fromkeys(paths, kinds[0]))
+            if all(bool(t.isnan().all()) for t in nan):
+                return None
+            return nan, _outputs(self.model, self.example, dict.fromkeys(paths, kinds[1]))
+        # A forward that chooses its way by its values may not survive this; then nothing is known.
+        except Exception:  # noqa: BLE001
+            return None
+
+
 def checked(
-    model: nn.Module, converted: nn.Module, architecture: Architecture, example: Any, anatomy: Anatomy | None = None
+    runs: BaselineRuns, converted: nn.Module, architecture: Architecture, anatomy: Anatomy | None = None
 ) -> nn.Module:
     """The converted module, after it was run beside the baseline on the example.
 
@@ -55,9 +93,9 @@ def checked(
     """
     if architecture.is_baseline:
         return converted
-    _same_state(model, converted, architecture)
+    _same_state(runs.model, converted, architecture)
     sites = tuple(architecture.sites)
-    before, after = _run(model, example, sites), _run(converted, example, sites)
+    before, after = runs.run(sites), _run(converted, runs.example, sites)
     for path in sites:
         if before.calls[path] != after.calls[path]:
             raise GhostsearchError(
@@ -65,10 +103,10 @@ def checked(
                 f"{after.calls[path]} times (is it kept in a closure or a container?); leave it at 'keep'"
             )
     if _same_shapes(before.outputs, after.outputs, found=before.found):
-        _same_where_untouched(model, example, architecture, before, after)
+        _same_where_untouched(runs, architecture, before, after)
         # What a detector computes for each region depends on how many regions its weights propose.
         if not before.found:
-            _predicted_macs(architecture, anatomy, batch_size(example), before, after)
+            _predicted_macs(architecture, anatomy, batch_size(runs.example), before, after)
     return converted
 
 
@@ -158,7 +196,7 @@ def _same_shapes(before: list[Tensor], after: list[Tensor], *, found: bool) -> b
     return shapes[0] == shapes[1]
 
 
-def _same_where_untouched(model: nn.Module, example: Any, architecture: Architecture, before: Run, after: Run) -> None:
+def _same_where_untouched(runs: BaselineRuns, architecture: Architecture, before: Run, after: Run) -> None:
     """Outputs that do not depend on what was changed have not changed.
 
     What depends on it is found by setting it to NaN, which passes through every sum, norm and activation. A forward
@@ -168,17 +206,12 @@ def _same_where_untouched(model: nn.Module, example: Any, architecture: Architec
         return
     changed = set(architecture.sites)
     if architecture.groups:
-        plan = width_plan(model, example)
+        plan = width_plan(runs.model, runs.example)
         changed |= {path for name in architecture.groups for path in plan.group(name).members}
     paths = tuple(sorted(changed))
-    try:
-        spoiled = _outputs(model, example, dict.fromkeys(paths, lambda _, __, y: torch.full_like(y, torch.nan)))
-        if all(bool(t.isnan().all()) for t in spoiled):
-            return
-        noisy = _outputs(model, example, dict.fromkeys(paths, lambda _, __, y: y + torch.randn_like(y)))
-    # A forward that chooses its way by its values may not survive this; then nothing is known.
-    except Exception:  # noqa: BLE001
+    if (found := runs.spoiled(paths)) is None:
         return
+    spoiled, noisy = found
     for old, new, nan, noise in zip(before.outputs, after.outputs, spoiled, noisy, strict=False):
         if not old.is_floating_point() or not old.shape == nan.shape == noise.shape:
             continue

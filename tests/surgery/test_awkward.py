@@ -15,7 +15,7 @@ from ghostsearch.graph.capture import tensors
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.sites import find_sites
-from ghostsearch.surgery.verify import ConversionWarning, checked, no_worse, output_error, outputs_of
+from ghostsearch.surgery.verify import BaselineRuns, ConversionWarning, checked, no_worse, output_error, outputs_of
 
 GHOST, LOW = "ghost(ratio=2, kernel=3)", "lowrank(rank=0.75)"
 
@@ -337,7 +337,7 @@ def test_a_conversion_that_changes_something_else_is_refused():
     with torch.no_grad():
         converted.c.weight.mul_(1.1)
     with pytest.raises(GhostsearchError, match="outputs that do not depend on b changed"):
-        checked(net, converted, architecture, x[:1])
+        checked(BaselineRuns(net, x[:1]), converted, architecture)
 
 
 @pytest.mark.parametrize("seed", range(12))

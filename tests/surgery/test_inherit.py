@@ -160,6 +160,17 @@ def test_choices_of_a_layer_share_its_first_fit_however_their_rows_are_cut(
         torch.testing.assert_close(known(images[0]), fresh(images[0]), rtol=1e-4, atol=1e-4)
 
 
+def test_conversions_leave_the_statistics_that_they_share_as_they_were(images: list[Tensor]) -> None:
+    baseline = baseline_net()
+    shared = BaselineStatistics(baseline, images)
+    before = {name: value.clone() for name, value in shared.teacher.state_dict().items()}
+    width = {"conv1": "width(0.5)"}
+    # The order of a ghost's channels is folded into the layers that read them.
+    for sites, groups in (({"conv1": GHOST}, {}), ({}, width), ({"conv1": GHOST}, width)):
+        convert(baseline, Architecture.of(sites, groups), example=images[0], statistics=shared)
+        assert all(torch.equal(value, before[name]) for name, value in shared.teacher.state_dict().items())
+
+
 def test_widths_are_fitted(images: list[Tensor]) -> None:
     baseline = baseline_net()
     architecture = Architecture.of({}, {"conv1": "width(0.5)"})
