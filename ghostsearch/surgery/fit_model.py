@@ -234,13 +234,14 @@ class ModelFit:
                 if tensor.dim():
                     tensor.copy_(tensor[order])
             if not isinstance(module, _BatchNorm):
-                for parameter in self.narrow.get_submodule(path).parameters(recurse=False):
-                    parameter.data = parameter[order]
+                narrow = self.narrow.get_submodule(path)
+                for name, parameter in list(narrow.named_parameters(recurse=False)):
+                    setattr(narrow, name, nn.Parameter(parameter[order], parameter.requires_grad))
         for path in ends:
-            narrow: Any = self.narrow.get_submodule(path)
+            both: list[Any] = [self.student.get_submodule(path), self.narrow.get_submodule(path)]
             # The baseline may share this memory.
-            narrow.weight.data = narrow.weight.clone()
-            for module in (self.student.get_submodule(path), narrow):
+            both[1].weight = nn.Parameter(both[1].weight.clone(), both[1].weight.requires_grad)
+            for module in both:
                 input_weight(module).copy_(input_weight(module)[order])
 
     def _set_norm(self, new: Any, norm: Any, fitted: Fitted, offset: Tensor) -> None:
