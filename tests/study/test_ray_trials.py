@@ -153,6 +153,43 @@ def test_a_worker_that_dies_is_retried_and_its_trial_given_up_after_a_few_deaths
     assert died_once.digest in view.front
 
 
+SHARING = """
+import os, time
+from pathlib import Path
+import ray
+from ghostsearch.blocks.ghost import GhostConv
+from tests.small_net import SmallNet
+
+class Sharing(SmallNet):
+    def forward(self, x):
+        if any(isinstance(m, GhostConv) for m in self.modules()) and ray.get_gpu_ids():
+            Path("here").mkdir(exist_ok=True)
+            Path(f"here/{os.getpid()} {ray.get_gpu_ids()[0]}").touch()
+            patience = time.monotonic() + 60
+            while len(os.listdir("here")) < 2 and time.monotonic() < patience:
+                time.sleep(0.01)
+        return super().forward(x)
+"""
+
+
+def test_two_trials_of_half_a_gpu_share_one_and_a_third_waits(cluster, tiny, tmp_path, monkeypatch):
+    """Each waits in its first forward until two processes are there; the CPUs would do for three."""
+    node = cluster.add_node(num_cpus=3, num_gpus=1)
+    cluster.wait_for_nodes()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sharing.py").write_text(SHARING)
+    options = tiny(tmp_path / "run", model="sharing:Sharing", seeds="uniform", sampler="random", trials=5)
+    try:
+        view = search(RunConfig(**options, engine="ray", resources="cpu=1,gpu=0.5"))
+    finally:
+        cluster.remove_node(node)
+    assert [r.state for r in view.records] == ["complete"] * 5
+    assert sum(bool(r.sites) for r in view.records) > 2
+    here = [name.split() for name in os.listdir(tmp_path / "here")]
+    assert len(here) == 2
+    assert {gpu for _, gpu in here} == {"0"}
+
+
 DOOMED = """
 import os, signal
 from pathlib import Path
