@@ -59,6 +59,8 @@ class Data:
     """What a target is, see `ghostsearch.data.source.Source.kind`; empty for loaders of the user's own."""
     warnings: tuple[str, ...] = ()
     """What the numbers of images mean for the scores."""
+    cut: tuple[str, ...] = ()
+    """Splits that were cut from the training images."""
 
     @property
     def labelled(self) -> bool:
@@ -113,8 +115,9 @@ def load_data(
     for text in (*about, *_told(sets.broken, len(source.names))):
         warnings.warn(f"{spec}: {text}", GhostsearchWarning, stacklevel=2)
     return Data(
-        spec, **made, classes=source.classes, broken=sets.broken, notes=source.notes, kind=source.kind, warnings=about
-    )
+        spec, **made, classes=source.classes, broken=sets.broken, notes=source.notes, kind=source.kind, warnings=about,
+        cut=source.cut,
+    )  # fmt: skip
 
 
 def load_calibration(

@@ -39,6 +39,7 @@ def read_digits(seed: int) -> Source:
         kind="class",
         classes=tuple(str(name) for name in loaded.target_names),
         notes=(f"test and validation: 360 of 1,797 images each, stratified, seed {seed}",),
+        cut=("test", "validation"),
     )
 
 

@@ -35,6 +35,8 @@ class Source:
     """For targets that are files of their own (masks, images) or that move with the image (boxes)."""
     notes: tuple[str, ...] = ()
     """How the splits came about."""
+    cut: tuple[str, ...] = ()
+    """Splits that were cut from the training images: weights from elsewhere may have been trained on them."""
 
     def strata(self, positions: Sequence[int]) -> list[int]:
         """What a split is stratified by: the classes where each image has one, else nothing."""
@@ -46,12 +48,13 @@ def with_splits(source: Source, own: dict[str, list[int]], seed: int) -> Source:
 
     Cut by class and seed; every class keeps an image to train on. A split for which none is left stays empty.
     """
-    splits, notes = {"train": own["train"]}, list(source.notes)
+    splits, notes, cut = {"train": own["train"]}, list(source.notes), list[str]()
     for split in ("test", "validation"):
         if split in own:
             splits[split] = own[split]
             notes.append(f"{split}: the set's own {len(own[split])} images")
             continue
+        cut.append(split)
         train = splits["train"]
         strata = source.strata(train)
         room = len(train) - len(set(strata))
@@ -60,7 +63,7 @@ def with_splits(source: Source, own: dict[str, list[int]], seed: int) -> Source:
         splits["train"], splits[split] = [train[i] for i in rest], [train[i] for i in taken]
         how = ", stratified" if source.kind == "class" else ""
         notes.append(f"{split}: {count} of the training images{how}, seed {seed}")
-    return replace(source, splits=splits, notes=tuple(notes))
+    return replace(source, splits=splits, notes=tuple(notes), cut=tuple(cut))
 
 
 def shortened(source: Source, split: str, count: int | None, seed: int) -> Source:

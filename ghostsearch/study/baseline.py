@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning
 from ghostsearch.measure.latency_table import LatencyTable
 from ghostsearch.measure.onnx_graph.quantize import float_nodes
 from ghostsearch.records import Axis, Latency
@@ -81,11 +82,14 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
             "anatomy": dataclasses.asdict(setup.anatomy), "vetoed": rows,
             "baseline_latencies": [x.model_dump(mode="json") for x in timings],
             "environment": environment(), "notes": _notes(setup, tables),
+            "cut": list(setup.data.cut) if setup.data.labelled else [],
         })  # fmt: skip
     study = read_study(watch.folder)
     latencies = tuple(Latency.model_validate(x) for x in study["baseline_latencies"])
     check_latency(setup.config, tables, {x.device: x.median_s for x in latencies})
     write_run(watch.folder, setup.config)
+    if warning := setup.config.flattered(study.get("cut", ())):
+        warnings.warn(warning, GhostsearchWarning, stacklevel=2)
     with watch.stage("baseline"):
         trained = trained_setup(setup, watch)
     return Baseline(trained, study["name"], latencies, tables, tuple(study.get("vetoed", ())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,6 +78,9 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
     final_epochs: int = option(4, "Further epochs of each finalist.", panel=TRAINING, ge=0)
     baseline_epochs: int | None = option(
         None, "Epochs to train the baseline first; default: 12 without --weights, else 0.", panel=TRAINING, ge=0
+    )
+    trained_on: Literal["unknown", "others"] = option(
+        "unknown", "What --weights were trained on; others: on none of the validation and test images.", panel=TRAINING
     )
 
     device: Texts = option(("onnxruntime:cpu",), f"{DEVICE_HELP}; repeatable.", panel=MEASURING)
@@ -176,6 +180,19 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
             return self.baseline_epochs
         return 0 if self.weights else 12
 
+    def flattered(self, cut: Sequence[str]) -> str:
+        """A warning where the weights may have been trained on what they are scored on; empty where not.
+
+        cut: splits that were cut from the training images.
+        """
+        if not cut or not self.weights or self.baseline_training() or self.trained_on == "others":
+            return ""
+        return (
+            f"--weights may have been trained on the {' and '.join(sorted(cut))} images, which were cut from the "
+            "training images: then the baseline's score is too good, and training reads as a loss; give images of "
+            "their own by val/ and test/ folders or --validation-list, or add --trained-on others"
+        )
+
 
 class Gate(ImageOptions, ModelOptions, Setting, Limits):
     """The limits that a model must keep, and where and on what they are judged."""
@@ -208,6 +225,7 @@ FREE = frozenset(
         "max_memory",
         "min_accuracy",
         "max_drop",
+        "trained_on",
         "time_budget",
         "objectives",
         "sampler",

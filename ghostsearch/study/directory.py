@@ -155,7 +155,8 @@ def _view(folder: Path, config: RunConfig, study: Any, outcome: Any, records: Se
         chosen=outcome.get("chosen", ""), finalists=outcome.get("finalists", ()), missed=outcome.get("missed", ()),
         vetoed=study.get("vetoed", ()), candidates=outcome.get("candidates", ""), audit=outcome.get("audit", ()),
         layers=outcome.get("layers", ()), width_multiple=study.get("width_multiple"),
-        environment=study["environment"], notes=study.get("notes", ()),
+        environment=study["environment"],
+        notes=(*study.get("notes", ()), *filter(None, [config.flattered(study.get("cut", ()))])),
     )  # fmt: skip
 
     # Digests name folders, so one that is no simple name would lead out of the directory.

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ghostsearch.data.source import Source, with_splits
 from ghostsearch.data.splits import held_out_count, stratified_split
 from ghostsearch.errors import GhostsearchError
 
@@ -53,3 +54,20 @@ def test_small_sets_hold_out_a_fifth_and_large_ones_a_tenth():
     assert held_out_count(1_000) == 1_000 // 5
     assert held_out_count(50_000) == 50_000 // 10
     assert held_out_count(1) == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "cut"),
+    [
+        ((), {"test", "validation"}),
+        (("test",), {"validation"}),
+        (("validation",), {"test"}),
+        (("test", "validation"), set()),
+    ],
+)
+def test_a_split_knows_whether_it_was_cut_from_the_training_images(own, cut):
+    parts = {"train": list(range(40)), **{split: [40 + i] for i, split in enumerate(own)}}
+    source = with_splits(Source([str(i) for i in range(42)], str), parts, seed=0)
+    assert set(source.cut) == cut
+    for split in ("test", "validation"):
+        assert (set(source.splits[split]) < set(parts["train"])) == (split in cut)

@@ -2,18 +2,21 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors.torch import save_file
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning
 from ghostsearch.records import Latency
 from ghostsearch.study import run as run_module
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
 from ghostsearch.study.run import search
 from ghostsearch.study.setup import Setup
+from tests.small_net import SmallNet
 
 QUICK = {
     "sampler": "random", "seeds": "uniform", "calibration_images": 0, "baseline_epochs": 0, "trials": 4,
@@ -140,3 +143,21 @@ def test_a_time_budget_that_is_up_ends_with_what_there_is(again, tiny, tmp_path)
     assert view.front
     assert Path(view.directory, "report.html").exists()
     assert load_study(tmp_path / "run").front == view.front
+
+
+def test_weights_that_may_know_the_images_are_warned_of_until_it_is_said_that_they_do_not(tiny, tmp_path):
+    save_file(SmallNet().state_dict(), tmp_path / "given.safetensors")
+    options = tiny(tmp_path / "run", **{**QUICK, "trials": 1}, weights=str(tmp_path / "given.safetensors"))
+    warning = "may have been trained on the test and validation images"
+    with pytest.warns(GhostsearchWarning, match=f"{warning}.*--validation-list.*--trained-on others"):
+        view = search(RunConfig(**options))
+    assert any(warning in note for note in view.notes)
+    assert warning in Path(view.directory, "report.html").read_text()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", warning)
+        view = search(RunConfig(**options, trained_on="others"))
+    assert not any(warning in note for note in view.notes)
+    assert warning not in Path(view.directory, "report.html").read_text()
+    assert not RunConfig(model="x", weights="given", baseline_epochs=3).flattered(["test"]), (
+        "trained here, on other images"
+    )
