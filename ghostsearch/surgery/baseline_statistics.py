@@ -32,7 +32,8 @@ class BaselineStatistics:
     """What fits need of a baseline on some images: its graph, and its values at seeded positions behind each layer.
 
     batches: image batches (N, C, …) or what else the model's forward takes; judging: those that no fit sees, by which
-    a distillation is judged. Nothing but the fits' own caches changes after construction.
+    a distillation is judged; once: one conversion is all that they serve, so that what a layer was fitted to is given
+    up. Nothing but the fits' own caches changes after construction.
     Warns where the images are not normalised as in the baseline's training.
     Raises GhostsearchError when there are no images, or when in-place activations change what other layers read.
     """
@@ -44,7 +45,9 @@ class BaselineStatistics:
         settings: FitSettings | None = None,
         *,
         judging: Sequence[Any] = (),
+        once: bool = False,
     ) -> None:
+        self.once = once
         self.settings = settings = settings or FitSettings()
         self.device = settings.device
         teacher = copied(baseline).to(self.device).float().eval()

@@ -75,7 +75,7 @@ def convert(
         if statistics is None:
             images = list(image_batches(calibration if calibration is not None else (), example))
             fitted_to, judging = kept_to_judge(images, distill_steps)
-            statistics = BaselineStatistics(model, fitted_to, settings, judging=judging)
+            statistics = BaselineStatistics(model, fitted_to, settings, judging=judging, once=True)
         reports: list[FitReport] = []
 
         def fit(known: BaselineStatistics = statistics) -> nn.Module:

@@ -42,6 +42,9 @@ class FitSettings:
     """Output positions, over all images, that a layer is fitted to for each unknown of one of its filters."""
     rows: tuple[int, int] = (8192, 32768)
     """The smallest and the largest number of positions, where the images have so many."""
+    row_values: int = 2**24
+    """Outputs of a layer at all positions that it is fitted to: with many channels fewer than the largest number of
+    positions are taken, since a fit holds some seven times so many values."""
     tile: int = 5
     """Edge of the tiles in which positions are taken from large maps."""
     metric_images: int = 64
@@ -64,6 +67,7 @@ class FitSettings:
     def rows_for(self, layer: Any) -> int:
         """Positions that a layer is fitted to."""
         least, most = self.rows
+        most = max(least, min(most, self.row_values // len(layer.weight)))
         return int(min(most, max(least, self.rows_per_unknown * layer.weight[0].numel())))
 
 

@@ -171,6 +171,22 @@ def test_conversions_leave_the_statistics_that_they_share_as_they_were(images: l
         assert all(torch.equal(value, before[name]) for name, value in shared.teacher.state_dict().items())
 
 
+def test_statistics_of_one_conversion_give_up_what_layers_were_fitted_to(images: list[Tensor]) -> None:
+    baseline = baseline_net()
+    architecture = everywhere(baseline, images[0])
+    once, kept = (BaselineStatistics(baseline, images, once=once) for once in (True, False))
+    made = [convert(baseline, architecture, example=images[0], statistics=statistics) for statistics in (once, kept)]
+    assert torch.equal(made[0](images[0]), made[1](images[0]))
+    assert not any(once.targets(path) for path in architecture.sites)
+    assert all(kept.targets(path) for path in architecture.sites)
+
+
+def test_layers_with_many_outputs_are_fitted_to_fewer_positions() -> None:
+    settings = FitSettings()
+    rows = [settings.rows_for(nn.Conv2d(512, outputs, 1)) for outputs in (64, 1024, 2048, 2**16)]
+    assert rows == [57 * 512, 2**24 // 1024, 2**24 // 2048, 8192]
+
+
 def test_widths_are_fitted(images: list[Tensor]) -> None:
     baseline = baseline_net()
     architecture = Architecture.of({}, {"conv1": "width(0.5)"})
