@@ -97,9 +97,11 @@ def solve(
 ) -> None:
     """Find architectures that meet a budget from a study's candidate table alone; nothing is built or trained.
 
+    Finalists of the study that meet it were measured, so they come first.
+
     Example: [bold]ghostsearch solve results/mine --max-latency 60%[/bold]
     """
-    from ghostsearch.study.solve import solve_study
+    from ghostsearch.study.solve import measured_rows, solve_study
 
     answers = solve_study(directory, limits.cost_texts(), count=count)
     if out:
@@ -108,6 +110,10 @@ def solve(
         keys = ("architecture", "loss", "predicted")
         say_json([dict(zip(keys, (a.architecture.to_dict(), a.loss, a.resources), strict=True)) for a in answers])
         return
+    header, rows = measured_rows(directory, limits)
+    if rows:
+        show_table(f"{directory}: measured", header, rows)
+        say("next: ghostsearch choose, with the same limits, takes one of them")
     axes = [Axis.of_column(column) for column in answers[0].resources]
     rows = [[a.architecture.digest, f"{a.loss:.4g}", *(x.text(a.resources[x.name]) for x in axes)] for a in answers]
     header = ["model", "predicted loss", *(x.label for x in axes)]

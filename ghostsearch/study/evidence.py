@@ -30,11 +30,14 @@ def evidence(plan: Plan, records: Sequence[Record], shown: Sequence[str], folder
     setup = plan.baseline.setup
     tables = plan.baseline.tables or {d: setup.latency_table(d, cell_s=None) for d in plan.config.device}
     tables = {device: table for device, table in tables.items() if table.complete}
-    newest = {r.digest: r for r in records if r.state == "complete" and r.digest != "baseline"}
+    trials = [r for r in records if r.digest != "baseline"]
+    newest = {r.digest: r for r in trials if r.state == "complete"}
     models = [newest[digest] for digest in shown if digest in newest]
+    # What its latency ruled out was predicted and measured as well: without it the audit would choose by its subject.
+    measured = {r.digest: r for r in trials if r.latencies}
     return {
         "candidates": FILE if (folder / FILE).exists() else "",
-        "audit": [row for device, table in tables.items() for row in _audit(table, device, list(newest.values()))],
+        "audit": [row for device, table in tables.items() for row in _audit(table, device, list(measured.values()))],
         "layers": [row for device, table in tables.items() for row in _layers(table, device, models)],
     }
 

@@ -52,13 +52,13 @@ class Outcome:
 
 
 def make_outcome(plan: Plan, records: Sequence[Record], watch: Watch) -> Outcome:
-    """Train, measure and test the finalists; interrupted between two of them, the trials' own front stands.
+    """Train, measure and test the finalists; interrupted between two of them, the front of the last rung stands.
 
     A finalist whose record is already there, with as many epochs, is not trained again.
     """
     finalists = None if watch.interrupted() else finish(plan, records, watch)
     if finalists is None:
-        front = sorted(plan.front(records), key=plan.score_axis.minimised)
+        front = sorted(next(iter(plan.rung_fronts(records).values()), []), key=plan.score_axis.minimised)
         chosen = recommended(front, [r for r in records if r.digest == BASELINE], plan.axes, plan.config.drop())
         return Outcome(tuple(records), front=tuple(front), chosen=chosen)
     front, missed = final_front(plan, finalists)

@@ -44,8 +44,7 @@ def pick(view: StudyView, wanted: Limits) -> Pick:
     score = next(axis for axis in axes if axis.is_score)
     wanted.check_score(score.label)
     drop = wanted.drop() if wanted.max_drop else Limits(max_drop=view.config.get("max_drop")).drop()
-    last = longest_training(view.finalists)
-    models = [r for r in view.finalists if r.digest not in BASELINES and (s := r.score()) and s.epochs == last]
+    models = _models(view)
     if not models:
         raise GhostsearchError(f"{view.directory} has no finalist but the baseline; search with more --trials")
     kept = [r for r in models if not any(axis.breach(r) for axis in axes)]
@@ -55,6 +54,21 @@ def pick(view: StudyView, wanted: Limits) -> Pick:
     if found is None:
         raise GhostsearchError(_nearest(view, models, axes, baseline, drop))
     return Pick(found, baseline, axes)
+
+
+def measured_within(view: StudyView, wanted: Limits) -> list[Record]:
+    """The finalists that keep limits and those of the search, best score first; none where the search has not ended."""
+    if not view.objectives or not view.finalists:
+        return []
+    axes = limited_axes(view, wanted)
+    score = next(axis for axis in axes if axis.is_score)
+    return sorted((r for r in _models(view) if not any(axis.breach(r) for axis in axes)), key=score.minimised)
+
+
+def _models(view: StudyView) -> list[Record]:
+    """The finalists that had the full training, without the baselines."""
+    last = longest_training(view.finalists)
+    return [r for r in view.finalists if r.digest not in BASELINES and (s := r.score()) and s.epochs == last]
 
 
 def limited_axes(view: StudyView, wanted: Limits) -> tuple[Axis, ...]:

@@ -18,9 +18,10 @@ from ghostsearch.models.load import example_input
 from ghostsearch.records import Axis, device_of
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.space.choice import GONE
-from ghostsearch.space.limits import parse_limit
-from ghostsearch.study.directory import baseline_directory
+from ghostsearch.space.limits import CostLimits, Limits, parse_limit
+from ghostsearch.study.directory import baseline_directory, load_study
 from ghostsearch.study.interactions import Additive, Term
+from ghostsearch.study.pick import measured_within
 from ghostsearch.study.solver import Exclusion, Problem, Program
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.saved import load_directory
@@ -106,6 +107,14 @@ def solve_study(folder: Path | str, limits: Mapping[str, str], *, count: int = D
             f"is {_text('peak_memory_bytes', min(peaks))}; bound the MACs too, or allow more"
         )
     return answers
+
+
+def measured_rows(folder: Path, limits: CostLimits) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the finalists of a study that keep limits and its own: digest, and a text for each axis."""
+    view = load_study(folder)
+    axes, found = view.objectives, measured_within(view, Limits(**limits.model_dump()))
+    rows = [[r.digest, *(axis.text(axis.value(r)) for axis in axes)] for r in found]
+    return ["model", *(axis.label for axis in axes)], rows
 
 
 def _text(column: str, value: float) -> str:

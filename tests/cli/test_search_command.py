@@ -108,6 +108,19 @@ def test_solve_bounds_peak_memory_by_building_the_answers(ghostsearch, refused, 
     assert " ms" in refused("minimum of each alone is latency on", "solve", out, "--max-latency", "1us").err
 
 
+def test_solve_offers_what_was_measured_before_what_is_predicted(ghostsearch, study):
+    out, _ = study
+    shown = ghostsearch("solve", out, "--max-macs", "99%")
+    assert shown.code == 0, shown.err
+    measured, _, predicted = shown.out.partition("predicted from the candidate table")
+    outcome = json.loads((out / "outcome.json").read_text())
+    whole = next(r["cost"]["macs"] for r in outcome["finalists"] if r["digest"] == "baseline")
+    kept = [r["digest"] for r in outcome["finalists"] if r["cost"]["macs"] <= 0.99 * whole]
+    assert kept
+    assert all(digest in measured for digest in kept)
+    assert "predicted loss" in predicted
+
+
 def test_choose_takes_a_measured_model_and_writes_its_file(ghostsearch, refused, study):
     out, _ = study
     done = ghostsearch("choose", out, "--max-macs", "99%", "--max-drop", "100%", "--json")

@@ -5,6 +5,7 @@ import json
 import random
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from ghostsearch.measure.cost_table import encode
 from ghostsearch.measure.devices.table import get_device
 from ghostsearch.measure.latency_table import LatencyTable, without_vetoed
 from ghostsearch.measure.layers import timed_layers
-from ghostsearch.measure.profiling import Network, profile
+from ghostsearch.measure.profiling import Network, latency_table, profile
 from ghostsearch.measure.setting import Setting
 from ghostsearch.space.architecture import Architecture, Branch, SearchSpace
 from ghostsearch.space.choice import KEEP
@@ -89,8 +90,11 @@ def test_a_second_profile_times_nothing(table, setup, monkeypatch):
         raise AssertionError("a stored cell was timed again")
 
     monkeypatch.setattr("ghostsearch.measure.profiling.measure_pairs", never)
-    again = profile(Network(model, example, anatomy), space, CellStore("onnxruntime:cpu", setting, directory))
+    monkeypatch.setattr("ghostsearch.measure.profiling.CellStore", partial(CellStore, directory=directory))
+    network, device = Network(model, example, anatomy), "onnxruntime:cpu"
+    again = latency_table(network, space, device=device, setting=setting, cell_s=0.02)
     assert again.rows() == table.rows()
+    assert again.store.note == f"latency table on {device}: 0 cells timed by this search, the others before it"
 
 
 @pytest.mark.parametrize("change", [{"threads": 2}, {"batch": 2}, {"channels_last": False}])

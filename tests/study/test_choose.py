@@ -103,6 +103,10 @@ def test_what_costs_no_more_beats_a_model_only_where_the_images_prove_it_better(
     assert beaten_by(answering("x", range(35), 60), [better], AXES) == better
     assert beaten_by(answering("x", range(24), 60), [better], AXES) is None, "4 images prove nothing"
     assert beaten_by(answering("x", range(35), 40), [better], AXES) is None, "it costs more"
+    # 10 images that only one of them gets right are proof (p = 0.002), 10 and 20 wrong of 400 others none.
+    best = answering("b", range(10), 50)
+    assert beaten_by(answering("x", range(20), 60), [best], AXES) == best
+    assert beaten_by(answering("x", range(10, 30), 60), [best], AXES) is None
     # 20 wrong and 24 wrong, but hardly the same ones: 20 against 16 images, which chance explains.
     assert beaten_by(close, [better], AXES) is None
     assert not_separable_from(close, [better], AXES) == better

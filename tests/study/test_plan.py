@@ -7,6 +7,7 @@ import pytest
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Axis, Cost, Record, Score
 from ghostsearch.study.baseline import Baseline
+from ghostsearch.study.choose import BASELINE, TRAINED
 from ghostsearch.study.config import configure
 from ghostsearch.study.outcome import final_front
 from ghostsearch.study.plan import Plan, uniform_seeds
@@ -75,16 +76,29 @@ def test_uniform_seeds_are_the_baseline_then_each_choice_and_width_everywhere(op
     assert found == [{GHOST}, {QUARTER}, {"width(0.5)"}]
 
 
-def test_the_front_begins_with_the_best_score_whichever_objective_was_named_first(opened):
+def finalist(digest, macs, value, epochs=1):
+    return Record(
+        number=0, digest=digest, origin="solver", state="complete", cost=Cost(params=1, macs=macs, size_bytes=1),
+        scores=(Score(metric="accuracy", value=value, split="validation", epochs=epochs, images=9, seed=0),),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def plan(opened):
     axes = (Axis.of_cost("macs"), Axis.of_score("accuracy"))
-    plan = Plan(Baseline(opened, "it", (), {}, ()), opened.space, axes, None, ())
-    finalists = [
-        Record(
-            number=i, digest=f"{i}", origin="solver", state="complete", cost=Cost(params=1, macs=macs, size_bytes=1),
-            scores=(Score(metric="accuracy", value=value, split="validation", epochs=1, images=9, seed=0),),
-        )
-        for i, (macs, value) in enumerate([(1, 0.5), (3, 0.9), (2, 0.7), (4, 0.8)])
-    ]  # fmt: skip
+    return Plan(Baseline(opened, "it", (), {}, ()), opened.space, axes, None, ())
+
+
+def test_finalists_of_unequal_training_share_no_front(plan):
+    """The given baseline was never trained on; the one that was competes, and what is slower and worse goes."""
+    trained = finalist(TRAINED, 4, 0.95)
+    finalists = [finalist(BASELINE, 4, 0.99, 0), trained, finalist("early", 1, 0.97, 0), finalist("late", 2, 0.9)]
+    assert [r.digest for r in final_front(plan, finalists)[0]] == ["late"]
+    assert [r.digest for r in final_front(plan, [*finalists[:3], finalist("slow", 5, 0.9)])[0]] == [BASELINE]
+
+
+def test_the_front_begins_with_the_best_score_whichever_objective_was_named_first(plan):
+    finalists = [finalist(f"{i}", *pair) for i, pair in enumerate([(1, 0.5), (3, 0.9), (2, 0.7), (4, 0.8)])]
     front, missed = final_front(plan, finalists)
     assert [r.digest for r in front] == ["1", "2", "0"]
     assert not missed

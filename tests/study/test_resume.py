@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning
 from ghostsearch.records import Latency
 from ghostsearch.study import run as run_module
+from ghostsearch.study.choose import BASELINE, TRAINED
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
 from ghostsearch.study.run import search
@@ -159,5 +160,19 @@ def test_weights_that_may_know_the_images_are_warned_of_until_it_is_said_that_th
     assert not any(warning in note for note in view.notes)
     assert warning not in Path(view.directory, "report.html").read_text()
     assert not RunConfig(model="x", weights="given", baseline_epochs=3).flattered(["test"]), (
-        "trained here, on other images"
+        "trained here for these classes"
     )
+
+
+def test_the_baseline_gets_the_finalists_training_as_a_row_of_its_own(again):
+    """Resumed with further epochs: every finalist and a copy of the baseline have them, the given one has not."""
+    _, go_on = again
+    view = go_on(final_epochs=1, finalists=1)
+    epochs = {r.digest: (r.score().epochs, r.score("test").epochs) for r in view.finalists}
+    assert len(epochs) == 3
+    assert epochs.pop(BASELINE) == (0, 0)
+    assert set(epochs.values()) == {(1, 1)}
+    given, trained = view.record(BASELINE), view.record(TRAINED)
+    assert trained.architecture.is_baseline
+    assert trained.score().right != given.score().right, "its weights are others"
+    assert all(len(r.latencies) == len(given.latencies) for r in view.finalists)

@@ -1,8 +1,12 @@
 """Which trials are trained on from a rung, and which fronts they are on."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from ghostsearch.records import Axis, Cost, Record, Score
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.outcome import make_outcome
 from ghostsearch.study.plan import Plan
 from ghostsearch.study.rungs import stops
 
@@ -58,3 +62,11 @@ def test_scores_of_different_rungs_never_share_a_front(plan):
 def test_the_baseline_and_what_did_not_complete_are_on_no_front(plan):
     failed = record("f", 0.9, 10).model_copy(update={"state": "pruned"})
     assert plan.front([record("baseline", 1.0, 5), failed, record("a", 0.5, 20)]) == [record("a", 0.5, 20)]
+
+
+def test_an_interrupted_search_recommends_of_its_last_rung_alone():
+    """What no epoch has changed yet scores more, which says nothing about what it scores after one."""
+    records = [record("baseline", 1.0, 100), record("t", 0.6, 50, 0.95), record("w", 0.99, 40)]
+    plan = Plan(SimpleNamespace(setup=SimpleNamespace(config=RunConfig())), None, AXES, None, ())
+    found = make_outcome(plan, records, SimpleNamespace(interrupted=lambda: True))
+    assert ([r.digest for r in found.front], found.chosen) == (["t"], "t")
