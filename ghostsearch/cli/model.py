@@ -247,7 +247,7 @@ def export_model(
 
 def _show_int8(found: dict[str, Any]) -> None:
     """Size, latency and score of the quantized file beside the float one."""
-    score, noted = found["metric"], "latency on ONNX Runtime, one thread, batch 1, interleaved"
+    score, noted = found["metric"], f"latency on {found['runtime']}, one thread, batch 1, interleaved"
     low, high = found["ratio_interval"] or (found["latency_ratio"],) * 2
     sizes = found["float_size_bytes"], found["size_bytes"]
     rows = [
@@ -264,9 +264,11 @@ def _show_int8(found: dict[str, Any]) -> None:
     bits = "" if found["weight_bits"] == 8 else f"; {found['weight_bits']}-bit weights, as this processor needs"
     show_table(found["path"], ["", "float32", "int8", "ratio"], rows, noted + bits)
     say(f"still in float: {', '.join(found['float_nodes']) or 'nothing'}")
-    noisy = ", ".join(f"{x['layer']} {x['snr_db']:.0f} dB" for x in found["noisiest"])
-    say(f"noisiest layers, each by itself: {noisy or 'none'}")
+    if found["noisiest"]:
+        noisy = ", ".join(f"{x['layer']} {x['snr_db']:.0f} dB" for x in found["noisiest"])
+        say(f"noisiest layers, each by itself: {noisy}")
     if (kept := found["kept_float"]) is not None:
         scored = f", {score} {score_text(kept['score'], score)}" if score else ""
         say(f"--keep-float {kept['layer']}: {kept['latency_ratio']:.2f} of the int8 latency{scored}")
-    say("next: the file runs in ONNX Runtime; if it lost too much, use --keep-float or ghostsearch finetune")
+    mend = "--keep-float or " * bool(found["noisiest"])
+    say(f"next: the file runs in {found['runtime']}; if it lost too much, use {mend}ghostsearch finetune")

@@ -13,6 +13,7 @@ from ghostsearch.data.calibration import calibration_batches
 from ghostsearch.data.load import Data, load_data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.card import known_figures, notes_of, write_card
+from ghostsearch.export.executorch_int8 import quantize_for_executorch
 from ghostsearch.export.formats.table import get_format
 from ghostsearch.export.int8 import Int8Result, Judges, quantize
 from ghostsearch.export.options import Exporting
@@ -27,13 +28,16 @@ from ghostsearch.training.tasks.classification import Classification
 from ghostsearch.training.tasks.table import load_task, task_for, task_of_kind
 
 ONNX = Exporting()
+QUANTIZERS = {"onnx": quantize, "executorch": quantize_for_executorch}
+"""By format what makes an int8 file."""
 
 
 def export_directory(directory: Path, wanted: Exporting = ONNX, *, allow_code: bool = False) -> dict[str, Any]:
     """Export the model in a directory that ghostsearch wrote, of a study the chosen one; returns plain data.
 
-    A model card is written beside the file. With `int8` the file is ONNX, quantized with images of `calibrate` and
-    scored by `task`, by default the one that the data's targets are for; see `export` and `quantize`.
+    A model card is written beside the file. With `int8` the file, ONNX or an ExecuTorch program, is quantized with
+    images of `calibrate` and scored by `task`, by default the one that the data's targets are for; see `export` and
+    `quantize`.
     """
     if (directory / RUN).is_file():
         directory = model_directory(directory)
@@ -43,7 +47,7 @@ def export_directory(directory: Path, wanted: Exporting = ONNX, *, allow_code: b
     model = dataclasses.replace(model, notes=notes_of(known, softmax=wanted.with_softmax))
     name = descriptive_name(model)
     if wanted.int8:
-        result: Any = _quantized(model, wanted, directory / f"{name}_int8.onnx")
+        result: Any = _quantized(model, wanted, directory / f"{name}_int8{get_format(wanted.to).suffix}")
     else:
         result = export(model, wanted.to, _out(wanted, directory / (name + get_format(wanted.to).suffix)))
     found = dataclasses.asdict(result)
@@ -64,14 +68,15 @@ def _out(wanted: Exporting, default: Path) -> Path:
 
 
 def _quantized(model: LoadedModel, wanted: Exporting, default: Path) -> Int8Result:
-    if wanted.to != "onnx":
-        raise GhostsearchError(f"--int8 writes ONNX, not {wanted.to}; leave --format out")
+    if wanted.to not in QUANTIZERS:
+        raise GhostsearchError(f"--int8 writes {' or '.join(QUANTIZERS)}, not {wanted.to}; leave --format out")
     if wanted.calibrate is None:
         raise GhostsearchError("--int8 needs images to calibrate on; add --calibrate DATA")
     loaders = load_data(wanted.calibrate, input=model.input, validation_list=wanted.validation_list, trains=False)
     options = Int8Options(keep_float=wanted.keep_float)
     judges = Judges(loaders.test, task_of(wanted.task, loaders, model), options=options)
-    return quantize(model, calibration_batches(loaders, wanted.calibration_images), _out(wanted, default), judges)
+    images = calibration_batches(loaders, wanted.calibration_images)
+    return QUANTIZERS[wanted.to](model, images, _out(wanted, default), judges)
 
 
 def task_of(name: str | None, data: Data, model: LoadedModel) -> Task | None:

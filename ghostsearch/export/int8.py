@@ -54,7 +54,7 @@ class Int8Result:
     size_bytes: int
     float_size_bytes: int
     latency_s: float
-    """Median seconds per forward at batch 1 on ONNX Runtime, one thread, interleaved with the float file."""
+    """Median seconds per forward at batch 1 on the file's runtime, one thread, interleaved with the float file."""
     float_latency_s: float
     latency_ratio: float
     ratio_interval: tuple[float, float] | None
@@ -74,6 +74,8 @@ class Int8Result:
     """The worst of them in float instead; None where nothing was quantized."""
     seconds: float
     """Wall time of everything."""
+    runtime: str = "ONNX Runtime"
+    """What the file is for, and was timed on."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def quantize(model: LoadedModel, calibration: Iterable[Tensor], out: Path, judge
             spared = replace(options, keep_float=(*options.keep_float, noise[0].layer))
             files["kept"] = OnnxModule(quantized(graph, feeds((INPUT_NAME,), batches), spared).graph)
         (drafts / out.name).write_bytes(files["int8"].graph)
-        scores = {name: _score(file, judges, batched, batches[0]) for name, file in files.items()}
+        scores = {name: score_of_file(file, judges, batched=batched, images=batches[0]) for name, file in files.items()}
         timed = measure_latency(
             {name: files[name] for name in files if name != "float"}, example_input(model.input),
             device=OnnxRuntimeCpu(), baseline=files["float"], setting=Setting(time_limit=judges.time_limit_s),
@@ -156,11 +158,14 @@ def _check_batch(graph: bytes, module: nn.Module, images: Tensor) -> None:
         raise GhostsearchError("the graph's batch is fixed")
 
 
-def _score(file: OnnxModule, judges: Judges, batched: bool, images: Tensor) -> float | None:
-    """The task's score of a file; without a task the file is run once, and its outputs must be numbers."""
+def score_of_file(file: nn.Module, judges: Judges, *, batched: bool, images: Tensor) -> float | None:
+    """The task's score of a file; without a task the file is run once.
+
+    Raises GhostsearchError when its outputs there are no numbers.
+    """
     if judges.task is not None:
         # A detector's graph takes the images of a batch one by one as it is.
-        test = judges.test if batched or file.detects else _one_by_one(judges.test)
+        test = judges.test if batched or getattr(file, "detects", False) else _one_by_one(judges.test)
         return evaluate(file, test, judges.task)
     outputs = file(images)
     for value in outputs if isinstance(outputs, tuple) else (outputs,):

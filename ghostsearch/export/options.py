@@ -15,7 +15,7 @@ class Exporting(Options):
         False, "End the network with a softmax over the classes, so that it gives probabilities.",
         flags=("--with-softmax",),
     )  # fmt: skip
-    int8: bool = option(False, "Quantize to int8 by ONNX Runtime; needs --calibrate.", flags=("--int8",))
+    int8: bool = option(False, "Quantize to int8, for onnx and executorch; needs --calibrate.", flags=("--int8",))
     calibrate: str | None = option(None, "Data to calibrate int8 on: digits, folder:PATH, …; its test split scores it.")
     calibration_images: int = option(128, "Calibration images for --int8.", ge=1)
     task: str | None = option(None, "Task that scores --int8; default: what data and output suggest.")

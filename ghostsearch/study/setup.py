@@ -238,6 +238,9 @@ def check_names(config: RunConfig) -> None:
         raise GhostsearchError("int8 sets its scales on images; give --calibration-images above 0")
     if config.int8_baseline and not runs_graphs(config):
         raise GhostsearchError(f"--int8-baseline is measured on {' or '.join(GRAPH_DEVICES)}; name no other --device")
+    without = next((d for d in config.device if d.startswith("executorch") and d.endswith(":int8")), "")
+    if config.keep_float and without:
+        raise GhostsearchError(f"--keep-float has no say on {without}; leave one of the two out")
     load_task(config.task)
     # Under Ray a device may be that of another node.
     for device in config.device if config.counts_latency() and config.engine != "ray" else ():

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ghostsearch.data.load import Data
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.export.executorch_int8 import quantize_for_executorch
 from ghostsearch.export.export_directory import task_of
 from ghostsearch.export.int8 import Judges, quantize
 from ghostsearch.measure.onnx_graph.capture import onnx_bytes
@@ -81,6 +82,21 @@ def test_everything_is_quantized_and_the_figures_are_the_files_own(tmp_path: Pat
     maker = {name: node.op_type for node in model.graph.node for name in node.output}
     assert all(maker[n.input[0]] == "DequantizeLinear" for n in model.graph.node if n.op_type == "Conv")
     assert {p.key: p.value for p in model.metadata_props}["ghostsearch.model"] == "tests:Stages"
+
+
+def test_an_executorch_program_is_quantized_run_and_scored(tmp_path: Path) -> None:
+    pytest.importorskip("executorch")
+    model, out = loaded(Stages), tmp_path / "net.pte"
+    with torch.no_grad():
+        labels = model.module(IMAGES).argmax(1)
+    judges = Judges([(IMAGES, labels)], Classification(), 0.1)
+    result = quantize_for_executorch(model, IMAGES.split(16), out, judges)
+    assert out.stat().st_size == result.size_bytes
+    assert (result.float_score, result.calibration_images, result.runtime) == (1.0, 32, "ExecuTorch")
+    assert result.score > 0.8
+    assert not [x for x in result.float_nodes if "conv" in x]
+    with pytest.raises(GhostsearchError, match="--keep-float is for ONNX files"):
+        quantize_for_executorch(model, [IMAGES], out, Judges([], options=Int8Options(keep_float=("head",))))
 
 
 @pytest.mark.parametrize(("glob", "left"), [("body.1", {"body.1.0", "body.1.2", "ReduceMean"}), ("head", {"head"})])

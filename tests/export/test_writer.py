@@ -224,7 +224,7 @@ def test_a_file_says_what_its_user_must_know(digits: SavedModel, tmp_path: Path)
         ({"to": "tflite"}, "no format is called 'tflite'; choose from onnx, torch-export"),
         ({"out": "net.bin"}, "a file of format onnx ends in .onnx"),
         ({"int8": True}, "--int8 needs images to calibrate on; add --calibrate"),
-        ({"int8": True, "to": "openvino"}, "--int8 writes ONNX, not openvino"),
+        ({"int8": True, "to": "openvino"}, "--int8 writes onnx or executorch, not openvino"),
     ],
 )
 def test_bad_requests(options: dict[str, object], match: str, digits: SavedModel, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def test_a_float_study_shows_the_baseline_in_int8(tiny, tmp_path):
     ({"keep_float": ["stum"]}, "--keep-float 'stum' matches no layer; nearest: stem"),
     ({"int8_baseline": True, "device": ["torch:cpu"]}, "--int8-baseline is measured on onnxruntime:cpu"),
     ({"int8_baseline": True, "device": ["onnxruntime:cpu"], "calibration_images": 0}, "int8 sets its scales on images"),
+    ({"keep_float": ["stem"], "device": ["executorch:xnnpack:int8"]}, "--keep-float has no say on executorch"),
     ({"calibration_images": 0}, "int8 sets its scales on images"),
 ])  # fmt: skip
 def test_what_int8_cannot_be_measured_on_is_told(tiny, tmp_path, options, message):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
 from ghostsearch.errors import GhostsearchError, MissingExtraError
 from ghostsearch.graph.capture import copied, moved
@@ -20,11 +20,29 @@ from ghostsearch.measure.setting import Setting
 
 
 class LoweredProgram(nn.Module):
-    """A model as the bytes of an ExecuTorch program; lowering takes seconds, loading milliseconds."""
+    """A model as the bytes of an ExecuTorch program; lowering takes seconds, loading milliseconds.
 
-    def __init__(self, program: bytes) -> None:
+    x: one tensor per input of the model, of the example's shape -> its output, or a tuple where it has several.
+    """
+
+    def __init__(self, program: bytes, in_float: tuple[str, ...] = ()) -> None:
+        """`in_float`: layer and operator of what computes in float within an int8 program."""
         super().__init__()
-        self.program = program
+        self.program, self.in_float = program, in_float
+        self._prepared: ExecutorchPrepared | None = None
+
+    def forward(self, *images: torch.Tensor) -> Any:
+        """The program's outputs."""
+        inputs = tuple(x.contiguous() for x in images)
+        if self._prepared is None:
+            self._prepared = ExecutorchPrepared(self.program, inputs)
+        self._prepared.inputs = inputs
+        outputs = tuple(map(torch.from_numpy, self._prepared.outputs()))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is loaded belongs to its process.
+        return {**self.__dict__, "_prepared": None}
 
 
 def xnnpack_program(exported: torch.export.ExportedProgram) -> bytes:
@@ -40,9 +58,11 @@ def xnnpack_program(exported: torch.export.ExportedProgram) -> bytes:
 class ExecutorchPrepared(Prepared):
     """A loaded program's forward method."""
 
-    def __init__(self, program: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        self.program = program
-        self.method = program.load_method("forward")
+    def __init__(self, program: bytes, inputs: tuple[torch.Tensor, ...]) -> None:
+        from executorch.runtime import Runtime
+
+        self.program = Runtime.get().load_program(program)
+        self.method: Any = self.program.load_method("forward")
         self.inputs = inputs
 
     def run(self) -> Any:
@@ -84,48 +104,55 @@ class ExecutorchXnnpack(Device):
 
     def lowered(self, model: nn.Module, example: Any) -> nn.Module:
         """The model as a program's bytes: only loading them is done anew."""
-        if isinstance(model, LoweredProgram):
-            return model
+        return model if isinstance(model, LoweredProgram) else self.lower(model, example, [example])
+
+    def lower(self, model: nn.Module, example: Any, calibration: Iterable[Any]) -> LoweredProgram:
+        """The model for inputs of the example's shapes; in int8 with the ranges of `calibration`, inputs like it.
+
+        Raises GhostsearchError when ExecuTorch cannot lower it.
+        """
         with refusals(self.name), quiet_exporter(), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            example = moved(example, "cpu")
-            flat = Flat(copied(model).to("cpu"), example).eval().requires_grad_(False)
+            flat = Flat(copied(model).to("cpu"), moved(example, "cpu")).eval().requires_grad_(False)
             inputs = _inputs(example)
-            return LoweredProgram(
-                xnnpack_program(torch.export.export(self.captured(flat, inputs), inputs, strict=False))
-            )
+            captured = self.captured(flat, inputs, map(_inputs, calibration))
+            exported = torch.export.export(captured, inputs, strict=False)
+            return LoweredProgram(xnnpack_program(exported), tuple(_in_float(captured)))
 
     def prepare(self, model: nn.Module, example: Any, setting: Setting) -> Prepared:
         """The lowered program, loaded from memory."""
         del setting
-        from executorch.runtime import Runtime
-
         lowered = self.lowered(model, example)
         assert isinstance(lowered, LoweredProgram)
         with refusals(self.name):
-            prepared = ExecutorchPrepared(Runtime.get().load_program(lowered.program), _inputs(moved(example, "cpu")))
+            prepared = ExecutorchPrepared(lowered.program, _inputs(example))
             prepared.run()
         return prepared
 
-    def captured(self, model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:  # noqa: ARG002
+    def captured(
+        self, model: nn.Module, inputs: tuple[torch.Tensor, ...], calibration: Iterable[tuple[torch.Tensor, ...]]
+    ) -> nn.Module:
         """What is lowered of a model."""
+        del inputs, calibration
         return model
 
 
 def _inputs(example: Any) -> tuple[torch.Tensor, ...]:
-    return tuple(t.contiguous() for t in flat_inputs(example))
+    return tuple(t.contiguous() for t in flat_inputs(moved(example, "cpu")))
 
 
 class ExecutorchXnnpackInt8(ExecutorchXnnpack):
     """The same with weights and activations quantized by XNNPACK's own quantizer: static, weights per channel.
 
-    Ranges are of the example: a latency does not depend on them.
+    A model to be timed has the ranges of the example: a latency does not depend on them.
     """
 
     name = "executorch:xnnpack:int8"
     packages = ("executorch", "torchao", "torch")
     tolerance = INT8_TOLERANCE
 
-    def captured(self, model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
+    def captured(
+        self, model: nn.Module, inputs: tuple[torch.Tensor, ...], calibration: Iterable[tuple[torch.Tensor, ...]]
+    ) -> nn.Module:
         from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
             XNNPACKQuantizer,
             get_symmetric_quantization_config,
@@ -134,9 +161,23 @@ class ExecutorchXnnpackInt8(ExecutorchXnnpack):
 
         quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
         observed = prepare_pt2e(torch.export.export(model, inputs, strict=False).module(), quantizer)
-        observed(*inputs)
+        for images in calibration:
+            observed(*images)
         quantized: nn.Module = convert_pt2e(observed)
         return quantized
 
     def remark(self) -> str:
         return int8_remark()
+
+
+def _in_float(quantized: nn.Module) -> Iterator[str]:
+    """Layer and operator of what computes in float within a quantized graph; nothing of a model that is none."""
+    for node in quantized.graph.nodes if isinstance(quantized, fx.GraphModule) else ():
+        sources = [n for n in node.all_input_nodes if n.op == "call_function"]
+        if node.op != "call_function" or "quantize" in str(node.target) or not sources:
+            continue
+        fused = any(name in str(node.target) for name in ("relu", "hardtanh", "clamp"))
+        moves = any(name in str(node.target) for name in ("getitem", "view", "reshape", "flatten", "permute", "clone"))
+        if not (fused or moves or all("dequantize" in str(n.target) for n in sources)):
+            stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+            yield f"{stack[-1] if stack else node.name} ({str(node.target).split('.')[1]})"
