@@ -76,8 +76,8 @@ def candidate_times(bench: Setup, folder: Path) -> pd.DataFrame:
 def parts(times: pd.DataFrame) -> list[dict[str, Any]]:
     """Seconds of equal parts of the candidates, the first network layer's first; the teacher's pass is in the first."""
     rows, before = [], (0.0, 0.0)
-    for part in range(PARTS):
-        mine = times.iloc[len(times) * part // PARTS : len(times) * (part + 1) // PARTS]
+    for part in range(count := min(PARTS, len(times))):
+        mine = times.iloc[len(times) * part // count : len(times) * (part + 1) // count]
         last = mine.iloc[-1]
         wall, cpu = float(last.wall) - before[0], float(last.cpu) - before[1]
         before = (float(last.wall), float(last.cpu))

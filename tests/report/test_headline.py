@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ghostsearch.records import Cost, Latency, Record, Score, StudyView, packed
+from ghostsearch.records import Axis, Cost, Latency, Record, Score, StudyView, packed
 from ghostsearch.report.headline import cautions, headline
 
 DEVICE = "onnxruntime:cpu"
@@ -97,6 +97,13 @@ def test_without_latency_it_speaks_of_macs() -> None:
 def test_claims_nothing_when_the_baseline_model_stays() -> None:
     assert "stays the choice" in headline(study(BASELINE, chosen="baseline"))
     assert "meets every limit" in headline(study(BASELINE, chosen=""))
+
+
+def test_says_in_an_int8_search_that_nothing_beats_the_int8_baseline() -> None:
+    axes = (Axis.of_score("accuracy"), Axis.of_latency("onnxruntime:cpu:int8"))
+    view = study(BASELINE, chosen="baseline").model_copy(update={"objectives": axes})
+    assert headline(view).startswith("The int8 baseline of ")
+    assert "no other model is a better trade" in headline(view)
 
 
 @pytest.mark.parametrize(
