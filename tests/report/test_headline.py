@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ghostsearch.records import Axis, Cost, Latency, Record, Score, StudyView, packed
+from ghostsearch.records import Cost, Latency, Record, Score, StudyView, packed
 from ghostsearch.report.headline import cautions, headline
 
 DEVICE = "onnxruntime:cpu"
@@ -100,8 +100,8 @@ def test_claims_nothing_when_the_baseline_model_stays() -> None:
 
 
 def test_says_in_an_int8_search_that_nothing_beats_the_int8_baseline() -> None:
-    axes = (Axis.of_score("accuracy"), Axis.of_latency("onnxruntime:cpu:int8"))
-    view = study(BASELINE, chosen="baseline").model_copy(update={"objectives": axes})
+    there = BASELINE.latencies[0].model_copy(update={"device": "onnxruntime:cpu:int8"})
+    view = study(BASELINE.model_copy(update={"latencies": (there,)}), chosen="baseline")
     assert headline(view).startswith("The int8 baseline of ")
     assert "no other model is a better trade" in headline(view)
 
