@@ -24,7 +24,8 @@ def plan_minutes(config: RunConfig) -> dict[str, float]:
     """Expected minutes of each stage of a search that begins anew; raises GhostsearchError where it would refuse to.
 
     One batch is trained and scored, one candidate and one architecture are fitted, and multiplied by how many there
-    will be. Timings are counted with their whole time budgets, which most do not use up.
+    will be; the architecture twice, since the first fit of a process also samples the baseline's values. Timings are
+    counted with their whole time budgets, which most do not use up.
     """
     setup = open_setup(config)
     step_s, forward_s = _seconds_of_a_step(setup), _seconds_of_a_forward(setup)
@@ -33,15 +34,15 @@ def plan_minutes(config: RunConfig) -> dict[str, float]:
     changes = list(single_changes(setup.space))
     table = config.sampler == "table" or config.seeds in ("solver", "only solver")
     candidate_s = _seconds(lambda: setup.convert_quickly(changes[0].architecture)) if table and changes else 0.0
-    fit_s = _seconds(lambda: setup.convert(uniform_seeds(setup.space)[-1][0]))
+    first_s, fit_s = (_seconds(lambda: setup.convert(uniform_seeds(setup.space)[-1][0])) for _ in range(2))
     devices = len(config.device)
     cells = sum(len(c) for d in config.device for c in _missing(setup, d)) if config.counts_latency() else 0
+    trial_s = fit_s + score_s * len(config.rungs()) + PROMOTED * config.epochs * epoch_s + devices * config.time_limit
     seconds = {
         "latency table": 2 * cells * config.cell_time_limit,
         "baseline": config.baseline_training() * epoch_s,
         "candidate table": len(changes) * candidate_s,
-        "trials": config.trials
-        * (fit_s + score_s * len(config.rungs()) + PROMOTED * config.epochs * epoch_s + devices * config.time_limit),
+        "trials": first_s + config.trials * trial_s,
         "final": (config.finalists + 1) * config.longest_training() * epoch_s + devices * config.final_time_limit,
     }
     return {stage: spent / 60 for stage, spent in seconds.items()}
