@@ -14,10 +14,12 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Record, Score, StudyView
 from ghostsearch.report.compact import ComparedModel, Published, write_compact
 from ghostsearch.report.comparison import different_settings, figure_rows, write_comparison
-from ghostsearch.report.content import MAX_MODELS_BYTES, model_links, page_content, study_links
-from ghostsearch.report.outcome import cost_axes
+from ghostsearch.report.content import MAX_MODELS_BYTES, menu, model_links, page_content, study_links
+from ghostsearch.report.headline import headline
+from ghostsearch.report.outcome import cost_axes, cost_cell, score_cell
 from ghostsearch.report.page import render_page, write_report
 from ghostsearch.report.summary import render_markdown
+from ghostsearch.report.tables import front_rows
 from ghostsearch.study.choose import BASELINES
 
 MAX_PAGE_BYTES = 6_000_000
@@ -203,3 +205,23 @@ def test_a_model_in_words_says_once_that_it_is_chosen(view: StudyView, tmp_path:
     notes = {m["id"]: m["note"] for m in page_content(view, tmp_path)["models"]}
     assert notes[view.chosen].count("chosen") == 1
     assert not [n for d, n in notes.items() if "chosen" in n and d != view.chosen]
+
+
+def test_headline_menu_table_and_strips_agree_in_split_and_divisor(view: StudyView, tmp_path: Path) -> None:
+    content, record = page_content(view, tmp_path), view.record(view.chosen)
+    shown, latency = score_cell(record.score("test")), cost_axes(view)[0]
+    assert shown != score_cell(record.score())
+    share = cost_cell(record, view.record("baseline"), latency)
+    header, rows = front_rows(view)
+    row = next(row for row in rows if row[0] == view.chosen)
+    assert (row[header.index("test accuracy")], row[header.index(latency.label)]) == (shown, share)
+    assert f"{shown} test accuracy" in headline(view)
+    assert share in headline(view)
+    assert dict(menu(view, content))[view.chosen].endswith(f"chosen, {shown}")
+    strips = content["strips"]["layout"]["yaxis"]["ticktext"]
+    assert [text for text in strips if text.startswith(view.chosen)] == [f"{view.chosen} ★  {shown}"]
+
+
+def test_the_baseline_beside_itself_stands_in_the_table_with_its_interval(view: StudyView) -> None:
+    header, rows = front_rows(view)
+    assert re.search(r"\(a copy 10\d%\s\[98\.\d–101\.\d\]\)", rows[0][header.index("latency on onnxruntime:cpu")])

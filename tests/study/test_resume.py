@@ -176,3 +176,14 @@ def test_the_baseline_gets_the_finalists_training_as_a_row_of_its_own(again):
     assert trained.architecture.is_baseline
     assert trained.score().right != given.score().right, "its weights are others"
     assert all(len(r.latencies) == len(given.latencies) for r in view.finalists)
+
+
+def test_a_latency_that_nothing_reaches_is_refused_before_training_and_cells_timed_then_are_named_later(
+    tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("ghostsearch.study.baseline.train", lambda *_, **__: pytest.fail("it was trained"))
+    with pytest.raises(GhostsearchError, match="nearest feasible limit is about"):
+        search(RunConfig(**tiny(tmp_path / "no", **{**QUICK, "baseline_epochs": 4}, max_latency="1us")))
+    assert not (tmp_path / "no").exists()
+    view = search(RunConfig(**tiny(tmp_path / "run", **{**QUICK, "trials": 1}, max_latency="200%", veto=False)))
+    assert any(": 0 cells timed by this search, the others before it" in note for note in view.notes)
