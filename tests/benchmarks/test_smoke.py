@@ -72,7 +72,9 @@ RUNS = {
     "round_trip": Run("--only torchvision:squeezenet1_1", "round_trip"),
     "runtime_speed": Run("--model resnet18 --device onnxruntime:cpu --size 64 --time-limit 0.1", "runtime_speed"),
     "scaling": Run("workers --trials 3 --workers 1 --results results", "scaling_workers", slow=True),
-    "search_ablation": Run(f"{DIGITS} --baseline-epochs 1 --epochs 0 --trials 4 --variants", "search_ablation"),
+    "search_ablation": Run(
+        f"{DIGITS} --baseline-epochs 1 --epochs 0 --trials 4 --variants", "search_ablation", slow=True
+    ),
     "search_time": Run("--data {photos} --trials 2 --images 16", "search_time", slow=True),
     "solver_speed": Run("--budgets 1", "solver_speed"),
     "table_rank": Run(
