@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -34,7 +35,7 @@ def devices(
         (
             r["name"],
             "yes" if r["available"] else "no",
-            r["place"] or r["reason"],
+            _where(r),
             milliseconds(r["median_s"]) if self_test else "",
         )
         for r in rows
@@ -61,7 +62,7 @@ def doctor(as_json: o.Json = False) -> None:
     show_table(
         "devices",
         ["device", "here"],
-        [(d["name"], d["place"] if d["available"] else d["reason"]) for d in found["devices"]],
+        [(d["name"], _where(d)) for d in found["devices"]],
     )
     show_table("data", ["data set", ""], list(found["data"].items()))
     say("next: ghostsearch search   (the quick start)")
@@ -69,3 +70,8 @@ def doctor(as_json: o.Json = False) -> None:
 
 def _shown(name: str, value: object) -> str:
     return with_prefix(float(str(value)), "B") if name.endswith("_bytes") else str(value)
+
+
+def _where(device: Mapping[str, Any]) -> str:
+    """Where a device is and what to know of it there, or why it is absent."""
+    return "; ".join(filter(None, (device["place"], device["reason"])))

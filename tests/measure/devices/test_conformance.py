@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
+from ghostsearch.cli.main import app
 from ghostsearch.errors import GhostsearchError, MissingExtraError
 from ghostsearch.measure.devices.base import Device
 from ghostsearch.measure.devices.selftest import output_difference, probe_model, self_test
 from ghostsearch.measure.devices.table import DEVICES, ENTRY_POINTS, device_names, get_device, list_devices
+from ghostsearch.measure.onnx_graph import quantize
 from ghostsearch.measure.setting import Setting
 from ghostsearch.measure.threads import check_threads
 
@@ -183,8 +186,16 @@ def test_every_device_is_listed_with_a_reason_where_it_is_absent():
     assert list(rows) == device_names()
     assert rows["onnxruntime:cpu"].available
     for row in rows.values():
-        assert bool(row.reason) != row.available
+        assert row.reason or row.available
         assert bool(row.versions) == row.available
+
+
+@pytest.mark.parametrize(("flags", "slow"), [(set(), True), ({"avx512_vnni"}, False)])
+@pytest.mark.parametrize("command", ["doctor", "devices"])
+def test_a_processor_without_fast_int8_is_told_so(command, flags, slow, monkeypatch):
+    monkeypatch.setattr(quantize, "processor_flags", lambda: frozenset(flags))
+    said = CliRunner().invoke(app, [command], env={"COLUMNS": "200"}).output
+    assert ("this processor has no fast int8 instructions" in " ".join(said.split())) == slow
 
 
 def test_an_absent_runtime_answers_with_the_install_line(monkeypatch):
