@@ -54,6 +54,7 @@ def test_a_looser_limit_tries_again_what_the_tighter_one_ruled_out_and_records_k
     retried = after.records[len(before.records) :]
     assert {r.digest for r in retried} == {r.digest for r in ruled_out}
     assert {r.state for r in retried} == {"complete"}
+    assert {r.origin for r in retried} == {"uniform"}, "they are queued again, not found by chance"
     assert {r.limits["memory"] for r in before.records} == {"90%"}
     assert {r.limits["memory"] for r in retried} == {"150%"}
 
