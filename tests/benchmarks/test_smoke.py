@@ -96,7 +96,7 @@ def cifar(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cifar")
     for split, count in (("train", 10), ("test", 2)):
         pictures(folder / split, [f"class{i}" for i in range(10)], count, 32)
-    listed = sorted(p.relative_to(folder) for p in folder.glob("train/*/0.jpg"))
+    listed = sorted(p.relative_to(folder) for p in folder.glob("train/*/*_0.jpg"))
     (folder / "val.txt").write_text("".join(f"{p}\n" for p in listed))
     torch.manual_seed(0)
     save_file(load_model("ghostsearch:resnet20").module.state_dict(), folder / "cifar_resnet20_jpeg.safetensors")
@@ -128,7 +128,7 @@ def pictures(folder: Path, classes: list[str], count: int, size: int) -> None:
         (folder / name).mkdir(parents=True)
         for number in range(count):
             pixels = draw.integers(256, size=(size // 8, size // 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).resize((size, size)).save(folder / name / f"{number}.jpg")
+            Image.fromarray(pixels).resize((size, size)).save(folder / name / f"{name}_{number}.jpg")
 
 
 def test_every_benchmark_is_run_or_says_why_not():
