@@ -74,6 +74,20 @@ def test_stopping_at_the_nodes_is_no_proof_that_there_is_nothing():
     assert Program(problem).solve(dict.fromkeys("abc", -1.0)) is None
 
 
+def test_nodes_that_find_nothing_are_told_from_a_proof_that_there_is_nothing():
+    """A sum that must be met to the unit: there is an answer, which one node does not find."""
+    draw = np.random.default_rng(0)
+    weights = draw.integers(10**5, 10**6, size=30).astype(float)
+    rows = np.stack([weights, -weights])
+    problem = Problem(
+        [np.array([0.0, x]) for x in draw.random(30)], decompose(lambda c: rows @ c.T, (2,) * 30), ("a", "b")
+    )
+    total = float(weights[::2].sum())
+    with pytest.raises(UndecidedError, match="nothing within 1 nodes, which proves nothing"):
+        Program(problem).solve({"a": total, "b": -total}, effort=Effort(gap=0, nodes=1))
+    assert Program(problem).solve({"a": total, "b": -2 * total}) is None
+
+
 def test_other_losses_and_what_is_measured_beyond_the_costs_count():
     problem, predict = small_problem(2)
     macs = predict(np.zeros((1, 5), int))[0, 0]
