@@ -47,7 +47,7 @@ def export_directory(directory: Path, wanted: Exporting = ONNX, *, allow_code: b
     model = dataclasses.replace(model, notes=notes_of(known, softmax=wanted.with_softmax))
     name = descriptive_name(model)
     if wanted.int8:
-        result: Any = _quantized(model, wanted, directory / f"{name}_int8{get_format(wanted.to).suffix}")
+        result: Any = _quantized(model, wanted, directory / f"{name}_int8")
     else:
         result = export(model, wanted.to, _out(wanted, directory / (name + get_format(wanted.to).suffix)))
     found = dataclasses.asdict(result)
@@ -67,16 +67,17 @@ def _out(wanted: Exporting, default: Path) -> Path:
     return Path(wanted.out) if wanted.out else default
 
 
-def _quantized(model: LoadedModel, wanted: Exporting, default: Path) -> Int8Result:
+def _quantized(model: LoadedModel, wanted: Exporting, stem: Path) -> Int8Result:
     if wanted.to not in QUANTIZERS:
         raise GhostsearchError(f"--int8 writes {' or '.join(QUANTIZERS)}, not {wanted.to}; leave --format out")
     if wanted.calibrate is None:
         raise GhostsearchError("--int8 needs images to calibrate on; add --calibrate DATA")
+    out = _out(wanted, stem.with_name(stem.name + get_format(wanted.to).suffix))
     loaders = load_data(wanted.calibrate, input=model.input, validation_list=wanted.validation_list, trains=False)
     options = Int8Options(keep_float=wanted.keep_float)
     judges = Judges(loaders.test, task_of(wanted.task, loaders, model), options=options)
     images = calibration_batches(loaders, wanted.calibration_images)
-    return QUANTIZERS[wanted.to](model, images, _out(wanted, default), judges)
+    return QUANTIZERS[wanted.to](model, images, out, judges)
 
 
 def task_of(name: str | None, data: Data, model: LoadedModel) -> Task | None:

@@ -33,7 +33,7 @@ class BaselineStatistics:
 
     batches: image batches (N, C, …) or what else the model's forward takes; judging: those that no fit sees, by which
     a distillation is judged; once: one conversion is all that they serve, so that what a layer was fitted to is given
-    up. Nothing but the fits' own caches changes after construction.
+    up. What is computed later, values and the caches of fits and checks, is added; nothing else changes.
     Warns where the images are not normalised as in the baseline's training.
     Raises GhostsearchError when there are no images, or when in-place activations change what other layers read.
     """
@@ -70,8 +70,7 @@ class BaselineStatistics:
         """Unconstrained fits of the last site fitted first, by its path and the rounds that relax its targets."""
         self.leaving: dict[str, list[int]] = {}
         """Per group its channels in the order in which they can be left out, as far as that was asked."""
-        self.runs: BaselineRuns | None = None
-        """What the first conversion is compared with, kept for the others."""
+        self._runs: BaselineRuns | None = None
         if graph is not None:
             self.graph = graph
             self.places = find_places(self.teacher, graph)
@@ -105,6 +104,11 @@ class BaselineStatistics:
             wanted = self.traced and self.settings.metric_images
             self._metrics = output_metrics(self) if wanted else {}
         return self._metrics.get(path)
+
+    def runs(self, baseline: nn.Module, example: Any) -> BaselineRuns:
+        """The forwards that conversions are compared with, the first one's kept for the others."""
+        self._runs = self._runs or BaselineRuns(baseline, example)
+        return self._runs
 
     def position(self, paths: Sequence[str]) -> int:
         """Where in the computation the first of some layers stands."""

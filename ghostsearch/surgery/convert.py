@@ -91,6 +91,4 @@ def convert(
         converted = fit() if early else no_worse(model, converted, statistics.batches[0], fit)
     if on_fit:
         on_fit(reports[0])
-    if statistics.runs is None:
-        statistics.runs = BaselineRuns(model, example)
-    return checked(statistics.runs, converted, architecture, anatomy)
+    return checked(statistics.runs(model, example), converted, architecture, anatomy)

@@ -10,9 +10,10 @@ from ghostsearch.study.baseline import Baseline
 from ghostsearch.study.choose import BASELINE, TRAINED
 from ghostsearch.study.config import configure
 from ghostsearch.study.outcome import final_front
-from ghostsearch.study.plan import Plan, uniform_seeds
+from ghostsearch.study.plan import Plan, make_plan, uniform_seeds
 from ghostsearch.study.setup import check_budget, open_setup, smallest
 from ghostsearch.study.veto import without_slow
+from ghostsearch.study.watch import Watch
 
 DEVICE, OTHER = "onnxruntime:cpu", "torch:cpu"
 GHOST, QUARTER = "ghost(ratio=2, kernel=3)", "ghost(ratio=4, kernel=3)"
@@ -38,6 +39,15 @@ def test_vetoed_choices_leave_the_space_and_the_given_one_stays_as_it_is(opened)
     assert dict(left.sites) == dict.fromkeys(opened.space.sites, ("keep", GHOST))
     assert left.groups == opened.space.groups
     assert dataclasses.asdict(opened.space) == before
+
+
+def test_a_search_goes_without_what_the_veto_found(opened, tmp_path):
+    setup = dataclasses.replace(
+        opened, config=opened.config.model_copy(update={"sampler": "random", "seeds": "uniform"})
+    )
+    plan = make_plan(Baseline(setup, "vetoed", (), {}, tuple(rows(opened.space, QUARTER))), Watch(tmp_path))
+    assert dict(plan.space.sites) == dict.fromkeys(opened.space.sites, ("keep", GHOST))
+    assert {str(choice) for a, _ in plan.seeds for choice in a.sites.values()} == {"keep", GHOST}
 
 
 def test_on_several_devices_a_choice_stays_where_it_is_faster_on_one(opened):
