@@ -14,6 +14,7 @@ from ghostsearch.report.outcome import (
     metric_name,
     model_id,
     remark,
+    score_axis,
     score_cell,
     table_axes,
     variants,
@@ -43,10 +44,9 @@ def front_rows(view: StudyView, *, intervals: bool = True) -> tuple[list[str], l
     header += [*(axis.label for axis in axes), "remark"]
     rows = []
     named = dict.fromkeys([*view.front, *view.missed, *(r.digest for r in view.finalists)])
-    others = [view.record(d) for d in named if d not in BASELINES]
-    for record in (baseline, *variants(view), *others):
-        if record is None:
-            continue
+    others = [r for d in named if d not in BASELINES and (r := view.record(d))]
+    others.sort(key=lambda r: _place(view, r))
+    for record in (*([baseline] if baseline else []), *variants(view), *others):
         score = _validation(view, record)
         row = [model_id(record), score_cell(score)] + [score_cell(record.score("test"))] * tested
         rows.append(
@@ -58,6 +58,12 @@ def front_rows(view: StudyView, *, intervals: bool = True) -> tuple[list[str], l
             ]
         )
     return header, rows
+
+
+def _place(view: StudyView, record: Record) -> float:
+    """What a table is sorted by: the validation score, best first, models without one last."""
+    score = _validation(view, record)
+    return float("inf") if score is None else -score.value if score_axis(view).maximize else score.value
 
 
 def _validation(view: StudyView, record: Record) -> Any:

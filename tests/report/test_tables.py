@@ -45,6 +45,10 @@ def test_front_table_shows_every_model_once_with_its_remark(view: StudyView) -> 
     header, rows = front_rows(view)
     assert header[:3] == ["model", "validation accuracy", "test accuracy"]
     assert [r[0] for r in rows] == ["baseline", *(d for d in view.front if d != "baseline")]
+    aside = view.model_copy(update={"front": view.front[::-1][:2]})
+    scores = [float(row[1].split()[0]) for row in front_rows(aside)[1][1:]]
+    assert len(scores) >= 3
+    assert scores == sorted(scores, reverse=True)
     remarks = {r[0]: r[-1] for r in rows}
     assert remarks[view.chosen].startswith("chosen")
     assert remarks[view.missed[0]].startswith("missed: latency on onnxruntime:cpu")
