@@ -12,11 +12,6 @@ from numpy.typing import NDArray
 Point = Sequence[float]
 
 
-def dominates(a: Point, b: Point) -> bool:
-    """Whether `a` is nowhere worse than `b` and somewhere better."""
-    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
-
-
 def pareto_front(points: Sequence[Point]) -> list[int]:
     """Indices of the non-dominated points, in their order; of equal points the first alone stands.
 

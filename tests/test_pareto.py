@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from ghostsearch.pareto import (
     crowding_distances,
-    dominates,
     hypervolume,
     most_volume,
     non_dominated_ranks,
     pareto_front,
     standings,
 )
+from tests.dominance import dominates
 
 coordinate = st.integers(0, 6)
 points_2d = st.lists(st.tuples(coordinate, coordinate), max_size=12)

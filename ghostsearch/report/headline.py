@@ -16,7 +16,7 @@ from ghostsearch.report.outcome import (
     variants,
 )
 from ghostsearch.study.choose import INT8
-from ghostsearch.study.statistics import compare
+from ghostsearch.study.statistics import compare, on_same_images
 from ghostsearch.units import AGAINST_BASELINE, AGREEMENT, SHARES, share_text
 
 
@@ -117,7 +117,7 @@ def _score_change(view: StudyView, chosen: Record) -> str:
 
 def _paired(mine: Score, theirs: Score) -> str:
     """The difference on the images that both were scored on, with its 95 % interval; empty where they are not known."""
-    if not (mine.right and theirs.right and mine.images == theirs.images):
+    if on_same_images(mine, theirs) is None:
         return ""
     found = compare(mine, theirs)
     change, low, high = (f"{100 * x:+.1f}" for x in (found.value, *found.interval))

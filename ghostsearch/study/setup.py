@@ -238,7 +238,8 @@ def check_names(config: RunConfig) -> None:
         raise GhostsearchError("int8 sets its scales on images; give --calibration-images above 0")
     if config.int8_baseline and not runs_graphs(config):
         raise GhostsearchError(f"--int8-baseline is measured on {' or '.join(GRAPH_DEVICES)}; name no other --device")
-    without = next((d for d in config.device if d.startswith("executorch") and d.endswith(":int8")), "")
+    int8 = [d for d in config.device if d.endswith(":int8")]
+    without = next((d for d in int8 if d.removesuffix(":int8") not in GRAPH_DEVICES), "")
     if config.keep_float and without:
         raise GhostsearchError(f"--keep-float has no say on {without}; leave one of the two out")
     load_task(config.task)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import hypot, sqrt
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.special import bdtr
 
@@ -64,6 +64,12 @@ def error_of(score: Score | None) -> float | None:
     return share_error(score.value, score.images)
 
 
+def on_same_images(one: Score, other: Score) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+    """Which images were right by each of two scores, (images,); None where one does not say so or has others."""
+    a, b = one.outcomes(), other.outcomes()
+    return (a, b) if a is not None and b is not None and len(a) == len(b) else None
+
+
 def compare(mine: Score, theirs: Score, *, maximize: bool = True, paired: bool = True) -> Difference:
     """By how much the first of two scores on one split is better.
 
@@ -71,9 +77,8 @@ def compare(mine: Score, theirs: Score, *, maximize: bool = True, paired: bool =
     standard errors count as those of independent images, which proves less; where one is not known, the figures count
     as exact.
     """
-    a, b = mine.outcomes(), theirs.outcomes()
-    if paired and a is not None and b is not None and len(a) == len(b):
-        return difference(a, b)
+    if paired and (pair := on_same_images(mine, theirs)):
+        return difference(*pair)
     value = (mine.value - theirs.value) * (1 if maximize else -1)
     errors = error_of(mine), error_of(theirs)
     error = 0.0 if None in errors else hypot(*(e or 0.0 for e in errors))
@@ -85,9 +90,9 @@ def error_of_difference(one: Score | None, other: Score | None) -> float:
     """Standard error of the difference of two scores; paired where both say which images were right; 0 if unknown."""
     if one is None or other is None:
         return 0.0
-    a, b = one.outcomes(), other.outcomes()
-    if a is not None and b is not None and len(a) == len(b) > 1:
-        return standard_error(a.astype(float) - b)
+    pair = on_same_images(one, other)
+    if pair and len(pair[0]) > 1:
+        return standard_error(pair[0].astype(float) - pair[1])
     return hypot(one.stderr or 0.0, other.stderr or 0.0)
 
 

@@ -106,9 +106,16 @@ class BaselineStatistics:
         return self._metrics.get(path)
 
     def runs(self, baseline: nn.Module, example: Any) -> BaselineRuns:
-        """The forwards that conversions are compared with, the first one's kept for the others."""
-        self._runs = self._runs or BaselineRuns(baseline, example)
-        return self._runs
+        """The forwards that conversions are compared with, kept while they are made of the same network and example."""
+        known = self._runs
+        if known is None or known.model is not baseline or known.example is not example:
+            known = self._runs = BaselineRuns(baseline, example)
+        return known
+
+    def done_with(self, path: str) -> None:
+        """Give up the targets of a layer whose fit has them, where one conversion is all that they serve."""
+        if self.once:
+            self._targets[path].clear()
 
     def position(self, paths: Sequence[str]) -> int:
         """Where in the computation the first of some layers stands."""

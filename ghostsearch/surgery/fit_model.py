@@ -178,8 +178,7 @@ class ModelFit:
         masks = [tiles_of[i].inside(halos[i]).to(self.statistics.device) for i in seen]
         columns = [[inputs[i] for i in seen], masks, totals, *([[shortcuts[i] for i in seen]] if shortcuts else [])]
         xs, masks, totals, *sums = _joined(columns)
-        if self.statistics.once:
-            targets.clear()
+        self.statistics.done_with(aim)
         inside = [None if bool(mask.all()) else mask for mask in masks]
         sizes = [tuple(t.shape[2:]) for t in totals]
         samples = Samples(window, halos[seen[0]], xs, inside, sizes, tiles_of[seen[0]].whole)

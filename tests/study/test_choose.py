@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ghostsearch.pareto import dominates, pareto_front
+from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Axis, Cost, Record, Score, packed
 from ghostsearch.study.choose import (
     BASELINE,
@@ -16,6 +16,7 @@ from ghostsearch.study.choose import (
     worth_finishing,
 )
 from ghostsearch.study.statistics import error_of_difference
+from tests.dominance import dominates
 
 AXES = (Axis.of_score("accuracy"), Axis.of_cost("macs"))
 

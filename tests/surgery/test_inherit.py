@@ -181,6 +181,14 @@ def test_statistics_of_one_conversion_give_up_what_layers_were_fitted_to(images:
     assert all(kept.targets(path) for path in architecture.sites)
 
 
+def test_conversions_are_compared_on_the_example_that_they_are_made_for(images: list[Tensor]) -> None:
+    baseline = baseline_net()
+    shared, wide = BaselineStatistics(baseline, images), torch.randn(1, 3, 20, 20)
+    first = shared.runs(baseline, images[0])
+    assert shared.runs(baseline, images[0]) is first
+    assert shared.runs(baseline, wide).example is wide
+
+
 def test_layers_with_many_outputs_are_fitted_to_fewer_positions() -> None:
     settings = FitSettings()
     rows = [settings.rows_for(nn.Conv2d(512, outputs, 1)) for outputs in (64, 1024, 2048, 2**16)]
