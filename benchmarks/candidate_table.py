@@ -24,9 +24,9 @@ from benchmarks.networks import compute_device
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.data.calibration import images_within
 from ghostsearch.space.architecture import SearchSpace
-from ghostsearch.study.candidate_scores import JUDGE_IMAGES, JUDGE_VALUES
 from ghostsearch.study.candidates import build_candidates, single_changes
 from ghostsearch.study.config import RunConfig
+from ghostsearch.study.divergence import JUDGE_IMAGES, JUDGE_VALUES
 from ghostsearch.study.setup import Setup, open_setup
 
 PARTS = 6

@@ -46,9 +46,9 @@ from ghostsearch.space.choice import GONE
 from ghostsearch.space.preset import Preset, parse_preset
 from ghostsearch.study.candidates import build_candidates, losses_of, read_candidates
 from ghostsearch.study.interactions import decompose
+from ghostsearch.study.program import Problem, Program
 from ghostsearch.study.setup import Setup
 from ghostsearch.study.solve import decode, exclusions
-from ghostsearch.study.solver import Problem, Program
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.sites import find_sites
 

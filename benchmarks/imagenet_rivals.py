@@ -43,9 +43,9 @@ from ghostsearch.records import Latency
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.candidates import build_candidates, losses_of, without_failed
 from ghostsearch.study.interactions import decompose
+from ghostsearch.study.program import Problem, Program
 from ghostsearch.study.setup import Setup
 from ghostsearch.study.solve import decode, exclusions
-from ghostsearch.study.solver import Problem, Program
 from ghostsearch.surgery.distill_images import kept_to_judge
 from ghostsearch.surgery.distillation import distill_blocks
 from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm

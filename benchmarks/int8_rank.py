@@ -26,8 +26,8 @@ from benchmarks.table_rank import arguments as table_arguments
 from ghostsearch.data.calibration import spread_batches
 from ghostsearch.machine import processor
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.study.candidate_scores import Change
 from ghostsearch.study.candidates import build_candidates, single_changes
+from ghostsearch.study.divergence import Change
 from ghostsearch.study.setup import Setup
 
 IMAGES = 512

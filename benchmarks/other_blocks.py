@@ -32,8 +32,8 @@ from ghostsearch.measure.setting import Setting
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.choice import parse_layer_choice
 from ghostsearch.study.interactions import decompose
+from ghostsearch.study.program import Exclusion, Problem, Program
 from ghostsearch.study.setup import Setup
-from ghostsearch.study.solver import Exclusion, Problem, Program
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.fit_problem import FitSettings

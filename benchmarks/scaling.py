@@ -36,8 +36,8 @@ from ghostsearch.space.choice import KEEP
 from ghostsearch.study.interactions import decompose
 from ghostsearch.study.ledger import DIGEST, RECORD, Ledger, distributions
 from ghostsearch.study.owners import own_name
+from ghostsearch.study.program import Problem
 from ghostsearch.study.sampler import TableSampler
-from ghostsearch.study.solver import Problem
 from ghostsearch.study.store import open_storage
 
 KEEP_TEXT = str(KEEP)

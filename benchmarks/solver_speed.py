@@ -22,7 +22,7 @@ from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.models.load import example_input, load_model
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.interactions import decompose
-from ghostsearch.study.solver import THOROUGH, Problem, Program
+from ghostsearch.study.program import THOROUGH, Problem, Program
 from ghostsearch.surgery.sites import find_sites
 
 CHOICES = ("keep", *(f"ghost(ratio={r}, kernel={k})" for r, k in (

@@ -29,9 +29,9 @@ from benchmarks.result_page import ResultPage, ResultTable, publish, script_comm
 from benchmarks.rows import append_row, read_rows
 from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
+from ghostsearch.study.program import Program
 from ghostsearch.study.setup import Setup
 from ghostsearch.study.solve import decode
-from ghostsearch.study.solver import Program
 from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm
 
 OURS, THEIRS = "ghostsearch", "torch-pruning"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from ghostsearch.data.load import own_data
-from ghostsearch.data.loaders import batch_of
+from ghostsearch.data.user_loaders import batch_of
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.convert_directory import requested_architecture
 from ghostsearch.export.formats.table import format_of

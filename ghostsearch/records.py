@@ -390,7 +390,7 @@ class StudyView(Shown, _Frozen):
     front: tuple[str, ...]
     """Digests of the non-dominated models that meet every limit, best score first."""
     chosen: str
-    """Digest of the recommended model (`study.choose.recommended`); empty where there is none."""
+    """Digest of the recommended model (`study.recommendation.recommended`); empty where there is none."""
     finalists: tuple[Record, ...] = ()
     """The baselines and the finalists after final training, measured in one run, with test scores."""
     missed: tuple[str, ...] = ()

@@ -15,8 +15,8 @@ from ghostsearch.files import write_text
 from ghostsearch.records import Axis
 from ghostsearch.report.live import served
 from ghostsearch.space.limits import CostLimits
-from ghostsearch.study.choose import BASELINE
 from ghostsearch.study.config import RunConfig, configure
+from ghostsearch.study.recommendation import BASELINE
 from ghostsearch.usercode import leave_for
 
 if TYPE_CHECKING:

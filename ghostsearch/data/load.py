@@ -18,12 +18,12 @@ from ghostsearch.data.boxes import read_coco, read_voc
 from ghostsearch.data.calibration import BATCH, Calibration, calibration_batches, drawn, first_batch
 from ghostsearch.data.folder import read_folder
 from ghostsearch.data.images import deep_range, refuse_channels
-from ghostsearch.data.loaders import adapted, classes_of
 from ghostsearch.data.options import FORMS
 from ghostsearch.data.packaged import read_digits, read_hugging_face, read_torchvision
 from ghostsearch.data.sets import FILE_KINDS, ImageSet, StreamSet, decode, find_unreadable, labels_of
 from ghostsearch.data.source import SPLITS, Source, only, shortened, warnings_about, without
 from ghostsearch.data.tables import read_arrays, read_csv
+from ghostsearch.data.user_loaders import adapted, classes_of
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning, told_as
 from ghostsearch.graph.capture import batch_size
 from ghostsearch.shown import Progress
@@ -252,7 +252,7 @@ def _user_data(spec: str, input_spec: InputSpec, batch: int, seed: int) -> Data:
 def own_data(made: Any, name: str, input_spec: InputSpec, *, batch: int = 64) -> Data:
     """Three loaders or data sets of the user's own (train, validation, test) as Data.
 
-    Each is a DataLoader, a Dataset, or a list or other iterable of batches; see `ghostsearch.data.loaders.FORMS` for
+    Each is a DataLoader, a Dataset, or a list or other iterable of batches; `ghostsearch.data.user_loaders.FORMS` says
     what a batch may be. Raises GhostsearchError for anything else, naming the split.
     """
     classes: tuple[str, ...] = ()

@@ -34,7 +34,7 @@ from ghostsearch.report.outcome import (
 )
 from ghostsearch.report.points import MARKS, NAMED_KINDS, STAGES, kinds, make_panel, stages, untried
 from ghostsearch.space.limits import parse_drop
-from ghostsearch.study.choose import BASELINES, longest_training
+from ghostsearch.study.recommendation import BASELINES, longest_training
 from ghostsearch.study.statistics import error_of_difference
 from ghostsearch.units import with_prefix
 from ghostsearch.usercode import leave_for

@@ -15,7 +15,7 @@ from ghostsearch.report.outcome import (
     shown_split,
     variants,
 )
-from ghostsearch.study.choose import INT8
+from ghostsearch.study.recommendation import INT8
 from ghostsearch.study.statistics import compare, on_same_images
 from ghostsearch.units import AGAINST_BASELINE, AGREEMENT, SHARES, share_text
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ghostsearch.records import COST_LABELS, Axis, Record, Score, StudyView
-from ghostsearch.study.choose import BASELINE, BASELINES, TRAINED, beaten_by, better_baseline, not_separable_from
+from ghostsearch.study.recommendation import (
+    BASELINE,
+    BASELINES,
+    TRAINED,
+    beaten_by,
+    better_baseline,
+    not_separable_from,
+)
 from ghostsearch.study.statistics import error_of
 from ghostsearch.units import MISSING, interval_text, score_text, share_text
 

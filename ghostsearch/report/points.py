@@ -17,7 +17,7 @@ from ghostsearch.report.outcome import (
     shown_split,
     variants,
 )
-from ghostsearch.study.choose import TRAINED, beaten_by, longest_training, not_separable_from
+from ghostsearch.study.recommendation import TRAINED, beaten_by, longest_training, not_separable_from
 from ghostsearch.study.statistics import error_of
 
 STAGES: Mapping[str, str] = {

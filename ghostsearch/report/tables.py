@@ -20,7 +20,7 @@ from ghostsearch.report.outcome import (
     variants,
 )
 from ghostsearch.study.candidates import FILE, failed_choices, read_candidates
-from ghostsearch.study.choose import BASELINES
+from ghostsearch.study.recommendation import BASELINES
 from ghostsearch.units import MISSING, setting_text
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import STUDY, baseline_directory, environment, read_study, write_run, write_study
 from ghostsearch.study.interactions import decompose
+from ghostsearch.study.program import Problem, Program
 from ghostsearch.study.setup import Setup
-from ghostsearch.study.solver import Problem, Program
 from ghostsearch.study.veto import vetoed_rows
 from ghostsearch.study.watch import Watch
 from ghostsearch.surgery.saved import load_directory, save

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ghostsearch.study.program import Problem
 from ghostsearch.study.regression import Regression
-from ghostsearch.study.solver import Problem
 
 Code = tuple[int, ...]
 """The number of the option that each variable takes; 0 is the baseline's."""

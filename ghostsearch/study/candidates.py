@@ -11,7 +11,7 @@ from ghostsearch.files import atomic_path
 from ghostsearch.machine import memory_kept
 from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import SearchSpace
-from ghostsearch.study.candidate_scores import CandidateScores, Change
+from ghostsearch.study.divergence import CandidateScores, Change
 from ghostsearch.study.setup import Setup
 
 if TYPE_CHECKING:

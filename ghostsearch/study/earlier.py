@@ -19,9 +19,9 @@ from torch import nn
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Record, Score, StudyView
 from ghostsearch.space.architecture import Architecture, SearchSpace
-from ghostsearch.study.choose import BASELINE
 from ghostsearch.study.config import FREE, RunConfig
 from ghostsearch.study.directory import baseline_directory, environment, kept_directory, load_study
+from ghostsearch.study.recommendation import BASELINE
 from ghostsearch.surgery.saved import load_directory
 from ghostsearch.training.recipe import Recipe
 

@@ -9,8 +9,8 @@ from ghostsearch.files import write_text
 from ghostsearch.measure.onnx_graph.capture import onnx_bytes
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.records import Record
-from ghostsearch.study.choose import FLOAT, INT8
 from ghostsearch.study.kept import MODELS, RECORD
+from ghostsearch.study.recommendation import FLOAT, INT8
 from ghostsearch.study.setup import Setup, runs_graphs
 from ghostsearch.training.evaluate import torch_device
 

@@ -14,7 +14,12 @@ from torch import nn
 from ghostsearch.files import atomic_path, write_text
 from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Axis, Record
-from ghostsearch.study.choose import (
+from ghostsearch.study.directory import OUTCOME, baseline_directory, kept_directory
+from ghostsearch.study.evidence import evidence
+from ghostsearch.study.kept import MODELS, RECORD, save_model
+from ghostsearch.study.other_precision import Reference, make_reference
+from ghostsearch.study.plan import Plan
+from ghostsearch.study.recommendation import (
     BASELINE,
     BASELINES,
     FLOAT,
@@ -24,11 +29,6 @@ from ghostsearch.study.choose import (
     recommended,
     worth_finishing,
 )
-from ghostsearch.study.directory import OUTCOME, baseline_directory, kept_directory
-from ghostsearch.study.evidence import evidence
-from ghostsearch.study.kept import MODELS, RECORD, save_model
-from ghostsearch.study.other_precision import Reference, make_reference
-from ghostsearch.study.plan import Plan
 from ghostsearch.study.trials_table import frame
 from ghostsearch.study.watch import Watch, timed
 from ghostsearch.surgery.saved import load_directory

@@ -10,8 +10,8 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Axis, Record, StudyView
 from ghostsearch.space.limits import Limit, Limits
 from ghostsearch.study.baseline import COST_COLUMNS
-from ghostsearch.study.choose import BASELINE, BASELINES, better_baseline, longest_training, recommended
 from ghostsearch.study.directory import kept_model, load_study
+from ghostsearch.study.recommendation import BASELINE, BASELINES, better_baseline, longest_training, recommended
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def pick_from(folder: Path, wanted: Limits) -> Pick:
 
 
 def pick(view: StudyView, wanted: Limits) -> Pick:
-    """The finalist that `study.choose.recommended` names under limits, judged on what was measured at the end.
+    """The finalist that `study.recommendation.recommended` names under limits, judged on what was measured at the end.
 
     A limit of the search holds where `wanted` has no other for its axis. Raises GhostsearchError, naming the nearest
     model, when no finalist keeps them all.

@@ -18,11 +18,11 @@ from ghostsearch.study.baseline import Baseline
 from ghostsearch.study.candidates import add_latencies, build_candidates, losses_of, without_failed
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.interactions import decompose
+from ghostsearch.study.program import Problem, solve_budgets
 from ghostsearch.study.rungs import at_rung, last_rung
 from ghostsearch.study.setup import Setup, check_budget
 from ghostsearch.study.solve import FILE as PROBLEM
 from ghostsearch.study.solve import decode, exclusions, read_problem, write_problem
-from ghostsearch.study.solver import Problem, solve_budgets
 from ghostsearch.study.veto import without_slow
 from ghostsearch.study.watch import Watch
 

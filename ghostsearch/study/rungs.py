@@ -7,7 +7,7 @@ from math import isfinite
 
 from ghostsearch.pareto import standings
 from ghostsearch.records import Axis, Record
-from ghostsearch.study.choose import beaten_by
+from ghostsearch.study.recommendation import beaten_by
 
 RIVALS = 1000
 

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.study.beliefs import Beliefs, Code
-from ghostsearch.study.solver import QUICK, Problem, Program, UndecidedError, solve_budgets
+from ghostsearch.study.program import QUICK, Problem, Program, UndecidedError, solve_budgets
 
 SCORE = "score"
 RUNGS = "rungs"

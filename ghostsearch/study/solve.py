@@ -22,7 +22,7 @@ from ghostsearch.space.limits import CostLimits, Limits, parse_limit
 from ghostsearch.study.directory import baseline_directory, load_study
 from ghostsearch.study.interactions import Additive, Term
 from ghostsearch.study.pick import measured_within
-from ghostsearch.study.solver import Exclusion, Problem, Program
+from ghostsearch.study.program import Exclusion, Problem, Program
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.saved import load_directory
 

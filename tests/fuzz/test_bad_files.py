@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ghostsearch.data.load import load_calibration, load_data, own_data
-from ghostsearch.data.loaders import TARGET_KEYS, batch_of
+from ghostsearch.data.user_loaders import TARGET_KEYS, batch_of
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.batches import IMAGE_KEYS
 from ghostsearch.models.load import DIGITS_INPUT, load_model

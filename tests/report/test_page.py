@@ -20,7 +20,7 @@ from ghostsearch.report.outcome import cost_axes, cost_cell, score_cell
 from ghostsearch.report.page import render_page, write_report
 from ghostsearch.report.summary import render_markdown
 from ghostsearch.report.tables import front_rows
-from ghostsearch.study.choose import BASELINES
+from ghostsearch.study.recommendation import BASELINES
 
 MAX_PAGE_BYTES = 6_000_000
 PICTURES = ["front.png", "latency.png", "layers.png"]

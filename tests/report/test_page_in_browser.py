@@ -14,8 +14,8 @@ from ghostsearch.records import StudyView
 from ghostsearch.report.comparison import write_comparison
 from ghostsearch.report.page import write_report
 from ghostsearch.space.limits import Limits
-from ghostsearch.study.choose import BASELINES
 from ghostsearch.study.pick import pick
+from ghostsearch.study.recommendation import BASELINES
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")

@@ -15,7 +15,6 @@ from ghostsearch.models.load import DIGITS_INPUT
 from ghostsearch.space.choice import GONE
 from ghostsearch.study import candidates
 from ghostsearch.study.baseline import trained_setup
-from ghostsearch.study.candidate_scores import CandidateScores, Change, SampledLoss
 from ghostsearch.study.candidates import (
     build_candidates,
     failed_choices,
@@ -25,6 +24,7 @@ from ghostsearch.study.candidates import (
     without_failed,
 )
 from ghostsearch.study.config import RunConfig
+from ghostsearch.study.divergence import CandidateScores, Change, SampledLoss
 from ghostsearch.study.setup import Setup, open_setup
 from ghostsearch.study.watch import Watch
 from ghostsearch.training.tasks.base import Task

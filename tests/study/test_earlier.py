@@ -8,7 +8,7 @@ import torch
 
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning
 from ghostsearch.space.preset import load_preset
-from ghostsearch.study import candidate_scores
+from ghostsearch.study import divergence
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
 from ghostsearch.study.earlier import open_earlier
@@ -52,7 +52,7 @@ def test_nothing_is_trained_scored_or_tried_again(old, start_from, monkeypatch):
         raise AssertionError("this was there already")
 
     monkeypatch.setattr("ghostsearch.study.baseline.train", never)
-    monkeypatch.setattr(candidate_scores.CandidateScores, "__call__", never)
+    monkeypatch.setattr(divergence.CandidateScores, "__call__", never)
     monkeypatch.setattr("ghostsearch.study.explore.run_trial", never)
     found, said = start_from()
     rows = len(pd.read_parquet(folder / "candidates.parquet"))

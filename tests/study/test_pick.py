@@ -5,8 +5,8 @@ import pytest
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Axis, Cost, Latency, Record, Score, StudyView
 from ghostsearch.space.limits import Limits
-from ghostsearch.study.choose import BASELINE, TRAINED
 from ghostsearch.study.pick import pick
+from ghostsearch.study.recommendation import BASELINE, TRAINED
 
 DEVICE = "onnxruntime:cpu"
 

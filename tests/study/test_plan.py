@@ -7,10 +7,10 @@ import pytest
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Axis, Cost, Record, Score
 from ghostsearch.study.baseline import Baseline
-from ghostsearch.study.choose import BASELINE, TRAINED
 from ghostsearch.study.config import configure
 from ghostsearch.study.outcome import final_front
 from ghostsearch.study.plan import Plan, make_plan, uniform_seeds
+from ghostsearch.study.recommendation import BASELINE, TRAINED
 from ghostsearch.study.setup import check_budget, open_setup, smallest
 from ghostsearch.study.veto import without_slow
 from ghostsearch.study.watch import Watch

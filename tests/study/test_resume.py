@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning
 from ghostsearch.records import Latency
 from ghostsearch.study import run as run_module
-from ghostsearch.study.choose import BASELINE, TRAINED
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
+from ghostsearch.study.recommendation import BASELINE, TRAINED
 from ghostsearch.study.run import search
 from ghostsearch.study.setup import Setup
 from tests.small_net import SmallNet

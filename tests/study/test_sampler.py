@@ -11,8 +11,8 @@ from ghostsearch.records import Axis, Cost, Latency, Record, Score
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.interactions import decompose
 from ghostsearch.study.ledger import Ledger, distributions
+from ghostsearch.study.program import Problem, solve_budgets
 from ghostsearch.study.sampler import OPENING, RUNGS, TableSampler
-from ghostsearch.study.solver import Problem, solve_budgets
 from ghostsearch.study.store import open_storage
 
 GHOSTS = ("keep", "ghost(ratio=2, kernel=3)", "ghost(ratio=4, kernel=3)")

@@ -9,7 +9,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from ghostsearch.data.calibration import calibration_batches
 from ghostsearch.data.load import own_data
-from ghostsearch.data.loaders import TARGET_KEYS, batch_of
+from ghostsearch.data.user_loaders import TARGET_KEYS, batch_of
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.batches import IMAGE_KEYS
 from ghostsearch.models.input import InputSpec

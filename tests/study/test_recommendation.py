@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Axis, Cost, Record, Score, packed
-from ghostsearch.study.choose import (
+from ghostsearch.study.recommendation import (
     BASELINE,
     TRAINED,
     beaten_by,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ghostsearch.study.interactions import decompose
-from ghostsearch.study.solver import Effort, Exclusion, Problem, Program, UndecidedError, muted, solve_budgets
+from ghostsearch.study.program import Effort, Exclusion, Problem, Program, UndecidedError, muted, solve_budgets
 
 
 def small_problem(seed, sizes=(3, 2, 3, 2, 3)):
