@@ -82,7 +82,8 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
             "anatomy": dataclasses.asdict(setup.anatomy), "vetoed": rows,
             "baseline_latencies": [x.model_dump(mode="json") for x in timings],
             "environment": environment(), "notes": _notes(setup, tables),
-            "cut": list(setup.data.cut) if setup.data.labelled else [],
+            # Weights for other classes were trained on other images.
+            "cut": list(setup.data.cut) if setup.data.labelled and not setup.baseline.fresh else [],
         })  # fmt: skip
     study = read_study(watch.folder)
     latencies = tuple(Latency.model_validate(x) for x in study["baseline_latencies"])

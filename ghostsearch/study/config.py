@@ -185,7 +185,7 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
 
         cut: splits that were cut from the training images.
         """
-        if not cut or not self.weights or self.baseline_training() or self.trained_on == "others":
+        if not cut or not self.weights or self.trained_on == "others":
             return ""
         return (
             f"--weights may have been trained on the {' and '.join(sorted(cut))} images, which were cut from the "

@@ -160,9 +160,18 @@ def test_weights_that_may_know_the_images_are_warned_of_until_it_is_said_that_th
         view = search(RunConfig(**options, trained_on="others"))
     assert not any(warning in note for note in view.notes)
     assert warning not in Path(view.directory, "report.html").read_text()
-    assert not RunConfig(model="x", weights="given", baseline_epochs=3).flattered(["test"]), (
-        "trained here for these classes"
-    )
+    assert RunConfig(model="x", weights="given", baseline_epochs=3).flattered(["test"]), "as they began, they know them"
+    assert not RunConfig(model="x", weights="given").flattered([]), "splits of their own"
+
+
+def test_weights_for_other_classes_know_none_of_the_images(tiny, tmp_path):
+    state = SmallNet().state_dict()
+    state.update({k: state[k][:5].clone() for k in ("classifier.weight", "classifier.bias")})
+    save_file(state, tmp_path / "given.safetensors")
+    given = {"weights": str(tmp_path / "given.safetensors"), "classes": 10, "baseline_epochs": 1}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*may have been trained")
+        search(RunConfig(**tiny(tmp_path / "run", **{**QUICK, "trials": 1, **given})))
 
 
 def test_the_baseline_gets_the_finalists_training_as_a_row_of_its_own(again):
