@@ -56,6 +56,15 @@ class WidthPlan:
         near = nearest_names(name, [g.name for g in self.groups])
         raise GhostsearchError(f"no group of channels is called {name!r}; nearest: {near}")
 
+    def positions(self, keep: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+        """Per layer that makes channels of a group, its positions of those that stay; keep: channels by group."""
+        return {
+            edit.path: torch.tensor(edit.positions(left))
+            for name, left in keep.items()
+            for edit in self.edits[name]
+            if edit.side == "out"
+        }
+
 
 def best_channels(importance: Tensor, count: int, divisions: int = 1) -> list[int]:
     """The `count` most important channels, ascending; the same positions in each of the `divisions` runs.

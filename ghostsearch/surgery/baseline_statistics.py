@@ -60,16 +60,13 @@ class BaselineStatistics:
                 "an in-place activation of the network changes values that other layers read, so its layers cannot be "
                 "fitted one by one; build it with inplace=False there, or convert without calibration images"
             )
-        self.teacher = without_inplace(teacher)
-        swap_twins(self.teacher, self.batches[0])
+        self.teacher = self.prepared(teacher)
         self.images = [batch_size(b) for b in self.batches]
         tensors = all(isinstance(b, Tensor) for b in self.batches)
         graph = trace_graph(self.teacher, self.batches[0][:2]) if tensors else None
         self.traced = graph is not None
-        self.free: dict[tuple[str, int], FreeFit] = {}
-        """Unconstrained fits of the last site fitted first, by its path and the rounds that relax its targets."""
-        self.leaving: dict[str, list[int]] = {}
-        """Per group its channels in the order in which they can be left out, as far as that was asked."""
+        self._free: dict[tuple[str, int], FreeFit] = {}
+        self._leaving: dict[str, list[int]] = {}
         self._runs: BaselineRuns | None = None
         if graph is not None:
             self.graph = graph
@@ -81,6 +78,30 @@ class BaselineStatistics:
         self.tiles: dict[str, list[Tiles]] = {}
         self._targets: dict[str, list[Tensor]] = {}
         self._metrics: Mapping[str, Tensor] | None = None
+
+    def prepared(self, model: nn.Module) -> nn.Module:
+        """The model itself, changed as the teacher is: on its device, in float, in eval mode, nothing in place, a plain
+        convolution for each class of its own where one computes the same.
+        """
+        model = without_inplace(model.to(self.device).float().eval())
+        swap_twins(model, self.batches[0])
+        return model
+
+    def known_free(self, path: str, rounds: int) -> FreeFit | None:
+        """The unconstrained fit of a site, its targets relaxed in so many rounds, if it was the last one kept."""
+        return self._free.get((path, rounds))
+
+    def keep_free(self, path: str, rounds: int, fit: FreeFit) -> None:
+        """Keep the unconstrained fit of a site for its other choices; those of any other site go."""
+        self._free = {key: known for key, known in self._free.items() if key[0] == path} | {(path, rounds): fit}
+
+    def leaving(self, group: str) -> Sequence[int]:
+        """Channels of a group in the order in which they can be left out, as far as `keep_leaving` knows."""
+        return self._leaving.get(group, ())
+
+    def keep_leaving(self, group: str, order: list[int]) -> None:
+        """Keep the order of a group's elimination for its other widths."""
+        self._leaving[group] = order
 
     @property
     def replay(self) -> Replay:

@@ -6,21 +6,22 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.batches import image_batches
-from ghostsearch.graph.capture import copied, unwrapped
+from ghostsearch.graph.capture import copied, light_copy, unwrapped
 from ghostsearch.graph.widths import kept_channels, set_widths, width_plan
 from ghostsearch.machine import memory_kept
 from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Anatomy, Architecture
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.distill_images import kept_to_judge
+from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
 from ghostsearch.surgery.drop import drop_branches, dropped_branches
-from ghostsearch.surgery.fit_model import FitReport
+from ghostsearch.surgery.fit_model import FitReport, ModelFit
 from ghostsearch.surgery.fit_problem import FitSettings
-from ghostsearch.surgery.inherit import fit_weights
+from ghostsearch.surgery.fit_width import fitted_channels
 from ghostsearch.surgery.sites import find_sites, require_sites
 from ghostsearch.surgery.swap import swap_sites
 from ghostsearch.surgery.verify import BaselineRuns, checked, no_worse
@@ -45,7 +46,10 @@ def convert(
     """The model of an architecture as a new module, with weights inherited from `model`, which stays untouched.
 
     example: (N, C, H, W) or any forward input. `calibration` yields batches in any form that `image_batches` knows, to
-    fit the weights in closed form under `settings`; without images they are copied. The structure depends on the
+    fit the weights in closed form under `settings`; without images they are copied, and the channels of a width are
+    those with the largest weights instead of those that the images choose. Layer after layer is fitted on the converted
+    net's own inputs towards the baseline's values (asymmetric reconstruction, He et al. 2017, section 3.2); with
+    `distill_steps`, that many steps of label-free distillation follow. The structure depends on the
     architecture alone, so that saved weights load into a conversion made without images. `statistics` holds the
     baseline's values on the calibration batches where many conversions are made from them. `on_fit` is called with what
     was fitted.
@@ -60,35 +64,48 @@ def convert(
     branches = dropped_branches(architecture, anatomy) if anatomy else []
     if distill_steps and calibration is None and statistics is None:
         raise GhostsearchError("distilling blocks needs images: give calibration batches, or distill_steps=0")
-    converted = copied(model)
-    if architecture.groups:
-        keep = kept_channels(model, architecture.groups, example, width_multiple)
-        set_widths(converted, keep, example, plan=width_plan(model, example))
-    drop_branches(converted, branches)
     # Fresh blocks draw random numbers before they inherit: the caller's stream must not notice.
     with torch.random.fork_rng(devices=[]):
+        if architecture.is_baseline:
+            return copied(model)
+        if statistics is None and calibration is not None:
+            images, judging = kept_to_judge(list(image_batches(calibration, example)), distill_steps)
+            statistics = BaselineStatistics(model, images, settings, judging=judging, once=True)
         torch.manual_seed(seed)
+        converted, channels = copied(model), dict[str, Tensor]()
+        if architecture.groups:
+            plan = width_plan(model, example)
+            if statistics:
+                keep = fitted_channels(statistics, architecture.groups, plan, width_multiple)
+            else:
+                keep = kept_channels(model, architecture.groups, example, width_multiple)
+            set_widths(converted, keep, example, plan=plan)
+            channels = plan.positions(keep)
+        drop_branches(converted, branches)
+        narrow = light_copy(converted) if statistics else converted
         for old, new in swap_sites(converted, architecture.sites).values():
             new.copy_weights(old)
-        if (calibration is None and statistics is None) or architecture.is_baseline:
-            return checked(BaselineRuns(model, example), converted, architecture, anatomy)
         if statistics is None:
-            images = list(image_batches(calibration if calibration is not None else (), example))
-            fitted_to, judging = kept_to_judge(images, distill_steps)
-            statistics = BaselineStatistics(model, fitted_to, settings, judging=judging, once=True)
+            return checked(BaselineRuns(model, example), converted, architecture, anatomy)
+        fit = ModelFit(statistics, narrow, converted, channels, settings or statistics.settings, branches)
         reports: list[FitReport] = []
 
-        def fit(known: BaselineStatistics = statistics) -> nn.Module:
-            fitted, report = fit_weights(
-                model, converted, architecture, example=example, statistics=known, width_multiple=width_multiple,
-                distill_steps=distill_steps, seed=seed, settings=settings, progress=progress, branches=branches,
-            )  # fmt: skip
-            reports.append(report)
-            return fitted
+        def fitted() -> None:
+            reports.append(fit.run(architecture, progress))
+            if distill_steps:
+                # The fit has seen its images: only others can tell whether training helps.
+                distill_blocks(
+                    fit.statistics.teacher, fit.student, [(b,) for b in fit.statistics.batches], distill_steps,
+                    judging=fit.statistics.judging, settings=DistillSettings(seed=seed), progress=progress,
+                )  # fmt: skip
+            # The converted module's classes, dtypes, device, modes, hooks and frozen flags stay.
+            converted.load_state_dict(fit.student.state_dict())
 
         # A fit that stops early leaves the layers behind to theirs: it cannot be judged at the outputs.
-        early = settings is not None and settings.reach is not None
-        converted = fit() if early else no_worse(model, converted, statistics.batches[0], fit)
+        if settings is not None and settings.reach is not None:
+            fitted()
+        else:
+            no_worse(model, converted, statistics.batches[0], fitted)
     if on_fit:
         on_fit(reports[0])
     return checked(statistics.runs(model, example), converted, architecture, anatomy)

@@ -61,8 +61,7 @@ def drop_branches(model: nn.Module, branches: Iterable[Branch]) -> None:
     rest by nothing.
 
     The new convolution starts at zero and the BatchNorm behind it at mean zero, so that the branch gives its mean until
-    it is fitted; its `fitted_to` is the path of the layer whose output it is fitted to. Modules keep their paths, so a
-    graph traced before still runs.
+    it is fitted. Modules keep their paths, so a graph traced before still runs.
     """
     for branch in branches:
         conv: Any = model.get_submodule(branch.end)
@@ -90,7 +89,6 @@ def drop_branches(model: nn.Module, branches: Iterable[Branch]) -> None:
                     statistics.running_mean.zero_()
                     if affine.bias is not None:
                         affine.bias.zero_()
-        affine.fitted_to = branch.last or branch.end  # type: ignore[assignment]
         if not conv.weight.requires_grad:
             affine.requires_grad_(False)
         model.set_submodule(branch.end, affine)

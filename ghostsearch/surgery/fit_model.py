@@ -14,10 +14,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ghostsearch.blocks.base import Block
 from ghostsearch.blocks.ghost import GhostConv
 from ghostsearch.blocks.lowrank import LowRankConv
-from ghostsearch.graph.flow import LAYERS, Place, descendants, fit_order, input_weight, readers_of, without_inplace
+from ghostsearch.graph.capture import copied
+from ghostsearch.graph.flow import LAYERS, Place, descendants, fit_order, input_weight, readers_of
 from ghostsearch.graph.paused import PausedRuns
 from ghostsearch.shown import Progress
-from ghostsearch.space.architecture import Architecture
+from ghostsearch.space.architecture import Architecture, Branch
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.fit_block import Fitted, fit_block, scale_outputs
 from ghostsearch.surgery.fit_ghost import channel_means, cheap_halo, spread
@@ -43,18 +44,21 @@ class FitReport:
 
 
 class ModelFit:
-    """One pass of closed-form fits.
+    """One pass of closed-form fits, of a copy (`student`) of a converted net.
 
-    narrow: the baseline with its widths cut, which may share parameters with it; student: the narrow net with blocks,
-    fitted in place; channels: per layer whose outputs were cut, the baseline's positions that stay.
+    narrow: the baseline with its widths cut and branches dropped, which may share data with others; channels: per layer
+    whose outputs were cut, the baseline's positions that stay; branches: those dropped.
     """
 
     def __init__(
-        self, statistics: BaselineStatistics, narrow: nn.Module, student: nn.Module, channels: Mapping[str, Tensor],
-        settings: FitSettings,
+        self, statistics: BaselineStatistics, narrow: nn.Module, converted: nn.Module, channels: Mapping[str, Tensor],
+        settings: FitSettings, branches: Sequence[Branch] = (),
     ) -> None:  # fmt: skip
-        self.statistics, self.narrow, self.settings = statistics, narrow, settings
-        self.student, self.channels = without_inplace(student.eval()), dict(channels)
+        self.statistics, self.settings = statistics, settings
+        self.narrow, self.student = statistics.prepared(narrow), statistics.prepared(copied(converted))
+        self.channels = {path: kept.to(statistics.device) for path, kept in channels.items()}
+        # A layer may be called by another of its names than the branch's.
+        self.aims = {id(self.student.get_submodule(b.end)): b.last for b in branches if b.last}
         self.places = statistics.places
         self.first: str | None = None
         self.fitted: list[str] = []
@@ -135,9 +139,7 @@ class ModelFit:
             return
         self.fitted.append(place.path)
         if place.path == self.first and not self.channels and isinstance(new, Block):
-            if all(path != place.path for path, _ in self.statistics.free):
-                self.statistics.free.clear()
-            self.statistics.free[place.path, problem.relu_rounds] = problem.free
+            self.statistics.keep_free(place.path, problem.relu_rounds, problem.free)
         if fitted.order is not None:
             if found is not None:
                 self._fold(place, fitted.order, *found)
@@ -189,7 +191,7 @@ class ModelFit:
             unit = norm.weight / (norm.running_var + norm.eps).sqrt()
         shared = place.path == self.first and not self.channels and isinstance(new, Block)
         rounds = max(0, self.settings.relu_rounds - isinstance(new, GhostConv))
-        known = self.statistics.free.get((place.path, rounds)) if shared else None
+        known = self.statistics.known_free(place.path, rounds) if shared else None
         return Problem(
             old, old.weight * unit.reshape(-1, *[1] * (old.weight.dim() - 1)), samples, target, self.settings,
             intercept=norm is not None or old.bias is not None, reorder=found is not None or self.settings.gather,
@@ -198,7 +200,7 @@ class ModelFit:
 
     def _aim(self, place: Place) -> str:
         """The layer whose value a layer is fitted to: itself, or the end of the dropped branch that it replaces."""
-        return getattr(self.student.get_submodule(place.path), "fitted_to", place.path)
+        return self.aims.get(id(self.student.get_submodule(place.path)), place.path)
 
     def _metric(self, place: Place, new: Any) -> Tensor | None:
         """The output metric, in the student's channels; only low-rank fits ask for it."""

@@ -43,19 +43,19 @@ def fitted_channels(
             readers[name] = found
     counts = {name: plan.group(name).channels for name in readers}
     kept = {name: kept_width(counts[name], widths[name].share, width_multiple) for name in readers}
-    missing = [n for n in readers if len(statistics.leaving.get(n, ())) < counts[n] - kept[n]]
+    missing = [n for n in readers if len(statistics.leaving(n)) < counts[n] - kept[n]]
     if missing:
         inputs = _sampled_inputs(statistics, sorted({e.path for name in missing for e in readers[name]}))
         for name in missing:
             elimination = Elimination(model, readers[name], inputs, counts[name])
             # Other trials will ask for other widths; the matrices are too large to be kept for them.
             elimination.left(min(kept[name], ceil(counts[name] * USUAL_SHARE)))
-            statistics.leaving[name] = elimination.gone
+            statistics.keep_leaving(name, elimination.gone)
     keep = {}
     for name, width in widths.items():
         if name in readers:
             # Where rounding leaves every channel, nothing was eliminated.
-            gone = set(statistics.leaving.get(name, ())[: counts[name] - kept[name]])
+            gone = set(statistics.leaving(name)[: counts[name] - kept[name]])
             keep[name] = [channel for channel in range(counts[name]) if channel not in gone]
         else:
             keep.update(kept_channels(model, {name: width}, statistics.batches[0], width_multiple))

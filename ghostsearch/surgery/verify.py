@@ -238,8 +238,8 @@ def _predicted_macs(architecture: Architecture, anatomy: Anatomy | None, images:
         )
 
 
-def no_worse(model: nn.Module, converted: nn.Module, images: Any, fit: Callable[[], nn.Module]) -> nn.Module:
-    """The converted module after a fit that works in place, or with the weights that it had where those are better.
+def no_worse(model: nn.Module, converted: nn.Module, images: Any, fit: Callable[[], None]) -> None:
+    """Run a fit of the converted module, in place; it gets back the weights that it had where those are better.
 
     Judged at the outputs, on images (N, C, *spatial) or any forward input; of a tensor the first few are taken.
     Warns (ConversionWarning) where the fit is not kept.
@@ -247,14 +247,13 @@ def no_worse(model: nn.Module, converted: nn.Module, images: Any, fit: Callable[
     images = images[:IMAGES] if isinstance(images, Tensor) else images
     wanted = outputs_of(model, images)
     before, error = {k: v.clone() for k, v in converted.state_dict().items()}, output_error(converted, images, wanted)
-    fitted = fit()
-    found = output_error(fitted, images, wanted)
+    fit()
+    found = output_error(converted, images, wanted)
     if not found <= WORSE * error + 1e-6:
-        fitted.load_state_dict(before)
+        converted.load_state_dict(before)
         warnings.warn(
             "the copied weights are kept: the fitted ones miss the baseline's outputs by "
             f"{found:.3g} of their variance, the copied ones by {error:.3g}; more calibration images may help",
             ConversionWarning,
             stacklevel=2,
         )
-    return fitted

@@ -2,6 +2,8 @@
 
 import copy
 import io
+from collections import Counter
+from importlib import import_module
 
 import pytest
 import torch
@@ -15,10 +17,12 @@ from ghostsearch.models.cifar import resnet20
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.choice import Ghost, LowRank
 from ghostsearch.space.costs import site_macs, site_params
+from ghostsearch.surgery import swap
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.sites import find_sites
 from ghostsearch.surgery.swap import swap_sites
 
+convert_module = import_module("ghostsearch.surgery.convert")
 IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 GHOST = "ghost(ratio=2, kernel=3)"
 
@@ -114,6 +118,23 @@ def test_converting_twice_gives_the_same_weights(baseline):
     architecture = Architecture.of({"layer1.0.conv1": GHOST}, {"layer2.0.conv1": "width(0.5)"})
     one, two = (convert(baseline, architecture, example=IMAGE, seed=3).state_dict() for _ in range(2))
     assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+@pytest.mark.parametrize("calibration", [None, [torch.randn(16, 3, 32, 32)]], ids=["copied", "fitted"])
+def test_the_network_is_built_once(baseline, monkeypatch, calibration):
+    """Its blocks and its cut, with images too: the fit works on a copy of what was built."""
+    built = Counter()
+
+    def counted(where, name):
+        real = getattr(where, name)
+        monkeypatch.setattr(where, name, lambda *a, **k: (built.update([name]), real(*a, **k))[1])
+
+    counted(convert_module, "set_widths")
+    counted(convert_module, "drop_branches")
+    counted(swap, "build_block")
+    architecture = Architecture.of({"layer1.0.conv1": GHOST, "layer3.1.conv1": GHOST}, {"layer2.0.conv1": "width(0.5)"})
+    convert(baseline, architecture, example=IMAGE, calibration=calibration)
+    assert built == {"set_widths": 1, "drop_branches": 1, "build_block": 2}
 
 
 class Tied(nn.Module):

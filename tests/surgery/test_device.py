@@ -7,13 +7,14 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ghostsearch.graph.capture import light_copy
 from ghostsearch.graph.widths import width_plan
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.fit_model import ModelFit
 from ghostsearch.surgery.fit_problem import FitSettings
 from ghostsearch.surgery.fit_width import fitted_channels
-from ghostsearch.surgery.inherit import fit_weights
 from tests.labelled_device import ELSEWHERE, ElsewhereMode
 
 
@@ -46,18 +47,19 @@ def test_a_fit_stays_on_its_device_and_gives_the_same(architecture):
     torch.manual_seed(0)
     net, images = small().eval(), torch.randn(24, 3, 9, 9)
 
-    def fitted(device: str) -> nn.Module:
+    def fitted(device: str) -> dict[str, torch.Tensor]:
         settings = FitSettings(compute_device=device, rows=(300, 300), metric_images=8)
-        statistics = BaselineStatistics(net, [images], settings)
-        made = convert(net, architecture, example=images[:1])
-        return fit_weights(net, made, architecture, example=images[:1], statistics=statistics)[0]
+        made, statistics = convert(net, architecture, example=images[:1]), BaselineStatistics(net, [images], settings)
+        fit = ModelFit(statistics, light_copy(net), made, {}, settings)
+        fit.run(architecture)
+        return {name: value.cpu() for name, value in fit.student.state_dict().items()}
 
     with ElsewhereMode() as mode:
         there = fitted(str(ELSEWHERE))
     here = fitted("cpu")
     assert mode.computed > 300
-    for name, value in here.state_dict().items():
-        torch.testing.assert_close(there.state_dict()[name], value, rtol=2e-3, atol=2e-3)
+    for name, value in here.items():
+        torch.testing.assert_close(there[name], value, rtol=2e-3, atol=2e-3)
 
 
 def test_the_channels_of_a_width_are_chosen_on_the_device():
