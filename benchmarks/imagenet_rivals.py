@@ -35,8 +35,7 @@ from ghostsearch.graph.capture import copied
 from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.latency import measure_latency
-from ghostsearch.measure.onnx_graph.capture import onnx_bytes
-from ghostsearch.measure.onnx_graph.int8_module import int8_module
+from ghostsearch.measure.onnx_graph.int8_module import FloatFile
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.setting import Setting
 from ghostsearch.records import Latency
@@ -180,11 +179,8 @@ def keep(setup: Setup, folder: Path, row: dict[str, Any], model: nn.Module, cpu_
     reset = copied(model)
     recalibrate_batchnorm(reset, images(setup))
     for statistics, module in {"given": model, "reset": reset}.items():
-        files = {
-            "float": onnx_bytes(module, setup.example, free_batch=True)[0],
-            "int8": int8_module(module, setup.example, images(setup)[:8], free_batch=True).graph,
-        }
-        for kind, graph in files.items():
+        file = FloatFile.of(module, setup.example)
+        for kind, graph in {"float": file.graph, "int8": file.int8(images(setup)[:8]).graph}.items():
             (folder / f"{name}.{statistics}.{kind}.onnx").write_bytes(graph)
     macs = f"{100 * measure_cost(model, setup.example).macs / setup.baseline_cost.macs:.1f}"
     append_row(folder / "rows.csv", row | {"file": name, "MACs %": macs, "CPU s": f"{cpu_s:.0f}"})

@@ -25,8 +25,7 @@ from benchmarks.rows import append_row, read_rows
 from ghostsearch.machine import processor
 from ghostsearch.measure.devices.onnxruntime_cpu import OnnxRuntimeCpu
 from ghostsearch.measure.latency import measure_latency
-from ghostsearch.measure.onnx_graph.capture import onnx_bytes
-from ghostsearch.measure.onnx_graph.int8_module import int8_graph
+from ghostsearch.measure.onnx_graph.int8_module import FloatFile
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.onnx_graph.quantize import Int8Options, float_nodes
 from ghostsearch.measure.setting import Setting
@@ -85,16 +84,16 @@ def files(setup: Setup, choice: str) -> dict[str, tuple[bytes, str]]:
         kind = parse_layer_choice(choice)
         architecture = Architecture.of({s.path: choice for s in setup.anatomy.sites if choice_fits(s, kind)})
     model, images = setup.convert(architecture), setup.calibration or []
-    batches = images[: SCALE_IMAGES // len(images[0])]
+    batches, file = images[: SCALE_IMAGES // len(images[0])], FloatFile.of(model, setup.example)
 
     def quantized(**options: Any) -> Any:
-        return int8_graph(model, setup.example, batches, Int8Options(**options), free_batch=True)
+        return file.int8(batches, Int8Options(**options))
 
     ours = quantized()
     worst = ours.noise()[:SEVERAL]
     named = [f"{x.layer} ({x.snr_db:.0f} dB)" for x in worst]
     return {
-        "float": (onnx_bytes(model, setup.example, free_batch=True)[0], ""),
+        "float": (file.graph, ""),
         INT8: (ours.graph, f"{len(float_nodes(ours.graph))} nodes in float"),
         "int8, ranges as they are": (quantized(equalize=False).graph, ""),
         "int8, quantizer alone": (quantized(equalize=False, split_norms=False).graph, ""),

@@ -242,7 +242,8 @@ def export_model(
     show_table(result["path"], ["", ""], rows)
     say(f"wrote {result['card']}")
     made = typed(directory) + " --allow-code" * allow_code
-    say(f"next: ghostsearch export {made} --int8 --calibrate …   makes a file a quarter of the size")
+    calibrated = "" if result["study"] else " --calibrate …"
+    say(f"next: ghostsearch export {made} --int8{calibrated}   makes a file a quarter of the size")
 
 
 def _show_int8(found: dict[str, Any]) -> None:

@@ -36,6 +36,8 @@ MEMORY_LIMIT_BYTES = 2**30
 """Sets that need no more than this, decoded to bytes at the model's size, stay in memory."""
 
 NAMED_BROKEN, PROBED = 3, 256
+KINDS = ("folder", "csv", "voc", "coco", "torchvision", "huggingface", "arrays")
+"""What the name of a set on disk begins with."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,11 @@ def load_calibration(
     return Calibration(drawn(train, images, seed), len(train), sets.broken)
 
 
+def runs_code(spec: str) -> bool:
+    """Whether a data set of this name is the user's own code."""
+    return is_object_name(spec) and spec.partition(":")[0] not in KINDS
+
+
 def _told(broken: Sequence[str], images: int) -> list[str]:
     if not broken:
         return []
@@ -156,7 +163,7 @@ def _source(spec: str, input_spec: InputSpec, seed: int, validation_list: str | 
         raise GhostsearchError(f"a list of validation images goes with folder:PATH, not with {spec!r}")
     if kind == "arrays":
         return read_arrays(Path(rest), input_spec, seed)
-    if kind not in ("folder", "csv", "voc", "coco", "torchvision", "huggingface") and spec != "digits":
+    if kind not in KINDS and spec != "digits":
         if not is_object_name(spec):
             wanted = f"folder:{spec}" if Path(spec).is_dir() else FORMS
             raise GhostsearchError(f"no data set {spec!r}; write {wanted}")

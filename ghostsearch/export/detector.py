@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning
-from ghostsearch.export.formats.base import INPUT_NAME
 from ghostsearch.export.formats.onnx_format import with_notes
 from ghostsearch.measure.onnx_graph.capture import onnx_bytes
-from ghostsearch.measure.onnx_graph.module import OnnxModule
+from ghostsearch.measure.onnx_graph.module import INPUT_NAME, OnnxModule
 from ghostsearch.models.input import InputSpec
 from ghostsearch.models.load import example_input
 

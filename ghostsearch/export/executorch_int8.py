@@ -35,7 +35,7 @@ def quantize_for_executorch(model: LoadedModel, calibration: Iterable[Tensor], o
         floating, small = runtime.lower(model.module, example, []), quantizer.lower(model.module, example, images)
         (drafts / out.name).write_bytes(small.program)
         with refusals(quantizer.name):
-            before, score = (score_of_file(file, judges, batched=False, images=images[0]) for file in (floating, small))
+            before, score = (score_of_file(file, judges, images[0]) for file in (floating, small))
         latency = measure_latency(
             {"int8": small}, example, device=runtime, baseline=floating, setting=Setting(time_limit=judges.time_limit_s)
         )["int8"]

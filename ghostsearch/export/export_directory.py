@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.data.calibration import calibration_batches
-from ghostsearch.data.load import Data, load_data
+from ghostsearch.data.load import Data, load_data, runs_code
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.card import known_figures, notes_of, write_card
 from ghostsearch.export.executorch_int8 import quantize_for_executorch
@@ -21,11 +21,14 @@ from ghostsearch.export.writer import descriptive_name, export
 from ghostsearch.graph.detector import is_detector
 from ghostsearch.measure.onnx_graph.quantize import Int8Options
 from ghostsearch.models.load import LoadedModel, example_input
-from ghostsearch.study.directory import RUN, model_directory
+from ghostsearch.study.config import configure
+from ghostsearch.study.directory import RUN, model_directory, study_of
+from ghostsearch.study.images import calibration_of, for_ranges, open_data
 from ghostsearch.surgery.saved import load_directory
 from ghostsearch.training.tasks.base import Task, split_output
 from ghostsearch.training.tasks.classification import Classification
 from ghostsearch.training.tasks.table import load_task, task_for, task_of_kind
+from ghostsearch.usercode import is_object_name
 
 ONNX = Exporting()
 QUANTIZERS = {"onnx": quantize, "executorch": quantize_for_executorch}
@@ -36,9 +39,10 @@ def export_directory(directory: Path, wanted: Exporting = ONNX, *, allow_code: b
     """Export the model in a directory that ghostsearch wrote, of a study the chosen one; returns plain data.
 
     A model card is written beside the file. With `int8` the file, ONNX or an ExecuTorch program, is quantized with
-    images of `calibrate` and scored by `task`, by default the one that the data's targets are for; see `export` and
-    `quantize`.
+    images of `calibrate` and scored by `task`, by default the one that the data's targets are for; a study's model
+    without `calibrate` as the study scored it. See `export` and `quantize`.
     """
+    study = study_of(directory)
     if (directory / RUN).is_file():
         directory = model_directory(directory)
     model, known = load_directory(directory, allow_code=allow_code), known_figures(directory)
@@ -47,11 +51,13 @@ def export_directory(directory: Path, wanted: Exporting = ONNX, *, allow_code: b
     model = dataclasses.replace(model, notes=notes_of(known, softmax=wanted.with_softmax))
     name = descriptive_name(model)
     if wanted.int8:
-        result: Any = _quantized(model, wanted, directory / f"{name}_int8")
+        out = _out(wanted, directory / f"{name}_int8{get_format(wanted.to).suffix}")
+        result: Any = _quantized(model, wanted, out, None if wanted.calibrate else study, allow_code)
     else:
         result = export(model, wanted.to, _out(wanted, directory / (name + get_format(wanted.to).suffix)))
     found = dataclasses.asdict(result)
-    return found | {"card": str(write_card(Path(found["path"]), model, known, found))}
+    card = write_card(Path(found["path"]), model, known, found)
+    return found | {"card": str(card), "study": str(study) if study else None}
 
 
 def with_softmax(model: LoadedModel) -> nn.Module:
@@ -67,16 +73,26 @@ def _out(wanted: Exporting, default: Path) -> Path:
     return Path(wanted.out) if wanted.out else default
 
 
-def _quantized(model: LoadedModel, wanted: Exporting, stem: Path) -> Int8Result:
+def _quantized(model: LoadedModel, wanted: Exporting, out: Path, study: Path | None, allow_code: bool) -> Int8Result:
+    """The int8 file; without other images as the study that the model comes from scored it."""
     if wanted.to not in QUANTIZERS:
         raise GhostsearchError(f"--int8 writes {' or '.join(QUANTIZERS)}, not {wanted.to}; leave --format out")
-    if wanted.calibrate is None:
+    config = configure({}, study / RUN) if study else None
+    if config and config.calibration_images:
+        if not allow_code and (runs_code(config.data) or is_object_name(config.task)):
+            raise GhostsearchError(
+                f"{study}: its images ({config.data[:100]}) or its task ({config.task[:100]}) are code that exporting "
+                "would run; if you trust it add --allow-code, else --calibrate DATA"
+            )
+        data = open_data(config, model.input)
+        images = for_ranges(calibration_of(config, data, example_input(model.input)), wanted.calibration_images)
+        wanted = wanted.but(keep_float=wanted.keep_float or config.keep_float, task=wanted.task or config.task)
+    elif wanted.calibrate:
+        data = load_data(wanted.calibrate, input=model.input, validation_list=wanted.validation_list, trains=False)
+        images = calibration_batches(data, wanted.calibration_images)
+    else:
         raise GhostsearchError("--int8 needs images to calibrate on; add --calibrate DATA")
-    out = _out(wanted, stem.with_name(stem.name + get_format(wanted.to).suffix))
-    loaders = load_data(wanted.calibrate, input=model.input, validation_list=wanted.validation_list, trains=False)
-    options = Int8Options(keep_float=wanted.keep_float)
-    judges = Judges(loaders.test, task_of(wanted.task, loaders, model), options=options)
-    images = calibration_batches(loaders, wanted.calibration_images)
+    judges = Judges(data.test, task_of(wanted.task, data, model), options=Int8Options(keep_float=wanted.keep_float))
     return QUANTIZERS[wanted.to](model, images, out, judges)
 
 

@@ -15,8 +15,16 @@ class Exporting(Options):
         False, "End the network with a softmax over the classes, so that it gives probabilities.",
         flags=("--with-softmax",),
     )  # fmt: skip
-    int8: bool = option(False, "Quantize to int8, for onnx and executorch; needs --calibrate.", flags=("--int8",))
-    calibrate: str | None = option(None, "Data to calibrate int8 on: digits, folder:PATH, …; its test split scores it.")
+    int8: bool = option(
+        False,
+        "Quantize to int8, for onnx and executorch; needs --calibrate, but for a model of a study.",
+        flags=("--int8",),
+    )
+    calibrate: str | None = option(
+        None,
+        "Data to calibrate int8 on: digits, folder:PATH, …; its test split scores it. Default for a study's model: as "
+        "the study scored it.",
+    )
     calibration_images: int = option(128, "Calibration images for --int8.", ge=1)
     task: str | None = option(None, "Task that scores --int8; default: what data and output suggest.")
     keep_float: Texts = option((), KEEP_FLOAT_HELP)

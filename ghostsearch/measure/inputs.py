@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +32,12 @@ class Flat(nn.Module):
 def flat_inputs(example: Any) -> tuple[Tensor, ...]:
     """The tensors of an example in the order in which `Flat` takes them."""
     return tuple(tensors(example))
+
+
+def one_by_one(run: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The outputs (N, …) of what takes one image at a time for every image of a batch: inputs (N, …)."""
+    found = [run(*(x[i : i + 1] for x in inputs)) for i in range(len(inputs[0]))]
+    return tuple(torch.cat(values) for values in zip(*found, strict=True))
 
 
 def batched(example: Any, batch: int) -> Any:

@@ -214,6 +214,13 @@ def model_directory(folder: Path) -> Path:
     return kept_model(folder, chosen)
 
 
+def study_of(directory: Path) -> Path | None:
+    """The study in a directory, or the one that keeps its finished model there; None elsewhere."""
+    here = directory.resolve()
+    places = [here, here.parent.parent] if here.parent.name == "models" else [here]
+    return next((place for place in places if (place / RUN).is_file()), None)
+
+
 def baseline_directory(folder: Path) -> Path:
     """Where a study keeps its baseline; studies of version 1 called it `plain`."""
     old = folder / "models" / "plain"

@@ -9,10 +9,10 @@ from ghostsearch.files import write_text
 from ghostsearch.measure.onnx_graph.capture import onnx_bytes
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.records import Record
+from ghostsearch.study.devices import runs_graphs
 from ghostsearch.study.kept import MODELS, RECORD
 from ghostsearch.study.recommendation import FLOAT, INT8
-from ghostsearch.study.setup import Setup, runs_graphs
-from ghostsearch.training.evaluate import torch_device
+from ghostsearch.study.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,7 @@ def make_reference(setup: Setup, baseline: Record, folder: Path) -> Reference | 
     else:
         digest, origin = INT8, "int8 baseline"
         module = setup.quantized(model)
-    cpu = torch_device("cpu")
-    scores = tuple(setup.score_as_it_is(module, split, 0, cpu) for split in ("validation", "test"))
+    scores = tuple(setup.score_as_it_is(module, split, 0) for split in ("validation", "test"))
     record = baseline.model_copy(update={"digest": digest, "origin": origin, "scores": scores, "seconds": {}})
     (folder / MODELS / digest).mkdir(parents=True, exist_ok=True)
     write_text(folder / MODELS / digest / RECORD, record.model_dump_json())

@@ -117,7 +117,8 @@ def _finish(plan: Plan, record: Record, folder: Path, total: float) -> Record:
         with timed(seconds, "train"):
             setup.train(model, total - done)
     with timed(seconds, "evaluate"):
-        scores = tuple(setup.score(model, split, total) for split in ("validation", "test"))
+        file = setup.deployed(model)
+        scores = tuple(setup.score_as_it_is(file, split, total) for split in ("validation", "test"))
     before = tuple(s for s in record.scores if s.epochs != total)
     if record.digest != BASELINE:
         save_model(plan.setup, model, record.architecture, target)

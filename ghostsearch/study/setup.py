@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
-from ghostsearch.data.calibration import calibration_batches, images_within
-from ghostsearch.data.load import Data, load_data
+from ghostsearch.data.calibration import images_within
+from ghostsearch.data.load import Data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.measure.devices.base import refusals
-from ghostsearch.measure.devices.table import GRAPH_DEVICES, get_device
+from ghostsearch.measure.devices.executorch_xnnpack import ExecutorchXnnpackInt8, LoweredProgram
 from ghostsearch.measure.inputs import batched
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.latency_table import LatencyTable
-from ghostsearch.measure.onnx_graph.int8_module import int8_graph, int8_module
+from ghostsearch.measure.onnx_graph.int8_module import FloatFile, int8_module, single_images
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.onnx_graph.names import require_layers
 from ghostsearch.measure.onnx_graph.quantize import Int8Graph, Int8Options
@@ -34,9 +33,11 @@ from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace
 from ghostsearch.space.choice import parse_width
 from ghostsearch.space.preset import load_preset
 from ghostsearch.study.config import RunConfig
+from ghostsearch.study.devices import check_names, runs_programs
 from ghostsearch.study.earlier import Earlier, open_earlier
+from ghostsearch.study.images import calibration_of, for_ranges, open_data
 from ghostsearch.study.scores import score_of
-from ghostsearch.surgery.baseline_statistics import BATCH_IMAGES, BATCH_VALUES, BaselineStatistics
+from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.distill_images import kept_to_judge
 from ghostsearch.surgery.fit_problem import FitSettings
@@ -46,7 +47,7 @@ from ghostsearch.training.evaluate import meter_over, torch_device
 from ghostsearch.training.loop import train
 from ghostsearch.training.recipe import Recipe
 from ghostsearch.training.tasks.base import Task
-from ghostsearch.training.tasks.table import load_task, task_for
+from ghostsearch.training.tasks.table import task_for
 
 TABLE_IMAGES, TABLE_VALUES = 128, 32 * 3 * 224 * 224
 """Calibration images that a candidate of the table is fitted to, or as many as hold so many values."""
@@ -56,8 +57,6 @@ TABLE_REACH = 3
 """Layers refitted behind a candidate: rank correlation with refitted architectures is 0.70 with one, 0.85 with three,
 0.86 with all.
 """
-INT8_IMAGES = 128
-"""Calibration images that set the activations' ranges in int8."""
 
 
 def call_here(place: str, function: Callable[..., Any], /, *args: Any, **options: Any) -> Any:  # noqa: ARG001
@@ -147,18 +146,26 @@ class Setup:
         Where a device of the run is int8, it is the quantized network's score: what the user will deploy.
         """
         if self.config.scores_int8:
-            return self.score_as_it_is(self.quantized(model), split, epochs, torch.device("cpu"))
-        return self.score_as_it_is(model, split, epochs, torch_device(self.config.compute_device))
+            return self.score_as_it_is(self.quantized(model), split, epochs)
+        return self.score_as_it_is(model, split, epochs)
 
-    def score_as_it_is(
-        self, model: nn.Module, split: Literal["validation", "test"], epochs: float, device: torch.device
-    ) -> Score:
-        """The task's score of a module, in whatever precision it computes."""
+    def score_as_it_is(self, model: nn.Module, split: Literal["validation", "test"], epochs: float) -> Score:
+        """The task's score of a module, or of a file on the CPU, in whatever precision it computes."""
+        device = torch_device("cpu" if isinstance(model, OnnxModule | LoweredProgram) else self.config.compute_device)
         meter, images = meter_over(model, getattr(self.data, split), self.task, device)
         return score_of(
             meter, self.task.metric, split=split, epochs=epochs, images=images, seed=self.config.seed,
             classes=self.data.classes or self.baseline.categories,
         )  # fmt: skip
+
+    def deployed(self, model: nn.Module) -> nn.Module:
+        """What is scored of a finalist: where a device of the run is int8 the file that `export --int8` writes of it.
+
+        Raises what the quantizer raises.
+        """
+        if runs_programs(self.config):
+            return ExecutorchXnnpackInt8().lower(model, self.example, single_images(self.int8_images))
+        return self.quantized(model) if self.config.scores_int8 else model
 
     def quantized(self, model: nn.Module) -> OnnxModule:
         """The model in int8, its ranges from a part of the calibration images; raises what the quantizer raises."""
@@ -166,10 +173,14 @@ class Setup:
 
     def int8_graph(self, model: nn.Module) -> Int8Graph:
         """The graph of `quantized`, with what it was made from."""
-        assert self.calibration
-        batches = self.calibration[: max(1, INT8_IMAGES // len(self.calibration[0]))]
         with refusals("int8"):
-            return int8_graph(model, self.example, batches, self._int8_options, free_batch=True)
+            return FloatFile.of(model, self.example).int8(self.int8_images, self._int8_options)
+
+    @property
+    def int8_images(self) -> Sequence[Tensor]:
+        """The calibration images that set the activations' ranges in int8."""
+        assert self.calibration
+        return for_ranges(self.calibration)
 
     @property
     def _int8_options(self) -> Int8Options:
@@ -226,28 +237,6 @@ class Given:
     data: Data
 
 
-def runs_graphs(config: RunConfig) -> bool:
-    """Whether every device of a run takes an ONNX graph as it is, in float and in int8 alike."""
-    return all(device.removesuffix(":int8") in GRAPH_DEVICES for device in config.device)
-
-
-def check_names(config: RunConfig) -> None:
-    """Raise GhostsearchError, before anything is read, for devices or a task that are not there."""
-    torch_device(config.compute_device)
-    if (config.int8_baseline or config.scores_int8) and not config.calibration_images:
-        raise GhostsearchError("int8 sets its scales on images; give --calibration-images above 0")
-    if config.int8_baseline and not runs_graphs(config):
-        raise GhostsearchError(f"--int8-baseline is measured on {' or '.join(GRAPH_DEVICES)}; name no other --device")
-    int8 = [d for d in config.device if d.endswith(":int8")]
-    without = next((d for d in int8 if d.removesuffix(":int8") not in GRAPH_DEVICES), "")
-    if config.keep_float and without:
-        raise GhostsearchError(f"--keep-float has no say on {without}; leave one of the two out")
-    load_task(config.task)
-    # Under Ray a device may be that of another node.
-    for device in config.device if config.counts_latency() and config.engine != "ray" else ():
-        get_device(device)
-
-
 def open_setup(config: RunConfig, progress: Progress | None = None, given: Given | None = None) -> Setup:
     """Load model, data and space, and count the baseline's cost.
 
@@ -268,10 +257,7 @@ def open_setup(config: RunConfig, progress: Progress | None = None, given: Given
             f"{config.model} has no convolution that can be replaced ({reasons or 'it has none at all'})"
         )
     space = preset.resolve(anatomy)
-    data = given.data if given else load_data(
-        config.data, input=loaded.input, batch=config.batch_size, seed=config.seed,
-        validation_list=config.validation_list, train_images=config.train_images, progress=progress,
-    )  # fmt: skip
+    data = given.data if given else open_data(config, loaded.input, progress)
     if not data.labelled and config.baseline_training():
         raise GhostsearchError(
             f"{config.data} has no labels to train the baseline on; add --weights, or --baseline-epochs 0"
@@ -285,12 +271,10 @@ def open_setup(config: RunConfig, progress: Progress | None = None, given: Given
     config.check_score(task.metric)
     check_run(loaded.module, data, task)
     loaded = dataclasses.replace(loaded, categories=loaded.categories or data.classes)
-    images = config.calibration_images
-    # Every candidate and trial is fitted to them: kept, not read again.
-    batch = images_within(BATCH_VALUES, example, BATCH_IMAGES)
     setup = Setup(
         config, loaded, data, task, anatomy, space, example,
-        calibration=list(calibration_batches(data, images, seed=config.seed, batch=batch)) if images else None,
+        # Every candidate and trial is fitted to them: kept, not read again.
+        calibration=list(calibration_of(config, data, example)) if config.calibration_images else None,
         baseline_cost=measure_cost(loaded.module, example),
         table=CostTable(loaded.module, example, anatomy, width_multiple=space.width_multiple), earlier=earlier,
     )  # fmt: skip

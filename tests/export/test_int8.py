@@ -13,7 +13,8 @@ from ghostsearch.export.executorch_int8 import quantize_for_executorch
 from ghostsearch.export.export_directory import task_of
 from ghostsearch.export.int8 import Judges, quantize
 from ghostsearch.measure.onnx_graph.capture import onnx_bytes
-from ghostsearch.measure.onnx_graph.int8_module import feeds
+from ghostsearch.measure.onnx_graph.int8_module import FloatFile, feeds
+from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.onnx_graph.quantize import Int8Options, float_nodes, quantized
 from ghostsearch.models.input import InputSpec
 from ghostsearch.models.load import LoadedModel
@@ -133,6 +134,25 @@ def test_a_ghost_is_named_by_its_parts_and_kept_whole() -> None:
     kept = {x.partition(" ")[0] for x in float_nodes(found.graph)}
     assert {"body.1.0.primary", "body.1.0.cheap"} <= kept
     assert {x.layer for x in found.noise()} == {"body.0.0", "head"}
+
+
+class OneImage(Stages):
+    """Takes one image at a time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).mean((2, 3)).view(1, 8))
+
+
+def test_the_graph_of_a_net_for_one_image_is_quantized_and_run_image_by_image() -> None:
+    net = loaded(OneImage).module
+    file = FloatFile.of(net, IMAGES[:1])
+    assert not file.takes_batches
+    assert FloatFile.of(loaded(Stages).module, IMAGES[:1]).takes_batches
+    small = OnnxModule(file.int8(IMAGES.split(16)).graph)
+    with torch.no_grad():
+        wanted = torch.cat([net(x[None]) for x in IMAGES[:5]])
+    assert (OnnxModule(file.graph)(IMAGES[:5]) - wanted).abs().max() < 1e-5
+    assert 0 < (small(IMAGES[:5]) - wanted).abs().max() < 0.1 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("kind", [Maps, Finder])

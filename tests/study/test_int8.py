@@ -1,11 +1,22 @@
 """A search for an int8 device times and scores the quantized networks."""
 
+import onnx
 import pytest
+import torch
 
 from ghostsearch import RunConfig, search
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.space.architecture import SearchSpace
+from ghostsearch.export.export_directory import export_directory
+from ghostsearch.export.formats.onnx_format import with_notes
+from ghostsearch.export.options import Exporting
+from ghostsearch.measure.devices.executorch_xnnpack import ExecutorchXnnpack
+from ghostsearch.space.architecture import Architecture, SearchSpace
+from ghostsearch.study.directory import write_run
+from ghostsearch.study.kept import save_model
+from ghostsearch.study.setup import open_setup
 from ghostsearch.study.veto import without_slow
+
+pytestmark = pytest.mark.usefixtures("hasty")
 
 SMALL = {
     "device": ["onnxruntime:cpu:int8"], "trials": 3, "finalists": 1, "seeds": "uniform", "veto": False,
@@ -26,6 +37,68 @@ def test_trials_are_timed_and_scored_in_int8(tiny, tmp_path):
     assert abs(other.score("test").value - view.finalists[0].score("test").value) < 0.05
     assert "baselinefloat" in (tmp_path / "study" / "front.csv").read_text()
     assert "float baseline" in (tmp_path / "study" / "report.md").read_text()
+    found = export_directory(tmp_path / "study", Exporting(int8=True), allow_code=True)
+    assert found["score"] == view.record(view.chosen).score("test").value, "the file is what was scored"
+    assert found["float_nodes"] == ("stem.0 (Conv)",), "with what the study keeps in float"
+
+
+@pytest.fixture
+def finalist(tiny, tmp_path):
+    """A study's directory with a finished model: its setup, the model, and where it is kept."""
+
+    def made(device):
+        config = RunConfig(**tiny(tmp_path, **{**SMALL, "device": [device]}, seed=3))
+        write_run(tmp_path, config)
+        setup, architecture = open_setup(config), Architecture.of({"block1.1.project": "ghost(ratio=2, kernel=3)"})
+        model = setup.convert(architecture)
+        return setup, model, save_model(setup, model, architecture, tmp_path / "models" / "kept")
+
+    return made
+
+
+def test_a_finalist_is_scored_by_the_very_file_that_export_writes(finalist, tmp_path):
+    setup, model, folder = finalist("onnxruntime:cpu:int8")
+    scored = setup.deployed(model)
+    found = export_directory(folder, Exporting(int8=True, out=str(tmp_path / "net.onnx")), allow_code=True)
+    assert found["score"] == setup.score_as_it_is(scored, "test", 0).value
+    written, wanted = onnx.load(tmp_path / "net.onnx"), with_notes(onnx.load_from_string(scored.graph), {})
+    del written.metadata_props[:], wanted.metadata_props[:]
+    assert written.SerializeToString() == wanted.SerializeToString(), "but for the notes on the model"
+
+
+def test_a_finalist_for_executorch_is_lowered_as_export_lowers_it(finalist, monkeypatch):
+    """The same weights and images give the same bytes, in some 20 seconds each."""
+    pytest.importorskip("executorch")
+    setup, model, folder = finalist("executorch:xnnpack:int8")
+    lowered = []
+
+    def lower(_, module, example, calibration):
+        images = list(calibration)
+        if images:
+            lowered.append((module.state_dict(), example, torch.cat(images)))
+            raise GhostsearchError("that will do")
+
+    monkeypatch.setattr(ExecutorchXnnpack, "lower", lower)
+    for go in (
+        lambda: setup.deployed(model),
+        lambda: export_directory(folder, Exporting(int8=True, to="executorch"), allow_code=True),
+    ):
+        with pytest.raises(GhostsearchError, match="that will do"):
+            go()
+    ours, theirs = lowered
+    assert all(torch.equal(ours[0][k], theirs[0][k]) for k in (ours[0] | theirs[0]))
+    assert ours[1].shape == theirs[1].shape
+    assert torch.equal(ours[2], theirs[2])
+    assert len(ours[2]) == 64
+
+
+def test_images_that_only_code_can_open_are_not_opened_for_an_export_that_may_run_none(tiny, tmp_path):
+    config = RunConfig(**tiny(tmp_path, **{**SMALL, "data": "some.package:loaders", "model": "ghostsearch:digits_cnn"}))
+    setup = open_setup(RunConfig(**tiny(tmp_path, **{**SMALL, "model": "ghostsearch:digits_cnn"})))
+    write_run(tmp_path, config)
+    save_model(setup, setup.baseline.module, Architecture(), tmp_path / "models" / "kept")
+    with pytest.raises(GhostsearchError, match=r"some\.package:loaders.*are code that exporting.*--allow-code"):
+        export_directory(tmp_path / "models" / "kept", Exporting(int8=True))
 
 
 def test_a_float_study_shows_the_baseline_in_int8(tiny, tmp_path):

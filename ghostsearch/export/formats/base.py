@@ -17,7 +17,7 @@ from ghostsearch.errors import MissingExtraError
 Runner = Callable[[Tensor], tuple[np.ndarray, ...]]
 """Runs an exported file on images (N, C, H, W); its outputs in the module's order."""
 
-INPUT_NAME, OUTPUT_NAME = "image", "output"
+OUTPUT_NAME = "output"
 
 
 class Format(abc.ABC):

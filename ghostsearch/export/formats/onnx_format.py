@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.formats.base import INPUT_NAME, OUTPUT_NAME, Format, Runner
+from ghostsearch.export.formats.base import OUTPUT_NAME, Format, Runner
 from ghostsearch.measure.devices.base import quiet_exporter
 from ghostsearch.measure.onnx_graph.affine_sums import fold_affine_sums
 from ghostsearch.measure.onnx_graph.capture import OPSET
-from ghostsearch.measure.onnx_graph.module import BATCH_NAME, cpu_session
+from ghostsearch.measure.onnx_graph.module import BATCH_NAME, INPUT_NAME, cpu_session
 
 MAX_BYTES = 2**31 - 1
 """A protocol buffer holds no more, and one file is easier to pass on than two."""

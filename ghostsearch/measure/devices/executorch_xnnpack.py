@@ -15,14 +15,15 @@ from ghostsearch.graph.capture import copied, moved
 from ghostsearch.measure.devices.base import Device, Prepared, quiet_exporter, refusals
 from ghostsearch.measure.devices.int8 import INT8_TOLERANCE, int8_remark
 from ghostsearch.measure.devices.torch_cpu import as_array
-from ghostsearch.measure.inputs import Flat, flat_inputs
+from ghostsearch.measure.inputs import Flat, flat_inputs, one_by_one
 from ghostsearch.measure.setting import Setting
 
 
 class LoweredProgram(nn.Module):
     """A model as the bytes of an ExecuTorch program; lowering takes seconds, loading milliseconds.
 
-    x: one tensor per input of the model, of the example's shape -> its output, or a tuple where it has several.
+    x: one tensor per input of the model, of the example's shape -> its output, or a tuple where it has several. A
+    program for one image is run on each of a batch.
     """
 
     def __init__(self, program: bytes, in_float: tuple[str, ...] = ()) -> None:
@@ -33,12 +34,16 @@ class LoweredProgram(nn.Module):
 
     def forward(self, *images: torch.Tensor) -> Any:
         """The program's outputs."""
-        inputs = tuple(x.contiguous() for x in images)
         if self._prepared is None:
-            self._prepared = ExecutorchPrepared(self.program, inputs)
-        self._prepared.inputs = inputs
-        outputs = tuple(map(torch.from_numpy, self._prepared.outputs()))
+            self._prepared = ExecutorchPrepared(self.program, images)
+        single = len(images[0]) > 1 and self._prepared.batch == 1
+        outputs = one_by_one(self._outputs, images) if single else self._outputs(*images)
         return outputs[0] if len(outputs) == 1 else outputs
+
+    def _outputs(self, *images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        assert self._prepared is not None
+        self._prepared.inputs = tuple(x.contiguous() for x in images)
+        return tuple(map(torch.from_numpy, self._prepared.outputs()))
 
     def __getstate__(self) -> dict[str, Any]:
         # What is loaded belongs to its process.
@@ -64,6 +69,11 @@ class ExecutorchPrepared(Prepared):
         self.program = Runtime.get().load_program(program)
         self.method: Any = self.program.load_method("forward")
         self.inputs = inputs
+
+    @property
+    def batch(self) -> int:
+        """First dimension of the first input."""
+        return int(self.method.metadata.input_tensor_meta(0).sizes()[0])
 
     def run(self) -> Any:
         return self.method.execute(self.inputs)

@@ -11,16 +11,18 @@ from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError, text_of
 from ghostsearch.graph.detector import FOUND
+from ghostsearch.measure.inputs import one_by_one
 
-BATCH_NAME = "batch"
-"""What a free batch dimension is called in the graphs that we write."""
+BATCH_NAME, INPUT_NAME = "batch", "image"
+"""What a free batch dimension, and the images, are called in the graphs that we write."""
 
 
 class OnnxModule(nn.Module):
     """An ONNX graph run by ONNX Runtime on the CPU; it holds no parameters.
 
-    x: one tensor per input of the graph -> the graph's output, or a tuple where it has several. The graph of a detector
-    takes images (N, C, H, W), or a list of them, and gives what the detector gives.
+    x: one tensor per input of the graph -> the graph's output, or a tuple where it has several. A graph for one image
+    is run on each of a batch. That of a detector takes images (N, C, H, W), or a list of them, and gives what the
+    detector gives.
     """
 
     def __init__(self, graph: bytes, *, threads: int = 1, names: tuple[str, ...] = ()) -> None:
@@ -81,7 +83,8 @@ class OnnxModule(nn.Module):
         if self.detects:
             names = [y.name for y in self.session.get_outputs()]
             return [dict(zip(names, self._outputs(x[None]), strict=True)) for x in images[0]]
-        outputs = self._outputs(*images)
+        single = len(images[0]) > 1 and next(iter(self.inputs.values()))[0] == 1
+        outputs = one_by_one(self._outputs, images) if single else self._outputs(*images)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _outputs(self, *images: Tensor) -> tuple[Tensor, ...]:
