@@ -19,10 +19,10 @@ Build = Sequence[Sequence[float]]
 
 
 def log_ratios(builds: Sequence[Build], baseline: Sequence[Build] | None) -> list[float]:
-    """Per build, the logarithm of the median, over the baseline's median in the same rounds where there is one."""
+    """Per build, the logarithm of the median, over that of the baseline's build beside it where there is one."""
     if baseline is None:
         return [log(_median(build)) for build in builds]
-    return [log(_median(build) / _median(other[: len(build)])) for build, other in zip(builds, baseline, strict=False)]
+    return [log(_median(build) / _median(other)) for build, other in zip(builds, baseline, strict=False)]
 
 
 def builds_needed(logs: Sequence[float], narrow: float) -> int:

@@ -14,6 +14,10 @@ def test_constant_times_have_no_spread():
     assert log_ratios([[[3.0, 3.0]] * 5], None) == pytest.approx([log(3)])
 
 
+def test_one_slow_call_in_a_build_changes_nothing():
+    assert log_ratios([[[2.0, 1.0], [9.0]]], [[[5.0], [4.0, 90.0]], [[1.0]]]) == pytest.approx([log(2 / 5)])
+
+
 def test_one_build_says_nothing_of_the_next():
     assert interval([0.1], 4, 1.0) == (0.0, float("inf"))
 

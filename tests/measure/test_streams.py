@@ -11,7 +11,7 @@ from ghostsearch.measure.latency_table import UNCORRECTED
 from ghostsearch.measure.layers import timed_layers
 from ghostsearch.measure.profiling import Network, profile
 from ghostsearch.measure.setting import Setting
-from ghostsearch.measure.streams import SUMS, Stream, find_streams, one_sum_each, spoiled_sums
+from ghostsearch.measure.streams import SUMS, Stream, WithSums, find_streams, one_sum_each, spoiled_sums
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.space.preset import parse_preset
 from ghostsearch.surgery.sites import find_sites
@@ -52,6 +52,7 @@ def test_a_stream_is_the_sums_that_an_output_reaches_before_another_layer():
     assert streams["0.shortcut"].sums == three
     # A block's first convolution is read by the second alone.
     assert "0.conv1" not in streams
+    assert "0.bn2" not in streams, "what the sums' cells do not replace"
     assert all(s.relu for s in streams.values())
 
 
@@ -61,6 +62,26 @@ def test_sums_without_a_relu_say_so():
             return self.conv2(self.conv1(x)) + x
 
     assert find_streams(nn.Sequential(Linear(8)))["0.conv2"] == Stream(("add",), relu=False)
+    behind = find_streams(nn.Sequential(Linear(8), Block(8)))["0.conv2"]
+    assert (len(behind.sums), behind.relu) == (2, False), "the first sum's activation is the stream's"
+
+
+def test_an_activation_that_is_called_lets_a_stream_through():
+    class Called(Block):
+        def forward(self, x):
+            return torch.relu(self.conv2(self.conv1(x)) + x)
+
+    assert len(find_streams(nn.Sequential(Called(8), Called(8)))["0.conv2"].sums) == 2
+
+
+def test_sums_without_a_relu_are_timed_without():
+    torch.manual_seed(0)
+    layer, x = WithSums(nn.Identity(), nn.Conv2d, 2, relu=False), torch.randn(1, 2, 4, 4)
+    stream = x
+    for branch in layer.branches:
+        stream = branch(stream) + stream
+    assert (stream < 0).any()
+    assert torch.equal(layer(x), stream)
 
 
 def test_a_forward_that_torch_fx_cannot_follow_has_no_streams():

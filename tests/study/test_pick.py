@@ -5,7 +5,7 @@ import pytest
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Axis, Cost, Latency, Record, Score, StudyView
 from ghostsearch.space.limits import Limits
-from ghostsearch.study.pick import pick
+from ghostsearch.study.pick import measured_within, pick
 from ghostsearch.study.recommendation import BASELINE, TRAINED
 
 DEVICE = "onnxruntime:cpu"
@@ -76,3 +76,15 @@ def test_where_none_keeps_them_one_line_names_the_nearest(limits, told):
 def test_a_study_without_finalists_is_told_to_finish():
     with pytest.raises(GhostsearchError, match="no measured finalists"):
         pick(view(finalists=()), Limits())
+
+
+def test_all_that_keep_the_limits_are_offered_best_score_first():
+    def kept(limits, **more):
+        return [r.digest for r in measured_within(view(**more), Limits(**limits))]
+
+    short = model("dd", 0.99, 3, 20, epochs=1)
+    assert kept({}, finalists=(*FINALISTS[::-1], short)) == ["aa", "bb", "cc"], "neither baselines nor less training"
+    assert kept({"max_latency": "60%"}) == ["bb", "cc"]
+    assert kept({"max_macs": "40"}) == ["cc"]
+    assert kept({}, latency={"limit": 0.5, "relative": True}) == ["cc"], "the search's own limit"
+    assert kept({}, finalists=()) == []

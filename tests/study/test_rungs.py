@@ -46,6 +46,13 @@ def test_of_many_on_the_front_the_crowded_half_waits():
     assert stops(record("x", 0.99, 200), finished, 0, AXES) == ""
 
 
+def test_only_the_newest_are_rivals(monkeypatch):
+    finished = [record("a", 0.8, 50), record("b", 0.3, 20), record("c", 0.2, 10)]
+    assert stops(record("x", 0.7, 60), finished, 0, AXES)
+    monkeypatch.setattr("ghostsearch.study.rungs.RIVALS", 2)
+    assert stops(record("x", 0.7, 60), finished, 0, AXES) == ""
+
+
 @pytest.fixture
 def plan():
     return Plan(None, None, AXES, None, ())
@@ -57,6 +64,8 @@ def test_scores_of_different_rungs_never_share_a_front(plan):
     # At rung 0 `w` beats both; that `t` scores 0.95 an epoch later says nothing about them.
     assert {rung: [r.digest for r in found] for rung, found in fronts.items()} == {1: ["t"], 0: ["w"]}
     assert [r.digest for r in plan.front([beaten, waiting, trained])] == ["t", "w"]
+    both = plan.rung_fronts([record("t", 0.75, 40, 0.95), record("w", 0.85, 60)])
+    assert {rung: [r.digest for r in found] for rung, found in both.items()} == {1: ["t"], 0: ["w"]}, "each once"
 
 
 def test_the_baseline_and_what_did_not_complete_are_on_no_front(plan):
@@ -70,3 +79,6 @@ def test_an_interrupted_search_recommends_of_its_last_rung_alone():
     plan = Plan(SimpleNamespace(setup=SimpleNamespace(config=RunConfig())), None, AXES, None, ())
     found = make_outcome(plan, records, SimpleNamespace(interrupted=lambda: True))
     assert ([r.digest for r in found.front], found.chosen) == (["t"], "t")
+    strict = Plan(SimpleNamespace(setup=SimpleNamespace(config=RunConfig(max_drop="1%"))), None, AXES, None, ())
+    found = make_outcome(strict, records, SimpleNamespace(interrupted=lambda: True))
+    assert found.chosen == "", "five points below the baseline"
