@@ -31,6 +31,8 @@ from ghostsearch.study.setup import Setup, open_setup
 
 PARTS = 6
 """The table of times has so many rows, from the network's first candidates to its last."""
+AIMS = {"resnet18": (1.5, 88), "resnet50": (8.0, 319)}
+"""Minutes aimed at on two cores, for so many candidates, at 224 pixels."""
 
 
 def main() -> None:
@@ -103,7 +105,8 @@ def page(
     return ResultPage(
         name=args.name, title=f"The candidate table of {name} at {size}: how long it takes",
         claim=f"Candidate table of {name} at {size}, {len(times)} candidates{part}, wall time",
-        figure=f"{last.wall / 60:.1f} minutes", command=script_command(), device=compute_device(), seed=args.seed,
+        figure=f"{last.wall / 60:.1f} minutes{aim_beside(name, len(times), last.wall / 60)}",
+        command=script_command(), device=compute_device(), seed=args.seed,
         tables=[ResultTable("From the first layer to the last", rows)],
         notes=[
             f"Each candidate is one site's choice or one group's width, alone: fitted in closed form to {fitted} "
@@ -115,6 +118,15 @@ def page(
             *([] if args.weights else ["The network has random weights, which does not change the time."]),
         ],
     )  # fmt: skip
+
+
+def aim_beside(name: str, candidates: int, minutes: float) -> str:
+    """The aim, and what was taken for as many candidates as it is for; nothing where there is none."""
+    if name not in AIMS:
+        return ""
+    aim, count = AIMS[name]
+    same = "" if candidates == count else f"; {minutes * count / candidates:.1f} at this rate"
+    return f" (aim {aim:g} for {count}{same})"
 
 
 def arguments() -> argparse.Namespace:
