@@ -85,6 +85,12 @@ def option(
     )
 
 
+class Seeded(Options):
+    """What draws random numbers."""
+
+    seed: int = option(0, "Seed of everything random.", panel="Output", ge=0)
+
+
 def _as_tuple(value: Any) -> Any:
     """A list or a comma-separated text as a tuple, so that the command line and YAML may write either."""
     if isinstance(value, str):

@@ -21,7 +21,7 @@ def choose(
     wanted: Exporting = EXPORTING,
     export: Annotated[bool, typer.Option(help="Export the model.")] = True,
     allow_code: o.AllowCode = False,
-    as_json: o.Json = False,
+    shown: o.Printed = o.PRINTED,
 ) -> None:
     """Choose the cheapest measured model of a study that meets your limits, and export it.
 
@@ -37,7 +37,7 @@ def choose(
     record, baseline = found.record, found.baseline
     folder = study / "models" / record.digest
     written = export_directory(found.directory(study), wanted, allow_code=allow_code)["path"] if export else None
-    if as_json:
+    if shown.as_json:
         figures = {axis.name: axis.value(record) for axis in found.axes}
         beside = {axis.name: axis.value(baseline) for axis in found.axes} if baseline else None
         say_json(

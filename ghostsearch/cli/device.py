@@ -19,7 +19,7 @@ def devices(
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Run a small network on each, at most ten seconds.")
     ] = False,
-    as_json: o.Json = False,
+    shown: o.Printed = o.PRINTED,
 ) -> None:
     """List the devices that latency can be measured on, and how to install those that are missing.
 
@@ -28,7 +28,7 @@ def devices(
     from ghostsearch.measure.doctor import device_rows
 
     rows = device_rows(names or (), self_test=self_test)
-    if as_json:
+    if shown.as_json:
         say_json(rows)
         return
     table = [
@@ -44,7 +44,7 @@ def devices(
     say("next: ghostsearch measure MODEL --device NAME")
 
 
-def doctor(as_json: o.Json = False) -> None:
+def doctor(shown: o.Printed = o.PRINTED) -> None:
     """Show what this machine has: versions, cores, threads, memory, devices, data sets that need no download.
 
     Example: [bold]ghostsearch doctor[/bold]
@@ -52,7 +52,7 @@ def doctor(as_json: o.Json = False) -> None:
     from ghostsearch.measure.doctor import diagnosis
 
     found = diagnosis()
-    if as_json:
+    if shown.as_json:
         say_json(found)
         return
     show_table(

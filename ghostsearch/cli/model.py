@@ -35,7 +35,7 @@ def inspect_model(
         typer.Option(help="Draw the most similar feature maps of this image ('default': one that is shipped)."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Directory of the gallery.")] = Path("gallery"),
-    as_json: o.Json = False,
+    shown: o.Printed = o.PRINTED,
 ) -> None:
     """Show which convolutions may be replaced, by what, and why the others may not.
 
@@ -45,12 +45,12 @@ def inspect_model(
 
     loaded = open_model(model, loading)
     if gallery is not None:
-        _gallery(loaded, gallery, out, as_json=as_json)
+        _gallery(loaded, gallery, out, as_json=shown.as_json)
         return
     from ghostsearch.report.inspection import inspection
 
     found = inspection(loaded, space or default_space(model))
-    if as_json:
+    if shown.as_json:
         say_json(found)
         return
     _show_sites(model, found["sites"])
@@ -219,7 +219,7 @@ def export_model(
     ],
     wanted: Exporting = EXPORTING,
     allow_code: o.AllowCode = False,
-    as_json: o.Json = False,
+    shown: o.Printed = o.PRINTED,
 ) -> None:
     """Write a model for a runtime, and check the file by running it against the module.
 
@@ -228,7 +228,7 @@ def export_model(
     from ghostsearch.export.export_directory import export_directory
 
     result = export_directory(directory, wanted, allow_code=allow_code)
-    if as_json:
+    if shown.as_json:
         say_json(result)
         return
     if wanted.int8:
@@ -271,5 +271,5 @@ def _show_int8(found: dict[str, Any]) -> None:
     if (kept := found["kept_float"]) is not None:
         scored = f", {score} {score_text(kept['score'], score)}" if score else ""
         say(f"--keep-float {kept['layer']}: {kept['latency_ratio']:.2f} of the int8 latency{scored}")
-    mend = "--keep-float or " * bool(found["noisiest"])
-    say(f"next: the file runs in {found['runtime']}; if it lost too much, use {mend}ghostsearch finetune")
+    repair = "--keep-float or " * bool(found["noisiest"])
+    say(f"next: the file runs in {found['runtime']}; if it lost too much, use {repair}ghostsearch finetune")

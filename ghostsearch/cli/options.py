@@ -64,10 +64,15 @@ Space = Annotated[
 ]
 
 
-class Output(Options):
+class Printed(Options):
     """What a command prints."""
 
     as_json: bool = option(False, "Print JSON for programs instead of tables.", flags=("--json",))
+
+
+class Output(Printed):
+    """What a command prints that shows its progress."""
+
     quiet: bool = option(False, "No progress bar.", flags=("--quiet", "-q"))
 
     @property
@@ -76,9 +81,7 @@ class Output(Options):
         return self.quiet or self.as_json
 
 
-OUTPUT = Output()
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
-
+PRINTED, OUTPUT = Printed(), Output()
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Run the code (package.module:function) a directory's model came from.")
 ]

@@ -93,7 +93,7 @@ def solve(
     limits: CostLimits = LIMITS,
     count: Annotated[int, typer.Option(min=1, help="Number of answers.")] = 5,
     out: Annotated[Path | None, typer.Option(help="Write the best answer as an architecture file.")] = None,
-    as_json: o.Json = False,
+    shown: o.Printed = o.PRINTED,
 ) -> None:
     """Find architectures that meet a budget from a study's candidate table alone; nothing is built or trained.
 
@@ -106,7 +106,7 @@ def solve(
     answers = solve_study(directory, limits.cost_texts(), count=count)
     if out:
         write_text(out, json.dumps(answers[0].architecture.to_dict(), indent=1) + "\n")
-    if as_json:
+    if shown.as_json:
         keys = ("architecture", "loss", "predicted")
         say_json([dict(zip(keys, (a.architecture.to_dict(), a.loss, a.resources), strict=True)) for a in answers])
         return
@@ -126,7 +126,7 @@ def report(
     compare: Annotated[
         list[Path] | None, typer.Option(help="Another study to set beside the first; repeatable.")
     ] = None,
-    as_json: o.Json = False,
+    shown: o.Printed = o.PRINTED,
 ) -> None:
     """Write the Pareto report of a study again: one HTML page, a Markdown page with pictures, a table in the terminal.
 
@@ -139,7 +139,7 @@ def report(
     view = load_study(directory)
     others = [load_study(other) for other in compare or ()]
     page, changes = write_comparison([view, *others], directory) if others else (write_report(view, directory), [])
-    if as_json:
+    if shown.as_json:
         say_json(view.model_dump(mode="json") | {"page": str(page), "changes": changes})
         return
     if others:

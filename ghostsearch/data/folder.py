@@ -38,6 +38,8 @@ def read_folder(root: Path, input_spec: InputSpec, seed: int, validation_list: P
     are left alone. Raises GhostsearchError when the folder is missing, empty, one level too high or mixed up.
     """
     root = root.expanduser()
+    # Not torchvision's ImageFolder: it knows no splits, unlabelled or hidden files, and lists files before it can say
+    # that a folder stands one level too high.
     folders = split_folders(root)
     classes = {split: tuple(f.name for f in visible_folders(folder)) for split, folder in folders.items()}
     paths, parts, about = _labelled(folders, classes) if any(classes.values()) else _unlabelled(folders)

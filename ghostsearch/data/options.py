@@ -12,16 +12,21 @@ FORMS = (
 """What names a data set."""
 
 
-class ImageOptions(Options):
+class SplitOptions(Options):
+    """How images are divided."""
+
+    validation_list: str | None = option(
+        None, "File that lists the images of the selection split, one path per line.", panel=INPUT
+    )
+
+
+class ImageOptions(SplitOptions):
     """Images, their splits and what their targets mean."""
 
     data: str = option(
         "digits",
         f"{FORMS}.",
         panel=INPUT,
-    )
-    validation_list: str | None = option(
-        None, "File that lists the images of the selection split, one path per line.", panel=INPUT
     )
     train_images: int | None = option(None, "Use only this many training images, stratified.", panel=INPUT, ge=1)
     task: str = option(

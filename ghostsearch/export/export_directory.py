@@ -13,9 +13,8 @@ from ghostsearch.data.calibration import calibration_batches
 from ghostsearch.data.load import Data, load_data, runs_code
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.card import known_figures, notes_of, write_card
-from ghostsearch.export.executorch_int8 import quantize_for_executorch
 from ghostsearch.export.formats.table import get_format
-from ghostsearch.export.int8 import Int8Result, Judges, quantize
+from ghostsearch.export.int8 import Int8Result, Judges, quantize, quantize_for_executorch
 from ghostsearch.export.options import Exporting
 from ghostsearch.export.writer import descriptive_name, export
 from ghostsearch.graph.detector import is_detector

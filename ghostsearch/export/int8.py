@@ -1,9 +1,9 @@
-"""Post-training quantization to int8 by ONNX Runtime: size, latency and score before and after."""
+"""Post-training quantization to int8, an ONNX file or an ExecuTorch program: size, latency, score before and after."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ from ghostsearch.export.formats.onnx_format import with_notes
 from ghostsearch.export.writer import notes, publish, workplace
 from ghostsearch.graph.capture import tensors
 from ghostsearch.measure.devices.base import refusals
+from ghostsearch.measure.devices.executorch_xnnpack import ExecutorchXnnpack, ExecutorchXnnpackInt8
 from ghostsearch.measure.devices.onnxruntime_cpu import OnnxRuntimeCpu
 from ghostsearch.measure.latency import measure_latency
-from ghostsearch.measure.onnx_graph.int8_module import FloatFile
+from ghostsearch.measure.onnx_graph.int8_module import FloatFile, single_images
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.onnx_graph.names import layer_of, require_layers
 from ghostsearch.measure.onnx_graph.noise import LayerNoise
 from ghostsearch.measure.onnx_graph.quantize import Int8Options, float_nodes, weight_bits
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import LoadedModel, example_input
+from ghostsearch.records import Latency
 from ghostsearch.training.evaluate import evaluate
 from ghostsearch.training.tasks.base import Task
 
@@ -70,18 +72,18 @@ class Int8Result:
     """The worst of them in float instead; None where nothing was quantized."""
     seconds: float
     """Wall time of everything."""
-    runtime: str = "ONNX Runtime"
+    runtime: str
     """What the file is for, and was timed on."""
 
 
 @dataclass(frozen=True)
 class Judges:
-    """How the files are judged: images with their targets, the task that scores, and the time for latencies."""
+    """How the files are judged: images with their targets, the task that scores, and how latencies are measured."""
 
     test: Iterable[Any]
     task: Task | None = None
     """None for a model that no task here scores: its file is then run without a score."""
-    time_limit_s: float = 10.0
+    setting: Setting = field(default_factory=lambda: Setting(time_limit=10.0))
     options: Int8Options = field(default_factory=Int8Options)
 
 
@@ -112,20 +114,56 @@ def quantize(model: LoadedModel, calibration: Iterable[Tensor], out: Path, judge
         scores = {name: score_of_file(module, judges, batches[0]) for name, module in files.items()}
         timed = measure_latency(
             {name: files[name] for name in files if name != "float"}, example_input(model.input),
-            device=OnnxRuntimeCpu(), baseline=files["float"], setting=Setting(time_limit=judges.time_limit_s),
+            device=OnnxRuntimeCpu(), baseline=files["float"], setting=judges.setting,
         )  # fmt: skip
         publish(drafts, out)
-    latency = timed["int8"]
-    before, ratio = latency.baseline_median_s, latency.ratio
-    assert before is not None
-    assert ratio is not None
     kept = None
     if noise:
-        kept = KeptFloat(noise[0].layer, timed["kept"].median_s / latency.median_s, scores["kept"])
+        kept = KeptFloat(noise[0].layer, timed["kept"].median_s / timed["int8"].median_s, scores["kept"])
+    return _result(
+        out, (len(file.graph), len(files["int8"].graph)), timed["int8"], scores, judges, runtime="ONNX Runtime",
+        calibration_images=sum(map(len, batches)), weight_bits=weight_bits(), noisiest=noise[:SHOWN], kept_float=kept,
+        float_nodes=tuple(float_nodes(made.graph)), seconds=time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def quantize_for_executorch(model: LoadedModel, calibration: Iterable[Tensor], out: Path, judges: Judges) -> Int8Result:
+    """Write a model as an int8 ExecuTorch program (.pte) for one image, run it, and measure what that costs and gains.
+
+    calibration: images (N, C, H, W), whose ranges set the activations' scales. No layer's noise is judged.
+    Raises GhostsearchError without ExecuTorch, for layers to keep in float, when the model cannot be lowered, or the
+    file cannot be written or run.
+    """
+    started, runtime, quantizer = time.perf_counter(), ExecutorchXnnpack(), ExecutorchXnnpackInt8()
+    if judges.options.keep_float:
+        raise GhostsearchError("--keep-float is for ONNX files; leave it or --format executorch out")
+    quantizer.check()
+    example, images = example_input(model.input), single_images(calibration)
+    with workplace(out) as drafts:
+        floating, small = runtime.lower(model.module, example, []), quantizer.lower(model.module, example, images)
+        (drafts / out.name).write_bytes(small.program)
+        with refusals(quantizer.name):
+            scores = {n: score_of_file(f, judges, images[0]) for n, f in (("float", floating), ("int8", small))}
+        timed = measure_latency({"int8": small}, example, device=runtime, baseline=floating, setting=judges.setting)
+        publish(drafts, out)
+    return _result(
+        out, (len(floating.program), len(small.program)), timed["int8"], scores, judges, runtime="ExecuTorch",
+        calibration_images=len(images), weight_bits=8, noisiest=(), kept_float=None, float_nodes=small.in_float,
+        seconds=time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def _result(
+    out: Path, sizes: tuple[int, int], latency: Latency, scores: Mapping[str, float | None], judges: Judges,
+    **others: Any,
+) -> Int8Result:  # fmt: skip
+    """What was found of a file; sizes: bytes of the float file and its own."""
+    assert latency.baseline_median_s is not None
+    assert latency.ratio is not None
     return Int8Result(
-        str(out), len(files["int8"].graph), len(file.graph), latency.median_s, before, ratio, latency.ratio_interval,
-        judges.task.metric if judges.task else "", scores["int8"], scores["float"], sum(map(len, batches)),
-        weight_bits(), tuple(float_nodes(made.graph)), noise[:SHOWN], kept, time.perf_counter() - started,
+        path=str(out), size_bytes=sizes[1], float_size_bytes=sizes[0], latency_s=latency.median_s,
+        float_latency_s=latency.baseline_median_s, latency_ratio=latency.ratio, ratio_interval=latency.ratio_interval,
+        metric=judges.task.metric if judges.task else "", score=scores["int8"], float_score=scores["float"], **others,
     )  # fmt: skip
 
 

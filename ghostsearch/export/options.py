@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ghostsearch.data.options import SplitOptions
 from ghostsearch.measure.setting import KEEP_FLOAT_HELP
-from ghostsearch.options import Options, Texts, option
+from ghostsearch.options import Texts, option
 
 
-class Exporting(Options):
+class Exporting(SplitOptions):
     """The file's format and what goes into it."""
 
     to: str = option("onnx", "onnx, torch-export, executorch or openvino.", flags=("--format",))
@@ -28,4 +29,3 @@ class Exporting(Options):
     calibration_images: int = option(128, "Calibration images for --int8.", ge=1)
     task: str | None = option(None, "Task that scores --int8; default: what data and output suggest.")
     keep_float: Texts = option((), KEEP_FLOAT_HELP)
-    validation_list: str | None = option(None, "File that lists the images of the selection split, one path per line.")

@@ -102,7 +102,7 @@ def correct(table: LatencyTable, architectures: Sequence[Architecture], measured
     gram = terms.T @ terms + RIDGE * np.eye(len(prior))
     coefficients = prior + np.linalg.solve(gram, terms.T @ (ratios - 1 - terms @ prior))
     correction = Correction(coefficients=tuple(coefficients.tolist()), baseline_s=baseline_s, models=len(architectures))
-    table.store.corrections[table.digest] = correction
+    table.store.correct(table.digest, correction)
     table.store.write()
     return correction
 

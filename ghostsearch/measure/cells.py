@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,12 @@ class CellFile(Frozen):
 class CellStore:
     """Cells of one device, its versions, threads, batch and precision; other devices' files are never read."""
 
-    def __init__(self, device: str | Device, setting: Setting, directory: Path | None = None) -> None:
-        """Raises GhostsearchError for an unknown or absent device, or a precision that it has not."""
+    def __init__(
+        self, device: str | Device, setting: Setting, directory: Path | None = None, *, corrected: bool = True
+    ) -> None:
+        """Without `corrected`, corrections on file stay there. Raises GhostsearchError for an unknown or absent device,
+        or a precision that it has not.
+        """
         device = get_device(device) if isinstance(device, str) else device
         device.require_precision(setting.precision)
         self.device, self.setting = device, setting
@@ -72,7 +77,25 @@ class CellStore:
         self.note = ""
         """Why an existing file was not used; empty when there was none or it served."""
         found = self._read()
-        self.cells, self.corrections = dict(found.cells), dict(found.corrections)
+        self.cells: Mapping[str, CellTime] = found.cells
+        self.corrections: Mapping[str, Correction] = found.corrections if corrected else {}
+        self._before, self._timed = len(found.cells), 0
+
+    @property
+    def history(self) -> str:
+        """How many of the cells this search has timed; empty where all are its own."""
+        if not self._before:
+            return ""
+        return f"latency table on {self.device.name}: {self._timed} cells timed by this search, the others before it"
+
+    def take(self, times: Mapping[str, CellTime]) -> None:
+        """Add timed cells, or better times of known ones; `write` keeps them."""
+        self._timed += len(times.keys() - self.cells.keys())
+        self.cells = {**self.cells, **times}
+
+    def correct(self, digest: str, correction: Correction) -> None:
+        """Take the correction of a model's layers and space; `write` keeps it."""
+        self.corrections = {**self.corrections, digest: correction}
 
     def _read(self) -> CellFile:
         nothing = CellFile(fingerprint=self.fingerprint)

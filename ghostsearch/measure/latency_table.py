@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -273,10 +273,3 @@ class LatencyTable:
 def _timed_as(text: str) -> str:
     """The choice whose cells stand for a choice; a dropped layer's seconds are taken off afterwards."""
     return str(KEEP) if text in GONE else text
-
-
-def without_vetoed(space: SearchSpace, vetoed: Sequence[Mapping[str, Any]]) -> SearchSpace:
-    """The space without the choices that are not faster on the device; sites that are left with `keep` alone go."""
-    gone = {(row["site"], row["choice"]) for row in vetoed}
-    sites = {path: tuple(t for t in texts if (path, t) not in gone) for path, texts in space.sites.items()}
-    return space.narrowed({p: t for p, t in sites.items() if len(t) > 1}, space.groups)

@@ -37,17 +37,12 @@ def latency_table(
 ) -> LatencyTable:  # fmt: skip
     """The latency table on a device of the machine this runs on; with `cell_s`, what is missing is timed.
 
-    The store's note says when cells of earlier commands were used.
+    It has no correction: what `ghostsearch audit` once measured would make the same search choose otherwise.
     """
-    store = CellStore(device, setting)
-    found = LatencyTable(network.model, network.example, network.anatomy, space, store)
+    store = CellStore(device, setting, corrected=False)
     if cell_s is None:
-        return found
-    earlier, missing = len(store.cells), sum(map(len, found.missing().values()))
-    table = profile(network, space, store, cell_s=cell_s, progress=progress)
-    if earlier and not store.note:
-        store.note = f"latency table on {device}: {missing} cells timed by this search, the others before it"
-    return table
+        return LatencyTable(network.model, network.example, network.anatomy, space, store)
+    return profile(network, space, store, cell_s=cell_s, progress=progress)
 
 
 def profile(
@@ -66,11 +61,11 @@ def profile(
         layer = table.layer_of(baseline)
         pairs = {cell.key: layer.tiny(cell, store.setting.batch) for cell in cells}
         beside = layer.tiny(baseline, store.setting.batch)
-        store.cells |= _times(pairs, beside, store, cell_s)
+        store.take(_times(pairs, beside, store, cell_s))
         # Whether these are faster is not decided yet, and more time can decide it.
         unsure = {key: pair for key, pair in pairs.items() if _undecided(store.cells[key])}
         if unsure:
-            store.cells |= _times(unsure, beside, store, MORE * cell_s, again=True)
+            store.take(_times(unsure, beside, store, MORE * cell_s, again=True))
         done += len(cells)
         # After each layer, so that an interrupted profile can resume.
         store.write()
@@ -114,5 +109,4 @@ def _time_baseline_layers(table: LatencyTable, cell_s: float) -> None:
     pairs = {cell.key: table.layer_of(cell).tiny(cell, table.store.setting.batch) for cell in baselines}
     setting = table.store.setting.but(time_limit=cell_s * len(pairs), narrow=NARROW)
     times = measure_pairs(pairs, None, device=table.store.device, setting=setting)
-    for key, latency in times.items():
-        table.store.cells[key] = CellTime(median_s=latency.median_s, ratio=1.0, interval=(1.0, 1.0))
+    table.store.take({k: CellTime(median_s=x.median_s, ratio=1.0, interval=(1.0, 1.0)) for k, x in times.items()})

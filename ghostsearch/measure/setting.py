@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ghostsearch.options import Options, Texts, option
+from ghostsearch.options import Seeded, Texts, option
 
 MEASURING = "Measuring"
 DEVICE_HELP = "Where latency is measured; `ghostsearch devices` lists the devices"
 KEEP_FLOAT_HELP = "Layers that stay in float where models run in int8, as globs of module paths; repeatable."
 
 
-class Setting(Options):
+class Setting(Seeded):
     """How models run on a device, and for how long they are timed."""
 
     threads: int = option(1, "Threads of the runtime.", panel=MEASURING, ge=1, le=1024)
@@ -21,4 +21,3 @@ class Setting(Options):
     narrow: float = option(
         0.02, "Width of the interval, as a share of its middle, at which timing stops early.", cli=False
     )
-    seed: int = option(0, "Seed of everything random.", panel="Output", ge=0)

@@ -70,25 +70,25 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
 
     Raises GhostsearchError, before anything is trained, when nothing in the space can meet a latency limit.
     """
-    tables = latency_tables(setup, watch)
-    if not (watch.folder / STUDY).exists():
-        timings = setup.latencies({"baseline": setup.baseline.module}, setup.config.time_limit)["baseline"]
-        check_latency(setup.config, tables, {x.device: x.median_s for x in timings})
-        write_run(watch.folder, setup.config)
+    tables, fresh = latency_tables(setup, watch), not (watch.folder / STUDY).exists()
+    if fresh:
+        latencies = setup.latencies({"baseline": setup.baseline.module}, setup.config.time_limit)["baseline"]
+    else:
+        latencies = tuple(Latency.model_validate(x) for x in read_study(watch.folder)["baseline_latencies"])
+    check_latency(setup.config, tables, {x.device: x.median_s for x in latencies})
+    write_run(watch.folder, setup.config)
+    if fresh:
         rows = vetoed_rows(tables) if setup.config.veto and setup.config.counts_latency() else []
         write_study(watch.folder, {
             "name": f"{setup.config.model} {setup.space.digest}", "space": setup.space.digest,
             "axes": list(setup.config.axes()), "width_multiple": setup.space.width_multiple,
             "anatomy": dataclasses.asdict(setup.anatomy), "vetoed": rows,
-            "baseline_latencies": [x.model_dump(mode="json") for x in timings],
+            "baseline_latencies": [x.model_dump(mode="json") for x in latencies],
             "environment": environment(), "notes": _notes(setup, tables),
             # Weights for other classes were trained on other images.
             "cut": list(setup.data.cut) if setup.data.labelled and not setup.baseline.fresh else [],
         })  # fmt: skip
     study = read_study(watch.folder)
-    latencies = tuple(Latency.model_validate(x) for x in study["baseline_latencies"])
-    check_latency(setup.config, tables, {x.device: x.median_s for x in latencies})
-    write_run(watch.folder, setup.config)
     if warning := setup.config.flattered(study.get("cut", ())):
         warnings.warn(warning, GhostsearchWarning, stacklevel=2)
     with watch.stage("baseline"):
@@ -163,7 +163,8 @@ def _notes(setup: Setup, tables: Mapping[str, LatencyTable]) -> list[str]:
     if setup.config.scores_int8:
         notes.append("scores are those of networks quantized to int8, the baseline's too")
         notes += _int8_notes(setup, trained=not epochs)
-    notes += dict.fromkeys(table.store.note for table in tables.values() if table.store.note)
+    stores = [table.store for table in tables.values()]
+    notes += dict.fromkeys(note for store in stores if (note := store.note or store.history))
     if setup.anatomy.width_note:
         notes.append(setup.anatomy.width_note)
     return notes

@@ -35,6 +35,7 @@ ATTEMPTS = 2
 """Proposals of the sampler that may be taken or infeasible before a neighbour of the last one is drawn: while many
 trials run, it would make the same few again and again."""
 DRAWS, DRAWS_A_CHANGE = 4000, 20
+Accepts = Callable[[Architecture], bool]
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,12 @@ class Ledger:
         self, storage: Storage, name: str, space: SearchSpace, objectives: Sequence[Axis],
         *, sampler: str | TableSampler, seed: int,
     ) -> None:  # fmt: skip
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space, self.objectives, self.seed = space, tuple(objectives), seed
         self.exclusive = storage.exclusive
         self.distributions = distributions(space)
         directions = [StudyDirection.MAXIMIZE if o.maximize else StudyDirection.MINIMIZE for o in objectives]
-        self.proposer = Proposer(sampler, self.distributions, directions)
         with storage_errors("the study's storage cannot be opened", ValueError), self.exclusive():
+            self.proposer = Proposer(sampler, self.distributions, directions)
             # The sampler here only passes values on; proposals come from the proposer.
             self.study = optuna.create_study(
                 storage=storage.backend, study_name=name, directions=directions, load_if_exists=True,
@@ -98,6 +98,7 @@ class Ledger:
     def enqueue(self, architectures: Sequence[tuple[Architecture, str]]) -> None:
         """Propose architectures before the sampler does; those already in the study are passed over."""
         with self._locked():
+            # Optuna's enqueue_trial(skip_if_exists=True) reads all trials for each one, under a lock that all wait for.
             known = {self._digest(t) for t in self._trials()}
             for architecture, origin in architectures:
                 if architecture.digest not in known:
@@ -127,7 +128,7 @@ class Ledger:
     def _may_again(self, record: Record) -> bool:
         return record.state == "pruned" and not any(o.breach(record, surely=True) for o in self.objectives)
 
-    def ask(self, accepts: Callable[[Architecture], bool], limit: int | None = None) -> Proposal | None:
+    def ask(self, accepts: Accepts, limit: int | None = None) -> Proposal | None:
         """The next architecture that the study has not seen and that `accepts` lets through.
 
         None when the space is exhausted or `limit` trials are finished or running. A duplicate or infeasible proposal
@@ -150,8 +151,7 @@ class Ledger:
             for trial in unfinished:
                 if trial.state == TrialState.WAITING and (queued := self._take(trial, free)):
                     return queued
-            self.proposer.running = [t.params for t in running]
-            return self._sample(count, free)
+            return self._sample(count, free, [t.params for t in running])
 
     @contextmanager
     def working_on(self, proposal: Proposal) -> Iterator[None]:
@@ -221,7 +221,7 @@ class Ledger:
                 again += 1
         return again
 
-    def _take(self, trial: FrozenTrial, free: Callable[[Architecture], bool]) -> Proposal | None:
+    def _take(self, trial: FrozenTrial, free: Accepts) -> Proposal | None:
         """Open a queued trial, or close it where it is not wanted."""
         trial_id, fixed = self._id(trial), trial.system_attrs.get("fixed_params", {})
         for name in self.distributions.keys() & fixed.keys() - trial.params.keys():
@@ -258,11 +258,11 @@ class Ledger:
             self._settled += 1
         return unfinished
 
-    def _sample(self, count: int, free: Callable[[Architecture], bool]) -> Proposal | None:
+    def _sample(self, count: int, free: Accepts, running: Sequence[Mapping[str, Any]]) -> Proposal | None:
         for attempt in range(ATTEMPTS):
             # Seeded by how far the study is and not by what this process drew, so that a resumed run proposes
             # what an unkilled one would have.
-            params, attributes = self.proposer.propose(self.seed + 1000 * count + attempt)
+            params, attributes = self.proposer.propose(self.seed + 1000 * count + attempt, running)
             architecture = self._architecture(params)
             if free(architecture):
                 break
@@ -275,9 +275,7 @@ class Ledger:
         trial_id = self._create(TrialState.RUNNING, architecture, owned, attributes)
         return Proposal(trial_id, self._storage.get_trial_number_from_id(trial_id), architecture, "sampler")
 
-    def _neighbour(
-        self, params: Mapping[str, Any], seed: int, free: Callable[[Architecture], bool]
-    ) -> Architecture | None:  # fmt: skip
+    def _neighbour(self, params: Mapping[str, Any], seed: int, free: Accepts) -> Architecture | None:
         """An architecture that is free, as few random changes from `params` as are found to lead to one."""
         draw = random.Random(seed)  # noqa: S311 - a search, not a secret
         names = sorted(self.distributions)

@@ -17,8 +17,8 @@ from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.study.interactions import Additive
 
-DIVERSE = 3
-"""Different answers for each budget."""
+BUDGETS, DIVERSE = 20, 3
+"""Budgets on each axis, and different answers for each of them."""
 LATENCY_ERROR = 0.03
 """Relative error of a predicted latency before any was measured."""
 INFEASIBLE = 2
@@ -225,7 +225,7 @@ class Program:
 
 
 def solve_budgets(
-    problem: Problem, axes: Sequence[str], limits: Mapping[str, float] | None = None, *, budgets: int = 20
+    problem: Problem, axes: Sequence[str], limits: Mapping[str, float] | None = None
 ) -> Iterator[tuple[int, ...]]:
     """Codes for evenly spaced budgets on the axes, DIVERSE of each, all within the fixed `limits` too; solved as asked.
 
@@ -236,8 +236,8 @@ def solve_budgets(
     # Where nothing keeps the margin, the nearest to the limit is an answer still.
     limits = {name: max(limit, program.least(name) * (1 + 1e-6)) for name, limit in (limits or {}).items()}
     distance, seen = max(1, len(problem.sizes) // 8), set[tuple[int, ...]]()
-    steps = {axis: _steps(program, axis, limits, budgets) for axis in axes}
-    found: dict[tuple[str, int], list[tuple[int, ...]]] = {(axis, i): [] for i in range(budgets) for axis in axes}
+    steps = {axis: _steps(program, axis, limits) for axis in axes}
+    found: dict[tuple[str, int], list[tuple[int, ...]]] = {(axis, i): [] for i in range(BUDGETS) for axis in axes}
     for place in range(DIVERSE):
         for (axis, i), earlier in found.items():
             if len(earlier) < place:
@@ -254,11 +254,11 @@ def solve_budgets(
                 yield solution.code
 
 
-def _steps(program: Program, axis: str, limits: Mapping[str, float], count: int) -> list[float]:
+def _steps(program: Program, axis: str, limits: Mapping[str, float]) -> list[float]:
     """Evenly spaced budgets from the least of an axis towards its limit or the baseline's amount, by halving."""
     low, high = program.least(axis), program.problem.baseline(axis)
     high = min(high, limits.get(axis, high))
-    return [low + (high - low) * max(i, 1e-2) / count for i in halving(count)]
+    return [low + (high - low) * max(i, 1e-2) / BUDGETS for i in halving(BUDGETS)]
 
 
 @contextmanager

@@ -37,18 +37,19 @@ class Proposer:
         self.table = sampler if isinstance(sampler, TableSampler) else None
         self.name = sampler if isinstance(sampler, str) else "table"
         self.distributions, self.directions = dict(distributions), list(directions)
-        self.running: list[Mapping[str, Any]] = []
-        """Parameters of trials under way, which are not proposed again."""
         self._refused: list[Mapping[str, Any]] = []
         self._view: list[FrozenTrial] = []
         self._study = self._mirror()
         if self.table is None:
             make_sampler(self.name, 0, self.distributions)
 
-    def propose(self, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Parameters, and the attributes that the sampler keeps with the trial; same trials and seed, same answer."""
+    def propose(self, seed: int, running: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Parameters, and the attributes that the sampler keeps with the trial; same trials and seed, same answer.
+
+        running: parameters of the trials under way.
+        """
         if self.table is not None:
-            params = self.table.suggest(self._study, seed=seed, besides=[*self.running, *self._refused])
+            params = self.table.suggest(self._study, seed=seed, besides=[*running, *self._refused])
             self._refused.append(params)
             return dict(params), {}
         self._study.sampler = make_sampler(self.name, seed, self.distributions)

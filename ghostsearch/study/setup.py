@@ -220,13 +220,10 @@ class Setup:
 
         With `cell_s`, each missing cell is timed for so many seconds at most; without, nothing is timed.
         """
-        table: LatencyTable = self.on_device(
+        return self.on_device(
             device, latency_table, Network(self.baseline.module, self.example, self.anatomy), self.space, device=device,
             setting=self.config.part(Setting), cell_s=cell_s, progress=progress,
         )  # fmt: skip
-        # What `ghostsearch audit` once measured would make the same command choose otherwise.
-        table.store.corrections.clear()
-        return table
 
 
 @dataclass(frozen=True)

@@ -67,10 +67,15 @@ def shown_url(url: str) -> str:
 
 @contextmanager
 def storage_errors(what: str, *further: type[Exception]) -> Iterator[None]:
-    """Turn what a storage raises, such as for a full disk or a server that went away, into one line; also `further`."""
+    """Turn what a storage raises, such as for a full disk or a server that went away, into one line; also `further`.
+
+    Within, Optuna logs errors alone.
+    """
     from sqlalchemy.exc import SQLAlchemyError
 
     kinds: tuple[type[Exception], ...] = (OSError, optuna.exceptions.OptunaError, SQLAlchemyError, *further)
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         yield
     except kinds as error:
@@ -80,6 +85,8 @@ def storage_errors(what: str, *further: type[Exception]) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
         reason = first_line(cause or error)
         raise GhostsearchError(f"{what}: {reason}; fix it and rerun the same command to resume") from None
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def _journal(file: Path) -> Storage:

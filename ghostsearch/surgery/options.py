@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ghostsearch.options import Options, Texts, option
+from ghostsearch.options import Options, Seeded, Texts, option
 
 CONVERTING = "Weights"
 
@@ -16,7 +16,7 @@ class FitOptions(Options):
     distill_steps: int = option(0, "Label-free block distillation steps after the closed form.", panel=CONVERTING, ge=0)
 
 
-class Conversion(FitOptions):
+class Conversion(FitOptions, Seeded):
     """What a model is converted to, where, and on which images its weights are fitted."""
 
     choice: str | None = option(None, "One choice for every site it fits: 'ghost(ratio=2, kernel=3)'; or 'width(0.5)'.")
@@ -28,4 +28,3 @@ class Conversion(FitOptions):
     calibrate: str | None = option(
         None, "Data to fit the weights on, in closed form, without labels (digits, folder:PATH, …).", panel=CONVERTING
     )
-    seed: int = option(0, "Seed of everything random.", ge=0)

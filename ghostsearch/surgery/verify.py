@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ WORSE = 1.02
 IMAGES = 8
 NOTHING = nullcontext()
 Hook = Callable[[nn.Module, Any, Any], Any]
+Spoiled = tuple[list[Tensor], list[Tensor]]
 
 
 class ConversionWarning(UserWarning):
@@ -53,33 +55,11 @@ class BaselineRuns:
 
     def __init__(self, model: nn.Module, example: Any) -> None:
         self.model, self.example = model, example
-        self.known: dict[tuple[str, ...], Run] = {}
-        self.known_spoiled: dict[tuple[str, ...], tuple[list[Tensor], list[Tensor]] | None] = {}
-
-    def run(self, paths: tuple[str, ...]) -> Run:
-        """One forward, the calls of the layers at `paths` counted."""
-        if paths not in self.known:
-            self.known = {paths: _run(self.model, self.example, paths)}
-        return self.known[paths]
-
-    def spoiled(self, paths: tuple[str, ...]) -> tuple[list[Tensor], list[Tensor]] | None:
-        """The outputs with NaN from the layers at `paths`, and with noise; None where that tells nothing."""
-        if paths not in self.known_spoiled:
-            self.known_spoiled = {paths: self._spoiled(paths)}
-        return self.known_spoiled[paths]
-
-    def _spoiled(self, paths: tuple[str, ...]) -> tuple[list[Tensor], list[Tensor]] | None:
-        kinds: tuple[Hook, Hook] = (
-            lambda _, __, y: torch.full_like(y, torch.nan), lambda _, __, y: y + torch.randn_like(y),
-        )  # fmt: skip
-        try:
-            nan = _outputs(self.model, self.example, dict.fromkeys(paths, kinds[0]))
-            if all(bool(t.isnan().all()) for t in nan):
-                return None
-            return nan, _outputs(self.model, self.example, dict.fromkeys(paths, kinds[1]))
-        # A forward that chooses its way by its values may not survive this; then nothing is known.
-        except Exception:  # noqa: BLE001
-            return None
+        last = lru_cache(maxsize=1)
+        self.run: Callable[[tuple[str, ...]], Run] = last(partial(_run, model, example))
+        """One forward, the calls of the layers at these paths counted."""
+        self.spoiled: Callable[[tuple[str, ...]], Spoiled | None] = last(partial(_spoiled, model, example))
+        """The outputs with NaN from the layers at these paths, and with noise; None where that tells nothing."""
 
 
 def checked(
@@ -150,6 +130,20 @@ def _run(model: nn.Module, example: Any, paths: tuple[str, ...]) -> Run:
     outputs = _outputs(model, example, {path: counting(path) for path in paths}, flops)
     found = is_detector(model) or isinstance(example, list)
     return Run(outputs, calls, flops.get_total_flops() // 2, found)
+
+
+def _spoiled(model: nn.Module, example: Any, paths: tuple[str, ...]) -> Spoiled | None:
+    kinds: tuple[Hook, Hook] = (
+        lambda _, __, y: torch.full_like(y, torch.nan), lambda _, __, y: y + torch.randn_like(y),
+    )  # fmt: skip
+    try:
+        nan = _outputs(model, example, dict.fromkeys(paths, kinds[0]))
+        if all(bool(t.isnan().all()) for t in nan):
+            return None
+        return nan, _outputs(model, example, dict.fromkeys(paths, kinds[1]))
+    # A forward that chooses its way by its values may not survive this; then nothing is known.
+    except Exception:  # noqa: BLE001
+        return None
 
 
 def _outputs(

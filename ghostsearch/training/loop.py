@@ -36,7 +36,6 @@ def train(
     *,
     task: Task | None = None,
     teacher: nn.Module | None = None,
-    validate: bool = False,
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train a model in place on the training split by a recipe; its epochs may be fractional.
@@ -49,8 +48,6 @@ def train(
     with training.under_way():
         while not training.finished:
             training.epoch(progress)
-            if validate:
-                training.score()
         training.keep_average()
     per_epoch = length(data.train)
     return TrainResult(

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ghostsearch.options import Options, option
+from ghostsearch.options import Seeded, option
 
 TRAINING = "Training"
 
 
-class Recipe(Options):
+class Recipe(Seeded):
     """SGD with Nesterov momentum: a linear warm-up to `lr`, then a cosine to zero."""
 
     epochs: float = option(20, "Epochs; parts allowed.", panel=TRAINING, gt=0, allow_inf_nan=False)
@@ -38,7 +38,6 @@ class Recipe(Options):
     train_precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = option(
         "auto", "32-true, bf16-mixed or 16-mixed; auto: mixed on a GPU.", panel=TRAINING
     )
-    seed: int = option(0, "Seed of everything random.", panel="Output", ge=0)
 
     def lr_share(self, step: int, steps: int) -> float:
         """Learning rate of a step (from 0) over the highest: up in a line, down along a cosine to zero."""

@@ -9,19 +9,20 @@ from torch import Tensor, nn
 
 from ghostsearch.data.load import Data
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.export.executorch_int8 import quantize_for_executorch
 from ghostsearch.export.export_directory import task_of
-from ghostsearch.export.int8 import Judges, quantize
+from ghostsearch.export.int8 import Judges, quantize, quantize_for_executorch
 from ghostsearch.measure.onnx_graph.capture import onnx_bytes
 from ghostsearch.measure.onnx_graph.int8_module import FloatFile, feeds
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.onnx_graph.quantize import Int8Options, float_nodes, quantized
+from ghostsearch.measure.setting import Setting
 from ghostsearch.models.input import InputSpec
 from ghostsearch.models.load import LoadedModel
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
 from ghostsearch.training.tasks.classification import Classification
 
+QUICK = Setting(time_limit=0.1)
 IMAGES = torch.randn(32, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 INPUT = InputSpec(channels=3, size=12, mean=(0.0,) * 3, std=(1.0,) * 3)
 
@@ -64,7 +65,7 @@ def loaded(kind: type[nn.Module]) -> LoadedModel:
 def judged(model: LoadedModel, out: Path, **options: object):
     with torch.no_grad():
         labels = model.module(IMAGES).argmax(1)
-    judges = Judges([(IMAGES, labels)], Classification(), 0.1, Int8Options(**options))
+    judges = Judges([(IMAGES, labels)], Classification(), QUICK, Int8Options(**options))
     return quantize(model, IMAGES.split(16), out, judges)
 
 
@@ -90,7 +91,7 @@ def test_an_executorch_program_is_quantized_run_and_scored(tmp_path: Path) -> No
     model, out = loaded(Stages), tmp_path / "net.pte"
     with torch.no_grad():
         labels = model.module(IMAGES).argmax(1)
-    judges = Judges([(IMAGES, labels)], Classification(), 0.1)
+    judges = Judges([(IMAGES, labels)], Classification(), QUICK)
     result = quantize_for_executorch(model, IMAGES.split(16), out, judges)
     assert out.stat().st_size == result.size_bytes
     assert (result.float_score, result.calibration_images, result.runtime) == (1.0, 32, "ExecuTorch")
@@ -161,7 +162,7 @@ def test_maps_and_lists_are_quantized_and_run(tmp_path: Path, kind: type[nn.Modu
     data = Data("images", [], [], [(IMAGES, labels)], kind="class")
     task = task_of(None, data, model)
     assert (task is None) == (kind is Finder)
-    result = quantize(model, IMAGES.split(16), tmp_path / "net.onnx", Judges(data.test, task, 0.1))
+    result = quantize(model, IMAGES.split(16), tmp_path / "net.onnx", Judges(data.test, task, QUICK))
     assert result.metric == ("" if kind is Finder else "mIoU against the baseline")
     assert result.score is None if kind is Finder else result.score > 0.5
     assert (tmp_path / "net.onnx").exists()

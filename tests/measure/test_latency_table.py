@@ -17,7 +17,7 @@ from ghostsearch.measure.audit import audit, fit_correction, random_architecture
 from ghostsearch.measure.cells import CellStore, CellTime
 from ghostsearch.measure.cost_table import encode
 from ghostsearch.measure.devices.table import get_device
-from ghostsearch.measure.latency_table import LatencyTable, without_vetoed
+from ghostsearch.measure.latency_table import LatencyTable
 from ghostsearch.measure.layers import timed_layers
 from ghostsearch.measure.profiling import Network, latency_table, profile
 from ghostsearch.measure.setting import Setting
@@ -94,7 +94,7 @@ def test_a_second_profile_times_nothing(table, setup, monkeypatch):
     network, device = Network(model, example, anatomy), "onnxruntime:cpu"
     again = latency_table(network, space, device=device, setting=setting, cell_s=0.02)
     assert again.rows() == table.rows()
-    assert again.store.note == f"latency table on {device}: 0 cells timed by this search, the others before it"
+    assert again.store.history == f"latency table on {device}: 0 cells timed by this search, the others before it"
 
 
 @pytest.mark.parametrize("change", [{"threads": 2}, {"batch": 2}, {"channels_last": False}])
@@ -115,7 +115,7 @@ def test_other_versions_have_another_file(table, setup, monkeypatch):
 def test_damaged_or_foreign_files_are_not_used_and_say_so(tmp_path, damage):
     device = get_device("onnxruntime:cpu")
     store = CellStore(device, Setting(), tmp_path)
-    store.cells["x"] = CellTime(median_s=1.0, ratio=0.5, interval=(0.4, 0.6))
+    store.take({"x": CellTime(median_s=1.0, ratio=0.5, interval=(0.4, 0.6))})
     store.write()
     assert CellStore(device, Setting(), tmp_path).cells == store.cells
     text = store.path.read_text()
@@ -167,14 +167,6 @@ def test_twins_that_share_cells_lose_channels_in_different_groups(table, setup):
     ratios = narrow / full
     assert ratios[1] == pytest.approx(cells[f"{first.name} | keep | 32->16"].ratio)
     assert ratios[2] == pytest.approx(cells[f"{second.name} | keep | 16->32"].ratio)
-
-
-def test_the_veto_takes_choices_out_of_the_space():
-    space = SearchSpace(
-        {"a": ("keep", "ghost(ratio=2, kernel=3)"), "b": ("keep", "ghost(ratio=2, kernel=3)", "lowrank(rank=0.5)")}
-    )
-    gone = [{"site": s, "choice": "ghost(ratio=2, kernel=3)"} for s in "ab"]
-    assert dict(without_vetoed(space, gone).sites) == {"b": ("keep", "lowrank(rank=0.5)")}
 
 
 def test_random_architectures_are_distinct_spread_and_repeatable(setup):
@@ -254,7 +246,7 @@ def test_processes_that_write_at_once_lose_no_cell(tmp_path, monkeypatch):
     """Each reads the file, adds what it has timed and writes: what another wrote meanwhile would be gone."""
     stores = [CellStore("onnxruntime:cpu", Setting(), tmp_path) for _ in range(2)]
     for name, store in zip("ab", stores, strict=True):
-        store.cells[name] = CellTime(median_s=1, ratio=1, interval=(1, 1))
+        store.take({name: CellTime(median_s=1, ratio=1, interval=(1, 1))})
     read = CellStore._read
 
     def slow(store):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from ghostsearch.measure.cells import CellStore
+from ghostsearch.measure.cells import CellStore, CellTime
 from ghostsearch.measure.cost_table import encode
 from ghostsearch.measure.latency_table import UNCORRECTED
 from ghostsearch.measure.layers import timed_layers
@@ -144,16 +144,10 @@ def test_predictions_count_each_spoiled_sum_once(table):
     space = table.space
     ends = [p for p in space.sites if p.endswith("conv2")]
     # Times are set, so that the sums are known: a ghost costs its layer nothing and each sum behind it 1 ms.
-    for cell in list(table.store.cells):
-        table.store.cells[cell] = table.store.cells[cell].model_copy(
-            update={"median_s": 0.01, "ratio": 1.0, "interval": (1.0, 1.0)}
-        )
-    for layer in table.layers:
-        if layer.path in ends:
-            key = layer.stream_cell(layer_choice(GHOST)).key
-            table.store.cells[key] = table.store.cells[key].model_copy(
-                update={"median_s": 0.013, "ratio": 1.3, "interval": (1.2, 1.4)}
-            )
+    table.store.take(dict.fromkeys(table.store.cells, CellTime(median_s=0.01, ratio=1.0, interval=(1.0, 1.0))))
+    slow = CellTime(median_s=0.013, ratio=1.3, interval=(1.2, 1.4))
+    spoiling = [layer.stream_cell(layer_choice(GHOST)).key for layer in table.layers if layer.path in ends]
+    table.store.take(dict.fromkeys(spoiling, slow))
     table.refresh()
     first, last, both = (Architecture.of(dict.fromkeys(p, GHOST)) for p in (ends[:1], ends[-1:], [ends[0], ends[-1]]))
     codes = encode(space, [Architecture(), first, last, both])
@@ -169,7 +163,7 @@ def test_no_sum_is_charged_where_the_interval_shows_nothing(table):
     for layer in table.layers:
         if layer.stream.sums and layer.path in table.space.sites:
             key = layer.stream_cell(layer_choice(GHOST)).key
-            table.store.cells[key] = table.store.cells[key].model_copy(update={"ratio": 1.01, "interval": (0.99, 1.03)})
+            table.store.take({key: CellTime(median_s=0.01, ratio=1.01, interval=(0.99, 1.03))})
     table.refresh()
     codes = encode(SearchSpace(table.space.sites, {}), [table.space.uniform(GHOST)])
     assert table.terms(codes)[0, 1] == 0

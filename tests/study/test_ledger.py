@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import time
 
+import optuna
 import pytest
 
 from ghostsearch.errors import GhostsearchError
@@ -65,6 +66,15 @@ def test_a_living_owners_trial_is_left_alone_and_not_proposed_twice(reopen):
     taken = [first.ask(lambda a: True).architecture.digest for _ in range(3)]
     assert second.running() == 3
     assert second.ask(lambda a: True).architecture.digest not in taken
+
+
+def test_the_callers_logging_of_optuna_stays_as_it_is(reopen, capfd):
+    before = optuna.logging.get_verbosity()
+    ledger = reopen()
+    ledger.enqueue(uniform_seeds(SPACE))
+    fail(ledger, ledger.ask(lambda a: True))
+    assert optuna.logging.get_verbosity() == before < optuna.logging.ERROR
+    assert "study created" not in capfd.readouterr().err
 
 
 def test_the_space_is_exhausted_without_repetition(reopen):
