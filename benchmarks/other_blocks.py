@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from benchmarks.networks import network_arguments, opened
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from benchmarks.rows import append_row, read_rows
+from ghostsearch.fits.least_squares import patches
+from ghostsearch.fits.problem import FitSettings
 from ghostsearch.machine import processor
 from ghostsearch.measure.latency import measure_pairs
 from ghostsearch.measure.layers import TimedLayer, timed_layers
@@ -36,8 +38,6 @@ from ghostsearch.study.program import Exclusion, Problem, Program
 from ghostsearch.study.setup import Setup
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
-from ghostsearch.surgery.fit_problem import FitSettings
-from ghostsearch.surgery.least_squares import patches
 
 OURS, NEW = ("ghost(ratio=2, kernel=3)", "lowrank(rank=0.5)", "drop"), ("kernel 1", "separable")
 DEVICES = {"float": "onnxruntime:cpu", "int8": "onnxruntime:cpu:int8"}

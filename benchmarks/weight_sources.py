@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from ghostsearch.data.load import Data
+from ghostsearch.fits.problem import FitSettings
 from ghostsearch.graph.widths import set_widths, width_plan
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.distillation import DistillSettings
-from ghostsearch.surgery.fit_problem import FitSettings
 from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm
 
 ONE_PASS = FitSettings(relu_rounds=0, joint_rounds=0)

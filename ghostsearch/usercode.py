@@ -1,14 +1,16 @@
-"""Names like `package.module:object`: the user's own code, which is trusted and run."""
+"""The user's own code, which is trusted and run: `package.module:object`, and what installed packages bring along."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, in_a_line
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -47,3 +49,19 @@ def import_object(name: str, what: str) -> Any:
             raise GhostsearchError(f"{what} {name!r}: module {module_name} has no {attribute!r}")
         found = getattr(found, part)
     return found
+
+
+def brought_along(group: str, name: str, what: str, make: Callable[[Any], Any] = lambda found: found) -> Any:
+    """What another package brings by the entry point of a name in a group, as `make` makes it; None where none does.
+
+    `what` says in errors what it is for. Raises GhostsearchError where it cannot be loaded.
+    """
+    for point in importlib.metadata.entry_points(group=group):
+        if point.name == name:
+            try:
+                return make(point.load())
+            # Another package's code may fail in any way on import.
+            except Exception as error:
+                shown = in_a_line(error)
+                raise GhostsearchError(f"{what} {name!r} ({point.value}) cannot be loaded ({shown})") from error
+    return None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ghostsearch.fits.problem import Fitted, Problem
+from ghostsearch.fits.sampled_rows import Sides
 from ghostsearch.space.choice import LayerChoice
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -23,11 +25,15 @@ def place(conv: Conv) -> dict[str, Any]:
 class Block(nn.Module, ABC):
     """Base of all blocks: gives code that asks (timm's does) shape, device and dtype of the convolution it replaced.
 
-    What a choice costs and looks like stands in the choice, which needs no torch; all else about a block stands here.
+    What a choice costs and looks like stands in the choice, which needs no torch; all else about it is the block's.
     """
 
     in_channels: int
     out_channels: int
+    relaxes_targets: ClassVar[bool] = False
+    """Whether its fit relaxes targets behind a ReLU: the unconstrained fit before it then does so once less."""
+    reads_metric: ClassVar[bool] = False
+    """Whether its fit asks for the metric of the outputs."""
     order: Tensor | None
     """Where each of the convolution's output channels stands among the block's; None when nothing is moved, so that an
     exported graph has no gather."""
@@ -52,11 +58,13 @@ class Block(nn.Module, ABC):
     def scale_outputs(self, factors: Tensor) -> None:
         """Multiply output channel j by factors[j]: (n,), channels as the block makes them, before any reordering."""
 
-    def fit(self, problem: Any) -> Any:  # noqa: ARG002
-        """Weights fitted in closed form to a `surgery.fit_block.Problem`; None keeps the copied ones.
+    @property
+    def halo(self) -> Sides:
+        """Positions around an output that its fit reads, before and behind, per spatial dimension."""
+        return ((0, 0),) * (self.first.weight.dim() - 2)
 
-        Ghosts and low rank have their fits in `surgery.fit_block`, with the numerical work that they share.
-        """
+    def fit(self, problem: Problem) -> Fitted | None:  # noqa: ARG002
+        """Fit the weights in closed form, in place, but for constants and scale; None where the copied ones stay."""
         return None
 
     @property

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostsearch.blocks.base import CONVS, Block, Conv, place
+from ghostsearch.blocks.base import Block, Conv
+from ghostsearch.blocks.cheap import CHEAP, Wavelet
+from ghostsearch.blocks.ghost_fit import GhostFit, JointFit
+from ghostsearch.blocks.ghost_order import choose_order, explained_variance
 from ghostsearch.blocks.own_conv import copy_filters, effective_weight, resized
+from ghostsearch.fits.problem import Fitted, Problem, spread
+from ghostsearch.fits.sampled_rows import Sides
 from ghostsearch.space.choice import Ghost, intrinsic_channels
 
 
@@ -23,6 +26,8 @@ class GhostConv(Block):
 
     x: (N, C, *spatial) -> (N, n, *spatial'), as the convolution it replaces.
     """
+
+    relaxes_targets = True
 
     def __init__(self, conv: Conv, choice: Ghost) -> None:
         super().__init__(conv, choice)
@@ -57,6 +62,41 @@ class GhostConv(Block):
             if self.primary.bias is not None and self.cheap.bias is not None and conv.bias is not None:
                 own = scale * conv.bias[parents]
                 self.cheap.bias[: len(filters) - m] = conv.bias[m:] - own[: len(filters) - m]
+
+    @property
+    def halo(self) -> Sides:
+        if isinstance(self.cheap, Wavelet):
+            return ((0, 1),) * (self.primary.weight.dim() - 2)
+        return tuple((k // 2, k // 2) for k in self.cheap.weight.shape[2:])
+
+    def fit(self, problem: Problem) -> Fitted:
+        """Choose the intrinsic channels, then fit primary and cheap operation in turns, relaxing the targets too."""
+        free, target, settings = problem.free, problem.target, problem.settings
+        n = self.out_channels
+        order = torch.arange(n)
+        if problem.reorder:
+            key = type(self.cheap), tuple(self.cheap.weight.shape[2:])
+            if key not in free.explained:
+                free.explained[key] = explained_variance(self, free.weight, problem.samples, free.wanted)
+            if "own" not in free.explained:
+                free.explained["own"] = free.equations.explained(free.weight)
+            order = choose_order(self, free.explained["own"], free.explained[key], target.weight)
+        moved = order.to(free.weight.device)
+        target, wanted = target.permuted(moved), [w[:, moved] for w in free.wanted]
+        fit = GhostFit.of(self, problem.samples)
+        fit.start(free.weight[moved[: fit.intrinsic]])
+        fit.fit_kernels(wanted, intercept=problem.intercept)
+        outputs = fit.outputs(fit.maps)
+        joint = JointFit(fit, free.equations, target.weight, intercept=problem.intercept, ridge=settings.ridge)
+        for _ in range(settings.joint_rounds):
+            wanted = target.relaxed(_shifted(problem, outputs, wanted))
+            outputs = joint.run(outputs, wanted, settings.joint_steps)
+            wanted = target.relaxed(_shifted(problem, outputs, wanted))
+            fit.fit_kernels(wanted, intercept=problem.intercept)
+            outputs = fit.outputs(fit.maps)
+        fit.write()
+        natural = bool((order == torch.arange(n)).all())
+        return Fitted(outputs, wanted, fit.shift, None if natural else moved)
 
     def scale_outputs(self, factors: Tensor) -> None:
         m, n = self.primary.out_channels, self.out_channels
@@ -102,58 +142,6 @@ class GhostConv2d(GhostConv):
         super().__init__(nn.Conv2d(*arguments, **keywords), Ghost(ratio, cheap_kernel, cheap))
 
 
-def depthwise(conv: Conv, channels: int, choice: Ghost) -> nn.Module:
-    """The paper's cheap operation: a depthwise d×d convolution, stride 1, padding d//2 (section 3.1)."""
-    make = CONVS[conv.weight.dim() - 2]
-    return make(
-        channels, channels * (choice.ratio - 1), choice.kernel, padding=choice.kernel // 2, groups=channels,
-        bias=conv.bias is not None, **place(conv),
-    )  # fmt: skip
-
-
-def affine(conv: Conv, channels: int, choice: Ghost) -> nn.Module:
-    """A scale and a shift per ghost (the paper's affine transform, section 4.1): 1×1 depthwise with bias."""
-    make = CONVS[conv.weight.dim() - 2]
-    return make(channels, channels * (choice.ratio - 1), 1, groups=channels, bias=True, **place(conv))
-
-
-class Wavelet(nn.Module):
-    """Fixed Haar filters with a learned scale per ghost (the paper's wavelet transform, section 4.1).
-
-    Ghost g of the (s-1)·m takes band g mod 2^dims of the undecimated one-level transform, so that all bands serve.
-
-    x: (N, m, *spatial) -> (N, (s-1)·m, *spatial).
-    """
-
-    filters: Tensor
-
-    def __init__(self, conv: Conv, channels: int, choice: Ghost) -> None:
-        super().__init__()
-        dims, ghosts = conv.weight.dim() - 2, channels * (choice.ratio - 1)
-        bands = haar_bands(dims).to(**place(conv))
-        self.channels = channels
-        self.register_buffer("filters", bands[torch.arange(ghosts) % len(bands)].unsqueeze(1))
-        self.scale = nn.Parameter(torch.ones(ghosts, *[1] * (dims + 1), **place(conv)))
-        self.bias = nn.Parameter(torch.zeros(ghosts, **place(conv))) if conv.bias is not None else None
-        self.convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[dims]
-
-    @property
-    def weight(self) -> Tensor:
-        """The scaled filters: ((s-1)·m, 1, 2, …)."""
-        return self.filters * self.scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        # Two taps have no centre: one zero behind each axis keeps the size.
-        padded = F.pad(x, [0, 1] * (x.dim() - 2))
-        return self.convolve(padded, self.weight, self.bias, groups=self.channels)
-
-
-def haar_bands(dims: int) -> Tensor:
-    """The 2^dims orthonormal Haar filters of one level: (2^dims, 2, …)."""
-    low, high = torch.tensor([1.0, 1.0]) / 2**0.5, torch.tensor([1.0, -1.0]) / 2**0.5
-    axes = "abc"[:dims]
-    return torch.stack([torch.einsum(f"{','.join(axes)}->{axes}", *taps) for taps in product((low, high), repeat=dims)])
-
-
-CHEAP = {"conv": depthwise, "affine": affine, "wavelet": Wavelet}
-"""Cheap operation by its name in the choice: (conv, intrinsic maps, choice) -> module."""
+def _shifted(problem: Problem, outputs: list[Tensor], wanted: list[Tensor]) -> list[Tensor]:
+    offset = spread(problem.offset(outputs, wanted), outputs[0])
+    return [o + offset for o in outputs]

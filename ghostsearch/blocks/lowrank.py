@@ -7,6 +7,8 @@ from torch import Tensor
 
 from ghostsearch.blocks.base import CONVS, Block, Conv, place
 from ghostsearch.blocks.own_conv import effective_weight, resized
+from ghostsearch.fits.least_squares import by_channel, gram
+from ghostsearch.fits.problem import Fitted, FreeFit, Problem, channel_means, spread
 from ghostsearch.space.choice import Filters, LowRank
 
 
@@ -17,6 +19,8 @@ class LowRankConv(Block):
 
     x: (N, C, *spatial) -> (N, n, *spatial'), as the convolution it replaces.
     """
+
+    reads_metric = True
 
     def __init__(self, conv: Conv, choice: LowRank) -> None:
         super().__init__(conv, choice)
@@ -53,6 +57,23 @@ class LowRankConv(Block):
             if self.expand.bias is not None and conv.bias is not None:
                 self.expand.bias.copy_(conv.bias)
 
+    def fit(self, problem: Problem) -> Fitted:
+        """Reduced-rank regression: the directions of the outputs in which the unconstrained prediction varies most, by
+        the output metric G: W' = G^-½ U Uᵀ G^½ W, U the top eigenvectors of G^½ Cov(W x) G^½.
+        """
+        free, groups = problem.free, self.reduce.groups
+        rank = self.reduce.out_channels // groups
+        covariance = _output_covariance(problem, free)
+        root, back = metric_roots(problem.metric, covariance)
+        directions = torch.linalg.eigh(root @ covariance @ root).eigenvectors[..., -rank:]
+        filters = free.weight.double().reshape(groups, -1, free.weight[0].numel())
+        reduce, expand = _balanced(directions.mT @ root @ filters, back @ directions)
+        self.reduce.weight.copy_(reduce.reshape(self.reduce.weight.shape))
+        self.expand.weight.copy_(expand.reshape(self.expand.weight.shape))
+        whole = expand @ reduce
+        outputs = problem.outputs(whole.reshape(free.weight.shape).to(free.weight.dtype))
+        return Fitted.of(self.expand, outputs, free.wanted)
+
     def scale_outputs(self, factors: Tensor) -> None:
         with torch.no_grad():
             self.expand.weight.mul_(factors.reshape(-1, *[1] * (self.expand.weight.dim() - 1)))
@@ -62,3 +83,38 @@ class LowRankConv(Block):
     def forward(self, input: Tensor) -> Tensor:
         y: Tensor = self.expand(self.reduce(input))
         return y
+
+
+def _balanced(reduce: Tensor, expand: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors (g, r, k) and (g, n, r) of the same product, each row of the first as long as its column of the second.
+
+    Only then do both learn at one rate: a metric of small gradients makes one hundred thousand times the other.
+    """
+    lengths = (reduce.norm(dim=-1) / expand.norm(dim=-2).clamp_min(1e-30)).clamp_min(1e-30).sqrt()
+    return reduce / lengths[..., :, None], expand * lengths[..., None, :]
+
+
+def _output_covariance(problem: Problem, free: FreeFit) -> Tensor:
+    """Covariance of the unconstrained fit's outputs times their number: (groups, n/groups, n/groups)."""
+    outputs = problem.outputs(free.weight)
+    mean, groups = channel_means(outputs), free.equations.groups
+    n = len(mean) // groups
+    total = torch.zeros(groups, n, n, dtype=torch.float64, device=mean.device)
+    for values in outputs:
+        total += gram(by_channel(values - spread(mean, values)).reshape(groups, n, -1))
+    return total
+
+
+def metric_roots(metric: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
+    """G^½ and G^-½, a hundredth of the mean diagonal added, per group of channels; identities where there is no
+    metric. metric: (n, n); like: (groups, n/groups, n/groups).
+    """
+    groups, n = like.shape[:2]
+    eye = torch.eye(n, dtype=like.dtype, device=like.device).expand(groups, n, n)
+    if metric is None:
+        return eye, eye
+    blocks = torch.stack([metric[g * n : (g + 1) * n, g * n : (g + 1) * n] for g in range(groups)]).to(like)
+    level = blocks.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+    values, vectors = torch.linalg.eigh(blocks + (1e-2 * level + 1e-30) * eye)
+    values = values.clamp_min(1e-30).sqrt().unsqueeze(-2)
+    return (vectors * values) @ vectors.mT, (vectors / values) @ vectors.mT

@@ -13,6 +13,7 @@ from math import ceil, prod
 from typing import Any, ClassVar
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.usercode import brought_along
 
 CHEAP_OPERATIONS = ("conv", "affine", "wavelet")
 """Cheap operations the paper tried (Han et al. 2020, section 4.1, table 2's text); `conv` is the one it kept."""
@@ -278,8 +279,9 @@ def parse_choice(text: str) -> Choice:
     Raises GhostsearchError when the text does not parse or a value breaks a rule.
     """
     name, arguments, keywords = _parse_call(text)
-    kind = Choice.kinds.get(name)
-    if kind is None:
+    if name not in Choice.kinds:
+        brought_along("ghostsearch.blocks", name, "choice")
+    if (kind := Choice.kinds.get(name)) is None:
         raise GhostsearchError(f"choice {text!r}: no choice is called {name!r}; there are {', '.join(Choice.kinds)}")
     names = [f.name for f in dataclasses.fields(kind)]
     if len(arguments) > len(names):
@@ -329,11 +331,8 @@ def _parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
     if any(k.arg is None for k in tree.keywords):
         raise trouble
     try:
-        return (
-            tree.func.id,
-            [_literal(a) for a in tree.args],
-            {str(k.arg): _literal(k.value) for k in tree.keywords},
-        )
+        keywords = {str(k.arg): _literal(k.value) for k in tree.keywords}
+        return tree.func.id, [_literal(a) for a in tree.args], keywords
     except ValueError:
         raise trouble from None
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ghostsearch.data.calibration import images_within
 from ghostsearch.data.load import Data
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.fits.problem import FitSettings
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.measure.devices.base import refusals
@@ -40,7 +41,6 @@ from ghostsearch.study.scores import score_of
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.distill_images import kept_to_judge
-from ghostsearch.surgery.fit_problem import FitSettings
 from ghostsearch.surgery.sites import find_sites
 from ghostsearch.training.checks import check_run
 from ghostsearch.training.evaluate import meter_over, torch_device

@@ -11,14 +11,14 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.fits.problem import FitSettings, FreeFit
+from ghostsearch.fits.sampled_rows import Sampling, Tiles, Window, as_maps, crops
 from ghostsearch.graph.capture import batch_size, call, channels_last, copied, hooked, light_copy, moved
 from ghostsearch.graph.flow import Place, find_places, fit_order, overwrites_what_is_read, trace_graph, without_inplace
 from ghostsearch.graph.paused import watched_places
 from ghostsearch.graph.replay import FrugalInterpreter, Liveness, Replay
-from ghostsearch.surgery.fit_problem import FitSettings, FreeFit
 from ghostsearch.surgery.norm_statistics import warn_of_inputs
 from ghostsearch.surgery.output_metric import output_metrics
-from ghostsearch.surgery.sampled_rows import Sampling, Tiles, Window, as_maps, crops
 from ghostsearch.surgery.swap import swap_twins
 from ghostsearch.surgery.verify import BaselineRuns
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.fits.problem import FitSettings
 from ghostsearch.graph.batches import image_batches
 from ghostsearch.graph.capture import copied, light_copy, unwrapped
 from ghostsearch.graph.widths import kept_channels, set_widths, width_plan
@@ -20,7 +21,6 @@ from ghostsearch.surgery.distill_images import kept_to_judge
 from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
 from ghostsearch.surgery.drop import drop_branches, dropped_branches
 from ghostsearch.surgery.fit_model import FitReport, ModelFit
-from ghostsearch.surgery.fit_problem import FitSettings
 from ghostsearch.surgery.fit_width import fitted_channels
 from ghostsearch.surgery.sites import find_sites, require_sites
 from ghostsearch.surgery.swap import swap_sites

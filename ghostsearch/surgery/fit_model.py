@@ -12,18 +12,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.blocks.base import Block
-from ghostsearch.blocks.ghost import GhostConv
-from ghostsearch.blocks.lowrank import LowRankConv
+from ghostsearch.fits.problem import FitSettings, Fitted, Problem, Target, channel_means, spread
+from ghostsearch.fits.sampled_rows import Samples, Window, as_maps, crops
 from ghostsearch.graph.capture import copied
 from ghostsearch.graph.flow import LAYERS, Place, descendants, fit_order, input_weight, readers_of
 from ghostsearch.graph.paused import PausedRuns
 from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Architecture, Branch
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
-from ghostsearch.surgery.fit_block import Fitted, fit_block, scale_outputs
-from ghostsearch.surgery.fit_ghost import channel_means, cheap_halo, spread
-from ghostsearch.surgery.fit_problem import FitSettings, Problem, Target
-from ghostsearch.surgery.sampled_rows import Samples, Window, as_maps, crops
 
 PLAIN = tuple(c.forward for c in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
 PART_VALUES = 2**22
@@ -133,7 +129,7 @@ class ModelFit:
         if problem is None:
             self.not_fitted[place.path] = "the images do not reach it"
             return
-        fitted = fit_block(new, problem)
+        fitted = new.fit(problem) if isinstance(new, Block) else fit_layer(new, problem)
         if fitted is None:
             self.not_fitted[place.path] = f"{type(new).__name__} has no closed-form fit"
             return
@@ -155,7 +151,7 @@ class ModelFit:
         self, place: Place, old: Any, new: Any, norm: Any, found: Any, gather: Callable[..., None]
     ) -> Problem | None:
         window = Window.of(old)
-        halo = cheap_halo(new) if isinstance(new, GhostConv) else ((0, 0),) * len(window.kernel)
+        halo = new.halo if isinstance(new, Block) else ((0, 0),) * len(window.kernel)
         aim = self._aim(place)
         targets = self.statistics.targets(aim)
         tiles_of = self.statistics.tiles[aim]
@@ -190,7 +186,7 @@ class ModelFit:
         if norm is not None:
             unit = norm.weight / (norm.running_var + norm.eps).sqrt()
         shared = place.path == self.first and not self.channels and isinstance(new, Block)
-        rounds = max(0, self.settings.relu_rounds - isinstance(new, GhostConv))
+        rounds = max(0, self.settings.relu_rounds - (isinstance(new, Block) and new.relaxes_targets))
         known = self.statistics.known_free(place.path, rounds) if shared else None
         return Problem(
             old, old.weight * unit.reshape(-1, *[1] * (old.weight.dim() - 1)), samples, target, self.settings,
@@ -203,8 +199,8 @@ class ModelFit:
         return self.aims.get(id(self.student.get_submodule(place.path)), place.path)
 
     def _metric(self, place: Place, new: Any) -> Tensor | None:
-        """The output metric, in the student's channels; only low-rank fits ask for it."""
-        if not isinstance(new, LowRankConv):
+        """The output metric, in the student's channels, where a block's fit asks for it."""
+        if not (isinstance(new, Block) and new.reads_metric):
             return None
         metric, chosen = self.statistics.metric(place.path), self.channels.get(place.path)
         return metric if metric is None or chosen is None else metric[chosen][:, chosen]
@@ -259,12 +255,21 @@ class ModelFit:
         deviation = variance.sqrt()
         scale = (norm.running_var + norm.eps).sqrt() / deviation.clamp_min(1e-6)
         scale = torch.where(deviation > 1e-6, scale, torch.ones_like(scale))
-        scale_outputs(new, scale if back is None else scale[torch.argsort(back)])
+        if isinstance(new, Block):
+            new.scale_outputs(scale if back is None else scale[torch.argsort(back)])
+        else:
+            new.weight.mul_(scale.reshape(-1, *[1] * (new.weight.dim() - 1)))
         variance = variance * scale.square()
         norm.running_mean.copy_(mean * scale)
         norm.running_var.copy_(variance)
         norm.weight.copy_((variance + norm.eps).sqrt() / scale)
         norm.bias.copy_(mean + offset)
+
+
+def fit_layer(layer: Any, problem: Problem) -> Fitted:
+    """Give a convolution or linear layer the best filters, but for constants and scale."""
+    layer.weight.copy_(problem.free.weight)
+    return Fitted.of(layer, problem.outputs(problem.free.weight), problem.free.wanted)
 
 
 def _over_positions(affine: Any) -> nn.Conv1d:

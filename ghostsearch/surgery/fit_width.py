@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.blocks.own_conv import PLAIN, is_plain
+from ghostsearch.fits.least_squares import NormalEquations, cholesky
+from ghostsearch.fits.sampled_rows import Sampling, Window, as_maps, crops
 from ghostsearch.graph.capture import call, hooked, tensors
 from ghostsearch.graph.plan import Edit, WidthPlan
 from ghostsearch.graph.widths import kept_channels
 from ghostsearch.space.choice import Width
 from ghostsearch.space.costs import kept_width
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
-from ghostsearch.surgery.least_squares import NormalEquations, cholesky
-from ghostsearch.surgery.sampled_rows import Sampling, Window, as_maps, crops
 
 UPDATE_COLUMNS = 256
 """Columns of removed channels that are gathered before whole matrices are brought up to date by them."""

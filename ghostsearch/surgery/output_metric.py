@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from ghostsearch.fits.sampled_rows import as_maps
 from ghostsearch.graph.capture import tensors
 from ghostsearch.surgery.sampled_gradients import parameters_frozen
-from ghostsearch.surgery.sampled_rows import as_maps
 
 if TYPE_CHECKING:
     from ghostsearch.surgery.baseline_statistics import BaselineStatistics

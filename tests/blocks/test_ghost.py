@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ghostsearch.blocks.ghost import GhostConv, haar_bands
+from ghostsearch.blocks.cheap import haar_bands
+from ghostsearch.blocks.ghost import GhostConv
 from ghostsearch.space.choice import Ghost
 
 

@@ -1,14 +1,17 @@
-"""A block that only this file knows goes through everything: it is one choice, one block and one row of the table."""
+"""A block that only a user's package knows goes through everything: it is one choice, one block and one row."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
-from torch import Tensor
 
-from ghostsearch.blocks.base import CONVS, Block, Conv
 from ghostsearch.blocks.table import BLOCKS
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.writer import export
@@ -17,11 +20,13 @@ from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.report.inspection import inspection
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.space.choice import Choice, Filters, LayerChoice, Look
+from ghostsearch.space.choice import Choice, LayerChoice
 from ghostsearch.study.candidates import read_candidates
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.run import search
+from ghostsearch.study.solve import solve_study
 from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.fit_model import FitReport
 from ghostsearch.surgery.saved import SavedModel, load, save
 from ghostsearch.surgery.sites import find_sites
 
@@ -33,72 +38,29 @@ SITE = "block2.0.0"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def blind() -> Iterator[None]:
-    """The toy choice and its block are known while this file's tests run."""
-
-    @dataclass(frozen=True)
-    class Blind(LayerChoice):
-        """A convolution that sees only the first of its input channels."""
-
-        name: ClassVar[str] = "blind"
-        seen: float = 0.5
-
-        def __str__(self) -> str:
-            return f"blind(seen={self.seen:g})"
-
-        def inputs(self, filters: Filters) -> int:
-            return max(1, int(self.seen * filters.in_channels))
-
-        def position_macs(self, filters: Filters) -> int:
-            return filters.out_channels * self.inputs(filters) * filters.taps // filters.in_channels
-
-        def params(self, filters: Filters) -> int:
-            return self.position_macs(filters) + filters.out_channels * filters.bias
-
-        def suits(self, filters: Filters) -> bool:
-            return filters.groups == 1
-
-        @property
-        def look(self) -> Look:
-            return Look("bl", (5, -self.seen), "#123456")
-
-    class BlindConv(Block):
-        def __init__(self, conv: Conv, choice: Blind) -> None:
-            super().__init__(conv, choice)
-            filters = Filters(conv.in_channels, conv.out_channels, conv.kernel_size)
-            self.conv = CONVS[conv.weight.dim() - 2](
-                choice.inputs(filters), conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
-                bias=conv.bias is not None, device=conv.weight.device, dtype=conv.weight.dtype,
-            )  # fmt: skip
-
-        @property
-        def first(self) -> Conv:
-            return self.conv
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.conv(x[:, : self.conv.in_channels])
-
-        @torch.no_grad()
-        def copy_weights(self, conv: Conv) -> None:
-            self.conv.weight.copy_(conv.weight[:, : self.conv.in_channels])
-            if conv.bias is not None:
-                self.conv.bias.copy_(conv.bias)
-
-        @torch.no_grad()
-        def scale_outputs(self, factors: Tensor) -> None:
-            self.conv.weight.mul_(factors.reshape(-1, *[1] * (self.conv.weight.dim() - 1)))
-            if self.conv.bias is not None:
-                self.conv.bias.mul_(factors)
-
-    Choice.kinds["blind"] = Blind
-    BLOCKS[Blind] = BlindConv
-    yield
-    del Choice.kinds["blind"], BLOCKS[Blind]
+def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A package that brings the block is installed while this file's tests run."""
+    folder = tmp_path_factory.mktemp("packages")
+    info = folder / "toy_block-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-block\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[ghostsearch.blocks]\nblind = tests.toy_block\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield folder
+        if kind := Choice.kinds.pop("blind", None):
+            del BLOCKS[kind], sys.modules["tests.toy_block"]
 
 
 @pytest.fixture(scope="module")
 def digits() -> LoadedModel:
     return load_model("ghostsearch:digits_cnn")
+
+
+@pytest.fixture(scope="module")
+def costs(digits: LoadedModel) -> CostTable:
+    example = example_input(digits.input)
+    return CostTable(digits.module, example, find_sites(digits.module, example))
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +70,10 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+def blind(seen: float) -> Architecture:
+    return Architecture.of({SITE: f"blind(seen={seen})"})
+
+
 def test_inspect_offers_it_with_its_speedup(digits: LoadedModel, space: str) -> None:
     rows = {row["site"]: row["choices"] for row in inspection(digits, space)["sites"]}
     assert [c["choice"] for c in rows[SITE]] == ["keep", "blind(seen=0.5)", "blind(seen=0.25)"]
@@ -115,17 +81,14 @@ def test_inspect_offers_it_with_its_speedup(digits: LoadedModel, space: str) -> 
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
-def test_it_converts_costs_what_it_says_saves_and_exports(digits, calibrated, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    example = example_input(digits.input)
-    architecture = Architecture.of({SITE: "blind(seen=0.5)"})
+def test_it_converts_costs_what_it_says_saves_and_exports(digits, costs, calibrated, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    example, architecture = example_input(digits.input), blind(0.5)
     calibration = [torch.rand(16, 1, 8, 8)] if calibrated else None
     model = convert(digits.module, architecture, example=example, calibration=calibration)
     conv, block = digits.module.get_submodule(SITE), model.get_submodule(SITE)
-    if not calibrated:
-        assert torch.equal(block.conv.weight, conv.weight[:, : conv.in_channels // 2])
-    table = CostTable(digits.module, example, find_sites(digits.module, example))
-    counted = measure_cost(model, example)
-    assert (counted.params, counted.macs) == (table.predict(architecture).params, table.predict(architecture).macs)
+    assert torch.equal(block.conv.weight, conv.weight[:, : conv.in_channels // 2]) != calibrated
+    counted, predicted = measure_cost(model, example), costs.predict(architecture)
+    assert (counted.params, counted.macs) == (predicted.params, predicted.macs)
     save(model, tmp_path / "net", source=digits, architecture=architecture)
     again = load(tmp_path / "net")
     x = torch.rand(3, 1, 8, 8)
@@ -136,9 +99,22 @@ def test_it_converts_costs_what_it_says_saves_and_exports(digits, calibrated, tm
     assert written.max_difference < 1e-4
 
 
-def test_a_search_reports_it(space: str, tmp_path, hasty) -> None:  # type: ignore[no-untyped-def]
+def test_its_fit_comes_nearer_to_the_baseline_than_its_copies(digits: LoadedModel) -> None:
+    images, reports = torch.rand(256, 1, 8, 8, generator=torch.Generator().manual_seed(0)), list[FitReport]()
+    wanted = digits.module.eval()(images)
+
+    def error(calibration: list[torch.Tensor] | None) -> float:
+        model = convert(digits.module, blind(0.5), example=images[:1], calibration=calibration, on_fit=reports.append)
+        return float((model.eval()(images) - wanted).square().mean().detach())
+
+    assert error([images]) < 0.5 * error(None)
+    assert reports[0].fitted[0] == SITE
+    assert SITE not in reports[0].not_fitted
+
+
+def test_a_search_solves_for_it_and_reports_it(costs: CostTable, space: str, tmp_path, hasty) -> None:  # type: ignore[no-untyped-def]
     run = RunConfig(
-        space=space, objectives=("score", "latency"), trials=3, epochs=0, final_epochs=0, baseline_epochs=1,
+        space=space, objectives=("score", "latency", "macs"), trials=3, epochs=0, final_epochs=0, baseline_epochs=1,
         train_images=128, calibration_images=64, time_limit=0.02, final_time_limit=0.05, cell_time_limit=0.02,
         veto=False, out=str(tmp_path / "run"),
     )  # fmt: skip
@@ -148,7 +124,37 @@ def test_a_search_reports_it(space: str, tmp_path, hasty) -> None:  # type: igno
     table = read_candidates(tmp_path / "run")
     assert set(table["choice"]) == {"blind(seen=0.5)", "blind(seen=0.25)"}
     assert table.filter(like="latency_ratio").notna().all().all()
-    assert "blind(seen=0.5)" in (tmp_path / "run" / "report.html").read_text()
+    # Between the two only the cheaper one keeps the limit; above both the better one loses less.
+    macs = {seen: costs.predict(blind(seen)).macs for seen in (0.5, 0.25)}
+    loss = dict(zip(table["choice"], table["divergence"], strict=True))
+    (tight,) = solve_study(tmp_path / "run", {"macs": str((macs[0.5] + macs[0.25]) // 2)})
+    assert (tight.architecture, tight.resources["macs"]) == (blind(0.25), macs[0.25])
+    best = min((0.5, 0.25), key=lambda seen: loss[f"blind(seen={seen})"])
+    first = solve_study(tmp_path / "run", {"macs": str(macs[0.5])})[0]
+    assert (first.architecture, first.resources["macs"]) == (blind(best), macs[best])
+    assert first.loss == pytest.approx(loss[f"blind(seen={best})"])
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "blind(seen=0.5)" in page
+    assert "#123456" in page
+
+
+def test_a_fresh_process_knows_it(package: Path, space: str, tmp_path: Path) -> None:
+    """From `--choice` and a preset alike, and in the directory that was written."""
+    path = os.pathsep.join([str(package), str(Path(__file__).parents[2])])
+    out, example = tmp_path / "net", "model, x = load(sys.argv[1]), torch.rand(1, 1, 8, 8)"
+    code = (
+        "import sys, torch\nfrom ghostsearch.space.preset import load_preset\n"
+        "from ghostsearch.surgery.saved import load\nassert 'tests.toy_block' not in sys.modules\n"
+        "print(load_preset(sys.argv[2]).sites[0].choices)\n"
+        f"{example}\nprint(type(model.get_submodule(sys.argv[3])).__name__, tuple(model(x).shape))"
+    )
+    made = [sys.executable, "-m", "ghostsearch", "convert", "ghostsearch:digits_cnn", "--include", SITE]
+    environment = {**os.environ, "PYTHONPATH": path}
+    subprocess.run([*made, "--choice", "blind(seen=0.5)", "--out", str(out)], check=True, env=environment)
+    assert json.loads((out / "architecture.json").read_text())["sites"] == {SITE: "blind(seen=0.5)"}
+    loaded = [sys.executable, "-c", code, str(out), space, SITE]
+    done = subprocess.run(loaded, check=True, env=environment, capture_output=True, text=True)
+    assert done.stdout.split("\n")[:2] == ["('keep', 'blind(seen=0.5)', 'blind(seen=0.25)')", "BlindConv (1, 10)"]
 
 
 def test_a_choice_without_a_block_is_refused(digits: LoadedModel) -> None:

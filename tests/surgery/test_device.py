@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ghostsearch.fits.problem import FitSettings
 from ghostsearch.graph.capture import light_copy
 from ghostsearch.graph.widths import width_plan
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.fit_model import ModelFit
-from ghostsearch.surgery.fit_problem import FitSettings
 from ghostsearch.surgery.fit_width import fitted_channels
 from tests.labelled_device import ELSEWHERE, ElsewhereMode
 

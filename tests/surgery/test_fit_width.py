@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from ghostsearch.fits.least_squares import NormalEquations, damped
 from ghostsearch.graph.plan import Edit
 from ghostsearch.surgery.fit_width import Elimination
-from ghostsearch.surgery.least_squares import NormalEquations, damped
 
 READERS = {
     "3×3 kernel": (nn.Conv2d(8, 6, 3, padding=1), {c: [c] for c in range(8)}),

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.fits.least_squares import cholesky, damped
+from ghostsearch.fits.problem import FitSettings
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery import fit_model
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
-from ghostsearch.surgery.fit_problem import FitSettings
-from ghostsearch.surgery.least_squares import cholesky, damped
 from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm
 from ghostsearch.surgery.sites import find_sites
 

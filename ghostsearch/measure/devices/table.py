@@ -9,9 +9,10 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ghostsearch.errors import GhostsearchError, in_a_line
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.devices.base import Device
 from ghostsearch.space.architecture import nearest_names
+from ghostsearch.usercode import brought_along
 
 DEVICES: Mapping[str, str] = {
     "onnxruntime:cpu": "onnxruntime_cpu:OnnxRuntimeCpu",
@@ -48,7 +49,7 @@ class DeviceStatus:
 
 def device_names() -> list[str]:
     """Every device's name, the shipped ones first; imports none of them."""
-    return [*DEVICES, *(name for name in _foreign() if name not in DEVICES)]
+    return list(dict.fromkeys([*DEVICES, *_brought()]))
 
 
 def get_device(name: str) -> Device:
@@ -75,28 +76,23 @@ def list_devices(names: Sequence[str] = ()) -> list[DeviceStatus]:
     return rows
 
 
-def _foreign() -> dict[str, importlib.metadata.EntryPoint]:
-    return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+def _brought() -> list[str]:
+    return [point.name for point in importlib.metadata.entry_points(group=ENTRY_POINTS)]
 
 
 def _load(name: str) -> Device:
-    if name.startswith(SSH) and name not in _foreign():
+    if name.startswith(SSH) and name not in _brought():
         far: Device = importlib.import_module(f"{__package__}.ssh").SshOnnxRuntime(name)
         return far
     if name in DEVICES:
         file, _, kind = DEVICES[name].partition(":")
         device: Device = getattr(importlib.import_module(f"{__package__}.{file}"), kind)()
         return device
-    point = _foreign().get(name)
-    if point is None:
+    made = brought_along(ENTRY_POINTS, name, "device", lambda kind: kind())
+    if made is None:
         near = nearest_names(name, device_names())
         raise GhostsearchError(f"no device is called {name!r}; nearest: {near}; another machine is ssh:user@host")
-    try:
-        made = point.load()()
-    # Another package's code may fail in any way on import.
-    except Exception as error:
-        shown = in_a_line(error)
-        raise GhostsearchError(f"device {name!r} ({point.value}) cannot be loaded ({shown})") from error
     if not isinstance(made, Device):
-        raise GhostsearchError(f"device {name!r} ({point.value}) must subclass ghostsearch.measure.devices.base.Device")
+        kind = type(made).__name__
+        raise GhostsearchError(f"device {name!r}: {kind} must subclass ghostsearch.measure.devices.base.Device")
     return made

@@ -10,21 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ghostsearch.blocks.ghost import Wavelet
-from ghostsearch.surgery.few_rows import FewRows
-from ghostsearch.surgery.least_squares import NormalEquations, by_channel, damped, parts, unfolded, weight_gradient
-from ghostsearch.surgery.sampled_rows import Samples, Sides
+from ghostsearch.blocks.cheap import Wavelet
+from ghostsearch.fits.few_rows import FewRows
+from ghostsearch.fits.least_squares import NormalEquations, by_channel, damped, parts, unfolded, weight_gradient
+from ghostsearch.fits.problem import CONVOLVE, Batches, channel_means, spread
+from ghostsearch.fits.sampled_rows import Samples, Sides
 
-CONVOLVE: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 TRANSPOSED: dict[int, Callable[..., Tensor]] = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}
-Batches = Sequence[Tensor]
-
-
-def cheap_halo(block: Any) -> Sides:
-    """Positions around an output that the cheap operation reads of the intrinsic maps, per spatial dimension."""
-    if isinstance(block.cheap, Wavelet):
-        return ((0, 1),) * (block.primary.weight.dim() - 2)
-    return tuple((k // 2, k // 2) for k in block.cheap.weight.shape[2:])
 
 
 def seen(maps: Tensor, taps: Sequence[int]) -> Tensor:
@@ -62,7 +54,7 @@ class GhostFit:
 
     @property
     def halo(self) -> Sides:
-        return cheap_halo(self.block)
+        return self.block.halo
 
     def maps_at(self, primary: Tensor) -> list[Tensor]:
         """Intrinsic maps with the halo around them, zero outside the map as the cheap operation pads it."""
@@ -257,15 +249,3 @@ def _pieces(maps: Batches, targets: Batches, taps: int) -> Iterator[tuple[Tensor
 
 def _of_filter(per_filter: Tensor, like: Tensor) -> Tensor:
     return per_filter.reshape(-1, *[1] * (like.dim() - 1))
-
-
-def spread(per_channel: Tensor, like: Tensor) -> Tensor:
-    """(n,) so that it broadcasts over (K, n, *spatial)."""
-    return per_channel.reshape(-1, *[1] * (like.dim() - 2))
-
-
-def channel_means(values: Sequence[Tensor]) -> Tensor:
-    """Mean of each channel over all parts and positions: (n,)."""
-    dims = [0, *range(2, values[0].dim())]
-    total: Any = sum(v.sum(dims).double() for v in values)
-    return (total / sum(v.numel() // v.shape[1] for v in values)).to(values[0].dtype)

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from ghostsearch.blocks.base import Conv
-from ghostsearch.surgery.least_squares import (
+from ghostsearch.fits.least_squares import (
     DOUBLE_FEATURES,
     NormalEquations,
     by_channel,
@@ -27,7 +27,7 @@ class FewRows:
     that single precision is enough; `inverse_times` does, and is for directions of a search only. intercept: as there.
     """
 
-    def __init__(self, layer: Conv | nn.Linear, rows: int, *, intercept: bool) -> None:
+    def __init__(self, layer: _ConvNd | nn.Linear, rows: int, *, intercept: bool) -> None:
         self.layer, self.intercept = layer, intercept
         self.groups = 1 if isinstance(layer, nn.Linear) else layer.groups
         self.features = layer.weight[0].numel()

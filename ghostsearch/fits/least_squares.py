@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from ghostsearch.blocks.base import Conv
+from torch.nn.modules.conv import _ConvNd
 
 PART_ELEMENTS = 2**22
 """Numbers in one matrix of patches; more are taken in parts, whose memory is used again: from 32 MiB on it would come
@@ -121,7 +120,7 @@ class NormalEquations:
     intercept: whether a constant per output is fitted too.
     """
 
-    def __init__(self, layer: Conv | nn.Linear, *, intercept: bool = True) -> None:
+    def __init__(self, layer: _ConvNd | nn.Linear, *, intercept: bool = True) -> None:
         self.layer, self.intercept = layer, intercept
         self.groups = 1 if isinstance(layer, nn.Linear) else layer.groups
         self.features, self.outputs = layer.weight[0].numel(), layer.weight.shape[0]

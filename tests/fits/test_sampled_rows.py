@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from ghostsearch.fits.least_squares import by_channel, patches
+from ghostsearch.fits.problem import FitSettings
+from ghostsearch.fits.sampled_rows import Sampling, Window, crops
 from ghostsearch.graph.paused import PausedRuns
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
-from ghostsearch.surgery.fit_problem import FitSettings
-from ghostsearch.surgery.least_squares import by_channel, patches
-from ghostsearch.surgery.sampled_rows import Sampling, Window, crops
 
 CONVS = [
     nn.Conv1d(4, 6, 3, stride=2, padding=1), nn.Conv2d(4, 6, 3, dilation=2, padding="same", padding_mode="reflect"),

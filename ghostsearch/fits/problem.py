@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghostsearch.surgery.few_rows import FewRows, equations_for
-from ghostsearch.surgery.fit_ghost import CONVOLVE, channel_means, spread
-from ghostsearch.surgery.least_squares import NormalEquations
-from ghostsearch.surgery.sampled_rows import Samples
+from ghostsearch.fits.few_rows import FewRows, equations_for
+from ghostsearch.fits.least_squares import NormalEquations
+from ghostsearch.fits.sampled_rows import Samples
 
+CONVOLVE: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 Batches = Sequence[Tensor]
 
 
@@ -182,3 +183,41 @@ class Problem:
         if not self.intercept:
             return self.prior.new_zeros(wanted[0].shape[1])
         return channel_means(wanted) - channel_means(outputs)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A layer's weights are in place, its biases at zero; this is what they give."""
+
+    outputs: list[Tensor]
+    """Per part (K, n, *size), channels as the layer makes them, without constants."""
+    wanted: list[Tensor]
+    """The targets that they were fitted to."""
+    shift: Callable[[Tensor], None]
+    """Sets biases to constants (n,), where the layer has any."""
+    order: Tensor | None = None
+    """The original channel at each place; None when nothing is moved."""
+
+    @classmethod
+    def of(cls, layer: Any, outputs: list[Tensor], wanted: list[Tensor]) -> Fitted:
+        """Of a layer whose constants are its bias, where it has one."""
+        if layer.bias is not None:
+            layer.bias.zero_()
+
+        def shift(offset: Tensor) -> None:
+            if layer.bias is not None:
+                layer.bias.copy_(offset)
+
+        return cls(outputs, wanted, shift)
+
+
+def spread(per_channel: Tensor, like: Tensor) -> Tensor:
+    """(n,) so that it broadcasts over (K, n, *spatial)."""
+    return per_channel.reshape(-1, *[1] * (like.dim() - 2))
+
+
+def channel_means(values: Sequence[Tensor]) -> Tensor:
+    """Mean of each channel over all parts and positions: (n,)."""
+    dims = [0, *range(2, values[0].dim())]
+    total: Any = sum(v.sum(dims).double() for v in values)
+    return (total / sum(v.numel() // v.shape[1] for v in values)).to(values[0].dtype)

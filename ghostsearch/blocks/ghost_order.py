@@ -11,10 +11,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ghostsearch.blocks.ghost import Wavelet
-from ghostsearch.surgery.fit_ghost import GhostFit, seen
-from ghostsearch.surgery.least_squares import by_channel, damped
-from ghostsearch.surgery.sampled_rows import Samples
+from ghostsearch.blocks.cheap import Wavelet
+from ghostsearch.blocks.ghost_fit import GhostFit, seen
+from ghostsearch.fits.least_squares import by_channel, damped
+from ghostsearch.fits.sampled_rows import Samples
 
 CANDIDATES = 128
 """Channels whose maps are looked at together: bounds the memory of the products with all targets."""

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from ghostsearch.blocks.base import Conv
+from torch.nn.modules.conv import _ConvNd
 
 Sides = tuple[tuple[int, int], ...]
 """Positions before and behind, per spatial dimension."""
@@ -29,7 +28,7 @@ class Window:
     mode: str = "zeros"
 
     @classmethod
-    def of(cls, layer: Conv | nn.Linear) -> Window:
+    def of(cls, layer: _ConvNd | nn.Linear) -> Window:
         """The window of a convolution, or of a linear layer on the last dimension of its input."""
         if isinstance(layer, nn.Linear):
             return cls.point(1)
