@@ -155,7 +155,7 @@ def test_the_index_names_every_page() -> None:
 @pytest.mark.parametrize(
     ("name", "columns"),
     [
-        ("trials", {**COLUMNS, **{f"{k}[DEVICE]": f"{v}, a column a device" for k, v in DEVICE_COLUMNS.items()}}),
+        ("trials", {**COLUMNS, **{f"{k}[DEVICE]": f"{v}, a column per device" for k, v in DEVICE_COLUMNS.items()}}),
         ("candidates", CANDIDATE_COLUMNS),
     ],
 )

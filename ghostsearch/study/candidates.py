@@ -141,14 +141,14 @@ def write_candidates(folder: Path, table: pd.DataFrame) -> None:
         table.to_parquet(path, index=False)
 
 
-def losses_of(table: pd.DataFrame, space: SearchSpace, column: str = "divergence") -> list[Any]:
+def losses_of(table: pd.DataFrame, space: SearchSpace) -> list[Any]:
     """Per site, then group, of the space the loss of each option; the baseline's is 0.
 
     Raises GhostsearchError when the table lacks a choice of the space.
     """
     import numpy as np
 
-    known = {(r.kind, r.name, r.choice): getattr(r, column) for r in table.itertuples(index=False)}
+    known = {(r.kind, r.name, r.choice): r.divergence for r in table.itertuples(index=False)}
     losses = []
     for kind, options_of in (("site", space.sites), ("group", space.groups)):
         for name, options in options_of.items():

@@ -5,17 +5,24 @@ import random
 import signal
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.cells import CellStore, Correction
+from ghostsearch.measure.profiling import Network, profile
+from ghostsearch.measure.setting import Setting
 from ghostsearch.pareto import pareto_front
+from ghostsearch.records import Latency
 from ghostsearch.study import explore
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
 from ghostsearch.study.run import search
+from ghostsearch.study.setup import open_setup
 from tests.processes import Started
 
 
@@ -57,6 +64,50 @@ def test_no_architecture_is_evaluated_twice(unbroken):
     assert len(set(digests)) == len(digests) == 6
     assert [r.number for r in unbroken.records] == list(range(6))
     assert [r.origin for r in unbroken.records] == ["baseline", *["sampler"] * 5]
+
+
+def timed_by_macs(pairs, baseline, *, device, setting, progress=None):
+    """In the place of `measure_pairs`: a nanosecond for each multiply-add, whatever the clock."""
+
+    def seconds(model, x):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.eval()(x)
+        return 1e-6 + 1e-9 * counter.get_total_flops() / 2
+
+    beside = seconds(*baseline) if baseline else None
+    found = {}
+    for name, pair in pairs.items():
+        time, name_of_device = seconds(*pair), device if isinstance(device, str) else device.name
+        found[name] = Latency(
+            device=name_of_device, threads=1, batch=setting.batch, precision=setting.precision, times_s=(time,) * 3,
+            baseline_times_s=(beside,) * 3 if beside else (), stopped="narrow",
+            ratio_interval=(0.99 * time / beside, 1.01 * time / beside) if beside else None,
+        )  # fmt: skip
+    return found
+
+
+def test_the_same_seed_searches_the_same_whatever_profile_and_audit_ran_before(tiny, tmp_path, monkeypatch):
+    """Cells of other searches and a correction of this very space, one that turns the order of all models round."""
+    for module in ("latency", "profiling", "audit"):
+        monkeypatch.setattr(import_module(f"ghostsearch.measure.{module}"), "measure_pairs", timed_by_macs)
+    changed = {"objectives": ["score", "latency"], "max_latency": "90%", "baseline_epochs": 1, "trials": 5}
+
+    def searched(name):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache of {name}"))
+        config = RunConfig(**tiny(tmp_path / name, **changed))
+        if name == "later":
+            setup = open_setup(config)
+            network = Network(setup.baseline.module, setup.example, setup.anatomy)
+            store = CellStore("onnxruntime:cpu", Setting())
+            table = profile(network, setup.space, store, cell_s=0.02)
+            correct = Correction(coefficients=(-1.0, 0.0, 0.0), baseline_s=1.0, models=9)
+            store.correct(table.digest, correct)
+            store.write()
+            assert table.predict([setup.space.uniform("ghost(ratio=4, kernel=3)")])[0] > 1
+        view = search(config)
+        return outcome(view), [x.median_s for r in view.records for x in r.latencies], view.front
+
+    assert searched("first") == searched("later")
 
 
 STAGES = {
