@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from ghostsearch.fits import least_squares
 from ghostsearch.fits.few_rows import FewRows, equations_for
 from ghostsearch.fits.least_squares import GRAM_BLOCK, NormalEquations, gram, patches
-from ghostsearch.surgery import least_squares
 
 
 @pytest.mark.parametrize("features", [1, GRAM_BLOCK - 1, GRAM_BLOCK, 2 * GRAM_BLOCK + 5])
