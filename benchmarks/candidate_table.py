@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.networks import compute_device
+from benchmarks.networks import compute_device, study_arguments
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.data.calibration import images_within
 from ghostsearch.space.architecture import SearchSpace
@@ -130,15 +130,9 @@ def aim_beside(name: str, candidates: int, minutes: float) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="ghostsearch:digits_cnn")
-    parser.add_argument("--weights")
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--validation-list")
-    parser.add_argument("--space", default="ghost_width")
+    parser = study_arguments(__doc__)
     parser.add_argument("--classes", type=int)
     parser.add_argument("--size", type=int)
-    parser.add_argument("--train-images", type=int)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--calibration-images", type=int, default=256)
     parser.add_argument("--every", type=int, default=1, help="take every nth site and every nth group alone")

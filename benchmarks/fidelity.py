@@ -16,6 +16,7 @@ import pandas as pd
 from scipy.stats import kendalltau
 from torch import nn
 
+from benchmarks.networks import study_arguments
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.files import write_text
 from ghostsearch.graph.capture import copied
@@ -108,13 +109,7 @@ def taus(
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="ghostsearch:digits_cnn")
-    parser.add_argument("--weights")
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--validation-list")
-    parser.add_argument("--space", default="ghost_width")
-    parser.add_argument("--train-images", type=int)
+    parser = study_arguments(__doc__)
     parser.add_argument("--baseline-epochs", type=int)
     parser.add_argument("--count", type=int, default=12)
     parser.add_argument("--rungs", type=int, nargs="+", default=[0, 1, 3])

@@ -21,6 +21,18 @@ def compute_device() -> str:
     return f"{processor()}, {torch.get_num_threads()} threads"
 
 
+def study_arguments(about: str | None) -> argparse.ArgumentParser:
+    """A parser of what a study is made of: network, images and space."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="ghostsearch:digits_cnn")
+    parser.add_argument("--weights")
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--validation-list")
+    parser.add_argument("--space", default="ghost_width")
+    parser.add_argument("--train-images", type=int)
+    return parser
+
+
 def network_arguments(
     about: str | None, networks: Sequence[str], work: str, *, required: bool = False
 ) -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from benchmarks.networks import study_arguments
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.machine import processor
 from ghostsearch.pareto import hypervolume
@@ -181,13 +182,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="ghostsearch:digits_cnn")
-    parser.add_argument("--weights")
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--validation-list")
-    parser.add_argument("--space", default="ghost_width")
-    parser.add_argument("--train-images", type=int)
+    parser = study_arguments(__doc__)
     parser.add_argument("--baseline-epochs", type=int)
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--epochs", type=int, default=1)

@@ -55,7 +55,6 @@ def test_the_report_holds_what_the_search_learned_of_the_device(study):
 
     out, _ = study
     view = load_study(out)
-    table = pd.read_parquet(out / view.candidates)
     assert {row["predictor"] for row in view.audit} <= {"latency table", "MACs alone"}
     sites = {s["path"] for s in view.anatomy["sites"]}
     assert sites <= {row["layer"] for row in view.layers}
@@ -65,10 +64,6 @@ def test_the_report_holds_what_the_search_learned_of_the_device(study):
             kept = next(r for r in view.records if r.digest == digest)
             if kept.groups == {} and kept.sites.get(row["layer"], "keep") == "keep":
                 assert seconds == pytest.approx(row["baseline_s"], rel=1e-3)
-    for veto in view.vetoed:
-        assert veto["interval"][1] >= 1
-        assert veto["choice"] not in set(table[table["name"] == veto["site"]]["choice"])
-        assert all(r.sites.get(veto["site"]) != veto["choice"] for r in view.records)
     assert 'id="layer-plot"' in (out / "report.html").read_text()
 
 

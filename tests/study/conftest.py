@@ -7,7 +7,10 @@ from .servers import server
 
 @pytest.fixture(scope="module", autouse=True)
 def quick(hasty):
-    """No test here is about how well a latency is known."""
+    """No test here is about how well a latency is known, or about the report's pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ghostsearch.report.summary.draw_pictures", lambda *_: [])
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +20,7 @@ def tiny(tiny_space):
     def options(out, **changed):
         return {
             "model": "tests.small_net:SmallNet", "space": str(tiny_space), "objectives": ["score", "macs"], "trials": 6,
-            "epochs": 0, "final_epochs": 0, "baseline_epochs": 4, "batch_size": 32, "train_images": 128,
+            "finalists": 3, "epochs": 0, "final_epochs": 0, "baseline_epochs": 4, "batch_size": 32, "train_images": 128,
             "calibration_images": 64, "time_limit": 0.02, "final_time_limit": 0.1, "cell_time_limit": 0.02,
             "out": str(out), **changed,
         }  # fmt: skip
