@@ -3,6 +3,7 @@
 import copy
 import gc
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import torch
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure import latency as timing
 from ghostsearch.measure.devices.base import Device, Prepared
-from ghostsearch.measure.latency import LEAST_BUILDS, ROUNDS, measure_latency
+from ghostsearch.measure.intervals import builds_needed, interval, log_ratios
+from ghostsearch.measure.latency import BUILDS, LEAST_BUILDS, MAX_BUILDS, ROUNDS, measure_latency
 from ghostsearch.measure.setting import Setting
 
 EXAMPLE = torch.randn(1, 3, 16, 16)
@@ -137,6 +140,112 @@ def test_the_baseline_model_is_timed_in_turns_in_an_order_that_changes():
     assert device.closed.count("a") == device.prepared == device.closed.count("baseline") >= LEAST_BUILDS
     assert device.batch == 4
     assert all(latency.cores_busy is None for latency in found.values())
+
+
+class Scripted(Noting):
+    """A device whose builds take so many seconds a call, one after the other; untimed calls are noted."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.builds = {label: iter(times) for label, times in seconds.items()}
+        self.made, self.order, self.timed = dict.fromkeys(seconds, 0), [], []
+
+    def prepare(self, model, example, options):
+        label = model.label
+        found, time = super().prepare(model, example, options), next(self.builds[label])
+        self.made[label] += 1
+        self.order.append(label)
+
+        def seconds(calls):
+            self.timed.append(label)
+            return [time] * calls
+
+        found.seconds = seconds
+        return found
+
+
+@pytest.fixture
+def undisturbed(monkeypatch):
+    """No other process takes a core, whatever this machine does."""
+    monkeypatch.setattr(timing, "preemptions", lambda: 0)
+
+
+def scripted(setting, **seconds):
+    device = Scripted(seconds)
+    models = {label: labelled(label) for label in seconds if label != "baseline"}
+    return device, measure_latency(models, EXAMPLE, device=device, baseline=labelled("baseline"), setting=setting)
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_how_many_builds_are_timed_follows_from_the_first_ones_alone():
+    """The spread that a later build shows neither ends the timing nor narrows the interval (Stein's rule)."""
+    first = [0.01, 0.0102, 0.0099, 0.0101]
+    logs = log_ratios([[[x]] for x in [*first, *[0.01] * 28]], [[[0.02]]] * 32)
+    wanted = builds_needed(logs[:BUILDS], 0.02)
+    assert BUILDS < wanted < MAX_BUILDS
+    device, found = scripted(
+        Setting(time_limit=60, narrow=0.02), a=[*first, *[0.01] * 28], b=[0.03] * 32, baseline=[0.02] * 32
+    )
+    assert device.made == {"a": wanted, "b": BUILDS, "baseline": wanted}
+    assert (device.calls.count("a"), device.calls.count("b")) == (ROUNDS * wanted, 0), "the quick one fills its caches"
+    assert found["a"].ratio_interval == pytest.approx(interval(logs[:wanted], BUILDS, found["a"].ratio))
+    assert {x.stopped for x in found.values()} == {"narrow"}
+    assert len(found["b"].baseline_times_s) == len(found["b"].times_s)
+    assert found["b"].ratio_interval == pytest.approx((1.5, 1.5))
+
+
+def test_what_does_not_get_narrow_ends_at_the_most_builds_whatever_the_others_need():
+    device, found = scripted(
+        Setting(time_limit=60, narrow=0.02), a=[0.01, 0.02] * 20, b=[0.03] * 40, baseline=[0.02] * 40
+    )
+    assert device.made == {"a": MAX_BUILDS, "b": BUILDS, "baseline": MAX_BUILDS}
+    assert found["a"].stopped == f"{MAX_BUILDS} builds"
+
+
+def test_the_time_limit_counts_what_another_round_of_builds_would_take(monkeypatch):
+    race = timing._race
+    monkeypatch.setattr(timing, "_race", lambda running, rng: race(running, rng) and 1.0)
+    for limit, builds in ((0.1, LEAST_BUILDS), (2.5, 2), (3.5, 3)):
+        device, found = scripted(Setting(time_limit=limit, narrow=-1.0), a=[0.01] * 9, baseline=[0.02] * 9)
+        assert (device.made["a"], found["a"].stopped) == (builds, "time limit")
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_builds_and_rounds_each_have_an_order_of_their_own():
+    device, _ = scripted(
+        Setting(time_limit=60, narrow=-1.0), a=[0.01] * MAX_BUILDS, b=[0.01] * MAX_BUILDS, baseline=[0.02] * MAX_BUILDS
+    )
+    assert len({tuple(device.order[i : i + 3]) for i in range(0, len(device.order), 3)}) > 1
+    # Two calls of each model warm it up.
+    first = device.timed[6 : 6 + 3 * ROUNDS]
+    assert len({tuple(first[i : i + 3]) for i in range(0, len(first), 3)}) > 1
+
+
+def test_a_visit_that_was_disturbed_is_repeated_unless_all_are(monkeypatch):
+    setting, times = Setting(time_limit=60, narrow=100), {"a": [0.01] * 4, "baseline": [0.02] * 4}
+    monkeypatch.setattr(timing, "preemptions", lambda: 0)
+    assert scripted(setting, **times)[1]["a"].disturbed == 0
+    count = iter(range(10**6))
+    monkeypatch.setattr(timing, "preemptions", lambda: next(count))
+    assert BUILDS * ROUNDS < scripted(setting, **times)[1]["a"].disturbed < BUILDS * ROUNDS * timing.VISIT_TRIES
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_what_a_thread_waited_for_a_core_is_taken_off():
+    device = Scripted({"a": [0.01]})
+    build = timing.Contestant("a", device.prepare(labelled("a"), EXAMPLE, None), calls=2)
+    clock = iter([0.0, 0.004, 0.004, 0.005])
+    build.waits = SimpleNamespace(seconds=lambda: next(clock))
+    build.visit()
+    assert build.rounds == [pytest.approx([0.006, 0.009])]
+    assert build.waited_s == pytest.approx(0.005)
+
+
+def test_a_drift_from_build_to_build_that_hits_both_narrows_at_once():
+    drift = [0.01 * 1.1**i for i in range(32)]
+    device, found = scripted(Setting(time_limit=60, narrow=0.02), a=drift, baseline=[2 * x for x in drift])
+    assert device.made["a"] == BUILDS
+    assert found["a"].ratio == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

@@ -88,3 +88,4 @@ def test_all_that_keep_the_limits_are_offered_best_score_first():
     assert kept({"max_macs": "40"}) == ["cc"]
     assert kept({}, latency={"limit": 0.5, "relative": True}) == ["cc"], "the search's own limit"
     assert kept({}, finalists=()) == []
+    assert measured_within(view().model_copy(update={"objectives": ()}), Limits()) == [], "a search that has not ended"
