@@ -7,6 +7,7 @@ import importlib.metadata
 import re
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,23 @@ def import_object(name: str, what: str) -> Any:
     return found
 
 
+@lru_cache
+def _installed(group: str, path: tuple[str, ...]) -> tuple[importlib.metadata.EntryPoint, ...]:  # noqa: ARG001
+    # All distributions on the path are read, some hundredths of a second.
+    return tuple(importlib.metadata.entry_points(group=group))
+
+
+def entry_points(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
+    """The entry points of a group that the packages on the import path have."""
+    return _installed(group, tuple(sys.path))
+
+
 def brought_along(group: str, name: str, what: str, make: Callable[[Any], Any] = lambda found: found) -> Any:
     """What another package brings by the entry point of a name in a group, as `make` makes it; None where none does.
 
     `what` says in errors what it is for. Raises GhostsearchError where it cannot be loaded.
     """
-    for point in importlib.metadata.entry_points(group=group):
+    for point in entry_points(group):
         if point.name == name:
             try:
                 return make(point.load())

@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.devices.base import Device
 from ghostsearch.space.architecture import nearest_names
-from ghostsearch.usercode import brought_along
+from ghostsearch.usercode import brought_along, entry_points
 
 DEVICES: Mapping[str, str] = {
     "onnxruntime:cpu": "onnxruntime_cpu:OnnxRuntimeCpu",
@@ -77,7 +76,7 @@ def list_devices(names: Sequence[str] = ()) -> list[DeviceStatus]:
 
 
 def _brought() -> list[str]:
-    return [point.name for point in importlib.metadata.entry_points(group=ENTRY_POINTS)]
+    return [point.name for point in entry_points(ENTRY_POINTS)]
 
 
 def _load(name: str) -> Device:

@@ -240,7 +240,7 @@ def broken():
 
 def test_other_packages_bring_devices_by_entry_point(monkeypatch):
     points = [Point("ours:here", Ours), Point("wrong:kind", dict), Point("broken:one", broken)]
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points if group == ENTRY_POINTS else [])
+    monkeypatch.setattr("ghostsearch.usercode._installed", lambda group, _: points if group == ENTRY_POINTS else [])
     assert device_names()[-3:] == ["ours:here", "wrong:kind", "broken:one"]
     assert isinstance(get_device("ours:here"), Ours)
     with pytest.raises(GhostsearchError, match="must subclass"):
