@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import optuna
 import typer
 
 from benchmarks.paper.options import PaperOptions
@@ -39,6 +40,7 @@ app = typer.Typer(pretty_exceptions_enable=False, help=__doc__)
 app.command()(o.command(paper))
 
 if __name__ == "__main__":
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         app(prog_name="python -m benchmarks.paper")
     except GhostsearchError as error:

@@ -24,8 +24,6 @@ from ghostsearch.training.recipe import Recipe
 
 Progress = Callable[[int, int, str], None]
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-
 POPULATION = 8
 
 

@@ -83,6 +83,11 @@ def _quantized(model: LoadedModel, wanted: Exporting, out: Path, study: Path | N
                 f"{study}: its images ({config.data[:100]}) or its task ({config.task[:100]}) are code that exporting "
                 "would run; if you trust it add --allow-code, else --calibrate DATA"
             )
+        if config.keep_float and not wanted.keep_float and wanted.to != "onnx":
+            raise GhostsearchError(
+                f"{study} keeps layers in float ({', '.join(config.keep_float)[:100]}), which only ONNX files can; "
+                f"leave --format {wanted.to} out, or add --calibrate DATA for a file wholly in int8"
+            )
         data = open_data(config, model.input)
         images = for_ranges(calibration_of(config, data, example_input(model.input)), wanted.calibration_images)
         wanted = wanted.but(keep_float=wanted.keep_float or config.keep_float, task=wanted.task or config.task)

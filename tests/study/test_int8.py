@@ -101,6 +101,15 @@ def test_images_that_only_code_can_open_are_not_opened_for_an_export_that_may_ru
         export_directory(tmp_path / "models" / "kept", Exporting(int8=True))
 
 
+def test_layers_that_a_study_keeps_in_float_are_named_where_the_format_cannot(tiny, tmp_path):
+    config = RunConfig(**tiny(tmp_path, **{**SMALL, "model": "ghostsearch:digits_cnn", "keep_float": ["stem"]}))
+    setup = open_setup(config)
+    write_run(tmp_path, config)
+    save_model(setup, setup.baseline.module, Architecture(), tmp_path / "models" / "kept")
+    with pytest.raises(GhostsearchError, match=r"keeps layers in float \(stem\).*--calibrate DATA"):
+        export_directory(tmp_path / "models" / "kept", Exporting(int8=True, to="executorch"), allow_code=True)
+
+
 def test_a_float_study_shows_the_baseline_in_int8(tiny, tmp_path):
     options = {**SMALL, "device": ["onnxruntime:cpu"], "trials": 1, "int8_baseline": True}
     view = search(RunConfig(**tiny(tmp_path / "study", **options)))

@@ -6,6 +6,7 @@ import signal
 import socket
 import sqlite3
 import time
+from functools import partial
 
 import optuna
 import pytest
@@ -68,12 +69,13 @@ def test_a_living_owners_trial_is_left_alone_and_not_proposed_twice(reopen):
     assert second.ask(lambda a: True).architecture.digest not in taken
 
 
-def test_the_callers_logging_of_optuna_stays_as_it_is(reopen, capfd):
-    before = optuna.logging.get_verbosity()
+def test_the_callers_logging_of_optuna_stays_as_it_is(reopen, capfd, request):
+    request.addfinalizer(partial(optuna.logging.set_verbosity, optuna.logging.get_verbosity()))
+    optuna.logging.set_verbosity(optuna.logging.INFO)
     ledger = reopen()
     ledger.enqueue(uniform_seeds(SPACE))
     fail(ledger, ledger.ask(lambda a: True))
-    assert optuna.logging.get_verbosity() == before < optuna.logging.ERROR
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO
     assert "study created" not in capfd.readouterr().err
 
 

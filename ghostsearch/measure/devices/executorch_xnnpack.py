@@ -170,7 +170,7 @@ class ExecutorchXnnpackInt8(ExecutorchXnnpack):
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
         quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
-        # Those for training find nothing, as norms are folded before; tracing them is most of the time of a small model.
+        # Those for training find nothing, as norms are folded before; tracing them takes most of a small model's time.
         quantizer.SUPPORTED_PATTERNS = [x for x in getattr(quantizer, "SUPPORTED_PATTERNS", ()) if not x.is_qat]
         observed = prepare_pt2e(torch.export.export(model, inputs, strict=False).module(), quantizer)
         for images in calibration:
