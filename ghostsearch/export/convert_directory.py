@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Anatomy, Architecture
 from ghostsearch.space.choice import Width, parse_choice
 from ghostsearch.space.preset import GroupRule, Preset, SiteRule
+from ghostsearch.study.watch import interruptible
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.fit_model import FitReport
 from ghostsearch.surgery.options import Conversion
 from ghostsearch.surgery.saved import ARCHITECTURE_FILE, WEIGHTS_FILE, load, save
 from ghostsearch.surgery.sites import find_sites, require_sites
+from ghostsearch.surgery.stopped_fit import StoppedFit
 from ghostsearch.surgery.verify import ConversionWarning, output_error, outputs_of
 
 COPIED = "copied (add --calibrate DATA to fit them in closed form)"
@@ -54,7 +57,8 @@ def convert_and_save(
 ) -> dict[str, Any]:
     """Convert a loaded model, write it to a directory and return the before/after table as plain data.
 
-    Raises GhostsearchError for bad choices, globs or data; the directory is written only when all went well.
+    Ctrl-C ends a fit after the layer at work; the same call goes on from there. Twice, it stops at once. Raises
+    GhostsearchError for bad choices, globs or data; the directory is written only when all went well.
     """
     fitted = bool(wanted.calibrate and wanted.calibration_images)
     if wanted.distill_steps and not fitted:
@@ -70,17 +74,21 @@ def convert_and_save(
         )
         batches, images = found.batches, found.images
     reports: list[FitReport] = []
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as said, interruptible() as interrupted:
         warnings.simplefilter("always", ConversionWarning)
+        left = out.with_name(f".{out.name}.fit")
+        stopped = StoppedFit(left, interrupted, more=wanted.distill_steps > 0) if fitted else None
         converted = convert(
             loaded.module, architecture, example=example, anatomy=anatomy, calibration=batches,
             width_multiple=wanted.width_multiple, distill_steps=wanted.distill_steps, seed=wanted.seed,
-            progress=progress, on_fit=reports.append,
+            progress=_ending(progress, interrupted), on_fit=reports.append, stopped=stopped,
         )  # fmt: skip
     remarks = [str(w.message) for w in said if issubclass(w.category, ConversionWarning)]
     remarks += [f"{path} is not fitted: {why}" for report in reports for path, why in report.not_fitted.items()]
     save(converted, out, source=loaded, architecture=architecture, width_multiple=wanted.width_multiple)
     _same_again(out, loaded, converted, example)
+    if stopped:
+        stopped.forget()
     before, after = measure_cost(loaded.module, example), measure_cost(converted, example)
     names = {"params": "params", "macs": "MACs", "size_bytes": "bytes"}
     return {
@@ -92,6 +100,18 @@ def convert_and_save(
         "out": str(out),
         "rows": [{"what": text, "before": getattr(before, k), "after": getattr(after, k)} for k, text in names.items()],
     }
+
+
+def _ending(progress: Progress | None, interrupted: Callable[[], bool]) -> Progress:
+    """The progress of what keeps nothing: it ends by KeyboardInterrupt when asked to."""
+
+    def told(done: int, total: int, text: str) -> None:
+        if interrupted():
+            raise KeyboardInterrupt
+        if progress:
+            progress(done, total, text)
+
+    return told
 
 
 def _same_again(out: Path, loaded: LoadedModel, converted: nn.Module, example: Any) -> None:

@@ -23,6 +23,7 @@ from ghostsearch.surgery.drop import drop_branches, dropped_branches
 from ghostsearch.surgery.fit_model import FitReport, ModelFit
 from ghostsearch.surgery.fit_width import fitted_channels
 from ghostsearch.surgery.sites import find_sites, require_sites
+from ghostsearch.surgery.stopped_fit import StoppedFit
 from ghostsearch.surgery.swap import swap_sites
 from ghostsearch.surgery.verify import BaselineRuns, checked, no_worse
 
@@ -42,6 +43,7 @@ def convert(
     progress: Progress | None = None,
     statistics: BaselineStatistics | None = None,
     on_fit: Callable[[FitReport], None] | None = None,
+    stopped: StoppedFit | None = None,
 ) -> nn.Module:
     """The model of an architecture as a new module, with weights inherited from `model`, which stays untouched.
 
@@ -52,7 +54,7 @@ def convert(
     `distill_steps`, that many steps of label-free distillation follow. The structure depends on the
     architecture alone, so that saved weights load into a conversion made without images. `statistics` holds the
     baseline's values on the calibration batches where many conversions are made from them. `on_fit` is called with what
-    was fitted.
+    was fitted. With `stopped`, a fit can be stopped and goes on from there.
     Warns (ConversionWarning) where a fit is worse than the copied weights, which then stay.
     Raises GhostsearchError for a site or group that the model does not have or that cannot change, for distillation
     without images, and where the result fails a check (`checked`).
@@ -91,7 +93,7 @@ def convert(
         reports: list[FitReport] = []
 
         def fitted() -> None:
-            reports.append(fit.run(architecture, progress))
+            reports.append(fit.run(architecture, progress, stopped))
             if distill_steps:
                 # The fit has seen its images: only others can tell whether training helps.
                 distill_blocks(

@@ -20,6 +20,7 @@ from ghostsearch.graph.paused import PausedRuns
 from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Architecture, Branch
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
+from ghostsearch.surgery.stopped_fit import StoppedFit, key_of
 
 PLAIN = tuple(c.forward for c in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
 PART_VALUES = 2**22
@@ -61,8 +62,13 @@ class ModelFit:
         self.not_fitted: dict[str, str] = {}
         self.peak = 0
 
-    def run(self, architecture: Architecture, progress: Progress | None = None) -> FitReport:
-        """Fit every layer behind the first change, or no further than `reach` layers behind the last one."""
+    def run(
+        self, architecture: Architecture, progress: Progress | None = None, stopped: StoppedFit | None = None
+    ) -> FitReport:
+        """Fit every layer behind the first change, or no further than `reach` layers behind the last one.
+
+        With `stopped` it goes on where the same fit was stopped, and raises KeyboardInterrupt once it is asked to stop.
+        """
         # Layers of dropped branches have given way to the identity; what read them reads something else now.
         gone = {path for path in self.places if not isinstance(self.student.get_submodule(path), LAYERS)}
         # A site may be called by another of its names than the graph's.
@@ -76,9 +82,18 @@ class ModelFit:
             order = order[: last + 1 + self.settings.reach]
         for path in self._without_place(changed):
             self.not_fitted[path] = "it is called several times, or not with one positional argument"
+        key = key_of(self, architecture) if stopped else ""
         with torch.no_grad(), self._source(order) as gather:
+            before = stopped.take(key, self) if stopped else 0
             for done, path in enumerate(order, 1):
-                self._fit(self.places[path], gather)
+                if done > before:
+                    self._fit(self.places[path], gather)
+                elif not self.statistics.traced:
+                    gather(self.places[path], lambda *_: None)
+                if stopped and (stopped.asked() or (stopped.more and done == len(order))):
+                    stopped.keep(key, self, done)
+                if stopped and stopped.asked():
+                    raise KeyboardInterrupt
                 if progress:
                     progress(done, len(order), f"fitting {path}")
         return FitReport(tuple(self.fitted), self.not_fitted, self.peak)
