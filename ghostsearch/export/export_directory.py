@@ -50,8 +50,8 @@ def export_directory(directory: Path, wanted: Exporting = ONNX, *, allow_code: b
     model = dataclasses.replace(model, notes=notes_of(known, softmax=wanted.with_softmax))
     name = descriptive_name(model)
     if wanted.int8:
-        out = _out(wanted, directory / f"{name}_int8{get_format(wanted.to).suffix}")
-        result: Any = _quantized(model, wanted, out, None if wanted.calibrate else study, allow_code)
+        stem = directory / f"{name}_int8"
+        result: Any = _quantized(model, wanted, stem, None if wanted.calibrate else study, allow_code)
     else:
         result = export(model, wanted.to, _out(wanted, directory / (name + get_format(wanted.to).suffix)))
     found = dataclasses.asdict(result)
@@ -72,7 +72,7 @@ def _out(wanted: Exporting, default: Path) -> Path:
     return Path(wanted.out) if wanted.out else default
 
 
-def _quantized(model: LoadedModel, wanted: Exporting, out: Path, study: Path | None, allow_code: bool) -> Int8Result:
+def _quantized(model: LoadedModel, wanted: Exporting, stem: Path, study: Path | None, allow_code: bool) -> Int8Result:
     """The int8 file; without other images as the study that the model comes from scored it."""
     if wanted.to not in QUANTIZERS:
         raise GhostsearchError(f"--int8 writes {' or '.join(QUANTIZERS)}, not {wanted.to}; leave --format out")
@@ -97,6 +97,7 @@ def _quantized(model: LoadedModel, wanted: Exporting, out: Path, study: Path | N
     else:
         raise GhostsearchError("--int8 needs images to calibrate on; add --calibrate DATA")
     judges = Judges(data.test, task_of(wanted.task, data, model), options=Int8Options(keep_float=wanted.keep_float))
+    out = _out(wanted, stem.with_name(stem.name + get_format(wanted.to).suffix))
     return QUANTIZERS[wanted.to](model, images, out, judges)
 
 
