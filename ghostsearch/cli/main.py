@@ -83,9 +83,6 @@ def main() -> None:
     except GhostsearchError as error:
         say_error(str(error))
         sys.exit(2)
-    except KeyboardInterrupt:
-        say_error("stopped; rerun the same command to resume")
-        sys.exit(130)
     except BrokenPipeError:
         # The reader of our output went away (such as `| head`): nobody is left to read.
         sys.stderr.close()

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from pydantic import BeforeValidator
 
+from ghostsearch.cli.terminal import say_error
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.setting import DEVICE_HELP
 from ghostsearch.models.options import ModelOptions
@@ -122,7 +123,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             if name not in given:
                 raise GhostsearchError(f"give --{name.replace('_', '-')}: {said[name]}")
         groups = {name: _filled(group, given) for name, group in grouped.items()}
-        function(**groups, **{name: value for name, value in values.items() if name not in of_fields})
+        try:
+            function(**groups, **{name: value for name, value in values.items() if name not in of_fields})
+        except KeyboardInterrupt:
+            # Typer would end without a word.
+            say_error("stopped; run the same command again to go on")
+            raise typer.Exit(130) from None
 
     parameters = [*plain, *of_fields.values()]
     run.__doc__, run.__name__ = function.__doc__, function.__name__

@@ -3,11 +3,13 @@
 import json
 import re
 import shlex
+import signal
 
 import pytest
 
 from ghostsearch.space.choice import parse_layer_choice
 from ghostsearch.space.costs import site_position_macs
+from ghostsearch.surgery.fit_model import ModelFit
 
 
 def test_help_teaches_by_an_example_and_loads_no_torch(ghostsearch):
@@ -76,6 +78,26 @@ def test_what_was_made_of_the_users_code_says_how_to_open_it(ghostsearch, refuse
     following = shlex.split(done.out.splitlines()[-1].partition("   or   ")[0])[2:]
     refused("if you trust it add --allow-code", *following[:2])
     assert ghostsearch(*following, "--time-limit", "0.02").code == 0
+
+
+def test_a_stopped_convert_says_how_to_go_on_and_does(ghostsearch, tmp_path, monkeypatch):
+    ask = ["convert", "ghostsearch:digits_cnn", "--choice", "ghost(ratio=2, kernel=3)", "--calibrate", "digits"]
+    ask += ["--calibration-images", "64", "--out", "net", "--quiet"]
+    fit, fitted = ModelFit._fit, []
+
+    def interrupted(self, place, gather):
+        fit(self, place, gather)
+        fitted.append(place.path)
+        if len(fitted) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(ModelFit, "_fit", interrupted)
+    stopped = ghostsearch(*ask, cwd=tmp_path)
+    assert (stopped.code, stopped.err) == (130, "error: stopped; run the same command again to go on\n")
+    assert [path.name for path in tmp_path.iterdir()] == [".net.fit"]
+    assert ghostsearch(*ask, cwd=tmp_path).code == 0
+    assert len(fitted) == len(set(fitted)) > 2
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
 def test_convert_measure_load_round_trip(ghostsearch, tmp_path):
