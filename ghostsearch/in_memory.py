@@ -31,6 +31,7 @@ from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.input import InputSpec, parse_size
 from ghostsearch.models.load import LoadedModel
+from ghostsearch.models.stored import raw_bytes
 from ghostsearch.records import Record, StudyView
 from ghostsearch.shown import Progress, notebook_bar
 from ghostsearch.space.architecture import Architecture
@@ -238,5 +239,5 @@ def _digest(model: nn.Module) -> str:
     state = hashlib.sha256()
     for name, value in model.state_dict().items():
         state.update(name.encode())
-        state.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        state.update(raw_bytes(value))
     return f"sha256 {state.hexdigest()[:16]}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Anatomy, Architecture
 from ghostsearch.space.choice import Width, parse_choice
 from ghostsearch.space.preset import GroupRule, Preset, SiteRule
-from ghostsearch.study.watch import interruptible
+from ghostsearch.study.watch import ending, interruptible
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.fit_model import FitReport
 from ghostsearch.surgery.options import Conversion
@@ -81,7 +80,7 @@ def convert_and_save(
         converted = convert(
             loaded.module, architecture, example=example, anatomy=anatomy, calibration=batches,
             width_multiple=wanted.width_multiple, distill_steps=wanted.distill_steps, seed=wanted.seed,
-            progress=_ending(progress, interrupted), on_fit=reports.append, stopped=stopped,
+            progress=ending(progress, interrupted), on_fit=reports.append, stopped=stopped,
         )  # fmt: skip
     remarks = [str(w.message) for w in said if issubclass(w.category, ConversionWarning)]
     remarks += [f"{path} is not fitted: {why}" for report in reports for path, why in report.not_fitted.items()]
@@ -100,18 +99,6 @@ def convert_and_save(
         "out": str(out),
         "rows": [{"what": text, "before": getattr(before, k), "after": getattr(after, k)} for k, text in names.items()],
     }
-
-
-def _ending(progress: Progress | None, interrupted: Callable[[], bool]) -> Progress:
-    """The progress of what keeps nothing: it ends by KeyboardInterrupt when asked to."""
-
-    def told(done: int, total: int, text: str) -> None:
-        if interrupted():
-            raise KeyboardInterrupt
-        if progress:
-            progress(done, total, text)
-
-    return told
 
 
 def _same_again(out: Path, loaded: LoadedModel, converted: nn.Module, example: Any) -> None:

@@ -55,22 +55,32 @@ class Watch:
 
         Where each step's result is `kept` on disk, Ctrl-C ends the stage at the next step with KeyboardInterrupt.
         """
-        began = time.perf_counter()
+        began, show = time.perf_counter(), ending(self.tell, self.interrupted) if kept else self.tell
         first: list[int] = []
 
         def told(done: int, total: int, text: str) -> None:
-            if kept and self.interrupted():
-                raise KeyboardInterrupt
             first[:1] = first or [done]
             steps, spent = done - first[0], time.perf_counter() - began
             left = f" · {duration(spent / steps * (total - done))} left" if steps > 0 and total > done else ""
-            self.tell(done, total, f"{text if text.startswith(stage) else f'{stage}: {text}'}{left}")
+            show(done, total, f"{text if text.startswith(stage) else f'{stage}: {text}'}{left}")
 
         return told
 
     def left_s(self) -> float:
         """Seconds of the time budget that are left; infinite without one."""
         return float("inf") if self.budget_s is None else self.budget_s - (time.perf_counter() - self.started)
+
+
+def ending(progress: Progress | None, interrupted: Callable[[], bool]) -> Progress:
+    """A progress callback that ends its stage with KeyboardInterrupt at the next step once Ctrl-C was pressed."""
+
+    def told(done: int, total: int, text: str) -> None:
+        if interrupted():
+            raise KeyboardInterrupt
+        if progress:
+            progress(done, total, text)
+
+    return told
 
 
 @contextmanager

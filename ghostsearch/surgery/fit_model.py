@@ -84,16 +84,14 @@ class ModelFit:
             self.not_fitted[path] = "it is called several times, or not with one positional argument"
         key = key_of(self, architecture) if stopped else ""
         with torch.no_grad(), self._source(order) as gather:
-            before = stopped.take(key, self) if stopped else 0
+            kept = stopped.take(key, self) if stopped else 0
             for done, path in enumerate(order, 1):
-                if done > before:
+                if done > kept:
                     self._fit(self.places[path], gather)
                 elif not self.statistics.traced:
                     gather(self.places[path], lambda *_: None)
-                if stopped and (stopped.asked() or (stopped.more and done == len(order))):
-                    stopped.keep(key, self, done)
-                if stopped and stopped.asked():
-                    raise KeyboardInterrupt
+                if stopped:
+                    stopped.after(key, self, done, last=done == len(order))
                 if progress:
                     progress(done, len(order), f"fitting {path}")
         return FitReport(tuple(self.fitted), self.not_fitted, self.peak)

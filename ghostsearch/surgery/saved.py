@@ -14,15 +14,16 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ghostsearch.blocks.base import Block
 from ghostsearch.errors import GhostsearchError, found_in, key_of, text_of
-from ghostsearch.files import atomic_path, cannot_write, read_json, write_text
+from ghostsearch.files import read_json, write_text
 from ghostsearch.models.input import InputSpec, parse_size
 from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.models.options import ModelOptions
+from ghostsearch.models.stored import write_tensors
 from ghostsearch.options import refused
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
@@ -120,13 +121,7 @@ def save(
         )
     directory = Path(directory)
     weights = directory / WEIGHTS_FILE
-    state = {name: _storable(name, value) for name, value in module.state_dict().items()}
-    with atomic_path(weights) as temporary:
-        try:
-            save_file(state, temporary)
-        except SafetensorError as error:
-            raise cannot_write(weights, str(error)) from None
-        digest = _sha256(temporary)
+    write_tensors(weights, module.state_dict())
     manifest = _checked(
         {
             "source": {
@@ -136,7 +131,7 @@ def save(
                 **asdict(source.input),
             },
             "width_multiple": width_multiple,
-            "weights_sha256": digest,
+            "weights_sha256": _sha256(weights),
             "versions": versions(),
         },
         "cannot save",
@@ -235,15 +230,6 @@ def _checked(data: object, where: str) -> _Manifest:
         key = key_of(first["loc"])
         got = " ".join(repr(first["input"]).split())[:80]
         raise GhostsearchError(f"{where}: {key}: {first['msg']}, got {got}") from None
-
-
-def _storable(name: str, value: object) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise GhostsearchError(
-            f"cannot save: the model's state {name!r} is a {type(value).__name__}; only tensors are stored"
-        )
-    # A copy each: safetensors refuses memory that two names share, and anything but contiguous.
-    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _sha256(path: Path) -> str:

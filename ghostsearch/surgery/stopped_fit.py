@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from ghostsearch.files import atomic_path
 from ghostsearch.graph.capture import tensors
+from ghostsearch.models.stored import raw_bytes, write_tensors
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.version import VERSION
 
 if TYPE_CHECKING:
     from ghostsearch.surgery.fit_model import ModelFit
@@ -31,18 +30,19 @@ class StoppedFit:
     more: bool = False
     """Whether what follows the fit takes long: then a finished fit is kept too."""
 
-    def keep(self, key: str, fit: ModelFit, done: int) -> None:
-        """Write what the fit of so many layers has changed; raises GhostsearchError where that is refused."""
-        parts = {"student": fit.student.state_dict(), "narrow": fit.narrow.state_dict(), "channels": fit.channels}
-        # Tied tensors are written once for each name.
-        state = {
-            f"{part}.{name}": value.detach().cpu().clone().contiguous()
-            for part, values in parts.items()
-            for name, value in values.items()
-        }
-        about = {"done": done, "fitted": fit.fitted, "not_fitted": fit.not_fitted}
-        with atomic_path(self.path) as temporary:
-            save_file(state, temporary, metadata={"key": key, "about": json.dumps(about)})
+    def after(self, key: str, fit: ModelFit, done: int, *, last: bool) -> None:
+        """Keep the layers done where the fit shall stop, which KeyboardInterrupt then ends, or was the last of them.
+
+        Raises GhostsearchError where the file cannot be written.
+        """
+        asked = self.asked()
+        if asked or (last and self.more):
+            parts = {"student": fit.student.state_dict(), "narrow": fit.narrow.state_dict(), "channels": fit.channels}
+            state = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+            about = {"done": done, "fitted": fit.fitted, "not_fitted": fit.not_fitted}
+            write_tensors(self.path, state, {"key": key, "about": json.dumps(about)})
+        if asked:
+            raise KeyboardInterrupt
 
     def take(self, key: str, fit: ModelFit) -> int:
         """Put the layers of the file into the fit; returns how many, 0 where there is no file of this very fit."""
@@ -71,8 +71,11 @@ class StoppedFit:
 
 
 def key_of(fit: ModelFit, architecture: Architecture) -> str:
-    """What a fit is made from, as a digest: architecture, settings, device, weights and images."""
-    found = hashlib.sha256(repr([architecture.digest, fit.settings, str(fit.statistics.device)]).encode())
-    for value in (*fit.student.state_dict().values(), *tensors(fit.statistics.batches)):
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    """What a fit is made from, as a digest: architecture, settings, device, weights, images, and who fits."""
+    about = [VERSION, architecture.digest, fit.settings, str(fit.statistics.device)]
+    found = hashlib.sha256(repr(about).encode())
+    # The student alone would not do: weights of a dropped branch are not in it, but fitted to.
+    for given in (fit.statistics.teacher.state_dict(), fit.student.state_dict(), fit.statistics.batches):
+        for value in tensors(given):
+            found.update(raw_bytes(value))
     return found.hexdigest()

@@ -71,6 +71,22 @@ def test_it_goes_on_after_the_last_layer(network, fits, tmp_path):
     assert same(model.state_dict(), before)
 
 
+def test_a_dropped_branchs_weights_belong_to_the_fit(fits, tmp_path):
+    torch.manual_seed(0)
+    model = SmallNet().eval()
+    architecture = Architecture.of({"block1.1.project": "skip"}, {})
+    with pytest.raises(KeyboardInterrupt):
+        converted(model, architecture, stopped=StoppedFit(tmp_path / "fit", lambda: True))
+    with torch.no_grad():
+        model.block1[1].expand[0].weight[0] += 1
+    fits.clear()
+    found = converted(model, architecture, stopped=StoppedFit(tmp_path / "fit", lambda: False))
+    again = list(fits)
+    fits.clear()
+    assert same(found, converted(model, architecture))
+    assert again == fits
+
+
 def test_a_width_and_reordered_channels_go_on_too(fits, tmp_path):
     torch.manual_seed(0)
     model = SmallNet().eval()

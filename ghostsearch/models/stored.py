@@ -1,0 +1,42 @@
+"""Tensors on their way to disk, and as the bytes that a digest is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.files import atomic_path, cannot_write
+
+
+def write_tensors(path: Path, state: Mapping[str, object], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors by name as safetensors, contiguous, in their dtype, whole or not at all.
+
+    Raises GhostsearchError when the state holds more than tensors, or the file cannot be written.
+    """
+    copies = {name: _storable(name, value) for name, value in state.items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(copies, temporary, metadata=dict(metadata) if metadata else None)
+        except SafetensorError as error:
+            raise cannot_write(path, str(error)) from None
+
+
+def raw_bytes(value: Tensor) -> Any:
+    """The bytes of a tensor's values: (bytes,) of numpy's uint8."""
+    return value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+
+
+def _storable(name: str, value: object) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise GhostsearchError(
+            f"cannot save: the model's state {name!r} is a {type(value).__name__}; only tensors are stored"
+        )
+    # A copy each: safetensors refuses memory that two names share, and anything but contiguous.
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
