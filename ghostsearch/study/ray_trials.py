@@ -20,11 +20,10 @@ import ray
 import torch
 from ray import tune
 from ray.tune.search import Searcher
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ghostsearch.errors import GhostsearchError, failure_reason, first_line
-from ghostsearch.files import temporary_folder, write_bytes
-from ghostsearch.records import Axis, Latency, Record
+from ghostsearch.files import temporary_folder
+from ghostsearch.records import Latency, Record
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.baseline import Baseline, with_baseline
 from ghostsearch.study.config import RunConfig
@@ -34,8 +33,8 @@ from ghostsearch.study.kept import forget_dominated, save_model
 from ghostsearch.study.ledger import Ledger, Proposal, failed_record
 from ghostsearch.study.owners import beating
 from ghostsearch.study.plan import Plan
+from ghostsearch.study.ray_board import start_board
 from ghostsearch.study.ray_devices import RETRIES, device_resource, on_device, work_in
-from ghostsearch.study.rungs import stops
 from ghostsearch.study.setup import open_setup
 from ghostsearch.study.trial import Trial, run_trial
 from ghostsearch.study.watch import Watch
@@ -48,7 +47,7 @@ START_S = 20.0
 
 def explore(plan: Plan, ledger: Ledger, watch: Watch) -> None:
     """Evaluate proposals on a Ray cluster until the study has as many trials as asked for, or the time is up."""
-    board = _start_board(plan, ledger, watch.folder)
+    board = start_board(plan.axes, ledger.standings(), watch.folder / TRIAL_WEIGHTS)
     searcher = StudySearcher(plan, ledger, board, watch)
     workers = min(searcher.places(), plan.config.trials - len(ledger.standings()))
     trainable = tune.with_resources(
@@ -127,43 +126,6 @@ def places_on(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
     """How many times a node has what a trial wants."""
     names = {"cpu": "CPU", "gpu": "GPU"}
     return min((int(node.get(names.get(n, n), 0) / amount) for n, amount in wanted.items() if amount), default=1)
-
-
-class Board:
-    """What the actors of a study share, on the driver's machine: who stops at a rung, and where weights go."""
-
-    def __init__(self, folder: str, axes: tuple[Axis, ...], standings: list[Record]) -> None:
-        self.folder, self.axes, self.standings = Path(folder), axes, standings
-        self.opened = 0
-
-    def open(self) -> None:
-        """Note that an actor has opened the run."""
-        self.opened += 1
-
-    def count(self) -> int:
-        """How many actors have opened the run."""
-        return self.opened
-
-    def add(self, record: Record) -> None:
-        """Note a finished trial."""
-        self.standings.append(record)
-
-    def stops(self, record: Record, rung: float) -> str:
-        """Why a trial ends at a rung, among all that finished so far, or nothing."""
-        return stops(record, self.standings, rung, self.axes)
-
-    def keep(self, digest: str, files: dict[str, bytes]) -> None:
-        """Write a trial's saved model into the study's directory."""
-        for name, content in files.items():
-            write_bytes(self.folder / TRIAL_WEIGHTS / digest / name, content)
-
-
-def _start_board(plan: Plan, ledger: Ledger, folder: Path) -> Any:
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    # At once many: a trial's weights do not wait for another's.
-    remote: Any = ray.remote
-    board = remote(num_cpus=0, scheduling_strategy=here, max_concurrency=4)(Board)
-    return board.remote(str(folder.absolute()), plan.axes, ledger.standings())
 
 
 class StudySearcher(Searcher):
