@@ -68,7 +68,7 @@ class BlindConv(Block):
         equations = NormalEquations(self.conv, intercept=problem.intercept)
         for x, t in zip(inputs, wanted, strict=True):
             equations.add(x, t)
-        self.conv.weight.copy_(equations.solve(problem.prior[:, : self.seen], problem.settings.ridge)[0])
+        self.conv.weight.copy_(equations.solve(problem.prior[:, : self.seen], problem.ridge)[0])
         outputs = [F.conv2d(x, self.conv.weight, None, self.conv.stride, 0, self.conv.dilation) for x in inputs]
         return Fitted.of(self.conv, outputs, wanted)
 

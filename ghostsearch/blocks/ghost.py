@@ -87,7 +87,7 @@ class GhostConv(Block):
         fit.start(free.weight[moved[: fit.intrinsic]])
         fit.fit_kernels(wanted, intercept=problem.intercept)
         outputs = fit.outputs(fit.maps)
-        joint = JointFit(fit, free.equations, target.weight, intercept=problem.intercept, ridge=settings.ridge)
+        joint = JointFit(fit, free.equations, target.weight, intercept=problem.intercept, ridge=problem.ridge)
         for _ in range(settings.joint_rounds):
             wanted = target.relaxed(_shifted(problem, outputs, wanted))
             outputs = joint.run(outputs, wanted, settings.joint_steps)

@@ -17,16 +17,17 @@ from ghostsearch.fits.sampled_rows import Samples
 
 CONVOLVE: dict[int, Callable[..., Tensor]] = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 Batches = Sequence[Tensor]
+LEAST_RIDGE = 1e-3
 
 
 @dataclass(frozen=True)
 class FitSettings:
     """Hyper-parameters of the closed-form fit."""
 
-    ridge: float = 1e-3
-    """Pull towards the trained filters, relative to the inputs' mean variance."""
-    linear_ridge: float = 1e-2
-    """The same for linear layers, which have few rows."""
+    ridge: float = 2.0
+    """Pull towards the trained filters, relative to the inputs' mean variance, for each unknown of a filter over the
+    rows that it is fitted to: rows of one image repeat each other, and what a layer learns of them by heart adds up
+    over a deep network. At least LEAST_RIDGE."""
     relu_rounds: int = 2
     """Times the targets behind a ReLU are relaxed to what passes it, and the fit repeated; once less for ghosts, whose
     joint rounds relax them too."""
@@ -143,6 +144,16 @@ class Problem:
     """The unconstrained fit, where another choice of this layer has made it in as many rounds."""
 
     @cached_property
+    def rows(self) -> int:
+        """Output positions that the layer is fitted to."""
+        return sum(t[:, 0].numel() for t in self.target.totals)
+
+    @property
+    def ridge(self) -> float:
+        """Pull towards the prior relative to the inputs' mean variance."""
+        return max(LEAST_RIDGE, self.settings.ridge * self.layer.weight[0].numel() / self.rows)
+
+    @cached_property
     def free(self) -> FreeFit:
         """Unconstrained filters for the target, drawn to the prior."""
         if self.known is None:
@@ -154,18 +165,15 @@ class Problem:
         return replace(self.known, wanted=list(torch.cat(self.known.wanted).split(sizes)))
 
     def _fit_freely(self) -> FreeFit:
-        rows = sum(t[:, 0].numel() for t in self.target.totals)
-        equations, wanted = equations_for(self.layer, rows, intercept=self.intercept), self.target.first()
+        equations, wanted = equations_for(self.layer, self.rows, intercept=self.intercept), self.target.first()
         weight, offset = self.prior, self.prior.new_zeros(len(self.prior))
-        linear = isinstance(self.layer, nn.Linear)
-        ridge = self.settings.linear_ridge if linear else self.settings.ridge
         for turn in range(1 + self.relu_rounds * self.target.relu):
             if turn:
                 wanted = self.target.relaxed([o + spread(offset, o) for o in self.outputs(weight)])
                 equations.clear_targets()
             for x, t in zip(self.samples.inner, wanted, strict=True):
                 equations.add(x, t, inputs=turn == 0)
-            weight, offset = equations.solve(self.prior, ridge)
+            weight, offset = equations.solve(self.prior, self.ridge)
         return FreeFit(weight, equations, wanted)
 
     def outputs(self, weight: Tensor) -> list[Tensor]:
