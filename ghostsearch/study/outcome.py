@@ -58,7 +58,8 @@ def make_outcome(plan: Plan, records: Sequence[Record], watch: Watch) -> Outcome
     """
     finalists = None if watch.interrupted() else finish(plan, records, watch)
     if finalists is None:
-        front = sorted(next(iter(plan.rung_fronts(records).values()), []), key=plan.score_axis.minimised)
+        within = [r for r in records if not plan.breaches(r)]
+        front = sorted(next(iter(plan.rung_fronts(within).values()), []), key=plan.score_axis.minimised)
         chosen = recommended(front, [r for r in records if r.digest == BASELINE], plan.axes, plan.config.drop())
         return Outcome(tuple(records), front=tuple(front), chosen=chosen)
     front, missed = final_front(plan, finalists)

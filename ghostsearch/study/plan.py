@@ -82,9 +82,11 @@ class Plan:
     def rung_fronts(self, records: Sequence[Record]) -> dict[float, list[Record]]:
         """By rung, highest first, the complete trials that ended there and that none scored there dominates.
 
-        Only scores of equal training are compared. The baseline, whose weights nobody replaced, is left out.
+        Only scores of equal training are compared. The baseline, whose weights nobody replaced, is left out, and so is
+        what surely breaks a limit: it ran under a looser one.
         """
         trials = [r for r in records if r.state == "complete" and r.digest != "baseline" and r.score()]
+        trials = [r for r in trials if not self.breaches(r, surely=True)]
         fronts = {}
         for rung in sorted({last_rung(r) for r in trials}, reverse=True):
             there = [(r, at) for r in trials if (at := at_rung(r, rung)) is not None]

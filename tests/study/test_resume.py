@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -70,6 +71,21 @@ def test_a_new_axis_a_limit_on_another_and_another_sampler_go_on_with_the_same_t
     ]  # fmt: skip
     params = [r.cost.params for r in after.records if r.digest in after.front]
     assert all(p <= 0.99 * before.records[0].cost.params for p in params)
+
+
+def test_what_breaks_a_tighter_limit_leaves_its_place_among_the_finalists_and_on_the_front(again, monkeypatch):
+    before, go_on = again
+    (kept,) = (r.digest for r in before.records if r.state == "complete" and r.digest != BASELINE)
+    loose = go_on(max_memory="150%", trials=6, finalists=1)
+    assert loose.chosen not in ("", BASELINE, kept), "under the looser limit another model is taken"
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "interruptible", lambda: nullcontext(lambda: True))
+        stopped = go_on(trials=6, finalists=1)
+    assert (stopped.front, stopped.finalists) == ((kept,), ())
+    tight = go_on(trials=6, finalists=1)
+    assert tight.records == loose.records
+    assert [r.digest for r in tight.finalists if not r.architecture.is_baseline] == [kept]
+    assert (tight.front, tight.chosen, tight.missed) == ((kept,), kept, ())
 
 
 @pytest.mark.parametrize("changed", [{"epochs": 1}, {"train_images": 256}, {"space": "ghost"}])

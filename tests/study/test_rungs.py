@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ghostsearch.records import Axis, Cost, Record, Score
+from ghostsearch.records import Axis, Cost, Latency, Record, Score
 from ghostsearch.study.config import RunConfig
-from ghostsearch.study.outcome import make_outcome
+from ghostsearch.study.outcome import choose_finalists, make_outcome
 from ghostsearch.study.plan import Plan
 from ghostsearch.study.rungs import stops
 
@@ -82,3 +82,21 @@ def test_an_interrupted_search_recommends_of_its_last_rung_alone():
     strict = Plan(SimpleNamespace(setup=SimpleNamespace(config=RunConfig(max_drop="1%"))), None, AXES, None, ())
     found = make_outcome(strict, records, SimpleNamespace(interrupted=lambda: True))
     assert found.chosen == "", "five points below the baseline"
+
+
+def test_what_may_break_a_limit_can_become_a_finalist_and_is_on_no_front_as_it_stands():
+    """Its interval reaches under the limit: measured again it may keep it. What surely breaks it has no seat."""
+    axes = (*AXES, Axis.of_latency("x", limit=0.6, relative=True, baseline=1.0))
+
+    def timed(name, score, low, high):
+        times = {"times_s": ((low + high) / 2,), "baseline_times_s": (1.0,), "ratio_interval": (low, high)}
+        return record(name, score, 50).model_copy(
+            update={"latencies": (Latency(device="x", threads=1, batch=1, **times),)}
+        )
+
+    records = [record("baseline", 1.0, 100), timed("over", 0.9, 0.61, 0.65), timed("perhaps", 0.8, 0.58, 0.64),
+               timed("within", 0.7, 0.56, 0.62)]  # fmt: skip
+    plan = Plan(SimpleNamespace(setup=SimpleNamespace(config=RunConfig())), None, axes, None, ())
+    assert {r.digest for r in choose_finalists(plan, records)} == {"perhaps", "within"}
+    found = make_outcome(plan, records, SimpleNamespace(interrupted=lambda: True))
+    assert ([r.digest for r in found.front], found.chosen) == (["within"], "within")
