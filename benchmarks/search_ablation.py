@@ -4,8 +4,8 @@
 
 Every variant is an ordinary study in a directory of its own under `--work`; rerun the same command to resume. Score,
 latency and MACs are searched together. The page has each variant's hypervolumes (error × share of the baseline's
-latency, error × share of its MACs, selection split) against trials and against the minutes until then, the candidate
-table's included where a variant needs it, and in how many seeds `table` is ahead of each other variant.
+latency, error × share of its MACs, selection split) against trials and against the CPU minutes until then, the
+candidate table's included where a variant needs it, and in how many seeds `table` is ahead of each other variant.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def summary(table: pd.DataFrame, axis: str) -> list[dict[str, Any]]:
             row[f"after {mark} trials"] = round(float(runs[runs.trials == mark][axis].mean()), 4)
         ends = runs[runs.trials == marks[-1]]
         row["spread of seeds"] = round(float(ends[axis].max() - ends[axis].min()), 4)
-        row["minutes"] = round(float(ends.minutes.mean()), 2)
+        row["CPU minutes"] = round(float(ends.minutes.mean()), 2)
         row["of these tables"] = round(float(runs.table_minutes.mean()), 2)
         rows.append(row)
     return sorted(rows, key=lambda r: -r[f"after {marks[-1]} trials"])
@@ -87,7 +87,7 @@ def duels(table: pd.DataFrame, axis: str) -> list[dict[str, Any]]:
             row[f"after {mark} trials"] = f"{won} of {len(pairs)}"
         ends = [(a, b, min(a.minutes.max(), b.minutes.max())) for a, b in pairs]
         won = sum(after_minutes(a, end, axis) > after_minutes(b, end, axis) for a, b, end in ends)
-        row["at equal minutes"] = f"{won} of {len(pairs)}"
+        row["at equal CPU minutes"] = f"{won} of {len(pairs)}"
         rows.append(row)
     return rows
 
@@ -121,10 +121,10 @@ def page(args: argparse.Namespace, table: pd.DataFrame) -> ResultPage:
         pictures={f"{args.name}.png": lambda path: draw(table, path)},
         notes=[
             f"Hypervolume between error and share of the baseline's latency or MACs on the selection split, reference "
-            f"{REFERENCE}; one search for both, trials of at most {args.epochs} epochs, mean of the seeds. Minutes are "
-            "those of the trials' own stages, on a machine that did other work beside; latency table and candidate "
-            "table are included where a variant uses them, and serve every later budget. No seeds: the study starts "
-            "from the baseline alone. Uniform: also each choice and each width everywhere. Solver: also the integer "
+            f"{REFERENCE}; one search for both, trials of at most {args.epochs} epochs, mean of the seeds. CPU "
+            "minutes are those of the trials' own stages by the clock, times the share of its time in which the study "
+            "had a processor; latency table and candidate table are included where a variant uses them, and serve "
+            "every later budget. No seeds: the study starts from the baseline alone. Uniform: also each choice and each width everywhere. Solver: also the integer "
             "program's answers. Solver only: nothing but those. Table: the search's own sampler, which asks for eight "
             "of them for each axis and then learns from every trial: until then it builds what solver only "
             "builds and differs in latency by the noise of the clock alone.",
@@ -145,9 +145,10 @@ def run(args: argparse.Namespace, variant: dict[str, str], seed: int, folder: Pa
 
 
 def curve(view: StudyView, folder: Path) -> pd.DataFrame:
-    """Hypervolumes after every trial and the minutes until then, the tables' among them."""
+    """Hypervolumes after every trial and the CPU minutes until then, the tables' among them."""
     baseline = next(r for r in view.records if r.digest == "baseline")
     stages = json.loads((folder / SECONDS).read_text())
+    busy = stages["total, CPU"] / stages["total"]
     before = sum(stages.get(stage, 0.0) for stage in ("latency table", "candidate table", "solver"))
     points: dict[str, list[tuple[float, float]]] = {name: [] for name in AXES}
     rows, seconds = [], before
@@ -159,7 +160,14 @@ def curve(view: StudyView, folder: Path) -> pd.DataFrame:
             if score and ratio is not None and record.state == "complete":
                 points[name].append((1 - score.value, ratio))
         volumes = {name: hypervolume(found, REFERENCE) for name, found in points.items()}
-        rows.append({"trials": record.number + 1, "minutes": seconds / 60, "table_minutes": before / 60, **volumes})
+        rows.append(
+            {
+                "trials": record.number + 1,
+                "minutes": busy * seconds / 60,
+                "table_minutes": busy * before / 60,
+                **volumes,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -174,7 +182,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             row[1].plot(mean.minutes, mean[axis], style, label=name)
         row[0].set(ylabel=f"hypervolume of error and {axis}")
     axes[-1][0].set(xlabel="trials")
-    axes[-1][1].set(xlabel="minutes, the tables' included")
+    axes[-1][1].set(xlabel="CPU minutes, the tables' included")
     axes[0][1].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
