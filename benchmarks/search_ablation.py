@@ -124,7 +124,8 @@ def page(args: argparse.Namespace, table: pd.DataFrame) -> ResultPage:
             f"{REFERENCE}; one search for both, trials of at most {args.epochs} epochs, mean of the seeds. CPU "
             "minutes are those of the trials' own stages by the clock, times the share of its time in which the study "
             "had a processor; latency table and candidate table are included where a variant uses them, and serve "
-            "every later budget. No seeds: the study starts from the baseline alone. Uniform: also each choice and each width everywhere. Solver: also the integer "
+            "every later budget. No seeds: the study starts from the baseline alone. Uniform: also each choice and "
+            "each width everywhere. Solver: also the integer "
             "program's answers. Solver only: nothing but those. Table: the search's own sampler, which asks for eight "
             "of them for each axis and then learns from every trial: until then it builds what solver only "
             "builds and differs in latency by the noise of the clock alone.",
