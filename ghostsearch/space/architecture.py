@@ -240,6 +240,14 @@ class SearchSpace:
             {name: text for name, text in (groups or {}).items() if name not in gone},
         )
 
+    def offers(self, architecture: Architecture) -> bool:
+        """Whether every choice of an architecture is one of the space."""
+        try:
+            self.architecture(_texts(architecture.sites), _texts(architecture.groups))
+        except GhostsearchError:
+            return False
+        return True
+
     def narrowed(self, sites: Mapping[str, tuple[str, ...]], groups: Mapping[str, tuple[str, ...]]) -> SearchSpace:
         """The space with these choices left of its own; branches that may still be dropped keep what lies inside."""
         branches = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,8 @@ from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import STUDY, baseline_directory, environment, read_study, write_run, write_study
 from ghostsearch.study.interactions import decompose
 from ghostsearch.study.program import Problem, Program
-from ghostsearch.study.setup import Setup
-from ghostsearch.study.veto import vetoed_rows
+from ghostsearch.study.setup import Setup, check_budget
+from ghostsearch.study.veto import vetoed_rows, without_slow
 from ghostsearch.study.watch import Watch
 from ghostsearch.surgery.saved import load_directory, save
 from ghostsearch.training.loop import train
@@ -45,6 +45,7 @@ class Baseline:
     tables: Mapping[str, LatencyTable]
     """By device, of the whole space; empty where latency does not count."""
     vetoed: tuple[Mapping[str, Any], ...]
+    """Choices that are not faster; empty where latency does not count."""
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -68,17 +69,21 @@ class Baseline:
 def make_baseline(setup: Setup, watch: Watch) -> Baseline:
     """Time, check, then train; what a former run of the study has done is taken over.
 
-    Raises GhostsearchError, before anything is trained, when nothing in the space can meet a latency limit.
+    Raises GhostsearchError, before anything is written, when nothing in the space can meet a latency limit, and when
+    the veto leaves nothing to search or nothing that meets a limit.
     """
     tables, fresh = latency_tables(setup, watch), not (watch.folder / STUDY).exists()
     if fresh:
+        rows = vetoed_rows(tables) if setup.config.veto else []
         latencies = setup.latencies({"baseline": setup.baseline.module}, setup.config.time_limit)["baseline"]
     else:
-        latencies = tuple(Latency.model_validate(x) for x in read_study(watch.folder)["baseline_latencies"])
+        known = read_study(watch.folder)
+        rows = known.get("vetoed", []) if setup.config.counts_latency() else []
+        latencies = tuple(Latency.model_validate(x) for x in known["baseline_latencies"])
     check_latency(setup.config, tables, {x.device: x.median_s for x in latencies})
+    check_left(setup, rows)
     write_run(watch.folder, setup.config)
     if fresh:
-        rows = vetoed_rows(tables) if setup.config.veto and setup.config.counts_latency() else []
         write_study(watch.folder, {
             "name": f"{setup.config.model} {setup.space.digest}", "space": setup.space.digest,
             "axes": list(setup.config.axes()), "width_multiple": setup.space.width_multiple,
@@ -93,7 +98,7 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
         warnings.warn(warning, GhostsearchWarning, stacklevel=2)
     with watch.stage("baseline"):
         trained = trained_setup(setup, watch)
-    return Baseline(trained, study["name"], latencies, tables, tuple(study.get("vetoed", ())))
+    return Baseline(trained, study["name"], latencies, tables, tuple(rows))
 
 
 def latency_tables(setup: Setup, watch: Watch) -> dict[str, LatencyTable]:
@@ -119,6 +124,20 @@ def check_latency(config: RunConfig, tables: Mapping[str, LatencyTable], baselin
                 f"{device}; the nearest feasible limit is about {least * 100:.0f}% "
                 f"({least * baseline_s[device] * 1e3:.3g}ms)"
             )
+
+
+def check_left(setup: Setup, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise GhostsearchError when what the veto's rows leave of the space is nothing, or nothing that meets a limit."""
+    left = without_slow(setup.space, rows, setup.config.device)
+    if left is setup.space:
+        return
+    try:
+        check_budget(setup, left)
+    except GhostsearchError as error:
+        raise GhostsearchError(
+            f"{error}; choices that are not faster on {', '.join(setup.config.device)} were left out (a search begun "
+            "with --no-veto keeps them)"
+        ) from None
 
 
 def least_ratio(table: LatencyTable) -> float:

@@ -18,7 +18,7 @@ from torch import nn
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Record, Score, StudyView
-from ghostsearch.space.architecture import Architecture, SearchSpace
+from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.config import FREE, RunConfig
 from ghostsearch.study.directory import baseline_directory, environment, kept_directory, load_study
 from ghostsearch.study.recommendation import BASELINE
@@ -107,7 +107,7 @@ class Earlier:
         if why:
             self.left.append(f"its trials ({why})")
             return []
-        found = [r for r in self.view.records if r.state != "failed" and _offers(space, r.architecture)]
+        found = [r for r in self.view.records if r.state != "failed" and space.offers(r.architecture)]
         self.taken.append(f"{len(found)} of {len(self.view.records)} trials")
         return found
 
@@ -141,14 +141,3 @@ def _same(one: Score, other: Score) -> bool:
 
 def _equal(some: dict[str, Any], others: dict[str, Any]) -> bool:
     return some.keys() == others.keys() and all(torch.equal(v.cpu(), others[k].cpu()) for k, v in some.items())
-
-
-def _offers(space: SearchSpace, architecture: Architecture) -> bool:
-    """Whether every choice of an architecture is one of the space."""
-    try:
-        space.architecture(
-            {k: str(v) for k, v in architecture.sites.items()}, {k: str(v) for k, v in architecture.groups.items()}
-        )
-    except GhostsearchError:
-        return False
-    return True

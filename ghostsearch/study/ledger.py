@@ -106,11 +106,11 @@ class Ledger:
                     self._create(TrialState.WAITING, architecture, {ORIGIN: origin}, {})
 
     def adopt(self, records: Sequence[Record]) -> None:
-        """Take over finished trials of the same space, such as those that ran with other axes; known ones are left."""
+        """Take over what this space offers of finished trials, such as those of other axes; known ones are left."""
         with self._locked():
             known = {self._digest(t) for t in self._trials() if t.state.is_finished()}
             for record in records:
-                if record.digest not in known:
+                if record.digest not in known and self.space.offers(record.architecture):
                     created = self._create(TrialState.RUNNING, record.architecture, {ORIGIN: record.origin}, {})
                     self._write(created, record)
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ghostsearch.errors import GhostsearchError
 from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Axis, Record
 from ghostsearch.space.architecture import Architecture, SearchSpace
@@ -20,7 +19,7 @@ from ghostsearch.study.config import RunConfig
 from ghostsearch.study.interactions import decompose
 from ghostsearch.study.program import Problem, solve_budgets
 from ghostsearch.study.rungs import at_rung, last_rung
-from ghostsearch.study.setup import Setup, check_budget
+from ghostsearch.study.setup import Setup
 from ghostsearch.study.solve import FILE as PROBLEM
 from ghostsearch.study.solve import decode, exclusions, read_problem, write_problem
 from ghostsearch.study.veto import without_slow
@@ -102,12 +101,10 @@ class Plan:
 def make_plan(baseline: Baseline, watch: Watch) -> Plan:
     """Veto, candidate table and integer program, as far as the run asks for them; what is on disk is taken over.
 
-    Raises GhostsearchError when the veto leaves nothing to search or nothing that meets a limit, and when no choice of
-    the space can be made.
+    Raises GhostsearchError when no choice of the space can be made.
     """
     setup, config = baseline.setup, baseline.setup.config
     space = without_slow(setup.space, baseline.vetoed, config.device)
-    _check_left(setup, space)
     axes, problem = baseline.axes, None
     if config.seeds in ("solver", "only solver") or config.sampler == "table":
         with watch.stage("candidate table"):
@@ -118,19 +115,6 @@ def make_plan(baseline: Baseline, watch: Watch) -> Plan:
     with watch.stage("solver"):
         seeds = seeds_of(config, space, problem, axes)
     return Plan(baseline, space, axes, problem, tuple(seeds))
-
-
-def _check_left(setup: Setup, space: SearchSpace) -> None:
-    gone = sum(len(options) for options in setup.space.sites.values()) - sum(map(len, space.sites.values()))
-    if not gone:
-        return
-    try:
-        check_budget(setup, space)
-    except GhostsearchError as error:
-        raise GhostsearchError(
-            f"{error}; choices that are not faster on {', '.join(setup.config.device)} were left out (--no-veto keeps "
-            "them)"
-        ) from None
 
 
 def seeds_of(config: RunConfig, space: SearchSpace, problem: Problem | None, axes: Sequence[Axis]) -> list[Seed]:

@@ -213,3 +213,48 @@ def test_a_latency_that_nothing_reaches_is_refused_before_training_and_cells_tim
     assert not (tmp_path / "no").exists()
     view = search(RunConfig(**tiny(tmp_path / "run", **{**QUICK, "trials": 1}, max_latency="200%", veto=False)))
     assert any(": 0 cells timed by this search, the others before it" in note for note in view.notes)
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Makes the device find these choices not faster, at each site."""
+
+    def found(*choices):
+        measured = {"device": "onnxruntime:cpu", "ratio": 1.2, "interval": (1.1, 1.3)}
+        sites = ("block1.1.expand.0", "block1.1.project")
+        rows = [{"site": site, "choice": choice, **measured} for site in sites for choice in choices]
+        monkeypatch.setattr("ghostsearch.study.baseline.vetoed_rows", lambda _: rows)
+
+    return found
+
+
+GHOSTS = ("ghost(ratio=2, kernel=3)", "ghost(ratio=4, kernel=3)")
+FOR_LATENCY = ["score", "latency"]
+
+
+def test_a_space_that_the_veto_empties_is_refused_before_training_and_its_advice_works(
+    tiny, tiny_space, tmp_path, monkeypatch, slow
+):
+    slow(*GHOSTS)
+    (tmp_path / "ghosts.yaml").write_text(tiny_space.read_text().partition("groups:")[0])
+    options = {**QUICK, "trials": 1, "objectives": FOR_LATENCY, "space": str(tmp_path / "ghosts.yaml")}
+    with monkeypatch.context() as patch:
+        patch.setattr("ghostsearch.study.baseline.train", lambda *_, **__: pytest.fail("it was trained"))
+        with pytest.raises(GhostsearchError, match=r"none of the 4 choices .* is faster .*--no-veto"):
+            search(RunConfig(**tiny(tmp_path / "run", **{**options, "baseline_epochs": 4})))
+        with pytest.raises(GhostsearchError, match=r"max_macs: .*nearest feasible limit .*--no-veto"):
+            search(RunConfig(**tiny(tmp_path / "run", **{**options, "space": str(tiny_space), "max_macs": "50%"})))
+    assert not (tmp_path / "run").exists()
+    assert search(RunConfig(**tiny(tmp_path / "run", **options, veto=False))).records
+
+
+def test_the_veto_holds_only_where_latency_counts(tiny, tmp_path, slow):
+    slow(*GHOSTS[1:])
+
+    def tried(**changed):
+        view = search(RunConfig(**tiny(tmp_path / "run", **{**QUICK, **changed})))
+        return {c for r in view.records for c in r.sites.values()}
+
+    assert tried(objectives=FOR_LATENCY) == {GHOSTS[0]}
+    assert tried(trials=6) == set(GHOSTS)
+    assert tried(objectives=FOR_LATENCY, trials=6) == {GHOSTS[0]}
