@@ -117,6 +117,15 @@ def test_the_same_model_is_written_as_the_same_bytes(written: Path, tmp_path: Pa
         assert (again / name).read_bytes() == (written / name).read_bytes()
 
 
+def test_a_model_of_version_1_is_read_and_computes_what_it_did() -> None:
+    saved = load_directory(Path(__file__).parents[1] / "export" / "fixtures" / "converted_v1")
+    assert saved.architecture.digest == "22d889bdac"
+    known = [0.00548, -0.1038, 0.08714, 0.06648, -0.04505, -0.03495, -0.02109, -0.07703, -0.09719, -0.0518]
+    with torch.no_grad():
+        values = saved.module(torch.linspace(-1, 2, 64).view(1, 1, 8, 8))
+    torch.testing.assert_close(values, torch.tensor([known]), rtol=0, atol=1e-4)
+
+
 def test_the_file_is_an_architecture_file_too(written: Path) -> None:
     assert Architecture.read(written / "architecture.json") == load_directory(written).architecture
 
