@@ -11,6 +11,7 @@ from ghostsearch.files import atomic_path
 from ghostsearch.machine import memory_kept
 from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import SearchSpace
+from ghostsearch.study.directory import RUN
 from ghostsearch.study.divergence import CandidateScores, Change
 from ghostsearch.study.setup import Setup
 
@@ -129,10 +130,15 @@ def read_candidates(folder: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(folder / FILE)
     except (OSError, ValueError) as error:
+        first = "delete it, then " if (folder / FILE).exists() else ""
         raise GhostsearchError(
-            f"{folder / FILE}: no candidate table can be read ({type(error).__name__}); "
-            f"'ghostsearch search --seeds solver --out {folder}' builds it"
+            f"{folder / FILE}: no candidate table can be read ({type(error).__name__}); {first}{how_to_build(folder)}"
         ) from None
+
+
+def how_to_build(folder: Path) -> str:
+    """The command that builds the table of a study that has none, in words."""
+    return f"'ghostsearch search --config {folder / RUN} --seeds solver --out {folder}' builds it"
 
 
 def write_candidates(folder: Path, table: pd.DataFrame) -> None:

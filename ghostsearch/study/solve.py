@@ -19,6 +19,7 @@ from ghostsearch.records import Axis, device_of
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.space.choice import GONE
 from ghostsearch.space.limits import CostLimits, Limits, parse_limit
+from ghostsearch.study.candidates import how_to_build
 from ghostsearch.study.directory import baseline_directory, load_study
 from ghostsearch.study.interactions import Additive, Term
 from ghostsearch.study.pick import measured_within
@@ -56,9 +57,11 @@ def write_problem(folder: Path, problem: Problem, space: SearchSpace) -> None:
 
 
 def read_problem(folder: Path) -> tuple[Problem, SearchSpace]:
-    """The program's data and its space; raises GhostsearchError when the study has no table."""
+    """The program's data and its space; raises GhostsearchError when there is no study or it has no table."""
     if not (folder / FILE).is_file():
-        raise GhostsearchError(f"{folder} has no candidate table; 'ghostsearch search --seeds solver' builds it")
+        # Raises where there is no study either.
+        load_study(folder)
+        raise GhostsearchError(f"{folder} has no candidate table; {how_to_build(folder)}")
     data = read_json(folder / FILE)
     try:
         assert isinstance(data, dict)

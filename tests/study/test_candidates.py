@@ -5,8 +5,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-import typer
 from torch import nn
+from typer.testing import CliRunner
 
 from ghostsearch.cli.main import app
 from ghostsearch.errors import GhostsearchError
@@ -25,7 +25,9 @@ from ghostsearch.study.candidates import (
 )
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.divergence import CandidateScores, Change, SampledLoss
+from ghostsearch.study.run import search
 from ghostsearch.study.setup import Setup, open_setup
+from ghostsearch.study.solve import solve_study
 from ghostsearch.study.watch import Watch
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.classification import Classification
@@ -210,8 +212,17 @@ def test_a_branch_that_goes_is_fitted_to_what_it_reads(tiny, tmp_path, monkeypat
             torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-4)
 
 
-def test_without_a_table_the_command_that_builds_one_is_named(tmp_path):
-    with pytest.raises(GhostsearchError, match="'ghostsearch search --seeds solver --out ") as refused:
-        read_candidates(tmp_path)
-    words = str(refused.value).split("'")[1].split()[1:]
-    typer.main.get_command(app).commands["search"].make_context("search", words[1:])
+def test_without_a_table_the_command_that_builds_one_is_named_and_does(tiny, tmp_path):
+    folder = tmp_path / "run"
+    search(RunConfig(**tiny(folder, sampler="random", seeds="uniform", trials=1, baseline_epochs=1)))
+    with pytest.raises(GhostsearchError, match="no candidate table; 'ghostsearch search --config ") as refused:
+        solve_study(folder, {})
+    (folder / candidates.FILE).write_bytes(b"broken")
+    with pytest.raises(GhostsearchError, match=r"no candidate table can be read .*; delete it, then ") as broken:
+        read_candidates(folder)
+    (folder / candidates.FILE).unlink()
+    command = str(refused.value).split("'")[1]
+    assert command in str(broken.value)
+    assert CliRunner().invoke(app, command.split()[1:], catch_exceptions=False).exit_code == 0
+    assert solve_study(folder, {})
+    assert len(read_candidates(folder)) == 5

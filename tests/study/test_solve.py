@@ -52,8 +52,8 @@ def test_a_foreign_or_broken_file_is_one_line(study, text):
         solve_study(study, {})
 
 
-def test_a_study_without_a_table_says_how_to_get_one(tmp_path):
-    with pytest.raises(GhostsearchError, match="--seeds solver"):
+def test_where_there_is_no_study_it_is_said(tmp_path):
+    with pytest.raises(GhostsearchError, match="holds no study"):
         solve_study(tmp_path, {})
 
 
