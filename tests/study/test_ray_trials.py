@@ -66,7 +66,7 @@ def test_two_workers_under_a_latency_limit(cluster, tiny, tmp_path, monkeypatch)
 
     It begins with an earlier study's trials (`--from`), and its report is written while it runs (`--watch`).
     """
-    limit = {"objectives": ["score", "latency"], "max_latency": "110%", "veto": False}
+    limit = {"objectives": ["score", "latency"], "max_latency": "100%", "veto": False}
     old = search(RunConfig(**tiny(tmp_path / "old", trials=2, **limit)))
     options = tiny(tmp_path / "run", engine="ray", trials=6, from_study=str(tmp_path / "old"), **limit)
     written = []
@@ -80,6 +80,9 @@ def test_two_workers_under_a_latency_limit(cluster, tiny, tmp_path, monkeypatch)
     pruned = [r for r in view.records if r.state == "pruned"]
     assert all("over the limit" in r.reason for r in pruned)
     assert not {r.digest for r in pruned} & set(view.front)
+    (latency,) = [axis for axis in view.objectives if axis.limit is not None]
+    complete = [r for r in view.records if r.state == "complete" and r.digest != "baseline"]
+    assert not [r.digest for r in complete if latency.breach(r, surely=True)]
 
 
 def worker(steps: int):

@@ -70,6 +70,7 @@ def test_a_new_axis_a_limit_on_another_and_another_sampler_go_on_with_the_same_t
         "score", "macs", "latency_s[onnxruntime:cpu]", "params", "peak_memory_bytes"
     ]  # fmt: skip
     params = [r.cost.params for r in after.records if r.digest in after.front]
+    assert params
     assert all(p <= 0.99 * before.records[0].cost.params for p in params)
 
 
