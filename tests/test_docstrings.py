@@ -1,4 +1,8 @@
-"""Docstrings say what is so, as far as names can tell: what is raised, and that parameters, names and options exist."""
+"""Docstrings say what is so, as far as names can tell: what is raised, and that parameters, names and options exist.
+
+Any path to any GhostsearchError makes "raises GhostsearchError" true here. Whether it comes for the reason that is
+given, and "before anything is written", is not seen: each needs a test of its own.
+"""
 
 from __future__ import annotations
 
