@@ -24,10 +24,10 @@ LEAST_RIDGE = 1e-3
 class FitSettings:
     """Hyper-parameters of the closed-form fit."""
 
-    ridge: float = 2.0
-    """Pull towards the trained filters, relative to the inputs' mean variance, for each unknown of a filter over the
-    rows that it is fitted to: rows of one image repeat each other, and what a layer learns of them by heart adds up
-    over a deep network. At least LEAST_RIDGE."""
+    ridge: float = 0.04
+    """Pull towards the trained filters, relative to the inputs' mean variance, for each layer of the network and each
+    unknown of a filter over the rows that it is fitted to: rows of one image repeat each other, and what a layer learns
+    of them by heart adds up over the layers. At least LEAST_RIDGE."""
     relu_rounds: int = 2
     """Times the targets behind a ReLU are relaxed to what passes it, and the fit repeated; once less for ghosts, whose
     joint rounds relax them too."""
@@ -136,6 +136,8 @@ class Problem:
     """Whether a constant per channel may be added: a norm or a bias takes it."""
     reorder: bool = True
     """Whether the block may make the channels in an order of its own."""
+    layers: int = 1
+    """Of the network."""
     metric: Tensor | None = None
     """(n, n) E[g gᵀ] of the gradients at the output, where it is known."""
     relu_rounds: int = 0
@@ -151,7 +153,7 @@ class Problem:
     @property
     def ridge(self) -> float:
         """Pull towards the prior relative to the inputs' mean variance."""
-        return max(LEAST_RIDGE, self.settings.ridge * self.layer.weight[0].numel() / self.rows)
+        return max(LEAST_RIDGE, self.settings.ridge * self.layers * self.layer.weight[0].numel() / self.rows)
 
     @cached_property
     def free(self) -> FreeFit:

@@ -181,7 +181,8 @@ class ModelFit:
                 shortcuts[number] = crops(maps, tiles, Window.point(maps.dim() - 2))
 
         gather(place, visit)
-        seen = sorted(inputs)
+        # A detector's head may be given no boxes of a batch.
+        seen = sorted(number for number, x in inputs.items() if len(x))
         if not seen:
             return None
         chosen = self.channels.get(aim)
@@ -204,7 +205,7 @@ class ModelFit:
         return Problem(
             old, old.weight * unit.reshape(-1, *[1] * (old.weight.dim() - 1)), samples, target, self.settings,
             intercept=norm is not None or old.bias is not None, reorder=found is not None or self.settings.gather,
-            metric=self._metric(place, new), relu_rounds=rounds, known=known,
+            layers=len(self.places), metric=self._metric(place, new), relu_rounds=rounds, known=known,
         )  # fmt: skip
 
     def _aim(self, place: Place) -> str:

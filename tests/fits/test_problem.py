@@ -10,7 +10,7 @@ from ghostsearch.fits.sampled_rows import Samples, Window
 CHANNELS, SIZE = 8, 5
 
 
-def problem(images, seed=0, settings=None, noise=0.0):
+def problem(images, seed=0, settings=None, noise=0.0, layers=50):
     """A 1×1 layer at whole maps whose targets are those of its trained filters, and noise."""
     draw = torch.Generator().manual_seed(seed)
     layer = nn.Conv2d(CHANNELS, 4, 1, bias=False)
@@ -20,16 +20,22 @@ def problem(images, seed=0, settings=None, noise=0.0):
     target = target + noise * torch.randn(target.shape, generator=draw)
     samples = Samples(Window.of(layer), ((0, 0), (0, 0)), [x], [None], [(SIZE, SIZE)], True)
     return Problem(
-        layer, prior, samples, Target([target], None, False, torch.ones(4)), settings or FitSettings(), intercept=True
-    )
+        layer, prior, samples, Target([target], None, False, torch.ones(4)), settings or FitSettings(), intercept=True,
+        layers=layers,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("images", "ridge"),
-    [(1, 2.0 * CHANNELS / (1 * SIZE * SIZE)), (4, 2.0 * CHANNELS / (4 * SIZE * SIZE)), (1000, LEAST_RIDGE)],
+    ("images", "layers", "ridge"),
+    [
+        (1, 50, 0.04 * 50 * CHANNELS / (1 * SIZE * SIZE)),
+        (4, 50, 0.04 * 50 * CHANNELS / (4 * SIZE * SIZE)),
+        (4, 5, 0.04 * 5 * CHANNELS / (4 * SIZE * SIZE)),
+        (1000, 50, LEAST_RIDGE),
+    ],
 )
-def test_it_grows_with_the_unknowns_for_each_row(images, ridge):
-    assert problem(images).ridge == pytest.approx(ridge)
+def test_it_grows_with_the_unknowns_for_each_row_and_with_the_depth(images, layers, ridge):
+    assert problem(images, layers=layers).ridge == pytest.approx(ridge)
 
 
 @pytest.mark.parametrize("seed", range(5))
