@@ -67,7 +67,7 @@ class Draw:
         if len(self.order) < take:
             self.order = torch.randperm(count, generator=self.generator).tolist()
         chosen, self.order = self.order[:take], self.order[take:]
-        return self.images[chosen[0]] if self.pool is None else self._augmented(self.pool[chosen])
+        return self.images[chosen[0]] if self.pool is None else self._augmented(self.pool[torch.tensor(chosen)])
 
     def _augmented(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]

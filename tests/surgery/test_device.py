@@ -7,14 +7,14 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ghostsearch.blocks.ghost import GhostConv
 from ghostsearch.fits.problem import FitSettings
-from ghostsearch.graph.capture import light_copy
 from ghostsearch.graph.widths import width_plan
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
-from ghostsearch.surgery.fit_model import ModelFit
 from ghostsearch.surgery.fit_width import fitted_channels
+from ghostsearch.surgery.sites import find_sites
 from tests.labelled_device import ELSEWHERE, ElsewhereMode
 
 
@@ -27,6 +27,13 @@ def test_mixing_devices_is_noticed():
     assert mode.left["_to_copy"] == 3
 
 
+class Around(nn.Sequential):
+    """A residual branch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + super().forward(x))
+
+
 def small() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
@@ -35,29 +42,46 @@ def small() -> nn.Module:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "architecture",
-    [
-        Architecture.of({"0": "ghost(ratio=2, kernel=3)", "3": "ghost(ratio=4, kernel=3)", "6": "ghost(ratio=2)"}),
-        Architecture.of({"3": "lowrank(rank=0.5)", "6": "lowrank(rank=0.5)"}),
-    ],
-    ids=["ghost", "lowrank"],
-)
-def test_a_fit_stays_on_its_device_and_gives_the_same(architecture):
-    torch.manual_seed(0)
-    net, images = small().eval(), torch.randn(24, 3, 9, 9)
+def residual() -> nn.Module:
+    branch = Around(nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16))
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), branch,
+        nn.Conv2d(16, 24, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5),
+    )  # fmt: skip
 
-    def fitted(device: str) -> dict[str, torch.Tensor]:
+
+@pytest.mark.parametrize(
+    ("make", "architecture", "steps"),
+    [
+        (small, Architecture.of({"0": "ghost(ratio=2, kernel=3)", "3": "ghost(ratio=4)", "6": "ghost(ratio=2)"}), 0),
+        (small, Architecture.of({"3": "lowrank(rank=0.5)", "6": "lowrank(rank=0.5)"}), 0),
+        (small, Architecture.of({"3": "ghost(ratio=2, kernel=3)"}, {"0": "width(0.5)"}), 0),
+        (residual, Architecture.of({"3.0": "drop"}), 0),
+        (small, Architecture.of({"6": "lowrank(rank=0.5)"}), 2),
+    ],
+    ids=["ghost", "lowrank", "width", "drop", "distilled"],
+)
+def test_a_conversion_stays_on_its_device_and_gives_the_same(make, architecture, steps):
+    torch.manual_seed(0)
+    net, images = make().eval(), torch.randn(32, 3, 9, 9)
+    anatomy = find_sites(net, images[:1], include_first=True)
+
+    def fitted(device: str) -> nn.Module:
         settings = FitSettings(compute_device=device, rows=(300, 300), metric_images=8)
-        made, statistics = convert(net, architecture, example=images[:1]), BaselineStatistics(net, [images], settings)
-        fit = ModelFit(statistics, light_copy(net), made, {}, settings)
-        fit.run(architecture)
-        return {name: value.cpu() for name, value in fit.student.state_dict().items()}
+        statistics = BaselineStatistics(net, [images[:24]], settings, judging=[images[24:]])
+        return convert(
+            net, architecture, example=images[:1], anatomy=anatomy, statistics=statistics, width_multiple=4,
+            distill_steps=steps,
+        )  # fmt: skip
 
     with ElsewhereMode() as mode:
-        there = fitted(str(ELSEWHERE))
-    here = fitted("cpu")
+        there = fitted(str(ELSEWHERE)).state_dict()
+    made = fitted("cpu")
+    here = made.state_dict()
     assert mode.computed > 300
+    # The weights leave once, and a ghost's gain of each channel by each other, of which the host chooses.
+    ghosts = [b.out_channels for b in made.modules() if isinstance(b, GhostConv)]
+    assert sum(mode.left.values()) <= sum(value.numel() for value in here.values()) + sum(n * n + n for n in ghosts)
     for name, value in here.items():
         torch.testing.assert_close(there[name], value, rtol=2e-3, atol=2e-3)
 
