@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, text_of
 from ghostsearch.files import atomic_path, cannot_write
 
 
@@ -26,6 +26,24 @@ def write_tensors(path: Path, state: Mapping[str, object], metadata: Mapping[str
             save_file(copies, temporary, metadata=dict(metadata) if metadata else None)
         except SafetensorError as error:
             raise cannot_write(path, str(error)) from None
+
+
+def write_checkpoint(state: Mapping[str, object], file: Path) -> None:
+    """Write a training's state, whole or not at all; raises GhostsearchError when the file cannot be written."""
+    with atomic_path(file) as temporary:
+        torch.save(state, temporary)
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """A training's state, read without running code; raises GhostsearchError when the file holds none."""
+    try:
+        found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    # Anything can be wrong with the bytes of a file.
+    except Exception as error:
+        raise GhostsearchError(
+            f"{file}: not a ghostsearch checkpoint ({text_of(error, 120)}); choose another folder"
+        ) from error
+    return found
 
 
 def raw_bytes(value: Tensor) -> Any:

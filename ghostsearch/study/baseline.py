@@ -17,7 +17,15 @@ from ghostsearch.measure.onnx_graph.quantize import float_nodes
 from ghostsearch.records import Axis, Latency
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.config import RunConfig
-from ghostsearch.study.directory import STUDY, baseline_directory, environment, read_study, write_run, write_study
+from ghostsearch.study.directory import (
+    BASELINE_TRAINING,
+    STUDY,
+    baseline_directory,
+    environment,
+    read_study,
+    write_run,
+    write_study,
+)
 from ghostsearch.study.interactions import decompose
 from ghostsearch.study.program import Problem, Program
 from ghostsearch.study.setup import Setup, check_budget
@@ -148,7 +156,11 @@ def least_ratio(table: LatencyTable) -> float:
 
 
 def trained_setup(setup: Setup, watch: Watch) -> Setup:
-    """The setup with the trained baseline: trained now, or as a former run or the study of `--from` left it."""
+    """The setup with the trained baseline: trained now, or as a former run or the study of `--from` left it.
+
+    Ctrl-C ends the training after the epoch at work with KeyboardInterrupt; the next run goes on from there.
+    """
+    checkpoint = watch.folder / BASELINE_TRAINING
     kept, epochs = baseline_directory(watch.folder), setup.config.baseline_training()
     earlier = setup.earlier.baseline(setup.config, setup.baseline.module) if setup.earlier else None
     if (kept / "architecture.json").exists():
@@ -158,8 +170,12 @@ def trained_setup(setup: Setup, watch: Watch) -> Setup:
         module.load_state_dict(earlier)
     elif epochs:
         recipe = setup.config.part(Recipe, epochs=epochs)
-        train(module, setup.data, recipe, task=setup.task, progress=watch.telling("baseline"))
+        train(
+            module, setup.data, recipe, task=setup.task, progress=watch.telling("baseline"), checkpoint=checkpoint,
+            interrupted=watch.interrupted,
+        )  # fmt: skip
     save(module.eval(), kept, source=setup.baseline, architecture=Architecture())
+    checkpoint.unlink(missing_ok=True)
     return dataclasses.replace(setup, baseline=dataclasses.replace(setup.baseline, module=module))
 
 

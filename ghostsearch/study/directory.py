@@ -27,7 +27,7 @@ from ghostsearch.version import versions
 
 FORMAT, VERSION = "ghostsearch.study", 2
 RUN, STUDY, OUTCOME, RECORDS = "run.yaml", "study.json", "outcome.json", "records.jsonl"
-SECONDS, TRIAL_WEIGHTS = "seconds.json", "weights"
+SECONDS, TRIAL_WEIGHTS, BASELINE_TRAINING = "seconds.json", "weights", ".baseline.ckpt"
 
 
 def write_run(folder: Path, config: RunConfig) -> None:

@@ -52,6 +52,7 @@ def search(
     given: network and images in memory, which only this process has. live: write the report after every trial too.
 
     Interrupted once (Ctrl-C), it finishes what is running and reports what there is; twice, it stops at once.
+    While a table is made or the baseline trains, KeyboardInterrupt ends it; the next run goes on from there.
     Raises GhostsearchError for bad input, before anything is written, and when trial after trial fails.
     """
     cpu, explore, on_device = time.process_time(), run_trials, None

@@ -62,6 +62,8 @@ class Watch:
             first[:1] = first or [done]
             steps, spent = done - first[0], time.perf_counter() - began
             left = f" · {duration(spent / steps * (total - done))} left" if steps > 0 and total > done else ""
+            # What ends only after its step shall say that Ctrl-C was heard.
+            left = " · stopping soon" if self.interrupted() else left
             show(done, total, f"{text if text.startswith(stage) else f'{stage}: {text}'}{left}")
 
         return told

@@ -18,10 +18,11 @@ from torch import nn
 
 from ghostsearch.data.load import Data, load_data
 from ghostsearch.data.options import ImageOptions
-from ghostsearch.errors import GhostsearchError, text_of
-from ghostsearch.files import atomic_path, check_writable, dated_directory, read_json, write_text
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.files import check_writable, dated_directory, read_json, write_text
 from ghostsearch.models.input import InputSpec
 from ghostsearch.models.options import ModelOptions
+from ghostsearch.models.stored import read_checkpoint, write_checkpoint
 from ghostsearch.shown import Progress
 from ghostsearch.surgery.saved import load_directory, open_model, save
 from ghostsearch.training.checks import check_run
@@ -99,10 +100,10 @@ def finetune(
     else:
         with _shared_by_name():
             fabric.launch(partial(_run, training=training, folder=folder))
-    history = tuple(Epoch(**epoch) for epoch in _read(folder / LAST)["history"])
+    history = tuple(Epoch(**epoch) for epoch in read_checkpoint(folder / LAST)["history"])
     best = _best(history, task)
     improved = best.score is not None and (best.score > before if task.maximize else best.score < before)
-    model.load_state_dict(_read(folder / BEST) if improved else start)
+    model.load_state_dict(read_checkpoint(folder / BEST) if improved else start)
     return FinetuneResult(
         metric=task.metric,
         before=before,
@@ -180,7 +181,7 @@ def _run(fabric: Any, training: Training, folder: Path, progress: Progress | Non
     writer = _log_writer(folder) if fabric.is_global_zero else None
     with training.under_way(fabric):
         if (folder / LAST).exists():
-            training.load_state(_read(folder / LAST))
+            training.load_state(read_checkpoint(folder / LAST))
         while not training.finished:
             training.epoch(progress, writer.add_scalar if writer else None)
             if fabric.is_global_zero:
@@ -188,29 +189,12 @@ def _run(fabric: Any, training: Training, folder: Path, progress: Progress | Non
                 if writer:
                     writer.add_scalar("score", score, training.step)
                 if _best(tuple(training.history), training.task) is training.history[-1]:
-                    _write(training.kept.state_dict(), folder / BEST)
+                    write_checkpoint(training.kept.state_dict(), folder / BEST)
                 # Last, so that a stop in between repeats the epoch.
-                _write(training.state(), folder / LAST)
+                write_checkpoint(training.state(), folder / LAST)
             fabric.barrier()
     if writer:
         writer.close()
-
-
-def _write(state: dict[str, Any], file: Path) -> None:
-    with atomic_path(file) as temporary:
-        torch.save(state, temporary)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """A checkpoint, read without running code; raises GhostsearchError when it is not one."""
-    try:
-        found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    # Anything can be wrong with the bytes of a file.
-    except Exception as error:
-        raise GhostsearchError(
-            f"{file}: not a ghostsearch checkpoint ({text_of(error, 120)}); choose another folder"
-        ) from error
-    return found
 
 
 @contextmanager

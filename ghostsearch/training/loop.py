@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
 from ghostsearch.data.load import Data
 from ghostsearch.errors import GhostsearchError, TrainingError
 from ghostsearch.machine import memory_kept
+from ghostsearch.models.stored import read_checkpoint, write_checkpoint
 from ghostsearch.shown import Progress
 from ghostsearch.training.evaluate import evaluate, length, mode, placed, to_device, torch_device
 from ghostsearch.training.recipe import Epoch, Recipe, TrainResult
@@ -37,17 +39,27 @@ def train(
     task: Task | None = None,
     teacher: nn.Module | None = None,
     progress: Progress | None = None,
+    checkpoint: Path | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
     """Train a model in place on the training split by a recipe; its epochs may be fractional.
 
     With a teacher, its outputs are distilled at the recipe's share. The same seed gives the same weights on the same
-    machine, whatever ran before; the caller's random state, the model's device and modes stay.
-    Raises TrainingError when the loss is not finite, GhostsearchError for an absent device or an empty split.
+    machine, whatever ran before; the caller's random state, the model's device and modes stay. A `checkpoint` is
+    written after each epoch, from which the same call goes on, and is the caller's to remove.
+    Raises KeyboardInterrupt after an epoch in which it was `interrupted` and has a checkpoint, TrainingError when the
+    loss is not finite, GhostsearchError for an absent device or an empty split.
     """
     training, started = Training(model, data, recipe, task or Classification(), teacher), time.perf_counter()
     with training.under_way():
+        if checkpoint and checkpoint.exists():
+            training.load_state(read_checkpoint(checkpoint))
         while not training.finished:
             training.epoch(progress)
+            if checkpoint:
+                write_checkpoint(training.state(), checkpoint)
+                if interrupted():
+                    raise KeyboardInterrupt
         training.keep_average()
     per_epoch = length(data.train)
     return TrainResult(

@@ -190,6 +190,29 @@ def test_ctrl_c_once_finishes_the_trial_and_reports_and_twice_stops_at_once(tiny
     assert load_study(tmp_path / "run").records[: len(view.records)] == view.records
 
 
+def test_ctrl_c_while_the_baseline_trains_keeps_its_epochs_and_the_same_search_goes_on(tiny, tmp_path, unbroken):
+    folder, told = tmp_path / "run", []
+
+    def press(done, total, text):
+        if text.startswith("baseline") and not told:
+            signal.raise_signal(signal.SIGINT)
+        if text.startswith("baseline"):
+            told.append((done, total))
+
+    with pytest.raises(KeyboardInterrupt):
+        search(RunConfig(**tiny(folder)), progress=press)
+    assert all(done <= total / 4 for done, total in told), "the first of four epochs is the last"
+    left = {p.name for p in folder.iterdir() if not p.name.endswith(".lock")}
+    assert left == {"run.yaml", "study.json", ".baseline.ckpt"}
+    ended = len(told)
+    view = search(RunConfig(**tiny(folder)), progress=press)
+    assert all(done > total / 4 for done, total in told[ended:]), "the first epoch is not repeated"
+    assert outcome(view) == outcome(unbroken)
+    weights = [Path(v.directory) / "models/baseline/weights.safetensors" for v in (view, unbroken)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert not (folder / ".baseline.ckpt").exists()
+
+
 def test_failing_trials_are_recorded_and_end_the_run_with_a_diagnosis(tiny, tmp_path, monkeypatch):
     # A learning rate that makes the loss overflow: a real failure of every trial that is trained.
     options = tiny(tmp_path / "run", seeds="uniform", epochs=1, lr=1e30, baseline_epochs=0)

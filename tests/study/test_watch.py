@@ -20,6 +20,12 @@ def test_progress_names_the_stage_once_and_says_the_time_left(tmp_path, monkeypa
     assert told == [(2, 10, "fit: layer a"), (4, 10, "fit layer b · 30 s left")]
 
 
+def test_progress_says_that_ctrl_c_was_heard(tmp_path):
+    told = []
+    Watch(tmp_path, lambda *what: told.append(what), interrupted=lambda: True).telling("training")(1, 2, "loss 1")
+    assert told == [(1, 2, "training: loss 1 · stopping soon")]
+
+
 def test_one_interrupt_ends_a_stage_whose_steps_are_kept_and_lets_others_finish(tmp_path):
     with interruptible() as interrupted:
         watch = Watch(tmp_path, interrupted=interrupted)
