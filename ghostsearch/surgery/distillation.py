@@ -74,7 +74,7 @@ def distill_blocks(
     too. Adam, cosine, steps relative to each tensor's size; BatchNorms use the statistics of batches that are large
     enough meanwhile, and have those of the images whenever the net is judged. Held-out images, `judging` or some of the
     loader's, decide whether the next, shorter step length is tried and which step's weights stay, the start's included.
-    The expected time is reported after the first step. Frozen parameters stay.
+    The expected time is reported after the first step of a length. Frozen parameters stay.
     Raises GhostsearchError when there are no images or nothing can be trained.
     """
     settings = settings or DistillSettings()
@@ -87,15 +87,17 @@ def distill_blocks(
     began = time.perf_counter()
     with modes_kept(baseline, converted), _Pair.open(baseline.eval(), converted.eval(), settings) as pair:
         training, held = (images, judging) if judging else split(images, settings)
+        opened = time.perf_counter()
         best = _Best(pair, training, held)
         settle_norms(converted, training)
-        run = _Run(
-            pair, Draw(training, settings, torch.Generator().manual_seed(settings.seed)), trained, steps, progress
-        )
+        # As every later judging does: a pass over the images for the norms, and one over those held out.
+        judging_s = time.perf_counter() - opened
+        draw = Draw(training, settings, torch.Generator().manual_seed(settings.seed))
+        run = _Run(pair, draw, trained, steps, progress, settings.checks, judging_s)
         start = best.state()
-        for length in settings.lengths:
+        for tried, length in enumerate(settings.lengths):
             best.put(start)
-            run.anneal(best, length, settings.checks)
+            run.anneal(best, length, len(settings.lengths) - tried)
             if best.step:
                 break
         best.put(best.weights)
@@ -104,14 +106,15 @@ def distill_blocks(
 
 @dataclass
 class _Run:
-    """Steps of Adam on a pair, counted and reported."""
+    """Steps of Adam on a pair, judged and reported."""
 
     pair: _Pair
     draw: Draw
     trained: list[nn.Parameter]
     steps: int
     progress: Progress | None
-    done: int = 0
+    checks: int
+    judging_s: float
     optimizer: torch.optim.Adam = field(init=False)
 
     @cached_property
@@ -119,19 +122,22 @@ class _Run:
         """The BatchNorms that use their batch's statistics, where batches are large enough."""
         return trained_norms(self.pair.converted) if self.draw.batch >= NORM_IMAGES else []
 
-    def anneal(self, best: _Best, length: float, checks: int) -> None:
-        """All steps, of a length that ends at nothing, judged evenly on the way."""
+    def anneal(self, best: _Best, length: float, lengths: int) -> None:
+        """All steps, of a length that ends at nothing, judged evenly on the way; `lengths` are left with this one."""
         self.optimizer = torch.optim.Adam([{"params": [p]} for p in self.trained])
         self.sizes = [_size(p) for p in self.trained]
-        self.done, every = 0, max(1, math.ceil(self.steps / checks))
+        every = max(1, math.ceil(self.steps / self.checks))
         for step in range(self.steps):
+            began = time.perf_counter()
             self.step(length * _schedule(step, self.steps))
+            if self.progress:
+                told = "" if step else self.expected(time.perf_counter() - began, lengths)
+                self.progress(step + 1, self.steps, f"distilling{told}")
             if (step + 1) % every == 0 or step + 1 == self.steps:
                 best.check(step + 1)
 
     def step(self, length: float) -> None:
         """One step of a length relative to each tensor's size."""
-        began = time.perf_counter()
         for group, size in zip(self.optimizer.param_groups, self.sizes, strict=True):
             group["lr"] = length * size
         with modes_kept(*self.norms):
@@ -141,11 +147,12 @@ class _Run:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        self.done += 1
-        if self.progress:
-            expected = (time.perf_counter() - began) * self.steps
-            told = f", about {duration(expected)} on this machine" if self.done == 1 else ""
-            self.progress(self.done, self.steps, f"distilling{told}")
+
+    def expected(self, step_s: float, lengths: int) -> str:
+        """How long all of it takes, by the first step and the first judging; a length that helps is the last."""
+        took = duration(lengths * (self.steps * step_s + min(self.steps, self.checks) * self.judging_s))
+        about = f"up to {took} for {lengths} step lengths" if lengths > 1 else f"about {took}"
+        return f", {about} on this machine"
 
 
 def _size(parameter: Tensor) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.surgery import distillation
 from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
 from ghostsearch.surgery.norm_statistics import settle_norms
 
@@ -114,6 +115,30 @@ def test_the_expected_time_is_told_after_the_first_step_and_frozen_parameters_st
     assert [x[:2] for x in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert re.fullmatch(r"distilling, about \d+ (s|min) on this machine", told[0][2])
     assert torch.equal(frozen, converted.conv1.weight)
+
+
+def test_the_expected_time_counts_judgings_and_the_step_lengths_left(pair, images, monkeypatch):
+    clock, told, take = [0.0], [], distillation._Run.step
+    monkeypatch.setattr(distillation.time, "perf_counter", lambda: clock[0])
+
+    def slow(took, act):
+        def acted(*given):
+            clock[0] += took
+            return act(*given)
+
+        return acted
+
+    monkeypatch.setattr(distillation._Run, "step", slow(3.0, take))
+    monkeypatch.setattr(distillation._Best, "_measure", slow(1.0, distillation._Best._measure))
+    for name in ("settle_norms", "recalibrate_batchnorm"):
+        monkeypatch.setattr(distillation, name, slow(4.0, getattr(distillation, name)))
+    settings = replace(AS_THEY_ARE, lengths=(100.0, 0.02), checks=2)
+    done = distill_blocks(*pair, images, 3, settings=settings, progress=lambda *x: told.append(x[2]))
+    said = [text for text in told if text != "distilling"]
+    assert said == [
+        "distilling, up to 38 s for 2 step lengths on this machine", "distilling, about 19 s on this machine",
+    ]  # fmt: skip
+    assert done.seconds == 5 + 38
 
 
 def test_of_several_step_lengths_the_one_that_helps_goes_on(pair, images):
