@@ -51,8 +51,9 @@ def search(
 
     given: network and images in memory, which only this process has. live: write the report after every trial too.
 
-    Interrupted once (Ctrl-C), it finishes what is running and reports what there is; twice, it stops at once.
-    While a table is made or the baseline trains, KeyboardInterrupt ends it; the next run goes on from there.
+    Interrupted once (Ctrl-C), it finishes what is running, reports what there is and warns (GhostsearchWarning); twice,
+    it stops at once. While a table is made or the baseline trains, KeyboardInterrupt ends it; the next run goes on from
+    there.
     Raises GhostsearchError for bad input, before anything is written, and when trial after trial fails.
     """
     cpu, explore, on_device = time.process_time(), run_trials, None
@@ -81,6 +82,9 @@ def search(
             conclude(plan, ledger, watch)
     with watch.stage("report"):
         view = report(watch.folder)
+    if interrupted() and not view.finalists:
+        text = "interrupted: the front is that of the trials so far, without the final training; run the same command "
+        warnings.warn(f"{text}again to go on", GhostsearchWarning, stacklevel=2)
     total = {"total": time.perf_counter() - watch.started, "total, CPU": time.process_time() - cpu}
     add_seconds(watch.folder, watch.seconds | total)
     return view

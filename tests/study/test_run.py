@@ -168,6 +168,7 @@ def test_ctrl_c_once_finishes_the_trial_and_reports_and_twice_stops_at_once(tiny
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=200) == 0, process.said()
+        assert "run the same command again to go on" in process.said()
     finally:
         process.kill()
     view = load_study(tmp_path / "run")
