@@ -32,7 +32,7 @@ from ghostsearch.study.setup import Setup, check_budget
 from ghostsearch.study.veto import vetoed_rows, without_slow
 from ghostsearch.study.watch import Watch
 from ghostsearch.surgery.saved import load_directory, save
-from ghostsearch.training.loop import train
+from ghostsearch.training.loop import Checkpoint, train
 from ghostsearch.training.recipe import Recipe
 
 COST_COLUMNS = {"macs": "macs", "params": "params", "memory": "peak_memory_bytes"}
@@ -160,7 +160,7 @@ def trained_setup(setup: Setup, watch: Watch) -> Setup:
 
     Ctrl-C ends the training after the epoch at work with KeyboardInterrupt; the next run goes on from there.
     """
-    checkpoint = watch.folder / BASELINE_TRAINING
+    checkpoint = Checkpoint(watch.folder / BASELINE_TRAINING, watch.interrupted)
     kept, epochs = baseline_directory(watch.folder), setup.config.baseline_training()
     earlier = setup.earlier.baseline(setup.config, setup.baseline.module) if setup.earlier else None
     if (kept / "architecture.json").exists():
@@ -170,12 +170,10 @@ def trained_setup(setup: Setup, watch: Watch) -> Setup:
         module.load_state_dict(earlier)
     elif epochs:
         recipe = setup.config.part(Recipe, epochs=epochs)
-        train(
-            module, setup.data, recipe, task=setup.task, progress=watch.telling("baseline"), checkpoint=checkpoint,
-            interrupted=watch.interrupted,
-        )  # fmt: skip
+        told = watch.telling("baseline")
+        train(module, setup.data, recipe, task=setup.task, progress=told, kept=checkpoint)
     save(module.eval(), kept, source=setup.baseline, architecture=Architecture())
-    checkpoint.unlink(missing_ok=True)
+    checkpoint.file.unlink(missing_ok=True)
     return dataclasses.replace(setup, baseline=dataclasses.replace(setup.baseline, module=module))
 
 

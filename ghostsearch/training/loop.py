@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,15 @@ CHECK_EVERY = 16
 """Steps between checks of the loss on a GPU, each of which waits for the device."""
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that holds the epochs trained so far, and whether the training shall stop."""
+
+    file: Path
+    asked: Callable[[], bool]
+    """Whether to stop after the epoch at work."""
+
+
 def train(
     model: nn.Module,
     data: Data,
@@ -39,26 +48,25 @@ def train(
     task: Task | None = None,
     teacher: nn.Module | None = None,
     progress: Progress | None = None,
-    checkpoint: Path | None = None,
-    interrupted: Callable[[], bool] = lambda: False,
+    kept: Checkpoint | None = None,
 ) -> TrainResult:
     """Train a model in place on the training split by a recipe; its epochs may be fractional.
 
     With a teacher, its outputs are distilled at the recipe's share. The same seed gives the same weights on the same
-    machine, whatever ran before; the caller's random state, the model's device and modes stay. A `checkpoint` is
-    written after each epoch, from which the same call goes on, and is the caller's to remove.
-    Raises KeyboardInterrupt after an epoch in which it was `interrupted` and has a checkpoint, TrainingError when the
-    loss is not finite, GhostsearchError for an absent device or an empty split.
+    machine, whatever ran before; the caller's random state, the model's device and modes stay. The `kept` file is
+    written after each epoch; the same call goes on from it, and the caller removes it.
+    Raises KeyboardInterrupt after an epoch where `kept` asks to stop, TrainingError when the loss is not finite,
+    GhostsearchError for an absent device or an empty split.
     """
     training, started = Training(model, data, recipe, task or Classification(), teacher), time.perf_counter()
     with training.under_way():
-        if checkpoint and checkpoint.exists():
-            training.load_state(read_checkpoint(checkpoint))
+        if kept and kept.file.exists():
+            training.load_state(read_checkpoint(kept.file))
         while not training.finished:
             training.epoch(progress)
-            if checkpoint:
-                write_checkpoint(training.state(), checkpoint)
-                if interrupted():
+            if kept:
+                write_checkpoint(training.state(), kept.file)
+                if kept.asked():
                     raise KeyboardInterrupt
         training.keep_average()
     per_epoch = length(data.train)
