@@ -95,7 +95,7 @@ def finish(plan: Plan, records: Sequence[Record], watch: Watch) -> list[Record] 
     for done, (record, total) in enumerate(work):
         if watch.interrupted():
             return None
-        told(done, len(work), record.digest)
+        told(done, len(work), "trained baseline" if record.digest == TRAINED else record.digest)
         finished.append(_finish(plan, record, watch.folder, total))
     if watch.interrupted():
         return None

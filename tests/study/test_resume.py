@@ -39,8 +39,9 @@ def again(limited, tiny, tmp_path):
     view, folder = limited
     shutil.copytree(folder, tmp_path / "run")
 
-    def go_on(**changed):
-        return search(RunConfig(**tiny(tmp_path / "run", **{**QUICK, "max_memory": "90%", **changed})))
+    def go_on(progress=None, **changed):
+        options = tiny(tmp_path / "run", **{**QUICK, "max_memory": "90%", **changed})
+        return search(RunConfig(**options), progress=progress)
 
     return view, go_on
 
@@ -193,8 +194,12 @@ def test_weights_for_other_classes_know_none_of_the_images(tiny, tmp_path):
 
 def test_the_baseline_gets_the_finalists_training_as_a_row_of_its_own(again):
     """Resumed with further epochs: every finalist and a copy of the baseline have them, the given one has not."""
-    _, go_on = again
-    view = go_on(final_epochs=1, finalists=1)
+    (_, go_on), told = again, []
+    view = go_on(lambda *step: told.append(step[2].partition(" · ")[0]), final_epochs=1, finalists=1)
+    assert [text for text in told if "baseline" in text and text.startswith("final")] == [
+        "final training: baseline", "final training: trained baseline",
+        "final training: measuring the finalists beside the baseline",
+    ]  # fmt: skip
     epochs = {r.digest: (r.score().epochs, r.score("test").epochs) for r in view.finalists}
     assert len(epochs) == 3
     assert epochs.pop(BASELINE) == (0, 0)
