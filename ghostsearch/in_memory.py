@@ -35,6 +35,7 @@ from ghostsearch.models.stored import raw_bytes
 from ghostsearch.records import Record, StudyView
 from ghostsearch.shown import Progress, notebook_bar
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.space.choice import WIDTH_MULTIPLE
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.run import search as search_named
 from ghostsearch.study.setup import Given
@@ -72,7 +73,7 @@ def convert(
         example = batches[0]
     if batches is not None:
         options["calibration"] = batches
-    multiple = options.setdefault("width_multiple", 8)
+    multiple = options.setdefault("width_multiple", WIDTH_MULTIPLE)
     if isinstance(wanted, str):
         anatomy = options.setdefault("anatomy", find_sites(model, example))
         wanted = requested_architecture(anatomy, Conversion(choice=wanted, width_multiple=multiple))

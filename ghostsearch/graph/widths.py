@@ -16,7 +16,7 @@ from ghostsearch.graph.cut import cut_channels
 from ghostsearch.graph.plan import Edit, WidthPlan, best_channels
 from ghostsearch.graph.width_check import checked_plan
 from ghostsearch.space.architecture import Group
-from ghostsearch.space.choice import Width
+from ghostsearch.space.choice import WIDTH_MULTIPLE, Width
 from ghostsearch.space.costs import kept_width
 
 _PLANS: weakref.WeakKeyDictionary[nn.Module, tuple[object, WidthPlan]] = weakref.WeakKeyDictionary()
@@ -45,7 +45,7 @@ def width_plan(model: nn.Module, example: Any) -> WidthPlan:
 
 
 def kept_channels(
-    model: nn.Module, widths: Mapping[str, Width], example: Any, width_multiple: int = 8
+    model: nn.Module, widths: Mapping[str, Width], example: Any, width_multiple: int = WIDTH_MULTIPLE
 ) -> dict[str, list[int]]:
     """Per group the channels that stay: as many as the width says, those with the largest weights.
 

@@ -20,7 +20,7 @@ from ghostsearch.graph.widths import width_plan
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.records import Cost
 from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace, Site
-from ghostsearch.space.choice import GONE, KEEP, LayerChoice, parse_layer_choice, parse_width
+from ghostsearch.space.choice import GONE, KEEP, WIDTH_MULTIPLE, LayerChoice, parse_layer_choice, parse_width
 from ghostsearch.space.costs import kept_width, passes_channels, site_macs, site_params
 
 INSIDE, BEHIND, INSTEAD = (1, 0, 0), (1, 1, 0), (0, 1, 0)
@@ -105,7 +105,9 @@ class CostTable:
     edits, so an anatomy without groups predicts site choices only. Peak memory is not predicted: it is None.
     """
 
-    def __init__(self, model: nn.Module, example: Any, anatomy: Anatomy, *, width_multiple: int = 8) -> None:
+    def __init__(
+        self, model: nn.Module, example: Any, anatomy: Anatomy, *, width_multiple: int = WIDTH_MULTIPLE
+    ) -> None:
         self.baseline = measure_cost(model, example)
         self.groups = {group.name: i for i, group in enumerate(anatomy.groups)}
         self.multiple = width_multiple

@@ -17,6 +17,7 @@ from ghostsearch.space.choice import (
     FULL_WIDTH,
     GONE,
     KEEP,
+    WIDTH_MULTIPLE,
     Filters,
     LayerChoice,
     Width,
@@ -200,7 +201,7 @@ class SearchSpace:
 
     sites: Mapping[str, tuple[str, ...]]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    width_multiple: int = 8
+    width_multiple: int = WIDTH_MULTIPLE
     branches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Per site that offers `drop`, the sites and groups of this space inside its branch: they stay when it goes."""
 

@@ -269,7 +269,7 @@ class Width(Choice):
 
 KEEP, DROP, SKIP = Keep(), Drop(), Skip()
 GONE = (str(DROP), str(SKIP))  # what takes a residual branch away
-FULL_WIDTH = Width(1.0)
+FULL_WIDTH, WIDTH_MULTIPLE = Width(1.0), 8
 
 
 @lru_cache(maxsize=4096)

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 from ghostsearch.errors import GhostsearchError, found_in, key_of
 from ghostsearch.options import Frozen, in_words
 from ghostsearch.space.architecture import Anatomy, Group, SearchSpace, Site, nearest_names
-from ghostsearch.space.choice import GONE, KEEP, Drop, LayerChoice, parse_layer_choice, parse_width
+from ghostsearch.space.choice import GONE, KEEP, WIDTH_MULTIPLE, Drop, LayerChoice, parse_layer_choice, parse_width
 from ghostsearch.space.costs import choice_fits, kept_width
 from ghostsearch.yaml_files import read_yaml
 
@@ -51,7 +51,7 @@ class Preset(Frozen):
     """Whether convolutions that read the image itself are sites (the paper's VGG-16 ghosts them)."""
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
-    width_multiple: Annotated[int, Field(ge=1, le=1024)] = 8
+    width_multiple: Annotated[int, Field(ge=1, le=1024)] = WIDTH_MULTIPLE
     sites: tuple[SiteRule, ...] = ()
     groups: tuple[GroupRule, ...] = ()
 

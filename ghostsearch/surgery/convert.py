@@ -16,6 +16,7 @@ from ghostsearch.graph.widths import kept_channels, set_widths, width_plan
 from ghostsearch.machine import memory_kept
 from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Anatomy, Architecture
+from ghostsearch.space.choice import WIDTH_MULTIPLE
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.distill_images import kept_to_judge
 from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
@@ -36,7 +37,7 @@ def convert(
     example: Any,
     calibration: Iterable[Any] | None = None,
     anatomy: Anatomy | None = None,
-    width_multiple: int = 8,
+    width_multiple: int = WIDTH_MULTIPLE,
     distill_steps: int = 0,
     seed: int = 0,
     settings: FitSettings | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ghostsearch.options import Options, Seeded, Texts, option
+from ghostsearch.space.choice import WIDTH_MULTIPLE
 
 CONVERTING = "Weights"
 
@@ -24,7 +25,7 @@ class Conversion(FitOptions, Seeded):
     include: Texts = option(("*",), "Only sites that match this glob; repeatable.")
     exclude: Texts = option((), "Skip sites that match this glob; repeatable.")
     include_first: bool = option(False, "Include the convolution that reads the image.")
-    width_multiple: int = option(8, "Round widths to a multiple of this.", ge=1)
+    width_multiple: int = option(WIDTH_MULTIPLE, "Round widths to a multiple of this.", ge=1)
     calibrate: str | None = option(
         None, "Data to fit the weights on, in closed form, without labels (digits, folder:PATH, …).", panel=CONVERTING
     )

@@ -26,6 +26,7 @@ from ghostsearch.models.options import ModelOptions
 from ghostsearch.models.stored import write_tensors
 from ghostsearch.options import refused
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.space.choice import WIDTH_MULTIPLE
 from ghostsearch.surgery.convert import convert
 from ghostsearch.version import versions
 
@@ -94,7 +95,7 @@ class SavedModel(LoadedModel):
     """A model that was read from a directory; `spec` names the baseline it was converted from."""
 
     architecture: Architecture = field(default_factory=Architecture)
-    width_multiple: int = 8
+    width_multiple: int = WIDTH_MULTIPLE
     versions: Mapping[str, str] = field(default_factory=dict)
     """Package versions it was written with."""
 
@@ -105,7 +106,7 @@ def save(
     *,
     source: LoadedModel,
     architecture: Architecture,
-    width_multiple: int = 8,
+    width_multiple: int = WIDTH_MULTIPLE,
 ) -> Path:
     """Write a converted (or baseline) model to a directory; killed halfway, it loads or says why not.
 
