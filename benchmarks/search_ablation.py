@@ -125,10 +125,9 @@ def page(args: argparse.Namespace, table: pd.DataFrame) -> ResultPage:
             "minutes are those of the trials' own stages by the clock, times the share of its time in which the study "
             "had a processor; latency table and candidate table are included where a variant uses them, and serve "
             "every later budget. No seeds: the study starts from the baseline alone. Uniform: also each choice and "
-            "each width everywhere. Solver: also the integer "
-            "program's answers. Solver only: nothing but those. Table: the search's own sampler, which asks for eight "
-            "of them for each axis and then learns from every trial: until then it builds what solver only "
-            "builds and differs in latency by the noise of the clock alone.",
+            "each width everywhere. Solver: also the integer program's answers. Solver only: nothing but those. Table: "
+            "the search's own sampler, which asks for eight of them for each axis and then learns from every trial: "
+            "until then it builds what solver only builds and differs in latency by the noise of the clock alone.",
         ],
     )  # fmt: skip
 
@@ -150,25 +149,18 @@ def curve(view: StudyView, folder: Path) -> pd.DataFrame:
     baseline = next(r for r in view.records if r.digest == "baseline")
     stages = json.loads((folder / SECONDS).read_text())
     busy = stages["total, CPU"] / stages["total"]
-    before = sum(stages.get(stage, 0.0) for stage in ("latency table", "candidate table", "solver"))
+    before = busy * sum(stages.get(stage, 0.0) for stage in ("latency table", "candidate table", "solver"))
     points: dict[str, list[tuple[float, float]]] = {name: [] for name in AXES}
     rows, seconds = [], before
     for record in view.records:
         score = record.score()
-        seconds += sum(record.seconds.values())
+        seconds += busy * sum(record.seconds.values())
         for name, axis in AXES.items():
             ratio = axis.ratio(record, baseline)
             if score and ratio is not None and record.state == "complete":
                 points[name].append((1 - score.value, ratio))
         volumes = {name: hypervolume(found, REFERENCE) for name, found in points.items()}
-        rows.append(
-            {
-                "trials": record.number + 1,
-                "minutes": busy * seconds / 60,
-                "table_minutes": busy * before / 60,
-                **volumes,
-            }
-        )
+        rows.append({"trials": record.number + 1, "minutes": seconds / 60, "table_minutes": before / 60, **volumes})
     return pd.DataFrame(rows)
 
 

@@ -269,7 +269,8 @@ class Width(Choice):
 
 KEEP, DROP, SKIP = Keep(), Drop(), Skip()
 GONE = (str(DROP), str(SKIP))  # what takes a residual branch away
-FULL_WIDTH, WIDTH_MULTIPLE = Width(1.0), 8
+FULL_WIDTH = Width(1.0)
+WIDTH_MULTIPLE = 8  # what the channels that stay are rounded to, where nobody says otherwise
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ from math import lcm
 from typing import Any
 
 from ghostsearch.space.architecture import Site
-from ghostsearch.space.choice import KEEP, LayerChoice
+from ghostsearch.space.choice import KEEP, WIDTH_MULTIPLE, LayerChoice
 
 
 def site_position_macs(
@@ -54,7 +54,7 @@ def passes_channels(layer: Any) -> bool:
     return is_depthwise(layer) and bool(layer.in_channels == layer.out_channels)
 
 
-def kept_width(channels: int, share: float, multiple: int = 8, divisions: int = 1) -> int:
+def kept_width(channels: int, share: float, multiple: int = WIDTH_MULTIPLE, divisions: int = 1) -> int:
     """Channels that a width keeps: the share, rounded to a multiple, never 0 and never above what there is.
 
     `divisions` are equal runs of channels that must lose the same number each (grouped convolutions). Where rounding to

@@ -47,9 +47,10 @@ START_S = 20.0
 
 def explore(plan: Plan, ledger: Ledger, watch: Watch) -> None:
     """Evaluate proposals on a Ray cluster until the study has as many trials as asked for, or the time is up."""
-    board = start_board(plan.axes, ledger.standings(), watch.folder / TRIAL_WEIGHTS)
+    standings = ledger.standings()
+    board = start_board(plan.axes, standings, watch.folder / TRIAL_WEIGHTS)
     searcher = StudySearcher(plan, ledger, board, watch)
-    workers = min(searcher.places(), plan.config.trials - len(ledger.standings()))
+    workers = min(searcher.places(), plan.config.trials - len(standings))
     trainable = tune.with_resources(
         tune.with_parameters(TrialActor, setup={**to_open(plan), "board": board, "workers": workers}),
         {name: amount for name, amount in resources_of(plan.config.resources).items() if amount},
