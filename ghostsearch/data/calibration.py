@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from ghostsearch.data.sets import ImageSet, StreamSet
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.batches import ReadBatches
 from ghostsearch.graph.capture import batch_size, moved
 
 BATCH = 64
@@ -27,26 +28,6 @@ class Calibration:
     """How many there are in all, perhaps fewer than requested."""
     broken: tuple[str, ...] = ()
     """Files that were left out, each with the reason."""
-
-
-class ReadBatches(Sequence[Tensor]):
-    """Batches of images of a set by position, read at each access, so that none stays in memory."""
-
-    def __init__(self, images: Any, positions: Sequence[Sequence[int]]) -> None:
-        self.images, self.positions = images, positions
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> ReadBatches: ...
-    def __getitem__(self, index: int | slice) -> Tensor | ReadBatches:
-        if isinstance(index, slice):
-            return ReadBatches(self.images, self.positions[index])
-        batch: Tensor = self.images.__getitems__(self.positions[index])[0]
-        return batch
 
 
 def drawn(dataset: Any, images: int, seed: int, batch: int = BATCH) -> ReadBatches:

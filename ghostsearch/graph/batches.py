@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -16,6 +16,92 @@ from ghostsearch.graph.capture import tensors
 IMAGE_KEYS = ("image", "images", "x", "input", "inputs", "pixel_values", "data")
 """Entries of a batch that is a dict under which its images are found."""
 BATCH = 64
+
+
+class ReadBatches(Sequence[Tensor]):
+    """Batches of images of a set by position, read at each access; the first ones stay in memory where there is room.
+
+    images: `__getitems__(positions)` gives a tuple that begins with the images (N, C, *dims); made: what becomes of
+    images that were read; room: bytes that may be kept.
+    """
+
+    def __init__(
+        self, images: Any, positions: Sequence[Sequence[int]], made: Callable[[Tensor], Tensor] | None = None,
+        *, room: int = 0,
+    ) -> None:  # fmt: skip
+        self.images, self.positions, self.made, self.room = images, positions, made, room
+        self._kept: dict[int, Tensor] = {}
+        self._rows: dict[int, Tensor] = {}
+        """Images of the batches kept, by position."""
+
+    @classmethod
+    def of(cls, batches: Sequence[Any]) -> ReadBatches | None:
+        """The same batches where each is read by itself, or is a tensor of images like the first; else None."""
+        if isinstance(batches, ReadBatches):
+            return batches
+        if not batches or not all(isinstance(b, Tensor) and b.shape[1:] == batches[0].shape[1:] for b in batches):
+            return None
+        numbers = iter(range(sum(map(len, batches))))
+        return cls(_InMemory(batches), [[next(numbers) for _ in b] for b in batches])
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> ReadBatches: ...
+    def __getitem__(self, index: int | slice) -> Tensor | ReadBatches:
+        if isinstance(index, slice):
+            return ReadBatches(self.images, self.positions[index], self.made)
+        if index in self._kept:
+            return self._kept[index]
+        positions = self.positions[index]
+        batch = self.at(positions)
+        if batch.nbytes <= self.room:
+            self.room -= batch.nbytes
+            self._kept[index] = batch
+            # A broken image may be left out of what was read.
+            self._rows.update(zip(positions, batch, strict=False) if len(batch) == len(positions) else ())
+        return batch
+
+    def at(self, positions: Sequence[int]) -> Tensor:
+        """The images at some positions: (N, C, *dims)."""
+        if self._rows.keys() >= set(positions):
+            return torch.stack([self._rows[p] for p in positions])
+        batch: Tensor = self.images.__getitems__(list(positions))[0]
+        return self.made(batch) if self.made else batch
+
+    def then(self, made: Callable[[Tensor], Tensor], *, room: int = 0) -> ReadBatches:
+        """The same with something more made of what was read."""
+        first = self.made
+        return ReadBatches(self.images, self.positions, (lambda x: made(first(x))) if first else made, room=room)
+
+    def cut(self, positions: Sequence[Sequence[int]]) -> ReadBatches:
+        """Other batches of the same images."""
+        return ReadBatches(self.images, positions, self.made)
+
+
+class _InMemory:
+    """Images of batches in memory, by position over all of them."""
+
+    def __init__(self, batches: Sequence[Tensor]) -> None:
+        self.places = [(batch, i) for batch in batches for i in range(len(batch))]
+
+    def __getitems__(self, positions: Sequence[int]) -> tuple[Tensor]:
+        return (torch.stack([batch[i] for batch, i in map(self.places.__getitem__, positions)]).detach(),)
+
+
+def kept_batches(loader: Iterable[Any], example: Any = None) -> Sequence[Any]:
+    """The same as `image_batches` as often as needed: read at each access where the loader can, else in a list."""
+    if not isinstance(loader, ReadBatches):
+        return list(image_batches(loader, example))
+
+    def alike(images: Tensor) -> Tensor:
+        _require_alike(images, example)
+        return images
+
+    return loader if example is None else loader.then(alike)
 
 
 def image_batches(loader: Iterable[Any], example: Any = None) -> Iterator[Any]:

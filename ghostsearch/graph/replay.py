@@ -56,8 +56,8 @@ class Replay:
         self.model, self.graph = model, graph
         self.interpreter = fx.Interpreter(model, garbage_collect_values=False, graph=graph)
         fresh = Liveness(graph)
-        holders = [n for n in graph.nodes if n.op == "placeholder"]
-        self.values: list[dict[fx.Node, Any]] = [{n: n.args[0] if n.args else b for n in holders} for b in batches]
+        self.batches = batches
+        self.values: list[dict[fx.Node, Any]] = [{} for _ in batches]
         self.live = [fresh.fork() for _ in batches]
 
     def fork(self, model: nn.Module) -> Replay:
@@ -78,18 +78,29 @@ class Replay:
     @torch.no_grad()
     def value(self, node: fx.Node, batch: int) -> Any:
         """The node's value on one batch."""
+        if node.op == "placeholder":
+            return self._given(node, batch)
         values = self.values[batch]
+        # Images are asked for when they are read, and not held between two questions.
+        given: dict[fx.Node, Any] = {}
         self.interpreter.env = values
         for current, dropped in self.live[batch].until(node):
+            for source in current.all_input_nodes:
+                if source.op == "placeholder" and source not in given:
+                    given[source] = values[source] = self._given(source, batch)
             values[current] = self.interpreter.run_node(current)
             for source in dropped:
                 values.pop(source, None)
+        for source in given:
+            values.pop(source, None)
         return values[node]
+
+    def _given(self, holder: fx.Node, batch: int) -> Any:
+        return holder.args[0] if holder.args else self.batches[batch]
 
     def held_bytes(self) -> int:
         """Bytes of the values held for all batches, inputs of the model aside."""
-        held = (v for values in self.values for n, v in values.items() if n.op != "placeholder")
-        return sum(v.nbytes for v in held if isinstance(v, Tensor))
+        return sum(v.nbytes for values in self.values for v in values.values() if isinstance(v, Tensor))
 
 
 class FrugalInterpreter(fx.Interpreter):

@@ -75,7 +75,7 @@ class Setup:
     anatomy: Anatomy
     space: SearchSpace
     example: Tensor
-    calibration: list[Tensor] | None
+    calibration: Sequence[Tensor] | None
     baseline_cost: Cost
     table: CostTable
     earlier: Earlier | None = None
@@ -117,8 +117,8 @@ class Setup:
             compute_device=self.config.compute_device, seed=self.config.seed,
         )  # fmt: skip
 
-    @property
-    def few_images(self) -> list[Tensor] | None:
+    @cached_property
+    def few_images(self) -> Sequence[Tensor] | None:
         """The calibration images that `convert_quickly` looks at."""
         if not self.calibration:
             return None
@@ -126,7 +126,7 @@ class Setup:
         return self.calibration[: max(1, images // len(self.calibration[0]))]
 
     def _convert(
-        self, architecture: Architecture, calibration: list[Tensor] | None, steps: int,
+        self, architecture: Architecture, calibration: Sequence[Tensor] | None, steps: int,
         progress: Progress | None = None, settings: FitSettings | None = None,
         statistics: BaselineStatistics | None = None,
     ) -> nn.Module:  # fmt: skip
@@ -270,8 +270,7 @@ def open_setup(config: RunConfig, progress: Progress | None = None, given: Given
     loaded = dataclasses.replace(loaded, categories=loaded.categories or data.classes)
     setup = Setup(
         config, loaded, data, task, anatomy, space, example,
-        # Every candidate and trial is fitted to them: kept, not read again.
-        calibration=list(calibration_of(config, data, example)) if config.calibration_images else None,
+        calibration=calibration_of(config, data, example) if config.calibration_images else None,
         baseline_cost=measure_cost(loaded.module, example),
         table=CostTable(loaded.module, example, anatomy, width_multiple=space.width_multiple), earlier=earlier,
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.fits.problem import FitSettings, FreeFit
 from ghostsearch.fits.sampled_rows import Sampling, Tiles, Window, as_maps, crops
+from ghostsearch.graph.batches import ReadBatches
 from ghostsearch.graph.capture import batch_size, call, channels_last, copied, hooked, light_copy, moved
 from ghostsearch.graph.flow import Place, find_places, fit_order, overwrites_what_is_read, trace_graph, without_inplace
 from ghostsearch.graph.paused import watched_places
@@ -51,7 +52,7 @@ class BaselineStatistics:
         self.settings = settings = settings or FitSettings()
         self.device = settings.device
         teacher = copied(baseline).to(self.device).float().eval()
-        self.batches, self.judging = ([moved(b, str(self.device)) for b in _in_parts(x)] for x in (batches, judging))
+        self.batches, self.judging = (_in_parts(x, settings, share) for x, share in ((batches, 2), (judging, 8)))
         if not self.batches:
             raise GhostsearchError("there are no calibration images; give at least one batch")
         warn_of_inputs(teacher, self.batches[0])
@@ -61,8 +62,9 @@ class BaselineStatistics:
                 "fitted one by one; build it with inplace=False there, or convert without calibration images"
             )
         self.teacher = self.prepared(teacher)
-        self.images = [batch_size(b) for b in self.batches]
-        tensors = all(isinstance(b, Tensor) for b in self.batches)
+        read = self.batches if isinstance(self.batches, ReadBatches) else None
+        self.images = [*map(len, read.positions)] if read else [batch_size(b) for b in self.batches]
+        tensors = bool(read) or all(isinstance(b, Tensor) for b in self.batches)
         graph = trace_graph(self.teacher, self.batches[0][:2]) if tensors else None
         self.traced = graph is not None
         self._free: dict[tuple[str, int], FreeFit] = {}
@@ -250,11 +252,26 @@ def folded(model: nn.Module, places: Mapping[str, Place]) -> nn.Module:
     return model
 
 
-def _in_parts(batches: Sequence[Any]) -> Iterator[Any]:
-    for batch in batches:
-        if not isinstance(batch, Tensor):
-            yield batch
-            continue
-        images = max(1, min(BATCH_IMAGES, BATCH_VALUES // max(1, batch[0].numel())))
-        for part in batch.detach().float().split(images):
-            yield channels_last(part)
+def _in_parts(batches: Sequence[Any], settings: FitSettings, share: int) -> Sequence[Any]:
+    """Batches as a network is given them, on the fit's device, tensors in parts that run through it together.
+
+    Images of one size are read again at each access but for the first ones, which may take a share of the memory.
+    """
+    device, read = settings.device, ReadBatches.of(batches)
+
+    def made(part: Tensor) -> Tensor:
+        return channels_last(part.detach().float().to(device))
+
+    if read is None:
+        parts = (p for b in batches for p in (b.split(_together(b[0])) if isinstance(b, Tensor) else [b]))
+        return [made(p) if isinstance(p, Tensor) else moved(p, str(device)) for p in parts]
+    if not read:
+        return ()
+    size = _together(read.at(read.positions[0][:1]))
+    return read.cut([p[i : i + size] for p in read.positions for i in range(0, len(p), size)]).then(
+        made, room=settings.memory_bytes // share
+    )
+
+
+def _together(image: Tensor) -> int:
+    return max(1, min(BATCH_IMAGES, BATCH_VALUES // max(1, image.numel())))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.fits.problem import FitSettings
-from ghostsearch.graph.batches import image_batches
+from ghostsearch.graph.batches import ReadBatches, kept_batches
 from ghostsearch.graph.capture import copied, light_copy, unwrapped
 from ghostsearch.graph.widths import kept_channels, set_widths, width_plan
 from ghostsearch.machine import memory_kept
@@ -72,7 +72,7 @@ def convert(
         if architecture.is_baseline:
             return copied(model)
         if statistics is None and calibration is not None:
-            images, judging = kept_to_judge(list(image_batches(calibration, example)), distill_steps)
+            images, judging = kept_to_judge(kept_batches(calibration, example), distill_steps)
             statistics = BaselineStatistics(model, images, settings, judging=judging, once=True)
         torch.manual_seed(seed)
         converted, channels = copied(model), dict[str, Tensor]()
@@ -96,9 +96,11 @@ def convert(
         def fitted() -> None:
             reports.append(fit.run(architecture, progress, stopped))
             if distill_steps:
+                seen = fit.statistics.batches
                 # The fit has seen its images: only others can tell whether training helps.
                 distill_blocks(
-                    fit.statistics.teacher, fit.student, [(b,) for b in fit.statistics.batches], distill_steps,
+                    fit.statistics.teacher, fit.student,
+                    seen if isinstance(seen, ReadBatches) else [(b,) for b in seen], distill_steps,
                     judging=fit.statistics.judging, settings=DistillSettings(seed=seed), progress=progress,
                 )  # fmt: skip
             # The converted module's classes, dtypes, device, modes, hooks and frozen flags stay.

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ghostsearch.graph.batches import ReadBatches
+
 BATCH_VALUES = 32 * 3 * 224 * 224
 """Largest number of values of a batch: training keeps every map of it."""
 
@@ -27,28 +29,36 @@ class ImageSettings:
     flips: bool = True
 
 
-def _pooled(images: Sequence[Any]) -> Tensor | None:
-    """The images as one tensor (N, C, H, W); None unless all batches are image tensors of one size."""
-    first = images[0]
-    together = all(isinstance(b, Tensor) and b.dim() == 4 and b.shape[1:] == first.shape[1:] for b in images)
-    return torch.cat(list(images)) if together else None
+def _pooled(images: Sequence[Any]) -> ReadBatches | None:
+    """The images (N, C, H, W) by position; None unless all batches are image tensors of one size."""
+    pool = ReadBatches.of(images)
+    return pool if pool is not None and pool[0].dim() == 4 else None
 
 
-def split(images: Sequence[Any], settings: ImageSettings) -> tuple[list[Any], list[Any]]:
+def _positions(pool: ReadBatches) -> list[int]:
+    return [position for batch in pool.positions for position in batch]
+
+
+def split(images: Sequence[Any], settings: ImageSettings) -> tuple[Sequence[Any], Sequence[Any]]:
     """Batches to train on and batches that judge; a single image, or single batch of another kind, does both."""
     pool = _pooled(images)
     if pool is not None:
-        held = min(len(pool) - 1, max(1, round(len(pool) * settings.held_out)))
+        every = _positions(pool)
+        held = min(len(every) - 1, max(1, round(len(every) * settings.held_out)))
         if held < 1:
-            return [pool], [pool]
-        return list(pool[:-held].split(settings.batch)), list(pool[-held:].split(settings.batch))
+            return pool, pool
+        training, judging = (
+            pool.cut([part[i : i + settings.batch] for i in range(0, len(part), settings.batch)])
+            for part in (every[:-held], every[-held:])
+        )
+        return training, judging
     held = max(1, round(len(images) * settings.held_out))
-    return (list(images[:-held]), list(images[-held:])) if len(images) > 1 else (list(images), list(images))
+    return (images[:-held], images[-held:]) if len(images) > 1 else (images, images)
 
 
-def kept_to_judge(images: Sequence[Any], steps: int) -> tuple[list[Any], list[Any]]:
+def kept_to_judge(images: Sequence[Any], steps: int) -> tuple[Sequence[Any], Sequence[Any]]:
     """The images for the fit, and those held out to judge the distillation of `steps` after it; none without steps."""
-    return split(images, ImageSettings()) if steps and images else (list(images), [])
+    return split(images, ImageSettings()) if steps and images else (images, ())
 
 
 class Draw:
@@ -56,18 +66,21 @@ class Draw:
 
     def __init__(self, images: Sequence[Any], settings: ImageSettings, generator: torch.Generator) -> None:
         self.pool, self.images, self.settings, self.generator = _pooled(images), images, settings, generator
-        most = 0 if self.pool is None else max(1, BATCH_VALUES // self.pool[0].numel())
-        self.batch = settings.batch if self.pool is None else min(settings.batch, most, len(self.pool))
-        self.shift = 0 if self.pool is None else min(settings.shift, self.pool.shape[-1] // 8)
+        self.batch, self.take, self.shift = settings.batch, 1, 0
+        self.positions: Sequence[int] = range(len(images))
+        if self.pool is not None:
+            image = self.pool[0][0]
+            self.positions = _positions(self.pool)
+            self.batch = min(settings.batch, max(1, BATCH_VALUES // image.numel()), len(self.positions))
+            self.take, self.shift = self.batch, min(settings.shift, image.shape[-1] // 8)
         self.order: list[int] = []
 
     def __call__(self) -> Any:
-        count = len(self.images) if self.pool is None else len(self.pool)
-        take = 1 if self.pool is None else self.batch
-        if len(self.order) < take:
-            self.order = torch.randperm(count, generator=self.generator).tolist()
-        chosen, self.order = self.order[:take], self.order[take:]
-        return self.images[chosen[0]] if self.pool is None else self._augmented(self.pool[torch.tensor(chosen)])
+        if len(self.order) < self.take:
+            self.order = torch.randperm(len(self.positions), generator=self.generator).tolist()
+        chosen = [self.positions[i] for i in self.order[: self.take]]
+        del self.order[: self.take]
+        return self.images[chosen[0]] if self.pool is None else self._augmented(self.pool.at(chosen))
 
     def _augmented(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]

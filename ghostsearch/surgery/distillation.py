@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.graph.batches import image_batches
+from ghostsearch.graph.batches import kept_batches
 from ghostsearch.graph.capture import channels_last, hooked, modes_kept
 from ghostsearch.graph.detector import compared_outputs
 from ghostsearch.graph.flow import find_places, trace_graph
@@ -78,7 +78,7 @@ def distill_blocks(
     Raises GhostsearchError when there are no images or nothing can be trained.
     """
     settings = settings or DistillSettings()
-    images = list(image_batches(loader))
+    images = kept_batches(loader)
     if not images:
         raise GhostsearchError("there are no images to distil on; give at least one batch")
     trained = [p for p in converted.parameters() if p.requires_grad]

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def key_of(fit: ModelFit, architecture: Architecture) -> str:
     about = [VERSION, architecture.digest, fit.settings, str(fit.statistics.device)]
     found = hashlib.sha256(repr(about).encode())
     # The student alone would not do: weights of a dropped branch are not in it, but fitted to.
-    for given in (fit.statistics.teacher.state_dict(), fit.student.state_dict(), fit.statistics.batches):
+    for given in chain((fit.statistics.teacher.state_dict(), fit.student.state_dict()), fit.statistics.batches):
         for value in tensors(given):
             found.update(raw_bytes(value))
     return found.hexdigest()
