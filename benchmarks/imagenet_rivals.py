@@ -96,12 +96,12 @@ def build(setup: Setup, args: argparse.Namespace) -> None:
         weights = "distilled" if steps else ""
         if (tool, str(budget), weights) in known:
             return
-        began, (given, judging) = time.process_time(), kept_to_judge(images(setup), steps)
-        model = model_from(given)
+        began, given = time.process_time(), kept_to_judge(images(setup), steps)
+        model = model_from(given.training)
         if steps:
             if tool.startswith("torch"):
-                recalibrate_batchnorm(model, given)  # Its sliced statistics are no start for anything.
-            print(distill_blocks(setup.baseline.module, model, given, steps, judging=judging), flush=True)
+                recalibrate_batchnorm(model, given.training)  # Its sliced statistics are no start for anything.
+            print(distill_blocks(setup.baseline.module, model, given, steps), flush=True)
         keep(setup, args.work, {"tool": tool, "budget": budget, "weights": weights}, model, time.process_time() - began)
 
     make("baseline", 100, 0, lambda _: setup.baseline.module)

@@ -56,8 +56,9 @@ def convert_and_save(
 ) -> dict[str, Any]:
     """Convert a loaded model, write it to a directory and return the before/after table as plain data.
 
-    Ctrl-C ends a fit after the layer at work; the same call goes on from there. Twice, it stops at once. Raises
-    GhostsearchError for bad choices, globs or data; the directory is written only when all went well.
+    Ctrl-C ends a fit after the layer at work, a distillation after the step; the same call goes on from there. Twice,
+    it stops at once. Raises GhostsearchError for bad choices, globs or data; the directory is written only when all
+    went well.
     """
     fitted = bool(wanted.calibrate and wanted.calibration_images)
     if wanted.distill_steps and not fitted:

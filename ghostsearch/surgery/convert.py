@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.fits.problem import FitSettings
-from ghostsearch.graph.batches import ReadBatches, kept_batches
+from ghostsearch.graph.batches import kept_batches
 from ghostsearch.graph.capture import copied, light_copy, unwrapped
 from ghostsearch.graph.widths import kept_channels, set_widths, width_plan
 from ghostsearch.machine import memory_kept
@@ -18,7 +18,7 @@ from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Anatomy, Architecture
 from ghostsearch.space.choice import WIDTH_MULTIPLE
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
-from ghostsearch.surgery.distill_images import kept_to_judge
+from ghostsearch.surgery.distill_images import Split, kept_to_judge
 from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
 from ghostsearch.surgery.drop import drop_branches, dropped_branches
 from ghostsearch.surgery.fit_model import FitReport, ModelFit
@@ -55,7 +55,7 @@ def convert(
     `distill_steps`, that many steps of label-free distillation follow. The structure depends on the
     architecture alone, so that saved weights load into a conversion made without images. `statistics` holds the
     baseline's values on the calibration batches where many conversions are made from them. `on_fit` is called with what
-    was fitted. With `stopped`, a fit can be stopped and goes on from there.
+    was fitted. With `stopped`, fit and distillation can be stopped and go on from there.
     Warns (ConversionWarning) where a fit is worse than the copied weights, which then stay.
     Raises GhostsearchError for a site or group that the model does not have or that cannot change, for distillation
     without images, and where the result fails a check (`checked`).
@@ -96,12 +96,11 @@ def convert(
         def fitted() -> None:
             reports.append(fit.run(architecture, progress, stopped))
             if distill_steps:
-                seen = fit.statistics.batches
                 # The fit has seen its images: only others can tell whether training helps.
+                images = Split(fit.statistics.batches, fit.statistics.judging)
                 distill_blocks(
-                    fit.statistics.teacher, fit.student,
-                    seen if isinstance(seen, ReadBatches) else [(b,) for b in seen], distill_steps,
-                    judging=fit.statistics.judging, settings=DistillSettings(seed=seed), progress=progress,
+                    fit.statistics.teacher, fit.student, images, distill_steps, settings=DistillSettings(seed=seed),
+                    progress=progress, stopped=stopped,
                 )  # fmt: skip
             # The converted module's classes, dtypes, device, modes, hooks and frozen flags stay.
             converted.load_state_dict(fit.student.state_dict())

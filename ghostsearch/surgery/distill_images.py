@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,13 @@ class ImageSettings:
     flips: bool = True
 
 
+class Split(NamedTuple):
+    """Batches to train on, and those that only judge; none where they are still to be held out."""
+
+    training: Sequence[Any]
+    judging: Sequence[Any]
+
+
 def _pooled(images: Sequence[Any]) -> ReadBatches | None:
     """The images (N, C, H, W) by position; None unless all batches are image tensors of one size."""
     pool = ReadBatches.of(images)
@@ -39,26 +46,24 @@ def _positions(pool: ReadBatches) -> list[int]:
     return [position for batch in pool.positions for position in batch]
 
 
-def split(images: Sequence[Any], settings: ImageSettings) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Batches to train on and batches that judge; a single image, or single batch of another kind, does both."""
+def split(images: Sequence[Any], settings: ImageSettings) -> Split:
+    """The images, some of them held out; a single image, or single batch of another kind, does both."""
     pool = _pooled(images)
     if pool is not None:
         every = _positions(pool)
         held = min(len(every) - 1, max(1, round(len(every) * settings.held_out)))
         if held < 1:
-            return pool, pool
-        training, judging = (
-            pool.cut([part[i : i + settings.batch] for i in range(0, len(part), settings.batch)])
-            for part in (every[:-held], every[-held:])
-        )
-        return training, judging
+            return Split(pool, pool)
+        parts = every[:-held], every[-held:]
+        cut = ([p[i : i + settings.batch] for i in range(0, len(p), settings.batch)] for p in parts)
+        return Split(*map(pool.cut, cut))
     held = max(1, round(len(images) * settings.held_out))
-    return (images[:-held], images[-held:]) if len(images) > 1 else (images, images)
+    return Split(images[:-held], images[-held:]) if len(images) > 1 else Split(images, images)
 
 
-def kept_to_judge(images: Sequence[Any], steps: int) -> tuple[Sequence[Any], Sequence[Any]]:
+def kept_to_judge(images: Sequence[Any], steps: int) -> Split:
     """The images for the fit, and those held out to judge the distillation of `steps` after it; none without steps."""
-    return split(images, ImageSettings()) if steps and images else (images, ())
+    return split(images, ImageSettings()) if steps and images else Split(images, ())
 
 
 class Draw:

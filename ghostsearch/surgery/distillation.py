@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -21,8 +21,9 @@ from ghostsearch.graph.capture import channels_last, hooked, modes_kept
 from ghostsearch.graph.detector import compared_outputs
 from ghostsearch.graph.flow import find_places, trace_graph
 from ghostsearch.shown import Progress
-from ghostsearch.surgery.distill_images import Draw, ImageSettings, split
+from ghostsearch.surgery.distill_images import Draw, ImageSettings, Split, split
 from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm, settle_norms, trained_norms
+from ghostsearch.surgery.stopped_fit import StoppedFit, digest_of
 from ghostsearch.units import duration
 
 NORM_IMAGES = 8
@@ -64,40 +65,41 @@ class Distilled:
 
 
 def distill_blocks(
-    baseline: nn.Module, converted: nn.Module, loader: Iterable[Any], steps: int, *,
-    judging: Sequence[Any] = (), settings: DistillSettings | None = None,
-    progress: Progress | None = None,
+    baseline: nn.Module, converted: nn.Module, loader: Iterable[Any] | Split, steps: int, *,
+    settings: DistillSettings | None = None, progress: Progress | None = None, stopped: StoppedFit | None = None,
 ) -> Distilled:  # fmt: skip
     """Train a converted net in place, without labels, to reproduce the baseline's values at blocks' ends and outputs.
 
     All blocks learn at once on the converted net's own inputs; images are shifted and mirrored, for the baseline
     too. Adam, cosine, steps relative to each tensor's size; BatchNorms use the statistics of batches that are large
-    enough meanwhile, and have those of the images whenever the net is judged. Held-out images, `judging` or some of the
+    enough meanwhile, and have those of the images whenever the net is judged. Held-out images, a split's or some of the
     loader's, decide whether the next, shorter step length is tried and which step's weights stay, the start's included.
-    The expected time is reported after the first step of a length. Frozen parameters stay.
+    The expected time is reported after the first step of a length. Frozen parameters stay. With `stopped`, it can be
+    stopped after any step and goes on from there.
     Raises GhostsearchError when there are no images or nothing can be trained.
     """
     settings = settings or DistillSettings()
-    images = kept_batches(loader)
-    if not images:
+    given = loader if isinstance(loader, Split) else Split(kept_batches(loader), ())
+    if not given.training:
         raise GhostsearchError("there are no images to distil on; give at least one batch")
     trained = [p for p in converted.parameters() if p.requires_grad]
     if not trained:
         raise GhostsearchError("every parameter of the converted model is frozen: there is nothing to distil")
     began = time.perf_counter()
     with modes_kept(baseline, converted), _Pair.open(baseline.eval(), converted.eval(), settings) as pair:
-        training, held = (images, judging) if judging else split(images, settings)
+        training, held = given if given.judging else split(given.training, settings)
         opened = time.perf_counter()
         best = _Best(pair, training, held)
         settle_norms(converted, training)
         # As every later judging does: a pass over the images for the norms, and one over those held out.
         judging_s = time.perf_counter() - opened
         draw = Draw(training, settings, torch.Generator().manual_seed(settings.seed))
-        run = _Run(pair, draw, trained, steps, progress, settings.checks, judging_s)
         start = best.state()
-        for tried, length in enumerate(settings.lengths):
+        key = digest_of([steps, settings], (baseline.state_dict(), start), training, held) if stopped else ""
+        run = _Run(pair, draw, trained, steps, progress, judging_s, key, stopped)
+        for tried in range(run.kept.get("tried", 0), len(settings.lengths)):
             best.put(start)
-            run.anneal(best, length, len(settings.lengths) - tried)
+            run.anneal(best, tried)
             if best.step:
                 break
         best.put(best.weights)
@@ -106,35 +108,66 @@ def distill_blocks(
 
 @dataclass
 class _Run:
-    """Steps of Adam on a pair, judged and reported."""
+    """Steps of Adam on a pair, judged, reported and kept."""
 
     pair: _Pair
     draw: Draw
     trained: list[nn.Parameter]
     steps: int
     progress: Progress | None
-    checks: int
     judging_s: float
+    key: str
+    stopped: StoppedFit | None
     optimizer: torch.optim.Adam = field(init=False)
+    kept: dict[str, Any] = field(init=False)
+    """Where an earlier run was stopped."""
+
+    def __post_init__(self) -> None:
+        self.kept = self.stopped.take_steps(self.key) if self.stopped else {}
 
     @cached_property
     def norms(self) -> list[_BatchNorm]:
         """The BatchNorms that use their batch's statistics, where batches are large enough."""
         return trained_norms(self.pair.converted) if self.draw.batch >= NORM_IMAGES else []
 
-    def anneal(self, best: _Best, length: float, lengths: int) -> None:
-        """All steps, of a length that ends at nothing, judged evenly on the way; `lengths` are left with this one."""
+    def anneal(self, best: _Best, tried: int) -> None:
+        """All steps, of the length of a number, which ends at nothing, judged evenly on the way."""
         self.optimizer = torch.optim.Adam([{"params": [p]} for p in self.trained])
         self.sizes = [_size(p) for p in self.trained]
-        every = max(1, math.ceil(self.steps / self.checks))
-        for step in range(self.steps):
+        lengths = self.pair.settings.lengths
+        every = max(1, math.ceil(self.steps / self.pair.settings.checks))
+        first = self._take(best)
+        for step in range(first, self.steps):
             began = time.perf_counter()
-            self.step(length * _schedule(step, self.steps))
-            if self.progress:
-                told = "" if step else self.expected(time.perf_counter() - began, lengths)
-                self.progress(step + 1, self.steps, f"distilling{told}")
+            self.step(lengths[tried] * _schedule(step, self.steps))
+            took = time.perf_counter() - began
             if (step + 1) % every == 0 or step + 1 == self.steps:
                 best.check(step + 1)
+            if self.stopped:
+                self.stopped.after_step(self.key, partial(self._state, best, tried, step + 1))
+            if self.progress:
+                told = "" if step > first else self.expected(took, len(lengths) - tried)
+                self.progress(step + 1, self.steps, f"distilling{told}")
+
+    def _state(self, best: _Best, tried: int, step: int) -> dict[str, Any]:
+        """All that a later run needs to go on after a step."""
+        return {
+            "tried": tried, "step": step, "now": best.state(), "optimizer": self.optimizer.state_dict(),
+            "best": {"error": best.error, "step": best.step, "weights": best.weights},
+            "draw": {"order": self.draw.order, "generator": self.draw.generator.get_state()},
+        }  # fmt: skip
+
+    def _take(self, best: _Best) -> int:
+        """Go on where an earlier run was stopped; returns the steps that it had done."""
+        kept, self.kept = self.kept, {}
+        if not kept:
+            return 0
+        best.put(kept["now"])
+        vars(best).update(kept["best"])
+        self.draw.order = kept["draw"]["order"]
+        self.draw.generator.set_state(kept["draw"]["generator"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        return int(kept["step"])
 
     def step(self, length: float) -> None:
         """One step of a length relative to each tensor's size."""
@@ -150,7 +183,7 @@ class _Run:
 
     def expected(self, step_s: float, lengths: int) -> str:
         """How long all of it takes, by the first step and the first judging; a length that helps is the last."""
-        took = duration(lengths * (self.steps * step_s + min(self.steps, self.checks) * self.judging_s))
+        took = duration(lengths * (self.steps * step_s + min(self.steps, self.pair.settings.checks) * self.judging_s))
         about = f"up to {took} for {lengths} step lengths" if lengths > 1 else f"about {took}"
         return f", {about} on this machine"
 

@@ -1,10 +1,10 @@
-"""What a fit that was stopped leaves on disk; the same fit goes on from there."""
+"""What a fit or a distillation that was stopped leaves on disk; the same one goes on from there."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.capture import tensors
-from ghostsearch.models.stored import raw_bytes, write_tensors
+from ghostsearch.models.stored import raw_bytes, read_checkpoint, write_checkpoint, write_tensors
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.version import VERSION
 
@@ -66,17 +67,44 @@ class StoppedFit:
         fit.fitted[:], fit.not_fitted = about["fitted"], about["not_fitted"]
         return int(about["done"])
 
+    def after_step(self, key: str, state: Callable[[], dict[str, Any]]) -> None:
+        """Keep the state of a distillation where it shall stop, which KeyboardInterrupt then ends.
+
+        Raises GhostsearchError where the file cannot be written.
+        """
+        if self.asked():
+            write_checkpoint({"key": key, **state()}, self._steps)
+            raise KeyboardInterrupt
+
+    def take_steps(self, key: str) -> dict[str, Any]:
+        """The state that this very distillation was stopped in; empty where there is none."""
+        try:
+            found = read_checkpoint(self._steps)
+        except GhostsearchError:
+            return {}
+        return found if found.get("key") == key else {}
+
+    @property
+    def _steps(self) -> Path:
+        return self.path.with_suffix(".steps")
+
     def forget(self) -> None:
-        """Remove the file, when what it was kept for is done."""
+        """Remove the files, when what they were kept for is done."""
         self.path.unlink(missing_ok=True)
+        self._steps.unlink(missing_ok=True)
 
 
 def key_of(fit: ModelFit, architecture: Architecture) -> str:
     """What a fit is made from, as a digest: architecture, settings, device, weights, images, and who fits."""
-    about = [VERSION, architecture.digest, fit.settings, str(fit.statistics.device)]
-    found = hashlib.sha256(repr(about).encode())
     # The student alone would not do: weights of a dropped branch are not in it, but fitted to.
-    for given in chain((fit.statistics.teacher.state_dict(), fit.student.state_dict()), fit.statistics.batches):
-        for value in tensors(given):
+    models = fit.statistics.teacher.state_dict(), fit.student.state_dict()
+    return digest_of([architecture.digest, fit.settings, str(fit.statistics.device)], models, fit.statistics.batches)
+
+
+def digest_of(about: Sequence[Any], *given: Iterable[Any]) -> str:
+    """Digest of what something is made from: settings, and tensors in any structure."""
+    found = hashlib.sha256(repr([VERSION, *about]).encode())
+    for item in chain(*given):
+        for value in tensors(item):
             found.update(raw_bytes(value))
     return found.hexdigest()

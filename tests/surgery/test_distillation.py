@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.surgery import distillation
+from ghostsearch.surgery.distill_images import Split
 from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
 from ghostsearch.surgery.norm_statistics import settle_norms
+from ghostsearch.surgery.stopped_fit import StoppedFit
 
 AS_THEY_ARE = DistillSettings(flips=False, shift=0, batch=32, lengths=(0.02,))
 
@@ -98,7 +100,7 @@ def test_norms_get_the_statistics_of_what_they_read_and_no_output_changes(pair, 
 def test_images_given_to_judge_are_those_that_judge(pair, images):
     baseline, converted = pair
     start = copy.deepcopy(converted)
-    done = distill_blocks(baseline, converted, images[:2], 20, judging=images[2:], settings=AS_THEY_ARE)
+    done = distill_blocks(baseline, converted, Split(images[:2], images[2:]), 20, settings=AS_THEY_ARE)
     told, real = (error(x, baseline, images[2:]) for x in (start, converted))
     assert done.after < done.before
     assert real < told
@@ -163,4 +165,42 @@ def test_the_same_seed_gives_the_same_weights(pair, images):
     other = copy.deepcopy(converted)
     for model in (converted, other):
         distill_blocks(baseline, model, images, 5, settings=DistillSettings(seed=2))
+    assert all(torch.equal(a, b) for a, b in zip(converted.parameters(), other.parameters(), strict=True))
+
+
+def test_it_goes_on_after_the_last_step(pair, images, tmp_path, monkeypatch):
+    baseline, converted = pair
+    settings = DistillSettings(seed=2, batch=16, lengths=(100.0, 0.02), checks=3)
+    kept = StoppedFit(tmp_path / "fit", bool)
+    steps, take = [], distillation._Run.step
+    monkeypatch.setattr(distillation._Run, "step", lambda run, length: (steps.append(length), take(run, length)))
+
+    def distilled(number, stopped=kept):
+        model = copy.deepcopy(converted)
+        done = distill_blocks(baseline, model, images, number, settings=settings, stopped=stopped)
+        return replace(done, seconds=0.0), model.state_dict()
+
+    (told, whole), lengths = distilled(5), list(steps)
+    assert (len(lengths), told.step_kept > 0) == (10, True)
+    for done in range(1, 11):
+        steps.clear()
+        with pytest.raises(KeyboardInterrupt):
+            distilled(5, StoppedFit(kept.path, lambda done=done: len(steps) == done))
+        again, found = distilled(5)
+        assert steps == lengths, "a step was made twice, or not at all"
+        assert again == told
+        assert all(torch.equal(found[name], whole[name]) for name in whole)
+        kept.forget()
+
+
+def test_what_another_distillation_left_is_not_taken(pair, images, tmp_path):
+    baseline, converted = pair
+    other = copy.deepcopy(converted)
+    with pytest.raises(KeyboardInterrupt):
+        distill_blocks(
+            baseline, copy.deepcopy(converted), images, 21, settings=AS_THEY_ARE,
+            stopped=StoppedFit(tmp_path / "fit", lambda: True),
+        )  # fmt: skip
+    for model, stopped in ((converted, StoppedFit(tmp_path / "fit", bool)), (other, None)):
+        assert distill_blocks(baseline, model, images, 20, settings=AS_THEY_ARE, stopped=stopped).step_kept
     assert all(torch.equal(a, b) for a, b in zip(converted.parameters(), other.parameters(), strict=True))

@@ -152,6 +152,29 @@ def test_ctrl_c_of_a_conversion_keeps_its_layers(fits, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net", "whole"]
 
 
+def test_ctrl_c_of_a_distillation_keeps_its_steps(fits, tmp_path):
+    wanted = Conversion(choice=GHOST, calibrate="digits", calibration_images=64, distill_steps=4)
+    whole = weights_of(convert_and_save(digits(), tmp_path / "whole", wanted))
+    told = []
+
+    def tell(done, total, text):
+        if text.startswith("distilling"):
+            told.append(done)
+            if told == [1, 2]:
+                signal.raise_signal(signal.SIGINT)
+
+    fits.clear()
+    with pytest.raises(KeyboardInterrupt):
+        convert_and_save(digits(), tmp_path / "net", wanted, progress=tell)
+    layers = len(fits)
+    found = convert_and_save(digits(), tmp_path / "net", wanted, progress=tell)
+    # The step at work was finished, though not shown.
+    assert told[:3] == [1, 2, 4]
+    assert len(fits) == layers
+    assert same(weights_of(found), whole)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net", "whole"]
+
+
 @pytest.mark.parametrize("steps", [0, 1])
 def test_a_finished_fit_is_kept_where_distillation_follows(steps, fits, tmp_path):
     torch.manual_seed(0)
