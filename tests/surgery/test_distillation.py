@@ -198,7 +198,7 @@ def test_what_another_distillation_left_is_not_taken(pair, images, tmp_path):
     other = copy.deepcopy(converted)
     with pytest.raises(KeyboardInterrupt):
         distill_blocks(
-            baseline, copy.deepcopy(converted), images, 21, settings=AS_THEY_ARE,
+            baseline, copy.deepcopy(converted), images, 40, settings=AS_THEY_ARE,
             stopped=StoppedFit(tmp_path / "fit", lambda: True),
         )  # fmt: skip
     for model, stopped in ((converted, StoppedFit(tmp_path / "fit", bool)), (other, None)):
