@@ -271,7 +271,7 @@ def page(args: argparse.Namespace) -> ResultPage:
     told = [
         f"`distilled`: fitted to seven eighths of the images, then {args.steps} steps of ghostsearch's label-free "
         "distillation, the same for every tool that has such a row; the start stays where no step lowers the error of "
-        "the held-out eighth of the images: `step kept` is 0 then, and the row differs from the one without distillation "
+        "the held-out eighth: `step kept` is 0 then, and its row differs from the one without distillation "
         "by its fewer images alone. Aimed at are 4 points more. The comparisons leave these rows out."
     ]
     name = "imagenet_rivals" + ("" if args.network == "lite0" else f"_{args.network}")
