@@ -91,6 +91,12 @@ class Seeded(Options):
     seed: int = option(0, "Seed of everything random.", panel="Output", ge=0)
 
 
+class Computing(Options):
+    """Where tensors are worked on."""
+
+    compute_device: str = option("auto", "Where to train and fit: cpu, cuda, cuda:1 or auto.", panel="Computing")
+
+
 def _as_tuple(value: Any) -> Any:
     """A list or a comma-separated text as a tuple, so that the command line and YAML may write either."""
     if isinstance(value, str):

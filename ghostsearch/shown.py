@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
+
+from ghostsearch.machine import peak_memory
+from ghostsearch.units import duration, with_prefix
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,23 +32,41 @@ def bar(console: Console) -> Iterator[Progress]:
     columns = (
         progress.SpinnerColumn(), progress.TextColumn("{task.description}", markup=False), progress.BarColumn(),
         progress.MofNCompleteColumn(), progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[memory]}"),
     )  # fmt: skip
     with progress.Progress(*columns, console=console, transient=True) as shown:
-        task = shown.add_task("starting", total=None)
-        yield lambda done, total, text: shown.update(task, completed=done, total=total or None, description=text[:90])
+        task = shown.add_task("starting", total=None, memory="")
+        yield lambda done, total, text: shown.update(
+            task, completed=done, total=total or None, description=text[:90], memory=memory_so_far()
+        )
+
+
+def memory_so_far() -> str:
+    """The most that the process has taken, which the first step of a stage nearly always sets."""
+    return f"{with_prefix(peak_memory(), 'B')} of memory"
 
 
 def lines(console: Console) -> Progress:
-    """Progress where no bar can be drawn: a line at each tenth of the work."""
-    last = {"tenth": -1, "total": 0}
+    """Progress where no bar can be drawn: a line at each tenth of the work and after its first step.
 
-    def report(done: int, total: int, text: str) -> None:
-        tenth = 10 * done // total if total else 0
-        if total != last["total"]:
-            last.update(tenth=-1, total=total)
-        if tenth != last["tenth"]:
-            last["tenth"] = tenth
-            console.print(f"{done}/{total} {text}", markup=False, highlight=False, soft_wrap=True)
+    From that step on with the time left by the steps so far, and with the process's memory.
+    """
+    began, start, tenth, total = 0.0, 0, -1, -1
+
+    def report(done: int, of: int, text: str) -> None:
+        nonlocal began, start, tenth, total
+        if of != total:
+            began, start, tenth, total = time.monotonic(), done, -1, of
+        first = done > start and tenth < 0
+        now = 10 * done // of if of else 0
+        if now == tenth and not first:
+            return
+        left = ""
+        if start < done < of:
+            seconds = (time.monotonic() - began) / (done - start) * (of - done)
+            left = f", about {duration(seconds)} left, {memory_so_far()}"
+        tenth = now if done > start else -1
+        console.print(f"{done}/{of} {text}{left}", markup=False, highlight=False, soft_wrap=True)
 
     return report
 

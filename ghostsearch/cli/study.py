@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from ghostsearch.report.live import served
 from ghostsearch.space.limits import CostLimits
 from ghostsearch.study.config import RunConfig, configure
 from ghostsearch.study.recommendation import BASELINE
+from ghostsearch.units import with_prefix
 from ghostsearch.usercode import leave_for
 
 if TYPE_CHECKING:
@@ -40,7 +42,9 @@ Config = Annotated[Path | None, typer.Option(help="A run.yaml to start from; opt
 Watched = Annotated[
     bool, typer.Option("--watch", help="Serve the growing report on this machine (127.0.0.1) while the search runs.")
 ]
-Forecast = Annotated[bool, typer.Option("--plan", help="Print the expected minutes per stage; change nothing.")]
+Forecast = Annotated[
+    bool, typer.Option("--plan", help="Print the expected minutes and memory per stage; change nothing.")
+]
 
 
 def run_search(
@@ -77,14 +81,16 @@ def run_search(
 
 
 def _forecast(run: RunConfig, shown: o.Output) -> None:
-    from ghostsearch.study.forecast import plan_minutes
+    from ghostsearch.study.forecast import plan_stages
 
-    minutes = plan_minutes(run)
+    stages = plan_stages(run)
     if shown.as_json:
-        say_json(minutes)
+        say_json({name: asdict(stage) for name, stage in stages.items()})
         return
-    rows = [[stage, f"{spent:.1f}"] for stage, spent in (*minutes.items(), ("total", sum(minutes.values())))]
-    show_table("expected on this machine, from one measured step of each stage", ["stage", "minutes"], rows)
+    rows = [[name, f"{s.minutes:.1f}", with_prefix(s.memory_bytes, "B")] for name, s in stages.items()]
+    rows.append(["total", f"{sum(s.minutes for s in stages.values()):.1f}", rows[-1][-1]])
+    columns = ["stage", "minutes", "memory"]
+    show_table("expected on this machine, from one measured step of each stage", columns, rows)
     say("next: the same command without --plan")
 
 

@@ -18,13 +18,14 @@ from ghostsearch.space.architecture import Anatomy, Architecture
 from ghostsearch.space.choice import Width, parse_choice
 from ghostsearch.space.preset import GroupRule, Preset, SiteRule
 from ghostsearch.study.watch import ending, interruptible
-from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.convert import convert, fit_settings
 from ghostsearch.surgery.fit_model import FitReport
 from ghostsearch.surgery.options import Conversion
 from ghostsearch.surgery.saved import ARCHITECTURE_FILE, WEIGHTS_FILE, load, save
 from ghostsearch.surgery.sites import find_sites, require_sites
 from ghostsearch.surgery.stopped_fit import StoppedFit
 from ghostsearch.surgery.verify import ConversionWarning, output_error, outputs_of
+from ghostsearch.training.evaluate import torch_device
 
 COPIED = "copied (add --calibrate DATA to fit them in closed form)"
 
@@ -63,6 +64,7 @@ def convert_and_save(
     fitted = bool(wanted.calibrate and wanted.calibration_images)
     if wanted.distill_steps and not fitted:
         raise GhostsearchError("--distill-steps needs images to distil on; add --calibrate DATA")
+    torch_device(wanted.compute_device)
     check_writable(out)
     example = example_input(loaded.input)
     anatomy = find_sites(loaded.module, example, include_first=wanted.include_first)
@@ -81,7 +83,8 @@ def convert_and_save(
         converted = convert(
             loaded.module, architecture, example=example, anatomy=anatomy, calibration=batches,
             width_multiple=wanted.width_multiple, distill_steps=wanted.distill_steps, seed=wanted.seed,
-            progress=ending(progress, interrupted), on_fit=reports.append, stopped=stopped,
+            settings=fit_settings(wanted), progress=ending(progress, interrupted),
+            on_fit=reports.append, stopped=stopped,
         )  # fmt: skip
     remarks = [str(w.message) for w in said if issubclass(w.category, ConversionWarning)]
     remarks += [f"{path} is not fitted: {why}" for report in reports for path, why in report.not_fitted.items()]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import torch
 
+from ghostsearch.machine import peak_memory
 from ghostsearch.study.candidates import single_changes
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.plan import uniform_seeds
@@ -20,32 +22,46 @@ PROMOTED = 0.5
 """Share of the trials that a rung promotes."""
 
 
-def plan_minutes(config: RunConfig) -> dict[str, float]:
-    """Expected minutes of each stage of a search that begins anew; raises GhostsearchError where it would refuse to.
+@dataclass(frozen=True)
+class Expected:
+    """What a stage will take on this machine."""
+
+    minutes: float
+    memory_bytes: int
+    """The most that the process has taken by the end of the stage."""
+
+
+def plan_stages(config: RunConfig) -> dict[str, Expected]:
+    """Expected time and memory of each stage of a search that begins anew; GhostsearchError where it would refuse to.
 
     One batch is trained and scored, one candidate and one architecture are fitted, and multiplied by how many there
     will be; the architecture twice, since the first fit of a process also samples the baseline's values. Timings are
     counted with their whole time budgets, which most do not use up.
     """
     setup = open_setup(config)
+    opened = peak_memory()
     step_s, forward_s = _seconds_of_a_step(setup), _seconds_of_a_forward(setup)
     epoch_s = len(setup.data.train) * (step_s + forward_s)  # type: ignore[arg-type]
     score_s = len(setup.data.validation) * forward_s  # type: ignore[arg-type]
+    trained = peak_memory()
     changes = list(single_changes(setup.space))
     table = config.sampler == "table" or config.seeds in ("solver", "only solver")
     candidate_s = _seconds(lambda: setup.convert_quickly(changes[0].architecture)) if table and changes else 0.0
+    tabled = peak_memory()
     first_s, fit_s = (_seconds(lambda: setup.convert(uniform_seeds(setup.space)[-1][0])) for _ in range(2))
+    fitted = peak_memory()
     devices = len(config.device)
     cells = sum(len(c) for d in config.device for c in _missing(setup, d)) if config.counts_latency() else 0
     trial_s = fit_s + score_s * len(config.rungs()) + PROMOTED * config.epochs * epoch_s + devices * config.time_limit
-    seconds = {
-        "latency table": 2 * cells * config.cell_time_limit,
-        "baseline": config.baseline_training() * epoch_s,
-        "candidate table": len(changes) * candidate_s,
-        "trials": first_s + config.trials * trial_s,
-        "final": (config.finalists + 1) * config.longest_training() * epoch_s + devices * config.final_time_limit,
+    final_s = (config.finalists + 1) * config.longest_training() * epoch_s + devices * config.final_time_limit
+    stages = {
+        "latency table": (2 * cells * config.cell_time_limit, opened),
+        "baseline": (config.baseline_training() * epoch_s, trained),
+        "candidate table": (len(changes) * candidate_s, tabled),
+        "trials": (first_s + config.trials * trial_s, fitted),
+        "final": (final_s, fitted),
     }
-    return {stage: spent / 60 for stage, spent in seconds.items()}
+    return {stage: Expected(spent / 60, memory) for stage, (spent, memory) in stages.items()}
 
 
 def _missing(setup: Setup, device: str) -> list[list[Any]]:

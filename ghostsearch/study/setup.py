@@ -39,7 +39,7 @@ from ghostsearch.study.earlier import Earlier, open_earlier
 from ghostsearch.study.images import calibration_of, for_ranges, open_data
 from ghostsearch.study.scores import score_of
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
-from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.convert import convert, fit_settings
 from ghostsearch.surgery.distill_images import kept_to_judge
 from ghostsearch.surgery.sites import find_sites
 from ghostsearch.training.checks import check_run
@@ -98,7 +98,7 @@ class Setup:
         """The baseline's values on the calibration images, which all trials of this process share."""
         if not self.calibration:
             return None
-        settings = FitSettings(compute_device=self.config.compute_device, seed=self.config.seed)
+        settings = fit_settings(self.config)
         images, judging = kept_to_judge(self.calibration, self.config.distill_steps)
         return BaselineStatistics(self.baseline.module, images, settings, judging=judging)
 
@@ -112,10 +112,7 @@ class Setup:
     @property
     def quick_settings(self) -> FitSettings:
         """How `convert_quickly` fits."""
-        return FitSettings(
-            relu_rounds=1, joint_rounds=1, reach=TABLE_REACH, rows=TABLE_ROWS,
-            compute_device=self.config.compute_device, seed=self.config.seed,
-        )  # fmt: skip
+        return fit_settings(self.config, relu_rounds=1, joint_rounds=1, reach=TABLE_REACH, rows=TABLE_ROWS)
 
     @cached_property
     def few_images(self) -> Sequence[Tensor] | None:

@@ -23,10 +23,17 @@ from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
 from ghostsearch.surgery.drop import drop_branches, dropped_branches
 from ghostsearch.surgery.fit_model import FitReport, ModelFit
 from ghostsearch.surgery.fit_width import fitted_channels
+from ghostsearch.surgery.options import FitOptions
 from ghostsearch.surgery.sites import find_sites, require_sites
 from ghostsearch.surgery.stopped_fit import StoppedFit
 from ghostsearch.surgery.swap import swap_sites
 from ghostsearch.surgery.verify import BaselineRuns, checked, no_worse
+
+
+def fit_settings(told: FitOptions, **changes: Any) -> FitSettings:
+    """How a fit is done under a user's options, with some of its settings changed."""
+    memory = round(told.fit_memory * 2**30)
+    return FitSettings(compute_device=told.compute_device, seed=told.seed, memory_bytes=memory, **changes)
 
 
 @memory_kept()

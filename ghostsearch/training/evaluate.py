@@ -96,9 +96,9 @@ def torch_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = first_line(error)
-        raise GhostsearchError(f"cannot train on {name!r}: {reason}; use cpu, cuda, cuda:1 or auto") from None
+        raise GhostsearchError(f"cannot compute on {name!r}: {reason}; use cpu, cuda, cuda:1 or auto") from None
     if device.type == "meta":
-        raise GhostsearchError("cannot train on 'meta': it computes nothing; use cpu, cuda, cuda:1 or auto")
+        raise GhostsearchError("cannot compute on 'meta': it computes nothing; use cpu, cuda, cuda:1 or auto")
     return device
 
 

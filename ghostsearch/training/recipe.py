@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ghostsearch.options import Seeded, option
+from ghostsearch.options import Computing, Seeded, option
 
 TRAINING = "Training"
 
 
-class Recipe(Seeded):
+class Recipe(Computing, Seeded):
     """SGD with Nesterov momentum: a linear warm-up to `lr`, then a cosine to zero."""
 
     epochs: float = option(20, "Epochs; parts allowed.", panel=TRAINING, gt=0, allow_inf_nan=False)
@@ -34,7 +34,6 @@ class Recipe(Seeded):
         0.0, "Decay of the weights' moving average, which is what is scored and kept; 0: none.", panel=TRAINING,
         ge=0, lt=1,
     )  # fmt: skip
-    compute_device: str = option("auto", "Where to train and fit: cpu, cuda, cuda:1 or auto.", panel=TRAINING)
     train_precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = option(
         "auto", "32-true, bf16-mixed or 16-mixed; auto: mixed on a GPU.", panel=TRAINING
     )

@@ -100,6 +100,18 @@ def test_a_stopped_convert_says_how_to_go_on_and_does(ghostsearch, tmp_path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
+def test_a_fit_is_where_and_as_large_as_it_is_told(ghostsearch, refused, tmp_path, monkeypatch):
+    ask = ["convert", "ghostsearch:digits_cnn", "--choice", "ghost(ratio=2, kernel=3)", "--calibrate", "digits"]
+    ask += ["--calibration-images", "64", "--out", tmp_path / "net", "--quiet"]
+    refused("cannot compute on 'cuda:99'", *ask, "--compute-device", "cuda:99")
+    refused("--fit-memory: ", *ask, "--fit-memory", "0")
+    assert not list(tmp_path.iterdir())
+    settings, fit = [], ModelFit._fit
+    monkeypatch.setattr(ModelFit, "_fit", lambda self, *given: (settings.append(self.settings), fit(self, *given)))
+    assert ghostsearch(*ask, "--compute-device", "cpu", "--fit-memory", "0.5", "--seed", "3").code == 0
+    assert {(s.compute_device, s.memory_bytes, s.seed) for s in settings} == {("cpu", 2**29, 3)}
+
+
 def test_convert_measure_load_round_trip(ghostsearch, tmp_path):
     import torch
 

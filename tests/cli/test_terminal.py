@@ -1,6 +1,7 @@
 """What the terminal shows: no bars in logs, figures with their units, one line for a mistake."""
 
 import io
+import re
 
 import pytest
 
@@ -27,10 +28,26 @@ def test_a_log_gets_a_line_a_tenth_and_no_bar(screen):
         for done in range(1000):
             report(done, 1000, f"best {done}")
     lines = err.getvalue().splitlines()
-    assert len(lines) == 10
-    assert lines[3] == "300/1000 best 300"
+    assert len(lines) == 11
+    assert lines[0] == "0/1000 best 0"
+    assert re.fullmatch(r"1/1000 best 1, about \d+ s left, [\d.]+ GB of memory", lines[1])
+    assert lines[4].startswith("300/1000 best 300, about ")
     assert "\x1b" not in err.getvalue()
     assert out.getvalue() == ""
+
+
+def test_each_stage_in_a_log_has_a_time_left_of_its_own(screen, monkeypatch):
+    _, err = screen(watched=False)
+    clock = iter([0, 100, 100, 101, 101])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with terminal.progress_bar() as report:
+        report(0, 2, "slow")
+        report(1, 2, "slow")
+        report(3, 8, "goes on")
+        report(4, 8, "goes on")
+    lines = err.getvalue().splitlines()
+    assert "about 2 min left" in lines[1]
+    assert "about 4 s left" in lines[3], "4 steps that take 1 s each: what was done before is not counted"
 
 
 def test_a_person_sees_count_time_left_and_the_best_so_far(screen):

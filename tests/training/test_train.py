@@ -205,9 +205,9 @@ BAD = [
     ({"lr": float("inf")}, "^lr: .*finite"),
     ({"weight_decay": -1.0}, "^weight_decay: "),
     ({"distillation": 1.5}, "^distillation: "),
-    ({"compute_device": "toaster"}, "cannot train on 'toaster'"),
-    ({"compute_device": "meta"}, "cannot train on 'meta'"),
-    ({"compute_device": "cuda:99"}, "cannot train on 'cuda:99'"),
+    ({"compute_device": "toaster"}, "cannot compute on 'toaster'"),
+    ({"compute_device": "meta"}, "cannot compute on 'meta'"),
+    ({"compute_device": "cuda:99"}, "cannot compute on 'cuda:99'"),
 ]
 
 
