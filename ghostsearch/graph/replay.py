@@ -57,8 +57,8 @@ class Replay:
         self.interpreter = fx.Interpreter(model, garbage_collect_values=False, graph=graph)
         fresh = Liveness(graph)
         self.batches = batches
-        self.values: list[dict[fx.Node, Any]] = [{} for _ in batches]
-        self.live = [fresh.fork() for _ in batches]
+        self.values: list[dict[fx.Node, Any]] = [{} for _ in range(len(batches))]
+        self.live = [fresh.fork() for _ in self.values]
 
     def fork(self, model: nn.Module) -> Replay:
         """The same for a model of the same graph that agrees with this one in all that was computed so far."""

@@ -89,10 +89,10 @@ def _sampled_inputs(statistics: BaselineStatistics, paths: Sequence[str]) -> dic
         ends = [n for n in statistics.graph.nodes if n.op == "call_module" and n.target in found]
     replay = statistics.replay.fork(model) if ends else None
     with hooked(((layer, take) for layer in layers), with_kwargs=True):
-        for number, batch in enumerate(statistics.batches):
+        for number in range(len(statistics.batches)):
             at = number
             if replay is None:
-                call(model, batch)
+                call(model, statistics.batches[number])
                 continue
             for node in ends:
                 replay.value(node, number)

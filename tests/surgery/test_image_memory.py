@@ -17,6 +17,13 @@ SHAPE = (1, 10, 9)
 BATCH = 4
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_objects():
+    """Those of other tests are not looked through at each access: it would take minutes."""
+    gc.collect()
+    gc.freeze()
+
+
 class Images:
     """A set that looks, at each access, how many of its images there are in memory."""
 
