@@ -132,7 +132,7 @@ def test_the_average_forgets_the_start_in_a_short_run(data, tmp_path):
         ({"epochs": 0}, "^epochs: "),
         ({"ema": 1.0}, "^ema: "),
         ({"processes": 0}, "^processes: "),
-        ({"compute_device": "cuda:99"}, "cannot train"),
+        ({"compute_device": "cuda:99"}, "cannot compute"),
     ],
 )
 def test_bad_arguments_get_one_line(data, tmp_path, options, said):
