@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ghostsearch.shown import Progress
-from ghostsearch.units import duration
 
 
 @contextmanager
@@ -51,20 +50,16 @@ class Watch:
             self.progress(done, total, text)
 
     def telling(self, stage: str, *, kept: bool = False) -> Progress:
-        """A progress callback whose text starts with the stage and ends with the time left, once it is known.
+        """A progress callback whose text starts with the stage.
 
         Where each step's result is `kept` on disk, Ctrl-C ends the stage at the next step with KeyboardInterrupt.
         """
-        began, show = time.perf_counter(), ending(self.tell, self.interrupted) if kept else self.tell
-        first: list[int] = []
+        show = ending(self.tell, self.interrupted) if kept else self.tell
 
         def told(done: int, total: int, text: str) -> None:
-            first[:1] = first or [done]
-            steps, spent = done - first[0], time.perf_counter() - began
-            left = f" · {duration(spent / steps * (total - done))} left" if steps > 0 and total > done else ""
             # What ends only after its step shall say that Ctrl-C was heard.
-            left = " · stopping soon" if self.interrupted() else left
-            show(done, total, f"{text if text.startswith(stage) else f'{stage}: {text}'}{left}")
+            stopping = " · stopping soon" if self.interrupted() else ""
+            show(done, total, f"{text if text.startswith(stage) else f'{stage}: {text}'}{stopping}")
 
         return told
 
