@@ -12,8 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
-import psutil
-
 
 @lru_cache(maxsize=1)
 def processor_name() -> str:
@@ -49,7 +47,10 @@ def usable_cores() -> int:
 
 def peak_memory() -> int:
     """The most memory that this process has taken so far, in bytes."""
+    # Here, since every command shows progress and few need either.
     if os.name == "nt":
+        import psutil
+
         return int(psutil.Process().memory_info().peak_wset)
     import resource
 

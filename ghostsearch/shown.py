@@ -51,21 +51,19 @@ def lines(console: Console) -> Progress:
 
     From that step on with the time left by the steps so far, and with the process's memory.
     """
-    began, start, tenth, total = 0.0, 0, -1, -1
+    began, start, total, last = 0.0, 0, -1, (-1, False)
 
     def report(done: int, of: int, text: str) -> None:
-        nonlocal began, start, tenth, total
+        nonlocal began, start, total, last
         if of != total:
-            began, start, tenth, total = time.monotonic(), done, -1, of
-        first = done > start and tenth < 0
-        now = 10 * done // of if of else 0
-        if now == tenth and not first:
+            began, start, total, last = time.monotonic(), done, of, (-1, False)
+        now = 10 * done // of if of else 0, done > start
+        if now == last:
             return
-        left = ""
+        last, left = now, ""
         if start < done < of:
             seconds = (time.monotonic() - began) / (done - start) * (of - done)
             left = f", about {duration(seconds)} left, {memory_so_far()}"
-        tenth = now if done > start else -1
         console.print(f"{done}/{of} {text}{left}", markup=False, highlight=False, soft_wrap=True)
 
     return report

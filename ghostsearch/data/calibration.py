@@ -12,10 +12,8 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from ghostsearch.data.sets import ImageSet, StreamSet
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.graph.batches import ReadBatches
+from ghostsearch.graph.batches import BATCH, ReadBatches
 from ghostsearch.graph.capture import batch_size, moved
-
-BATCH = 64
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ghostsearch.data.boxes import read_coco, read_voc
-from ghostsearch.data.calibration import BATCH, Calibration, calibration_batches, drawn, first_batch
+from ghostsearch.data.calibration import Calibration, calibration_batches, drawn, first_batch
 from ghostsearch.data.folder import read_folder
 from ghostsearch.data.images import deep_range, refuse_channels
 from ghostsearch.data.options import FORMS
@@ -25,6 +25,7 @@ from ghostsearch.data.source import SPLITS, Source, only, shortened, warnings_ab
 from ghostsearch.data.tables import read_arrays, read_csv
 from ghostsearch.data.user_loaders import adapted, classes_of
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning, told_as
+from ghostsearch.graph.batches import BATCH
 from ghostsearch.graph.capture import batch_size
 from ghostsearch.shown import Progress
 from ghostsearch.usercode import import_object, is_object_name

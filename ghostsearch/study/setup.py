@@ -173,11 +173,11 @@ class Setup:
         with refusals("int8"):
             return FloatFile.of(model, self.example).int8(self.int8_images, self._int8_options)
 
-    @property
+    @cached_property
     def int8_images(self) -> Sequence[Tensor]:
-        """The calibration images that set the activations' ranges in int8."""
+        """The calibration images that set the activations' ranges in int8: kept, as every trial needs them."""
         assert self.calibration
-        return for_ranges(self.calibration)
+        return list(for_ranges(self.calibration))
 
     @property
     def _int8_options(self) -> Int8Options:

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from ghostsearch import shown
 from ghostsearch.cli import terminal
 
 
@@ -22,15 +23,17 @@ def screen(monkeypatch):
     return make
 
 
-def test_a_log_gets_a_line_a_tenth_and_no_bar(screen):
+def test_a_log_gets_a_line_a_tenth_and_no_bar(screen, monkeypatch):
+    monkeypatch.setattr(shown, "peak_memory", lambda: 1_500_000_000)
     out, err = screen(watched=False)
     with terminal.progress_bar() as report:
+        report(0, 1000, "begun")
         for done in range(1000):
             report(done, 1000, f"best {done}")
     lines = err.getvalue().splitlines()
     assert len(lines) == 11
-    assert lines[0] == "0/1000 best 0"
-    assert re.fullmatch(r"1/1000 best 1, about \d+ s left, [\d.]+ GB of memory", lines[1])
+    assert lines[0] == "0/1000 begun"
+    assert re.fullmatch(r"1/1000 best 1, about \d+ s left, 1\.50 GB of memory", lines[1])
     assert lines[4].startswith("300/1000 best 300, about ")
     assert "\x1b" not in err.getvalue()
     assert out.getvalue() == ""
