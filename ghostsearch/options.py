@@ -11,7 +11,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ghostsearch.errors import GhostsearchError, key_of
 
-PHRASES = {"Value error, ": "", "Input should be": "must be", "Extra inputs are not permitted": "is no known field"}
+PHRASES = {
+    "Value error, ": "",
+    "Input should be": "must be",
+    "Extra inputs are not permitted": "is no known field",
+    "a valid integer, unable to parse string as an integer": "a whole number",
+    "a valid number, unable to parse string as a number": "a number",
+}
 
 
 def in_words(message: str) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from importlib.util import find_spec
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from ghostsearch.machine import peak_memory
@@ -31,40 +33,58 @@ def bar(console: Console) -> Iterator[Progress]:
 
     columns = (
         progress.SpinnerColumn(), progress.TextColumn("{task.description}", markup=False), progress.BarColumn(),
-        progress.MofNCompleteColumn(), progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[memory]}"),
+        progress.MofNCompleteColumn(), progress.TextColumn("{task.fields[left]}"),
     )  # fmt: skip
+    left = TimeLeft()
     with progress.Progress(*columns, console=console, transient=True) as shown:
-        task = shown.add_task("starting", total=None, memory="")
+        task = shown.add_task("starting", total=None, left="")
         yield lambda done, total, text: shown.update(
-            task, completed=done, total=total or None, description=text[:90], memory=memory_so_far()
+            task, completed=done, total=total or None, description=text[:90], left=left.told(done, total)
         )
 
 
-def memory_so_far() -> str:
-    """The most that the process has taken, which the first step of a stage nearly always sets."""
-    return f"{with_prefix(peak_memory(), 'B')} of memory"
+class TimeLeft:
+    """What a stage will still take on this machine, by its latest steps."""
+
+    def __init__(self) -> None:
+        self.total = -1
+        self.seen: list[tuple[float, int]] = []
+        """When the stage had how many steps: at its beginning, then after each."""
+
+    def told(self, done: int, total: int) -> str:
+        """Time left and memory, such as "about 2 min left, 1.50 GB of memory"; before it is known the memory alone."""
+        seconds = self.after(done, total)
+        memory = f"{with_prefix(peak_memory(), 'B')} of memory"
+        return memory if seconds is None else f"about {duration(seconds)} left, {memory}"
+
+    def after(self, done: int, total: int) -> float | None:
+        """Seconds left, by the later half of the steps so far; None before the second one has ended.
+
+        The first step also makes what the others share, and a search's first trial is the baseline, which is ready.
+        """
+        now = time.monotonic()
+        if total != self.total or done < self.seen[-1][1]:
+            self.total, self.seen = total, [(now, done)]
+        elif done > self.seen[-1][1]:
+            self.seen.append((now, done))
+        if len(self.seen) < 3 or done >= total:
+            return None
+        half = bisect_right(self.seen, (self.seen[0][1] + done) / 2, key=itemgetter(1)) - 1
+        since, before = self.seen[max(1, half)]
+        return (now - since) / (done - before) * (total - done)
 
 
 def lines(console: Console) -> Progress:
-    """Progress where no bar can be drawn: a line at each tenth of the work and after its first step.
+    """Progress where no bar can be drawn: a line at each tenth of the work, and as soon as the time left is known."""
+    left, last = TimeLeft(), (-1, -1, False)
 
-    From that step on with the time left by the steps so far, and with the process's memory.
-    """
-    began, start, total, last = 0.0, 0, -1, (-1, False)
-
-    def report(done: int, of: int, text: str) -> None:
-        nonlocal began, start, total, last
-        if of != total:
-            began, start, total, last = time.monotonic(), done, of, (-1, False)
-        now = 10 * done // of if of else 0, done > start
-        if now == last:
-            return
-        last, left = now, ""
-        if start < done < of:
-            seconds = (time.monotonic() - began) / (done - start) * (of - done)
-            left = f", about {duration(seconds)} left, {memory_so_far()}"
-        console.print(f"{done}/{of} {text}{left}", markup=False, highlight=False, soft_wrap=True)
+    def report(done: int, total: int, text: str) -> None:
+        nonlocal last
+        told = left.told(done, total)
+        now = total, 10 * done // total if total else 0, "left" in told
+        if now != last:
+            console.print(f"{done}/{total} {text}, {told}", markup=False, highlight=False, soft_wrap=True)
+        last = now
 
     return report
 

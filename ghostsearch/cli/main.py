@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,11 +14,14 @@ from ghostsearch.cli import check, choose, compare, device, latency, model, stud
 from ghostsearch.cli.options import command
 from ghostsearch.cli.terminal import say_error, warning_printer
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.options import in_words
 from ghostsearch.version import VERSION
+
+USAGE_ERROR: Any = typer.BadParameter.__base__
+"""What typer raises for an unknown option or command too; it exports this one of its subclasses."""
 
 app = typer.Typer(
     name="ghostsearch",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -79,9 +82,13 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.showwarning = warning_printer()
     try:
-        app()
+        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="ghostsearch", standalone_mode=False))
     except GhostsearchError as error:
         say_error(str(error))
+        sys.exit(2)
+    except USAGE_ERROR as error:
+        command = error.ctx.command_path if error.ctx else "ghostsearch"
+        say_error(f"{in_words(error.format_message()).rstrip('.')}; '{command} --help' explains")
         sys.exit(2)
     except BrokenPipeError:
         # The reader of our output went away (such as `| head`): nobody is left to read.

@@ -161,16 +161,16 @@ def _field_parameters(group: Options, needed: Sequence[str]) -> dict[str, inspec
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         if extra.get("cli") is False:
             continue
-        annotation, shown = _option_type(field.annotation, getattr(group, name))
-        if annotation == float | None and any(isinstance(x, BeforeValidator) for x in field.metadata):
-            annotation = str | None  # such as 97%, which the group itself reads
+        annotation, number, shown = _option_type(field.annotation, getattr(group, name))
+        if any(isinstance(x, BeforeValidator) for x in field.metadata):
+            number = None  # such as 97%, which the group itself reads
         # What is empty until something else is known, and what must be given, has no default to show.
         if field.default == "" or name in needed:
             shown = ""
         flags = [str(flag) for flag in extra.get("flags") or ()]  # type: ignore[union-attr]
         option = typer.Option(
             *flags, help=f"{field.description}{' Required.' * (name in needed)}", show_default=shown or False,
-            autocompletion=COMPLETIONS.get(name), rich_help_panel=str(extra.get("panel", "Options")),
+            metavar=number, autocompletion=COMPLETIONS.get(name), rich_help_panel=str(extra.get("panel", "Options")),
         )  # fmt: skip
         made[name] = inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, option]
@@ -181,13 +181,16 @@ def _field_parameters(group: Options, needed: Sequence[str]) -> dict[str, inspec
 COMPLETIONS = {"space": complete_space, "device": complete_device, "model": complete_model}
 
 
-def _option_type(annotation: Any, default: Any) -> tuple[Any, str]:
-    """The type typer should parse for a field, and how its default reads in the help."""
+def _option_type(annotation: Any, default: Any) -> tuple[Any, str | None, str]:
+    """The type typer should parse for a field, the kind of number that the help shows, and how its default reads.
+
+    Numbers are parsed by the group, which names the value that it refuses.
+    """
     text = str(annotation)
     if "tuple" in text or "list" in text:
-        return list[str] | None, ", ".join(map(str, default or ()))
+        return list[str] | None, None, ", ".join(map(str, default or ()))
     shown = "" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
     for kind, name in ((bool, "bool"), (int, "int"), (float, "float")):
         if annotation is kind or text in (f"{name} | None", f"typing.Optional[{name}]"):
-            return kind | None, shown
-    return str | None, shown
+            return (bool | None, None, shown) if kind is bool else (str | None, f"<{name}>", shown)
+    return str | None, None, shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ BATCH_IMAGES, BATCH_VALUES = 64, 8 * 3 * 224 * 224
 """Images that run through a network together, or as many as hold so many values: a large tensor's memory comes anew
 from the system each time, and clearing it takes a third of the time of a forward.
 """
+
+LAYER_WORK = 5e9
+"""Multiply-adds that take as long as what a fit does for each layer beside its least squares."""
 
 
 class BaselineStatistics:
@@ -117,6 +121,17 @@ class BaselineStatistics:
         if not self._targets:
             self._sample()
         return self._targets[path]
+
+    def work(self, path: str, *, as_block: bool) -> float:
+        """Roughly the multiply-adds of a layer's fit: its share of the time that a fit takes.
+
+        as_block: its maps are put in an order too, which grows with their own number.
+        """
+        layer: Any = self.teacher.get_submodule(path)
+        self.targets(path)
+        rows = sum(len(tiles.entries) * prod(tiles.size) for tiles in self.tiles.get(path, ()))
+        groups, order = getattr(layer, "groups", 1), 4 * len(layer.weight) ** 2 if as_block else 0
+        return LAYER_WORK + rows * (groups * layer.weight[0].numel() ** 2 + order)
 
     def metric(self, path: str) -> Tensor | None:
         """(n, n) mean of g gᵀ, g the gradient of sampled labels' log probability at the value a layer is fitted to.

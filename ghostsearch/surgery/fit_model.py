@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -85,6 +86,7 @@ class ModelFit:
         key = key_of(self, architecture) if stopped else ""
         with torch.no_grad(), self._source(order) as gather:
             kept = stopped.take(key, self) if stopped else 0
+            percent = self._percent_done(order, progress) if progress else []
             for done, path in enumerate(order, 1):
                 if done > kept:
                     self._fit(self.places[path], gather)
@@ -93,8 +95,15 @@ class ModelFit:
                 if stopped:
                     stopped.after(key, self, done, last=done == len(order))
                 if progress:
-                    progress(done, len(order), f"fitting {path}")
+                    progress(percent[done - 1], 100, f"fitting {path}, {done} of {len(order)} layers")
         return FitReport(tuple(self.fitted), self.not_fitted, self.peak)
+
+    def _percent_done(self, order: Sequence[str], progress: Progress) -> list[int]:
+        """How much of a fit's work is done after each layer: the last ones of a network can take ten times as long."""
+        progress(0, 100, "fitting: the baseline's values")
+        blocks = [isinstance(self.student.get_submodule(path), Block) for path in order]
+        works = [self.statistics.work(path, as_block=block) for path, block in zip(order, blocks, strict=True)]
+        return [int(100 * done / sum(works)) for done in accumulate(works)]
 
     def _without_place(self, changed: Sequence[str]) -> list[str]:
         """Changed layers, and layers behind them, that cannot be fitted."""

@@ -1,5 +1,6 @@
 """One meaning an option name: whatever command has it, an option takes the same kind of value and says the same."""
 
+import pytest
 import typer.main
 
 from ghostsearch.cli.main import app
@@ -63,3 +64,24 @@ def test_what_must_be_given_and_what_follows_from_the_model_show_no_default():
     assert not any(told[name, "data"][1] for name in ("finetune", "train"))
     assert not told["search", "space"][1]
     assert told["search", "data"][1] == "digits"
+
+
+@pytest.mark.parametrize(
+    ("told", "arguments"),
+    [
+        ("error: --trials: must be a whole number, got 'lots'", ["search", "--trials", "lots"]),
+        ("error: --fit-memory: must be a number, got 'lots'", ["convert", "m", "--fit-memory", "lots"]),
+        ("--count': must be a whole number", ["solve", "study", "--count", "lots"]),
+        ("(Possible options: --out)", ["search", "--ouu", "there"]),
+        ("Missing argument 'MODEL'; 'ghostsearch convert --help' explains", ["convert"]),
+        ("No such command 'serch'", ["serch"]),
+    ],
+)  # fmt: skip
+def test_a_slip_of_the_fingers_is_one_line(refused, told, arguments):
+    assert len(refused(told, *arguments).err.splitlines()) == 1
+
+
+def test_no_arguments_show_the_help(ghostsearch):
+    shown = ghostsearch()
+    assert shown.code == 0
+    assert "convert" in shown.out
