@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,13 +60,16 @@ def build_candidates(setup: Setup, folder: Path, progress: Progress | None = Non
     missing = [c for c in changes if (c.kind, c.name, c.choice) not in known]
     if missing:
         if progress:
-            progress(len(changes) - len(missing), len(changes), "candidate table: the baseline's values and gradients")
+            progress(0, 100, "candidate table: the baseline's values and gradients")
         scores = CandidateScores(setup)
-        for done, change in enumerate(scores.prepare(missing), len(changes) - len(missing) + 1):
+        listed = scores.prepare(missing)
+        works = [*accumulate(scores.work(change) for change in listed)]
+        for done, change in enumerate(listed):
             rows.append(_row(setup, scores, change))
             _save(folder, rows)
             if progress:
-                progress(done, len(changes), f"candidate table: {change.name} {change.choice}")
+                told = f"candidate table: {change.name} {change.choice}, {done + 1} of {len(listed)}"
+                progress(int(100 * works[done] / works[-1]), 100, told)
     failed = [r["failed"] for r in rows if r["failed"]]
     if failed and len(failed) == len(rows):
         raise GhostsearchError(f"none of the {len(rows)} choices of this space can be made; the first: {failed[0]}")

@@ -136,14 +136,26 @@ class CandidateScores:
         named = (change.name,) if change.kind == "site" else self.members[change.name]
         return self.fitting is not None and all(path in self.fitting.places for path in named)
 
+    def work(self, change: Change) -> float:
+        """The work of a change's fits, in a unit of their own: its share of the time that the table takes."""
+        if self.fitting is None or change.key not in self.cuts:
+            return 1.0
+        statistics, (changed, fitted) = self.fitting, self._fitted(change)
+        return sum(statistics.work(path, as_block=change.kind == "site" and path in changed) for path in fitted)
+
+    def _fitted(self, change: Change) -> tuple[list[str], list[str]]:
+        """The layers that a change alters, and those that are fitted for it."""
+        assert self.fitting
+        changed = [path for path in self._layers(change) if path in self.fitting.places]
+        order = fit_order(self.fitting.places, changed)
+        last = max(i for i, path in enumerate(order) if path in changed)
+        return changed, order[: last + 1 + TABLE_REACH]
+
     def _cut(self, change: Change) -> Cut:
         """The end of a change's window; every layer that reads changed or reordered channels is inside."""
         assert self.fitting
         places = self.fitting.places
-        changed = [path for path in self._layers(change) if path in places]
-        order = fit_order(places, changed)
-        last = max(i for i, path in enumerate(order) if path in changed)
-        inside = order[: last + 1 + TABLE_REACH]
+        changed, inside = self._fitted(change)
         for path in changed:
             found = readers_of(places[path], self.fitting.teacher)
             inside += found[1] if found else []
