@@ -17,6 +17,7 @@ PHRASES = {
     "Extra inputs are not permitted": "is no known field",
     "a valid integer, unable to parse string as an integer": "a whole number",
     "a valid number, unable to parse string as a number": "a number",
+    "a valid integer, got a number with a fractional part": "a whole number",
 }
 
 

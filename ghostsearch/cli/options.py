@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -170,12 +171,21 @@ def _field_parameters(group: Options, needed: Sequence[str]) -> dict[str, inspec
         flags = [str(flag) for flag in extra.get("flags") or ()]  # type: ignore[union-attr]
         option = typer.Option(
             *flags, help=f"{field.description}{' Required.' * (name in needed)}", show_default=shown or False,
-            metavar=number, autocompletion=COMPLETIONS.get(name), rich_help_panel=str(extra.get("panel", "Options")),
+            metavar=number, parser=_number if number else None, autocompletion=COMPLETIONS.get(name),
+            rich_help_panel=str(extra.get("panel", "Options")),
         )  # fmt: skip
         made[name] = inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, option]
         )
     return made
+
+
+def _number(text: str) -> int | float | str:
+    """A typed number; what is none stays a text, which the group refuses by name."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 COMPLETIONS = {"space": complete_space, "device": complete_device, "model": complete_model}
