@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -215,8 +215,12 @@ def write_uniform(module: nn.Module, example: Any, folder: Path) -> None:
         print(family, flush=True)
 
 
-def uniform(module: nn.Module, example: Any) -> Iterator[tuple[str, nn.Module]]:
-    """The baseline, then each family's usual choice everywhere; of the branches every second one dropped."""
+def uniform(
+    module: nn.Module, example: Any, calibration: Sequence[Any] | None = None
+) -> Iterator[tuple[str, nn.Module]]:
+    """The baseline, then each family's usual choice everywhere that there is a place for it; of the branches every
+    second one goes.
+    """
     anatomy = find_sites(module, example)
     space = preset((1, 0.75)).resolve(anatomy)
     yield "baseline", module
@@ -225,7 +229,9 @@ def uniform(module: nn.Module, example: Any) -> Iterator[tuple[str, nn.Module]]:
         sites: dict[str, str] = {b.end: choices[-1] for b in anatomy.branches[1::2]}
         if choices[-1] not in GONE:
             sites = {s: choices[0] for s, options in space.sites.items() if choices[0] in options}
-        yield family, convert(module, Architecture.of(sites, groups), example=example, anatomy=anatomy)
+        architecture = Architecture.of(sites, groups)
+        if not architecture.is_baseline:
+            yield family, convert(module, architecture, example=example, anatomy=anatomy, calibration=calibration)
 
 
 def write_latencies(folder: Path, files: dict[str, Any], example: Any, args: argparse.Namespace) -> None:

