@@ -57,6 +57,8 @@ def profile(
     table = LatencyTable(network.model, network.example, network.anatomy, space, store)
     jobs = table.missing()
     total, done = sum(map(len, jobs.values())), 0
+    if progress and jobs:
+        progress(0, total, f"0 of {total} cells timed")
     for baseline, cells in jobs.items():
         layer = table.layer_of(baseline)
         pairs = {cell.key: layer.tiny(cell, store.setting.batch) for cell in cells}
