@@ -30,7 +30,7 @@ from ghostsearch.measure.audit import (
     Audit,
     cheapest_architecture,
     compare_predictors,
-    correct,
+    fitted_correction,
     measure_architectures,
     random_architectures,
     unseen_architectures,
@@ -132,7 +132,8 @@ class Bench:
         """The correction fitted and the predictors compared, on some latencies by digest."""
         wanted = self.wanted()
         latencies = {role: [measured[a.digest] for a in some] for role, some in wanted.items()}
-        correct(self.table, wanted["fit"], latencies["fit"])
+        store = self.table.store
+        store.correct(self.table.digest, fitted_correction(self.table, wanted["fit"], latencies["fit"]))
         return compare_predictors(
             self.table, wanted["unseen"], latencies["unseen"], wanted["cheapest"][0], latencies["cheapest"][0]
         )

@@ -135,8 +135,9 @@ def long_page(
             "of a tenth, a cosine to nothing, half of the loss distilled from the baseline; each length is a whole "
             f"schedule. Learning rates, and which of the study's models stands for ghostsearch, were chosen on the "
             f"5,000 selection images after {CHOOSING} epochs ({tried} trainings); those chose the study's trials "
-            f"too, and the given weights were not trained on them. The 10,000 test images were read for what is "
-            "reported. The baseline is trained as long, distilled from itself.",
+            "too. The given weights' authors trained them on these images in their lossless form: scores there "
+            "(`before`) are too good, and rank. The 10,000 test images were read for what is reported. "
+            "The baseline is trained as long, distilled from itself.",
             f"Seeds of {REPEATED} epochs: {table[table.epochs == REPEATED].seed.nunique()}; other lengths have one. "
             "The binomial standard error of one accuracy is 0.3 points; differences within two standard errors are "
             "called not separable.",

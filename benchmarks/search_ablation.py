@@ -29,6 +29,10 @@ from ghostsearch.study.run import search
 
 REFERENCE = (1.0, 1.05)
 """No accuracy at all, and 5 % above the baseline's latency or MACs."""
+FLATTERED = (
+    "The authors of CIFAR's weights trained them on the selection images in their lossless form: scores there are too "
+    "good (the baseline's by five points), and rank."
+)
 AXES = {"latency": Axis.of_latency("onnxruntime:cpu"), "MACs": Axis.of_cost("macs")}
 OURS = "table"
 VARIANTS = {
@@ -128,6 +132,7 @@ def page(args: argparse.Namespace, table: pd.DataFrame) -> ResultPage:
             "each width everywhere. Solver: also the integer program's answers. Solver only: nothing but those. Table: "
             "the search's own sampler, which asks for eight of them for each axis and then learns from every trial: "
             "until then it builds what solver only builds and differs in latency by the noise of the clock alone.",
+            *([FLATTERED] if args.weights else []),
         ],
     )  # fmt: skip
 

@@ -60,7 +60,7 @@ Group = TypeVar("Group", bound="Options")
 class Options(Frozen):
     """Named values that belong together; a wrong one raises OptionError, in one line."""
 
-    model_config = ConfigDict(validate_default=True)
+    model_config = ConfigDict(validate_default=True, allow_inf_nan=False)
 
     def __init__(self, /, **values: Any) -> None:
         try:
@@ -95,7 +95,8 @@ def option(
 class Seeded(Options):
     """What draws random numbers."""
 
-    seed: int = option(0, "Seed of everything random.", panel="Output", ge=0)
+    # Products of it with the numbers of layers and batches seed torch, which takes 64 bits.
+    seed: int = option(0, "Seed of everything random.", panel="Output", ge=0, lt=2**31)
 
 
 class Computing(Options):

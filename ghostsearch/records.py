@@ -343,8 +343,8 @@ class Axis(_Frozen):
     def breach(self, record: Record, *, surely: bool = False) -> str | None:
         """How a record breaks the limit, in words; None when it keeps it, or there is no limit or no figure.
 
-        A relative latency limit is judged on the ratio to the baseline of the same run. With `surely`, the whole 95 %
-        interval of a latency must lie over the limit.
+        A latency is judged by its ratio to the baseline of the same run, against a limit in seconds times the
+        baseline's first figure. With `surely`, its whole 95 % interval must lie over the limit.
         """
         value = self.value(record)
         if self.limit is None or value is None:
@@ -367,10 +367,12 @@ class Axis(_Frozen):
             interval = f" [{low * 100:.1f}, {high * 100:.1f}]" if latency.ratio_interval else ""
             measured = f"{self.label} {ratio * 100:.1f}{interval} % of the baseline's"
             return f"{measured}, over the limit {self.limit * 100:.4g} %"
-        low_s, _ = latency.interval_s
-        if (low_s if surely else latency.median_s) <= self.limit:
+        value, low_s = self.minimised(record), latency.interval_s[0]
+        if surely:
+            low_s *= value / latency.median_s
+        if (low_s if surely else value) <= self.limit:
             return None
-        return f"{self.label} {self.text(latency.median_s)} over the limit {self.text(self.limit)}"
+        return f"{self.label} {self.text(value)} over the limit {self.text(self.limit)}"
 
 
 class StudyView(Shown, _Frozen):

@@ -30,13 +30,17 @@ Progress = Callable[[int, int, str], None]
 def bar(console: Console) -> Iterator[Progress]:
     """A progress bar with the time left, which goes when the block ends; in a notebook rich's widget."""
     from rich import progress
+    from rich.table import Column
 
+    # What is wide is cut, so that count and time left stay.
+    wide, narrow = Column(no_wrap=True, overflow="ellipsis", ratio=1), Column(no_wrap=True)
     columns = (
-        progress.SpinnerColumn(), progress.TextColumn("{task.description}", markup=False), progress.BarColumn(),
-        progress.MofNCompleteColumn(), progress.TextColumn("{task.fields[left]}"),
+        progress.SpinnerColumn(), progress.TextColumn("{task.description}", markup=False, table_column=wide),
+        progress.BarColumn(bar_width=12), progress.MofNCompleteColumn(table_column=narrow),
+        progress.TextColumn("{task.fields[left]}", table_column=narrow.copy()),
     )  # fmt: skip
     left = TimeLeft()
-    with progress.Progress(*columns, console=console, transient=True) as shown:
+    with progress.Progress(*columns, console=console, transient=True, expand=True) as shown:
         task = shown.add_task("starting", total=None, left="")
         yield lambda done, total, text: shown.update(
             task, completed=done, total=total or None, description=text[:90], left=left.told(done, total)

@@ -12,6 +12,7 @@ import typer
 
 from ghostsearch.cli import options as o
 from ghostsearch.cli.terminal import note, out, progress_bar, say, say_json, show_table, typed
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.records import Axis
 from ghostsearch.report.live import served
@@ -23,6 +24,7 @@ from ghostsearch.usercode import leave_for
 
 if TYPE_CHECKING:
     from ghostsearch.records import StudyView
+    from ghostsearch.study.solve import Answer
 
 WRITTEN = {
     "report.html": "the page to look at",
@@ -107,22 +109,35 @@ def solve(
 
     Example: [bold]ghostsearch solve results/mine --max-latency 60%[/bold]
     """
-    from ghostsearch.study.solve import measured_rows, solve_study
+    from ghostsearch.study.solve import measured_answers, solve_study
 
-    answers = solve_study(directory, limits.cost_texts(), count=count)
+    axes, measured = measured_answers(directory, limits)
+    answers: list[Answer] = []
+    try:
+        answers = solve_study(directory, limits.cost_texts(), count=count)
+    except GhostsearchError as error:
+        if not measured:
+            raise
+        note(f"the candidate table has no answer ({error}), but the study has measured models")
+    best = [a.architecture for a in answers] or [r.architecture for r in measured]
     if out:
-        write_text(out, json.dumps(answers[0].architecture.to_dict(), indent=1) + "\n")
+        write_text(out, json.dumps(best[0].to_dict(), indent=1) + "\n")
     if shown.as_json:
+        figures = [(r, {axis.name: axis.value(r) for axis in axes}) for r in measured]
+        found = [{"architecture": r.architecture.to_dict(), "measured": values} for r, values in figures]
         keys = ("architecture", "loss", "predicted")
-        say_json([dict(zip(keys, (a.architecture.to_dict(), a.loss, a.resources), strict=True)) for a in answers])
+        predicted = [(a.architecture.to_dict(), a.loss, a.resources) for a in answers]
+        say_json([*found, *(dict(zip(keys, values, strict=True)) for values in predicted)])
         return
-    header, rows = measured_rows(directory, limits)
-    if rows:
-        show_table(f"{directory}: measured", header, rows)
+    if measured:
+        rows = [[r.digest, *(axis.text(axis.value(r)) for axis in axes)] for r in measured]
+        show_table(f"{directory}: measured", ["model", *(axis.label for axis in axes)], rows)
         say("next: ghostsearch choose, with the same limits, takes one of them")
-    axes = [Axis.of_column(column) for column in answers[0].resources]
-    rows = [[a.architecture.digest, f"{a.loss:.4g}", *(x.text(a.resources[x.name]) for x in axes)] for a in answers]
-    header = ["model", "predicted loss", *(x.label for x in axes)]
+    if not answers:
+        return
+    columns = [Axis.of_column(column) for column in answers[0].resources]
+    rows = [[a.architecture.digest, f"{a.loss:.4g}", *(x.text(a.resources[x.name]) for x in columns)] for a in answers]
+    header = ["model", "predicted loss", *(x.label for x in columns)]
     show_table(f"{directory}: predicted from the candidate table", header, rows)
     say("next: the same with --out best.json, then ghostsearch convert MODEL --architecture best.json --out DIR")
 

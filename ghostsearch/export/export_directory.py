@@ -76,7 +76,7 @@ def _quantized(model: LoadedModel, wanted: Exporting, stem: Path, study: Path | 
     """The int8 file; without other images as the study that the model comes from scored it."""
     if wanted.to not in QUANTIZERS:
         raise GhostsearchError(f"--int8 writes {' or '.join(QUANTIZERS)}, not {wanted.to}; leave --format out")
-    config = configure({}, study / RUN) if study else None
+    config, asked = configure({}, study / RUN) if study else None, bool(wanted.keep_float)
     if config and config.calibration_images:
         if not allow_code and (runs_code(config.data) or is_object_name(config.task)):
             raise GhostsearchError(
@@ -96,7 +96,8 @@ def _quantized(model: LoadedModel, wanted: Exporting, stem: Path, study: Path | 
         images = calibration_batches(data, wanted.calibration_images)
     else:
         raise GhostsearchError("--int8 needs images to calibrate on; add --calibrate DATA")
-    judges = Judges(data.test, task_of(wanted.task, data, model), options=Int8Options(keep_float=wanted.keep_float))
+    kept = Int8Options(keep_float=wanted.keep_float)
+    judges = Judges(data.test, task_of(wanted.task, data, model), options=kept, must_match=asked)
     out = _out(wanted, stem.with_name(stem.name + get_format(wanted.to).suffix))
     return QUANTIZERS[wanted.to](model, images, out, judges)
 

@@ -85,6 +85,8 @@ class Judges:
     """None for a model that no task here scores: its file is then run without a score."""
     setting: Setting = field(default_factory=lambda: Setting(time_limit=10.0))
     options: Int8Options = field(default_factory=Int8Options)
+    must_match: bool = True
+    """Whether each pattern of what stays in float must name a layer: a study's may be of layers that a model lost."""
 
 
 def quantize(model: LoadedModel, calibration: Iterable[Tensor], out: Path, judges: Judges) -> Int8Result:
@@ -100,7 +102,8 @@ def quantize(model: LoadedModel, calibration: Iterable[Tensor], out: Path, judge
     started, options = time.perf_counter(), judges.options
     with refusals("int8"), workplace(out) as drafts:
         file, batches = FloatFile.of(model.module, example_input(model.input)), list(calibration)
-        require_layers(options.keep_float, map(layer_of, onnx.load_from_string(file.graph).graph.node))
+        if judges.must_match:
+            require_layers(options.keep_float, map(layer_of, onnx.load_from_string(file.graph).graph.node))
         made = file.int8(batches, options)
         noise = made.noise()
         files = {

@@ -85,13 +85,25 @@ def fit_correction(
     progress: Progress | None = None,
 ) -> Correction:
     """Measure a few random architectures and store what the layers' sum misses (concatenations, caches) on them."""
+    correction = measured_correction(table, network, count=count, model_s=model_s, progress=progress)
+    table.store.correct(table.digest, correction)
+    table.store.write()
+    return correction
+
+
+def measured_correction(
+    table: LatencyTable, network: Network, *, count: int, model_s: float, progress: Progress | None = None
+) -> Correction:
+    """Measure a few random architectures for a correction; nothing is stored."""
     architectures = random_architectures(table.space, count, 0)
     measured = measure_architectures(table, network, architectures, model_s=model_s, seed=0, progress=progress)
-    return correct(table, architectures, measured)
+    return fitted_correction(table, architectures, measured)
 
 
-def correct(table: LatencyTable, architectures: Sequence[Architecture], measured: Sequence[Latency]) -> Correction:
-    """Fit the end-to-end correction on measured architectures and store it.
+def fitted_correction(
+    table: LatencyTable, architectures: Sequence[Architecture], measured: Sequence[Latency]
+) -> Correction:
+    """The end-to-end correction by measured architectures.
 
     Linear in the table's terms, through the baseline, by ridge regression towards taking the layers' sum as it is.
     """
@@ -101,10 +113,10 @@ def correct(table: LatencyTable, architectures: Sequence[Architecture], measured
     prior = np.array(UNCORRECTED)
     gram = terms.T @ terms + RIDGE * np.eye(len(prior))
     coefficients = prior + np.linalg.solve(gram, terms.T @ (ratios - 1 - terms @ prior))
-    correction = Correction(coefficients=tuple(coefficients.tolist()), baseline_s=baseline_s, models=len(architectures))
-    table.store.correct(table.digest, correction)
-    table.store.write()
-    return correction
+    error = float(np.abs((1 + terms @ coefficients) / ratios - 1).max())
+    return Correction(
+        coefficients=tuple(coefficients.tolist()), baseline_s=baseline_s, models=len(architectures), error=error
+    )
 
 
 def audit(

@@ -43,6 +43,8 @@ class Correction(Frozen):
     """Median seconds of the baseline in the runs that the fit saw."""
     models: int
     """Random architectures in the fit."""
+    error: float = 0.0
+    """The largest relative error of the corrected prediction on them."""
 
 
 class CellFile(Frozen):

@@ -186,6 +186,12 @@ def measure_pairs(
     target = get_device(device) if isinstance(device, str) else device
     target.require_precision(setting.precision)
     everything = {**pairs, **({BASELINE: baseline} if baseline else {})}
+    seconds = max(1, round(setting.time_limit))
+
+    def tell(spent: float, text: str) -> None:
+        if progress:
+            progress(min(round(spent), seconds), seconds, text)
+
     with restored(), target.session(threads):
         everything = {name: (target.lowered(model, example), example) for name, (model, example) in everything.items()}
         series = {name: Series(name) for name in everything}
@@ -196,7 +202,8 @@ def measure_pairs(
         while True:
             left = [x for x in entries if not x.done]
             wanted = [*left, *([reference] if reference else [])]
-            running = _prepare(target, {x.name: everything[x.name] for x in wanted}, setting, rng, progress)
+            tell(spent, f"preparing {len(wanted)} models for {target.name}")
+            running = _prepare(target, {x.name: everything[x.name] for x in wanted}, setting, rng)
             try:
                 for build in running.values():
                     build.warm_up(alone=target.limits_threads and threads == 1)
@@ -212,10 +219,7 @@ def measure_pairs(
             for one in left:
                 if len(one.builds) == BUILDS:
                     one.wanted = builds_needed(_logs(one, reference), setting.narrow)
-            if progress:
-                progress(
-                    min(int(spent), int(setting.time_limit)), int(setting.time_limit), f"timing {len(left)} models"
-                )
+            tell(spent, f"timing {len(left)} models on {target.name}")
             enough = min(len(x.builds) for x in entries) >= LEAST_BUILDS
             most = max(len(x.builds) for x in entries) == MAX_BUILDS
             # Another round of builds is begun where it ends in time.
@@ -247,14 +251,11 @@ def _prepare(
     pairs: Mapping[str, tuple[nn.Module, Any]],
     setting: Setting,
     rng: random.Random,
-    progress: Progress | None,
 ) -> dict[str, Contestant]:
     """One build of each model, made in a random order, since where the memory lies is part of the latency."""
     entries: dict[str, Contestant] = {}
     try:
-        for i, name in enumerate(rng.sample(list(pairs), len(pairs))):
-            if progress:
-                progress(i, len(pairs), f"preparing {name} for {device.name}")
+        for name in rng.sample(list(pairs), len(pairs)):
             entries[name] = Contestant(name, device.prepare(*pairs[name], setting))
     except BaseException:
         for entry in entries.values():

@@ -76,9 +76,10 @@ def cost_cell(record: Record, baseline: Record | None, axis: Axis, *, intervals:
     The baseline's share is that of a copy of itself timed beside it: the noise of the measurement.
     """
     value = axis.value(record)
-    latency = record.latency(axis.device) if axis.device and intervals else None
-    interval = interval_text(latency.ratio_interval) if latency and latency.ratio_interval else ""
-    if value is None or (record.digest in (BASELINE, TRAINED) and not (interval and record.digest == BASELINE)):
+    latency = record.latency(axis.device) if axis.device else None
+    known = latency.ratio_interval if latency else None
+    interval = interval_text(known) if known and intervals else ""
+    if value is None or (record.digest in (BASELINE, TRAINED) and not (known and record.digest == BASELINE)):
         return axis.text(value)
     itself = "a copy " * (record.digest == BASELINE)
     ratio = latency.ratio if latency and itself else axis.ratio(record, baseline)

@@ -7,11 +7,13 @@ import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning
+from ghostsearch.measure.cells import Correction
 from ghostsearch.measure.latency_table import LatencyTable
 from ghostsearch.measure.onnx_graph.quantize import float_nodes
 from ghostsearch.records import Axis, Latency
@@ -22,6 +24,7 @@ from ghostsearch.study.directory import (
     STUDY,
     baseline_directory,
     environment,
+    load_study,
     read_study,
     write_run,
     write_study,
@@ -80,7 +83,9 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
     Raises GhostsearchError, before anything is written, when nothing in the space can meet a latency limit, and when
     the veto leaves nothing to search or nothing that meets a limit.
     """
-    tables, fresh = latency_tables(setup, watch), not (watch.folder / STUDY).exists()
+    fresh = not (watch.folder / STUDY).exists()
+    corrections = {} if fresh else read_study(watch.folder).get("corrections", {})
+    tables = latency_tables(setup, watch, None if fresh else corrections)
     if fresh:
         rows = vetoed_rows(tables) if setup.config.veto else []
         latencies = setup.latencies({"baseline": setup.baseline.module}, setup.config.time_limit)["baseline"]
@@ -88,7 +93,8 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
         known = read_study(watch.folder)
         rows = known.get("vetoed", []) if setup.config.counts_latency() else []
         latencies = tuple(Latency.model_validate(x) for x in known["baseline_latencies"])
-    check_latency(setup.config, tables, {x.device: x.median_s for x in latencies})
+    if fresh or not _measured_within(setup.config, watch.folder, latencies):
+        check_latency(setup.config, tables, {x.device: x.median_s for x in latencies})
     check_left(setup, rows)
     write_run(watch.folder, setup.config)
     if fresh:
@@ -97,6 +103,7 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
             "axes": list(setup.config.axes()), "width_multiple": setup.space.width_multiple,
             "anatomy": dataclasses.asdict(setup.anatomy), "vetoed": rows,
             "baseline_latencies": [x.model_dump(mode="json") for x in latencies],
+            "corrections": {d: c.model_dump(mode="json") for d, t in tables.items() if (c := t.correction)},
             "environment": environment(), "notes": _notes(setup, tables),
             # Weights for other classes were trained on other images.
             "cut": list(setup.data.cut) if setup.data.labelled and not setup.baseline.fresh else [],
@@ -109,24 +116,52 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
     return Baseline(trained, study["name"], latencies, tables, tuple(rows))
 
 
-def latency_tables(setup: Setup, watch: Watch) -> dict[str, LatencyTable]:
-    """Each device's latency table of the whole space where latency counts; what is missing is timed."""
+def latency_tables(
+    setup: Setup, watch: Watch, known: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, LatencyTable]:
+    """Each device's latency table of the whole space where latency counts; what is missing is timed.
+
+    known: the corrections of a study that goes on; without, whole models are measured for them, whatever other commands
+    have measured: the same search makes the same choices.
+    """
     if not setup.config.counts_latency():
         return {}
+    tables = {}
     with watch.stage("latency table"):
         told = watch.telling("latency table", kept=True)
-        seconds = setup.config.cell_time_limit
-        return {d: setup.latency_table(d, cell_s=seconds, progress=told) for d in setup.config.device}
+        for device in setup.config.device:
+            table = setup.latency_table(device, cell_s=setup.config.cell_time_limit, progress=told)
+            if known is None and setup.corrected_by:
+                table.store.correct(table.digest, setup.correction(table, told))
+            elif known and device in known:
+                table.store.correct(table.digest, Correction.model_validate(known[device]))
+            tables[device] = table
+    return tables
+
+
+def _measured_within(config: RunConfig, folder: Path, baseline: Sequence[Latency]) -> bool:
+    """Whether a study has a model that was measured within today's latency limit on every device."""
+    limit = next((x for x in config.limits() if x.axis == "latency"), None)
+    if limit is None:
+        return True
+    axes = [
+        Axis.of_latency(x.device, limit=limit.value, relative=limit.relative, baseline=x.median_s) for x in baseline
+    ]
+    timed = [r for r in load_study(folder).records if r.latencies and r.digest != "baseline"]
+    return any(not any(axis.breach(r) for axis in axes) for r in timed)
 
 
 def check_latency(config: RunConfig, tables: Mapping[str, LatencyTable], baseline_s: Mapping[str, float]) -> None:
-    """Raise GhostsearchError, naming the nearest feasible one, when the tables say that nothing meets the limit."""
+    """Raise GhostsearchError, naming the nearest feasible one, when the tables say that nothing meets the limit.
+
+    A table may be wrong by as much as it was on the models that it was corrected by.
+    """
     limit = next((x for x in config.limits() if x.axis == "latency"), None)
     if limit is None:
         return
     for device, table in tables.items():
         least, bound = least_ratio(table), limit.absolute(baseline_s[device]) / baseline_s[device]
-        if least > bound:
+        if least * (1 - (table.correction.error if table.correction else 0.0)) > bound:
             raise GhostsearchError(
                 f"max_latency {config.max_latency}: no architecture of this space is predicted to be that fast on "
                 f"{device}; the nearest feasible limit is about {least * 100:.0f}% "

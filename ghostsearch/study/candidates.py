@@ -69,7 +69,7 @@ def build_candidates(setup: Setup, folder: Path, progress: Progress | None = Non
             _save(folder, rows)
             if progress:
                 told = f"candidate table: {change.name} {change.choice}, {done + 1} of {len(listed)}"
-                progress(int(100 * works[done] / works[-1]), 100, told)
+                progress(round(100 * works[done] / works[-1]), 100, told)
     failed = [r["failed"] for r in rows if r["failed"]]
     if failed and len(failed) == len(rows):
         raise GhostsearchError(f"none of the {len(rows)} choices of this space can be made; the first: {failed[0]}")

@@ -138,9 +138,12 @@ class CandidateScores:
 
     def work(self, change: Change) -> float:
         """The work of a change's fits, in a unit of their own: its share of the time that the table takes."""
-        if self.fitting is None or change.key not in self.cuts:
+        if self.fitting is None:
             return 1.0
-        statistics, (changed, fitted) = self.fitting, self._fitted(change)
+        statistics = self.fitting
+        if change.key not in self.cuts:
+            return sum(statistics.work(path, as_block=True) for path in statistics.places)
+        changed, fitted = self._fitted(change)
         return sum(statistics.work(path, as_block=change.kind == "site" and path in changed) for path in fitted)
 
     def _fitted(self, change: Change) -> tuple[list[str], list[str]]:

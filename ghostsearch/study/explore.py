@@ -30,7 +30,7 @@ def run_trials(plan: Plan, ledger: Ledger, watch: Watch) -> None:
     while not watch.interrupted() and watch.left_s() > longest + final_s(plan, ledger.standings()):
         records = ledger.standings()
         watch.tell(len(records), plan.config.trials, progress_text(plan, records))
-        proposal = ledger.ask(plan.feasible, plan.config.trials)
+        proposal = ledger.ask(plan.feasible, plan.config.trials, plan.fits_memory)
         if proposal is None:
             return
         began = time.perf_counter()

@@ -52,10 +52,11 @@ def plan_stages(config: RunConfig) -> dict[str, Expected]:
     fitted = peak_memory()
     devices = len(config.device)
     cells = sum(len(c) for d in config.device for c in _missing(setup, d)) if config.counts_latency() else 0
+    corrected_s = devices * setup.corrected_by * config.time_limit if config.counts_latency() else 0.0
     trial_s = fit_s + score_s * len(config.rungs()) + PROMOTED * config.epochs * epoch_s + devices * config.time_limit
     final_s = (config.finalists + 1) * config.longest_training() * epoch_s + devices * config.final_time_limit
     stages = {
-        "latency table": (2 * cells * config.cell_time_limit, opened),
+        "latency table": (2 * cells * config.cell_time_limit + corrected_s, opened),
         "baseline": (config.baseline_training() * epoch_s, trained),
         "candidate table": (len(changes) * candidate_s, tabled),
         "trials": (first_s + config.trials * trial_s, fitted),

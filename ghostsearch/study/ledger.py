@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import time
@@ -35,6 +36,8 @@ ATTEMPTS = 2
 """Proposals of the sampler that may be taken or infeasible before a neighbour of the last one is drawn: while many
 trials run, it would make the same few again and again."""
 DRAWS, DRAWS_A_CHANGE = 4000, 20
+BUILDS = 20
+"""Architectures that are built for one proposal; where none of them will do, the next is a trial that says so."""
 Accepts = Callable[[Architecture], bool]
 
 
@@ -128,11 +131,11 @@ class Ledger:
     def _may_again(self, record: Record) -> bool:
         return record.state == "pruned" and not any(o.breach(record, surely=True) for o in self.objectives)
 
-    def ask(self, accepts: Accepts, limit: int | None = None) -> Proposal | None:
-        """The next architecture that the study has not seen and that `accepts` lets through.
+    def ask(self, accepts: Accepts, limit: int | None = None, once_built: Accepts | None = None) -> Proposal | None:
+        """The next architecture that the study has not seen and that `accepts`, at no trial's cost, lets through.
 
-        None when the space is exhausted or `limit` trials are finished or running. A duplicate or infeasible proposal
-        costs no trial.
+        None when the space is exhausted, or `limit` trials are finished or running and none waits that a looser limit
+        lets in again. once_built: what the sampler's own are held against too, which takes building them.
         """
         with self._locked():
             trials = self._trials()
@@ -141,17 +144,22 @@ class Ledger:
             unfinished = self._note(trials)
             running = [t for t in unfinished if t.state == TrialState.RUNNING]
             count = len(self._standings) + len(running)
-            if limit is not None and count >= limit:
-                return None
+            full = limit is not None and count >= limit
             busy = {self._digest(t) for t in running}
 
             def free(architecture: Architecture) -> bool:
                 return not (architecture.digest in self._taken or architecture.digest in busy) and accepts(architecture)
 
             for trial in unfinished:
-                if trial.state == TrialState.WAITING and (queued := self._take(trial, free)):
+                due = trial.state == TrialState.WAITING and (not full or self._digest(trial) in self._newest)
+                if due and (queued := self._take(trial, free)):
                     return queued
-            return self._sample(count, free, [t.params for t in running])
+            built = itertools.count()
+
+            def fit(a: Architecture) -> bool:
+                return free(a) and (once_built is None or next(built) >= BUILDS or once_built(a))
+
+            return None if full else self._sample(count, fit, [t.params for t in running])
 
     @contextmanager
     def working_on(self, proposal: Proposal) -> Iterator[None]:

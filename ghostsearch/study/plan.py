@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ghostsearch.measure.cost import measure_cost
 from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Axis, Record
 from ghostsearch.space.architecture import Architecture, SearchSpace
@@ -73,6 +74,14 @@ class Plan:
         return architecture.is_baseline or all(
             bound is None or getattr(cost, name) <= bound for name, bound in bounds.items()
         )
+
+    def fits_memory(self, architecture: Architecture) -> bool:
+        """Whether an architecture's peak memory meets its limit, for which it is built; the baseline always may."""
+        peak = next((axis.bound for axis in self.axes if axis.name == "peak_memory_bytes"), None)
+        if peak is None or architecture.is_baseline:
+            return True
+        built = measure_cost(self.setup.copied(architecture), self.setup.example)
+        return built.peak_memory_bytes is None or built.peak_memory_bytes <= peak
 
     def points(self, records: Sequence[Record]) -> list[list[float]]:
         """The records' figures on the axes, every one to be minimised; NaN where one has none."""

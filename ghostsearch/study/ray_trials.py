@@ -151,7 +151,7 @@ class StudySearcher(Searcher):
         if self._due("progress"):
             self.watch.tell(len(records), self.plan.config.trials, progress_text(self.plan, records))
             self.watch.on_trial()
-        proposal = self.ledger.ask(self.plan.feasible, self.plan.config.trials)
+        proposal = self.ledger.ask(self.plan.feasible, self.plan.config.trials, self.plan.fits_memory)
         if proposal is None:
             return Searcher.FINISHED
         self.open[trial_id] = proposal

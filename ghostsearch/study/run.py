@@ -117,6 +117,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises GhostsearchError where the folder cannot be written.
     """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -128,7 +129,8 @@ def locked(folder: Path) -> Iterator[None]:
             if not (folder / RUN).exists():
                 (folder / SETUP_LOCK).unlink(missing_ok=True)
                 with suppress(OSError):
-                    folder.rmdir()
+                    for place in made:
+                        place.rmdir()
             raise
 
 

@@ -14,6 +14,8 @@ from ghostsearch.data.calibration import images_within
 from ghostsearch.data.load import Data
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.fits.problem import FitSettings
+from ghostsearch.measure.audit import FIT_MODELS, measured_correction
+from ghostsearch.measure.cells import Correction
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.measure.devices.base import refusals
@@ -220,6 +222,19 @@ class Setup:
         return self.on_device(
             device, latency_table, Network(self.baseline.module, self.example, self.anatomy), self.space, device=device,
             setting=self.config.part(Setting), cell_s=cell_s, progress=progress,
+        )  # fmt: skip
+
+    @property
+    def corrected_by(self) -> int:
+        """Random architectures that are timed for the latency table's correction."""
+        return min(FIT_MODELS, self.config.trials // 2)
+
+    def correction(self, table: LatencyTable, progress: Progress | None = None) -> Correction:
+        """What the sum of a table's layers misses, by `corrected_by` architectures of the space."""
+        return self.on_device(
+            table.store.device.name, measured_correction, table,
+            Network(self.baseline.module, self.example, self.anatomy), model_s=self.config.time_limit,
+            count=self.corrected_by, progress=progress,
         )  # fmt: skip
 
 

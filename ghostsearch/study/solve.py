@@ -15,7 +15,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import read_json, write_text
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.load import example_input
-from ghostsearch.records import Axis, device_of
+from ghostsearch.records import Axis, Record, device_of
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.space.choice import GONE
 from ghostsearch.space.limits import CostLimits, Limits, parse_limit
@@ -112,12 +112,10 @@ def solve_study(folder: Path | str, limits: Mapping[str, str], *, count: int = D
     return answers
 
 
-def measured_rows(folder: Path, limits: CostLimits) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the finalists of a study that keep limits and its own: digest, and a text for each axis."""
+def measured_answers(folder: Path, limits: CostLimits) -> tuple[tuple[Axis, ...], list[Record]]:
+    """A study's axes, and its finalists that keep limits and its own, best score first."""
     view = load_study(folder)
-    axes, found = view.objectives, measured_within(view, Limits(**limits.model_dump()))
-    rows = [[r.digest, *(axis.text(axis.value(r)) for axis in axes)] for r in found]
-    return ["model", *(axis.label for axis in axes)], rows
+    return view.objectives, measured_within(view, Limits(**limits.model_dump()))
 
 
 def _text(column: str, value: float) -> str:

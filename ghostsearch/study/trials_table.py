@@ -26,6 +26,7 @@ COLUMNS: Mapping[str, str] = {
     "peak_memory_bytes": "largest sum of live activations on one image, in bytes",
     "seconds": "wall seconds the trial took",
     "started": "start time, ISO 8601, UTC",
+    "limits": "the limits that it ran under, as given: axis and text, JSON",
     "architecture": "the architecture's JSON: sites and groups with their choices",
 }
 """Columns of trials.csv and trials.parquet, with units."""
@@ -61,6 +62,7 @@ def _row(record: Record) -> dict[str, Any]:
         "test_score": test.value if test else None,
         "seconds": sum(record.seconds.values()),
         "started": record.started,
+        "limits": json.dumps(record.limits, sort_keys=True),
         "architecture": json.dumps({"sites": record.sites, "groups": record.groups}, sort_keys=True),
     }
     if record.cost:

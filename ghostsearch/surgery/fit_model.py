@@ -103,7 +103,7 @@ class ModelFit:
         progress(0, 100, "fitting: the baseline's values")
         blocks = [isinstance(self.student.get_submodule(path), Block) for path in order]
         works = [self.statistics.work(path, as_block=block) for path, block in zip(order, blocks, strict=True)]
-        return [int(100 * done / sum(works)) for done in accumulate(works)]
+        return [round(100 * done / sum(works)) for done in accumulate(works)]
 
     def _without_place(self, changed: Sequence[str]) -> list[str]:
         """Changed layers, and layers behind them, that cannot be fitted."""

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.onnx_graph.file import open_onnx
 from ghostsearch.report.live import served
 
@@ -96,9 +97,10 @@ def test_solve_bounds_peak_memory_by_building_the_answers(ghostsearch, refused, 
     out, _ = study
     found = ghostsearch("solve", out, "--max-macs", "80%", "--max-memory", "99%", "--json")
     assert found.code == 0, found.err
-    whole = ghostsearch("solve", out, "--max-memory", "100%", "--count", "1", "--json").data[0]["predicted"]
+    whole = ghostsearch("solve", out, "--max-memory", "100%", "--count", "1", "--json").data[-1]["predicted"]
     for answer in found.data:
-        assert answer["predicted"]["peak_memory_bytes"] <= 0.99 * whole["peak_memory_bytes"]
+        figures = answer.get("measured") or answer["predicted"]
+        assert figures.get("peak_memory_bytes", 0) <= 0.99 * whole["peak_memory_bytes"]
     refused("their minimum is peak memory", "solve", out, "--max-memory", "1kB")
     assert " ms" in refused("minimum of each alone is latency on", "solve", out, "--max-latency", "1us").err
 
@@ -114,6 +116,21 @@ def test_solve_offers_what_was_measured_before_what_is_predicted(ghostsearch, st
     assert kept
     assert all(digest in measured for digest in kept)
     assert "predicted loss" in predicted
+    kinds = ["measured" if "measured" in x else "predicted" for x in ghostsearch("solve", out, "--json").data]
+    assert kinds == sorted(kinds)
+
+
+def test_solve_shows_what_was_measured_where_the_table_has_no_answer(ghostsearch, study, monkeypatch):
+    out, _ = study
+
+    def nothing(*args, **options):
+        raise GhostsearchError("no architecture of this space meets the limits")
+
+    monkeypatch.setattr("ghostsearch.study.solve.solve_study", nothing)
+    shown = ghostsearch("solve", out)
+    assert shown.code == 0, shown.err
+    assert "measured" in shown.out
+    assert "no architecture of this space" in shown.err
 
 
 def test_choose_takes_a_measured_model_and_writes_its_file(ghostsearch, refused, study):

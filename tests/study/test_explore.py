@@ -40,8 +40,19 @@ def test_the_reserve_is_what_training_scoring_and_timing_the_finalists_takes():
 
 def test_a_latency_limit_that_the_table_cannot_meet_is_refused_with_the_nearest_that_can():
     space = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)")}, {"g": ("width(1)", "width(0.5)")})
-    table = SimpleNamespace(space=space, additive_ratios=lambda codes: 1 - np.asarray(codes) @ [0.2, 0.3])
+    table = SimpleNamespace(
+        space=space, correction=None, additive_ratios=lambda codes: 1 - np.asarray(codes) @ [0.2, 0.3]
+    )
     check_latency(config(max_latency="51%"), {DEVICE: table}, {DEVICE: 2e-3})
     for limit in ("49%", "0.9ms", "12us"):
         with pytest.raises(GhostsearchError, match=r"nearest feasible limit is about 50% \(1ms\)"):
             check_latency(config(max_latency=limit), {DEVICE: table}, {DEVICE: 2e-3})
+
+
+def test_a_latency_limit_is_not_refused_where_the_table_was_as_wrong_on_measured_models():
+    space = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)")}, {})
+    correction = SimpleNamespace(error=0.1)
+    table = SimpleNamespace(space=space, correction=correction, additive_ratios=lambda codes: 1 - 0.5 * codes[:, 0])
+    check_latency(config(max_latency="46%"), {DEVICE: table}, {DEVICE: 2e-3})
+    with pytest.raises(GhostsearchError, match="nearest feasible limit is about 50%"):
+        check_latency(config(max_latency="44%"), {DEVICE: table}, {DEVICE: 2e-3})

@@ -61,6 +61,20 @@ def test_a_looser_limit_tries_again_what_the_tighter_one_ruled_out_and_records_k
     assert {r.limits["memory"] for r in retried} == {"150%"}
 
 
+def test_a_looser_limit_tries_again_with_no_trial_more(again):
+    before, go_on = again
+    ruled_out = {r.digest for r in before.records if r.state == "pruned"}
+    after = go_on(max_memory="150%")
+    assert {r.digest for r in after.records[len(before.records) :]} == ruled_out
+
+
+def test_the_sampler_proposes_nothing_that_breaks_the_memory_limit(again, monkeypatch):
+    before, go_on = again
+    monkeypatch.setattr("ghostsearch.study.ledger.BUILDS", 10_000)
+    after = go_on(trials=len(before.records) + 4)
+    assert {r.state for r in after.records[len(before.records) :] if r.origin == "sampler"} == {"complete"}
+
+
 def test_a_new_axis_a_limit_on_another_and_another_sampler_go_on_with_the_same_trials(again):
     before, go_on = again
     after = go_on(objectives=["score", "macs", "latency"], max_params="99%", sampler="nsga2", veto=True, trials=6)
@@ -109,8 +123,8 @@ def test_what_cannot_change_is_one_line_and_changes_nothing(again, changed):
 )
 def test_a_command_that_fails_on_its_arguments_leaves_nothing_behind(tiny, tmp_path, wrong, said):
     with pytest.raises(GhostsearchError, match=said):
-        search(RunConfig(**tiny(tmp_path / "run", **{**QUICK, **wrong})))
-    assert not (tmp_path / "run").exists()
+        search(RunConfig(**tiny(tmp_path / "some" / "run", **{**QUICK, **wrong})))
+    assert not any(tmp_path.iterdir()), "nor the folders that were made for it"
 
 
 class Simulated(Setup):
