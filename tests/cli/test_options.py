@@ -71,6 +71,8 @@ def test_what_must_be_given_and_what_follows_from_the_model_show_no_default():
     [
         ("error: --trials: must be a whole number, got 'lots'", ["search", "--trials", "lots"]),
         ("error: --fit-memory: must be a number, got 'lots'", ["convert", "m", "--fit-memory", "lots"]),
+        ("error: --time-limit: must be a finite number, got inf", ["measure", "m", "--time-limit", "inf"]),
+        ("error: --seed: must be less than 2147483648", ["convert", "m", "--seed", "99999999999999999999"]),
         ("--count': must be a whole number", ["solve", "study", "--count", "lots"]),
         ("(Possible options: --out)", ["search", "--ouu", "there"]),
         ("Missing argument 'MODEL'; 'ghostsearch convert --help' explains", ["convert"]),

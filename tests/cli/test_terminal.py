@@ -66,6 +66,14 @@ def test_a_person_sees_count_time_left_and_the_best_so_far(screen):
     assert "of memory" in shown
 
 
+def test_a_long_text_leaves_room_for_the_count(screen):
+    _, err = screen(watched=True)
+    with terminal.progress_bar() as report:
+        report(17, 110, "candidate table: " + "a.long.name." * 9)
+    assert "17/110" in err.getvalue()
+    assert "of memory" in err.getvalue()
+
+
 def test_quiet_is_quiet(screen):
     out, err = screen(watched=True)
     with terminal.progress_bar(quiet=True) as report:

@@ -69,6 +69,13 @@ def judged(model: LoadedModel, out: Path, **options: object):
     return quantize(model, IMAGES.split(16), out, judges)
 
 
+def test_a_layer_that_a_studys_model_has_lost_is_no_mistake(tmp_path: Path) -> None:
+    """A study keeps layers of its baseline in float, of which a dropped branch leaves none."""
+    kept, model = Int8Options(keep_float=("gone.*",)), loaded(Stages)
+    result = quantize(model, IMAGES.split(16), tmp_path / "net.onnx", Judges([], None, QUICK, kept, must_match=False))
+    assert result.size_bytes == (tmp_path / "net.onnx").stat().st_size
+
+
 def test_everything_is_quantized_and_the_figures_are_the_files_own(tmp_path: Path) -> None:
     result = judged(loaded(Stages), tmp_path / "net.onnx")
     assert result.size_bytes == (tmp_path / "net.onnx").stat().st_size
