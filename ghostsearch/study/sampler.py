@@ -13,6 +13,7 @@ believed possible (Thompson 1933).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ class TableSampler(optuna.samplers.BaseSampler):
         axes = problem.axes(self.objectives)
         self.beliefs = Beliefs(problem, axes)
         self._front = list[Code]()
-        self._rest_of_front = solve_budgets(problem, axes, problem.within_margins(self.limits))
+        self._rest_of_front: Iterator[Code] | None = None
         self._program = Program(problem)
         self._least = {axis: self._program.least(axis) for axis in axes}
         self._taken: set[Code] = set()
@@ -77,6 +78,10 @@ class TableSampler(optuna.samplers.BaseSampler):
         """Numbers of finished trials that were taken in, of those from `_settled` on."""
         self._settled = 0
         self._independent = optuna.samplers.RandomSampler(seed=seed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the program's answers still to come, which a copy solves again."""
+        return {**vars(self), "_rest_of_front": None}
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial  # noqa: ARG002
@@ -161,6 +166,9 @@ class TableSampler(optuna.samplers.BaseSampler):
     def _solvers_answers(self) -> Iterator[Code]:
         """What `solve_budgets` gives, each solved once."""
         yield from self._front
+        if self._rest_of_front is None:
+            every = solve_budgets(self.problem, self.beliefs.axes, self.problem.within_margins(self.limits))
+            self._rest_of_front = islice(every, len(self._front), None)
         for code in self._rest_of_front:
             self._front.append(code)
             yield code

@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.search.optuna import OptunaSearch
 
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.records import latency_column
 from ghostsearch.study.baseline import make_baseline
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.ledger import architecture_of, distributions
-from ghostsearch.study.plan import Plan
+from ghostsearch.study.plan import Plan, make_plan
 from ghostsearch.study.ray_trials import opened_as, to_open
-from ghostsearch.study.run import locked
+from ghostsearch.study.run import locked, sampler_of
+from ghostsearch.study.sampler import TableSampler
 from ghostsearch.study.setup import Setup, open_setup
 from ghostsearch.study.watch import Watch
 from ghostsearch.surgery.saved import load_directory, save
@@ -54,6 +57,26 @@ def trainable(run: RunConfig) -> Any:
     return tune.with_parameters(
         ArchitectureTrainable, setup=to_open(Plan(baseline, setup.space, baseline.axes, None, ()))
     )
+
+
+def searcher(run: RunConfig) -> OptunaSearch:
+    """The search's own sampler for a Tuner, in the place of `param_space`: it begins with the candidate table.
+
+    It optimises the run's objectives, so that the Tuner is given neither metric nor mode. Table and baseline are made
+    where the run asks for them, and kept in `run.out`. Raises GhostsearchError as `param_space` does, and where the
+    run's sampler is another.
+    """
+    if run.sampler != "table":
+        raise GhostsearchError(f"sampler {run.sampler!r}: OptunaSearch takes Optuna's own; this one is for 'table'")
+    watch, setup = Watch(Path(run.out)), open_setup(run)
+    with locked(watch.folder):
+        plan = make_plan(make_baseline(setup, watch), watch)
+    sampler = sampler_of(plan)
+    assert isinstance(sampler, TableSampler)
+    return OptunaSearch(
+        space={**distributions(plan.space)}, metric=[axis.name for axis in plan.axes], sampler=sampler,
+        mode=["max" if axis.maximize else "min" for axis in plan.axes],
+    )  # fmt: skip
 
 
 class ArchitectureTrainable(tune.Trainable):

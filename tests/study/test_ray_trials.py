@@ -252,6 +252,23 @@ def test_a_users_own_tuner_stops_between_rungs(cluster, tiny, tmp_path):
         assert kept.architecture == architecture
 
 
+def test_a_users_own_tuner_proposes_what_the_search_does(cluster, tiny, tmp_path):
+    """`tune.searcher` in a Tuner: the program's answers of the candidate table first, then what trials teach."""
+    options = tiny(tmp_path / "run", objectives=["score", "macs"], sampler="table", seeds="solver", trials=3, epochs=0)
+    run = RunConfig(**options)
+    tuner = tune.Tuner(
+        ghostsearch.tune.trainable(run),
+        tune_config=tune.TuneConfig(search_alg=ghostsearch.tune.searcher(run), num_samples=3, max_concurrent_trials=1),
+        run_config=tune.RunConfig(storage_path=str(tmp_path / "tune"), verbose=0),
+    )
+    results = tuner.fit()
+    assert not results.errors
+    own = search(RunConfig(**{**options, "out": str(tmp_path / "own")}))
+    assert {r.metrics["digest"] for r in results} == {r.architecture.digest for r in own.records}
+    with pytest.raises(GhostsearchError, match="sampler 'tpe'"):
+        ghostsearch.tune.searcher(run.but(sampler="tpe"))
+
+
 def test_a_cluster_without_the_device_or_the_resources_is_one_line(cluster, tiny, tmp_path):
     with pytest.raises(GhostsearchError, match=r"no node .* has 'device:torch-cpu'.*ray start"):
         search(RunConfig(**tiny(tmp_path / "a", engine="ray", device="torch:cpu")))

@@ -1,5 +1,6 @@
 """Every sampler keeps the same promises; the table's learns, keeps to limits and beats a random search."""
 
+import pickle
 from itertools import islice
 
 import numpy as np
@@ -256,3 +257,11 @@ WIDE = Problem(
 def test_what_does_not_fit_the_table_is_refused(parameters, objectives, message):
     with pytest.raises(GhostsearchError, match=message):
         TableSampler(PROBLEM, parameters, objectives)
+
+
+def test_a_pickled_sampler_goes_on_with_the_solvers_answers():
+    sampler = table_sampler()
+    study = study_of(sampler)
+    study.optimize(objective, n_trials=3)
+    copy = pickle.loads(pickle.dumps(sampler))
+    assert copy.suggest(study) == sampler.suggest(study)
