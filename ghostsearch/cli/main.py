@@ -90,6 +90,8 @@ def main() -> None:
         command = error.ctx.command_path if error.ctx else "ghostsearch"
         say_error(f"{in_words(error.format_message()).rstrip('.')}; '{command} --help' explains")
         sys.exit(2)
+    except typer.Abort:
+        sys.exit(1)
     except BrokenPipeError:
         # The reader of our output went away (such as `| head`): nobody is left to read.
         sys.stderr.close()

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ghostsearch.errors import GhostsearchError, GhostsearchWarning
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning, failure_reason, release_memory
 from ghostsearch.measure.cells import Correction
 from ghostsearch.measure.latency_table import LatencyTable
 from ghostsearch.measure.onnx_graph.quantize import float_nodes
 from ghostsearch.records import Axis, Latency
+from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import (
@@ -132,11 +133,21 @@ def latency_tables(
         for device in setup.config.device:
             table = setup.latency_table(device, cell_s=setup.config.cell_time_limit, progress=told)
             if known is None and setup.corrected_by:
-                table.store.correct(table.digest, setup.correction(table, told))
+                _correct(setup, table, told)
             elif known and device in known:
                 table.store.correct(table.digest, Correction.model_validate(known[device]))
             tables[device] = table
     return tables
+
+
+def _correct(setup: Setup, table: LatencyTable, progress: Progress) -> None:
+    """Correct a table by whole models; where one of them cannot be made or timed, warn and leave it as it is."""
+    try:
+        table.store.correct(table.digest, setup.correction(table, progress))
+    except Exception as error:  # noqa: BLE001 - the choice that fails is found, and named, by the candidate table
+        release_memory()
+        text = f"latency table on {table.store.device.name}: not corrected by whole models ({failure_reason(error)})"
+        warnings.warn(text, GhostsearchWarning, stacklevel=2)
 
 
 def _measured_within(config: RunConfig, folder: Path, baseline: Sequence[Latency]) -> bool:

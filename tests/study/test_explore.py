@@ -5,13 +5,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning
 from ghostsearch.records import Record, Score
 from ghostsearch.space.architecture import SearchSpace
-from ghostsearch.study.baseline import check_latency
+from ghostsearch.study.baseline import check_latency, latency_tables
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.explore import REPORT_S, final_s
 from ghostsearch.study.plan import Plan
+from ghostsearch.study.watch import Watch
 
 DEVICE = "onnxruntime:cpu"
 
@@ -56,3 +57,16 @@ def test_a_latency_limit_is_not_refused_where_the_table_was_as_wrong_on_measured
     check_latency(config(max_latency="46%"), {DEVICE: table}, {DEVICE: 2e-3})
     with pytest.raises(GhostsearchError, match="nearest feasible limit is about 50%"):
         check_latency(config(max_latency="44%"), {DEVICE: table}, {DEVICE: 2e-3})
+
+
+def test_a_random_model_that_fails_leaves_the_latency_table_as_it_is_and_says_so(tmp_path):
+    def correction(table, progress):
+        raise RuntimeError("no such kernel")
+
+    store = SimpleNamespace(device=SimpleNamespace(name=DEVICE), correct=lambda *_: pytest.fail("corrected"))
+    table = SimpleNamespace(digest="", store=store)
+    setup = SimpleNamespace(
+        config=config(max_latency="50%"), latency_table=lambda *_, **__: table, corrected_by=2, correction=correction
+    )
+    with pytest.warns(GhostsearchWarning, match="not corrected by whole models.*no such kernel"):
+        assert latency_tables(setup, Watch(tmp_path), None) == {DEVICE: table}
