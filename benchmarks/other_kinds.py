@@ -207,7 +207,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=512, help="tones to fit to; twice as many select, eight test")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.7, 0.5], help="latency limits of the searches")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.7, 0.6], help="latency limits of the searches")
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--time-limit", type=float, default=20.0, help="seconds of timing a network")
     parser.add_argument("--seed", type=int, default=0)
