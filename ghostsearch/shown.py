@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from importlib.util import find_spec
+from itertools import accumulate
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,12 @@ def bar(console: Console) -> Iterator[Progress]:
         yield lambda done, total, text: shown.update(
             task, completed=done, total=total or None, description=text[:90], left=left.told(done, total)
         )
+
+
+def percent_done(works: Iterable[float]) -> list[int]:
+    """Percent of all the work that is done after each step, of steps that are not alike."""
+    done = [*accumulate(works)]
+    return [round(100 * x / done[-1]) for x in done]
 
 
 class TimeLeft:

@@ -123,11 +123,14 @@ def solve(
     if out:
         write_text(out, json.dumps(best[0].to_dict(), indent=1) + "\n")
     if shown.as_json:
-        figures = [(r, {axis.name: axis.value(r) for axis in axes}) for r in measured]
-        found = [{"architecture": r.architecture.to_dict(), "measured": values} for r, values in figures]
-        keys = ("architecture", "loss", "predicted")
-        predicted = [(a.architecture.to_dict(), a.loss, a.resources) for a in answers]
-        say_json([*found, *(dict(zip(keys, values, strict=True)) for values in predicted)])
+        found = [
+            {"architecture": r.architecture.to_dict(), "measured": {axis.name: axis.value(r) for axis in axes}}
+            for r in measured
+        ]
+        predicted = [
+            {"architecture": a.architecture.to_dict(), "loss": a.loss, "predicted": a.resources} for a in answers
+        ]
+        say_json([*found, *predicted])
         return
     if measured:
         rows = [[r.digest, *(axis.text(axis.value(r)) for axis in axes)] for r in measured]

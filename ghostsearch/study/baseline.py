@@ -94,7 +94,8 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
         known = read_study(watch.folder)
         rows = known.get("vetoed", []) if setup.config.counts_latency() else []
         latencies = tuple(Latency.model_validate(x) for x in known["baseline_latencies"])
-    if fresh or not _measured_within(setup.config, watch.folder, latencies):
+    found = Baseline(setup, "", latencies, tables, tuple(rows))
+    if fresh or not _measured_within(found.axes, watch.folder):
         check_latency(setup.config, tables, {x.device: x.median_s for x in latencies})
     check_left(setup, rows)
     write_run(watch.folder, setup.config)
@@ -114,7 +115,7 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
         warnings.warn(warning, GhostsearchWarning, stacklevel=2)
     with watch.stage("baseline"):
         trained = trained_setup(setup, watch)
-    return Baseline(trained, study["name"], latencies, tables, tuple(rows))
+    return dataclasses.replace(found, setup=trained, name=study["name"])
 
 
 def latency_tables(
@@ -150,16 +151,11 @@ def _correct(setup: Setup, table: LatencyTable, progress: Progress) -> None:
         warnings.warn(text, GhostsearchWarning, stacklevel=2)
 
 
-def _measured_within(config: RunConfig, folder: Path, baseline: Sequence[Latency]) -> bool:
-    """Whether a study has a model that was measured within today's latency limit on every device."""
-    limit = next((x for x in config.limits() if x.axis == "latency"), None)
-    if limit is None:
-        return True
-    axes = [
-        Axis.of_latency(x.device, limit=limit.value, relative=limit.relative, baseline=x.median_s) for x in baseline
-    ]
+def _measured_within(axes: Sequence[Axis], folder: Path) -> bool:
+    """Whether a study has a model that was measured within today's latency limits."""
+    limited = [axis for axis in axes if axis.device and axis.limit is not None]
     timed = [r for r in load_study(folder).records if r.latencies and r.digest != "baseline"]
-    return any(not any(axis.breach(r) for axis in axes) for r in timed)
+    return any(not any(axis.breach(r) for axis in limited) for r in timed)
 
 
 def check_latency(config: RunConfig, tables: Mapping[str, LatencyTable], baseline_s: Mapping[str, float]) -> None:

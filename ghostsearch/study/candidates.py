@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ghostsearch.errors import GhostsearchError, failure_reason, release_memory
 from ghostsearch.files import atomic_path
 from ghostsearch.machine import memory_kept
-from ghostsearch.shown import Progress
+from ghostsearch.shown import Progress, percent_done
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.directory import RUN
 from ghostsearch.study.divergence import CandidateScores, Change
@@ -63,13 +62,13 @@ def build_candidates(setup: Setup, folder: Path, progress: Progress | None = Non
             progress(0, 100, "candidate table: the baseline's values and gradients")
         scores = CandidateScores(setup)
         listed = scores.prepare(missing)
-        works = [*accumulate(scores.work(change) for change in listed)]
+        percent = percent_done(scores.work(change) for change in listed)
         for done, change in enumerate(listed):
             rows.append(_row(setup, scores, change))
             _save(folder, rows)
             if progress:
                 told = f"candidate table: {change.name} {change.choice}, {done + 1} of {len(listed)}"
-                progress(round(100 * works[done] / works[-1]), 100, told)
+                progress(percent[done], 100, told)
     failed = [r["failed"] for r in rows if r["failed"]]
     if failed and len(failed) == len(rows):
         raise GhostsearchError(f"none of the {len(rows)} choices of this space can be made; the first: {failed[0]}")

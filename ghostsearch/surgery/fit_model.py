@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from ghostsearch.fits.sampled_rows import Samples, Window, as_maps, crops
 from ghostsearch.graph.capture import copied
 from ghostsearch.graph.flow import LAYERS, Place, descendants, fit_order, input_weight, readers_of
 from ghostsearch.graph.paused import PausedRuns
-from ghostsearch.shown import Progress
+from ghostsearch.shown import Progress, percent_done
 from ghostsearch.space.architecture import Architecture, Branch
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.stopped_fit import StoppedFit, key_of
@@ -102,8 +101,8 @@ class ModelFit:
         """How much of a fit's work is done after each layer: the last ones of a network can take ten times as long."""
         progress(0, 100, "fitting: the baseline's values")
         blocks = [isinstance(self.student.get_submodule(path), Block) for path in order]
-        works = [self.statistics.work(path, as_block=block) for path, block in zip(order, blocks, strict=True)]
-        return [round(100 * done / sum(works)) for done in accumulate(works)]
+        works = (self.statistics.work(path, as_block=block) for path, block in zip(order, blocks, strict=True))
+        return percent_done(works)
 
     def _without_place(self, changed: Sequence[str]) -> list[str]:
         """Changed layers, and layers behind them, that cannot be fitted."""

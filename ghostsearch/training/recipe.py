@@ -14,19 +14,16 @@ TRAINING = "Training"
 class Recipe(Computing, Seeded):
     """SGD with Nesterov momentum: a linear warm-up to `lr`, then a cosine to zero."""
 
-    epochs: float = option(20, "Epochs; parts allowed.", panel=TRAINING, gt=0, allow_inf_nan=False)
+    epochs: float = option(20, "Epochs; parts allowed.", panel=TRAINING, gt=0)
     steps: int | None = option(None, "At most so many steps.", panel=TRAINING, cli=False, ge=1)
     batch_size: int = option(64, "Training batch size, in images.", panel=TRAINING, ge=1)
-    lr: float = option(0.05, "Highest learning rate.", panel=TRAINING, gt=0, allow_inf_nan=False)
+    lr: float = option(0.05, "Highest learning rate.", panel=TRAINING, gt=0)
     warmup: float = option(0.1, "Share of the steps in which the learning rate climbs.", panel=TRAINING, ge=0, lt=1)
     momentum: float = option(0.9, "Nesterov momentum.", panel=TRAINING, cli=False, ge=0, lt=1)
     weight_decay: float = option(
         5e-4, "Weight decay of convolutions and linear layers; biases and BatchNorm have none.", panel=TRAINING, ge=0,
-        allow_inf_nan=False,
     )  # fmt: skip
-    clip_norm: float = option(
-        1.0, "Maximum gradient norm; 0: no clipping.", panel=TRAINING, cli=False, ge=0, allow_inf_nan=False
-    )
+    clip_norm: float = option(1.0, "Maximum gradient norm; 0: no clipping.", panel=TRAINING, cli=False, ge=0)
     distillation: float = option(
         0.5, "Share of the distillation loss where there is a teacher.", panel=TRAINING, ge=0, le=1
     )
