@@ -375,6 +375,32 @@ class Axis(_Frozen):
         return f"{self.label} {self.text(value)} over the limit {self.text(self.limit)}"
 
 
+class KeptLayer(_Frozen):
+    """A layer of an int8 file, and what the file becomes with that one layer in float."""
+
+    layer: str
+    snr_db: float
+    """Signal-to-noise of its output in int8, its input that of the float network."""
+    latency_ratio: float
+    """Latency of the file with the layer in float over that of the int8 file, interleaved."""
+    ratio_interval: tuple[float, float] | None = None
+    """95 % confidence interval of `latency_ratio`."""
+    score: Score
+    """Of the file with the layer in float, on the validation split."""
+
+
+class Int8Model(_Frozen):
+    """What int8 does within one model's file."""
+
+    digest: str
+    device: str
+    """Where its layers' latencies were measured."""
+    in_float: tuple[str, ...]
+    """Layer and operator of what still computes in float."""
+    noisiest: tuple[KeptLayer, ...]
+    """The layers that int8 adds most noise to, worst first; none that the study keeps in float anyway."""
+
+
 class StudyView(Shown, _Frozen):
     """A study as the report and other readers see it: everything on disk, nothing computed."""
 
@@ -405,6 +431,8 @@ class StudyView(Shown, _Frozen):
     """Rows of the latency model's audit over the trials: device, predictor, models, mape, tau, worst."""
     layers: tuple[dict[str, Any], ...] = ()
     """Each layer timed alone: device, layer, baseline_s, and seconds by digest for the finalists and uniform models."""
+    int8_layers: tuple[Int8Model, ...] = ()
+    """The baseline and the finalists in int8, layer by layer; empty for other studies and interrupted ones."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Versions, processor, cores, date, command."""
     notes: tuple[str, ...] = ()

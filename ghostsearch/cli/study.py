@@ -174,11 +174,11 @@ def report(
 
 def _show(view: StudyView, folder: Path, written: list[str]) -> None:
     """The front, the files written, the result in a sentence, and what to type next."""
-    from ghostsearch.report.headline import cautions, headline
+    from ghostsearch.report.headline import sentences
     from ghostsearch.report.tables import front_table
 
     out.print(front_table(view))
-    for line in (*written, headline(view), *cautions(view), _next_step(view, folder)):
+    for line in (*written, *sentences(view), _next_step(view, folder)):
         say(line)
 
 

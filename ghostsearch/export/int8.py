@@ -22,16 +22,13 @@ from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.onnx_graph.int8_module import FloatFile, single_images
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.onnx_graph.names import layer_of, require_layers
-from ghostsearch.measure.onnx_graph.noise import LayerNoise
+from ghostsearch.measure.onnx_graph.noise import NOISIEST, LayerNoise
 from ghostsearch.measure.onnx_graph.quantize import Int8Options, float_nodes, weight_bits
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.records import Latency
 from ghostsearch.training.evaluate import evaluate
 from ghostsearch.training.tasks.base import Task
-
-SHOWN = 5
-"""Layers named as the noisiest."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +122,8 @@ def quantize(model: LoadedModel, calibration: Iterable[Tensor], out: Path, judge
         kept = KeptFloat(noise[0].layer, timed["kept"].median_s / timed["int8"].median_s, scores["kept"])
     return _result(
         out, (len(file.graph), len(files["int8"].graph)), timed["int8"], scores, judges, runtime="ONNX Runtime",
-        calibration_images=sum(map(len, batches)), weight_bits=weight_bits(), noisiest=noise[:SHOWN], kept_float=kept,
-        float_nodes=tuple(float_nodes(made.graph)), seconds=time.perf_counter() - started,
+        calibration_images=sum(map(len, batches)), weight_bits=weight_bits(), noisiest=noise[:NOISIEST],
+        kept_float=kept, float_nodes=tuple(float_nodes(made.graph)), seconds=time.perf_counter() - started,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ghostsearch.records import Axis, Record, Score, StudyView
+from ghostsearch.report.int8_layers import gain
 from ghostsearch.report.outcome import (
     best_baseline,
     cost_axes,
@@ -18,6 +19,11 @@ from ghostsearch.report.outcome import (
 from ghostsearch.study.recommendation import INT8
 from ghostsearch.study.statistics import compare, on_same_images
 from ghostsearch.units import AGAINST_BASELINE, AGREEMENT, SHARES, share_text
+
+
+def sentences(view: StudyView) -> list[str]:
+    """What the terminal says of a study: the headline, its cautions, and the layer that should stay in float."""
+    return [headline(view), *cautions(view), *filter(None, [gain(view)])]
 
 
 def headline(view: StudyView) -> str:

@@ -13,6 +13,7 @@ from ghostsearch.report.content import menu, page_content, slider_ends, study_li
 from ghostsearch.report.headline import cautions, headline
 from ghostsearch.report.history import hypervolume_history, rung_curves
 from ghostsearch.report.html import render
+from ghostsearch.report.int8_layers import float_islands, gain, int8_caption, int8_table
 from ghostsearch.report.outcome import by_digest, cost_cell, score_cell, table_axes
 from ghostsearch.report.summary import write_markdown
 from ghostsearch.report.tables import (
@@ -52,6 +53,7 @@ def render_page(view: StudyView, directory: Path) -> str:
         trials=_trial_rows(view, {m["id"] for m in content["models"]}), left_out=content["left_out"],
         menu=menu(view, content), layer_devices=list(content["layers"]), history=hypervolume_history(view),
         rungs=rung_curves(view), vetoed=vetoed_rows(view), failed=failed_rows(view), audit=audit_table(view),
+        int8=int8_table(view), int8_caption=int8_caption(view), islands=float_islands(view), gain=gain(view),
         classes=class_table(view), measured=measured_rows(view), files=study_links(directory, view.candidates),
         compact=compact_rows(compact) if compact else None,
         compact_note=f"Measured alike: {conditions(compact)}. {table_note(compact)}" if compact else "",

@@ -10,6 +10,7 @@ from ghostsearch.records import StudyView
 from ghostsearch.report.classes import class_table
 from ghostsearch.report.figures import front_figure, layer_figures, strips_figure
 from ghostsearch.report.headline import cautions, headline
+from ghostsearch.report.int8_layers import float_islands, gain, int8_caption, int8_table
 from ghostsearch.report.outcome import cost_axes
 from ghostsearch.report.pictures import draw
 from ghostsearch.report.points import STAGES, kinds, make_panel, stages
@@ -66,6 +67,12 @@ def render_markdown(view: StudyView, pictures: Sequence[str] = ()) -> str:
     if "layers.png" in pictures:
         parts += ["## What each layer became", "![Layers](layers.png)"]
     parts += ["![Latency of each layer before and after](latency.png)"] * ("latency.png" in pictures)
+    if view.int8_layers:
+        islands = [f"- {plain_text(f'{model}: {left}')}" for model, left in float_islands(view)]
+        table = int8_table(view)
+        parts += ["## Layers in int8", *filter(None, [plain_text(gain(view))])]
+        parts += [markdown_table(*table), plain_text(int8_caption(view))] * bool(table[1])
+        parts += ["In float within the int8 file:", "\n".join(islands)]
     if failed := [list(row.values()) for row in failed_choice_rows(view)]:
         parts += ["## Choices that failed", markdown_table(["site", "choice", "reason"], failed)]
     parts += ["## How it was measured"]

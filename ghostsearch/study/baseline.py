@@ -40,8 +40,6 @@ from ghostsearch.training.loop import Checkpoint, train
 from ghostsearch.training.recipe import Recipe
 
 COST_COLUMNS = {"macs": "macs", "params": "params", "memory": "peak_memory_bytes"}
-NOISIEST = 5
-"""Layers whose noise in int8 the report names."""
 
 
 @dataclass(frozen=True)
@@ -237,22 +235,10 @@ def _notes(setup: Setup, tables: Mapping[str, LatencyTable]) -> list[str]:
     notes.append("descendants are distilled from the baseline while they train")
     if setup.config.scores_int8:
         notes.append("scores are those of networks quantized to int8, the baseline's too")
-        notes += _int8_notes(setup, trained=not epochs)
+        left = ", ".join(float_nodes(setup.int8_graph(setup.baseline.module).graph))
+        notes.append(f"in float within the int8 baseline: {left or 'nothing'}")
     stores = [table.store for table in tables.values()]
     notes += dict.fromkeys(note for store in stores if (note := store.note or store.history))
     if setup.anatomy.width_note:
         notes.append(setup.anatomy.width_note)
-    return notes
-
-
-def _int8_notes(setup: Setup, *, trained: bool) -> list[str]:
-    """What of the baseline int8 does not reach and, of trained weights, where it adds most noise."""
-    found = setup.int8_graph(setup.baseline.module)
-    left = ", ".join(float_nodes(found.graph))
-    notes = [f"in float within the int8 baseline: {left or 'nothing'}"]
-    if trained:
-        worst = ", ".join(f"{x.layer} {x.snr_db:.0f} dB" for x in found.noise()[:NOISIEST])
-        notes.append(
-            f"noisiest layers of the int8 baseline, each by itself: {worst} (--keep-float leaves one in float)"
-        )
     return notes

@@ -154,8 +154,8 @@ def _view(folder: Path, config: RunConfig, study: Any, outcome: Any, records: Se
         objectives=outcome.get("objectives", ()), records=tuple(records), front=outcome.get("front", ()),
         chosen=outcome.get("chosen", ""), finalists=outcome.get("finalists", ()), missed=outcome.get("missed", ()),
         vetoed=study.get("vetoed", ()), candidates=outcome.get("candidates", ""), audit=outcome.get("audit", ()),
-        layers=outcome.get("layers", ()), width_multiple=study.get("width_multiple"),
-        environment=study["environment"],
+        layers=outcome.get("layers", ()), int8_layers=outcome.get("int8_layers", ()),
+        width_multiple=study.get("width_multiple"), environment=study["environment"],
         notes=(*study.get("notes", ()), *filter(None, [config.flattered(study.get("cut", ()))])),
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Record
 from ghostsearch.study.directory import kept_directory
+from ghostsearch.study.int8_layers import TIMING_SHARE, judged_layers
 from ghostsearch.study.kept import forget_dominated, save_model
 from ghostsearch.study.ledger import Ledger, Proposal
 from ghostsearch.study.plan import Plan
@@ -60,8 +61,10 @@ def final_s(plan: Plan, records: Sequence[Record]) -> float:
     models = min(plan.config.finalists, len(records)) + 2
     epoch_s, scoring_s = _seconds_of(records, "train"), _seconds_of(records, "evaluate")
     timing_s = plan.config.final_time_limit * len(plan.config.device)
+    layers = judged_layers(plan.config, models - 1)
+    layers_s = len(layers) and TIMING_SHARE * plan.config.final_time_limit + sum(layers) * scoring_s
     # Two splits of each model are scored.
-    return models * (epoch_s * plan.config.longest_training() + 2 * scoring_s) + timing_s + REPORT_S
+    return models * (epoch_s * plan.config.longest_training() + 2 * scoring_s) + timing_s + layers_s + REPORT_S
 
 
 def _seconds_of(records: Sequence[Record], step: str) -> float:

@@ -14,6 +14,7 @@ import torch
 from ghostsearch.machine import peak_memory
 from ghostsearch.study.candidates import single_changes
 from ghostsearch.study.config import RunConfig
+from ghostsearch.study.int8_layers import TIMING_SHARE, judged_layers
 from ghostsearch.study.plan import uniform_seeds
 from ghostsearch.study.setup import Setup, open_setup
 from ghostsearch.training.evaluate import mode, placed, to_device, torch_device
@@ -55,6 +56,7 @@ def plan_stages(config: RunConfig) -> dict[str, Expected]:
     corrected_s = devices * setup.corrected_by * config.time_limit if config.counts_latency() else 0.0
     trial_s = fit_s + score_s * len(config.rungs()) + PROMOTED * config.epochs * epoch_s + devices * config.time_limit
     final_s = (config.finalists + 1) * config.longest_training() * epoch_s + devices * config.final_time_limit
+    final_s += TIMING_SHARE * config.final_time_limit * bool(judged_layers(config, config.finalists + 1))
     stages = {
         "latency table": (2 * cells * config.cell_time_limit + corrected_s, opened),
         "baseline": (config.baseline_training() * epoch_s, trained),

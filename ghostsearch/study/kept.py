@@ -10,10 +10,11 @@ from torch import nn
 
 from ghostsearch.records import Record
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.study.directory import TRIAL_WEIGHTS
+from ghostsearch.study.directory import TRIAL_WEIGHTS, baseline_directory
 from ghostsearch.study.plan import Plan
+from ghostsearch.study.recommendation import BASELINE
 from ghostsearch.study.setup import Setup
-from ghostsearch.surgery.saved import save
+from ghostsearch.surgery.saved import load_directory, save
 
 MODELS, RECORD = "models", "record.json"
 
@@ -24,6 +25,12 @@ def save_model(setup: Setup, model: nn.Module, architecture: Architecture, targe
         model.eval(), target, source=setup.baseline, architecture=architecture,
         width_multiple=setup.space.width_multiple,
     )  # fmt: skip
+
+
+def finished_module(setup: Setup, digest: str, folder: Path) -> nn.Module:
+    """The baseline or a finalist as the study keeps it."""
+    place = baseline_directory(folder) if digest == BASELINE else folder / MODELS / digest
+    return load_directory(place, model=setup.baseline.module).module
 
 
 def forget_dominated(plan: Plan, records: Sequence[Record], folder: Path) -> None:

@@ -14,9 +14,10 @@ from torch import nn
 from ghostsearch.files import atomic_path, write_text
 from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Axis, Record
-from ghostsearch.study.directory import OUTCOME, baseline_directory, kept_directory
+from ghostsearch.study.directory import OUTCOME, kept_directory
 from ghostsearch.study.evidence import evidence
-from ghostsearch.study.kept import MODELS, RECORD, save_model
+from ghostsearch.study.int8_layers import int8_layers
+from ghostsearch.study.kept import MODELS, RECORD, finished_module, save_model
 from ghostsearch.study.other_precision import Reference, make_reference
 from ghostsearch.study.plan import Plan
 from ghostsearch.study.recommendation import (
@@ -64,9 +65,11 @@ def make_outcome(plan: Plan, records: Sequence[Record], watch: Watch) -> Outcome
         return Outcome(tuple(records), front=tuple(front), chosen=chosen)
     front, missed = final_front(plan, finalists)
     shown = [r.digest for r in (*finalists, *records) if r in finalists or r.origin == "uniform"]
+    known = evidence(plan, records, list(dict.fromkeys(shown)), watch.folder)
+    known["int8_layers"] = [x.model_dump(mode="json") for x in int8_layers(plan, finalists, watch)]
     return Outcome(
         tuple(records), tuple(finalists), tuple(front), recommended(front, finalists, plan.axes, plan.config.drop()),
-        tuple(missed), evidence(plan, records, list(dict.fromkeys(shown)), watch.folder),
+        tuple(missed), known,
     )  # fmt: skip
 
 
@@ -148,9 +151,7 @@ def _model_of(plan: Plan, record: Record, folder: Path) -> nn.Module:
 
 
 def _measured(plan: Plan, records: list[Record], reference: Reference | None, folder: Path) -> list[Record]:
-    places = {r.digest: folder / MODELS / r.digest for r in records} | {BASELINE: baseline_directory(folder)}
-    given = plan.setup.baseline.module
-    models: dict[str, nn.Module] = {r.digest: load_directory(places[r.digest], model=given).module for r in records}
+    models = {r.digest: finished_module(plan.setup, r.digest, folder) for r in records}
     if reference:
         models[reference.record.digest] = reference.module
         records = [*records, reference.record]

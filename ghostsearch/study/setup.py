@@ -173,7 +173,7 @@ class Setup:
     def int8_graph(self, model: nn.Module) -> Int8Graph:
         """The graph of `quantized`, with what it was made from."""
         with refusals("int8"):
-            return FloatFile.of(model, self.example).int8(self.int8_images, self._int8_options)
+            return FloatFile.of(model, self.example).int8(self.int8_images, self.int8_options())
 
     @cached_property
     def int8_images(self) -> Sequence[Tensor]:
@@ -181,9 +181,9 @@ class Setup:
         assert self.calibration
         return list(for_ranges(self.calibration))
 
-    @property
-    def _int8_options(self) -> Int8Options:
-        return Int8Options(keep_float=self.config.keep_float)
+    def int8_options(self, *kept: str) -> Int8Options:
+        """How the run quantizes; `kept`: layers that stay in float besides those that the run keeps there."""
+        return Int8Options(keep_float=(*self.config.keep_float, *kept))
 
     def _as_run(self, model: nn.Module, device: str) -> nn.Module:
         """What a device is given: with layers kept in float, the quantized graph (a latency needs no ranges)."""
@@ -191,7 +191,7 @@ class Setup:
             return model
         example = batched(self.example, self.config.batch)
         with refusals(device):
-            return int8_module(model, example, [example], self._int8_options)
+            return int8_module(model, example, [example], self.int8_options())
 
     def train(self, model: nn.Module, epochs: float, progress: Progress | None = None) -> None:
         """Train a descendant in place, distilled from the baseline."""

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from ghostsearch.records import Axis, Cost, Latency, Record, Score, StudyView
+from ghostsearch.records import Axis, Cost, Int8Model, KeptLayer, Latency, Record, Score, StudyView
 from ghostsearch.space.architecture import Anatomy, Architecture, Group, Site, Skipped
 from ghostsearch.space.choice import parse_layer_choice
 from ghostsearch.space.costs import site_macs, site_params
@@ -160,6 +160,7 @@ def make_view(trials: int = 48, name: str = "digits-like", seed: int = 0) -> Stu
             {"device": DEVICE, "predictor": "MACs alone", "models": 30, "mape": 0.19, "tau": 0.71, "worst": 0.44},
         ),
         layers=tuple(_layer_row(site, finalists) for site in anatomy.sites),
+        int8_layers=tuple(_int8_model(r, anatomy) for r in finalists[:2]),
         environment={
             "command": "ghostsearch search --trials 48",
             "python": "3.11",
@@ -174,6 +175,18 @@ def _layer_row(site: Site, records: list[Record]) -> dict:
     """A layer that takes a nanosecond for 25 multiply-adds."""
     seconds = {r.digest: site_macs(site, parse_layer_choice(r.sites.get(site.path, "keep"))) / 25e9 for r in records}
     return {"device": DEVICE, "layer": site.path, "baseline_s": site.macs / 25e9, "seconds": seconds}
+
+
+def _int8_model(record: Record, anatomy: Anatomy) -> Int8Model:
+    """Two noisy layers, and a long list of what computes in float."""
+    paths = [site.path for site in anatomy.sites]
+    noisiest = [
+        KeptLayer(layer=p, snr_db=20.4, latency_ratio=1.05, ratio_interval=(1.03, 1.07), score=record.score())
+        for p in paths[:2]
+    ]
+    return Int8Model(
+        digest=record.digest, device=DEVICE, in_float=tuple(f"{p} (Conv)" for p in paths), noisiest=noisiest
+    )
 
 
 def _final(record: Record, rng: random.Random) -> Record:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.records import Record, Score, StudyView
+from ghostsearch.records import Int8Model, KeptLayer, Record, Score, StudyView
 from ghostsearch.report.compact import ComparedModel, Published, write_compact
 from ghostsearch.report.comparison import different_settings, figure_rows, write_comparison
 from ghostsearch.report.content import MAX_MODELS_BYTES, menu, model_links, page_content, study_links
@@ -62,6 +62,7 @@ def test_what_a_search_without_labels_leaves_open_stands_on_page_and_in_markdown
 def test_no_name_from_outside_becomes_markup(view: StudyView, tmp_path: Path) -> None:
     records = list(view.records)
     records[5] = records[5].model_copy(update={"reason": HOSTILE, "origin": HOSTILE})
+    layer = KeptLayer(layer=HOSTILE, snr_db=3.0, latency_ratio=1.1, score=records[0].score())
     hostile = view.model_copy(
         update={
             "name": HOSTILE,
@@ -71,6 +72,7 @@ def test_no_name_from_outside_becomes_markup(view: StudyView, tmp_path: Path) ->
             "records": tuple(records),
             "vetoed": ({"site": HOSTILE, "choice": HOSTILE, "device": HOSTILE, "ratio": 1.5, "interval": None},),
             "audit": ({"predictor": HOSTILE, HOSTILE: 0.5},),
+            "int8_layers": (Int8Model(digest=HOSTILE, device=HOSTILE, in_float=(HOSTILE,), noisiest=(layer,)),),
         }
     )
     html = render_page(hostile, tmp_path)

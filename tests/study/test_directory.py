@@ -27,6 +27,7 @@ def test_a_study_of_version_1_is_read(tmp_path):
     for record in view.finalists:
         for latency in record.latencies:
             assert latency.baseline_median_s is None or latency.baseline_median_s > 0
+    assert view.int8_layers == (), "it knew of none"
     assert any(latency.ratio for r in view.finalists for latency in r.latencies)
 
 

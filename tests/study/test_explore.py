@@ -35,6 +35,10 @@ def test_the_reserve_is_what_training_scoring_and_timing_the_finalists_takes():
     plan = Plan(SimpleNamespace(setup=SimpleNamespace(config=config(time_budget="1h"))), None, (), None, ())
     # Three finalists and two baselines: six epochs of 10 s and two scorings of 1 s each.
     assert final_s(plan, records) == pytest.approx(5 * (6 * 10 + 2 * 1) + 5 + REPORT_S)
+    int8 = config(time_budget="1h", device=["onnxruntime:cpu:int8"])
+    layers = Plan(SimpleNamespace(setup=SimpleNamespace(config=int8)), None, (), None, ())
+    # Eight more files to score, of a baseline's and three models' layers in float, and half a timing.
+    assert final_s(layers, records) - final_s(plan, records) == pytest.approx(8 * 1 + 2.5)
     free = Plan(SimpleNamespace(setup=SimpleNamespace(config=config())), None, (), None, ())
     assert final_s(free, records) == 0
 

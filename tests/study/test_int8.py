@@ -1,20 +1,28 @@
 """A search for an int8 device times and scores the quantized networks."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import onnx
 import pytest
 import torch
 
 from ghostsearch import RunConfig, search
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning
 from ghostsearch.export.export_directory import export_directory
 from ghostsearch.export.formats.onnx_format import with_notes
 from ghostsearch.export.options import Exporting
 from ghostsearch.measure.devices.executorch_xnnpack import ExecutorchXnnpack
+from ghostsearch.measure.onnx_graph.module import OnnxModule
+from ghostsearch.measure.onnx_graph.quantize import float_nodes
+from ghostsearch.records import Record
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.directory import write_run
+from ghostsearch.study.int8_layers import int8_layers, judged_layers
 from ghostsearch.study.kept import save_model
-from ghostsearch.study.setup import open_setup
+from ghostsearch.study.setup import call_here, open_setup
 from ghostsearch.study.veto import without_slow
+from ghostsearch.study.watch import Watch
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
@@ -37,17 +45,58 @@ def test_trials_are_timed_and_scored_in_int8(tiny, tmp_path):
     assert abs(other.score("test").value - view.finalists[0].score("test").value) < 0.05
     assert "baselinefloat" in (tmp_path / "study" / "front.csv").read_text()
     assert "float baseline" in (tmp_path / "study" / "report.md").read_text()
+    assert "## Layers in int8" in (tmp_path / "study" / "report.md").read_text()
+    _check_layers(view, tmp_path / "study")
     found = export_directory(tmp_path / "study", Exporting(int8=True), allow_code=True)
     assert found["score"] == view.record(view.chosen).score("test").value, "the file is what was scored"
     assert found["float_nodes"] == ("stem.0 (Conv)",), "with what the study keeps in float"
+
+
+def _check_layers(view, folder):
+    baseline, model = view.int8_layers
+    assert (baseline.digest, model.digest) == ("baseline", view.chosen)
+    for row in view.int8_layers:
+        assert row.in_float == ("stem.0 (Conv)",), "listed of each model, with what the study keeps in float"
+        assert all(x.layer != "stem.0" and x.latency_ratio > 0 and x.ratio_interval for x in row.noisiest)
+    assert len(baseline.noisiest) > len(model.noisiest) == 1
+    assert [x.snr_db for x in baseline.noisiest] == sorted(x.snr_db for x in baseline.noisiest)
+    assert all(x.score.split == "validation" and x.score.right for x in baseline.noisiest)
+    wanted = Exporting(int8=True, keep_float=("stem", model.noisiest[0].layer), out=str(folder / "kept.onnx"))
+    left = export_directory(folder / "models" / model.digest, wanted, allow_code=True)["float_nodes"]
+    assert any(x.startswith(f"{model.noisiest[0].layer} (") for x in left), "the name is what --keep-float takes"
+
+
+@pytest.fixture
+def int8_plan(tmp_path):
+    """What the layers of a baseline and a finalist are judged with, as far as none of them can be opened."""
+    config = RunConfig(device=["onnxruntime:cpu:int8"], out=str(tmp_path))
+    records = [Record(number=i, digest=d, origin="solver", state="complete") for i, d in enumerate(["baseline", "0a"])]
+    return SimpleNamespace(config=config, setup=SimpleNamespace(baseline=SimpleNamespace(module=None))), records
+
+
+def test_a_model_whose_layers_cannot_be_judged_does_not_take_the_outcome_away(int8_plan, tmp_path):
+    with pytest.warns(GhostsearchWarning, match=r"(baseline|0a): its layers in int8 were not judged") as told:
+        assert int8_layers(*int8_plan, Watch(tmp_path)) == []
+    assert len(told) == 2
+
+
+def test_an_interrupted_search_and_one_without_time_judge_no_layer(int8_plan, tmp_path, recwarn):
+    assert int8_layers(*int8_plan, Watch(tmp_path, interrupted=lambda: True)) == []
+    assert int8_layers(*int8_plan, Watch(tmp_path, budget_s=0.0)) == []
+    assert not recwarn
+
+
+@pytest.mark.parametrize("device", ["onnxruntime:cpu", "executorch:xnnpack:int8"])
+def test_layers_are_judged_where_int8_is_an_onnx_graph(device):
+    assert judged_layers(RunConfig(device=[device]), 3) == ()
 
 
 @pytest.fixture
 def finalist(tiny, tmp_path):
     """A study's directory with a finished model: its setup, the model, and where it is kept."""
 
-    def made(device):
-        config = RunConfig(**tiny(tmp_path, **{**SMALL, "device": [device]}, seed=3))
+    def made(device, **changed):
+        config = RunConfig(**tiny(tmp_path, **{**SMALL, "device": [device], **changed}, seed=3))
         write_run(tmp_path, config)
         setup, architecture = open_setup(config), Architecture.of({"block1.1.project": "ghost(ratio=2, kernel=3)"})
         model = setup.convert(architecture)
@@ -64,6 +113,30 @@ def test_a_finalist_is_scored_by_the_very_file_that_export_writes(finalist, tmp_
     written, wanted = onnx.load(tmp_path / "net.onnx"), with_notes(onnx.load_from_string(scored.graph), {})
     del written.metadata_props[:], wanted.metadata_props[:]
     assert written.SerializeToString() == wanted.SerializeToString(), "but for the notes on the model"
+
+
+def test_each_file_that_is_tried_has_one_more_layer_in_float(finalist, tmp_path):
+    setup, model, _ = finalist("onnxruntime:cpu:int8", keep_float=["stem"])
+    save_model(setup, setup.baseline.module, Architecture(), tmp_path / "models" / "baseline")
+    timed = []
+
+    def spy(place, function, files, example, *, baseline, **options):
+        timed.append((baseline.graph, {layer: file.graph for layer, file in files.items()}))
+        return call_here(place, function, files, example, baseline=baseline, **options)
+
+    plan = SimpleNamespace(config=setup.config, setup=dataclasses.replace(setup, on_device=spy))
+    records = [Record(number=0, digest=d, origin="solver", state="complete") for d in ("baseline", "kept")]
+    found = int8_layers(plan, records, Watch(tmp_path))
+    assert [x.digest for x in found] == ["baseline", "kept"]
+    for module, row, (int8, tried) in zip((setup.baseline.module, model), found, timed, strict=True):
+        assert float_nodes(int8) == ["stem.0 (Conv)"]
+        noise = setup.int8_graph(module).noise()
+        assert [(x.layer, x.snr_db) for x in row.noisiest] == [(x.layer, x.snr_db) for x in noise[: len(row.noisiest)]]
+        assert list(tried) == [x.layer for x in row.noisiest]
+        for layer in row.noisiest:
+            left = {text.partition(" (")[0] for text in float_nodes(tried[layer.layer])}
+            assert {"stem.0", layer.layer} <= left
+            assert layer.score == setup.score_as_it_is(OnnxModule(tried[layer.layer]), "validation", 0)
 
 
 def test_a_finalist_for_executorch_is_lowered_as_export_lowers_it(finalist, monkeypatch):

@@ -13,6 +13,8 @@ from ghostsearch.measure.onnx_graph.names import layer_of
 
 PREFIX, OUTPUT = "int8/", "_QuantizeLinear_Input"
 """Before the names of the quantized graph; behind that of an output of the graph before it is quantized."""
+NOISIEST = 5
+"""Layers named as the noisiest of a model."""
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
