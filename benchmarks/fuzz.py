@@ -44,7 +44,7 @@ def guided(target: str, seconds: float, folder: Path) -> None:
     with atheris.instrument_imports(include=["ghostsearch", "yaml"]):
         from ghostsearch.errors import GhostsearchError
         from ghostsearch.space.architecture import Architecture
-        from ghostsearch.space.choice import parse_choice
+        from ghostsearch.space.choice_text import parse_choice
         from ghostsearch.space.limits import FACTORS, parse_limit
         from ghostsearch.space.preset import load_preset
         from ghostsearch.study.config import configure

@@ -30,7 +30,7 @@ from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.onnx_graph.quantize import Int8Options, float_nodes
 from ghostsearch.measure.setting import Setting
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.space.choice import parse_layer_choice
+from ghostsearch.space.choice_text import parse_layer_choice
 from ghostsearch.space.costs import choice_fits
 from ghostsearch.study.setup import Setup
 

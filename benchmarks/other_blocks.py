@@ -32,7 +32,7 @@ from ghostsearch.measure.latency import measure_pairs
 from ghostsearch.measure.layers import TimedLayer, timed_layers
 from ghostsearch.measure.setting import Setting
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.space.choice import parse_layer_choice
+from ghostsearch.space.choice_text import parse_layer_choice
 from ghostsearch.study.interactions import decompose
 from ghostsearch.study.program import Exclusion, Problem, Program
 from ghostsearch.study.setup import Setup

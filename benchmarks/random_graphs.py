@@ -33,7 +33,7 @@ from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.models.load import InputSpec, LoadedModel
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.space.choice import parse_layer_choice
+from ghostsearch.space.choice_text import parse_layer_choice
 from ghostsearch.space.costs import choice_fits
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.saved import load, save

@@ -14,7 +14,7 @@ from ghostsearch.export.options import Exporting
 from ghostsearch.files import dated_directory
 from ghostsearch.measure.setting import DEVICE_HELP, Setting
 from ghostsearch.models.options import ModelOptions
-from ghostsearch.space.choice import parse_choice
+from ghostsearch.space.choice_text import parse_choice
 from ghostsearch.space.preset import default_space
 from ghostsearch.surgery.options import Conversion
 from ghostsearch.units import milliseconds, score_text, with_prefix

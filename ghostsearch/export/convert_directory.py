@@ -15,7 +15,8 @@ from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Anatomy, Architecture
-from ghostsearch.space.choice import Width, parse_choice
+from ghostsearch.space.choice import Width
+from ghostsearch.space.choice_text import parse_choice
 from ghostsearch.space.preset import GroupRule, Preset, SiteRule
 from ghostsearch.study.watch import ending, interruptible
 from ghostsearch.surgery.convert import convert, fit_settings

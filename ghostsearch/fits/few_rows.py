@@ -66,6 +66,10 @@ class FewRows:
             self.factors[ridge] = cholesky(xx, share), level
         return self.factors[ridge]
 
+    def centred(self) -> Tensor:
+        """x·xᵀ of the inputs less their means: (groups, features, features)."""
+        return gram(self.x)
+
     def explained(self, weight: Tensor) -> Tensor:
         """(n,) what each output's filter has in common with its target, summed over rows: Σ (w·x) t, less the means.
 

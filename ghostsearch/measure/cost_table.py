@@ -20,7 +20,8 @@ from ghostsearch.graph.widths import width_plan
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.records import Cost
 from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace, Site
-from ghostsearch.space.choice import GONE, KEEP, WIDTH_MULTIPLE, LayerChoice, parse_layer_choice, parse_width
+from ghostsearch.space.choice import GONE, KEEP, WIDTH_MULTIPLE, LayerChoice
+from ghostsearch.space.choice_text import parse_layer_choice, parse_width
 from ghostsearch.space.costs import kept_width, passes_channels, site_macs, site_params
 
 INSIDE, BEHIND, INSTEAD = (1, 0, 0), (1, 1, 0), (0, 1, 0)

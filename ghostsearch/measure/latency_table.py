@@ -18,7 +18,8 @@ from ghostsearch.measure.layers import Cell, TimedLayer, timed_layers
 from ghostsearch.measure.streams import SUMS, SpoiledSums, one_sum_each, spoiled_sums
 from ghostsearch.measure.surfaces import Surface
 from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace
-from ghostsearch.space.choice import GONE, KEEP, parse_layer_choice, parse_width
+from ghostsearch.space.choice import GONE, KEEP
+from ghostsearch.space.choice_text import parse_layer_choice, parse_width
 from ghostsearch.space.costs import kept_width
 
 UNCORRECTED = (1.0, 1.0, 0.0)

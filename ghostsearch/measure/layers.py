@@ -22,7 +22,8 @@ from ghostsearch.measure.onnx_graph.capture import onnx_module
 from ghostsearch.measure.onnx_graph.names import matches
 from ghostsearch.measure.streams import SUMS, Stream, WithSums, find_streams
 from ghostsearch.space.architecture import Anatomy
-from ghostsearch.space.choice import LayerChoice, parse_layer_choice
+from ghostsearch.space.choice import LayerChoice
+from ghostsearch.space.choice_text import parse_layer_choice
 from ghostsearch.space.costs import passes_channels
 
 ACTIVATIONS = tuple(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ghostsearch.space.choice import parse_choice
+from ghostsearch.space.choice_text import parse_choice
 
 OTHER_COLOURS = ("#ddcc77", "#117733", "#882255", "#332288")
 """For choices that name no colour."""

@@ -12,7 +12,7 @@ from ghostsearch.report.compact import ComparedModel
 from ghostsearch.report.history import hypervolume_history, rung_curves
 from ghostsearch.report.outcome import axis_title, model_id, score_axis, score_cell, shown_score
 from ghostsearch.report.points import MARKS, Panel, Point
-from ghostsearch.space.choice import parse_choice, parse_width
+from ghostsearch.space.choice_text import parse_choice, parse_width
 from ghostsearch.space.costs import kept_width
 from ghostsearch.units import share_text, with_prefix
 

@@ -18,7 +18,7 @@ from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.records import Latency
 from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import SearchSpace
-from ghostsearch.space.choice import parse_layer_choice
+from ghostsearch.space.choice_text import parse_layer_choice
 from ghostsearch.space.costs import theoretical_speedup
 from ghostsearch.space.preset import load_preset
 from ghostsearch.surgery.saved import SavedModel, load_baseline

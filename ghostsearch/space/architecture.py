@@ -13,17 +13,8 @@ from typing import Any
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import read_json
 from ghostsearch.shown import Shown, Table
-from ghostsearch.space.choice import (
-    FULL_WIDTH,
-    GONE,
-    KEEP,
-    WIDTH_MULTIPLE,
-    Filters,
-    LayerChoice,
-    Width,
-    parse_layer_choice,
-    parse_width,
-)
+from ghostsearch.space.choice import FULL_WIDTH, GONE, KEEP, WIDTH_MULTIPLE, Filters, LayerChoice, Width
+from ghostsearch.space.choice_text import parse_layer_choice, parse_width
 
 ARCHITECTURE_FORMAT = "ghostsearch.architecture"
 ARCHITECTURE_VERSION = 1
@@ -49,10 +40,12 @@ class Site:
     """Further paths under which the very same module is registered; all are swapped together."""
     extra: int = 0
     """Parameters of each output channel beside its filter and bias, such as a gain."""
+    plain: bool = True
+    """Whether it is a class of `torch.nn` itself."""
 
     def filters(self, in_channels: int | None = None, out_channels: int | None = None) -> Filters:
         """What its cost depends on, optionally at other channel counts."""
-        own = Filters(self.in_channels, self.out_channels, self.kernel, self.groups, extra=self.extra)
+        own = Filters(self.in_channels, self.out_channels, self.kernel, self.groups, extra=self.extra, plain=self.plain)
         bias = self.params > own.out_channels * (own.taps + own.extra)
         return replace(own, in_channels=in_channels or own.in_channels, out_channels=out_channels or own.out_channels,
                        bias=bias)  # fmt: skip

@@ -5,15 +5,12 @@ A choice *is* its string: YAML, CLI, Optuna, CSV and figures share it. What a ch
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 from dataclasses import dataclass, field
-from functools import lru_cache
 from math import ceil, prod
 from typing import Any, ClassVar
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.usercode import brought_along
 
 CHEAP_OPERATIONS = ("conv", "affine", "wavelet")
 """Cheap operations the paper tried (Han et al. 2020, section 4.1, table 2's text); `conv` is the one it kept."""
@@ -44,6 +41,8 @@ class Filters:
     bias: bool = False
     extra: int = 0
     """Further parameters of each output channel, such as a gain."""
+    plain: bool = True
+    """Whether it is a class of `torch.nn`; others pad, or make their filters, in a way of their own."""
 
     @property
     def taps(self) -> int:
@@ -227,6 +226,39 @@ class LowRank(LayerChoice):
 
 
 @dataclass(frozen=True)
+class Separable(LayerChoice):
+    """A depthwise convolution that makes `multiplier` maps of each input channel, then 1×1 to all outputs.
+
+    A depthwise-separable convolution (Howard et al. 2017, section 3.1) in the place of a dense one; Guo et al. 2018
+    ("Network decoupling", section 3) show that enough depthwise kernels a channel make the dense convolution exactly.
+    """
+
+    name: ClassVar[str] = "separable"
+    multiplier: int = _shown(1)
+
+    def __post_init__(self) -> None:
+        self._require(
+            _is_int(self.multiplier) and self.multiplier >= 1,
+            "multiplier must be a whole number of at least 1",
+            self.multiplier,
+            "separable(multiplier=1)",
+        )
+
+    def position_macs(self, filters: Filters) -> int:
+        return self.multiplier * filters.in_channels * (prod(filters.kernel) + filters.out_channels)
+
+    def params(self, filters: Filters) -> int:
+        return self.position_macs(filters) + filters.out_channels * filters.bias
+
+    def suits(self, filters: Filters) -> bool:
+        return filters.groups == 1 and filters.plain and prod(filters.kernel) > 1
+
+    @property
+    def look(self) -> Look:
+        return Look(f"s{self.multiplier}", (3, self.multiplier), "#117733", 0.25 * (self.multiplier - 1))
+
+
+@dataclass(frozen=True)
 class Drop(LayerChoice):
     """The residual branch that ends in this site goes: a per-channel affine of its input takes its place."""
 
@@ -241,7 +273,7 @@ class Drop(LayerChoice):
 
     @property
     def look(self) -> Look:
-        return Look("–" if self.affine else "·", (4 - self.affine,), "#bbbbbb")
+        return Look("–" if self.affine else "·", (5 - self.affine,), "#bbbbbb")
 
 
 @dataclass(frozen=True)
@@ -271,80 +303,3 @@ KEEP, DROP, SKIP = Keep(), Drop(), Skip()
 GONE = (str(DROP), str(SKIP))  # what takes a residual branch away
 FULL_WIDTH = Width(1.0)
 WIDTH_MULTIPLE = 8  # what the channels that stay are rounded to, where nobody says otherwise
-
-
-@lru_cache(maxsize=4096)
-def parse_choice(text: str) -> Choice:
-    """The choice a string names; `str(parse_choice(text))` is its one canonical spelling.
-
-    Raises GhostsearchError when the text does not parse or a value breaks a rule.
-    """
-    name, arguments, keywords = _parse_call(text)
-    if name not in Choice.kinds:
-        brought_along("ghostsearch.blocks", name, "choice")
-    if (kind := Choice.kinds.get(name)) is None:
-        raise GhostsearchError(f"choice {text!r}: no choice is called {name!r}; there are {', '.join(Choice.kinds)}")
-    names = [f.name for f in dataclasses.fields(kind)]
-    if len(arguments) > len(names):
-        raise GhostsearchError(f"choice {text!r}: {name} takes at most {len(names)} values ({', '.join(names)})")
-    values = dict(zip(names, arguments, strict=False))
-    for key, value in keywords.items():
-        if key not in names or key in values:
-            takes = ", ".join(names) or "no values"
-            raise GhostsearchError(f"choice {text!r}: {name} takes {takes} once each, got {key!r}")
-        values[key] = value
-    return kind(**values)
-
-
-def parse_layer_choice(text: str) -> LayerChoice:
-    """Like `parse_choice`, for a site: raises GhostsearchError for group choices, such as `width(0.5)`, too."""
-    choice = parse_choice(text)
-    if not isinstance(choice, LayerChoice):
-        raise GhostsearchError(
-            f"choice {text!r} is for a group of channels, not for a site; try 'ghost(ratio=2, kernel=3)'"
-        )
-    return choice
-
-
-def parse_width(text: str) -> Width:
-    """Like `parse_choice`, for a group: raises GhostsearchError for layer choices, such as `keep`, too."""
-    choice = parse_choice(text)
-    if not isinstance(choice, Width):
-        raise GhostsearchError(f"choice {text!r} is for a site, not for a group of channels; try 'width(0.75)'")
-    return choice
-
-
-def _parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """Name, positional and keyword values of `name` or `name(value, key=value)`; bare words are strings."""
-    trouble = GhostsearchError(
-        f"choice {text!r} does not parse; write it like 'keep', 'ghost(ratio=2, kernel=3)' or 'width(0.75)'"
-    )
-    if len(text) > 200:
-        raise GhostsearchError(f"a choice is at most 200 characters long, got {len(text)}")
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise trouble from None
-    if isinstance(tree, ast.Name):
-        return tree.id, [], {}
-    if not (isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name)):
-        raise trouble
-    if any(k.arg is None for k in tree.keywords):
-        raise trouble
-    try:
-        keywords = {str(k.arg): _literal(k.value) for k in tree.keywords}
-        return tree.func.id, [_literal(a) for a in tree.args], keywords
-    except ValueError:
-        raise trouble from None
-
-
-def _literal(node: ast.expr) -> Any:
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
-        value = node.operand.value
-        if isinstance(value, int | float):
-            return -value
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):
-        return node.value
-    raise ValueError

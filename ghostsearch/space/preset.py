@@ -13,7 +13,8 @@ from pydantic import Field, ValidationError, field_validator
 from ghostsearch.errors import GhostsearchError, found_in, key_of
 from ghostsearch.options import Frozen, in_words
 from ghostsearch.space.architecture import Anatomy, Group, SearchSpace, Site, nearest_names
-from ghostsearch.space.choice import GONE, KEEP, WIDTH_MULTIPLE, Drop, LayerChoice, parse_layer_choice, parse_width
+from ghostsearch.space.choice import GONE, KEEP, WIDTH_MULTIPLE, Drop, LayerChoice
+from ghostsearch.space.choice_text import parse_layer_choice, parse_width
 from ghostsearch.space.costs import choice_fits, kept_width
 from ghostsearch.yaml_files import read_yaml
 

@@ -33,7 +33,7 @@ from ghostsearch.models.load import LoadedModel, example_input, load_model
 from ghostsearch.records import Axis, Cost, Latency, Score
 from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace
-from ghostsearch.space.choice import parse_width
+from ghostsearch.space.choice_text import parse_width
 from ghostsearch.space.preset import load_preset
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.devices import check_names, runs_programs

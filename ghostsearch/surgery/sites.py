@@ -195,4 +195,5 @@ def _site(module: Any, names: tuple[str, ...], calls: Calls, batch: int) -> Site
         aliases=names[1:],
         extra=(params - module.weight.numel() - (0 if module.bias is None else len(module.bias)))
         // module.out_channels,
+        plain=is_plain(module),
     )

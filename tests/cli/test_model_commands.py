@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from ghostsearch.space.choice import parse_layer_choice
+from ghostsearch.space.choice_text import parse_layer_choice
 from ghostsearch.space.costs import site_position_macs
 from ghostsearch.surgery.fit_model import ModelFit
 

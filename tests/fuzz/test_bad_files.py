@@ -33,7 +33,7 @@ from ghostsearch.models.load import DIGITS_INPUT, load_model
 from ghostsearch.models.weights import load_weights
 from ghostsearch.records import Axis, Cost, Record, Score
 from ghostsearch.space.architecture import Architecture, SearchSpace
-from ghostsearch.space.choice import parse_choice
+from ghostsearch.space.choice_text import parse_choice
 from ghostsearch.space.preset import load_preset, parse_preset, preset_directory
 from ghostsearch.study.config import RunConfig, configure
 from ghostsearch.study.directory import (

@@ -118,7 +118,7 @@ def test_a_cell_with_sums_runs_them_behind_its_layer():
 
 
 def layer_choice(text):
-    from ghostsearch.space.choice import parse_layer_choice
+    from ghostsearch.space.choice_text import parse_layer_choice
 
     return parse_layer_choice(text)
 

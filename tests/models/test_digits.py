@@ -1,7 +1,7 @@
 import torch
 
 from ghostsearch.models.digits import digits_cnn
-from ghostsearch.space.choice import parse_layer_choice
+from ghostsearch.space.choice_text import parse_layer_choice
 from ghostsearch.space.costs import theoretical_speedup
 from ghostsearch.surgery.sites import find_sites
 

@@ -9,7 +9,7 @@ import pytest
 
 from ghostsearch.records import Axis, Cost, Int8Model, KeptLayer, Latency, Record, Score, StudyView
 from ghostsearch.space.architecture import Anatomy, Architecture, Group, Site, Skipped
-from ghostsearch.space.choice import parse_layer_choice
+from ghostsearch.space.choice_text import parse_layer_choice
 from ghostsearch.space.costs import site_macs, site_params
 
 DEVICE = "onnxruntime:cpu"

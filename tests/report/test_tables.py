@@ -12,7 +12,7 @@ from ghostsearch.records import StudyView
 from ghostsearch.report.colours import choice_colours
 from ghostsearch.report.summary import draw_pictures, render_markdown
 from ghostsearch.report.tables import front_rows, front_table, vetoed_rows
-from ghostsearch.space.choice import parse_choice
+from ghostsearch.space.choice_text import parse_choice
 from ghostsearch.study.candidates import write_candidates
 from ghostsearch.units import markdown_table, milliseconds, plain_text, score_text, share_text, with_prefix
 

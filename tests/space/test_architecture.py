@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.space.architecture import Architecture, SearchSpace
-from ghostsearch.space.choice import parse_choice
+from ghostsearch.space.choice_text import parse_choice
 
 names = st.sampled_from(["conv1", "layer1.0.conv1", "layer1.0.conv2", "a.b"])
 layer_texts = st.sampled_from(["keep", "ghost(ratio=2, kernel=3)", "ghost(ratio=4, kernel=3)", "lowrank(rank=0.5)"])

@@ -5,16 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.space.choice import (
-    CHEAP_OPERATIONS,
-    Ghost,
-    Keep,
-    LowRank,
-    Width,
-    parse_choice,
-    parse_layer_choice,
-    parse_width,
-)
+from ghostsearch.space.choice import CHEAP_OPERATIONS, Ghost, Keep, LowRank, Width
+from ghostsearch.space.choice_text import parse_choice, parse_layer_choice, parse_width
 
 ghosts = st.builds(
     Ghost,
