@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.space.choice import CHEAP_OPERATIONS, Ghost, Keep, LowRank, Width
+from ghostsearch.space.choice import CHEAP_OPERATIONS, Ghost, Keep, LowRank, Separable, Width
 from ghostsearch.space.choice_text import parse_choice, parse_layer_choice, parse_width
 
 ghosts = st.builds(
@@ -15,10 +15,11 @@ ghosts = st.builds(
     cheap=st.sampled_from(CHEAP_OPERATIONS),
 )
 low_ranks = st.builds(LowRank, rank=st.floats(0.01, 0.99))
+separables = st.builds(Separable, multiplier=st.integers(1, 20))
 widths = st.builds(Width, share=st.integers(1, 100).map(lambda n: n / 100))
 
 
-@given(ghosts | low_ranks | widths | st.just(Keep()))
+@given(ghosts | low_ranks | separables | widths | st.just(Keep()))
 def test_every_printed_choice_can_be_pasted_back(choice):
     assert parse_choice(str(choice)) == choice
     assert str(parse_choice(str(choice))) == str(choice)
@@ -57,6 +58,8 @@ def test_spellings_of_one_choice_have_one_form(text, canonical):
         ("width(0)", "the share must lie above 0"),
         ("width(1.5)", "at most 1, got 1.5"),
         ("lowrank(rank=1)", "between 0 and 1"),
+        ("separable(multiplier=0)", "multiplier must be a whole number of at least 1, got 0"),
+        ("separable(1.5)", "multiplier must be a whole number of at least 1, got 1.5"),
         ("gohst(2)", "no choice is called 'gohst'"),
         ("", "does not parse"),
         ("ghost(", "does not parse"),
