@@ -1,11 +1,13 @@
-"""Would a smaller kernel or a re-parameterised ghost pay as a choice? Closed-form loss and measured time by layer.
+"""Would smaller kernels or a re-parameterised ghost pay as choices? Closed-form loss and measured time by layer.
 
     python benchmarks/other_blocks.py --data cifar10 --validation-list val.txt --weights resnet20.safetensors
 
-`kernel 1` is a 3×3 convolution fitted with its middle tap alone. `separable` is the re-parameterised ghost with
+`kernel 1` is a 3×3 convolution fitted with its middle tap alone. `1×1 first` is the re-parameterised ghost with
 addition (RepGhost, Chen et al. 2022, section 3) in the place of a convolution: y = P(x) + D(P(x)), P 1×1 and D
-depthwise, which fuse into a 1×1 and a depthwise 3×3. Both are fitted by least squares to the baseline's values, as the
-product's own choices are, nothing behind them refitted. The integer program then says what either adds to the space.
+depthwise, which fuse into a 1×1 and a depthwise 3×3; the product's `separable(multiplier=1)` has them the other way
+round. Both are fitted by least squares to the baseline's values, as the product's own choices are, nothing behind them
+refitted. The integer program then says what each adds to a space without separable convolutions and to the whole one.
+`kernel 3 for 5` takes the time of networks with depthwise 5×5 convolutions when all of them become 3×3.
 `--only time` takes the latencies alone, on a machine that should be quiet; what is done is kept in --work.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,15 +34,25 @@ from ghostsearch.machine import processor
 from ghostsearch.measure.latency import measure_pairs
 from ghostsearch.measure.layers import TimedLayer, timed_layers
 from ghostsearch.measure.setting import Setting
+from ghostsearch.models.load import example_input, load_model
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.choice_text import parse_layer_choice
+from ghostsearch.space.costs import passes_channels
 from ghostsearch.study.interactions import decompose
 from ghostsearch.study.program import Exclusion, Problem, Program
 from ghostsearch.study.setup import Setup
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
 
-OURS, NEW = ("ghost(ratio=2, kernel=3)", "lowrank(rank=0.5)", "drop"), ("kernel 1", "separable")
+BEFORE = ("ghost(ratio=2, kernel=3)", "lowrank(rank=0.5)", "skip")
+SEPARABLE = tuple(f"separable(multiplier={m})" for m in (1, 2, 3))
+OURS, NEW = (*BEFORE, *SEPARABLE), ("kernel 1", "1×1 first")
+SPACES = {
+    "without separable": BEFORE, "without separable, kernel 1": (*BEFORE, NEW[0]),
+    "without separable, 1×1 first": (*BEFORE, NEW[1]), "whole": OURS, "whole, kernel 1": (*OURS, NEW[0]),
+    "whole, 1×1 first": (*OURS, NEW[1]),
+}  # fmt: skip
+WITH_5X5 = ("torchvision:efficientnet_b0", "torchvision:mobilenet_v3_large", "torchvision:mnasnet1_0")
 DEVICES = {"float": "onnxruntime:cpu", "int8": "onnxruntime:cpu:int8"}
 SHARES = (0.85, 0.7)
 ROUNDS, RIDGE = 12, 1e-3
@@ -58,6 +71,7 @@ def main() -> None:
         losses(setup, folder)
     if args.only in (None, "time"):
         times(layers, folder, args.time_limit)
+        smaller_kernels(folder, args.time_limit / 4)
     if args.only in (None, "page"):
         publish(page(args, setup, layers, folder), args.out)
 
@@ -77,7 +91,7 @@ def losses(setup: Setup, folder: Path) -> None:
     statistics = BaselineStatistics(model, setup.calibration or [], FitSettings(reach=0))
     for path in sites(setup):
         for choice in (*OURS, *NEW):
-            if (path, choice) in known or (choice == "drop" and path not in ends):
+            if (path, choice) in known or (choice == "skip" and path not in ends):
                 continue
             if choice in OURS:
                 changed = convert(
@@ -184,7 +198,7 @@ def times(layers: list[TimedLayer], folder: Path, seconds: float) -> None:
 def stacks(layer: TimedLayer) -> Iterator[tuple[str, nn.Module, Tensor]]:
     """The layer with what follows it, under each choice."""
     c, n = layer.inputs.total, layer.outputs.total
-    for choice in ("keep", *OURS[:2]):
+    for choice in ("keep", *(c for c in OURS if c != "skip")):
         yield (choice, *layer.tiny(layer.cell(parse_layer_choice(choice), c, n), 1))
     plain, x = layer.tiny(layer.cell(parse_layer_choice("keep"), c, n), 1)
     for choice in NEW:
@@ -193,15 +207,36 @@ def stacks(layer: TimedLayer) -> Iterator[tuple[str, nn.Module, Tensor]]:
         yield choice, changed.eval(), x
 
 
-def solved(setup: Setup, layers: list[TimedLayer], folder: Path, offered: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def smaller_kernels(folder: Path, seconds: float) -> None:
+    """Networks whose depthwise 5×5 convolutions all become 3×3, beside themselves, on both devices."""
+    (folder / "kernels.csv").unlink(missing_ok=True)
+    for name in WITH_5X5:
+        loaded = load_model(name)
+        model, example = loaded.module.eval(), example_input(loaded.input)
+        small, changed = copy.deepcopy(model), 0
+        for conv in small.modules():
+            if isinstance(conv, nn.Conv2d) and conv.kernel_size == (5, 5) and passes_channels(conv):
+                conv.weight = nn.Parameter(conv.weight[:, :, 1:4, 1:4].clone())
+                conv.kernel_size, conv.padding, changed = (3, 3), (1, 1), changed + 1
+        for precision, device in DEVICES.items():
+            pairs = {"small": (small, example), "given": (model, example)}
+            setting = Setting(time_limit=seconds)
+            found = measure_pairs(pairs, pairs["given"], device=device, setting=setting)["small"]
+            low, high = found.ratio_interval or (float("nan"),) * 2
+            row = {"network": name.partition(":")[2], "layers": changed, "precision": precision}
+            append_row(folder / "kernels.csv", row | {"latency": f"{found.ratio:.3f} [{low:.3f}, {high:.3f}]"})
+
+
+def solved(setup: Setup, layers: list[TimedLayer], folder: Path, space: str) -> Iterator[dict[str, Any]]:
     """The least predicted loss of the space of some choices at each share of the layers' time."""
+    offered = SPACES[space]
     lost = {(r["site"], r["choice"]): float(r["divergence"]) for r in read_rows(folder / "losses.csv")}
     ends = {b.end: b.inside for b in setup.anatomy.branches}
-    options = [["keep", *(c for c in offered if c != "drop" or x.path in ends)] for x in layers]
+    options = [["keep", *(c for c in offered if c != "skip" or x.path in ends)] for x in layers]
     tables = [np.array([lost.get((x.path, c), 0.0) for c in row]) for x, row in zip(layers, options, strict=True)]
     paths = [x.path for x in layers]
     gone = {i: tuple(paths.index(p) for p in ends[x] if p in paths) for i, x in enumerate(paths) if x in ends}
-    rules = tuple(Exclusion(i, options[i].index("drop"), others) for i, others in gone.items() if "drop" in offered)
+    rules = tuple(Exclusion(i, options[i].index("skip"), others) for i, others in gone.items())
     for precision in DEVICES:
         us = {(r["layer"], r["choice"]): float(r["us"]) for r in read_rows(folder / "times.csv")
               if r["precision"] == precision}  # fmt: skip
@@ -209,8 +244,8 @@ def solved(setup: Setup, layers: list[TimedLayer], folder: Path, offered: tuple[
 
         def predict(codes: np.ndarray, cells: list[np.ndarray] = cells) -> np.ndarray:
             each = np.stack([cell[codes[:, i]] for i, cell in enumerate(cells)], 1)
-            for i, others in gone.items() if "drop" in offered else ():
-                each[np.ix_(codes[:, i] == options[i].index("drop"), others)] = 0.0
+            for i, others in gone.items():
+                each[np.ix_(codes[:, i] == options[i].index("skip"), others)] = 0.0
             return each.sum(1)[None] / sum(cell[0] for cell in cells)
 
         program = Program(Problem(tables, decompose(predict, [len(x) for x in options]), ("time",), rules))
@@ -218,9 +253,9 @@ def solved(setup: Setup, layers: list[TimedLayer], folder: Path, offered: tuple[
             found = program.solve({"time": share})
             taken = [options[i][c] for i, c in enumerate(found.code)] if found else []
             yield {
-                "precision": precision, "share of the layers' time": share,
-                "choices": ", ".join(offered), "divergence": program.problem.loss(found.code) if found else None,
-                "new ones taken": sum(c in NEW for c in taken) if found else "",
+                "precision": precision, "share of the layers' time": share, "space": space,
+                "divergence": program.problem.loss(found.code) if found else None,
+                "taken": ", ".join(f"{n} × {c}" for c, n in Counter(taken).items() if c != "keep"),
             }  # fmt: skip
 
 
@@ -229,6 +264,7 @@ def page(args: argparse.Namespace, setup: Setup, layers: list[TimedLayer], folde
     lost = read_rows(folder / "losses.csv")
     timed = {(r["precision"], r["layer"], r["choice"]): float(r["ratio"]) for r in read_rows(folder / "times.csv")}
     rows, programs = [], []
+    kernels = [dict(row) for row in read_rows(folder / "kernels.csv")]
     for name in dict.fromkeys(x.name for x in layers):
         paths, first = [x.path for x in layers if x.name == name], next(x for x in layers if x.name == name)
         for choice in (*OURS, *NEW):
@@ -238,28 +274,33 @@ def page(args: argparse.Namespace, setup: Setup, layers: list[TimedLayer], folde
                 rows.append({
                     "layer": shape, "layers": len(values), "choice": choice,
                     "median divergence": float(np.median(values)),
-                    **{f"{p} time": 0.0 if choice == "drop" else timed[p, name, choice] for p in DEVICES},
+                    **{f"{p} time": 0.0 if choice == "skip" else timed[p, name, choice] for p in DEVICES},
                 })  # fmt: skip
-    for offered in (OURS, (*OURS, "kernel 1"), (*OURS, "separable")):
-        programs += solved(setup, layers, folder, offered)
-    best = {(r["precision"], r["share of the layers' time"], r["choices"]): r["divergence"] for r in programs}
+    for space in SPACES:
+        programs += solved(setup, layers, folder, space)
+    best = {(r["precision"], r["share of the layers' time"], r["space"]): r["divergence"] for r in programs}
     gains = [
-        f"{name} {precision} {share}: {best[precision, share, ', '.join(OURS)]:.3g} to {value:.3g}"
-        for name in NEW
+        f"{what} {precision} {share}: {best[precision, share, before]:.3g} to {best[precision, share, after]:.3g}"
+        for what, before, after in (
+            ("separable", "without separable", "whole"), *((name, "whole", f"whole, {name}") for name in NEW),
+        )
         for precision in DEVICES
         for share in SHARES
-        if (value := best[precision, share, ", ".join((*OURS, name))]) is not None
-    ]
+    ]  # fmt: skip
     return ResultPage(
-        name=f"other_blocks_{args.net}", title=f"Kernel 1 and the re-parameterised ghost as choices on {args.net}",
+        name=f"other_blocks_{args.net}",
+        title=f"Separable convolutions, kernel 1 and the re-parameterised ghost as choices on {args.net}",
         claim="Predicted divergence of the best architecture without and with the choice, at a share of the time",
         figure="; ".join(gains), command=script_command(), seed=args.seed,
         device=f"{processor()}, ONNX Runtime, 1 thread, batch 1",
-        tables=[ResultTable("The integer program's best", programs), ResultTable("By kind of layer", rows)],
+        tables=[
+            ResultTable("The integer program's best", programs), ResultTable("By kind of layer", rows),
+            ResultTable("All depthwise 5×5 convolutions as 3×3, latency over the network's", kernels),
+        ],
         notes=(
             f"Divergence in nats from the baseline's probabilities on {JUDGED} batches of selection images, one change "
             f"at a time, fitted in closed form to {args.images} images, nothing behind it refitted; the program adds "
-            "square roots. Times are over the unchanged layer's with its norm and ReLU; a dropped branch takes the "
+            "square roots. Times are over the unchanged layer's with its norm and ReLU; a skipped branch takes the "
             "time of both its layers away.",
         ),
     )  # fmt: skip

@@ -140,7 +140,7 @@ SPACE_HELP = (
 
 
 def default_space(model: str) -> str:
-    """The preset for a model where none is named: width, low rank, depth and ghost; a small one for the quick start."""
+    """The preset for a model where none is named: all kinds of choices; a small one for the quick start."""
     return "quickstart" if model == QUICK_START else "families"
 
 
