@@ -42,7 +42,8 @@ from ghostsearch.surgery.verify import ConversionWarning
 
 CHOICES = (
     "ghost(ratio=2, kernel=3)", "ghost(ratio=2, kernel=1)", "ghost(ratio=3, kernel=3)", "lowrank(rank=0.5)",
-    "lowrank(rank=0.25)", "separable(multiplier=1)", "separable(multiplier=2)", "ghost(ratio=2, kernel=3, cheap=affine)",
+    "lowrank(rank=0.25)", "separable(multiplier=1)", "separable(multiplier=2)",
+    "ghost(ratio=2, kernel=3, cheap=affine)",
 )  # fmt: skip
 
 
