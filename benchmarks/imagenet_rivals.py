@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +30,7 @@ from benchmarks.imagenet_sample import SIZE, open_sample
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from benchmarks.rivals import pruned
 from benchmarks.rows import append_row, read_rows
+from benchmarks.solved import solved_for_macs
 from ghostsearch.graph.capture import copied
 from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
@@ -39,12 +39,8 @@ from ghostsearch.measure.onnx_graph.int8_module import FloatFile
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.setting import Setting
 from ghostsearch.records import Latency
-from ghostsearch.space.architecture import Architecture, SearchSpace
-from ghostsearch.study.candidates import build_candidates, losses_of, without_failed
-from ghostsearch.study.interactions import decompose
-from ghostsearch.study.program import Problem, Program
+from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.setup import Setup
-from ghostsearch.study.solve import decode, exclusions
 from ghostsearch.surgery.distill_images import kept_to_judge
 from ghostsearch.surgery.distillation import distill_blocks
 from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm
@@ -132,23 +128,7 @@ def images(setup: Setup) -> list[Tensor]:
 
 def solved(setup: Setup, args: argparse.Namespace, budget: int, given: list[Tensor]) -> nn.Module:
     """The integer program's best of the families' space under the budget, fitted in closed form."""
-    space, problem = candidate_problem(setup, args.work)
-    solution = Program(problem).solve({"macs": budget / 100 * setup.baseline_cost.macs})
-    assert solution is not None, f"no architecture has {budget} % of the MACs"
-    return replace(setup, calibration=given).convert(decode(space, solution.code))
-
-
-def candidate_problem(setup: Setup, folder: Path) -> tuple[SearchSpace, Problem]:
-    """The candidate table, as far as it is not in the folder, and the integer program over it."""
-    table = build_candidates(setup, folder, lambda *told: print(*told, flush=True))
-    space = without_failed(setup.space, table)
-    losses = losses_of(table, space)
-
-    def predict(codes: np.ndarray) -> np.ndarray:
-        params, macs, _ = setup.table.predict_codes(space, codes)
-        return np.stack([params, macs])
-
-    return space, Problem(losses, decompose(predict, [len(x) for x in losses]), ("params", "macs"), exclusions(space))
+    return replace(setup, calibration=given).convert(solved_for_macs(setup, args.work, budget / 100))
 
 
 def uniform(setup: Setup, budget: int, given: list[Tensor]) -> nn.Module:

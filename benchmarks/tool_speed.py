@@ -23,10 +23,11 @@ from torch import nn
 
 from benchmarks.families import WIDTHS, preset
 from benchmarks.fit_speed import network, relative_error
-from benchmarks.imagenet_rivals import candidate_problem, images, uniform, within_budget
+from benchmarks.imagenet_rivals import images, uniform, within_budget
 from benchmarks.imagenet_sample import open_sample, read_images
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from benchmarks.rows import append_row, read_rows
+from benchmarks.solved import candidate_problem
 from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.study.program import Program

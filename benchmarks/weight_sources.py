@@ -41,6 +41,8 @@ class Bench:
     """The data with only some of the training images, loaded when asked for."""
     example: Tensor
     calibration: list[Tensor]
+    solved: Callable[[], Architecture]
+    """The integer program's answer for half the MACs."""
     made: dict[tuple[str, str], tuple[nn.Module, Spent]] = field(default_factory=dict)
 
     def once(
@@ -55,6 +57,8 @@ class Bench:
 
     def architecture(self, name: str) -> Architecture:
         """One of the table's architectures, about half the MACs."""
+        if name == "solver":
+            return self.solved()
         convs = [p for p, m in self.baseline.named_modules() if isinstance(m, nn.Conv2d) and p != "conv1"]
         if name == "ghost2":
             return Architecture.of(dict.fromkeys(convs, "ghost(ratio=2, kernel=3)"), {})
