@@ -1,6 +1,12 @@
-"""`python -m ghostsearch` is the `ghostsearch` command."""
+"""`ghostsearch`, as `python -m ghostsearch` too: the command, which Ctrl-C stops quietly while it is still imported."""
 
-from ghostsearch.cli.main import main
+import sys
+
+try:
+    from ghostsearch.cli.main import main
+except KeyboardInterrupt:
+    # The code of whatever Ctrl-C stops later.
+    sys.exit(130)
 
 if __name__ == "__main__":
     main()

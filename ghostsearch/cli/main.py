@@ -91,7 +91,8 @@ def main() -> None:
         say_error(f"{in_words(error.format_message()).rstrip('.')}; '{command} --help' explains")
         sys.exit(2)
     except typer.Abort:
-        sys.exit(1)
+        # Ctrl-C before the command itself could begin.
+        sys.exit(130)
     except BrokenPipeError:
         # The reader of our output went away (such as `| head`): nobody is left to read.
         sys.stderr.close()

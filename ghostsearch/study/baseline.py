@@ -19,7 +19,7 @@ from ghostsearch.measure.onnx_graph.quantize import float_nodes
 from ghostsearch.records import Axis, Latency
 from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.study.config import RunConfig
+from ghostsearch.study.config import AXES, RunConfig
 from ghostsearch.study.directory import (
     BASELINE_TRAINING,
     STUDY,
@@ -82,33 +82,32 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
     Raises GhostsearchError, before anything is written, when nothing in the space can meet a latency limit, and when
     the veto leaves nothing to search or nothing that meets a limit.
     """
-    fresh = not (watch.folder / STUDY).exists()
-    corrections = {} if fresh else read_study(watch.folder).get("corrections", {})
-    tables = latency_tables(setup, watch, None if fresh else corrections)
-    if fresh:
-        rows = vetoed_rows(tables) if setup.config.veto else []
-        latencies = setup.latencies({"baseline": setup.baseline.module}, setup.config.time_limit)["baseline"]
+    study = read_study(watch.folder) if (watch.folder / STUDY).exists() else {}
+    # What a run that counted latency has found stands; an axis that is new when the study goes on has it found now.
+    decided = bool(study) and ("latency" in study.get("axes", AXES) or bool(study.get("corrections")))
+    tables = latency_tables(setup, watch, study.get("corrections", {}) if decided else None)
+    if decided:
+        rows = study.get("vetoed", []) if setup.config.counts_latency() else []
     else:
-        known = read_study(watch.folder)
-        rows = known.get("vetoed", []) if setup.config.counts_latency() else []
-        latencies = tuple(Latency.model_validate(x) for x in known["baseline_latencies"])
+        rows = vetoed_rows(tables) if setup.config.veto else []
+    if study:
+        latencies = tuple(Latency.model_validate(x) for x in study["baseline_latencies"])
+    else:
+        latencies = setup.latencies({"baseline": setup.baseline.module}, setup.config.time_limit)["baseline"]
     found = Baseline(setup, "", latencies, tables, tuple(rows))
-    if fresh or not _measured_within(found.axes, watch.folder):
+    if not study or not _measured_within(found.axes, watch.folder):
         check_latency(setup.config, tables, {x.device: x.median_s for x in latencies})
     check_left(setup, rows)
     write_run(watch.folder, setup.config)
-    if fresh:
+    if not decided:
+        study = study or begun(setup, latencies)
+        stores = [table.store for table in tables.values()]
+        notes = dict.fromkeys(note for store in stores if (note := store.note or store.history))
         write_study(watch.folder, {
-            "name": f"{setup.config.model} {setup.space.digest}", "space": setup.space.digest,
-            "axes": list(setup.config.axes()), "width_multiple": setup.space.width_multiple,
-            "anatomy": dataclasses.asdict(setup.anatomy), "vetoed": rows,
-            "baseline_latencies": [x.model_dump(mode="json") for x in latencies],
-            "corrections": {d: c.model_dump(mode="json") for d, t in tables.items() if (c := t.correction)},
-            "environment": environment(), "notes": _notes(setup, tables),
-            # Weights for other classes were trained on other images.
-            "cut": list(setup.data.cut) if setup.data.labelled and not setup.baseline.fresh else [],
+            **study, "vetoed": rows, "notes": [*study.get("notes", ()), *notes],
+            # None: the table stands as it is; the next run measures nothing for it.
+            "corrections": {d: c and c.model_dump(mode="json") for d, t in tables.items() for c in [t.correction]},
         })  # fmt: skip
-    study = read_study(watch.folder)
     if warning := setup.config.flattered(study.get("cut", ())):
         warnings.warn(warning, GhostsearchWarning, stacklevel=2)
     with watch.stage("baseline"):
@@ -116,13 +115,26 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
     return dataclasses.replace(found, setup=trained, name=study["name"])
 
 
+def begun(setup: Setup, latencies: Sequence[Latency]) -> dict[str, Any]:
+    """What study.json keeps of a study's first run, whatever its tables say."""
+    return {
+        "name": f"{setup.config.model} {setup.space.digest}", "space": setup.space.digest,
+        "axes": list(setup.config.axes()), "width_multiple": setup.space.width_multiple,
+        "anatomy": dataclasses.asdict(setup.anatomy),
+        "baseline_latencies": [x.model_dump(mode="json") for x in latencies],
+        "environment": environment(), "notes": _notes(setup),
+        # Weights for other classes were trained on other images.
+        "cut": list(setup.data.cut) if setup.data.labelled and not setup.baseline.fresh else [],
+    }  # fmt: skip
+
+
 def latency_tables(
-    setup: Setup, watch: Watch, known: Mapping[str, Mapping[str, Any]] | None
+    setup: Setup, watch: Watch, known: Mapping[str, Mapping[str, Any] | None] | None
 ) -> dict[str, LatencyTable]:
     """Each device's latency table of the whole space where latency counts; what is missing is timed.
 
-    known: the corrections of a study that goes on; without, whole models are measured for them, whatever other commands
-    have measured: the same search makes the same choices.
+    known: the corrections of a study that counted latency before; without, whole models are measured for them, whatever
+    other commands have measured: the same search makes the same choices.
     """
     if not setup.config.counts_latency():
         return {}
@@ -133,7 +145,7 @@ def latency_tables(
             table = setup.latency_table(device, cell_s=setup.config.cell_time_limit, progress=told)
             if known is None and setup.corrected_by:
                 _correct(setup, table, told)
-            elif known and device in known:
+            elif known and known.get(device):
                 table.store.correct(table.digest, Correction.model_validate(known[device]))
             tables[device] = table
     return tables
@@ -224,7 +236,7 @@ def with_baseline(setup: Setup, weights: Mapping[str, Any]) -> Setup:
     return dataclasses.replace(setup, baseline=dataclasses.replace(setup.baseline, module=module.eval()))
 
 
-def _notes(setup: Setup, tables: Mapping[str, LatencyTable]) -> list[str]:
+def _notes(setup: Setup) -> list[str]:
     """What the report should say besides."""
     data, epochs = setup.data, setup.config.baseline_training()
     notes = [*data.notes, *data.warnings]
@@ -237,8 +249,6 @@ def _notes(setup: Setup, tables: Mapping[str, LatencyTable]) -> list[str]:
         notes.append("scores are those of networks quantized to int8, the baseline's too")
         left = ", ".join(float_nodes(setup.int8_graph(setup.baseline.module).graph))
         notes.append(f"in float within the int8 baseline: {left or 'nothing'}")
-    stores = [table.store for table in tables.values()]
-    notes += dict.fromkeys(note for store in stores if (note := store.note or store.history))
     if setup.anatomy.width_note:
         notes.append(setup.anatomy.width_note)
     return notes

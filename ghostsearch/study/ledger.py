@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -109,11 +109,11 @@ class Ledger:
                     self._create(TrialState.WAITING, architecture, {ORIGIN: origin}, {})
 
     def adopt(self, records: Sequence[Record]) -> None:
-        """Take over what this space offers of finished trials, such as those of other axes; known ones are left."""
+        """Take over finished trials of other axes, known ones left; nothing is learnt from what the space has not."""
         with self._locked():
             known = {self._digest(t) for t in self._trials() if t.state.is_finished()}
             for record in records:
-                if record.digest not in known and self.space.offers(record.architecture):
+                if record.digest not in known:
                     created = self._create(TrialState.RUNNING, record.architecture, {ORIGIN: record.origin}, {})
                     self._write(created, record)
 
@@ -123,13 +123,13 @@ class Ledger:
             trials = self._trials()
             self._note(trials)
             waiting = {self._digest(t) for t in trials if not t.state.is_finished()}
-            for number in self._newest.values():
-                record = self._standings[number]
+            for record in [self._standings[number] for number in self._newest.values()]:
                 if record.digest not in waiting and self._may_again(record):
                     self._create(TrialState.WAITING, record.architecture, {ORIGIN: record.origin}, {})
 
     def _may_again(self, record: Record) -> bool:
-        return record.state == "pruned" and not any(o.breach(record, surely=True) for o in self.objectives)
+        pruned = record.state == "pruned" and self.space.offers(record.architecture)
+        return pruned and not any(o.breach(record, surely=True) for o in self.objectives)
 
     def ask(self, accepts: Accepts, limit: int | None = None, once_built: Accepts | None = None) -> Proposal | None:
         """The next architecture that the study has not seen and that `accepts`, at no trial's cost, lets through.
@@ -191,10 +191,8 @@ class Ledger:
         groups = {g: str(architecture.groups.get(g, options[0])) for g, options in self.space.groups.items()}
         return {**sites, **{g + WIDTH_SUFFIX: text for g, text in groups.items()}}
 
-    @contextmanager
-    def _using(self) -> Iterator[None]:
-        with storage_errors("the study's storage failed"):
-            yield
+    def _using(self) -> AbstractContextManager[None]:
+        return storage_errors("the study's storage failed")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -261,7 +259,8 @@ class Ledger:
                 if self._newest.get(digest, -1) < trial.number:
                     self._newest[digest] = trial.number
                     (self._taken.discard if self._may_again(record) else self._taken.add)(digest)
-                self.proposer.take(trial, record)
+                if self.space.offers(record.architecture):
+                    self.proposer.take(trial, record)
         while self._settled < len(trials) and trials[self._settled].state.is_finished():
             self._settled += 1
         return unfinished
@@ -299,11 +298,12 @@ class Ledger:
         self, state: TrialState, architecture: Architecture, user: Mapping[str, Any], system: Mapping[str, Any]
     ) -> int:
         """A new trial in one write: whoever sees it sees its architecture and owner too."""
+        params = {k: v for k, v in self.parameters(architecture).items() if v in self.distributions[k].choices}
         template = FrozenTrial(
             number=-1, trial_id=-1, state=state, value=None, intermediate_values={}, datetime_complete=None,
             datetime_start=None if state == TrialState.WAITING else datetime.now(),
-            params=self.parameters(architecture), distributions=dict(self.distributions),
-            user_attrs=dict(user), system_attrs=dict(system),
+            params=params, distributions={name: self.distributions[name] for name in params},
+            user_attrs={DIGEST: architecture.digest, **user}, system_attrs=dict(system),
         )  # fmt: skip
         return int(self._storage.create_new_trial(self._study_id, template_trial=template))
 

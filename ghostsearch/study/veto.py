@@ -39,6 +39,6 @@ def without_slow(space: SearchSpace, rows: Sequence[Mapping[str, Any]], devices:
     if not left.sites and not left.groups:
         raise GhostsearchError(
             f"none of the {len(gone)} choices of this space is faster on {', '.join(devices)}; take another --space "
-            "or --device, search for --objectives score,params, or keep them all with --no-veto"
+            "or --device, search for --objectives score,params, or begin with --no-veto, which keeps them all"
         )
     return left

@@ -2,6 +2,10 @@
 
 import io
 import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -112,3 +116,20 @@ def test_a_warning_is_said_once_whatever_its_figures(screen):
     for text in ("missed by 1.2e+16 of 3 layers", "missed by 0.5 of 12 layers", "8 images of a are broken"):
         show(text, UserWarning, "file.py", 3)
     assert err.getvalue() == "note: missed by 1.2e+16 of 3 layers\nnote: 8 images of a are broken\n"
+
+
+def test_ctrl_c_while_the_command_is_still_imported_ends_without_a_word():
+    stopped_in_imports = """
+import signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from {} import {}
+main()
+"""
+    scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    code = stopped_in_imports.format(*scripts["ghostsearch"].split(":"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

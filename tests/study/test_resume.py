@@ -75,8 +75,9 @@ def test_the_sampler_proposes_nothing_that_breaks_the_memory_limit(again, monkey
     assert {r.state for r in after.records[len(before.records) :] if r.origin == "sampler"} == {"complete"}
 
 
-def test_a_new_axis_a_limit_on_another_and_another_sampler_go_on_with_the_same_trials(again):
+def test_a_new_axis_a_limit_on_another_and_another_sampler_go_on_with_the_same_trials(again, slow):
     before, go_on = again
+    slow()
     after = go_on(objectives=["score", "macs", "latency"], max_params="99%", sampler="nsga2", veto=True, trials=6)
     known = [(r.digest, r.state, r.scores) for r in before.records]
     assert [(r.digest, r.state, r.scores) for r in after.records][: len(known)] == known
@@ -235,15 +236,17 @@ def test_a_latency_that_nothing_reaches_is_refused_before_training_and_cells_tim
     assert any(": 0 cells timed by this search, the others before it" in note for note in view.notes)
 
 
+SITES = ("block1.1.expand.0", "block1.1.project")
+
+
 @pytest.fixture
 def slow(monkeypatch):
     """Makes the device find these choices not faster, at each site."""
 
     def found(*choices):
         measured = {"device": "onnxruntime:cpu", "ratio": 1.2, "interval": (1.1, 1.3)}
-        sites = ("block1.1.expand.0", "block1.1.project")
-        rows = [{"site": site, "choice": choice, **measured} for site in sites for choice in choices]
-        monkeypatch.setattr("ghostsearch.study.baseline.vetoed_rows", lambda _: rows)
+        rows = [{"site": site, "choice": choice, **measured} for site in SITES for choice in choices]
+        monkeypatch.setattr("ghostsearch.study.baseline.vetoed_rows", lambda tables: rows if tables else [])
 
     return found
 
@@ -268,13 +271,55 @@ def test_a_space_that_the_veto_empties_is_refused_before_training_and_its_advice
     assert search(RunConfig(**tiny(tmp_path / "run", **options, veto=False))).records
 
 
-def test_the_veto_holds_only_where_latency_counts(tiny, tmp_path, slow):
+def choices_of(records):
+    return {c for r in records for c in r.sites.values()}
+
+
+def test_the_veto_holds_only_where_latency_counts_and_for_what_is_still_to_come(tiny, tmp_path, slow):
     slow(*GHOSTS[1:])
 
-    def tried(**changed):
-        view = search(RunConfig(**tiny(tmp_path / "run", **{**QUICK, **changed})))
-        return {c for r in view.records for c in r.sites.values()}
+    def go_on(**changed):
+        return search(RunConfig(**tiny(tmp_path / "run", **{**QUICK, **changed})))
 
-    assert tried(objectives=FOR_LATENCY) == {GHOSTS[0]}
-    assert tried(trials=6) == set(GHOSTS)
-    assert tried(objectives=FOR_LATENCY, trials=6) == {GHOSTS[0]}
+    assert choices_of(go_on(objectives=FOR_LATENCY).records) == {GHOSTS[0]}
+    every = go_on(trials=6).records
+    assert choices_of(every) == set(GHOSTS)
+    view = go_on(objectives=FOR_LATENCY, trials=8, sampler="table", seeds="none")
+    assert sorted(r.digest for r in view.records[:6]) == sorted(r.digest for r in every), "finished trials stay"
+    assert choices_of(view.records[6:]) <= {GHOSTS[0]}
+    assert len(view.records) == 8
+
+
+@pytest.mark.parametrize("added", [{"objectives": FOR_LATENCY}, {"max_latency": "200%"}])
+def test_latency_that_is_new_when_a_study_goes_on_is_treated_as_in_a_first_run(
+    again, tmp_path, slow, monkeypatch, added
+):
+    before, go_on = again
+    slow(GHOSTS[0])
+    known = json.loads((tmp_path / "run" / "study.json").read_text())
+    view = go_on(**added, max_memory="150%", trials=8)
+    assert view.records[: len(before.records)] == before.records
+    assert GHOSTS[0] in choices_of(before.records)
+    assert choices_of(view.records[len(before.records) :]) <= {GHOSTS[1]}, "nor is what a limit ruled out tried again"
+    assert {(row["site"], row["choice"]) for row in view.vetoed} == {(site, GHOSTS[0]) for site in SITES}
+    assert view.notes[: len(known["notes"])] == tuple(known["notes"])
+    study = json.loads((tmp_path / "run" / "study.json").read_text())
+    assert study["corrections"]["onnxruntime:cpu"]["models"] == 4
+    assert {k: study[k] for k in known.keys() - {"vetoed", "corrections", "notes"}} == {
+        k: v for k, v in known.items() if k not in ("vetoed", "corrections", "notes")
+    }
+    monkeypatch.setattr(Setup, "correction", lambda *_: pytest.fail("it is corrected once"))
+    assert go_on(**added, max_memory="150%", trials=8).records == view.records
+    assert json.loads((tmp_path / "run" / "study.json").read_text()) == study
+
+
+def test_a_latency_that_cannot_be_added_is_one_line_and_changes_nothing(again, tmp_path):
+    before, go_on = again
+    study = (tmp_path / "run" / "study.json").read_bytes()
+    with pytest.raises(GhostsearchError, match="nearest feasible limit is about"):
+        go_on(max_latency="1us")
+    with pytest.raises(GhostsearchError, match=r"another study .*device .*another --out"):
+        go_on(device=["onnxruntime:cpu", "torch:cpu"])
+    assert (tmp_path / "run" / "study.json").read_bytes() == study
+    kept = load_study(tmp_path / "run")
+    assert (kept.records, kept.front, kept.config["max_latency"]) == (before.records, before.front, None)
