@@ -304,7 +304,7 @@ def page(args: argparse.Namespace, setup: Setup, layers: list[TimedLayer], folde
         notes=(
             f"Divergence in nats from the baseline's probabilities on {JUDGED} batches of selection images, one change "
             f"at a time, fitted in closed form to {args.images} images, nothing behind it refitted; the program adds "
-            "square roots. Times are over the unchanged layer's with its norm and ReLU; a skipped branch takes the "
+            "them up. Times are over the unchanged layer's with its norm and ReLU; a skipped branch takes the "
             "time of both its layers away.",
         ),
     )  # fmt: skip

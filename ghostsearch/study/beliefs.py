@@ -102,15 +102,14 @@ class Beliefs:
         assert self._base is not None
         for epochs, score in scores.items():
             if epochs not in self._rungs:
-                self._rungs[epochs] = _Rung(Regression(self.problem.roots), {axis: Front() for axis in self.axes})
+                self._rungs[epochs] = _Rung(Regression(self.problem.added), {axis: Front() for axis in self.axes})
             rung = self._rungs[epochs]
             rise = score - self._base
             for axis, front in rung.fronts.items():
                 front.add(amounts[axis], rise, code)
             rung.least = min(rung.least, rise)
             if any(code):
-                # Square roots of drops, with their sign, are what losses add up to.
-                rung.losses.add(code, float(-np.sign(rise) * np.sqrt(abs(rise))))
+                rung.losses.add(code, -rise)
 
     @property
     def rung(self) -> _Rung | None:
@@ -119,10 +118,10 @@ class Beliefs:
         return self._rungs[max(learnt)] if learnt else None
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """Losses to propose by (D,), square roots of drops; the table's where no rung has enough trials."""
+        """Losses to propose by (D,), drops of the score; the table's where no rung has enough trials."""
         rung = self.rung
         if rung is None:
-            return Regression(self.problem.roots).mean
+            return Regression(self.problem.added).mean
         below = max((e for e, r in self._rungs.items() if r is not rung and e < self._epochs(rung)), default=None)
         if below is not None:
             # The table as the shorter training corrected it is what the longer one is expected to change little of.
@@ -137,8 +136,8 @@ class Beliefs:
         """Hypervolume of score and each axis that models (A, V) would add under given losses, in shares: (A,)."""
         rung = self.rung
         assert rung is not None
-        roots, amounts, least = rung.losses.features(codes) @ losses, self.amounts(codes), DEEP * rung.least
-        scores, total = -np.sign(roots) * roots**2, np.zeros(len(codes))
+        scores, amounts, least = -rung.losses.features(codes) @ losses, self.amounts(codes), DEEP * rung.least
+        total = np.zeros(len(codes))
         for axis, front in rung.fronts.items():
             most = WORST * self.problem.baseline(axis)
             total += front.gains(amounts[axis], scores, (most, least)) / most

@@ -26,7 +26,7 @@ COLUMNS = {
     "name": "the site's path or the group's name",
     "choice": "what it alone becomes",
     "divergence": "½ · mean (gᵀδ)², the Gauss–Newton estimate of the KL divergence from the baseline in nats (of tasks "
-    "without class probabilities: of their distillation distance, up to a factor); the solver adds square roots",
+    "without class probabilities: of their distillation distance, up to a factor); the solver adds them up",
     "macs": "multiply-adds on one image of the model with this one change",
     "params": "parameters of the model with this one change",
     "failed": "why the change could not be made, empty where it could; a failed choice is not searched",

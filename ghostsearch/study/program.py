@@ -56,16 +56,17 @@ class Problem:
         return tuple(len(x) for x in self.losses)
 
     @cached_property
-    def roots(self) -> list[np.ndarray]:
-        """Per variable (options,), square roots of the losses: what is added up, wherever losses are.
+    def added(self) -> list[np.ndarray]:
+        """Per variable (options,), what is added up, wherever losses are: none below 0.
 
-        Sums of square roots of the single changes' divergences rank whole models better than sums of divergences.
+        Errors of layers that are refitted one behind the other are nearly independent, so that divergences add up
+        (results/table_sums.md has how well, beside other sums).
         """
-        return [np.sqrt(np.maximum(losses, 0.0)) for losses in self.losses]
+        return [np.maximum(losses, 0.0) for losses in self.losses]
 
     def loss(self, code: Sequence[int]) -> float:
         """The loss of one architecture's codes, in the single losses' unit."""
-        return float(sum(roots[option] for roots, option in zip(self.roots, code, strict=True))) ** 2
+        return float(sum(losses[option] for losses, option in zip(self.added, code, strict=True)))
 
     def at(self, code: Sequence[int]) -> dict[str, float]:
         """The resources of one architecture's codes by name."""
@@ -174,7 +175,7 @@ class Program:
         """What loses least with each named resource at most its bound; None when it is proven that nothing meets them.
 
         The answer differs from each of `avoid` in at least `distance` variables (no-good cuts). `losses` stand in for
-        the problem's `roots`; `extra` are amounts of a resource by option, per variable, that come on top of its own.
+        the problem's `added`; `extra` are amounts of a resource by option, per variable, that come on top of its own.
         Raises UndecidedError when the nodes are used up before anything is found.
         """
         constraints = list(self._rules)
@@ -190,7 +191,7 @@ class Program:
             cuts = _matrix([(self.starts + np.array(code), np.ones(len(code))) for code in avoid], self.columns)
             constraints.append(LinearConstraint(cuts, -np.inf, len(self.starts) - distance))
         objective = np.zeros(self.columns)
-        objective[: self.binaries] = np.concatenate(list(losses or self.problem.roots))
+        objective[: self.binaries] = np.concatenate(list(losses or self.problem.added))
         found = self._run(objective, constraints, effort)
         if found is None:
             return None

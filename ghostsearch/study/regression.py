@@ -20,6 +20,8 @@ SPREADS = (0.05, 0.2, 0.5, 1.0)
 """Standard deviations that an entry may have around the scaled table, as shares of its own size."""
 NOISES = (0.03, 0.1, 0.2, 0.4, 0.8)
 """Standard deviations of what the sum leaves open, as shares of the figures' own size."""
+STEADY = 3.0
+"""What a sum of the table leaves open grows with it; below so many typical entries it is what it is there."""
 FLOOR = 0.1
 """The least spread of an entry, in typical entries: a change that the table calls free may still cost something."""
 ANY_CHANGE = 5.0
@@ -63,6 +65,9 @@ class Regression:
         shared = [ANY_CHANGE * typical] if size is None else []
         self.mean, self.common = (np.append(x, np.zeros(len(shared))) for x in (_joined(mean), common))
         self.size = np.append(np.abs(common) + FLOOR * typical, shared)
+        self._steady = STEADY * typical
+        self._noisy = np.abs(self.mean)
+        """Per entry what it adds to the noise of a sum; nothing for corrections, whose noise is the same for all."""
         self.count = 0
         self._gram = np.zeros((len(self.mean), len(self.mean)))
         self._moment = np.zeros(len(self.mean))
@@ -77,9 +82,10 @@ class Regression:
     def add(self, code: Sequence[int], value: float) -> None:
         """Take in the figure of one architecture, given the number of the option that each variable takes."""
         places = np.flatnonzero(self.features(np.array([code]))[0])
-        self._gram[np.ix_(places, places)] += 1.0
-        self._moment[places] += value
-        self._square += value**2
+        weight = (1.0 + float(self._noisy[places].sum()) / self._steady) ** -2
+        self._gram[np.ix_(places, places)] += weight
+        self._moment[places] += weight * value
+        self._square += weight * value**2
         self.count += 1
 
     def features(self, codes: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ class Answer:
 
     architecture: Architecture
     loss: float
-    """Predicted divergence: the square of the summed square roots of the candidates' divergences."""
+    """Predicted divergence: the sum of the candidates' divergences."""
     resources: dict[str, float]
     """params, macs, latency_s[DEVICE]; under a bound on memory peak_memory_bytes too."""
     proven: bool

@@ -39,7 +39,7 @@ PROBLEM = Problem(
     decompose(lambda codes: np.stack([costs(codes)[0], costs(codes)[0] * 1e-9]), (3,) * 6 + (2,) * 2),
     ("macs", f"latency_s[{DEVICE}]"),
 )
-TRUTH = [np.sqrt(x) * np.append(0, np.random.default_rng(5).uniform(0.4, 1.6, len(x) - 1)) for x in PROBLEM.losses]
+TRUTH = [x * np.append(0, np.random.default_rng(5).uniform(0.4, 1.6, len(x) - 1)) for x in PROBLEM.losses]
 
 
 def code_of(params):
@@ -47,7 +47,7 @@ def code_of(params):
 
 
 def accuracy(code):
-    return round(0.95 - 0.1 * sum(x[i] for x, i in zip(TRUTH, code, strict=True)) ** 2, 3)
+    return round(0.95 - 0.4 * sum(x[i] for x, i in zip(TRUTH, code, strict=True)), 3)
 
 
 def evaluate(architecture, ledger, number=0):
@@ -159,7 +159,7 @@ def test_under_a_limit_every_second_proposal_spends_it():
     study = study_of(table_sampler(limits={"macs": limit}))
     study.optimize(objective, n_trials=OPENING + 13)
     spent = [t.values[1] / limit for t in study.trials[OPENING + 1 :]]
-    assert sum(share > 0.9 for share in spent) >= len(spent) // 2
+    assert sum(share > 0.85 for share in spent) >= len(spent) // 2
 
 
 def test_a_limit_within_the_predictions_error_of_the_least_is_tried_with_what_comes_nearest():
@@ -188,13 +188,13 @@ def test_scores_after_training_are_learnt_apart_from_those_before():
     beliefs.tell((0,) * 8, {0.0: 0.95}, {})
     for i in range(80):
         code = tuple(int(rng.integers(n)) for n in PROBLEM.sizes)
-        trained = 0.95 - 0.2 * sum(x[j] for x, j in zip(TRUTH[:3], code, strict=False)) ** 2
+        trained = 0.95 - 0.2 * sum(x[j] for x, j in zip(TRUTH[:3], code, strict=False))
         beliefs.tell(code, {0.0: accuracy(code)} if i % 2 else {0.0: accuracy(code), 1.0: trained}, {})
     rung = beliefs.rung
     drawn = rung.losses.entries(beliefs.draw(rng))
     assert rung.losses.count == 40
-    assert np.concatenate(drawn[:3]) == pytest.approx(np.sqrt(0.2) * np.concatenate(TRUTH[:3]), abs=0.03)
-    assert max(abs(x).max() for x in drawn[3:]) < 0.03, "what training mends costs nothing"
+    assert np.concatenate(drawn[:3]) == pytest.approx(0.2 * np.concatenate(TRUTH[:3]), abs=0.01)
+    assert max(abs(x).max() for x in drawn[3:]) < 0.01, "what training mends costs nothing"
 
 
 def test_a_study_has_the_rungs_in_an_attribute():
