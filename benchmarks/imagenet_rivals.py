@@ -128,7 +128,9 @@ def images(setup: Setup) -> list[Tensor]:
 
 def solved(setup: Setup, args: argparse.Namespace, budget: int, given: list[Tensor]) -> nn.Module:
     """The integer program's best of the families' space under the budget, fitted in closed form."""
-    return replace(setup, calibration=given).convert(solved_for_macs(setup, args.work, budget / 100))
+    found = solved_for_macs(setup, args.work, budget / 100)
+    assert found is not None, f"no architecture has {budget} % of the MACs"
+    return replace(setup, calibration=given).convert(found)
 
 
 def uniform(setup: Setup, budget: int, given: list[Tensor]) -> nn.Module:

@@ -271,7 +271,9 @@ class Benches(dict[str, Bench]):
             validation_list=given.validation_list, calibration_images=512, space="families", out=str(given.work / net),
         )  # fmt: skip
         (given.work / net).mkdir(parents=True, exist_ok=True)
-        return solved_for_macs(open_setup(config), given.work / net, 0.5)
+        found = solved_for_macs(open_setup(config), given.work / net, 0.5)
+        assert found is not None, "no architecture has half the MACs"
+        return found
 
 
 if __name__ == "__main__":

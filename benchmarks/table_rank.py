@@ -5,7 +5,9 @@
 
 Each architecture is drawn at random, converted and fitted in closed form from its first change to its end (so not as
 the table's single changes are), and its KL divergence from the baseline taken on IMAGES images of the validation split.
-A run that was stopped goes on; more rows make the interval narrower. The page is results/table_rank_NET.md.
+So are the integer program's own answers for each family alone and for all together: these differ most in how many
+changes they are made of, and say how the divergences of single changes add up. A run that was stopped goes on; more
+rows make the interval narrower. The page is results/table_rank_NET.md.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,11 @@ import torch.nn.functional as F
 from scipy.stats import kendalltau
 from torch import nn
 
+from benchmarks.families import FAMILIES, family_space
 from benchmarks.imagenet_sample import open_sample
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from benchmarks.rows import append_row, read_rows
+from benchmarks.solved import solved_for_macs
 from ghostsearch.data.calibration import spread_batches
 from ghostsearch.graph.capture import moved
 from ghostsearch.machine import processor
@@ -37,6 +42,10 @@ from ghostsearch.study.setup import Setup, open_setup
 IMAGES = 256
 SHARES = (0.1, 0.3, 0.5, 0.8)
 """Of the sites and groups that an architecture changes, one of these shares, drawn."""
+BUDGETS = (0.85, 0.7, 0.55)
+"""Shares of the baseline's MACs that the integer program is asked for."""
+POWERS = (0.5, 0.75, 1.0, 1.5)
+"""Of single divergences d, sums Σ dᵖ to the power 1/p; 1 is what the product adds up."""
 
 
 def main() -> None:
@@ -49,11 +58,10 @@ def main() -> None:
     batches = [moved(batch, "cpu") for batch in spread_batches(setup.data.validation, IMAGES, size=32)]
     with torch.inference_mode():
         wanted = [setup.baseline.module.eval()(x).log_softmax(1) for x, _ in batches]
-    path, draw = args.work / "architectures.csv", random.Random(args.seed)
+    path = args.work / "architectures.csv"
     known = {row["digest"]: row for row in read_rows(path)}
     rows = []
-    for number in range(args.architectures):
-        architecture = drawn(setup.space, draw, SHARES[number % len(SHARES)])
+    for kind, architecture in (*random_ones(setup, args), *solvers(setup, args.work)):
         if architecture.digest not in known:
             began = time.process_time()
             model = setup.convert(architecture)
@@ -64,9 +72,31 @@ def main() -> None:
             }  # fmt: skip
             append_row(path, row)
             known[architecture.digest] = {k: str(v) for k, v in row.items()}
-            print(number, row, flush=True)
-        rows.append({**known[architecture.digest], "summed": str(summed(architecture, loss))})
+            print(kind, row, flush=True)
+        sums = {f"sum {p:g}": summed(architecture, loss, p) for p in POWERS}
+        rows.append({"kind": kind, **known[architecture.digest], **{k: str(v) for k, v in sums.items()}})
     publish(page(args, setup, rows, table_s), args.out)
+
+
+def random_ones(setup: Setup, args: argparse.Namespace) -> Iterator[tuple[str, Architecture]]:
+    """Architectures at random, as many as asked for."""
+    draw = random.Random(args.seed)
+    for number in range(args.architectures):
+        yield "random", drawn(setup.space, draw, SHARES[number % len(SHARES)])
+
+
+def solvers(setup: Setup, folder: Path) -> Iterator[tuple[str, Architecture]]:
+    """The integer program's answers of each family alone and of all together at each budget of MACs, each once."""
+    seen = set()
+    for family, begins in FAMILIES.items():
+        narrow = replace(setup, space=family_space(setup.space, begins))
+        if not narrow.space.sites and not narrow.space.groups:
+            continue
+        for share in BUDGETS:
+            found = solved_for_macs(narrow, folder, share)
+            if found is not None and found.digest not in seen:
+                seen.add(found.digest)
+                yield family, found
 
 
 def opened(args: argparse.Namespace) -> Setup:
@@ -89,10 +119,11 @@ def drawn(space: SearchSpace, draw: random.Random, share: float) -> Architecture
     return space.architecture(some(space.sites), some(space.groups))
 
 
-def summed(architecture: Architecture, loss: dict[tuple[str, str, str], float]) -> float:
-    """What the table says."""
-    sites = [loss["site", name, str(choice)] for name, choice in architecture.sites.items()]
-    return float(sum(sites) + sum(loss["group", name, str(w)] for name, w in architecture.groups.items()))
+def summed(architecture: Architecture, loss: dict[tuple[str, str, str], float], power: float = 1.0) -> float:
+    """What the table says, of divergences that are added as powers."""
+    single = [loss["site", name, str(choice)] for name, choice in architecture.sites.items()]
+    single += [loss["group", name, str(w)] for name, w in architecture.groups.items()]
+    return float(sum(max(x, 0.0) ** power for x in single) ** (1 / power))
 
 
 def divergence(model: nn.Module, batches: Sequence[Any], wanted: Sequence[torch.Tensor]) -> float:
@@ -105,26 +136,52 @@ def divergence(model: nn.Module, batches: Sequence[Any], wanted: Sequence[torch.
     return total / images
 
 
+def adding(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """How well each kind of sum gives the real divergence of random and of solved architectures."""
+    found = []
+    for power in POWERS:
+        row: dict[str, Any] = {"sum of divergences to the power": power}
+        for name, some in (
+            ("random", [r for r in rows if r["kind"] == "random"]),
+            ("solver's", [r for r in rows if r["kind"] != "random"]),
+        ):
+            sums, real = (np.array([float(r[c]) for r in some]) for c in (f"sum {power:g}", "divergence"))
+            factor = np.log(sums / real)
+            row |= {
+                f"{name}: τ": f"{kendalltau(sums, real)[0]:.3f}",
+                f"{name}: sum over divergence": f"{np.exp(np.median(factor)):.2f}",
+                f"{name}: factor of error": f"{np.exp(factor.std()):.2f}",
+            }
+        found.append(row)
+    return found
+
+
 def page(args: argparse.Namespace, setup: Setup, rows: list[dict[str, str]], table_s: float) -> ResultPage:
-    """Kendall's τ with a bootstrap interval, and every architecture."""
-    ours, real = (np.array([float(r[c]) for r in rows]) for c in ("summed", "divergence"))
+    """Kendall's τ with a bootstrap interval, how single divergences add up, and every architecture."""
+    some = [r for r in rows if r["kind"] == "random"]
+    ours, real = (np.array([float(r[c]) for r in some]) for c in ("sum 1", "divergence"))
     tau = kendalltau(ours, real)[0]
     generator = np.random.default_rng(args.seed)
     picks = [generator.integers(len(ours), size=len(ours)) for _ in range(1000)]
     low, high = np.nanpercentile([kendalltau(ours[p], real[p])[0] for p in picks], [2.5, 97.5])
-    numbers = [{k: r[k] if k == "digest" else f"{float(r[k]):.4g}" for k in r} for r in rows]
+    numbers = [{k: r[k] if k in ("digest", "kind") else f"{float(r[k]):.4g}" for k in r} for r in rows]
     choices = sum(len(o) - 1 for o in [*setup.space.sites.values(), *setup.space.groups.values()])
     timing = f"; the table took {table_s:.0f} CPU seconds" if table_s > 5 else ""
     return ResultPage(
         name=f"table_rank_{args.net}", title=f"Does the candidate table rank architectures of {args.net}?",
-        claim=f"Rank correlation (Kendall's τ) of the candidate table's sums with the real divergence of {len(rows)} "
+        claim=f"Rank correlation (Kendall's τ) of the candidate table's sums with the real divergence of {len(some)} "
         f"refitted random architectures, {args.net}",
         figure=f"{tau:.3f} (95 % interval {low:.3f} to {high:.3f}; aim 0.85)", command=script_command(),
-        device=processor(), seed=args.seed, tables=[ResultTable("Architectures", numbers)],
+        device=processor(), seed=args.seed, tables=[
+            ResultTable("How single divergences add up", adding(rows)), ResultTable("Architectures", numbers),
+        ],
         notes=[
             f"{choices} candidates in the space `{args.space}`{timing}. The architectures are fitted to "
             f"{sum(len(b) for b in setup.calibration or [])} images from the first change to the end, the table's "
             "single changes with three layers behind them; KL divergence on images that neither saw.",
+            "The solver's: the integer program's answers of each family (its kind) at "
+            f"{', '.join(f'{b:g}' for b in BUDGETS)} of the MACs. Sum over divergence: the median; factor of error: e "
+            "to the deviation of the logarithms, what one may be wrong by once the median is known.",
         ],
     )  # fmt: skip
 

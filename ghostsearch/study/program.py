@@ -60,7 +60,7 @@ class Problem:
         """Per variable (options,), what is added up, wherever losses are: none below 0.
 
         Errors of layers that are refitted one behind the other are nearly independent, so that divergences add up
-        (results/table_sums.md has how well, beside other sums).
+        (results/table_rank_resnet20.md has how well, beside other sums).
         """
         return [np.maximum(losses, 0.0) for losses in self.losses]
 
