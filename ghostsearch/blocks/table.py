@@ -7,16 +7,18 @@ from typing import Any
 import torch
 
 from ghostsearch.blocks.base import Block, Conv
+from ghostsearch.blocks.cropped import CroppedConv
 from ghostsearch.blocks.ghost import GhostConv
 from ghostsearch.blocks.lowrank import LowRankConv
 from ghostsearch.blocks.separable import SeparableConv
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.space.choice import Ghost, Keep, LayerChoice, LowRank, Separable
+from ghostsearch.space.choice import Crop, Ghost, Keep, LayerChoice, LowRank, Separable
 
 BLOCKS: dict[type[LayerChoice], type[Block]] = {
     Ghost: GhostConv,
     LowRank: LowRankConv,
     Separable: SeparableConv,
+    Crop: CroppedConv,
 }
 
 

@@ -259,6 +259,35 @@ class Separable(LayerChoice):
 
 
 @dataclass(frozen=True)
+class Crop(LayerChoice):
+    """Kernels are cropped to their middle: 3×3 to 1×1, 5×5 to 3×3."""
+
+    name: ClassVar[str] = "crop"
+    kernel: int = _shown(1)
+
+    def __post_init__(self) -> None:
+        odd = _is_int(self.kernel) and self.kernel >= 1 and self.kernel % 2 == 1
+        self._require(odd, "kernel must be an odd whole number", self.kernel, "crop(kernel=1)")
+
+    def cropped(self, kernel: tuple[int, ...]) -> tuple[int, ...]:
+        """What is left of a kernel; a dimension that is smaller stays."""
+        return tuple(min(k, self.kernel) for k in kernel)
+
+    def position_macs(self, filters: Filters) -> int:
+        return filters.out_channels * (filters.in_channels // filters.groups) * prod(self.cropped(filters.kernel))
+
+    def params(self, filters: Filters) -> int:
+        return self.position_macs(filters) + filters.out_channels * filters.bias
+
+    def suits(self, filters: Filters) -> bool:
+        return filters.plain and all(k % 2 for k in filters.kernel)
+
+    @property
+    def look(self) -> Look:
+        return Look(f"c{self.kernel}", (3.5, self.kernel), "#ddaa33")
+
+
+@dataclass(frozen=True)
 class Drop(LayerChoice):
     """The residual branch that ends in this site goes: a per-channel affine of its input takes its place."""
 

@@ -134,8 +134,8 @@ def _check_glob(glob: str, names: Sequence[str], what: str) -> None:
 QUICK_START = "ghostsearch:digits_cnn"
 """The network that is searched where none is named."""
 SPACE_HELP = (
-    "Search space: a YAML file or a preset: families, ghost_width, ghost, fine, paper_vgg, quickstart. Default: "
-    "families; quickstart for the quick start's network."
+    "Search space: a YAML file or a preset: families, int8, ghost_width, ghost, fine, paper_vgg, quickstart. "
+    "Default: families; quickstart for the quick start's network."
 )
 
 

@@ -58,6 +58,7 @@ def test_spellings_of_one_choice_have_one_form(text, canonical):
         ("width(0)", "the share must lie above 0"),
         ("width(1.5)", "at most 1, got 1.5"),
         ("lowrank(rank=1)", "between 0 and 1"),
+        ("crop(kernel=2)", "kernel must be an odd whole number, got 2"),
         ("separable(multiplier=0)", "multiplier must be a whole number of at least 1, got 0"),
         ("separable(1.5)", "multiplier must be a whole number of at least 1, got 1.5"),
         ("gohst(2)", "no choice is called 'gohst'"),

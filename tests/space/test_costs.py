@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ghostsearch.space.architecture import Site
-from ghostsearch.space.choice import KEEP, Filters, Ghost, LayerChoice, LowRank, Separable, intrinsic_channels
+from ghostsearch.space.choice import KEEP, Crop, Filters, Ghost, LayerChoice, LowRank, Separable, intrinsic_channels
 from ghostsearch.space.costs import (
     choice_fits,
     is_depthwise,
@@ -39,6 +39,7 @@ def site(c=64, n=128, kernel=(3, 3), groups=1, bias=False, positions=14 * 14):
         (Ghost(2, 3, "affine"), 64 * 64 * 9 + 64, 64 * 64 * 9 + 64 + 64 * 2),
         (Ghost(2, 3, "wavelet"), 64 * 64 * 9 + 64 * 4, 64 * 64 * 9 + 64 + 64 * 2),
         (LowRank(0.25), 32 * 64 * 9 + 128 * 32, 32 * 64 * 9 + 128 * 32 + 128),
+        (Crop(1), 128 * 64, 128 * 64 + 128),
         (Separable(1), 64 * 9 + 128 * 64, 64 * 9 + 128 * 64 + 128),
         (Separable(2), 2 * 64 * 9 + 128 * 2 * 64, 2 * 64 * 9 + 128 * 2 * 64 + 128),
     ],
@@ -87,6 +88,11 @@ def test_the_papers_speedup_and_where_it_fails():
         (site(kernel=(1, 1)), Separable(1), False),
         (site(groups=4), Separable(1), False),
         (replace(site(), plain=False), Separable(1), False),
+        (site(), Crop(1), True),
+        (site(), Crop(3), False),
+        (site(groups=4), Crop(1), True),
+        (site(kernel=(2, 2)), Crop(1), False),
+        (replace(site(), plain=False), Crop(1), False),
         (site(), KEEP, False),
     ],
 )

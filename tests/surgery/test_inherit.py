@@ -113,7 +113,8 @@ def test_exact_ghosts_convert_with_no_error(ratio: int, kernel: int, groups: int
 
 @pytest.mark.parametrize("choice", [GHOST, "ghost(ratio=3, kernel=3)", "ghost(ratio=2, kernel=3, cheap=affine)",
                                     "ghost(ratio=2, kernel=3, cheap=wavelet)", "lowrank(rank=0.5)",
-                                    "separable(multiplier=1)", "separable(multiplier=2)"])  # fmt: skip
+                                    "separable(multiplier=1)", "separable(multiplier=2)",
+                                    "crop(kernel=1)"])  # fmt: skip
 @pytest.mark.parametrize("conditional", [False, True], ids=["traced", "untraceable"])
 def test_the_fit_beats_copies_and_leaves_the_baseline_net_alone(
     choice: str, conditional: bool, images: list[Tensor]
