@@ -19,8 +19,8 @@ from ghostsearch.space.choice import Crop
 class CroppedConv(Block):
     """Drop-in for a convolution with odd kernels: the same convolution with the middle of each kernel alone.
 
-    x: (N, C, *spatial) -> (N, n, *spatial'), as the convolution it replaces. Raises GhostsearchError for one with an even
-    kernel or a forward of its own.
+    x: (N, C, *spatial) -> (N, n, *spatial'), as the convolution it replaces. Raises GhostsearchError for one with
+    an even kernel or a forward of its own.
     """
 
     def __init__(self, conv: Conv, choice: Crop) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ghostsearch.blocks.base import CONVS, Block, Conv, place
+from ghostsearch.blocks.own_conv import is_plain
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.fits.least_squares import cholesky, damped
 from ghostsearch.fits.problem import Fitted, Problem
 from ghostsearch.space.choice import Separable
@@ -22,12 +25,18 @@ class SeparableConv(Block):
     The filters (n, C, k) that read one input channel become a matrix (n, k) of rank `multiplier`. The input is repeated
     before an ordinary depthwise convolution: runtimes have no fast one that makes several maps of a channel.
 
-    x: (N, C, *spatial) -> (N, n, *spatial'), as the convolution it replaces.
+    x: (N, C, *spatial) -> (N, n, *spatial'), as the convolution it replaces. Raises GhostsearchError for one with
+    groups or a forward of its own, and for more kernels than the kernel has positions, which say nothing new.
     """
 
     reads_metric = True
 
     def __init__(self, conv: Conv, choice: Separable) -> None:
+        if conv.groups > 1 or not is_plain(conv) or choice.multiplier > prod(conv.kernel_size):
+            raise GhostsearchError(
+                f"choice '{choice}': a convolution without groups, of a class of torch.nn, with a kernel of at least "
+                f"{choice.multiplier} positions can become it, got {conv}"
+            )
         super().__init__(conv, choice)
         self.copies = choice.multiplier
         maps, dims = choice.multiplier * conv.in_channels, CONVS[conv.weight.dim() - 2]

@@ -27,7 +27,7 @@ def parse_choice(text: str) -> Choice:
     if len(arguments) > len(names):
         raise GhostsearchError(f"choice {text!r}: {name} takes at most {len(names)} values ({', '.join(names)})")
     values = dict(zip(names, arguments, strict=False))
-    for key, value in keywords.items():
+    for key, value in keywords:
         if key not in names or key in values:
             takes = ", ".join(names) or "no values"
             raise GhostsearchError(f"choice {text!r}: {name} takes {takes} once each, got {key!r}")
@@ -53,7 +53,7 @@ def parse_width(text: str) -> Width:
     return choice
 
 
-def _parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
+def _parse_call(text: str) -> tuple[str, list[Any], list[tuple[str, Any]]]:
     """Name, positional and keyword values of `name` or `name(value, key=value)`; bare words are strings."""
     trouble = GhostsearchError(
         f"choice {text!r} does not parse; write it like 'keep', 'ghost(ratio=2, kernel=3)' or 'width(0.75)'"
@@ -65,13 +65,13 @@ def _parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise trouble from None
     if isinstance(tree, ast.Name):
-        return tree.id, [], {}
+        return tree.id, [], []
     if not (isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name)):
         raise trouble
     if any(k.arg is None for k in tree.keywords):
         raise trouble
     try:
-        keywords = {str(k.arg): _literal(k.value) for k in tree.keywords}
+        keywords = [(str(k.arg), _literal(k.value)) for k in tree.keywords]
         return tree.func.id, [_literal(a) for a in tree.args], keywords
     except ValueError:
         raise trouble from None

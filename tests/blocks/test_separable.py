@@ -8,6 +8,7 @@ from torch import nn
 
 from ghostsearch.blocks.separable import SeparableFit, _of_rank
 from ghostsearch.blocks.table import build_block
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.models.load import load_model
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.choice import Separable
@@ -33,6 +34,20 @@ def test_a_kernel_for_each_tap_gives_the_convolution_itself(inputs, outputs, ker
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=bias)
     x = torch.randn(2, inputs, 9, 8)
     torch.testing.assert_close(separable(conv, kernel[0] * kernel[1])(x), conv(x), rtol=1e-3, atol=1e-4)
+
+
+class Own(nn.Conv2d):
+    def forward(self, input):
+        return super().forward(nn.functional.pad(input, (1, 1, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("conv", "multiplier"),
+    [(nn.Conv2d(8, 12, 3, groups=2), 1), (Own(8, 12, 3), 1), (nn.Conv2d(8, 12, 3), 10), (nn.Conv2d(8, 12, 3), 10**12)],
+)
+def test_a_convolution_that_cannot_become_separable_is_refused_in_one_line(conv, multiplier):
+    with pytest.raises(GhostsearchError, match=rf"^choice 'separable\(multiplier={multiplier}\)': .*, got .*$"):
+        build_block(conv, Separable(multiplier))
 
 
 def problem(outputs=6, inputs=4, taps=9, metric=None):

@@ -32,7 +32,7 @@ CHOICES = [
     LowRank(0.01),
     LowRank(0.99),
     Separable(2),
-    Separable(20),
+    Separable(3),
     Crop(3),
 ]
 CONVOLUTIONS = {

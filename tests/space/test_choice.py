@@ -53,6 +53,7 @@ def test_spellings_of_one_choice_have_one_form(text, canonical):
         ("ghost(kernel=-1)", "kernel must be an odd whole number, got -1"),
         ("ghost(cheap=fft)", "cheap must be one of conv, affine, wavelet, got 'fft'"),
         ("ghost(2, ratio=2)", "once each"),
+        ("ghost(ratio=2, ratio=3)", "once each, got 'ratio'"),
         ("ghost(depth=2)", "got 'depth'"),
         ("ghost(1, 2, 3, 4)", "at most 3 values"),
         ("width(0)", "the share must lie above 0"),

@@ -14,6 +14,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.fits.least_squares import cholesky, damped
 from ghostsearch.fits.problem import FitSettings
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.space.choice_text import parse_layer_choice
 from ghostsearch.surgery import fit_model
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
@@ -61,7 +62,9 @@ def baseline_net(conditional: bool = False) -> Residual:
 
 
 def everywhere(model: nn.Module, example: Tensor, choice: str = GHOST) -> Architecture:
-    return Architecture.of({s.path: choice for s in find_sites(model, example, widths=False).sites}, {})
+    sites = find_sites(model, example, widths=False).sites
+    kind = parse_layer_choice(choice)
+    return Architecture.of({s.path: choice for s in sites if kind.suits(s.filters())}, {})
 
 
 def error(model: nn.Module, baseline: nn.Module, images: list[Tensor]) -> float:
