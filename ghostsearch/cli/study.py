@@ -184,8 +184,10 @@ def _show(view: StudyView, folder: Path, written: list[str]) -> None:
 
 def _next_step(view: StudyView, folder: Path) -> str:
     """What to type once a front has been looked at."""
+    from ghostsearch.report.outcome import export_command
+
     chosen = folder / "models" / view.chosen
     if view.chosen in ("", BASELINE) or not chosen.is_dir():
         return f"next: ghostsearch search --config {typed(folder / 'run.yaml')} --trials N   adds trials"
     model = typed(chosen) + leave_for(str(view.config.get("model", "")))
-    return f"next: ghostsearch finetune {model} --data … --out DIR   or   ghostsearch export {model} --format onnx"
+    return f"next: ghostsearch finetune {model} --data … --out DIR   or   {export_command(view, view.chosen)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from ghostsearch.report.outcome import (
     by_digest,
     cost_axes,
     cost_cell,
+    export_command,
     is_variant,
     metric_name,
     model_id,
@@ -37,7 +37,6 @@ from ghostsearch.space.limits import parse_drop
 from ghostsearch.study.recommendation import BASELINES, longest_training
 from ghostsearch.study.statistics import error_of_difference
 from ghostsearch.units import with_prefix
-from ghostsearch.usercode import leave_for
 
 MAX_MODELS_BYTES = 250_000
 """With plotly.js (4.8 MB), table rows and figures this keeps the page under 6 MB. Where the trials need more, the
@@ -138,7 +137,6 @@ def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
     in points), the standard error of that drop, and the axes whose limits it misses.
     """
     baseline, axis, tables = view.record("baseline"), score_axis(view), table_axes(view)
-    folder, leave = Path(view.directory) / "models", leave_for(str(view.config.get("model", "")))
     best, options = best_baseline(view, "validation"), []
     last = longest_training(view.finalists)
     for digest in _finished(view):
@@ -155,7 +153,7 @@ def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
         options.append({
             "id": digest, "drop": drop * axis.scale[0], "error": error * axis.scale[0], "shares": shares,
             "missed": [a.name for a in view.objectives if a.breach(record)], "text": " · ".join(words),
-            "command": f"ghostsearch export {shlex.quote((folder / digest).as_posix())}{leave} --format onnx",
+            "command": export_command(view, digest),
         })  # fmt: skip
     return options
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
 from ghostsearch.records import COST_LABELS, Axis, Record, Score, StudyView
 from ghostsearch.study.recommendation import (
@@ -15,6 +17,7 @@ from ghostsearch.study.recommendation import (
 )
 from ghostsearch.study.statistics import error_of
 from ghostsearch.units import MISSING, interval_text, score_text, share_text
+from ghostsearch.usercode import leave_for
 
 
 def metric_name(view: StudyView) -> str:
@@ -27,6 +30,15 @@ def devices(view: StudyView) -> list[str]:
     wanted = [o.device for o in view.objectives if o.device]
     seen = sorted({x.device for r in (*view.records, *view.finalists) for x in r.latencies})
     return [*wanted, *(d for d in seen if d not in wanted)]
+
+
+def export_command(view: StudyView, digest: str) -> str:
+    """What writes the file of one of the study's models: in int8 where that is what the search scored and timed."""
+    place = shlex.quote((Path(view.directory) / "models" / digest).as_posix())
+    wanted = [x for x in view.config.get("device", ()) if x.endswith(":int8")]
+    kind = "executorch" if wanted and all(x.startswith("executorch") for x in wanted) else "onnx"
+    leave = leave_for(str(view.config.get("model", "")))
+    return f"ghostsearch export {place}{leave} --format {kind}{' --int8' * bool(wanted)}"
 
 
 def score_axis(view: StudyView, split: str = "validation") -> Axis:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ghostsearch.records import StudyView
 from ghostsearch.report.colours import choice_colours
+from ghostsearch.report.outcome import export_command
 from ghostsearch.report.summary import draw_pictures, render_markdown
 from ghostsearch.report.tables import front_rows, front_table, vetoed_rows
 from ghostsearch.space.choice_text import parse_choice
@@ -111,3 +112,16 @@ def test_a_choice_that_failed_in_the_candidate_table_is_named_with_its_reason(vi
     text = render_markdown(view)
     assert "## Choices that failed" in text
     assert "ValueError: no" in text
+
+
+@pytest.mark.parametrize(
+    ("devices", "file"),
+    [
+        (["onnxruntime:cpu"], "--format onnx"),
+        (["onnxruntime:cpu", "onnxruntime:cpu:int8"], "--format onnx --int8"),
+        (["executorch:xnnpack:int8"], "--format executorch --int8"),
+    ],
+)
+def test_the_file_to_export_is_in_the_precision_that_was_searched(view, devices, file):
+    changed = view.model_copy(update={"config": {**view.config, "device": devices}})
+    assert export_command(changed, "0123456789").endswith(f"/models/0123456789 {file}")
