@@ -16,6 +16,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.records import Axis
 from ghostsearch.report.live import served
+from ghostsearch.report.outcome import export_command
 from ghostsearch.space.limits import CostLimits
 from ghostsearch.study.config import RunConfig, configure
 from ghostsearch.study.recommendation import BASELINE
@@ -184,8 +185,6 @@ def _show(view: StudyView, folder: Path, written: list[str]) -> None:
 
 def _next_step(view: StudyView, folder: Path) -> str:
     """What to type once a front has been looked at."""
-    from ghostsearch.report.outcome import export_command
-
     chosen = folder / "models" / view.chosen
     if view.chosen in ("", BASELINE) or not chosen.is_dir():
         return f"next: ghostsearch search --config {typed(folder / 'run.yaml')} --trials N   adds trials"
