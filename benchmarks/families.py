@@ -143,6 +143,8 @@ class Net:
     def _solved(self, tables: dict[str, LatencyTable], begins: str, bounds: dict[str, float]) -> Architecture | None:
         """The family's architecture that loses least, by the tables, within the bounds; None where there is none."""
         space = family_space(self.setup.space, begins)
+        if not space.sites and not space.groups:
+            return None
         losses = losses_of(read_candidates(self.folder), space)
 
         def predict(codes: np.ndarray) -> np.ndarray:
