@@ -277,6 +277,8 @@ def page(args: argparse.Namespace) -> ResultPage:
             "The photographs may be among those that the network was trained on: its accuracy on them is above the "
             "published one. A comparison of rows does not depend on it.",
             "int8: ONNX Runtime's static quantizer with 128 of the images, the same for every tool.",
+            "CPU s: what a row took. The candidate table, some 200 s, is in the first row that asks for it, and in none "
+            "where an earlier run had made it.",
             "FastNAS scores by labels or a teacher's agreement in its own search and needs nvidia-modelopt; not run.",
         ],
     )  # fmt: skip
