@@ -15,7 +15,6 @@ everywhere, timed and not scored.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -93,7 +92,7 @@ def main() -> None:
     for name, step in steps.items():
         if args.only in (None, name):
             step()
-            write_text(folder / COMMAND, re.sub(r" --only \w+", "", script_command()))
+            write_text(folder / COMMAND, script_command(every_step=True))
     if args.only in (None, "page"):
         for path in publish(page(args.work, args.seed), args.out):
             print(path)

@@ -51,8 +51,8 @@ def page(work: Path, seed: int) -> ResultPage:
             "Equal latency and accuracy: linear between the baseline and the family's measured models in that "
             "precision, latency as a share of the baseline's in the same precision; – where the family "
             "has no model so fast.",
-            "The mix may choose from all families. Where it is below one of them, the table is at fault, whose sums are "
-            "right within a quarter (table_rank_resnet20.md), or chance: on 5,000 images the standard error of a "
+            "The mix may choose from all families. Where it is below one of them, the table is at fault, whose sums "
+            "are right within a quarter (table_rank_resnet20.md), or chance: on 5,000 images the standard error of a "
             "difference is some 0.3 points, on 500 some 1.5.",
             "A width that is not a timed one has an interpolated latency, so a model may miss the share asked for.",
         ),

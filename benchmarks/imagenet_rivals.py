@@ -261,7 +261,7 @@ def page(args: argparse.Namespace) -> ResultPage:
         name=name, title=f"efficientnet-{args.network} without labels: ours and torch-pruning",
         claim=f"efficientnet-{args.network} ({best(rows[0]):.1f} %), top-1 of our best and of torch-pruning's best, "
         "each with the better BatchNorm statistics, no label",
-        figure="; ".join(leads), command=script_command(), device=f"{processor()}, 1 thread", seed=args.seed,
+        figure="; ".join(leads), command=script_command(every_step=True), device=f"{processor()}, 1 thread", seed=args.seed,
         tables=[
             ResultTable("By budget, best accuracy first; times are shares of the float baseline's", rows),
             ResultTable("At equal time: each of our mixes, below it torch-pruning's model of the nearest float time",
@@ -277,8 +277,8 @@ def page(args: argparse.Namespace) -> ResultPage:
             "The photographs may be among those that the network was trained on: its accuracy on them is above the "
             "published one. A comparison of rows does not depend on it.",
             "int8: ONNX Runtime's static quantizer with 128 of the images, the same for every tool.",
-            "CPU s: what a row took. The candidate table, some 200 s, is in the first row that asks for it, and in none "
-            "where an earlier run had made it.",
+            "CPU s: what a row took. The candidate table, some 200 s, is in the first row that asks for it, in "
+            "none where an earlier run had made it.",
             "FastNAS scores by labels or a teacher's agreement in its own search and needs nvidia-modelopt; not run.",
         ],
     )  # fmt: skip

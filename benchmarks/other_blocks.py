@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -295,7 +294,7 @@ def page(args: argparse.Namespace, setup: Setup, layers: list[TimedLayer], folde
         name=f"other_blocks_{args.net}",
         title=f"Separable convolutions, kernel 1 and the re-parameterised ghost as choices on {args.net}",
         claim="Predicted divergence of the best architecture without and with the choice, at a share of the time",
-        figure="; ".join(gains), command=re.sub(r" --only \w+", "", script_command()), seed=args.seed,
+        figure="; ".join(gains), command=script_command(every_step=True), seed=args.seed,
         device=f"{processor()}, ONNX Runtime, 1 thread, batch 1",
         tables=[
             ResultTable("The integer program's best", programs), ResultTable("By kind of layer", rows),

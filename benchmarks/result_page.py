@@ -78,11 +78,15 @@ def publish(page: ResultPage, directory: Path) -> list[Path]:
     return [*write_page(page, directory), write_index(directory)]
 
 
-def script_command() -> str:
-    """The command that runs this script, as one would type it in the repository; absolute paths by their last name."""
+def script_command(*, every_step: bool = False) -> str:
+    """The command that runs this script, as one would type it in the repository; absolute paths by their last name.
+
+    every_step: without an `--only` that asks for one step of several.
+    """
     script, *given = sys.argv
     shown = [Path(a).name if Path(a).is_absolute() else a for a in given]
-    return shlex.join(["python", f"benchmarks/{Path(script).name}", *shown])
+    command = shlex.join(["python", f"benchmarks/{Path(script).name}", *shown])
+    return re.sub(r" --only \w+", "", command) if every_step else command
 
 
 def write_index(directory: Path) -> Path:
