@@ -261,7 +261,8 @@ def page(args: argparse.Namespace) -> ResultPage:
         name=name, title=f"efficientnet-{args.network} without labels: ours and torch-pruning",
         claim=f"efficientnet-{args.network} ({best(rows[0]):.1f} %), top-1 of our best and of torch-pruning's best, "
         "each with the better BatchNorm statistics, no label",
-        figure="; ".join(leads), command=script_command(every_step=True), device=f"{processor()}, 1 thread", seed=args.seed,
+        figure="; ".join(leads), command=script_command(every_step=True), seed=args.seed,
+        device=f"{processor()}, 1 thread",
         tables=[
             ResultTable("By budget, best accuracy first; times are shares of the float baseline's", rows),
             ResultTable("At equal time: each of our mixes, below it torch-pruning's model of the nearest float time",
