@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ghostsearch.fits.problem import Fitted, Problem
@@ -20,6 +21,14 @@ LOOKS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dil
 def place(conv: Conv) -> dict[str, Any]:
     """Device and dtype of a convolution, as factory arguments."""
     return {"device": conv.weight.device, "dtype": conv.weight.dtype}
+
+
+def scale_filters(conv: Conv, factors: Tensor) -> None:
+    """Multiply output channel j of a convolution by factors[j]: (n,)."""
+    with torch.no_grad():
+        conv.weight.mul_(factors.reshape(-1, *[1] * (conv.weight.dim() - 1)))
+        if conv.bias is not None:
+            conv.bias.mul_(factors)
 
 
 class Block(nn.Module, ABC):

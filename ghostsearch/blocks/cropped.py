@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ghostsearch.blocks.base import CONVS, Block, Conv, place
+from ghostsearch.blocks.base import CONVS, Block, Conv, place, scale_filters
 from ghostsearch.blocks.own_conv import is_plain
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.fits.least_squares import cholesky, damped
@@ -74,10 +74,7 @@ class CroppedConv(Block):
         )
 
     def scale_outputs(self, factors: Tensor) -> None:
-        with torch.no_grad():
-            self.conv.weight.mul_(factors.reshape(-1, *[1] * (self.conv.weight.dim() - 1)))
-            if self.conv.bias is not None:
-                self.conv.bias.mul_(factors)
+        scale_filters(self.conv, factors)
 
     def forward(self, input: Tensor) -> Tensor:
         if any(self.outside):

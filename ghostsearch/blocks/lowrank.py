@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ghostsearch.blocks.base import CONVS, Block, Conv, place
+from ghostsearch.blocks.base import CONVS, Block, Conv, place, scale_filters
 from ghostsearch.blocks.own_conv import effective_weight, resized
 from ghostsearch.fits.least_squares import by_channel, gram
 from ghostsearch.fits.problem import Fitted, FreeFit, Problem, channel_means, spread
@@ -75,10 +75,7 @@ class LowRankConv(Block):
         return Fitted.of(self.expand, outputs, free.wanted)
 
     def scale_outputs(self, factors: Tensor) -> None:
-        with torch.no_grad():
-            self.expand.weight.mul_(factors.reshape(-1, *[1] * (self.expand.weight.dim() - 1)))
-            if self.expand.bias is not None:
-                self.expand.bias.mul_(factors)
+        scale_filters(self.expand, factors)
 
     def forward(self, input: Tensor) -> Tensor:
         y: Tensor = self.expand(self.reduce(input))

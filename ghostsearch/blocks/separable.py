@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ghostsearch.blocks.base import CONVS, Block, Conv, place
+from ghostsearch.blocks.base import CONVS, Block, Conv, place, scale_filters
 from ghostsearch.blocks.own_conv import is_plain
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.fits.least_squares import cholesky, damped
@@ -81,10 +81,7 @@ class SeparableConv(Block):
         self.depthwise.weight.copy_(kernels.transpose(0, 1).reshape(self.depthwise.weight.shape))
 
     def scale_outputs(self, factors: Tensor) -> None:
-        with torch.no_grad():
-            self.pointwise.weight.mul_(factors.reshape(-1, *[1] * (self.pointwise.weight.dim() - 1)))
-            if self.pointwise.bias is not None:
-                self.pointwise.bias.mul_(factors)
+        scale_filters(self.pointwise, factors)
 
     def forward(self, input: Tensor) -> Tensor:
         x = input if self.copies == 1 else torch.cat([input] * self.copies, dim=1)
