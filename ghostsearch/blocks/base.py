@@ -31,6 +31,13 @@ def scale_filters(conv: Conv, factors: Tensor) -> None:
             conv.bias.mul_(factors)
 
 
+def copy_bias(conv: Conv, new: Conv) -> None:
+    """Give a convolution the bias of another one, where both have one."""
+    with torch.no_grad():
+        if new.bias is not None and conv.bias is not None:
+            new.bias.copy_(conv.bias)
+
+
 class Block(nn.Module, ABC):
     """Base of all blocks: gives code that asks (timm's does) shape, device and dtype of the convolution it replaced.
 

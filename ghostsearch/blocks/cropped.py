@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ghostsearch.blocks.base import CONVS, Block, Conv, place, scale_filters
+from ghostsearch.blocks.base import CONVS, Block, Conv, copy_bias, place, scale_filters
 from ghostsearch.blocks.own_conv import is_plain
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.fits.least_squares import cholesky, damped
@@ -54,8 +54,7 @@ class CroppedConv(Block):
         """The middle of the filters."""
         with torch.no_grad():
             self.conv.weight.copy_(self._middle(conv.weight))
-            if self.conv.bias is not None and conv.bias is not None:
-                self.conv.bias.copy_(conv.bias)
+        copy_bias(conv, self.conv)
 
     def fit(self, problem: Problem) -> Fitted:
         """Least squares for what is left of the kernels, towards the unconstrained filters and by what they read."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ghostsearch.blocks.base import CONVS, Block, Conv, place, scale_filters
+from ghostsearch.blocks.base import CONVS, Block, Conv, copy_bias, place, scale_filters
 from ghostsearch.blocks.own_conv import effective_weight, resized
-from ghostsearch.fits.least_squares import by_channel, gram
+from ghostsearch.fits.least_squares import by_channel, floored, gram
 from ghostsearch.fits.problem import Fitted, FreeFit, Problem, channel_means, spread
 from ghostsearch.space.choice import Filters, LowRank
 
@@ -54,8 +54,7 @@ class LowRankConv(Block):
                 groups, len(up[0]), rank
             ).reshape(-1, rank)
             self.expand.weight.copy_(columns.reshape(self.expand.weight.shape))
-            if self.expand.bias is not None and conv.bias is not None:
-                self.expand.bias.copy_(conv.bias)
+        copy_bias(conv, self.expand)
 
     def fit(self, problem: Problem) -> Fitted:
         """Reduced-rank regression: the directions of the outputs in which the unconstrained prediction varies most, by
@@ -103,7 +102,7 @@ def _output_covariance(problem: Problem, free: FreeFit) -> Tensor:
 
 
 def metric_roots(metric: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
-    """G^½ and G^-½, a hundredth of the mean diagonal added, per group of channels; identities where there is no
+    """G^½ and G^-½, `floored`, per group of channels; identities where there is no
     metric. metric: (n, n); like: (groups, n/groups, n/groups).
     """
     groups, n = like.shape[:2]
@@ -111,7 +110,6 @@ def metric_roots(metric: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
     if metric is None:
         return eye, eye
     blocks = torch.stack([metric[g * n : (g + 1) * n, g * n : (g + 1) * n] for g in range(groups)]).to(like)
-    level = blocks.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-    values, vectors = torch.linalg.eigh(blocks + (1e-2 * level + 1e-30) * eye)
+    values, vectors = torch.linalg.eigh(floored(blocks))
     values = values.clamp_min(1e-30).sqrt().unsqueeze(-2)
     return (vectors * values) @ vectors.mT, (vectors / values) @ vectors.mT

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ghostsearch.blocks.base import CONVS, Block, Conv, place, scale_filters
+from ghostsearch.blocks.base import CONVS, Block, Conv, copy_bias, place, scale_filters
 from ghostsearch.blocks.own_conv import is_plain
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.fits.least_squares import cholesky, damped
+from ghostsearch.fits.least_squares import cholesky, damped, floored
 from ghostsearch.fits.problem import Fitted, Problem
 from ghostsearch.space.choice import Separable
 
@@ -54,8 +54,7 @@ class SeparableConv(Block):
         """The truncated SVD of what the filters do to each input channel."""
         with torch.no_grad():
             self._write(*_of_rank(conv.weight.float().flatten(2), self.copies))
-            if self.pointwise.bias is not None and conv.bias is not None:
-                self.pointwise.bias.copy_(conv.bias)
+        copy_bias(conv, self.pointwise)
 
     def fit(self, problem: Problem) -> Fitted:
         """Alternating least squares for both convolutions, towards the unconstrained filters and by what they read."""
@@ -137,14 +136,12 @@ class SeparableFit:
 
 
 def output_weights(metric: Tensor | None, filters: Tensor) -> Tensor:
-    """(n, n) what an error at the outputs of filters (n, C, k) counts: the metric, a hundredth of its mean diagonal
-    added; one each where there is none.
+    """(n, n) what an error at the outputs of filters (n, C, k) counts: the metric, `floored`; one each where there is
+    none.
     """
-    eye = torch.eye(len(filters), dtype=filters.dtype, device=filters.device)
     if metric is None:
-        return eye
-    metric = metric.to(eye)
-    return metric + (1e-2 * metric.diagonal().mean() + 1e-30) * eye
+        return torch.eye(len(filters), dtype=filters.dtype, device=filters.device)
+    return floored(metric.to(filters))
 
 
 def _of_rank(filters: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -238,6 +238,11 @@ def damped(xx: Tensor, ridge: float) -> Tensor:
     return raised(xx, xx.diagonal(dim1=-2, dim2=-1).mean(-1) * ridge + 1e-10)
 
 
+def floored(metric: Tensor) -> Tensor:
+    """An output metric with a hundredth of its mean diagonal added: some outputs have hardly any gradient. (…, n, n)"""
+    return raised(metric, 1e-2 * metric.diagonal(dim1=-2, dim2=-1).mean(-1) + 1e-30)
+
+
 def raised(xx: Tensor, level: Tensor) -> Tensor:
     """A copy with a level added to each diagonal. xx: (…, f, f), level: (…)"""
     copy = xx.clone()
