@@ -35,10 +35,11 @@ FLATTERED = (
 )
 AXES = {"latency": Axis.of_latency("onnxruntime:cpu"), "MACs": Axis.of_cost("macs")}
 OURS = "table"
+SAMPLERS = ("random", "tpe", "nsga2", "gp")
 VARIANTS = {
-    **{f"{s}, no seeds": {"sampler": s, "seeds": "none"} for s in ("random", "tpe", "nsga2")},
-    **{f"{s}, uniform seeds": {"sampler": s, "seeds": "uniform"} for s in ("random", "tpe", "nsga2")},
-    **{f"{s}, solver seeds": {"sampler": s, "seeds": "solver"} for s in ("random", "tpe", "nsga2")},
+    **{f"{s}, no seeds": {"sampler": s, "seeds": "none"} for s in SAMPLERS},
+    **{f"{s}, uniform seeds": {"sampler": s, "seeds": "uniform"} for s in SAMPLERS},
+    **{f"{s}, solver seeds": {"sampler": s, "seeds": "solver"} for s in SAMPLERS},
     "solver only": {"sampler": "random", "seeds": "only solver"},
     "table": {"sampler": "table", "seeds": "solver"},
 }
