@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.stats import kendalltau
 from torch import nn
 
-from benchmarks.networks import study_arguments
+from benchmarks.networks import NEAR, random_near, study_arguments
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.files import write_text
 from ghostsearch.graph.capture import copied
@@ -36,10 +36,10 @@ def main() -> None:
     config = RunConfig(
         model=args.model, weights=args.weights, data=args.data, validation_list=args.validation_list, space=args.space,
         train_images=args.train_images, seed=args.seed, out=str(args.work), baseline_epochs=args.baseline_epochs,
-        calibration_images=args.calibration_images,
+        calibration_images=args.calibration_images, train_precision=args.train_precision,
     )  # fmt: skip
     bench = trained_setup(open_setup(config), Watch(args.work))
-    architectures = random_architectures(bench.space, args.count, args.seed)
+    architectures = drawn(bench, args)
     file = args.work / "fidelity.csv"
     table = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=["digest", "epochs", "score"])
     for architecture in architectures:
@@ -64,7 +64,7 @@ def main() -> None:
     page = ResultPage(
         name=args.name, title=f"How well each rung ranks architectures: {args.model}",
         claim=f"Kendall's tau of the closed form's score with {args.longest} epochs, {args.model}, "
-        f"{args.count} random architectures",
+        f"{args.count} random architectures{'' if args.macs is None else f' at {args.macs:g} ± {NEAR:g} of the MACs'}",
         figure=f"{closed:.2f}",
         command=script_command(),
         device=processor(), seed=args.seed,
@@ -80,6 +80,13 @@ def main() -> None:
         ],
     )  # fmt: skip
     publish(page, args.out)
+
+
+def drawn(bench: Setup, args: argparse.Namespace) -> list[Architecture]:
+    """Random architectures of the space, all near one share of the MACs where the user asks for that."""
+    if args.macs is None:
+        return random_architectures(bench.space, args.count, args.seed)
+    return random_near(bench, args.count, args.macs, args.seed)
 
 
 def scored(bench: Setup, inherited: nn.Module, epochs: int) -> float:
@@ -112,9 +119,13 @@ def arguments() -> argparse.Namespace:
     parser = study_arguments(__doc__)
     parser.add_argument("--baseline-epochs", type=int)
     parser.add_argument("--count", type=int, default=12)
+    parser.add_argument("--macs", type=float, help="share of the baseline's MACs that all are near to (default: any)")
     parser.add_argument("--rungs", type=int, nargs="+", default=[0, 1, 3])
     parser.add_argument("--longest", type=int, default=10)
     parser.add_argument("--calibration-images", type=int, default=256)
+    parser.add_argument(
+        "--train-precision", default="auto", help="bf16-mixed: as fast again on processors that have it"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="fidelity", help="the page's name")
     parser.add_argument("--work", type=Path, default=Path("fidelity"), help="where the rows are kept")

@@ -31,13 +31,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from benchmarks.graphed import train_graphed
-from benchmarks.networks import configured, network_arguments, opened
+from benchmarks.networks import configured, network_arguments, opened, random_near
 from benchmarks.rivals import converted, fastnas_model, pruned, rebuilt, shapes
 from benchmarks.rows import append_row, read_rows
 from ghostsearch.data.load import Data
 from ghostsearch.data.sets import ImageSet
 from ghostsearch.files import write_text
-from ghostsearch.measure.audit import random_architectures
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import encode
 from ghostsearch.measure.latency import measure_latency
@@ -64,8 +63,8 @@ LENGTHS = (1, 3, 10, 30)
 REPEATED = 10
 """The length that SEEDS are trained for."""
 SEEDS = (0, 1, 2)
-NEAR, RANDOM_RATE = 0.06, 0.1
-"""Random architectures lie so near half of the MACs, and are trained at one learning rate."""
+RANDOM_RATE = 0.1
+"""The learning rate of the random architectures."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +128,9 @@ def make_models(args: argparse.Namespace) -> None:
 
 
 def predicted(bench: Setup, losses: Sequence[Any], structure: str) -> float:
-    """What the candidate table says that an architecture loses: (Σ√loss)²."""
+    """What the candidate table says that an architecture loses: the sum of its choices' divergences."""
     code = encode(bench.space, [Architecture.from_dict(json.loads(structure))])[0]
-    return float(sum(max(0.0, losses[i][option]) ** 0.5 for i, option in enumerate(code)) ** 2)
+    return float(sum(losses[i][option] for i, option in enumerate(code)))
 
 
 def proposals(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, str, str, str, nn.Module]]:
@@ -154,7 +153,7 @@ def proposals(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, str
         chosen = {path: text for path, options in table.items() if text in options}
         architecture = Architecture.of({}, chosen) if text.startswith("width") else Architecture.of(chosen)
         yield f"uniform_{text.split('(')[0]}", f"uniform {text}", "macs", "", converted(bench, architecture)
-    for architecture in random_near_half(bench, args.random):
+    for architecture in random_near(bench, args.random, BUDGETS["macs"], seed=1):
         yield f"random_{architecture.digest}", "random", "", architecture.digest, converted(bench, architecture)
 
 
@@ -189,13 +188,6 @@ def nearest_pruned(bench: Setup, importance: str, budget: str, share: float) -> 
     meets = [name for name in made if timed[name].ratio <= share + SLACK]
     name = meets[0] if meets else min(made, key=lambda n: timed[n].ratio)
     return name, made[name]
-
-
-def random_near_half(bench: Setup, count: int) -> list[Architecture]:
-    """Random architectures of the space near half of the MACs."""
-    drawn = random_architectures(bench.space, 100 * count, seed=1)
-    shares = ((a, bench.cost(a).macs / bench.baseline_cost.macs) for a in drawn)
-    return [a for a, share in shares if abs(share - BUDGETS["macs"]) <= NEAR][:count]
 
 
 def jobs(models: list[dict[str, Any]], rows: list[dict[str, str]], args: argparse.Namespace) -> list[Job]:

@@ -10,8 +10,13 @@ import torch
 
 from benchmarks.imagenet_sample import open_sample
 from ghostsearch.machine import processor
+from ghostsearch.measure.audit import random_architectures
+from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.setup import Setup, open_setup
+
+NEAR = 0.06
+"""How far from a share of the MACs `random_near` takes architectures."""
 
 
 def compute_device() -> str:
@@ -65,3 +70,10 @@ def opened(args: argparse.Namespace) -> Setup:
     if args.net == "lite0":
         return open_sample(args.data, "fine", seed=args.seed)
     return open_setup(configured(args, args.images))
+
+
+def random_near(bench: Setup, count: int, share: float, seed: int) -> list[Architecture]:
+    """Random architectures of the space whose MACs are near a share of the baseline's."""
+    drawn = random_architectures(bench.space, 100 * count, seed)
+    shares = ((a, bench.cost(a).macs / bench.baseline_cost.macs) for a in drawn)
+    return [a for a, found in shares if abs(found - share) <= NEAR][:count]
