@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -70,6 +71,15 @@ for name, function in COMMANDS.items():
     app.command(name)(command(function))
 
 
+def _given(error: Any, words: Sequence[str]) -> str:
+    """The value of the option that a usage error is about, as it stands on the command line, in words."""
+    for name in getattr(getattr(error, "param", None), "opts", ()):
+        for word, after in pairwise((*words, "")):
+            if word == name or word.startswith(f"{name}="):
+                return f", got {(after if word == name else word.partition('=')[2])[:60]!r}"
+    return ""
+
+
 def main() -> None:
     """Run the command line; every foreseen mistake ends in one line on standard error and exit code 2."""
     # Ray sends usage statistics by default, and this tool sends nothing anywhere.
@@ -88,7 +98,8 @@ def main() -> None:
         sys.exit(2)
     except USAGE_ERROR as error:
         command = error.ctx.command_path if error.ctx else "ghostsearch"
-        say_error(f"{in_words(error.format_message()).rstrip('.')}; '{command} --help' explains")
+        message = in_words(error.format_message()).rstrip(".")
+        say_error(f"{message}{_given(error, sys.argv)}; '{command} --help' explains")
         sys.exit(2)
     except typer.Abort:
         # Ctrl-C before the command itself could begin.

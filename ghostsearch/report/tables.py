@@ -167,6 +167,7 @@ def _timing(view: StudyView, device: str) -> str:
         return ""
     threads = f"{latency.threads} thread{'s' * (latency.threads != 1)}"
     runs = f"median of {len(latency.times_s)} forwards after warm-up"
-    text = f"batch {latency.batch}, {threads}, {latency.precision}; {runs}"
+    precision = "int8" if device.endswith(":int8") else latency.precision
+    text = f"batch {latency.batch}, {threads}, {precision}; {runs}"
     text += ", interleaved with the baseline" if latency.baseline_times_s else ""
     return f"{text}; CPU wait time is subtracted" if latency.waited_s else text

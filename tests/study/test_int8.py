@@ -194,6 +194,7 @@ def test_a_float_study_shows_the_baseline_in_int8(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(("options", "message"), [
+    ({"keep_float": ["nothing.here"]}, r"matches no layer; nearest: \w"),
     ({"keep_float": ["stum"]}, "--keep-float 'stum' matches no layer; nearest: stem"),
     ({"int8_baseline": True, "device": ["torch:cpu"]}, "--int8-baseline is measured on onnxruntime:cpu"),
     ({"int8_baseline": True, "device": ["onnxruntime:cpu"], "calibration_images": 0}, "int8 sets its scales on images"),

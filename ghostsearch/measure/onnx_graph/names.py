@@ -38,7 +38,7 @@ def nodes_of(graph: Any, globs: Sequence[str]) -> list[str]:
 
 def require_layers(globs: Sequence[str], layers: Iterable[str]) -> None:
     """Raise GhostsearchError, naming the nearest layers, for a glob that matches none."""
-    known = sorted(set(layers))
+    known = sorted(set(layers) - {""})
     for glob in globs:
         if not any(matches(layer, glob) for layer in known):
             raise GhostsearchError(f"--keep-float {glob!r} matches no layer; nearest: {nearest_names(glob, known)}")
