@@ -75,7 +75,8 @@ def _out(wanted: Exporting, default: Path) -> Path:
 def _quantized(model: LoadedModel, wanted: Exporting, stem: Path, study: Path | None, allow_code: bool) -> Int8Result:
     """The int8 file; without other images as the study that the model comes from scored it."""
     if wanted.to not in QUANTIZERS:
-        raise GhostsearchError(f"--int8 writes {' or '.join(QUANTIZERS)}, not {wanted.to}; leave --format out")
+        instead = "OpenVINO reads the ONNX file too; " if wanted.to == "openvino" else ""
+        raise GhostsearchError(f"--int8 writes {' or '.join(QUANTIZERS)}, not {wanted.to}; {instead}leave --format out")
     config, asked = configure({}, study / RUN) if study else None, bool(wanted.keep_float)
     if config and config.calibration_images:
         if not allow_code and (runs_code(config.data) or is_object_name(config.task)):
