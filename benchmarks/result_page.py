@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.scoreboard import scoreboard
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.units import markdown_table, plain_text
@@ -90,7 +91,7 @@ def script_command(*, every_step: bool = False) -> str:
 
 
 def write_index(directory: Path) -> Path:
-    """Write README.md, one line per page, from the pages' own metadata; raises GhostsearchError for a broken one."""
+    """Write README.md: the scoreboard, then one line per page from its metadata; raises GhostsearchError for broken."""
     rows = []
     for path in sorted(directory.glob(f"*{META_SUFFIX}")):
         try:
@@ -101,10 +102,15 @@ def write_index(directory: Path) -> Path:
             raise GhostsearchError(f"{path}: not the metadata of a results page ({error!r})") from None
         values[2] = f"`{meta['command']}`"
         rows.append(f"| [{name}]({name}.md) | " + " | ".join(values) + " |")
-    head = "# Results\n\nThe command beside each page wrote it; this index is made from the pages' metadata."
+    head, index = (
+        ["# Results", ""],
+        ["The command beside each page wrote it; this index is made from their metadata.", ""],
+    )
+    if board := scoreboard(directory):
+        head += ["## Scoreboard", "", *board, "## Every page", ""]
     columns = "| page | claim | figure | command | date | device |\n| --- | --- | --- | --- | --- | --- |"
     target = directory / "README.md"
-    write_text(target, "\n".join([head, "", columns, *rows]) + "\n")
+    write_text(target, "\n".join([*head, *index, columns, *rows]) + "\n")
     return target
 
 

@@ -1,0 +1,164 @@
+"""The scoreboard on top of results/: what ghostsearch is compared with, and who is ahead; read from the pages' CSVs.
+
+A comparison whose page is not there has no row. Losses stand beside wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import astuple, dataclass
+from math import hypot, sqrt
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ghostsearch.units import plain_text
+
+COLUMNS = ("network", "at", "measured", "ours", "compared with", "ahead by", "page")
+ABOUT = (
+    "ghostsearch against others on the same network, images and device; conditions, spreads and what was tried stand "
+    "on the pages. Leads of less than two standard errors are called not separable."
+)
+PHOTOGRAPHS = 500
+"""Test images of the ImageNet sample."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: where it was made, both figures, and what is to be concluded."""
+
+    network: str
+    at: str
+    measured: str
+    ours: str
+    theirs: str
+    verdict: str
+
+
+def scoreboard(directory: Path) -> list[str]:
+    """Markdown lines: what every comparison page in a directory says of us and of others; none without such a page."""
+    found = [(read, path.stem) for pattern, read in PAGES.items() for path in sorted(directory.glob(f"{pattern}.md"))]
+    rows = [[*astuple(row), page] for read, page in found for row in read(directory, page)]
+    lines = [[*map(plain_text, row[:-1]), f"[{row[-1]}]({row[-1]}.md)"] for row in rows]
+    table = [f"| {' | '.join(line)} |" for line in (COLUMNS, ["---"] * len(COLUMNS), *lines)]
+    return [ABOUT, "", *table, ""] if rows else []
+
+
+def table(directory: Path, page: str, number: int = 1) -> pd.DataFrame:
+    """A page's table, by its number; values as they were written."""
+    return pd.read_csv(directory / (f"{page}.csv" if number == 1 else f"{page}_{number}.csv"), dtype=str).fillna("")
+
+
+def verdict(ahead: float, error: float) -> str:
+    """A lead in points, called so from two standard errors on."""
+    return f"{ahead:+.1f} points" if abs(ahead) > 2 * error else f"{ahead:+.1f}, not separable"
+
+
+def rivals(directory: Path, page: str) -> Iterator[Row]:
+    """Top-1 without labels or training, each with its better BatchNorm statistics: at equal MACs, at equal time, and
+    of the fastest beside the baseline in int8."""
+    network = f"efficientnet-{page.removeprefix('imagenet_rivals').strip('_') or 'lite0'}"
+    models, timed = (_with_best_statistics(table(directory, page, number)) for number in (1, 2))
+    fitted = models[(models.weights == "") & (models.tool != "baseline")]
+    for budget, rows in fitted.groupby("budget", sort=False):
+        mine, other = (_best(rows[rows.tool.str.startswith(who)]) for who in ("ours", "torch-pruning"))
+        yield _photographs(network, f"{budget} % of the MACs, no label", mine, other)
+    for at in range(0, len(timed), 2):
+        mine, other = timed.iloc[at], timed.iloc[at + 1]
+        yield _photographs(network, f"{_share(mine['float time'])} of the time, no label", mine, other)
+    small, baseline = timed.iloc[-2], models[models.tool == "baseline"].iloc[0]
+    int8 = float(baseline["int8 top-1 % as given"])
+    yield Row(
+        network, "float against int8", "top-1 % (share of the time)",
+        f"{small['top-1']:g} ({_share(small['float time'])})", f"{int8:g} ({_share(baseline['int8 time'])}) int8 alone",
+        verdict(small["top-1"] - int8, _error(small["top-1"], int8)),
+    )  # fmt: skip
+
+
+def _with_best_statistics(models: pd.DataFrame) -> pd.DataFrame:
+    return models.assign(**{"top-1": models[["top-1 % as given", "top-1 % reset"]].astype(float).max(axis=1)})
+
+
+def _best(rows: pd.DataFrame) -> Any:
+    return rows.loc[rows["top-1"].idxmax()]
+
+
+def _share(interval: str) -> str:
+    return interval.split(" ")[0]
+
+
+def _error(*percents: float) -> float:
+    """Standard error of a difference of accuracies in %, as of independent images."""
+    return hypot(*(100 * sqrt(p / 100 * (1 - p / 100) / PHOTOGRAPHS) for p in percents))
+
+
+def _photographs(network: str, at: str, mine: Any, other: Any) -> Row:
+    ahead = verdict(mine["top-1"] - other["top-1"], _error(mine["top-1"], other["top-1"]))
+    return Row(network, at, "top-1 %", f"{mine['top-1']:g}", f"{other['top-1']:g} {other.tool}", ahead)
+
+
+def long_training(directory: Path, page: str) -> Iterator[Row]:
+    """Test accuracy after each length of training, ours and the best rival."""
+    for number, (at, leads) in enumerate(table(directory, page).groupby("at", sort=False), 2):
+        accuracy = table(directory, page, number).set_index("tool")
+        for row in leads.to_dict("records"):
+            ours, theirs = (
+                f"{float(accuracy.at[row[who], row['epochs'] + ' epochs']):g} {row[who]}"
+                for who in ("ours", "best rival")
+            )
+            yield Row(
+                page.removeprefix("long_training_"), f"{at}, {row['epochs']} epochs", "test accuracy %", ours, theirs,
+                verdict(float(row["points ahead"]), float(row["standard error"])),
+            )  # fmt: skip
+
+
+def ablation(directory: Path, page: str) -> Iterator[Row]:
+    """Hypervolume of the default search over the solver's alone and over that of the best of Optuna's samplers."""
+    network = page.removeprefix("search_ablation").strip("_") or "digits_cnn"
+    for axis, volumes, duels in (("latency", 1, 3), ("MACs", 2, 4)):
+        found = table(directory, page, volumes).set_index("variant")
+        won = table(directory, page, duels).set_index("against")
+        after = [name for name in found.columns if name.startswith("after")][-1]
+        # The table is sorted by it.
+        best = next(name for name in found.index if name not in ("table", "solver only"))
+        for other in ("solver only", best):
+            yield Row(
+                network, f"{after}, {axis}", "hypervolume", f"{float(found.at['table', after]):.3f}",
+                f"{float(found.at[other, after]):.3f} {other}",
+                f"in {won.at[other, after]} seeds, {won.at[other, 'at equal CPU minutes']} at equal CPU time",
+            )  # fmt: skip
+
+
+def inheritance(directory: Path, page: str) -> Iterator[Row]:
+    """What the solver's networks of half the MACs keep of the baseline's accuracy, fitted and with copied weights."""
+    rows = table(directory, page)
+    rows = rows[(rows.architecture == "solver") & (rows.training == "none")]
+    for network, found in rows.groupby("net"):
+        kept = found.set_index("weights")["accuracy %"].astype(float)
+        error = hypot(*(100 * sqrt(p / 100 * (1 - p / 100) / 10_000) for p in kept[["closed form", "copied"]]))
+        yield Row(
+            str(network), "half of the MACs, no label", "test accuracy %", f"{kept['closed form']:g}",
+            f"{kept['copied']:g} weights copied", verdict(kept["closed form"] - kept["copied"], error),
+        )  # fmt: skip
+
+
+def tool_speed(directory: Path, page: str) -> Iterator[Row]:
+    """CPU seconds to a front."""
+    for network, rows in table(directory, page).groupby("network", sort=False):
+        ends = rows.assign(seconds=rows["CPU s so far"].astype(float)).groupby("tool").seconds.max()
+        mine, other = ends["ghostsearch"], ends["torch-pruning"]
+        yield Row(
+            str(network), "from the network to a front", "CPU seconds", f"{mine:.0f}", f"{other:.0f} torch-pruning",
+            f"{mine / other:.1f} times as long" if mine > other else f"{other / mine:.1f} times as fast",
+        )  # fmt: skip
+
+
+PAGES: dict[str, Callable[[Path, str], Iterable[Row]]] = {
+    "imagenet_rivals*": rivals,
+    "long_training*": long_training,
+    "inheritance": inheritance,
+    "search_ablation*": ablation,
+    "tool_speed": tool_speed,
+}
+"""The pages that compare, by their file names without suffix."""
