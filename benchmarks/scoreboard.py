@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass
-from math import hypot, sqrt
+from math import hypot
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ghostsearch.study.statistics import share_error
 from ghostsearch.units import plain_text
 
 COLUMNS = ("network", "at", "measured", "ours", "compared with", "ahead by", "page")
@@ -88,9 +89,9 @@ def _share(interval: str) -> str:
     return interval.split(" ")[0]
 
 
-def _error(*percents: float) -> float:
+def _error(*percents: float, images: int = PHOTOGRAPHS) -> float:
     """Standard error of a difference of accuracies in %, as of independent images."""
-    return hypot(*(100 * sqrt(p / 100 * (1 - p / 100) / PHOTOGRAPHS) for p in percents))
+    return 100 * hypot(*(share_error(p / 100, images) for p in percents))
 
 
 def _photographs(network: str, at: str, mine: Any, other: Any) -> Row:
@@ -136,7 +137,7 @@ def inheritance(directory: Path, page: str) -> Iterator[Row]:
     rows = rows[(rows.architecture == "solver") & (rows.training == "none")]
     for network, found in rows.groupby("net"):
         kept = found.set_index("weights")["accuracy %"].astype(float)
-        error = hypot(*(100 * sqrt(p / 100 * (1 - p / 100) / 10_000) for p in kept[["closed form", "copied"]]))
+        error = _error(kept["closed form"], kept["copied"], images=10_000)
         yield Row(
             str(network), "half of the MACs, no label", "test accuracy %", f"{kept['closed form']:g}",
             f"{kept['copied']:g} weights copied", verdict(kept["closed form"] - kept["copied"], error),

@@ -32,7 +32,7 @@ class Recipe(Computing, Seeded):
         ge=0, lt=1,
     )  # fmt: skip
     train_precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = option(
-        "auto", "32-true, bf16-mixed or 16-mixed; auto: mixed on a GPU.", panel=TRAINING
+        "auto", "32-true, bf16-mixed or 16-mixed; auto: mixed on a GPU, 32-true elsewhere.", panel=TRAINING
     )
 
     def lr_share(self, step: int, steps: int) -> float:
