@@ -58,6 +58,8 @@ def parse_drop(text: str, name: str = "max_drop") -> float:
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%?)\s*", text)
     if not match:
         raise GhostsearchError(f"{name} {text[:60]!r} does not parse: a share of the score; write 1% or 0.01")
+    if match[2] and float(match[1]) > 100:
+        raise GhostsearchError(f"{name} must be at most 100%, got {text[:60]!r}")
     return float(match[1]) / (100 if match[2] else 1)
 
 
@@ -123,7 +125,8 @@ class Limits(CostLimits):
             # A drop of all of the score is no limit: whoever writes 1 means a point.
             whole = name == "max-drop" and value == 1 and "%" not in str(self.max_drop)
             if metric in SHARES and value is not None and (value > 1 or whole):
-                raise GhostsearchError(f"--{name} {value:g}: {metric} is a share; write {value:g}% or {value / 100:g}")
+                hint = f"{value:g}% or {value / 100:g}" if value <= 100 else "at most 100%"
+                raise GhostsearchError(f"--{name} {value:g}: {metric} is a share; write {hint}")
 
     def limit_texts(self) -> dict[str, str]:
         """The limits asked for, as they were given; the score's is `score`."""
