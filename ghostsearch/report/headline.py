@@ -16,7 +16,7 @@ from ghostsearch.report.outcome import (
     shown_split,
     variants,
 )
-from ghostsearch.study.recommendation import INT8
+from ghostsearch.study.recommendation import BASELINE, INT8, TRAINED
 from ghostsearch.study.statistics import compare, on_same_images
 from ghostsearch.units import AGAINST_BASELINE, AGREEMENT, SHARES, share_text
 
@@ -29,12 +29,25 @@ def sentences(view: StudyView) -> list[str]:
 def headline(view: StudyView) -> str:
     """One sentence: the chosen model, what it saves, its score beside the better baseline's."""
     chosen, baseline = view.record(view.chosen), view.record("baseline")
+    if view.records and all(r.digest == BASELINE for r in view.records):
+        return _nothing_tried(view)
     if chosen is None:
         return f"No model of {view.name} meets every limit yet; relax a limit or raise --trials."
     if chosen.digest == "baseline" or baseline is None:
         precision = " int8" * any((axis.device or "").endswith(":int8") for axis in cost_axes(view))
         return f"The{precision} baseline of {view.name} stays the choice: no other model is a better trade."
     return f"Model {chosen.digest} {_savings(view, chosen, baseline)}{_score_change(view, chosen)}."
+
+
+def _nothing_tried(view: StudyView) -> str:
+    """What is told where the time budget or the number of trials left room for the baseline alone."""
+    budget, told = view.config.get("time_budget"), f"Only the baseline of {view.name} was tried"
+    if budget is None:
+        return f"{told}; raise --trials."
+    return (
+        f"{told}: the time budget of {budget} was over before any other trial; rerun the same command with a longer "
+        "--time-budget or without one."
+    )
 
 
 def cautions(view: StudyView) -> list[str]:
@@ -116,9 +129,11 @@ def _score_change(view: StudyView, chosen: Record) -> str:
     mine, theirs = _both_scores(view, chosen)
     if mine is None or theirs is None or other is None:
         return ""
-    trained = " with the same training" if is_variant(other) else ""
-    score = f"{score_cell(mine)} {shown_split(view)} {mine.metric}"
-    return f", at {score} against the baseline's {score_cell(theirs)}{trained}{_paired(mine, theirs)}"
+    both = f", at {score_cell(mine)} {shown_split(view)} {mine.metric} against the baseline's {score_cell(theirs)}"
+    if mine.epochs > theirs.epochs and view.record(TRAINED) is None:
+        # Until the final training, which the baseline has too: the difference would be that of the training.
+        return f"{both} without that training"
+    return f"{both}{' with the same training' if is_variant(other) else ''}{_paired(mine, theirs)}"
 
 
 def _paired(mine: Score, theirs: Score) -> str:

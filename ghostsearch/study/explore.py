@@ -13,6 +13,7 @@ from ghostsearch.study.int8_layers import TIMING_SHARE, judged_layers
 from ghostsearch.study.kept import forget_dominated, save_model
 from ghostsearch.study.ledger import Ledger, Proposal
 from ghostsearch.study.plan import Plan
+from ghostsearch.study.recommendation import BASELINE
 from ghostsearch.study.rungs import stops
 from ghostsearch.study.trial import Trial, run_trial
 from ghostsearch.study.watch import Watch
@@ -28,8 +29,10 @@ REPORT_S = 10.0
 def run_trials(plan: Plan, ledger: Ledger, watch: Watch) -> None:
     """Evaluate proposals in this process until the study has as many trials as asked for, or the time is up."""
     longest = 0.0
-    while not watch.interrupted() and watch.left_s() > longest + final_s(plan, ledger.standings()):
+    while not watch.interrupted():
         records = ledger.standings()
+        if has_baseline(records) and watch.left_s() <= longest + final_s(plan, records):
+            return
         watch.tell(len(records), plan.config.trials, progress_text(plan, records))
         proposal = ledger.ask(plan.feasible, plan.config.trials, plan.fits_memory)
         if proposal is None:
@@ -45,11 +48,16 @@ def run_trials(plan: Plan, ledger: Ledger, watch: Watch) -> None:
         watch.on_trial()
 
 
+def has_baseline(records: Sequence[Record]) -> bool:
+    """Whether the baseline's trial is there, which runs however late it is: no study ends without its score."""
+    return any(r.digest == BASELINE for r in records)
+
+
 def evaluate(plan: Plan, proposal: Proposal, records: Sequence[Record], folder: Path) -> Record:
     """Run one trial and keep the weights of a model that completed."""
     trial = Trial(plan, len(records), proposal.architecture, proposal.origin)
     record, model = run_trial(trial, lambda r, rung: stops(r, records, rung, plan.axes))
-    if model is not None and record.digest != "baseline":
+    if model is not None and record.digest != BASELINE:
         save_model(plan.setup, model, record.architecture, kept_directory(folder, record.digest))
     return record
 

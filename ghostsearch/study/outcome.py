@@ -85,15 +85,16 @@ def choose_finalists(plan: Plan, records: Sequence[Record]) -> list[Record]:
 def finish(plan: Plan, records: Sequence[Record], watch: Watch) -> list[Record] | None:
     """The records of the baseline, the baseline after the finalists' training, and the finalists; None if interrupted.
 
-    All but the first have had equal training. The baseline in the other precision comes last where the run asks for it.
+    All but the first have had equal training; without a finalist nothing is trained. The baseline in the other
+    precision comes last where the run asks for it.
     Their latencies come from one interleaved run, so that they compare.
     """
     baseline, epochs = next(r for r in records if r.digest == BASELINE), plan.config.longest_training()
-    work = [(baseline, 0.0)]
-    if epochs:
+    work, chosen = [(baseline, 0.0)], choose_finalists(plan, records)
+    if epochs and chosen:
         trained = baseline.model_copy(update={"digest": TRAINED, "seconds": {}})
         work.append((trained, float(epochs)))
-    work += [(r, float(epochs)) for r in choose_finalists(plan, records)]
+    work += [(r, float(epochs)) for r in chosen]
     told, finished = watch.telling("final training"), []
     for done, (record, total) in enumerate(work):
         if watch.interrupted():

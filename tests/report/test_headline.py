@@ -85,6 +85,24 @@ def test_says_how_far_the_same_images_part_it_from_the_baseline() -> None:
     assert text.endswith("the baseline's 90.0 ± 3.0 % (-2.0 [-5.8, +1.9] points on the same images).")
 
 
+def test_a_baseline_without_the_training_is_named_without_the_difference() -> None:
+    """As an interrupted search leaves it: trials had an epoch, the baseline had none and no trained one is there."""
+
+    def after(known: Record, epochs: int) -> Record:
+        bits = packed(np.arange(100) >= 10)
+        scores = tuple(s.model_copy(update={"epochs": epochs, "right": bits, "images": 100}) for s in known.scores)
+        return known.model_copy(update={"scores": scores})
+
+    baseline, small = after(BASELINE, 0), after(record("0123456789", 0.9, 4e-3, 10_000_000, test=0.9), 1)
+    view = study(baseline, small, chosen="0123456789")
+    assert headline(view).endswith("against the baseline's 90.0 ± 3.0 % without that training.")
+    trained = after(BASELINE, 1).model_copy(update={"digest": "baselinetrained"})
+    view = study(baseline, small, chosen="0123456789", finalists=(baseline, trained, small))
+    assert headline(view).endswith("points on the same images)."), "the better baseline is the one as given"
+    equal = study(after(BASELINE, 1), small, chosen="0123456789")
+    assert headline(equal).endswith("points on the same images).")
+
+
 def test_without_latency_it_speaks_of_macs() -> None:
     baseline, small = (
         r.model_copy(update={"latencies": ()}) for r in (BASELINE, record("0123456789", 0.88, 1, 10_000_000))
@@ -95,13 +113,23 @@ def test_without_latency_it_speaks_of_macs() -> None:
 
 
 def test_claims_nothing_when_the_baseline_model_stays() -> None:
-    assert "stays the choice" in headline(study(BASELINE, chosen="baseline"))
-    assert "meets every limit" in headline(study(BASELINE, chosen=""))
+    small = record("0123456789", 0.88, 4e-3, 10_000_000)
+    assert "stays the choice" in headline(study(BASELINE, small, chosen="baseline"))
+    assert "meets every limit" in headline(study(BASELINE, small, chosen=""))
+
+
+@pytest.mark.parametrize("chosen", ["baseline", ""])
+def test_says_what_to_do_where_nothing_but_the_baseline_was_tried(chosen: str) -> None:
+    view = study(BASELINE, chosen=chosen)
+    assert headline(view) == "Only the baseline of mine was tried; raise --trials."
+    late = headline(view.model_copy(update={"config": {"time_budget": "3s"}}))
+    assert "the time budget of 3s was over before any other trial; rerun the same command with a longer" in late
 
 
 def test_says_in_an_int8_search_that_nothing_beats_the_int8_baseline() -> None:
     there = BASELINE.latencies[0].model_copy(update={"device": "onnxruntime:cpu:int8"})
-    view = study(BASELINE.model_copy(update={"latencies": (there,)}), chosen="baseline")
+    small = record("0123456789", 0.88, 4e-3, 10_000_000)
+    view = study(BASELINE.model_copy(update={"latencies": (there,)}), small, chosen="baseline")
     assert headline(view).startswith("The int8 baseline of ")
     assert "no other model is a better trade" in headline(view)
 

@@ -5,15 +5,18 @@ import signal
 import time
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
 from ray import tune
 from ray.cluster_utils import Cluster
+from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ghostsearch
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning
+from ghostsearch.space.architecture import Architecture
 from ghostsearch.study import ray_trials
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
@@ -22,6 +25,7 @@ from ghostsearch.study.ray_devices import device_resource, on_device
 from ghostsearch.study.ray_trials import resources_of
 from ghostsearch.study.run import search
 from ghostsearch.study.setup import open_setup
+from ghostsearch.study.watch import Watch
 from ghostsearch.surgery.saved import load_directory
 
 DEVICE = "onnxruntime:cpu"
@@ -44,6 +48,21 @@ def cluster():
 
 def told(view):
     return [(r.digest, r.origin, r.state, [s.value for s in r.scores]) for r in view.records]
+
+
+def test_when_the_time_is_up_only_the_baseline_is_still_proposed(monkeypatch, tmp_path):
+    proposal = SimpleNamespace(architecture=Architecture(), origin="baseline")
+    known = []
+    ledger = SimpleNamespace(standings=lambda: known, ask=lambda *_: proposal)
+    config = RunConfig(model="x", time_budget="1s")
+    plan = SimpleNamespace(config=config, feasible=None, fits_memory=None, front=lambda _: [])
+    monkeypatch.setattr(ray_trials.StudySearcher, "places", lambda _: 2)
+    searcher = ray_trials.StudySearcher(plan, ledger, None, Watch(tmp_path, budget_s=0.0))
+    assert searcher.suggest("a")["origin"] == "baseline"
+    assert searcher.suggest("b") == Searcher.FINISHED, "the baseline is at work"
+    searcher.open.clear()
+    known.append(SimpleNamespace(digest="baseline", seconds={}))
+    assert searcher.suggest("c") == Searcher.FINISHED
 
 
 def test_one_worker_comes_to_the_same_trials_as_the_baseline_engine_and_goes_on_from_it(cluster, tiny, tmp_path):

@@ -180,6 +180,17 @@ def test_a_time_budget_that_is_up_ends_with_what_there_is(again, tiny, tmp_path)
     assert load_study(tmp_path / "run").front == view.front
 
 
+def test_a_time_budget_that_is_up_before_any_trial_leaves_the_baseline_and_untrained(tiny, tmp_path):
+    options = {**QUICK, "final_epochs": 1}
+    view = search(RunConfig(**tiny(tmp_path / "run", **options, time_budget="0.01s")))
+    assert ([r.digest for r in view.records], view.front, view.chosen) == ([BASELINE], (BASELINE,), BASELINE)
+    assert [r.digest for r in view.finalists] == [BASELINE], "there is nothing to compare a trained one with"
+    assert "the time budget of 0.01s was over before any other trial" in (tmp_path / "run/report.md").read_text()
+    on = search(RunConfig(**tiny(tmp_path / "run", **options)))
+    assert len(on.records) == QUICK["trials"]
+    assert TRAINED in [r.digest for r in on.finalists]
+
+
 def test_weights_that_may_know_the_images_are_warned_of_until_it_is_said_that_they_do_not(tiny, tmp_path):
     save_file(SmallNet().state_dict(), tmp_path / "given.safetensors")
     options = tiny(tmp_path / "run", **{**QUICK, "trials": 1}, weights=str(tmp_path / "given.safetensors"))
