@@ -26,7 +26,7 @@ from ghostsearch.units import MISSING, setting_text
 if TYPE_CHECKING:
     from rich.table import Table
 
-CIRCUMSTANCES = ("command", "date", "processor", "cores", "system")
+CIRCUMSTANCES = ("command", "begun by", "date", "processor", "cores", "system")
 """What a study's environment holds besides versions."""
 AUDIT_TITLES = {
     "models": "measured models", "mape": "mean error (MAPE)", "tau": "rank correlation (Kendall τ)",

@@ -26,6 +26,7 @@ from ghostsearch.study.directory import (
     baseline_directory,
     environment,
     load_study,
+    note_command,
     read_study,
     write_run,
     write_study,
@@ -108,6 +109,7 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
             # None: the table stands as it is; the next run measures nothing for it.
             "corrections": {d: c and c.model_dump(mode="json") for d, t in tables.items() for c in [t.correction]},
         })  # fmt: skip
+    note_command(watch.folder)
     if warning := setup.config.flattered(study.get("cut", ())):
         warnings.warn(warning, GhostsearchWarning, stacklevel=2)
     with watch.stage("baseline"):

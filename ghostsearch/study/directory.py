@@ -80,7 +80,7 @@ def check_directory(folder: Path, config: RunConfig, space: SearchSpace | None =
 
 
 def write_study(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write study.json: what stays the same as long as the study lives."""
+    """Write study.json: what stays the same as long as the study lives, its notes and its last command aside."""
     write_text(folder / STUDY, json.dumps({"format": FORMAT, "version": VERSION, **content}, indent=1))
 
 
@@ -88,6 +88,15 @@ def add_note(folder: Path, note: str) -> None:
     """Add a line to what the report says besides."""
     study = read_study(folder)
     write_study(folder, {**study, "notes": [*study.get("notes", ()), note]})
+
+
+def note_command(folder: Path) -> None:
+    """Note the command that goes on with the study, and when; the one that began it stays as `begun by`."""
+    study, now = read_study(folder), environment()
+    known = study["environment"]
+    if known.get("command", now["command"]) != now["command"]:
+        last = {"command": now["command"], "date": now["date"]}
+        write_study(folder, {**study, "environment": {"begun by": known["command"], **known, **last}})
 
 
 def read_study(folder: Path) -> dict[str, Any]:

@@ -191,6 +191,20 @@ def test_a_time_budget_that_is_up_before_any_trial_leaves_the_baseline_and_untra
     assert TRAINED in [r.digest for r in on.finalists]
 
 
+def test_the_report_names_the_command_that_ran_last_and_the_one_that_began(again, monkeypatch):
+    before, go_on = again
+    began = before.environment["command"]
+    for trials in ("5", "6"):
+        monkeypatch.setattr("sys.argv", ["ghostsearch", "search", "--trials", trials])
+        after = go_on(trials=int(trials))
+    assert after.environment == {
+        **before.environment, "command": "ghostsearch search --trials 6", "begun by": began,
+        "date": after.environment["date"],
+    }  # fmt: skip
+    told = Path(after.directory, "report.md").read_text()
+    assert "- command: ghostsearch search --trials 6\n- begun by: " in told.replace("\\", "")
+
+
 def test_weights_that_may_know_the_images_are_warned_of_until_it_is_said_that_they_do_not(tiny, tmp_path):
     save_file(SmallNet().state_dict(), tmp_path / "given.safetensors")
     options = tiny(tmp_path / "run", **{**QUICK, "trials": 1}, weights=str(tmp_path / "given.safetensors"))
