@@ -101,7 +101,7 @@ def solve(
     directory: Annotated[Path, typer.Argument(help="A study directory with a candidate table.", show_default=False)],
     limits: CostLimits = LIMITS,
     count: Annotated[int, typer.Option(min=1, help="Number of answers.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="Write the best answer as an architecture file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the first answer as an architecture file.")] = None,
     shown: o.Printed = o.PRINTED,
 ) -> None:
     """Find architectures that meet a budget from a study's candidate table alone; nothing is built or trained.
@@ -120,9 +120,9 @@ def solve(
         if not measured:
             raise
         note(f"the candidate table has no answer ({error}), but the study has measured models")
-    best = [a.architecture for a in answers] or [r.architecture for r in measured]
     if out:
-        write_text(out, json.dumps(best[0].to_dict(), indent=1) + "\n")
+        best = measured[0].architecture if measured else answers[0].architecture
+        write_text(out, json.dumps(best.to_dict(), indent=1) + "\n")
     if shown.as_json:
         found = [
             {"architecture": r.architecture.to_dict(), "measured": {axis.name: axis.value(r) for axis in axes}}

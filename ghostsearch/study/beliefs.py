@@ -76,6 +76,15 @@ class Beliefs:
         self._told: list[tuple[Code, dict[float, float], dict[str, float]]] = []
         self._rungs: dict[float, _Rung] = {}
         self._base: float | None = None
+        self._unscored = False
+        """Whether the baseline's own trial has ended without a score."""
+
+    def miss_baseline(self) -> None:
+        """Take in that the baseline has no score: the best of the first models stands in for it.
+
+        How far below the baseline that is, the entry that every change pays takes up.
+        """
+        self._unscored = True
 
     def tell(self, code: Code, scores: Mapping[float, float], amounts: Mapping[str, float]) -> None:
         """Take in a finished trial: its score by epochs of training, and its resources as measured."""
@@ -88,10 +97,15 @@ class Beliefs:
         if any(code) and self._base is not None:
             self._learn(code, finite, known)
         elif not any(code):
-            # Losses are counted from the baseline's score: all that came before it is learnt now.
-            self._base, self._rungs = next(iter(finite.values())), {}
-            for told in self._told:
-                self._learn(*told)
+            self._count_from(next(iter(finite.values())))
+        elif self._unscored and len(self._told) >= LEARNT:
+            self._count_from(max(next(iter(known.values())) for _, known, _ in self._told))
+
+    def _count_from(self, score: float) -> None:
+        """Count losses from a score: all that came before is learnt now."""
+        self._base, self._rungs = score, {}
+        for told in self._told:
+            self._learn(*told)
 
     def time(self, code: Code, name: str, amount: float) -> None:
         """Take in a measured latency."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ LATENCY_ERROR = 0.03
 """Relative error of a predicted latency before any was measured."""
 INFEASIBLE = 2
 """SciPy's status of a program that is proven to have no solution."""
+_HOLDING = threading.Lock()
 
 
 class UndecidedError(GhostsearchError):
@@ -264,18 +267,24 @@ def _steps(program: Program, axis: str, limits: Mapping[str, float]) -> list[flo
 
 @contextmanager
 def muted() -> Iterator[None]:
-    """Nothing reaches standard output: HiGHS prints a line there from C whatever its options say."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        yield
-    finally:
-        # What C has buffered would come out after the descriptor is back.
-        ctypes.CDLL(None).fflush(None)
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
+    """The line that HiGHS prints from C, whatever its options say, is left out of standard output.
+
+    What other threads print meanwhile comes when it is over; one thread at a time holds the output.
+    """
+    with _HOLDING, tempfile.TemporaryFile() as held:
+        sys.stdout.flush()
+        kept = os.dup(1)
+        os.dup2(held.fileno(), 1)
+        try:
+            yield
+        finally:
+            # What C has buffered would come out after the descriptor is back.
+            ctypes.CDLL(None).fflush(None)
+            os.dup2(kept, 1)
+            os.close(kept)
+            held.seek(0)
+            if others := b"".join(line for line in held if not line.startswith(b"Highs")):
+                os.write(1, others)
 
 
 def halving(count: int) -> list[int]:

@@ -164,7 +164,8 @@ def sampler_of(plan: Plan) -> str | TableSampler:
         return plan.config.sampler
     assert plan.problem is not None, "the plan has a program where the sampler is ours"
     parameters = {name: [str(c) for c in d.choices] for name, d in distributions(plan.space).items()}
-    limits = {axis.name: bound for axis in plan.axes if (bound := axis.bound) is not None and not axis.is_score}
+    modelled = [axis for axis in plan.axes if axis.name in plan.problem.names]
+    limits = {axis.name: bound for axis in modelled if (bound := axis.bound) is not None}
     names = [axis.name for axis in plan.axes]
     return TableSampler(plan.problem, parameters, names, limits=limits, seed=plan.config.seed)
 

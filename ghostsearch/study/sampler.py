@@ -12,6 +12,7 @@ believed possible (Thompson 1933).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -45,7 +46,11 @@ class TableSampler(optuna.samplers.BaseSampler):
     their options in the problem's order, the baseline's first. objectives: what each objective of the study is:
     `score`, a resource of the problem, or anything else, which is then not modelled. limits: upper bounds on resources.
     An architecture that breaks one, as predicted and with a margin of the prediction's own error, or that the study has
-    had, is not proposed while there is another. The same seed and trials give the same proposal.
+    had, is not proposed while there is another. The same seed and trials give the same proposal. Threads may share it,
+    studies may not.
+
+    Raises GhostsearchError for parameters, objectives or limits that are not the problem's, and in a study whose
+    objectives are others.
     """
 
     def __init__(
@@ -64,9 +69,11 @@ class TableSampler(optuna.samplers.BaseSampler):
             )
         if SCORE not in objectives:
             raise GhostsearchError(f"objectives {', '.join(objectives)}: none is 'score', which the sampler learns")
+        if unknown := [name for name in limits or {} if name not in problem.names]:
+            raise GhostsearchError(f"limits on {', '.join(unknown)}: the table has {', '.join(problem.names)}")
         self.problem, self.seed, self.objectives = problem, seed, tuple(objectives)
         self.parameters = {name: tuple(options) for name, options in parameters.items()}
-        self.limits = {name: limit for name, limit in (limits or {}).items() if name in problem.names}
+        self.limits = dict(limits or {})
         axes = problem.axes(self.objectives)
         self.beliefs = Beliefs(problem, axes)
         self._front = list[Code]()
@@ -74,14 +81,20 @@ class TableSampler(optuna.samplers.BaseSampler):
         self._program = Program(problem)
         self._least = {axis: self._program.least(axis) for axis in axes}
         self._taken: set[Code] = set()
+        self._handed: dict[int, Code] = {}
+        """By trial: proposals that the study may not show yet when another thread asks."""
+        self._lock = threading.Lock()
         self._known: set[int] = set()
         """Numbers of finished trials that were taken in, of those from `_settled` on."""
         self._settled = 0
         self._independent = optuna.samplers.RandomSampler(seed=seed)
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the program's answers still to come, which a copy solves again."""
-        return {**vars(self), "_rest_of_front": None}
+        """All but the program's answers still to come, which a copy solves again, and the lock."""
+        return {**vars(self), "_rest_of_front": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial  # noqa: ARG002
@@ -96,23 +109,34 @@ class TableSampler(optuna.samplers.BaseSampler):
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
     def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]  # noqa: ARG002
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:  # fmt: skip
         """The parameters of the next architecture."""
         if not search_space:
             return {}
-        params = self.suggest(study)
-        return {name: value for name, value in params.items() if name in search_space}
+        with self._lock:
+            running = {t.number for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+            self._handed = {number: code for number, code in self._handed.items() if number in running}
+            code = self._handed[trial.number] = self._suggest(study, self.seed, set(self._handed.values()))
+        return {name: value for name, value in self._params(code).items() if name in search_space}
 
     def suggest(
         self, study: optuna.Study, *, seed: int | None = None, besides: Iterable[Mapping[str, Any]] = ()
     ) -> dict[str, str]:
         """The parameters of the next architecture after a study's trials, none of those in `besides`."""
+        others = {code for params in besides if (code := self._code(params)) is not None}
+        with self._lock:
+            return self._params(self._suggest(study, self.seed if seed is None else seed, others))
+
+    def _suggest(self, study: optuna.Study, seed: int, besides: set[Code]) -> Code:
         self._learn(study)
-        others = {code for params in besides if (code := self._code(params)) is not None} - self._taken
+        others = besides - self._taken
         self._taken |= others
-        code = self.propose(np.random.default_rng([self.seed if seed is None else seed, len(self._taken)]))
+        code = self.propose(np.random.default_rng([seed, len(self._taken)]))
         self._taken -= others
+        return code
+
+    def _params(self, code: Code) -> dict[str, str]:
         return {name: options[i] for (name, options), i in zip(self.parameters.items(), code, strict=True)}
 
     def propose(self, rng: np.random.Generator) -> Code:
@@ -123,13 +147,15 @@ class TableSampler(optuna.samplers.BaseSampler):
         fronts = 1 if self.limits else len(self.beliefs.axes)
         if self.beliefs.count < OPENING * fronts or self.beliefs.rung is None:
             return self._opening() or self._anything(rng)
-        at_limit = self._at_limit(rng) if self.limits and len(self._taken) % 2 else None
+        front = self.beliefs.front_codes()
+        at_limit = self._at_limit(rng, front) if self.limits and len(self._taken) % 2 else None
         return at_limit or self._best(rng) or self._anything(rng)
 
     def _learn(self, study: optuna.Study) -> None:
         """Take in what is new in a study."""
-        sign = 1.0 if study.directions[self.objectives.index(SCORE)] == StudyDirection.MAXIMIZE else -1.0
-        trials = study.get_trials(deepcopy=False)
+        sign, trials = self._score_sign(study), study.get_trials(deepcopy=False)
+        if len(trials) < self._settled:
+            raise GhostsearchError("this sampler has learnt from another study; make a TableSampler for each")
         for trial in trials[self._settled :]:
             if trial.number in self._known:
                 continue
@@ -144,6 +170,16 @@ class TableSampler(optuna.samplers.BaseSampler):
             self._known.discard(trials[self._settled].number)
             self._settled += 1
 
+    def _score_sign(self, study: optuna.Study) -> float:
+        """1 where larger scores are better, else -1; raises GhostsearchError where the objectives are others."""
+        directions = study.directions
+        if len(directions) != len(self.objectives):
+            raise GhostsearchError(f"{len(directions)} objectives of the study, {len(self.objectives)} of the sampler")
+        for name, direction in zip(self.objectives, directions, strict=True):
+            if name in self.problem.names and direction == StudyDirection.MAXIMIZE:
+                raise GhostsearchError(f"objective {name}: minimise it; a study that maximises it seeks the dearest")
+        return 1.0 if directions[self.objectives.index(SCORE)] == StudyDirection.MAXIMIZE else -1.0
+
     def _tell(self, trial: FrozenTrial, code: Code, sign: float) -> None:
         amounts = dict(zip(self.objectives, trial.values or (), strict=False))
         for name in self.beliefs.corrections:
@@ -154,7 +190,16 @@ class TableSampler(optuna.samplers.BaseSampler):
                 self.beliefs.time(code, name, self.limits[name] + trial.constraints[name])
         if trial.state == TrialState.COMPLETE:
             rungs = trial.user_attrs.get(RUNGS) or {"0": amounts[SCORE]}
-            self.beliefs.tell(code, {float(e): sign * score for e, score in rungs.items()}, amounts)
+            try:
+                scores = {float(epochs): sign * float(score) for epochs, score in rungs.items()}
+            except (AttributeError, TypeError, ValueError):
+                raise GhostsearchError(
+                    f"trial {trial.number}: user attribute {RUNGS!r} is scores by epochs, such as {{'0': 0.91}}, got "
+                    f"{str(rungs)[:80]}"
+                ) from None
+            self.beliefs.tell(code, scores, amounts)
+        elif not any(code):
+            self.beliefs.miss_baseline()
 
     def _opening(self) -> Code | None:
         """The first of the solver's own answers that the study has not had."""
@@ -173,11 +218,10 @@ class TableSampler(optuna.samplers.BaseSampler):
             self._front.append(code)
             yield code
 
-    def _at_limit(self, rng: np.random.Generator) -> Code | None:
-        """What is believed to lose least within the limits, of what the study has not had."""
-        rung, avoid = self.beliefs.rung, self.beliefs.front_codes()
-        assert rung is not None
-        losses, bounds = rung.losses.entries(self.beliefs.draw(rng)), self._bounds()
+    def _at_limit(self, rng: np.random.Generator, avoid: list[Code]) -> Code | None:
+        """What is believed to lose least within the limits, of what the study has not had and what is not to avoid."""
+        rung, bounds = self.beliefs.rung, self._bounds()
+        losses = rung.losses.entries(self.beliefs.draw(rng)) if rung else self.problem.added
         for _ in range(TRIES):
             code = self._answer(bounds, losses, avoid)
             if code not in self._taken:
@@ -246,7 +290,12 @@ class TableSampler(optuna.samplers.BaseSampler):
         return pool[self.beliefs.excess(pool, self.limits) <= 0] if self.limits and len(pool) else pool
 
     def _anything(self, rng: np.random.Generator) -> Code:
-        """A random architecture, or one of the solver's, that is unseen and meets the limits or is nearest to them."""
+        """An unseen architecture that meets the limits, else a random one or one of the solver's nearest to them."""
+        if self.limits:
+            taken = np.array(sorted(self._taken))
+            within = taken[self.beliefs.excess(taken, self.limits) <= 0].tolist()
+            if (left := self._at_limit(rng, [tuple(code) for code in within])) is not None:
+                return left
         shares = rng.random((DRAWS, 1)) > rng.random((DRAWS, len(self.problem.sizes)))
         drawn = (rng.integers(self.problem.sizes, size=shares.shape) * shares).tolist()
         settled = dict.fromkeys(self.problem.settled(code) for code in (*drawn, *self._front))

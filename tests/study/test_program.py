@@ -1,6 +1,7 @@
 """The integer program against brute force, its no-good cuts, and how budgets are spread."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
@@ -131,9 +132,23 @@ def test_a_dropped_branch_has_nothing_else_changed_inside():
 def test_nothing_is_printed_by_the_program_or_lost_around_it(capfd):
     print("before")
     with muted():
-        os.write(1, b"from C\n")
+        os.write(1, b"HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();\nof a thread\n")
     print("after")
-    assert capfd.readouterr().out == "before\nafter\n"
+    assert capfd.readouterr().out == "before\nof a thread\nafter\n"
+
+
+def test_threads_that_mute_at_once_leave_the_output_as_it_was(capfd):
+    def mute(number):
+        for _ in range(50):
+            with muted():
+                os.write(1, f"{number}\n".encode())
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(mute, range(4)))
+    print("after")
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[-1] == "after"
+    assert sorted(lines[:-1]) == [str(n) for n in range(4) for _ in range(50)]
 
 
 def test_losses_add_up():

@@ -1,7 +1,7 @@
 """Every sampler keeps the same promises; the table's learns, keeps to limits and beats a random search."""
 
 import pickle
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 import optuna
@@ -39,6 +39,7 @@ PROBLEM = Problem(
     decompose(lambda codes: np.stack([costs(codes)[0], costs(codes)[0] * 1e-9]), (3,) * 6 + (2,) * 2),
     ("macs", f"latency_s[{DEVICE}]"),
 )
+EVERY = np.array(list(product(*(range(n) for n in PROBLEM.sizes))))
 TRUTH = [x * np.append(0, np.random.default_rng(5).uniform(0.4, 1.6, len(x) - 1)) for x in PROBLEM.losses]
 
 
@@ -265,3 +266,72 @@ def test_a_pickled_sampler_goes_on_with_the_solvers_answers():
     study.optimize(objective, n_trials=3)
     copy = pickle.loads(pickle.dumps(sampler))
     assert copy.suggest(study) == sampler.suggest(study)
+
+
+def test_threads_share_a_sampler_without_repeating_each_other():
+    study = study_of(table_sampler())
+    study.optimize(objective, n_trials=40, n_jobs=4)
+    codes = [code_of(t.params) for t in study.trials]
+    assert len(set(codes)) == len(codes) == 40
+
+
+@pytest.mark.parametrize("state", ["pruned", "failed"])
+def test_a_baseline_without_a_score_does_not_end_the_learning(state):
+    def without_baseline(trial):
+        values = objective(trial)
+        if not any(code_of(trial.params)):
+            raise optuna.TrialPruned if state == "pruned" else RuntimeError
+        return values
+
+    study = study_of(table_sampler())
+    study.optimize(without_baseline, n_trials=30, catch=RuntimeError)
+    rung = study.sampler.beliefs.rung
+    assert rung is not None
+    assert rung.losses.count == 28, "the last one is learnt when the next is asked for"
+    codes = EVERY[EVERY.any(1)]
+    wrong = [accuracy(code) for code in codes] + rung.losses.features(codes) @ rung.losses.posterior().mean
+    assert np.std(wrong) < 0.02, "but for a constant, the losses are known"
+
+
+def test_what_meets_the_limits_comes_before_what_does_not():
+    macs = costs(EVERY)[0]
+    limit = float(np.sort(macs)[29])
+    within = int((macs <= limit).sum())
+    study = study_of(table_sampler(limits={"macs": limit}))
+    study.optimize(objective, n_trials=within + 4)
+    over = [t.values[1] > limit for t in study.trials]
+    assert over == [True] + [False] * within + [True] * 3, "the baseline, all that is within, then the rest"
+
+
+@pytest.mark.parametrize(
+    ("directions", "message"),
+    [
+        (("maximize", "minimize"), "2 objectives of the study, 3 of the sampler"),
+        (("maximize", "maximize", "minimize"), "objective macs: minimise it"),
+    ],
+)
+def test_a_study_with_other_objectives_is_refused(directions, message):
+    with pytest.raises(GhostsearchError, match=message):
+        table_sampler().suggest(optuna.create_study(directions=directions))
+
+
+def test_a_sampler_learns_from_one_study():
+    sampler = table_sampler()
+    study_of(sampler).optimize(objective, n_trials=3)
+    with pytest.raises(GhostsearchError, match="another study"):
+        sampler.suggest(study_of(sampler))
+
+
+def test_an_unknown_limit_is_refused():
+    with pytest.raises(GhostsearchError, match="limits on max_macs: the table has macs, latency_s"):
+        table_sampler(limits={"max_macs": 3.0})
+
+
+def test_scores_by_epochs_that_are_none_are_named():
+    study = study_of(sampler := table_sampler())
+    trial = study.ask()
+    values = objective(trial)
+    trial.set_user_attr(RUNGS, [0.9])
+    study.tell(trial, values)
+    with pytest.raises(GhostsearchError, match=r"trial 0: user attribute 'rungs' is scores by epochs"):
+        sampler.suggest(study)
