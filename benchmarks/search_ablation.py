@@ -34,14 +34,14 @@ FLATTERED = (
     "good (the baseline's by five points), and rank."
 )
 AXES = {"latency": Axis.of_latency("onnxruntime:cpu"), "MACs": Axis.of_cost("macs")}
-OURS = "table"
+OURS, SOLVER = "table", "solver only"
 SAMPLERS = ("random", "tpe", "nsga2", "gp")
 VARIANTS = {
     **{f"{s}, no seeds": {"sampler": s, "seeds": "none"} for s in SAMPLERS},
     **{f"{s}, uniform seeds": {"sampler": s, "seeds": "uniform"} for s in SAMPLERS},
     **{f"{s}, solver seeds": {"sampler": s, "seeds": "solver"} for s in SAMPLERS},
-    "solver only": {"sampler": "random", "seeds": "only solver"},
-    "table": {"sampler": "table", "seeds": "solver"},
+    SOLVER: {"sampler": "random", "seeds": "only solver"},
+    OURS: {"sampler": "table", "seeds": "solver"},
 }
 
 
@@ -50,6 +50,8 @@ def main() -> None:
     curves = []
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for name in args.variants.split(";"):
+            if name not in (OURS, SOLVER) and args.other_seeds is not None and seed >= args.other_seeds:
+                continue
             folder = args.work / name.replace(", ", "-").replace(" ", "-") / str(seed)
             if not (folder / SECONDS).exists() or len(load_study(folder).records) < args.trials:
                 run(args, VARIANTS[name], seed, folder)
@@ -194,6 +196,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1, help="repetitions with other seeds")
+    parser.add_argument("--other-seeds", type=int, help="repetitions of what is neither table nor solver only")
     parser.add_argument("--first-seed", type=int, default=0, help="for processes side by side, each with its own")
     parser.add_argument("--variants", default=";".join(VARIANTS), help="names joined by semicolons")
     parser.add_argument("--calibration-images", type=int, default=256)

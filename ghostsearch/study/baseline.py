@@ -18,7 +18,7 @@ from ghostsearch.measure.latency_table import LatencyTable
 from ghostsearch.measure.onnx_graph.quantize import float_nodes
 from ghostsearch.records import Axis, Latency
 from ghostsearch.shown import Progress
-from ghostsearch.space.architecture import Architecture
+from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.config import AXES, RunConfig
 from ghostsearch.study.directory import (
     BASELINE_TRAINING,
@@ -31,8 +31,8 @@ from ghostsearch.study.directory import (
     write_run,
     write_study,
 )
-from ghostsearch.study.interactions import decompose
-from ghostsearch.study.program import Problem, Program
+from ghostsearch.study.interactions import Additive, decompose
+from ghostsearch.study.program import Problem, Program, UndecidedError
 from ghostsearch.study.setup import Setup, check_budget
 from ghostsearch.study.veto import vetoed_rows, without_slow
 from ghostsearch.study.watch import Watch
@@ -76,6 +76,23 @@ class Baseline:
                 made.append(Axis.of_cost(column, baseline=getattr(setup.baseline_cost, column), **more))
         return tuple(made)
 
+    @property
+    def resource_names(self) -> tuple[str, ...]:
+        """What the integer program can bound: params, MACs, and the latency on each device with a table."""
+        return ("params", "macs", *(axis.name for axis in self.axes if axis.device in self.tables))
+
+    def resources(self, space: SearchSpace) -> Additive:
+        """The `resource_names` of a space's architectures: exact counts, and predicted latencies in seconds."""
+        counts = dataclasses.replace(self.setup, space=space).table
+        latencies = {device: whole.within(space) for device, whole in self.tables.items()}
+        baseline_s = {x.device: x.median_s for x in self.latencies}
+
+        def predict(codes: np.ndarray) -> np.ndarray:
+            params, macs, _ = counts.predict_codes(space, codes)
+            return np.stack([params, macs, *(t.additive_ratios(codes) * baseline_s[d] for d, t in latencies.items())])
+
+        return decompose(predict, sizes_of(space))
+
 
 def make_baseline(setup: Setup, watch: Watch) -> Baseline:
     """Time, check, then train; what a former run of the study has done is taken over.
@@ -96,9 +113,12 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
     else:
         latencies = setup.latencies({"baseline": setup.baseline.module}, setup.config.time_limit)["baseline"]
     found = Baseline(setup, "", latencies, tables, tuple(rows))
-    if not study or not _measured_within(found.axes, watch.folder):
+    unmet = not study or not _measured_within(found.axes, watch.folder)
+    if unmet:
         check_latency(setup.config, tables, {x.device: x.median_s for x in latencies})
     check_left(setup, rows)
+    if unmet:
+        check_together(found)
     write_run(watch.folder, setup.config)
     if not decided:
         study = study or begun(setup, latencies)
@@ -188,6 +208,33 @@ def check_latency(config: RunConfig, tables: Mapping[str, LatencyTable], baselin
             )
 
 
+def check_together(found: Baseline) -> None:
+    """Raise GhostsearchError when limits that can be met one by one are predicted not to be met together."""
+    config, names = found.setup.config, found.resource_names
+    errors = {device: t.correction.error if t.correction else 0.0 for device, t in found.tables.items()}
+    bounds = {
+        axis.name: axis.bound / (1 - errors.get(axis.device or "", 0.0))
+        for axis in found.axes
+        if axis.bound is not None and axis.name in names
+    }
+    if len(bounds) < 2:
+        return
+    space = without_slow(found.setup.space, found.vetoed, config.device)
+    free = [np.zeros(size) for size in sizes_of(space)]
+    try:
+        answer = Program(Problem(free, found.resources(space), names)).solve(bounds)
+    except UndecidedError:
+        return
+    if answer is None:
+        limits = " and ".join(f"max_{x.axis} {getattr(config, f'max_{x.axis}')}" for x in config.limits())
+        raise GhostsearchError(f"{limits}: no architecture of this space is predicted to meet them together; widen one")
+
+
+def sizes_of(space: SearchSpace) -> list[int]:
+    """Options of each of a space's sites and groups."""
+    return [len(options) for options in (*space.sites.values(), *space.groups.values())]
+
+
 def check_left(setup: Setup, rows: Sequence[Mapping[str, Any]]) -> None:
     """Raise GhostsearchError when what the veto's rows leave of the space is nothing, or nothing that meets a limit."""
     left = without_slow(setup.space, rows, setup.config.device)
@@ -204,7 +251,7 @@ def check_left(setup: Setup, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def least_ratio(table: LatencyTable) -> float:
     """The least latency that a table predicts for any architecture of its space, as a share of the baseline's."""
-    sizes = [len(options) for options in (*table.space.sites.values(), *table.space.groups.values())]
+    sizes = sizes_of(table.space)
     resources = decompose(lambda codes: np.asarray(table.additive_ratios(codes))[None], sizes)
     return Program(Problem([np.zeros(n) for n in sizes], resources, ("ratio",))).least("ratio")
 

@@ -8,8 +8,6 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Axis, Record
@@ -17,7 +15,6 @@ from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.baseline import Baseline
 from ghostsearch.study.candidates import add_latencies, build_candidates, losses_of, without_failed
 from ghostsearch.study.config import RunConfig
-from ghostsearch.study.interactions import decompose
 from ghostsearch.study.program import Problem, solve_budgets
 from ghostsearch.study.rungs import at_rung, last_rung
 from ghostsearch.study.setup import Setup
@@ -168,26 +165,15 @@ def candidate_problem(baseline: Baseline, space: SearchSpace, table: pd.DataFram
 
     Kept in the study, so that a resumed search decides by the same figures whatever was timed in between.
     """
-    setup, names = replace(baseline.setup, space=space), ("params", "macs", *_latency_names(baseline))
+    names = baseline.resource_names
     if (watch.folder / PROBLEM).exists():
         problem, known = read_problem(watch.folder)
         if problem.names == names and known.digest == space.digest:
             return problem
-    latencies = {device: whole.within(space) for device, whole in baseline.tables.items()}
-    if latencies:
+    if baseline.tables:
         table = add_latencies(table, dict(baseline.tables), watch.folder)
-    baseline_s = {x.device: x.median_s for x in baseline.latencies}
-
-    def predict(codes: np.ndarray) -> np.ndarray:
-        params, macs, _ = setup.table.predict_codes(space, codes)
-        return np.stack([params, macs, *(t.additive_ratios(codes) * baseline_s[d] for d, t in latencies.items())])
-
     losses = losses_of(table, space)
     with watch.stage("solver"):
-        problem = Problem(losses, decompose(predict, [len(x) for x in losses]), names, exclusions(space))
+        problem = Problem(losses, baseline.resources(space), names, exclusions(space))
     write_problem(watch.folder, problem, space)
     return problem
-
-
-def _latency_names(baseline: Baseline) -> list[str]:
-    return [axis.name for axis in baseline.axes if axis.device in baseline.tables]

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning
-from ghostsearch.records import Record, Score
+from ghostsearch.records import Axis, Record, Score
 from ghostsearch.space.architecture import SearchSpace
-from ghostsearch.study.baseline import check_latency, latency_tables
+from ghostsearch.space.limits import parse_limit
+from ghostsearch.study.baseline import check_latency, check_together, latency_tables
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.explore import REPORT_S, final_s
+from ghostsearch.study.interactions import decompose
 from ghostsearch.study.plan import Plan
 from ghostsearch.study.watch import Watch
 
@@ -61,6 +63,30 @@ def test_a_latency_limit_is_not_refused_where_the_table_was_as_wrong_on_measured
     check_latency(config(max_latency="46%"), {DEVICE: table}, {DEVICE: 2e-3})
     with pytest.raises(GhostsearchError, match="nearest feasible limit is about 50%"):
         check_latency(config(max_latency="44%"), {DEVICE: table}, {DEVICE: 2e-3})
+
+
+def test_limits_that_can_be_met_one_by_one_but_not_together_are_refused():
+    """One option halves the latency, another the MACs, and a site takes one of them."""
+    space = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)", "ghost(ratio=4, kernel=3)")}, {})
+    amounts = np.array([[8.0, 4.0, 8.0], [2e-3, 2e-3, 1e-3]])
+    axes = {"max_macs": Axis.of_cost("macs", baseline=8.0), "max_latency": Axis.of_latency(DEVICE, baseline=2e-3)}
+
+    def check(error=0.0, **limits):
+        bounded = [axis.model_copy(update={"limit": parse_limit(name[4:], limits[name]).value, "relative": True})
+                   for name, axis in axes.items() if name in limits]  # fmt: skip
+        check_together(SimpleNamespace(
+            setup=SimpleNamespace(config=config(**limits), space=space), vetoed=(), axes=bounded,
+            tables={DEVICE: SimpleNamespace(correction=SimpleNamespace(error=error))},
+            resource_names=("macs", f"latency_s[{DEVICE}]"),
+            resources=lambda space: decompose(lambda codes: amounts[:, codes[:, 0]], [3]),
+        ))  # fmt: skip
+
+    check(max_macs="60%")
+    check(max_latency="60%")
+    check(max_macs="60%", max_latency="100%")
+    check(max_macs="60%", max_latency="95%", error=0.1)
+    with pytest.raises(GhostsearchError, match=r"max_latency 60% and max_macs 60%: no architecture .* together"):
+        check(max_macs="60%", max_latency="60%")
 
 
 def test_a_random_model_that_fails_leaves_the_latency_table_as_it_is_and_says_so(tmp_path):
