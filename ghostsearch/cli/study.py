@@ -187,6 +187,7 @@ def _next_step(view: StudyView, folder: Path) -> str:
     """What to type once a front has been looked at."""
     chosen = folder / "models" / view.chosen
     if view.chosen in ("", BASELINE) or not chosen.is_dir():
-        return f"next: ghostsearch search --config {typed(folder / 'run.yaml')} --trials N   adds trials"
+        longer = " --time-budget T" if view.config.get("time_budget") else ""
+        return f"next: ghostsearch search --config {typed(folder / 'run.yaml')} --trials N{longer}   adds trials"
     model = typed(chosen) + leave_for(str(view.config.get("model", "")))
     return f"next: ghostsearch finetune {model} --data … --out DIR   or   {export_command(view, view.chosen)}"

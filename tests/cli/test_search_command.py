@@ -116,8 +116,10 @@ def test_solve_offers_what_was_measured_before_what_is_predicted(ghostsearch, st
     assert kept
     assert all(digest in measured for digest in kept)
     assert "predicted loss" in predicted
-    kinds = ["measured" if "measured" in x else "predicted" for x in ghostsearch("solve", out, "--json").data]
+    answers = ghostsearch("solve", out, "--out", out / "first.json", "--json").data
+    kinds = ["measured" if "measured" in x else "predicted" for x in answers]
     assert kinds == sorted(kinds)
+    assert json.loads((out / "first.json").read_text()) == answers[0]["architecture"]
 
 
 def test_solve_shows_what_was_measured_where_the_table_has_no_answer(ghostsearch, study, monkeypatch):
