@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 NAMESPACE = "ghostsearch"
 RETRIES = 2
 """How often a worker that died is replaced."""
+PAUSE_S = 1.0
+"""Before a device's dead actor is replaced, and longer each time."""
 
 
 def device_resource(device: str) -> str:
@@ -49,6 +52,8 @@ def on_device(place: str, function: Callable[..., Any], /, *args: Any, **options
             del _MEASURERS[key]
             if not left:
                 raise
+            # The cluster may know the dead actor by its name for a moment still.
+            time.sleep(PAUSE_S * (RETRIES + 1 - left))
     return None
 
 
