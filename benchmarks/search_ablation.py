@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +91,17 @@ def duels(table: pd.DataFrame, axis: str) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"against": name}
         pairs = [(ours[seed], runs) for seed, runs in others.groupby("seed") if seed in ours]
         for mark in marks:
-            won = sum(after_trials(a, mark, axis) > after_trials(b, mark, axis) for a, b in pairs)
-            row[f"after {mark} trials"] = f"{won} of {len(pairs)}"
+            row[f"after {mark} trials"] = won([[after_trials(x, mark, axis) for x in pair] for pair in pairs])
         ends = [(a, b, min(a.minutes.max(), b.minutes.max())) for a, b in pairs]
-        won = sum(after_minutes(a, end, axis) > after_minutes(b, end, axis) for a, b, end in ends)
-        row["at equal CPU minutes"] = f"{won} of {len(pairs)}"
+        row["at equal CPU minutes"] = won([[after_minutes(x, end, axis) for x in (a, b)] for a, b, end in ends])
         rows.append(row)
     return rows
+
+
+def won(pairs: Sequence[Sequence[float]]) -> str:
+    """In how many pairs the first is the larger, and in how many the two are equal."""
+    equal = sum(a == b for a, b in pairs)
+    return f"{sum(a > b for a, b in pairs)} of {len(pairs)}" + (f", {equal} equal" if equal else "")
 
 
 def after_trials(runs: pd.DataFrame, trials: int, axis: str) -> float:
