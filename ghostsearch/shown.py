@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -153,3 +154,14 @@ def html_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     lines = ["".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) for tag, row in
              [("th", header), *(("td", row) for row in rows)]]  # fmt: skip
     return f"<table><caption>{escape(title)}</caption>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+@contextmanager
+def quiet(logger: str) -> Iterator[None]:
+    """A library's logger says nothing within: what it tells its developers is not for our users."""
+    log = logging.getLogger(logger)
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from ghostsearch.errors import GhostsearchError, in_a_line
 from ghostsearch.graph.capture import batch_size, copied, moved
 from ghostsearch.measure.cost import count_operators, plain_attention
 from ghostsearch.measure.inputs import Flat, flat_inputs
+from ghostsearch.shown import quiet
 
 COUNTERS = ("torch", "fvcore", "thop")
 
@@ -136,7 +136,7 @@ def _kind(operator: str) -> str:
 def _fvcore(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Counter[str], tuple[str, ...]]:
     from fvcore.nn import FlopCountAnalysis
 
-    with _quiet("fvcore.nn.jit_analysis"):
+    with quiet("fvcore.nn.jit_analysis"):
         analysis = FlopCountAnalysis(model, inputs).unsupported_ops_warnings(False)
         analysis.uncalled_modules_warnings(False).tracer_warnings("none")
         counts = Counter({name: int(n) for name, n in analysis.by_operator().items()})
@@ -188,13 +188,3 @@ def _thop(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Counter[str], tupl
     if rest := round(total) - sum(counts.values()):
         counts["functional"] = rest
     return counts, tuple(unknown)
-
-
-@contextlib.contextmanager
-def _quiet(logger: str) -> Any:
-    log = logging.getLogger(logger)
-    before, log.disabled = log.disabled, True
-    try:
-        yield
-    finally:
-        log.disabled = before

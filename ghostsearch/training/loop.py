@@ -21,7 +21,7 @@ from ghostsearch.data.load import Data
 from ghostsearch.errors import GhostsearchError, TrainingError
 from ghostsearch.machine import memory_kept
 from ghostsearch.models.stored import read_checkpoint, write_checkpoint
-from ghostsearch.shown import Progress
+from ghostsearch.shown import Progress, quiet
 from ghostsearch.training.evaluate import evaluate, length, mode, placed, to_device, torch_device
 from ghostsearch.training.recipe import Epoch, Recipe, TrainResult
 from ghostsearch.training.tasks.base import Task
@@ -117,10 +117,12 @@ class Training:
             raise GhostsearchError(f"{self.processes} GPUs asked for, this machine has {torch.cuda.device_count()}")
         one: Any = [self.device.index or 0] if kind == "cuda" else 1
         precision: Any = self.precision
-        return Fabric(
-            accelerator=kind, devices=self.processes if several else one, precision=precision,
-            strategy="ddp_spawn" if several else "auto",
-        )  # fmt: skip
+        # Which of its two packages speaks depends on what was imported last.
+        with quiet("lightning.fabric.utilities.rank_zero"), quiet("lightning.pytorch.utilities.rank_zero"):
+            return Fabric(
+                accelerator=kind, devices=self.processes if several else one, precision=precision,
+                strategy="ddp_spawn" if several else "auto",
+            )  # fmt: skip
 
     @contextmanager
     def under_way(self, fabric: Any = None) -> Iterator[None]:

@@ -315,6 +315,15 @@ def test_segmentation_trains_scores_and_distils_like_any_task(data):
     assert evaluate(student, pixels.test, Segmentation()) > 0.6
 
 
+def test_half_precision_trains_on_a_processor_and_its_library_says_nothing(data, capfd):
+    model = network()
+    result = train(model, data, Recipe(epochs=4, lr=0.1, train_precision="bf16-mixed"))
+    assert result.precision == "bf16-mixed"
+    assert next(model.parameters()).dtype == torch.float32
+    assert evaluate(model, data.test) > 0.85
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_gpu_trains_in_mixed_precision_and_gives_the_model_back(data):
     model = network()
