@@ -40,13 +40,15 @@ def headline(view: StudyView) -> str:
 
 
 def _nothing_tried(view: StudyView) -> str:
-    """What is told where the time budget or the number of trials left room for the baseline alone."""
+    """What is told where a stop, the time budget or the number of trials left room for the baseline alone."""
     budget, told = view.config.get("time_budget"), f"Only the baseline of {view.name} was tried"
-    if budget is None:
+    if view.config.get("trials", 2) <= len(view.records):
         return f"{told}; raise --trials."
+    if budget is None:
+        return f"{told} before the run was stopped; rerun the same command to go on."
     return (
-        f"{told}: the time budget of {budget} was over before any other trial; rerun the same command with a longer "
-        "--time-budget or without one."
+        f"{told}: the time budget of {budget} was over before any other trial, or the run was stopped; rerun the same "
+        "command, with a longer --time-budget or without one."
     )
 
 

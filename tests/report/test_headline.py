@@ -120,10 +120,13 @@ def test_claims_nothing_when_the_baseline_model_stays() -> None:
 
 @pytest.mark.parametrize("chosen", ["baseline", ""])
 def test_says_what_to_do_where_nothing_but_the_baseline_was_tried(chosen: str) -> None:
-    view = study(BASELINE, chosen=chosen)
-    assert headline(view) == "Only the baseline of mine was tried; raise --trials."
-    late = headline(view.model_copy(update={"config": {"time_budget": "3s"}}))
-    assert "the time budget of 3s was over before any other trial; rerun the same command with a longer" in late
+    def told(**config: object) -> str:
+        return headline(study(BASELINE, chosen=chosen).model_copy(update={"config": config}))
+
+    assert told(trials=1, time_budget="3s") == "Only the baseline of mine was tried; raise --trials."
+    assert "tried before the run was stopped; rerun the same command to go on" in told(trials=8)
+    late = told(trials=8, time_budget="3s")
+    assert "the time budget of 3s was over before any other trial, or the run was stopped; rerun" in late
 
 
 def test_says_in_an_int8_search_that_nothing_beats_the_int8_baseline() -> None:
