@@ -7,19 +7,25 @@ import json
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.scoreboard import scoreboard
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
+from ghostsearch.machine import processor_flags
 from ghostsearch.units import markdown_table, plain_text
 from ghostsearch.version import versions
 
 META_SUFFIX = ".meta.json"
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp")
+"""What of a processor's instructions decides how fast it convolves."""
+SIDE = 1024
 META_KEYS = ("title", "claim", "figure", "command", "seed", "device", "date", "versions")
 
 
@@ -46,7 +52,7 @@ class ResultPage:
     device: str
     """The machine, and the runtime where something was timed."""
     tables: Sequence[ResultTable]
-    seed: int = 0
+    seed: int | str = 0
     notes: Sequence[str] = ()
     pictures: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
     """Pictures beside the page by file name, each with the function that draws it."""
@@ -127,8 +133,27 @@ def _markdown(page: ResultPage) -> str:
         "## How it was made",
         f"```\n{page.command}\n```",
         f"Seed {page.seed}; {plain_text(page.device)}; {page.date}; {plain_text(used)}.",
+        f"The page was written on a processor with {plain_text(calibration())}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def calibration() -> str:
+    """What tells this machine from others of its name: instructions, and the time of one product on one thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        x, times = torch.ones(SIDE, SIDE), []
+        for _ in range(9):
+            started = time.thread_time()
+            x @ x
+            times.append(time.thread_time() - started)
+    finally:
+        torch.set_num_threads(threads)
+    known = ", ".join(flag for flag in FLAGS if flag in processor_flags()) or "instructions that are not known"
+    return f"{known}; a product of two matrices of {SIDE:,} × {SIDE:,} took {1e3 * median(times):.0f} ms on one thread"
 
 
 def _noted(note: str) -> str:

@@ -19,7 +19,8 @@ from ghostsearch.units import plain_text
 COLUMNS = ("network", "at", "measured", "ours", "compared with", "ahead by", "page")
 ABOUT = (
     "ghostsearch against others on the same network, images and device; conditions, spreads and what was tried stand "
-    "on the pages. Leads of less than two standard errors are called not separable."
+    "on the pages. Leads of less than two standard errors are called not separable; the errors are of the test images, "
+    "in ablations of the seeds, and trainings with one seed say so."
 )
 PHOTOGRAPHS = 500
 """Test images of the ImageNet sample."""
@@ -57,11 +58,11 @@ def verdict(ahead: float, error: float) -> str:
 
 
 def rivals(directory: Path, page: str) -> Iterator[Row]:
-    """Top-1 without labels or training, each with its better BatchNorm statistics: at equal MACs, at equal time, and
-    of the fastest beside the baseline in int8."""
+    """Top-1 without labels, each with its better BatchNorm statistics: at equal MACs, at equal time, and of the
+    fastest beside the baseline in int8; and what it takes."""
     network = f"efficientnet-{page.removeprefix('imagenet_rivals').strip('_') or 'lite0'}"
     models, timed = (_with_best_statistics(table(directory, page, number)) for number in (1, 2))
-    fitted = models[(models.weights == "") & (models.tool != "baseline")]
+    fitted = models[models.tool != "baseline"]
     for budget, rows in fitted.groupby("budget", sort=False):
         mine, other = (_best(rows[rows.tool.str.startswith(who)]) for who in ("ours", "torch-pruning"))
         yield _photographs(network, f"{budget} % of the MACs, no label", mine, other)
@@ -75,6 +76,14 @@ def rivals(directory: Path, page: str) -> Iterator[Row]:
         f"{small['top-1']:g} ({_share(small['float time'])})", f"{int8:g} ({_share(baseline['int8 time'])}) int8 alone",
         verdict(small["top-1"] - int8, _error(small["top-1"], int8)),
     )  # fmt: skip
+    last = fitted[(fitted.budget == fitted.budget.iloc[-1]) & (fitted.weights == "")]
+    mix, other = last[last.tool == "ours, solver's mix"].iloc[0], _best(last[last.tool.str.startswith("torch-pruning")])
+    for what in ("CPU s", "float MB"):
+        times = float(mix[what]) / float(other[what])
+        yield Row(
+            network, f"{mix.budget} % of the MACs", what, mix[what], f"{other[what]} {other.tool}",
+            f"{times:.1f} times as much",
+        )  # fmt: skip
 
 
 def _with_best_statistics(models: pd.DataFrame) -> pd.DataFrame:
@@ -96,11 +105,21 @@ def _error(*percents: float, images: int = PHOTOGRAPHS) -> float:
 
 def _photographs(network: str, at: str, mine: Any, other: Any) -> Row:
     ahead = verdict(mine["top-1"] - other["top-1"], _error(mine["top-1"], other["top-1"]))
-    return Row(network, at, "top-1 %", f"{mine['top-1']:g}", f"{other['top-1']:g} {other.tool}", ahead)
+    return Row(
+        network,
+        at,
+        "top-1 %",
+        f"{mine['top-1']:g}",
+        f"{other['top-1']:g} {other.tool}{other.get('weights', '') and ', distilled'}",
+        ahead,
+    )
 
 
 def long_training(directory: Path, page: str) -> Iterator[Row]:
-    """Test accuracy after each length of training, ours and the best rival."""
+    """Test accuracy after each length of training, ours and the best rival; at a latency the pruners alone are rivals,
+    so that the fastest of the others' models of half the MACs is compared too."""
+    seeds = "" if any("seeds" in column for column in table(directory, page, 2).columns) else ", one seed"
+    network = page.removeprefix("long_training_")
     for number, (at, leads) in enumerate(table(directory, page).groupby("at", sort=False), 2):
         accuracy = table(directory, page, number).set_index("tool")
         for row in leads.to_dict("records"):
@@ -109,14 +128,33 @@ def long_training(directory: Path, page: str) -> Iterator[Row]:
                 for who in ("ours", "best rival")
             )
             yield Row(
-                page.removeprefix("long_training_"), f"{at}, {row['epochs']} epochs", "test accuracy %", ours, theirs,
+                network, f"{at}, {row['epochs']} epochs{seeds}", "test accuracy %", ours, theirs,
                 verdict(float(row["points ahead"]), float(row["standard error"])),
             )  # fmt: skip
+    fast = table(directory, page, 3).set_index("tool") if number == 3 else accuracy.head(0)
+    yield from _beside(network, fast, table(directory, page, 2).set_index("tool"), row["epochs"], seeds)
+
+
+def _beside(network: str, ours: pd.DataFrame, others: pd.DataFrame, epochs: str, seeds: str) -> Iterator[Row]:
+    """Our best model of a latency beside the fastest rival among the models of half the MACs."""
+    column, rivals = f"{epochs} epochs", others.drop(["baseline", "ghostsearch", "solver only"], errors="ignore")
+    mine = ours[ours.index.isin(["ghostsearch", "solver only"])]
+    if not len(mine) or not len(rivals):
+        return
+    best, rival = mine[column].astype(float).idxmax(), rivals.latency.astype(float).idxmin()
+    accuracies = [float(mine.at[best, column]), float(rivals.at[rival, column])]
+    yield Row(
+        network, f"{mine.at[best, 'latency']} of the latency against {rivals.at[rival, 'latency']}, {column}{seeds}",
+        "test accuracy %", f"{accuracies[0]:g} {best}", f"{accuracies[1]:g} {rival}",
+        verdict(accuracies[0] - accuracies[1], _error(*accuracies, images=10_000)),
+    )  # fmt: skip
 
 
 def ablation(directory: Path, page: str) -> Iterator[Row]:
     """Hypervolume of the default search over the solver's alone and over that of the best of Optuna's samplers."""
     network = page.removeprefix("search_ablation").strip("_") or "digits_cnn"
+    if "\nMade before " in (directory / f"{page}.md").read_text(encoding="utf-8"):
+        network += " (earlier code)"
     for axis, volumes, duels in (("latency", 1, 3), ("MACs", 2, 4)):
         found = table(directory, page, volumes).set_index("variant")
         won = table(directory, page, duels).set_index("against")
@@ -127,20 +165,34 @@ def ablation(directory: Path, page: str) -> Iterator[Row]:
             yield Row(
                 network, f"{after}, {axis}", "hypervolume", f"{float(found.at['table', after]):.3f}",
                 f"{float(found.at[other, after]):.3f} {other}",
-                f"in {won.at[other, after]} seeds, {won.at[other, 'at equal CPU minutes']} at equal CPU time",
+                f"in {won.at[other, after]} seeds{_lead(won.loc[other])}",
             )  # fmt: skip
 
 
+def _lead(duel: pd.Series) -> str:
+    """Whether a lead in the mean of the seeds is one; nothing where the page does not say."""
+    if "lead in the mean" not in duel:
+        return ""
+    ahead, error = float(duel["lead in the mean"]), float(duel["standard error"])
+    return f", {ahead:+.4f} ± {error:.4f}" + ("" if abs(ahead) > 2 * error else ", not separable")
+
+
 def inheritance(directory: Path, page: str) -> Iterator[Row]:
-    """What the solver's networks of half the MACs keep of the baseline's accuracy, fitted and with copied weights."""
-    rows = table(directory, page)
-    rows = rows[(rows.architecture == "solver") & (rows.training == "none")]
-    for network, found in rows.groupby("net"):
-        kept = found.set_index("weights")["accuracy %"].astype(float)
-        error = _error(kept["closed form"], kept["copied"], images=10_000)
+    """Half of the MACs without labels: the solver's networks fitted and copied, one width fitted and pruned."""
+    every = table(directory, page)
+    every = every[every.training == "none"].assign(accuracy=lambda rows: rows["accuracy %"].astype(float))
+    for (network, kind), rows in every.groupby(["net", "architecture"]):
+        found = rows.set_index("weights").accuracy
+        pruned = found[found.index.str.startswith("torch-pruning")]
+        rival = pruned.idxmax() if len(pruned) else "copied"
+        if kind not in ("solver", "width") or rival not in found:
+            continue
+        error = _error(found["closed form"], found[rival], images=10_000)
+        said = "our converter, weights copied" if rival == "copied" else rival
+        what = {"solver": "solver's mix", "width": "equal widths"}[str(kind)]
         yield Row(
-            str(network), "half of the MACs, no label", "test accuracy %", f"{kept['closed form']:g}",
-            f"{kept['copied']:g} weights copied", verdict(kept["closed form"] - kept["copied"], error),
+            str(network), f"half of the MACs, no label, {what}", "test accuracy %", f"{found['closed form']:g}",
+            f"{found[rival]:g} {said}", verdict(found["closed form"] - found[rival], error),
         )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -27,6 +28,7 @@ from ghostsearch.records import Axis, StudyView
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import SECONDS, load_study
 from ghostsearch.study.run import search
+from ghostsearch.study.statistics import standard_error
 
 REFERENCE = (1.0, 1.05)
 """No accuracy at all, and 5 % above the baseline's latency or MACs."""
@@ -43,6 +45,16 @@ VARIANTS = {
     **{f"{s}, solver seeds": {"sampler": s, "seeds": "solver"} for s in SAMPLERS},
     SOLVER: {"sampler": "random", "seeds": "only solver"},
     OURS: {"sampler": "table", "seeds": "solver"},
+}
+
+
+MEANING = {
+    "no seeds": "No seeds: the study starts from the baseline alone.",
+    "uniform seeds": "Uniform: it starts from each choice and each width everywhere.",
+    "solver seeds": "Solver: it starts from the integer program's answers too.",
+    SOLVER: "Solver only: nothing but the integer program's answers.",
+    OURS: "Table: the search's own sampler, which asks for eight of these for each axis and then learns from every "
+    "trial; until then it builds what solver only builds, and differs by what the clock said of the layers.",
 }
 
 
@@ -94,6 +106,9 @@ def duels(table: pd.DataFrame, axis: str) -> list[dict[str, Any]]:
             row[f"after {mark} trials"] = won([[after_trials(x, mark, axis) for x in pair] for pair in pairs])
         ends = [(a, b, min(a.minutes.max(), b.minutes.max())) for a, b in pairs]
         row["at equal CPU minutes"] = won([[after_minutes(x, end, axis) for x in (a, b)] for a, b, end in ends])
+        if len(pairs) > 1:
+            gaps = [after_trials(a, marks[-1], axis) - after_trials(b, marks[-1], axis) for a, b in pairs]
+            row |= {"lead in the mean": round(mean(gaps), 4), "standard error": round(standard_error(gaps), 4)}
         rows.append(row)
     return rows
 
@@ -124,22 +139,23 @@ def page(args: argparse.Namespace, table: pd.DataFrame) -> ResultPage:
     tables = [ResultTable(f"Hypervolume of error and {axis}", r) for axis, r in rows.items()]
     if table.variant.nunique() > 1 and OURS in set(table.variant):
         tables += [ResultTable(f"Seeds in which `{OURS}` is ahead, {axis}", duels(table, axis)) for axis in AXES]
+    shown = set(table.variant)
     return ResultPage(
         name=args.name, title=f"What the stages of the search are worth: {args.model}, {args.trials} trials each",
-        claim=f"Samplers with and without seeds at {args.trials} trials, hypervolume on {args.model}; the best variant",
+        claim=f"The search, its solver alone and Optuna's samplers after {args.trials} trials, hypervolume on "
+        f"{args.model}; the best",
         figure=best,
         command=script_command(),
         device=f"{processor()}, onnxruntime:cpu, 1 thread", tables=tables,
+        seed=f"{table.seed.min()} to {table.seed.max()}",
         pictures={f"{args.name}.png": lambda path: draw(table, path)},
         notes=[
             f"Hypervolume between error and share of the baseline's latency or MACs on the selection split, reference "
             f"{REFERENCE}; one search for both, trials of at most {args.epochs} epochs, mean of the seeds. CPU "
             "minutes are those of the trials' own stages by the clock, times the share of its time in which the study "
             "had a processor; latency table and candidate table are included where a variant uses them, and serve "
-            "every later budget. No seeds: the study starts from the baseline alone. Uniform: also each choice and "
-            "each width everywhere. Solver: also the integer program's answers. Solver only: nothing but those. Table: "
-            "the search's own sampler, which asks for eight of them for each axis and then learns from every trial: "
-            "until then it builds what solver only builds and differs in latency by the noise of the clock alone.",
+            "every later budget. " + " ".join(t for word, t in MEANING.items() if any(word in v for v in shown)),
+            "Lead: in the mean of the seeds, paired; its standard error is that of the seeds.",
             *([FLATTERED] if args.weights else []),
         ],
     )  # fmt: skip

@@ -30,13 +30,41 @@ def test_a_lead_needs_two_standard_errors(ahead, error, text):
 def test_losses_stand_beside_wins(tmp_path):
     page = make_page("long_training_toy", tables=[ResultTable("leads", LEADS), ResultTable("accuracy", ACCURACIES)])
     write_page(page, tmp_path)
-    link = "[long_training_toy](long_training_toy.md) |"
+    half, link = "| toy | half of the MACs", "[long_training_toy](long_training_toy.md) |"
     assert scoreboard(tmp_path)[-3:-1] == [
-        f"| toy | half of the MACs, 3 epochs | test accuracy % | 80 we | 81.5 they | -1.5 points | {link}",
-        f"| toy | half of the MACs, 10 epochs | test accuracy % | 86.4 we | 85.5 they | +0.9, not separable | {link}",
+        f"{half}, 3 epochs, one seed | test accuracy % | 80 we | 81.5 they | -1.5 points | {link}",
+        f"{half}, 10 epochs, one seed | test accuracy % | 86.4 we | 85.5 they | +0.9, not separable | {link}",
     ]
     text = write_index(tmp_path).read_text()
     assert text.index("## Scoreboard") < text.index("not separable") < text.index("## Every page")
+
+
+def test_a_models_latency_is_told_where_the_rival_was_made_for_another_budget(tmp_path):
+    leads = [{**row, "ours": "ghostsearch"} for row in LEADS]
+    leads.append({**LEADS[1], "at": "0.6 of the latency", "ours": "solver only"})
+    half = [{**row, "latency": share} for row, share in zip(ACCURACIES, (0.55, 0.65), strict=True)]
+    fast = [{**ACCURACIES[1], "latency": 0.61}, {**ACCURACIES[0], "tool": "solver only", "latency": 0.62}]
+    tables = [ResultTable("leads", leads), ResultTable("half", half), ResultTable("fast", fast)]
+    tables[1].rows[0]["tool"] = "ghostsearch"
+    write_page(make_page("long_training_toy", tables=tables), tmp_path)
+    line = scoreboard(tmp_path)[-2]
+    assert (
+        "0.62 of the latency against 0.65, 10 epochs, one seed | test accuracy % | 86.4 solver only | 85.5 they" in line
+    )
+
+
+@pytest.mark.parametrize(("error", "text"), [(0.002, "in 5 of 5 seeds, +0.0050 ± 0.0020"),
+                                             (0.003, "in 5 of 5 seeds, +0.0050 ± 0.0030, not separable")])  # fmt: skip
+def test_a_search_leads_where_its_seeds_say_so(tmp_path, error, text):
+    volumes = [{"variant": name, "after 8 trials": value} for name, value in
+               (("table", 0.9), ("solver only", 0.895), ("tpe, no seeds", 0.7))]  # fmt: skip
+    duels = [{"against": name, "after 8 trials": "5 of 5", "lead in the mean": 0.005, "standard error": error}
+             for name in ("solver only", "tpe, no seeds")]  # fmt: skip
+    tables = [ResultTable(str(i), rows) for i, rows in enumerate((volumes, volumes, duels, duels))]
+    write_page(make_page("search_ablation_toy", tables=tables), tmp_path)
+    lines = scoreboard(tmp_path)
+    assert len([line for line in lines if "| toy |" in line]) == 4
+    assert f"| 0.895 solver only | {text} |" in lines[-5]
 
 
 def test_the_published_pages_have_their_rows():
