@@ -38,6 +38,8 @@ CHOICES = ("baseline", "ghost(ratio=2, kernel=1)", "ghost(ratio=2, kernel=3)")
 SCALE_IMAGES, SEVERAL = 128, 5
 MOST = 0.3
 """Points that int8 may cost a ghost."""
+COMMANDS = "commands.csv"
+"""In --work: what made the rows."""
 INT8, WORST = "int8", "noisiest in float"
 
 
@@ -54,6 +56,8 @@ def main() -> None:
             for row in judged(setup, choice, test, args) if (args.net, choice) not in known else ():
                 append_row(args.work / "rows.csv", row)
                 print(row, flush=True)
+    if script_command() not in {r["command"] for r in read_rows(args.work / COMMANDS)}:
+        append_row(args.work / COMMANDS, {"command": script_command()})
     for path in publish(page(args, read_rows(args.work / "rows.csv")), args.out):
         print(path)
 
@@ -134,10 +138,12 @@ def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
         name="int8", title="What int8 costs, and what layers in float give back",
         claim=f"Points of accuracy that int8 costs networks of ghosts alone (aim: {MOST} at most)",
         figure=f"{', '.join(costs)}; leaving the noisiest layers in float gains {min(gains):+.2f} to {max(gains):+.2f}",
-        command=script_command(), device=f"{processor()}, ONNX Runtime, 1 thread, batch 1", seed=args.seed,
+        command=" && ".join(r["command"] for r in read_rows(args.work / COMMANDS)),
+        device=f"{processor()}, ONNX Runtime, 1 thread, batch 1", seed=args.seed,
         tables=[ResultTable("By way to run it; time is over the int8 baseline's of the network [95 %]", list(shown))],
         notes=(
-            "Weights in closed form without labels; accuracy on test images that nothing else has read; divergence "
+            "Weights in closed form without labels; accuracy on test images that nothing here has read, lite0's "
+            "perhaps among those that it was trained on; divergence "
             "from the float file's probabilities in nats. ONNX Runtime's static quantizer, ranges from "
             f"{SCALE_IMAGES} images. `ranges as they are`: channels' ranges not equalized; `quantizer alone`: nor the "
             f"BatchNorm behind a ghost's concatenation split; `noisiest in float`: the layer, or the {SEVERAL}, of "
