@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import kendalltau
 from torch import nn
 
-from benchmarks.networks import NEAR, random_near, study_arguments
+from benchmarks.networks import FLATTERED, NEAR, random_near, study_arguments
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.files import write_text
 from ghostsearch.graph.capture import copied
@@ -67,16 +68,18 @@ def main() -> None:
         f"{args.count} random architectures{'' if args.macs is None else f' at {args.macs:g} ± {NEAR:g} of the MACs'}",
         figure=f"{closed:.2f}",
         command=script_command(),
-        device=processor(), seed=args.seed,
+        device=f"{processor()}, {torch.get_num_threads()} thread(s)", seed=args.seed,
         tables=[
             ResultTable("Rank correlation with the longest training", result.round(3).to_dict("records")),
             ResultTable("Scores on the selection split", rows),
         ],
         notes=[
-            "Each score is of a whole schedule of so many epochs from the closed form, as in a trial; one seed.",
+            "Each score is of a whole schedule of so many epochs from the closed form, as in a trial; one seed; an "
+            f"epoch has {config.train_images or 'all'} training images, {config.train_precision} precision.",
             f"The scores after {args.longest} epochs spread over {1000 * float(np.ptp(scores[args.longest])):.0f} "
             f"thousandths, and one image of the selection split is {1000 / images:.1f}: where "
             "they lie close, chance orders them.",
+            *([FLATTERED] if args.weights else []),
         ],
     )  # fmt: skip
     publish(page, args.out)

@@ -20,7 +20,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from benchmarks.networks import study_arguments
+from benchmarks.networks import FLATTERED, study_arguments
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.machine import processor
 from ghostsearch.pareto import hypervolume
@@ -32,10 +32,6 @@ from ghostsearch.study.statistics import standard_error
 
 REFERENCE = (1.0, 1.05)
 """No accuracy at all, and 5 % above the baseline's latency or MACs."""
-FLATTERED = (
-    "The authors of CIFAR's weights trained them on the selection images in their lossless form: scores there are too "
-    "good (the baseline's by five points), and rank."
-)
 AXES = {"latency": Axis.of_latency("onnxruntime:cpu"), "MACs": Axis.of_cost("macs")}
 OURS, SOLVER = "table", "solver only"
 SAMPLERS = ("random", "tpe", "nsga2", "gp")
