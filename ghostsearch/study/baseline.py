@@ -130,7 +130,9 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
             "corrections": {d: c and c.model_dump(mode="json") for d, t in tables.items() for c in [t.correction]},
         })  # fmt: skip
     note_command(watch.folder)
-    if warning := setup.config.flattered(study.get("cut", ())):
+    warning = setup.config.flattered(study.get("cut", ()))
+    # Who says so knows it.
+    if warning and setup.config.trained_on != "same":
         warnings.warn(warning, GhostsearchWarning, stacklevel=2)
     with watch.stage("baseline"):
         trained = trained_setup(setup, watch)

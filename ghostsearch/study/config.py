@@ -79,8 +79,11 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
     baseline_epochs: int | None = option(
         None, "Epochs to train the baseline first; default: 12 without --weights, else 0.", panel=TRAINING, ge=0
     )
-    trained_on: Literal["unknown", "others"] = option(
-        "unknown", "What --weights were trained on; others: on none of the validation and test images.", panel=TRAINING
+    trained_on: Literal["unknown", "others", "same"] = option(
+        "unknown",
+        "What --weights were trained on; others: on none of the validation and test images; same: on the validation "
+        "images, which the report then says.",
+        panel=TRAINING,
     )
 
     device: Texts = option(("onnxruntime:cpu",), f"{DEVICE_HELP}; repeatable.", panel=MEASURING)
@@ -185,6 +188,11 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
 
         cut: splits that were cut from the training images.
         """
+        if self.weights and self.trained_on == "same":
+            return (
+                "--weights were trained on the validation images (--trained-on same): scores rank models, but the "
+                "baseline's is too good, and whatever changes it reads as a loss"
+            )
         if not cut or not self.weights or self.trained_on == "others":
             return ""
         return (

@@ -220,6 +220,8 @@ def test_weights_that_may_know_the_images_are_warned_of_until_it_is_said_that_th
     assert warning not in Path(view.directory, "report.html").read_text()
     assert RunConfig(model="x", weights="given", baseline_epochs=3).flattered(["test"]), "as they began, they know them"
     assert not RunConfig(model="x", weights="given").flattered([]), "splits of their own"
+    known = RunConfig(model="x", weights="given", trained_on="same")
+    assert "were trained on the validation images" in known.flattered([]), "however they were chosen"
 
 
 def test_weights_for_other_classes_know_none_of_the_images(tiny, tmp_path):
