@@ -185,7 +185,7 @@ def inheritance(directory: Path, page: str) -> Iterator[Row]:
         found = rows.set_index("weights").accuracy
         pruned = found[found.index.str.startswith("torch-pruning")]
         rival = pruned.idxmax() if len(pruned) else "copied"
-        if kind not in ("solver", "width") or rival not in found:
+        if kind not in ("solver", "width") or not {"closed form", rival} <= set(found.index):
             continue
         error = _error(found["closed form"], found[rival], images=10_000)
         said = "our converter, weights copied" if rival == "copied" else rival

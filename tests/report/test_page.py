@@ -120,7 +120,7 @@ def test_an_unfinished_study_has_a_page_too(view: StudyView, tmp_path: Path) -> 
     nothing = dict.fromkeys(("front", "finalists", "missed", "vetoed", "audit"), ())
     young = view.model_copy(update={**nothing, "records": view.records[:1], "chosen": ""})
     html = write_report(young, tmp_path).read_text(encoding="utf-8")
-    assert "No model" in html
+    assert "Only the baseline" in html
 
 
 def test_the_report_does_not_depend_on_the_working_directory(view: StudyView, tmp_path: Path, monkeypatch) -> None:
