@@ -157,11 +157,13 @@ def ablation(directory: Path, page: str) -> Iterator[Row]:
         network += " (earlier code)"
     for axis, volumes, duels in (("latency", 1, 3), ("MACs", 2, 4)):
         found = table(directory, page, volumes).set_index("variant")
+        if "table" not in found.index or len(found) < 2:
+            return
         won = table(directory, page, duels).set_index("against")
         after = [name for name in found.columns if name.startswith("after")][-1]
         # The table is sorted by it.
-        best = next(name for name in found.index if name not in ("table", "solver only"))
-        for other in ("solver only", best):
+        best = [name for name in found.index if name not in ("table", "solver only")][:1]
+        for other in [name for name in ("solver only", *best) if name in found.index]:
             yield Row(
                 network, f"{after}, {axis}", "hypervolume", f"{float(found.at['table', after]):.3f}",
                 f"{float(found.at[other, after]):.3f} {other}",

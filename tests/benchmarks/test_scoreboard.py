@@ -67,6 +67,15 @@ def test_a_search_leads_where_its_seeds_say_so(tmp_path, error, text):
     assert f"| 0.895 solver only | {text} |" in lines[-5]
 
 
+@pytest.mark.parametrize("variants", [["table"], ["solver only"], ["table", "tpe, no seeds"]])
+def test_what_a_small_run_left_out_is_not_compared(tmp_path, variants):
+    volumes = [{"variant": name, "after 8 trials": 0.9} for name in variants]
+    duels = [{"against": name, "after 8 trials": "0 of 1"} for name in variants[1:]]
+    tables = [ResultTable(str(i), rows) for i, rows in enumerate((volumes, volumes, *([duels] * 2 if duels else [])))]
+    write_page(make_page("search_ablation_toy", tables=tables), tmp_path)
+    assert len([line for line in scoreboard(tmp_path) if "| toy |" in line]) == 2 * len(duels)
+
+
 def test_the_published_pages_have_their_rows():
     lines = scoreboard(RESULTS)
     pages = [path.stem for pattern in PAGES for path in RESULTS.glob(f"{pattern}.md")]
