@@ -13,15 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.stats import kendalltau
 from torch import nn
 
-from benchmarks.networks import FLATTERED, NEAR, random_near, study_arguments
+from benchmarks.networks import FLATTERED, NEAR, compute_device, random_near, study_arguments
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.files import write_text
 from ghostsearch.graph.capture import copied
-from ghostsearch.machine import processor
 from ghostsearch.measure.audit import random_architectures
 from ghostsearch.measure.cost_table import encode
 from ghostsearch.space.architecture import Architecture
@@ -68,7 +66,7 @@ def main() -> None:
         f"{args.count} random architectures{'' if args.macs is None else f' at {args.macs:g} ± {NEAR:g} of the MACs'}",
         figure=f"{closed:.2f}",
         command=script_command(),
-        device=f"{processor()}, {torch.get_num_threads()} thread(s)", seed=args.seed,
+        device=compute_device(), seed=args.seed,
         tables=[
             ResultTable("Rank correlation with the longest training", result.round(3).to_dict("records")),
             ResultTable("Scores on the selection split", rows),
@@ -127,7 +125,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--longest", type=int, default=10)
     parser.add_argument("--calibration-images", type=int, default=256)
     parser.add_argument(
-        "--train-precision", default="auto", help="bf16-mixed: as fast again on processors that have it"
+        "--train-precision", default="auto", help="bf16-mixed: faster for dense networks on processors that have it"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="fidelity", help="the page's name")

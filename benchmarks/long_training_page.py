@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from math import sqrt
+from math import hypot
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from scipy.stats import kendalltau
 from benchmarks.long_training import BATCH, BUDGETS, CHOOSING, REPEATED, chosen_runs
 from benchmarks.result_page import ResultPage, ResultTable, publish
 from benchmarks.rows import read_rows
+from benchmarks.scoreboard import OURS
+from ghostsearch.study.statistics import share_error
 
-OURS = ("ghostsearch", "solver only")
 NAMES = {"macs": "half of the MACs", "latency": "0.6 of the latency"}
 
 
@@ -89,7 +90,7 @@ def lead(table: pd.DataFrame, budget: str, epochs: int) -> tuple[float, float, s
         return None
     best, rival = mine["mean"].idxmax(), rivals["mean"].idxmax()
     values = (float(mine.loc[best, "mean"]), float(rivals.loc[rival, "mean"]))  # type: ignore[arg-type]
-    error = sqrt(sum(p * (1 - p) / 10_000 for p in values))
+    error = hypot(*(share_error(p, 10_000) for p in values))
     return 100 * (values[0] - values[1]), 100 * error, str(best), str(rival)
 
 

@@ -108,15 +108,13 @@ def write_index(directory: Path) -> Path:
             raise GhostsearchError(f"{path}: not the metadata of a results page ({error!r})") from None
         values[2] = f"`{meta['command']}`"
         rows.append(f"| [{name}]({name}.md) | " + " | ".join(values) + " |")
-    head, index = (
-        ["# Results", ""],
-        ["The command beside each page wrote it; this index is made from their metadata.", ""],
-    )
+    lines = ["# Results", ""]
     if board := scoreboard(directory):
-        head += ["## Scoreboard", "", *board, "## Every page", ""]
+        lines += ["## Scoreboard", "", *board, "## Every page", ""]
+    lines += ["The command beside each page wrote it; this index is made from their metadata.", ""]
     columns = "| page | claim | figure | command | date | device |\n| --- | --- | --- | --- | --- | --- |"
     target = directory / "README.md"
-    write_text(target, "\n".join([*head, *index, columns, *rows]) + "\n")
+    write_text(target, "\n".join([*lines, columns, *rows]) + "\n")
     return target
 
 

@@ -22,6 +22,8 @@ ABOUT = (
     "on the pages. Leads of less than two standard errors are called not separable; the errors are of the test images, "
     "in ablations of the seeds, and trainings with one seed say so."
 )
+OURS = ("ghostsearch", "solver only")
+"""Of the tools that train for long, those that are ghostsearch's."""
 PHOTOGRAPHS = 500
 """Test images of the ImageNet sample."""
 
@@ -118,10 +120,11 @@ def _photographs(network: str, at: str, mine: Any, other: Any) -> Row:
 def long_training(directory: Path, page: str) -> Iterator[Row]:
     """Test accuracy after each length of training, ours and the best rival; at a latency the pruners alone are rivals,
     so that the fastest of the others' models of half the MACs is compared too."""
-    seeds = "" if any("seeds" in column for column in table(directory, page, 2).columns) else ", one seed"
+    half = table(directory, page, 2).set_index("tool")
+    seeds = "" if any("seeds" in column for column in half.columns) else ", one seed"
     network = page.removeprefix("long_training_")
     for number, (at, leads) in enumerate(table(directory, page).groupby("at", sort=False), 2):
-        accuracy = table(directory, page, number).set_index("tool")
+        accuracy = half if number == 2 else table(directory, page, number).set_index("tool")
         for row in leads.to_dict("records"):
             ours, theirs = (
                 f"{float(accuracy.at[row[who], row['epochs'] + ' epochs']):g} {row[who]}"
@@ -131,19 +134,16 @@ def long_training(directory: Path, page: str) -> Iterator[Row]:
                 network, f"{at}, {row['epochs']} epochs{seeds}", "test accuracy %", ours, theirs,
                 verdict(float(row["points ahead"]), float(row["standard error"])),
             )  # fmt: skip
-    fast = table(directory, page, 3).set_index("tool") if number == 3 else accuracy.head(0)
-    yield from _beside(network, fast, table(directory, page, 2).set_index("tool"), row["epochs"], seeds)
+        if accuracy is not half:
+            yield _beside(network, accuracy, half, f"{row['epochs']} epochs", seeds)
 
 
-def _beside(network: str, ours: pd.DataFrame, others: pd.DataFrame, epochs: str, seeds: str) -> Iterator[Row]:
+def _beside(network: str, fast: pd.DataFrame, half: pd.DataFrame, column: str, seeds: str) -> Row:
     """Our best model of a latency beside the fastest rival among the models of half the MACs."""
-    column, rivals = f"{epochs} epochs", others.drop(["baseline", "ghostsearch", "solver only"], errors="ignore")
-    mine = ours[ours.index.isin(["ghostsearch", "solver only"])]
-    if not len(mine) or not len(rivals):
-        return
+    mine, rivals = fast[fast.index.isin(OURS)], half.drop(["baseline", *OURS], errors="ignore")
     best, rival = mine[column].astype(float).idxmax(), rivals.latency.astype(float).idxmin()
     accuracies = [float(mine.at[best, column]), float(rivals.at[rival, column])]
-    yield Row(
+    return Row(
         network, f"{mine.at[best, 'latency']} of the latency against {rivals.at[rival, 'latency']}, {column}{seeds}",
         "test accuracy %", f"{accuracies[0]:g} {best}", f"{accuracies[1]:g} {rival}",
         verdict(accuracies[0] - accuracies[1], _error(*accuracies, images=10_000)),

@@ -28,12 +28,12 @@ def sentences(view: StudyView) -> list[str]:
 
 def headline(view: StudyView) -> str:
     """One sentence: the chosen model, what it saves, its score beside the better baseline's."""
-    chosen, baseline = view.record(view.chosen), view.record("baseline")
+    chosen, baseline = view.record(view.chosen), view.record(BASELINE)
     if view.records and all(r.digest == BASELINE for r in view.records):
         return _nothing_tried(view)
     if chosen is None:
         return f"No model of {view.name} meets every limit yet; relax a limit or raise --trials."
-    if chosen.digest == "baseline" or baseline is None:
+    if chosen.digest == BASELINE or baseline is None:
         precision = " int8" * any((axis.device or "").endswith(":int8") for axis in cost_axes(view))
         return f"The{precision} baseline of {view.name} stays the choice: no other model is a better trade."
     return f"Model {chosen.digest} {_savings(view, chosen, baseline)}{_score_change(view, chosen)}."

@@ -115,9 +115,9 @@ class TableSampler(optuna.samplers.BaseSampler):
         if not search_space:
             return {}
         with self._lock:
-            running = {t.number for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+            running = self._learn(study)
             self._handed = {number: code for number, code in self._handed.items() if number in running}
-            code = self._handed[trial.number] = self._suggest(study, self.seed, set(self._handed.values()))
+            code = self._handed[trial.number] = self._next(self.seed, set(self._handed.values()))
         return {name: value for name, value in self._params(code).items() if name in search_space}
 
     def suggest(
@@ -126,10 +126,11 @@ class TableSampler(optuna.samplers.BaseSampler):
         """The parameters of the next architecture after a study's trials, none of those in `besides`."""
         others = {code for params in besides if (code := self._code(params)) is not None}
         with self._lock:
-            return self._params(self._suggest(study, self.seed if seed is None else seed, others))
+            self._learn(study)
+            return self._params(self._next(self.seed if seed is None else seed, others))
 
-    def _suggest(self, study: optuna.Study, seed: int, besides: set[Code]) -> Code:
-        self._learn(study)
+    def _next(self, seed: int, besides: set[Code]) -> Code:
+        """What `propose` draws, none of those in `besides`."""
         others = besides - self._taken
         self._taken |= others
         code = self.propose(np.random.default_rng([seed, len(self._taken)]))
@@ -151,8 +152,8 @@ class TableSampler(optuna.samplers.BaseSampler):
         at_limit = self._at_limit(rng, front) if self.limits and len(self._taken) % 2 else None
         return at_limit or self._best(rng) or self._anything(rng)
 
-    def _learn(self, study: optuna.Study) -> None:
-        """Take in what is new in a study."""
+    def _learn(self, study: optuna.Study) -> set[int]:
+        """Take in what is new in a study; the numbers of the trials that have not ended."""
         sign, trials = self._score_sign(study), study.get_trials(deepcopy=False)
         if len(trials) < self._settled:
             raise GhostsearchError("this sampler has learnt from another study; make a TableSampler for each")
@@ -169,6 +170,7 @@ class TableSampler(optuna.samplers.BaseSampler):
         while self._settled < len(trials) and trials[self._settled].state.is_finished():
             self._known.discard(trials[self._settled].number)
             self._settled += 1
+        return {trial.number for trial in trials[self._settled :] if not trial.state.is_finished()}
 
     def _score_sign(self, study: optuna.Study) -> float:
         """1 where larger scores are better, else -1; raises GhostsearchError where the objectives are others."""
