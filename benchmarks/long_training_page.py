@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from math import hypot
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,13 +18,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
-from benchmarks.long_training import BATCH, BUDGETS, CHOOSING, REPEATED, chosen_runs
+from benchmarks.long_models import BUDGETS
+from benchmarks.long_training import CHOOSING, REPEATED, chosen_runs
 from benchmarks.result_page import ResultPage, ResultTable, publish
 from benchmarks.rows import read_rows
 from benchmarks.scoreboard import OURS
-from ghostsearch.study.statistics import share_error
+from ghostsearch.study.statistics import share_error, standard_error
 
 NAMES = {"macs": "half of the MACs", "latency": "0.6 of the latency"}
+TEST_IMAGES = 10_000
 
 
 def main() -> None:
@@ -80,94 +83,95 @@ def at_budget(table: pd.DataFrame, budget: str) -> list[dict[str, Any]]:
     return sorted(full, key=lambda row: -(row[f"{REPEATED} epochs"] or 0))
 
 
-def lead(table: pd.DataFrame, budget: str, epochs: int) -> tuple[float, float, str, str] | None:
-    """Points of ours over the best rival after so many epochs, their standard error, and the two names."""
+def lead(table: pd.DataFrame, budget: str, epochs: int, *, uniform: bool) -> dict[str, Any] | None:
+    """Points of ours over the best pruner, or over one width everywhere, after so many epochs, with their error."""
     there = table[(table.budget == budget) & (table.epochs == epochs)]
-    means = there.groupby("tool").test.agg(["mean", "size"])
-    mine = means[[tool in OURS for tool in means.index]]
-    rivals = means[[tool not in OURS and not tool.startswith("uniform") for tool in means.index]]
-    if not len(mine) or not len(rivals):
+    runs = {str(tool): list(found.test) for tool, found in there.groupby("tool")}
+    mine = [tool for tool in runs if tool in OURS]
+    rivals = [tool for tool in runs if tool not in OURS and tool.startswith("uniform width") is uniform]
+    rivals = [tool for tool in rivals if not tool.startswith("uniform ghost")]
+    if not mine or not rivals:
         return None
-    best, rival = mine["mean"].idxmax(), rivals["mean"].idxmax()
-    values = (float(mine.loc[best, "mean"]), float(rivals.loc[rival, "mean"]))  # type: ignore[arg-type]
-    error = hypot(*(share_error(p, 10_000) for p in values))
-    return 100 * (values[0] - values[1]), 100 * error, str(best), str(rival)
+    best, rival = (max(tools, key=lambda tool: mean(runs[tool])) for tools in (mine, rivals))
+    images = [share_error(mean(runs[tool]), TEST_IMAGES) for tool in (best, rival)]
+    seeds = [standard_error(runs[tool]) for tool in (best, rival) if len(runs[tool]) > 1]
+    points, error = 100 * (mean(runs[best]) - mean(runs[rival])), 100 * hypot(*images, *seeds)
+    return {
+        "at": NAMES[budget], "epochs": epochs, "ours": best, "best rival": rival, "points ahead": round(points, 2),
+        "standard error": round(error, 2), "separable": "yes" if abs(points) > 2 * error else "no",
+    }  # fmt: skip
 
 
 def leads(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The lead at every budget and length, with whether it can be told from nothing."""
-    found = []
-    for budget in BUDGETS:
-        for epochs in sorted(table.epochs.unique()):
-            told = lead(table, budget, epochs)
-            if told:
-                points, error, best, rival = told
-                found.append({
-                    "at": NAMES[budget], "epochs": int(epochs), "ours": best, "best rival": rival,
-                    "points ahead": round(points, 2), "standard error": round(error, 2),
-                    "separable": "yes" if abs(points) > 2 * error else "no",
-                })  # fmt: skip
-    return found
+    """The leads at every budget and length, with whether they can be told from nothing."""
+    lengths = [int(epochs) for epochs in sorted(table.epochs.unique())]
+    asked = [(budget, epochs, uniform) for budget in BUDGETS for epochs in lengths for uniform in (False, True)]
+    return [row for b, e, uniform in asked if (row := lead(table, b, e, uniform=uniform))]
 
 
 def long_page(
     args: argparse.Namespace, rows: list[dict[str, str]], table: pd.DataFrame, timing: dict[str, Any]
 ) -> ResultPage:
     """Accuracy against epochs."""
-    found = leads(table)
-    cut = {NAMES["latency"]: " cut by eights"}
+    images, batch = int(rows[0]["images"]), rows[0]["batch_size"]
+    found = [row | {"images an epoch": images} for row in leads(table)]
     said = "; ".join(
-        f"{r['at']}: {r['ours']} {r['points ahead']:+.1f} over {r['best rival']}{cut.get(r['at'], '')}"
+        f"{r['at']}: {r['ours']} {r['points ahead']:+.1f} ± {r['standard error']:.1f} over {r['best rival']}"
         for r in found
         if r["epochs"] == REPEATED
     )
-    where, seeds = rows[0]["device"], table[table.epochs == REPEATED].seed.nunique()
+    seeds = table[table.epochs == REPEATED].seed.nunique()
     tried = len({(r["model"], r["lr"]) for r in rows if int(r["epochs"]) == CHOOSING and not r["test"]})
     return ResultPage(
-        name=f"long_training_{args.net}", title=f"Long training of {args.net}: does a lead before training last?",
-        claim=f"Test accuracy after {REPEATED} epochs of 45,000 images, points of ours over the best rival",
-        figure=f"{said}, one seed" if seeds == 1 else said, command=args.command, device=args.device, seed=0,
+        name=args.name or f"long_training_{args.net}",
+        title=f"Long training of {args.net}: does a lead before training last?",
+        claim=f"Test accuracy after {REPEATED} epochs of {images:,} images, points of ours over the best pruner and "
+        "over one width everywhere",
+        figure=f"{said}, one seed" if seeds == 1 else f"{said}; {seeds} seeds", command=args.command,
+        device=args.device, seed=f"0 to {seeds - 1}",
         tables=[
             ResultTable("Leads", found),
-            *(ResultTable(f"At {NAMES[b]}, test accuracy in %", at_budget(table, b)) for b in BUDGETS),
+            *(ResultTable(f"At {NAMES[b]}, test accuracy in %", at_budget(table, b)) for b in budgets(table)),
         ],
-        pictures={f"long_training_{args.net}.png": curves(table)},
+        pictures={f"{args.name or f'long_training_{args.net}'}.png": curves(table, images)},
         notes=[
-            f"CIFAR-10 (JPEG), all 45,000 training images, batch {BATCH}, one recipe for all: Nesterov SGD, a warm-up "
+            f"CIFAR-10 (JPEG), {images:,} training images, batch {batch}, one recipe for all: Nesterov SGD, a warm-up "
             "of a tenth, a cosine to nothing, half of the loss distilled from the baseline; each length is a whole "
             f"schedule. Learning rates, and which of the study's models stands for ghostsearch, were chosen on the "
             f"5,000 selection images after {CHOOSING} epochs ({tried} trainings); those chose the study's trials "
             "too. The given weights' authors trained them on these images in their lossless form: scores there "
             "(`before`) are too good, and rank. The 10,000 test images were read for what is reported. "
             "The baseline is trained as long, distilled from itself.",
-            f"Seeds of {REPEATED} epochs: {seeds}; other lengths have one. "
-            "The binomial standard error of one accuracy is 0.3 points; differences within two standard errors are "
-            "called not separable.",
-            f"Latency: over the baseline's, {timing['device']}, one thread, all models in turns. Training: {where}.",
-            "Pruners cut as many channels as the budget asks for: single ones for MACs, multiples of eight for "
-            "latency. `before` is before any training, without labels; with BatchNorm statistics taken anew rivals "
-            "start higher, which training does by itself.",
-            "At a latency the rivals are pruners alone, cut by eights, which may cost them a step. FastNAS's and the "
-            "uniform width's models were made for half of the MACs; their latencies and accuracies stand in that "
-            "table, and the width's comes near ours: such a lead is over pruning by eights, not over every tool. Ours "
-            "is the better of the search's and the solver's model on the test images; at half of the MACs the two "
-            "have the same figures.",
+            f"Seeds of {REPEATED} epochs: {seeds}; other lengths have one. The error of a lead is that of the test "
+            "images and, where there are several, of the seeds; leads within two of them are called not separable. "
+            "Ours is the better of the search's and the solver's model on the test images.",
+            f"Latency: over the baseline's, {timing['device']}, one thread, all models in turns. Training: "
+            f"{rows[0]['device']}.",
+            "Pruners cut single channels, at a latency once more by eights; each model is of the lowest ratio that "
+            "meets the budget, and so is the width. `before` is before any training, without labels; with BatchNorm "
+            "statistics taken anew pruned networks start higher, which training does by itself.",
             *args.note,
         ],
     )  # fmt: skip
 
 
-def curves(table: pd.DataFrame) -> Callable[[Path], object]:
+def budgets(table: pd.DataFrame) -> list[str]:
+    """Those that there are models of."""
+    return [budget for budget in BUDGETS if budget in set(table.budget)]
+
+
+def curves(table: pd.DataFrame, images: int) -> Callable[[Path], object]:
     """Draws accuracy against epochs, one panel a budget."""
 
     def draw(path: Path) -> None:
-        figure, axes = plt.subplots(1, len(BUDGETS), figsize=(11, 4.4), sharey=True)
-        for plot, budget in zip(axes, BUDGETS, strict=True):
+        shown = budgets(table)
+        figure, (axes,) = plt.subplots(1, len(shown), figsize=(5.5 * len(shown), 4.4), sharey=True, squeeze=False)
+        for plot, budget in zip(axes, shown, strict=True):
             for tool, runs in table[table.budget.isin([budget, ""])].groupby("tool"):
-                mean = 100 * runs.groupby("epochs").test.mean()
+                means = 100 * runs.groupby("epochs").test.mean()
                 style: dict[str, Any] = {"lw": 2.5, "color": "black"} if tool == OURS[0] else {"lw": 1.2}
-                plot.plot(mean.index, mean, "--" if tool == "baseline" else "o-", ms=4, label=tool, **style)
-            plot.set(xscale="log", xlabel="epochs of 45,000 images", title=f"at {NAMES[budget]}")
+                plot.plot(means.index, means, "--" if tool == "baseline" else "o-", ms=4, label=tool, **style)
+            plot.set(xscale="log", xlabel=f"epochs of {images:,} images", title=f"at {NAMES[budget]}")
             plot.set_xticks(sorted(table.epochs.unique()), [str(e) for e in sorted(table.epochs.unique())])
             plot.minorticks_off()
             plot.grid(alpha=0.3)
@@ -232,6 +236,7 @@ def fidelity_page(args: argparse.Namespace, models: list[dict[str, Any]], rows: 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--net", default="resnet20")
+    parser.add_argument("--name", help="of the page; default: long_training_NET")
     parser.add_argument("--work", type=Path, required=True, help="directory of long_training.py")
     parser.add_argument("--command", default="python benchmarks/long_training.py", help="what made the rows")
     parser.add_argument("--device", default="", help="where models were made, timed and trained")

@@ -118,24 +118,23 @@ def _photographs(network: str, at: str, mine: Any, other: Any) -> Row:
 
 
 def long_training(directory: Path, page: str) -> Iterator[Row]:
-    """Test accuracy after each length of training, ours and the best rival; at a latency the pruners alone are rivals,
-    so that the fastest of the others' models of half the MACs is compared too."""
-    half = table(directory, page, 2).set_index("tool")
-    seeds = "" if any("seeds" in column for column in half.columns) else ", one seed"
-    network = page.removeprefix("long_training_")
+    """Test accuracy after each length of training, ours and each kind of rival; where a latency's rivals are pruners
+    alone, the fastest of the others' models of half the MACs is compared too."""
+    network, half = page.removeprefix("long_training_").split("_")[0], None
     for number, (at, leads) in enumerate(table(directory, page).groupby("at", sort=False), 2):
-        accuracy = half if number == 2 else table(directory, page, number).set_index("tool")
+        accuracy = table(directory, page, number).set_index("tool")
+        seeds = "" if any("seeds" in column for column in accuracy.columns) else ", one seed"
         for row in leads.to_dict("records"):
-            ours, theirs = (
-                f"{float(accuracy.at[row[who], row['epochs'] + ' epochs']):g} {row[who]}"
-                for who in ("ours", "best rival")
-            )
+            column = f"{row['epochs']} epochs"
+            ours, theirs = (f"{float(accuracy.at[row[who], column]):g} {row[who]}" for who in ("ours", "best rival"))
+            images = f" of {int(row['images an epoch']):,} images" if row.get("images an epoch") else ""
             yield Row(
-                network, f"{at}, {row['epochs']} epochs{seeds}", "test accuracy %", ours, theirs,
+                network, f"{at}, {column}{images}{seeds}", "test accuracy %", ours, theirs,
                 verdict(float(row["points ahead"]), float(row["standard error"])),
             )  # fmt: skip
-        if accuracy is not half:
-            yield _beside(network, accuracy, half, f"{row['epochs']} epochs", seeds)
+        if half is not None and "uniform width" not in accuracy.index:
+            yield _beside(network, accuracy, half, column, seeds)
+        half = accuracy
 
 
 def _beside(network: str, fast: pd.DataFrame, half: pd.DataFrame, column: str, seeds: str) -> Row:
