@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, model_validator
 from ghostsearch.options import Frozen
 from ghostsearch.shown import Shown, Table
 from ghostsearch.space.architecture import Architecture
-from ghostsearch.units import PERCENT, milliseconds, score_text, with_prefix
+from ghostsearch.units import PERCENT, counted, milliseconds, score_text, with_prefix
 
 
 class _Frozen(Frozen):
@@ -441,15 +441,18 @@ class StudyView(Shown, _Frozen):
         """The record of a model as it was measured last."""
         return next((r for r in (*self.finalists, *reversed(self.records)) if r.digest == digest), None)
 
+    @property
+    def front_title(self) -> str:
+        """How large the front is, and of how many trials."""
+        return f"front of {self.name}: {counted(len(self.front), 'model')} from {counted(len(self.records), 'trial')}"
+
     def table(self) -> Table:
         """A row for the baseline and each model of the front."""
-        digests = dict.fromkeys(["baseline", *self.front])
         rows = [
             [r.digest, *(axis.text(axis.value(r)) for axis in self.objectives), "chosen" * (r.digest == self.chosen)]
-            for r in map(self.record, digests) if r
+            for r in map(self.record, dict.fromkeys(["baseline", *self.front])) if r
         ]  # fmt: skip
-        title = f"front of {self.name}: {len(self.front)} models from {len(self.records)} trials"
-        return title, ["model", *(axis.label for axis in self.objectives), ""], rows
+        return self.front_title, ["model", *(axis.label for axis in self.objectives), ""], rows
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float]:

@@ -23,6 +23,11 @@ def with_prefix(value: float | None, unit: str = "") -> str:
     return f"{_three_digits(value)} {unit}".rstrip()
 
 
+def counted(number: float, noun: str) -> str:
+    """So many of a thing: `1 model`, `2 models`, `1.5 epochs`."""
+    return f"{number if isinstance(number, int) else f'{number:g}'} {noun}{'s' * (number != 1)}"
+
+
 def milliseconds(seconds: float | None) -> str:
     """Seconds as milliseconds with three significant digits."""
     return MISSING if seconds is None else f"{_three_digits(seconds * 1e3)} ms"

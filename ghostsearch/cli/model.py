@@ -17,7 +17,7 @@ from ghostsearch.models.options import ModelOptions
 from ghostsearch.space.choice_text import parse_choice
 from ghostsearch.space.preset import default_space
 from ghostsearch.surgery.options import Conversion
-from ghostsearch.units import milliseconds, score_text, with_prefix
+from ghostsearch.units import counted, milliseconds, score_text, with_prefix
 from ghostsearch.usercode import leave_for
 
 if TYPE_CHECKING:
@@ -204,8 +204,8 @@ def _show_latency(latencies: list[dict[str, Any]], setting: Setting) -> None:
             remark += f"; {x['waited_s']:.1f} s of CPU wait time subtracted"
         spread = f"{milliseconds(low)} – {milliseconds(high)}"
         rows.append((x["device"], milliseconds(x["median_s"]), spread, ratio, x["runs"], remark))
-    threads = f"{setting.threads} thread{'s' * (setting.threads > 1)}"
-    title = f"latency, batch {setting.batch}, {threads}, {setting.precision}"
+    threads = counted(setting.threads, "thread")
+    title = f"latency, batch {setting.batch}, {threads}, {', '.join(sorted({x['precision'] for x in latencies}))}"
     show_table(title, ["device", "median", "quartiles", "÷ baseline", "runs", ""], rows)
 
 

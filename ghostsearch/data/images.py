@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.units import counted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -120,7 +121,7 @@ def deep_range(openers: Iterable[Callable[[], Image]]) -> float | None:
 def refuse_channels(input_spec: InputSpec) -> None:
     """Raise GhostsearchError where a model takes no images of 1 or 3 channels."""
     if input_spec.channels not in (1, 3) or len(input_spec.dims) != 2:
-        channels = f"{input_spec.channels} channel{'s' * (input_spec.channels != 1)}"
+        channels = counted(input_spec.channels, "channel")
         raise GhostsearchError(
             f"the model takes {channels} of {input_spec}, not images; "
             "give arrays:FILE.npz, or loaders of your own by package.module:function"

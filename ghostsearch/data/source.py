@@ -10,6 +10,7 @@ from typing import Any
 
 from ghostsearch.data.splits import held_out_count, stratified_split
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.units import counted
 
 SPLITS = ("train", "validation", "test")
 FEW, LONG_TAIL, NAMED = 10, 20, 3
@@ -124,7 +125,7 @@ def warnings_about(source: Source) -> tuple[str, ...]:
     if 0 < test < 100:
         error = 100 * (0.25 / test) ** 0.5
         by = f": an accuracy on it is good to {error:.0f} points at best" if source.kind == "class" else ""
-        found.append(f"the test split has {test} image{'s' * (test > 1)}{by or ': a score on so few is a rough one'}")
+        found.append(f"the test split has {counted(test, 'image')}{by or ': a score on so few is a rough one'}")
     sizes, tested = (_class_sizes(source, split) for split in ("train", "test"))
     if not sizes:
         return tuple(found)

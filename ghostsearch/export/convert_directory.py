@@ -27,6 +27,7 @@ from ghostsearch.surgery.sites import find_sites, require_sites
 from ghostsearch.surgery.stopped_fit import StoppedFit
 from ghostsearch.surgery.verify import ConversionWarning, output_error, outputs_of
 from ghostsearch.training.evaluate import torch_device
+from ghostsearch.units import counted
 
 COPIED = "copied (add --calibrate DATA to fit them in closed form)"
 
@@ -117,6 +118,6 @@ def _same_again(out: Path, loaded: LoadedModel, converted: nn.Module, example: A
 
 
 def _how(wanted: Conversion, images: int) -> str:
-    fitted = f"fitted in closed form on {images} image{'s' * (images != 1)} of {wanted.calibrate}"
+    fitted = f"fitted in closed form on {counted(images, 'image')} of {wanted.calibrate}"
     more = f", then {wanted.distill_steps} label-free distillation steps per block"
     return fitted + more if wanted.distill_steps else fitted

@@ -25,6 +25,7 @@ from ghostsearch.measure.setting import Setting
 from ghostsearch.measure.threads import WaitClock, check_threads, preemptions
 from ghostsearch.records import Latency
 from ghostsearch.shown import Progress
+from ghostsearch.units import counted
 
 BASELINE = "baseline"
 DEFAULT_SETTING = Setting()
@@ -202,7 +203,7 @@ def measure_pairs(
         while True:
             left = [x for x in entries if not x.done]
             wanted = [*left, *([reference] if reference else [])]
-            tell(spent, f"preparing {len(wanted)} models for {target.name}")
+            tell(spent, f"preparing {counted(len(wanted), 'model')} for {target.name}")
             running = _prepare(target, {x.name: everything[x.name] for x in wanted}, setting, rng)
             try:
                 for build in running.values():
@@ -219,7 +220,7 @@ def measure_pairs(
             for one in left:
                 if len(one.builds) == BUILDS:
                     one.wanted = builds_needed(_logs(one, reference), setting.narrow)
-            tell(spent, f"timing {len(left)} models on {target.name}")
+            tell(spent, f"timing {counted(len(left), 'model')} on {target.name}")
             enough = min(len(x.builds) for x in entries) >= LEAST_BUILDS
             most = max(len(x.builds) for x in entries) == MAX_BUILDS
             # Another round of builds is begun where it ends in time.
@@ -236,7 +237,7 @@ def _latency(one: Series, reference: Series | None, device: Device, setting: Set
     """The record of a series beside the baseline's builds of the same rounds."""
     beside = reference.times_s(len(one.builds)) if reference else ()
     found = Latency(
-        device=device.name, threads=setting.threads, batch=setting.batch, precision=setting.precision,
+        device=device.name, threads=setting.threads, batch=setting.batch, precision=device.computes_in(setting),
         times_s=one.times_s(), baseline_times_s=beside, cores_busy=cores, disturbed=one.disturbed,
         stopped="narrow" if one.done else f"{MAX_BUILDS} builds" if len(one.builds) == MAX_BUILDS else "time limit",
         waited_s=round(one.waited_s, 6),

@@ -28,7 +28,16 @@ from ghostsearch.report.tables import narrow_table
 from ghostsearch.shown import Progress
 from ghostsearch.study.subject import open_subject
 from ghostsearch.surgery.saved import SavedModel
-from ghostsearch.units import MISSING, markdown_table, milliseconds, plain_text, score_text, share_text, with_prefix
+from ghostsearch.units import (
+    MISSING,
+    counted,
+    markdown_table,
+    milliseconds,
+    plain_text,
+    score_text,
+    share_text,
+    with_prefix,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -176,7 +185,7 @@ def compact_rows(models: Sequence[ComparedModel]) -> tuple[list[str], list[list[
 def conditions(models: Sequence[ComparedModel]) -> str:
     """Device, threads, batch and image size of the comparison."""
     first = models[0].latency
-    threads = f"{first.threads} thread{'s' * (first.threads != 1)}"
+    threads = counted(first.threads, "thread")
     return f"{first.device}, {threads}, batch {first.batch}, {models[0].size}×{models[0].size} pixels"
 
 

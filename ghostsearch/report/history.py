@@ -8,6 +8,7 @@ from typing import Any
 from ghostsearch.pareto import hypervolume, pareto_front
 from ghostsearch.records import Axis, Record, StudyView
 from ghostsearch.report.outcome import cost_axes, last_rung, score_axis
+from ghostsearch.units import counted
 
 MIN_PAIRS = 4
 """Fewest models with both figures for which a rank correlation is shown."""
@@ -97,4 +98,4 @@ def _at(record: Record, epochs: float) -> float | None:
 
 
 def _epochs(epochs: float) -> str:
-    return "no training" if epochs == 0 else f"{epochs:g} epoch{'s' * (epochs != 1)}"
+    return "no training" if epochs == 0 else counted(epochs, "epoch")

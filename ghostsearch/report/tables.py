@@ -21,7 +21,7 @@ from ghostsearch.report.outcome import (
 )
 from ghostsearch.study.candidates import FILE, failed_choices, read_candidates
 from ghostsearch.study.recommendation import BASELINES
-from ghostsearch.units import MISSING, setting_text
+from ghostsearch.units import MISSING, counted, setting_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -79,9 +79,8 @@ def front_table(view: StudyView) -> Table:
         f"{SORTED}; ± standard error; in brackets: share of the baseline's; "
         "noisy: quartiles more than a tenth of the median apart"
     )
-    title = f"front of {view.name}: {len(view.front)} models from {len(view.records)} trials"
     styles = ["bold green" if row[0] == view.chosen else "dim" * row[0].endswith("baseline") for row in rows]
-    return narrow_table(title, header, rows, caption, styles)
+    return narrow_table(view.front_title, header, rows, caption, styles)
 
 
 def narrow_table(
@@ -165,9 +164,8 @@ def _timing(view: StudyView, device: str) -> str:
     latency = record.latency(device) if record else None
     if latency is None:
         return ""
-    threads = f"{latency.threads} thread{'s' * (latency.threads != 1)}"
+    threads = counted(latency.threads, "thread")
     runs = f"median of {len(latency.times_s)} forwards after warm-up"
-    precision = "int8" if device.endswith(":int8") else latency.precision
-    text = f"batch {latency.batch}, {threads}, {precision}; {runs}"
+    text = f"batch {latency.batch}, {threads}, {latency.precision}; {runs}"
     text += ", interleaved with the baseline" if latency.baseline_times_s else ""
     return f"{text}; CPU wait time is subtracted" if latency.waited_s else text

@@ -100,6 +100,10 @@ class Device(abc.ABC):
         """What a user of the device should know of this machine; empty when there is nothing."""
         return ""
 
+    def computes_in(self, setting: Setting) -> str:
+        """The precision of its convolutions, such as `float32` or `int8`."""
+        return setting.precision
+
     def require_precision(self, precision: str) -> None:
         """Raise GhostsearchError unless the device runs this precision."""
         if precision not in self.precisions:

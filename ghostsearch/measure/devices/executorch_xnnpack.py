@@ -178,6 +178,9 @@ class ExecutorchXnnpackInt8(ExecutorchXnnpack):
         quantized: nn.Module = convert_pt2e(observed)
         return quantized
 
+    def computes_in(self, setting: Setting) -> str:  # noqa: ARG002
+        return "int8"
+
     def remark(self) -> str:
         return int8_remark()
 

@@ -41,6 +41,9 @@ class Quantized(Device):
         """The quantized graph, ready to run."""
         return super().prepare(self.lowered(model, example), example, setting)  # type: ignore[safe-super]
 
+    def computes_in(self, setting: Setting) -> str:  # noqa: ARG002
+        return "int8"
+
     def remark(self) -> str:
         return int8_remark()
 

@@ -101,6 +101,10 @@ def test_it_tells_versions_and_place(device):
     assert device.place()
 
 
+def test_it_computes_in_what_its_name_says(device):
+    assert device.computes_in(Setting(precision="float32")) == ("int8" if device.name.endswith(":int8") else "float32")
+
+
 def test_unknown_precision_is_refused(device):
     with pytest.raises(GhostsearchError, match="has no precision 'int3'"):
         device.require_precision("int3")
