@@ -104,9 +104,9 @@ def solve(
     out: Annotated[Path | None, typer.Option(help="Write the first answer as an architecture file.")] = None,
     shown: o.Printed = o.PRINTED,
 ) -> None:
-    """Find architectures that meet a budget from a study's candidate table alone; nothing is built or trained.
+    """Find architectures that meet a budget from a study's candidate table alone; nothing is trained.
 
-    Finalists of the study that meet it were measured, so they come first.
+    Under --max-memory the best answers are built, to count their peak. Finalists of the study that meet it were measured, so they come first.
 
     Example: [bold]ghostsearch solve results/mine --max-latency 60%[/bold]
     """

@@ -22,7 +22,9 @@ Out = Annotated[
 
 @o.needs("data")
 def finetune(
-    directory: Annotated[Path, typer.Argument(help="A directory that convert or search wrote.", show_default=False)],
+    directory: Annotated[
+        Path, typer.Argument(help="A directory that convert, search, finetune or train wrote.", show_default=False)
+    ],
     out: Out = None,
     images: ImageOptions = IMAGES,
     recipe: Distillation = FINETUNING,

@@ -52,8 +52,8 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
     seeds: Literal["none", "uniform", "solver", "only solver"] = option(
         "solver",
         "What the study starts from: none (the baseline), uniform (and each choice everywhere), solver (and the "
-        "integer program's answers over a candidate table), only solver (those instead of the uniform ones). The table "
-        "sampler begins with the program's answers by itself.",
+        "integer program's answers over a candidate table), only solver (those instead of the uniform ones). With the "
+        "table sampler, solver means the baseline and then the program's answers, no uniform ones.",
         panel=SPACE,
     )
     veto: bool = option(
@@ -65,9 +65,7 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
     time_budget: str | None = option(
         None, "Wall time of the whole search, such as 90min or 2h; it ends in time with a front.", panel=BUDGET
     )
-    trials: int = option(
-        24, "Architectures to evaluate, the baseline and the uniform ones included.", panel=BUDGET, ge=1
-    )
+    trials: int = option(24, "Architectures to evaluate, the baseline included.", panel=BUDGET, ge=1)
     finalists: int = option(
         10, "Maximum number of models of the front to train further and measure again.", panel=BUDGET, ge=1
     )
