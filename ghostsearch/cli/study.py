@@ -106,7 +106,8 @@ def solve(
 ) -> None:
     """Find architectures that meet a budget from a study's candidate table alone; nothing is trained.
 
-    Under --max-memory the best answers are built, to count their peak. Finalists of the study that meet it were measured, so they come first.
+    Under --max-memory the best answers are built, to count their peak. Finalists of the study that meet it were
+    measured, so they come first.
 
     Example: [bold]ghostsearch solve results/mine --max-latency 60%[/bold]
     """
