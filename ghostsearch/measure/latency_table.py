@@ -265,8 +265,8 @@ class LatencyTable:
         return (baseline_s * (behind.ratio - 1) - own) / SUMS
 
     def _surface(self, layer: TimedLayer, text: str) -> Surface:
-        """Seconds of all the layer's calls over its channels."""
-        baseline_s = self.store.cells[layer.full_cell(KEEP).key].median_s
+        """Seconds of all the layer's calls over its channels, the smaller ones by their inputs' sizes."""
+        baseline_s = layer.work * self.store.cells[layer.full_cell(KEEP).key].median_s
         ratios = [[self.store.cells[cell.key].ratio for cell in row] for row in self._cells(layer, text)]
         return Surface(self._levels(layer), baseline_s * np.array(ratios))
 

@@ -72,6 +72,12 @@ class TimedLayer:
         """Whether it has as many outputs as inputs at any width, each made of one."""
         return isinstance(self.module, _ConvNd) and passes_channels(self.module)
 
+    @property
+    def work(self) -> float:
+        """All its calls' work over that of the largest, which is the one that is timed."""
+        sizes = [prod(shape) for shape in self.shapes]
+        return sum(sizes) / max(sizes)
+
     def full_cell(self, choice: LayerChoice) -> Cell:
         """The cell of this layer under a choice at full width."""
         return self.cell(choice, self.inputs.total, self.outputs.total)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError, told_as
@@ -59,8 +59,8 @@ class ComparedModel(Frozen):
     """One row of the comparison."""
 
     name: str
-    size: int
-    """Side of the image it was measured on, in pixels."""
+    size: str = Field(coerce_numbers_to_str=True)
+    """Height × width of the image it was measured on, in pixels."""
     cost: Cost
     latency: Latency
     shares: tuple[dict[str, Any], ...]
@@ -111,8 +111,8 @@ def compare_models(
         known = not isinstance(modules[name], OnnxModule)
         shares = tuple(dict(row) for row in shares_by_kind(modules[name], example)) if known else ()
         rows.append(ComparedModel(
-            name=name, size=min(shape.dims), cost=measure_cost(modules[name], example), latency=latencies[name],
-            shares=shares, published=published_accuracy(model), made_of=made_of(model),
+            name=name, size="×".join(map(str, shape.dims)), cost=measure_cost(modules[name], example),
+            latency=latencies[name], shares=shares, published=published_accuracy(model), made_of=made_of(model),
         ))  # fmt: skip
     return rows
 
@@ -186,7 +186,7 @@ def conditions(models: Sequence[ComparedModel]) -> str:
     """Device, threads, batch and image size of the comparison."""
     first = models[0].latency
     threads = counted(first.threads, "thread")
-    return f"{first.device}, {threads}, batch {first.batch}, {models[0].size}×{models[0].size} pixels"
+    return f"{first.device}, {threads}, batch {first.batch}, {models[0].size} pixels"
 
 
 def table_note(models: Sequence[ComparedModel]) -> str:

@@ -105,19 +105,24 @@ def _shared_axes(views: Sequence[StudyView]) -> list[Axis]:
 
 
 def _hypervolumes(views: Sequence[StudyView], axis: Axis) -> list[str]:
-    """Each front's share of one box: from the costliest baseline and the worst score to no cost and the best one."""
+    """Each front's share of one box: from the costliest baseline and the worst score to no cost and the best one.
+
+    Models stand where they are on the front: finalists after their training, latencies by their ratio.
+    """
     sign = -1.0 if score_axis(views[0]).maximize else 1.0
-    scores = [
-        sign * s for v in views for r in v.records if r.state == "complete" if (s := score_axis(v).value(r)) is not None
-    ]
+    seen = [(v, r) for v in views for r in (*v.records, *v.finalists) if r.state == "complete"]
+    scores = [sign * s for v, r in seen if (s := score_axis(v).value(r)) is not None]
     baselines = [c for v in views if (p := v.record("baseline")) and (c := axis.value(p))]
     if not scores or not baselines or max(scores) == min(scores):
         return [MISSING] * len(views)
     best, span, dearest = min(scores), max(scores) - min(scores), max(baselines)
     texts = []
     for view in views:
-        front = [r for r in view.records if r.digest in view.front]
-        pairs = [(score_axis(view).value(r), axis.value(r)) for r in front]
+        front, baseline = [r for d in view.front if (r := view.record(d))], view.record("baseline")
+        whole = baseline and axis.value(baseline)
+        shares = [axis.ratio(r, baseline) for r in front]
+        costs = [share * whole if share is not None and whole else None for share in shares]
+        pairs = zip((score_axis(view).value(r) for r in front), costs, strict=True)
         points = [((sign * s - best) / span, c / dearest) for s, c in pairs if s is not None and c is not None]
         texts.append(f"{hypervolume(points, (1.0, 1.0)):.3f}")
     return texts

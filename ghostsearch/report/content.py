@@ -70,7 +70,7 @@ def page_content(view: StudyView, directory: Path, compact: Sequence[ComparedMod
     baseline = view.record("baseline")
     costs = [a.value(baseline) if baseline else None for a in axes]
     return {
-        "chosen": view.chosen, "models": models, "left_out": len({r.digest for r in view.records}) - len(shown),
+        "chosen": view.chosen, "models": models, "left_out": len({r.digest for r in view.records} - shown),
         "axes": [
             {"name": a.name, "label": a.label, "baseline": None if cost is None else cost * a.scale[0]}
             for a, cost in zip(axes, costs, strict=True)
@@ -112,10 +112,15 @@ def _model(view: StudyView, record: Record, axes: list[Axis], kind: str, importa
     assert final is not None
     counted = Counter([*record.sites.values(), *record.groups.values()])
     sites = {text: [n for n, t in (record.sites | record.groups).items() if t == text] for text in counted}
-    facts = [["validation, as searched", score_cell(record.score())]]
-    if final.score("test"):
-        facts.append(["validation, after final training", score_cell(final.score())])
-        facts.append(["test, after final training", score_cell(final.score("test"))])
+    # The baselines have one training, and a finalist whose trial is not here its final one.
+    trained = "" if record.digest in BASELINES else ", after final training"
+    tested, facts = final.score("test") is not None, list[list[str]]()
+    if trained and not (tested and record is final):
+        facts.append(["validation, as searched", score_cell(record.score())])
+    if tested or not trained:
+        facts.append([f"validation{trained}", score_cell(final.score())])
+    if tested:
+        facts.append([f"test{trained}", score_cell(final.score("test"))])
     facts += [[a.label, cost_cell(final, baseline, a)] for a in axes if a.value(final) is not None]
     origin = f"trial {record.number} · proposed by {record.origin}"
     said = remark(view, final).removeprefix(kind).removeprefix("; ")
@@ -160,15 +165,20 @@ def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
 
 def slider_ends(view: StudyView, content: Mapping[str, Any]) -> dict[str, Any]:
     """Ranges and start values of the sliders, in percent of the baseline's cost and in units of the score."""
-    options, axes, baseline = content["options"], cost_axes(view), view.record("baseline")
+    options, axes, given = content["options"], cost_axes(view), view.config.get("max_drop")
     shares = [share for option in options for share in option["shares"].values()]
-    limit, whole = (axes[0].bound, baseline and axes[0].value(baseline)) if axes else (None, None)
+    # As limits are judged: shares of the baseline of the same run, of its first figure where the limit is absolute.
+    limit, whole = (axes[0].bound, axes[0].baseline) if axes else (None, None)
     cost, step = max(100, ceil(100 * max(shares, default=1.0))), 0.1 if content["drop_unit"] else 0.01
-    most = round(step * ceil(round(max((o["drop"] for o in options), default=0) / step, 4) + 1), 4)
-    asked = view.config.get("max_drop")
+    asked = None if given is None else parse_drop(str(given)) * score_axis(view).scale[0]
+    while asked and step > 1e-4 and abs(asked / step - round(asked / step)) > 1e-6:
+        step /= 10
+    most = max([0.0, asked or 0.0, *(o["drop"] for o in options)])
+    # The end of the slider stands for no drop asked for.
+    most = round(step * ceil(round(most / step, 4) + 1), 6)
     return {
-        "cost": cost, "budget": min(cost, round(100 * limit / whole)) if limit and whole else cost, "step": step,
-        "drop": most, "asked": most if asked is None else parse_drop(str(asked)) * score_axis(view).scale[0],
+        "cost": cost, "budget": min(cost, ceil(round(1000 * limit / whole, 6)) / 10) if limit and whole else cost,
+        "step": round(step, 6), "drop": most, "asked": most if asked is None else round(asked, 6),
         "score": metric_name(view), "split": shown_split(view), "strips": 200 + 7 * len(view.anatomy.get("sites", ())),
     }  # fmt: skip
 

@@ -52,7 +52,7 @@ def front_figure(panel: Panel, view: StudyView, compact: Sequence[ComparedModel]
             traces.append(_marks(points, kind, names))
     if nets := [(n.name, v * cost.scale[0]) for n in compact if (v := _compact_cost(n, cost)) is not None]:
         traces.append(_compact_trace(nets))
-    shapes, notes = _limits(cost, score)
+    shapes, notes = _limits(panel)
     hidden = {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
     return _figure(
         traces, axis_title(cost), axis_title(score), hovermode="closest", shapes=shapes, annotations=notes,
@@ -305,8 +305,9 @@ def _compact_trace(nets: Sequence[tuple[str, float]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _limits(cost: Axis, score: Axis) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _limits(panel: Panel) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Dashed lines at the limits, and the cost limit's label."""
+    cost, score = panel.cost, panel.score
     style = {"type": "line", "line": {"color": LIGHT["warn"], "width": 1.5, "dash": "dash"}}
     shapes: list[dict[str, Any]] = []
     notes: list[dict[str, Any]] = []
@@ -315,7 +316,7 @@ def _limits(cost: Axis, score: Axis) -> tuple[list[dict[str, Any]], list[dict[st
         shapes.append({**style, "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1})
         notes.append({
             "x": x, "y": 0, "yref": "paper", "yanchor": "bottom", "xanchor": "right", "xshift": -4, "showarrow": False,
-            "textangle": -90, "text": f"limit {cost.text(cost.bound)}", "font": {"color": LIGHT["warn"], "size": 12},
+            "textangle": -90, "text": f"limit {panel.asked}", "font": {"color": LIGHT["warn"], "size": 12},
         })  # fmt: skip
     if score.bound is not None:
         y = score.bound * score.scale[0]

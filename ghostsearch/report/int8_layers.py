@@ -9,7 +9,7 @@ from ghostsearch.records import Int8Model, KeptLayer, StudyView
 from ghostsearch.report.outcome import metric_name, score_axis, score_cell
 from ghostsearch.study.directory import baseline_directory
 from ghostsearch.study.recommendation import BASELINE
-from ghostsearch.study.statistics import CONFIDENCE, Difference, compare
+from ghostsearch.study.statistics import CONFIDENCE, Difference, compare, has_error
 from ghostsearch.units import interval_text, share_text
 from ghostsearch.usercode import leave_for
 
@@ -77,10 +77,12 @@ def _verdict(view: StudyView, model: Int8Model, layer: KeptLayer) -> str:
 
 
 def _change(view: StudyView, model: Int8Model, layer: KeptLayer) -> Difference | None:
-    """By how much a layer in float changes the score of the int8 file; None where that was not scored."""
+    """By how much a layer in float changes the score of the int8 file; None where that or its error is not known."""
     record = view.record(model.digest)
     score = record.score() if record else None
-    return compare(layer.score, score, maximize=score_axis(view).maximize) if score else None
+    if score is None or not has_error(layer.score, score):
+        return None
+    return compare(layer.score, score, maximize=score_axis(view).maximize)
 
 
 def _proven(view: StudyView, change: Difference) -> bool:

@@ -19,6 +19,7 @@ from ghostsearch.report.outcome import (
 )
 from ghostsearch.study.recommendation import TRAINED, beaten_by, longest_training, not_separable_from
 from ghostsearch.study.statistics import error_of
+from ghostsearch.units import share_text
 
 STAGES: Mapping[str, str] = {
     "finished": "finalists, after final training: validation",
@@ -81,6 +82,8 @@ class Panel:
     points: tuple[Point, ...]
     line: tuple[tuple[float, float], ...]
     """The front's corners, by cost."""
+    asked: str
+    """The limit on the cost as text, and its share of the baseline's where the line is drawn by that; or empty."""
 
 
 def stages(view: StudyView) -> list[str]:
@@ -97,10 +100,13 @@ def make_panel(view: StudyView, cost: Axis, stage: str) -> Panel:
     Latencies are shares of the baseline's in the same run times one figure of the baseline, as limits are judged: a
     model that keeps a limit never lies beyond its line because the machine was slower then.
     """
+    asked = "" if cost.bound is None else cost.text(cost.bound)
     score = score_axis(view, "test" if stage == "test" else "validation")
     finished = next((r for r in view.finalists if r.digest == "baseline"), None)
     if stage != "searched" and finished and (figure := cost.value(finished)) is not None:
-        cost = cost.model_copy(update={"baseline": figure})
+        moved = figure / cost.baseline if cost.limit is not None and not cost.relative and cost.baseline else 1.0
+        asked += f", {share_text(cost.bound / cost.baseline)}" if moved != 1 and cost.bound and cost.baseline else ""
+        cost = cost.model_copy(update={"baseline": figure, "limit": cost.limit and cost.limit * moved})
     trials = by_digest((*view.records, *untried(view)) if stage == "searched" else view.finalists)
     further = [] if stage == "searched" else variants(view)
     records = [r for r in (*trials.values(), *further) if _places(r, cost, score)]
@@ -113,7 +119,7 @@ def make_panel(view: StudyView, cost: Axis, stage: str) -> Panel:
     line = [eligible[i] for i in front]
     standing = {r.digest: _standing(r, line, (cost, score)) for r in eligible}
     points = tuple(_point(r, _kind(view, r, standing.get(r.digest, "")), cost, score) for r in records)
-    return Panel(stage, cost, score, points, tuple(sorted(places[i] for i in front)))
+    return Panel(stage, cost, score, points, tuple(sorted(places[i] for i in front)), asked)
 
 
 def untried(view: StudyView) -> list[Record]:

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, model_validator
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.options import Frozen, Options, option, refused
-from ghostsearch.units import SHARES
+from ghostsearch.units import AGAINST_BASELINE, SHARES
 
 BUDGET = "Budget"
 
@@ -124,7 +124,7 @@ class Limits(CostLimits):
         for name, value in (("min-accuracy", self.min_accuracy), ("max-drop", self.drop())):
             # A drop of all of the score is no limit: whoever writes 1 means a point.
             whole = name == "max-drop" and value == 1 and "%" not in str(self.max_drop)
-            if metric in SHARES and value is not None and (value > 1 or whole):
+            if metric.removesuffix(AGAINST_BASELINE) in SHARES and value is not None and (value > 1 or whole):
                 hint = f"{value:g}% or {value / 100:g}" if value <= 100 else "at most 100%"
                 raise GhostsearchError(f"--{name} {value:g}: {metric} is a share; write {hint}")
 

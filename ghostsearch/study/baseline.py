@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,8 @@ from ghostsearch.measure.onnx_graph.quantize import float_nodes
 from ghostsearch.records import Axis, Latency
 from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Architecture, SearchSpace
-from ghostsearch.study.config import AXES, RunConfig
+from ghostsearch.study.budget import check_budget
+from ghostsearch.study.config import AXES, FREE, RunConfig
 from ghostsearch.study.directory import (
     BASELINE_TRAINING,
     STUDY,
@@ -33,7 +36,7 @@ from ghostsearch.study.directory import (
 )
 from ghostsearch.study.interactions import Additive, decompose
 from ghostsearch.study.program import Problem, Program, UndecidedError
-from ghostsearch.study.setup import Setup, check_budget
+from ghostsearch.study.setup import Setup
 from ghostsearch.study.veto import vetoed_rows, without_slow
 from ghostsearch.study.watch import Watch
 from ghostsearch.surgery.saved import load_directory, save
@@ -142,7 +145,7 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
 def begun(setup: Setup, latencies: Sequence[Latency]) -> dict[str, Any]:
     """What study.json keeps of a study's first run, whatever its tables say."""
     return {
-        "name": f"{setup.config.model} {setup.space.digest}", "space": setup.space.digest,
+        "name": name_of(setup.config, setup.space), "space": setup.space.digest,
         "axes": list(setup.config.axes()), "width_multiple": setup.space.width_multiple,
         "anatomy": dataclasses.asdict(setup.anatomy),
         "baseline_latencies": [x.model_dump(mode="json") for x in latencies],
@@ -150,6 +153,13 @@ def begun(setup: Setup, latencies: Sequence[Latency]) -> dict[str, Any]:
         # Weights for other classes were trained on other images.
         "cut": list(setup.data.cut) if setup.data.labelled and not setup.baseline.fresh else [],
     }  # fmt: skip
+
+
+def name_of(config: RunConfig, space: SearchSpace) -> str:
+    """What a study is called in its storage, where others may be: its model, and a digest of all that makes it one."""
+    fixed = {k: v for k, v in config.model_dump(mode="json").items() if k not in FREE | {"storage"}}
+    text = json.dumps([space.digest, fixed], sort_keys=True)
+    return f"{config.model} {hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
 def latency_tables(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Record
+from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import kept_directory
 from ghostsearch.study.int8_layers import TIMING_SHARE, judged_layers
 from ghostsearch.study.kept import forget_dominated, save_model
@@ -66,13 +67,19 @@ def final_s(plan: Plan, records: Sequence[Record]) -> float:
     """Seconds that the final pass and the report will take, by the trials so far; 0 without a time budget."""
     if plan.config.time_budget is None:
         return 0.0
-    models = min(plan.config.finalists, len(records)) + 2
+    finalists = min(plan.config.finalists, len(records))
     epoch_s, scoring_s = _seconds_of(records, "train"), _seconds_of(records, "evaluate")
-    timing_s = plan.config.final_time_limit * len(plan.config.device)
-    layers = judged_layers(plan.config, models - 1)
-    layers_s = len(layers) and TIMING_SHARE * plan.config.final_time_limit + sum(layers) * scoring_s
+    return final_pass_s(plan.config, finalists, epoch_s, scoring_s) + REPORT_S
+
+
+def final_pass_s(config: RunConfig, finalists: int, epoch_s: float, scoring_s: float) -> float:
+    """Seconds of the final pass over so many models and two baselines, by those of an epoch and of a scoring."""
+    models = finalists + 2
+    timing_s = config.final_time_limit * len(config.device)
+    layers = judged_layers(config, models - 1)
+    layers_s = len(layers) and TIMING_SHARE * config.final_time_limit + sum(layers) * scoring_s
     # Two splits of each model are scored.
-    return models * (epoch_s * plan.config.longest_training() + 2 * scoring_s) + timing_s + layers_s + REPORT_S
+    return models * (epoch_s * config.longest_training() + 2 * scoring_s) + timing_s + layers_s
 
 
 def _seconds_of(records: Sequence[Record], step: str) -> float:

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from ghostsearch.machine import peak_memory
+from ghostsearch.study.budget import check_budget
 from ghostsearch.study.candidates import single_changes
 from ghostsearch.study.config import RunConfig
-from ghostsearch.study.int8_layers import TIMING_SHARE, judged_layers
+from ghostsearch.study.explore import final_pass_s
 from ghostsearch.study.plan import uniform_seeds
 from ghostsearch.study.setup import Setup, open_setup
 from ghostsearch.training.evaluate import mode, placed, to_device, torch_device
@@ -40,6 +41,7 @@ def plan_stages(config: RunConfig) -> dict[str, Expected]:
     counted with their whole time budgets, which most do not use up.
     """
     setup = open_setup(config)
+    check_budget(setup, setup.space)
     opened = peak_memory()
     step_s, forward_s = _seconds_of_a_step(setup), _seconds_of_a_forward(setup)
     epoch_s = len(setup.data.train) * (step_s + forward_s)  # type: ignore[arg-type]
@@ -55,14 +57,12 @@ def plan_stages(config: RunConfig) -> dict[str, Expected]:
     cells = sum(len(c) for d in config.device for c in _missing(setup, d)) if config.counts_latency() else 0
     corrected_s = devices * setup.corrected_by * config.time_limit if config.counts_latency() else 0.0
     trial_s = fit_s + score_s * len(config.rungs()) + PROMOTED * config.epochs * epoch_s + devices * config.time_limit
-    final_s = (config.finalists + 1) * config.longest_training() * epoch_s + devices * config.final_time_limit
-    final_s += TIMING_SHARE * config.final_time_limit * bool(judged_layers(config, config.finalists + 1))
     stages = {
         "latency table": (2 * cells * config.cell_time_limit + corrected_s, opened),
         "baseline": (config.baseline_training() * epoch_s, trained),
         "candidate table": (len(changes) * candidate_s, tabled),
         "trials": (first_s + config.trials * trial_s, fitted),
-        "final": (final_s, fitted),
+        "final": (final_pass_s(config, config.finalists, epoch_s, score_s), fitted),
     }
     return {stage: Expected(spent / 60, memory) for stage, (spent, memory) in stages.items()}
 

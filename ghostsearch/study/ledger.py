@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,13 +13,12 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ghostsearch.records import Axis, Record
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.owners import beating, is_alive, own_name
-from ghostsearch.study.proposer import Proposer
+from ghostsearch.study.proposer import Proposer, constraints_of, directions_of
 from ghostsearch.study.sampler import TableSampler
 from ghostsearch.study.store import Storage, storage_errors
 
@@ -65,9 +63,9 @@ class Ledger:
         self.space, self.objectives, self.seed = space, tuple(objectives), seed
         self.exclusive = storage.exclusive
         self.distributions = distributions(space)
-        directions = [StudyDirection.MAXIMIZE if o.maximize else StudyDirection.MINIMIZE for o in objectives]
+        directions = directions_of(objectives)
         with storage_errors("the study's storage cannot be opened", ValueError), self.exclusive():
-            self.proposer = Proposer(sampler, self.distributions, directions)
+            self.proposer = Proposer(sampler, self.distributions, objectives)
             # The sampler here only passes values on; proposals come from the proposer.
             self.study = optuna.create_study(
                 storage=storage.backend, study_name=name, directions=directions, load_if_exists=True,
@@ -319,10 +317,8 @@ class Ledger:
 
     def _tell(self, trial_id: int, record: Record) -> None:
         trial = optuna.trial.Trial(self.study, trial_id)
-        for objective in self.objectives:
-            value, bound = objective.minimised(record), objective.bound
-            if bound is not None and not math.isnan(value):
-                trial.set_constraint(objective.name, value + bound if objective.maximize else value - bound)
+        for name, value in constraints_of(record, self.objectives).items():
+            trial.set_constraint(name, value)
         if record.state == "complete":
             values = [(-1 if o.maximize else 1) * o.minimised(record) for o in self.objectives]
             self.study.tell(trial, values)
@@ -331,11 +327,7 @@ class Ledger:
 
     def _architecture(self, params: Mapping[str, Any]) -> Architecture:
         """The architecture of Optuna's parameters, without what lies inside a dropped branch."""
-        known = architecture_of({name: value for name, value in params.items() if name in self.distributions})
-        return self.space.architecture(
-            {path: str(choice) for path, choice in known.sites.items()},
-            {name: str(width) for name, width in known.groups.items()},
-        )
+        return architecture_of({k: v for k, v in params.items() if k in self.distributions}, self.space)
 
     def _digest(self, trial: FrozenTrial) -> str:
         known = trial.user_attrs.get(DIGEST)
@@ -352,9 +344,11 @@ class Ledger:
         return self.study.get_trials(deepcopy=False, states=states or None)
 
 
-def architecture_of(params: Mapping[str, Any]) -> Architecture:
-    """The architecture of Optuna's parameters, or of any that are named like them."""
-    return Architecture.of(
+def architecture_of(params: Mapping[str, Any], space: SearchSpace) -> Architecture:
+    """The architecture of Optuna's parameters, or of any that are named like them, without what lies inside a dropped
+    branch.
+    """
+    return space.architecture(
         {k: v for k, v in params.items() if not k.endswith(WIDTH_SUFFIX)},
         {k.removesuffix(WIDTH_SUFFIX): v for k, v in params.items() if k.endswith(WIDTH_SUFFIX)},
     )

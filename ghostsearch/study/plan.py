@@ -8,7 +8,6 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ghostsearch.measure.cost import measure_cost
 from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Axis, Record
 from ghostsearch.space.architecture import Architecture, SearchSpace
@@ -73,12 +72,15 @@ class Plan:
         )
 
     def fits_memory(self, architecture: Architecture) -> bool:
-        """Whether an architecture's peak memory meets its limit, for which it is built; the baseline always may."""
+        """Whether an architecture's peak memory meets its limit, for which it is built.
+
+        The baseline always may, and what cannot be built: its trial records why.
+        """
         peak = next((axis.bound for axis in self.axes if axis.name == "peak_memory_bytes"), None)
         if peak is None or architecture.is_baseline:
             return True
-        built = measure_cost(self.setup.copied(architecture), self.setup.example)
-        return built.peak_memory_bytes is None or built.peak_memory_bytes <= peak
+        built = self.setup.peak_memory(architecture)
+        return built is None or built <= peak
 
     def points(self, records: Sequence[Record]) -> list[list[float]]:
         """The records' figures on the axes, every one to be minimised; NaN where one has none."""

@@ -7,6 +7,7 @@ keeps sums, and sees every trial once.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.pareto import standings
-from ghostsearch.records import Record
+from ghostsearch.records import Axis, Record
 from ghostsearch.study.sampler import RUNGS, TableSampler
 
 WINDOW = 150
@@ -32,11 +33,12 @@ class Proposer:
         self,
         sampler: str | TableSampler,
         distributions: Mapping[str, CategoricalDistribution],
-        directions: Sequence[StudyDirection],
+        objectives: Sequence[Axis],
     ) -> None:
         self.table = sampler if isinstance(sampler, TableSampler) else None
         self.name = sampler if isinstance(sampler, str) else "table"
-        self.distributions, self.directions = dict(distributions), list(directions)
+        self.distributions, self.objectives = dict(distributions), tuple(objectives)
+        self.directions = directions_of(objectives)
         self._refused: list[Mapping[str, Any]] = []
         self._view: list[FrozenTrial] = []
         self._study = self._mirror()
@@ -63,9 +65,11 @@ class Proposer:
         """Follow one finished trial; the cuts come after fixed counts, so that a resumed run makes the same ones."""
         self._refused.clear()
         rungs = {f"{s.epochs:g}": s.value for s in record.scores if s.split == "validation"}
+        # Its constraints are those of the run that told it; this one may have other limits.
+        others = {k: v for k, v in trial.system_attrs.items() if not k.startswith("constraints")}
         bare = optuna.trial.create_trial(
             state=trial.state, values=trial.values, params=trial.params, distributions=trial.distributions,
-            system_attrs=trial.system_attrs, user_attrs={RUNGS: rungs},
+            system_attrs=others, user_attrs={RUNGS: rungs}, constraints=constraints_of(record, self.objectives),
         )  # fmt: skip
         self._view.append(bare)
         if self.table is None and len(self._view) == 2 * WINDOW:
@@ -78,6 +82,21 @@ class Proposer:
         study = optuna.create_study(directions=self.directions)
         study.add_trials(self._view)
         return study
+
+
+def directions_of(objectives: Sequence[Axis]) -> list[StudyDirection]:
+    """Optuna's directions of some axes."""
+    return [StudyDirection.MAXIMIZE if o.maximize else StudyDirection.MINIMIZE for o in objectives]
+
+
+def constraints_of(record: Record, objectives: Sequence[Axis]) -> dict[str, float]:
+    """How far a record lies over each limit, in the axis's unit, by its name; negative where it keeps the limit."""
+    found = {}
+    for axis in objectives:
+        value, bound = axis.minimised(record), axis.bound
+        if bound is not None and not math.isnan(value):
+            found[axis.name] = value + bound if axis.maximize else value - bound
+    return found
 
 
 def best_and_newest(

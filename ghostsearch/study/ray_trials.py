@@ -142,7 +142,8 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next proposal as a Ray configuration; None while every worker is busy, FINISHED at the end of the run."""
-        late = self.watch.left_s() <= final_s(self.plan, self.records)
+        longest = max((sum(r.seconds.values()) for r in self.records), default=0.0)
+        late = self.watch.left_s() <= longest + final_s(self.plan, self.records)
         late = late and bool(self.open or has_baseline(self.ledger.standings()))
         if self.watch.interrupted() or self.trouble or late:
             return Searcher.FINISHED
@@ -269,7 +270,8 @@ def to_open(plan: Plan) -> dict[str, Any]:
     """What another process, on any machine, needs to make the same plan with its trained baseline."""
     baseline = plan.baseline
     return {
-        "run": plan.config.model_dump(mode="json"),
+        # What is taken from an earlier study is taken by now.
+        "run": plan.config.but(from_study=RunConfig.model_fields["from_study"].default).model_dump(mode="json"),
         "directory": str(Path.cwd()),
         "name": baseline.name,
         "sites": dict(plan.space.sites),

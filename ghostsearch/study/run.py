@@ -19,6 +19,7 @@ from filelock import FileLock
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning, needing
 from ghostsearch.records import StudyView
 from ghostsearch.study.baseline import make_baseline
+from ghostsearch.study.budget import check_budget
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import (
     RUN,
@@ -69,6 +70,7 @@ def search(
         watch = Watch(Path(config.out), progress, interrupted, budget_s=config.budget_s())
         with watch.stage("open"):
             setup = open_setup(config, progress, given)
+            check_budget(setup, setup.space)
         check_directory(watch.folder, config, setup.space)
         if on_device:
             setup = dataclasses.replace(setup, on_device=on_device)

@@ -30,10 +30,9 @@ from ghostsearch.measure.onnx_graph.quantize import Int8Graph, Int8Options
 from ghostsearch.measure.profiling import Network, latency_table
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import LoadedModel, example_input, load_model
-from ghostsearch.records import Axis, Cost, Latency, Score
+from ghostsearch.records import Cost, Latency, Score
 from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Anatomy, Architecture, SearchSpace
-from ghostsearch.space.choice_text import parse_width
 from ghostsearch.space.preset import load_preset
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.devices import check_names, runs_programs
@@ -89,6 +88,13 @@ class Setup:
     def copied(self, architecture: Architecture) -> nn.Module:
         """The model of an architecture with weights copied where they fit: enough to count and to time it."""
         return self._convert(architecture, None, 0)
+
+    def peak_memory(self, architecture: Architecture) -> int | None:
+        """Peak memory in bytes of an architecture, built for it; None where it cannot be built or counted."""
+        try:
+            return measure_cost(self.copied(architecture), self.example).peak_memory_bytes
+        except Exception:  # noqa: BLE001 - whatever refuses it, another may be built
+            return None
 
     def convert(self, architecture: Architecture, progress: Progress | None = None) -> nn.Module:
         """The model of an architecture with inherited weights: closed form, or copies where no images are given."""
@@ -280,63 +286,9 @@ def open_setup(config: RunConfig, progress: Progress | None = None, given: Given
     config.check_score(task.metric)
     check_run(loaded.module, data, task)
     loaded = dataclasses.replace(loaded, categories=loaded.categories or data.classes)
-    setup = Setup(
+    return Setup(
         config, loaded, data, task, anatomy, space, example,
         calibration=calibration_of(config, data, example) if config.calibration_images else None,
         baseline_cost=measure_cost(loaded.module, example),
         table=CostTable(loaded.module, example, anatomy, width_multiple=space.width_multiple), earlier=earlier,
     )  # fmt: skip
-    check_budget(setup, space)
-    return setup
-
-
-def check_budget(setup: Setup, space: SearchSpace) -> None:
-    """Raise GhostsearchError, naming the nearest feasible one, when nothing in a space meets an exact limit.
-
-    MACs and params are exact; of peak memory the least is that of the narrowest widths with each choice everywhere.
-    """
-    for limit in setup.config.limits():
-        if limit.axis == "latency":
-            continue
-        memory = limit.axis == "memory"
-        column = "peak_memory_bytes" if memory else limit.axis
-        least = least_memory(setup, space) if memory else smallest(setup, space, limit.axis)
-        baseline = getattr(setup.baseline_cost, column)
-        if least > limit.absolute(baseline):
-            share, figure = -(-least * 1000 // baseline) / 10, Axis.of_cost(column)
-            raise GhostsearchError(
-                f"max_{limit.axis}: no architecture of this space has at most {figure.text(limit.absolute(baseline))} "
-                f"of {figure.label}; the nearest feasible limit is {least} ({figure.text(least)}, {share:g}%)"
-            )
-
-
-def smallest(setup: Setup, space: SearchSpace, axis: str) -> int:
-    """The least MACs or params in a space: narrowest widths, then at each site what is cheapest there.
-
-    Exact where no branch can be dropped, because at fixed widths a choice changes no other layer's cost; else a bound.
-    """
-    narrow = narrowest(space)
-    least = int(getattr(setup.cost(Architecture.of({}, narrow)), axis))
-    total = least
-    for path, options in space.sites.items():
-        alone = (int(getattr(setup.cost(Architecture.of({path: t}, narrow)), axis)) for t in options)
-        total += min(0, min(alone) - least)
-    return total
-
-
-def least_memory(setup: Setup, space: SearchSpace) -> int:
-    """The least peak memory in bytes of the narrowest widths with each choice of a space everywhere; 0 if unknown."""
-    narrow = narrowest(space)
-    choices = dict.fromkeys(t for options in space.sites.values() for t in options)
-    found = []
-    for text in choices or ["keep"]:
-        sites = {path: text for path, options in space.sites.items() if text in options}
-        peak = measure_cost(setup.copied(Architecture.of(sites, narrow)), setup.example).peak_memory_bytes
-        if peak is not None:
-            found.append(peak)
-    return min(found, default=0)
-
-
-def narrowest(space: SearchSpace) -> dict[str, str]:
-    """The narrowest width of each group."""
-    return {g: min(options, key=lambda t: parse_width(t).share) for g, options in space.groups.items()}

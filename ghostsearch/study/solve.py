@@ -23,7 +23,7 @@ from ghostsearch.study.candidates import how_to_build
 from ghostsearch.study.directory import baseline_directory, load_study
 from ghostsearch.study.interactions import Additive, Term
 from ghostsearch.study.pick import measured_within
-from ghostsearch.study.program import Exclusion, Problem, Program
+from ghostsearch.study.program import Exclusion, Problem, Program, UndecidedError
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.saved import load_directory
 
@@ -91,7 +91,12 @@ def solve_study(folder: Path | str, limits: Mapping[str, str], *, count: int = D
     most = parse_limit("memory", limits["memory"]).absolute(peak_of(Architecture())) if peak_of else inf
     program, answers, seen, peaks = Program(problem), list[Answer](), list[tuple[int, ...]](), list[float]()
     while len(answers) < count and len(seen) < (TRIES if peak_of else count):
-        found = program.solve(bounds, seen)
+        try:
+            found = program.solve(bounds, seen)
+        except UndecidedError:
+            if not answers:
+                raise
+            break
         if found is None:
             break
         seen.append(found.code)

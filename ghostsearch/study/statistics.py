@@ -70,6 +70,11 @@ def on_same_images(one: Score, other: Score) -> tuple[NDArray[np.bool_], NDArray
     return (a, b) if a is not None and b is not None and len(a) == len(b) else None
 
 
+def has_error(mine: Score, theirs: Score) -> bool:
+    """Whether chance is known in a comparison: by the same images' answers, or by both scores' standard errors."""
+    return on_same_images(mine, theirs) is not None or None not in (error_of(mine), error_of(theirs))
+
+
 def compare(mine: Score, theirs: Score, *, maximize: bool = True, paired: bool = True) -> Difference:
     """By how much the first of two scores on one split is better.
 

@@ -21,7 +21,9 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.records import latency_column
 from ghostsearch.study.baseline import make_baseline
+from ghostsearch.study.budget import check_budget
 from ghostsearch.study.config import RunConfig
+from ghostsearch.study.directory import check_directory, placed
 from ghostsearch.study.ledger import architecture_of, distributions
 from ghostsearch.study.plan import Plan, make_plan
 from ghostsearch.study.ray_trials import opened_as, to_open
@@ -32,7 +34,7 @@ from ghostsearch.study.watch import Watch
 from ghostsearch.surgery.saved import load_directory, save
 
 RUNG = "rung.json"
-RESULTS = ("score", "epochs", "macs", "params", "size_bytes", "digest")
+RESULTS = ("score", "epochs", "macs", "params", "size_bytes", "peak_memory_bytes", "digest")
 """What every result holds; each device adds `latency_s[DEVICE]` and `latency_ratio[DEVICE]`, median and ratio."""
 
 
@@ -50,8 +52,7 @@ def trainable(run: RunConfig) -> Any:
     The baseline is trained first where the run asks for it (12 epochs without weights) and kept in `run.out`. Give
     Ray's resources with `tune.with_resources`. Raises GhostsearchError as `param_space` does.
     """
-    watch = Watch(Path(run.out))
-    setup = open_setup(run)
+    setup, watch = _opened(run)
     with locked(watch.folder):
         baseline = make_baseline(setup, watch)
     return tune.with_parameters(
@@ -68,7 +69,7 @@ def searcher(run: RunConfig) -> OptunaSearch:
     """
     if run.sampler != "table":
         raise GhostsearchError(f"sampler {run.sampler!r}: OptunaSearch takes Optuna's own; this one is for 'table'")
-    watch, setup = Watch(Path(run.out)), open_setup(run)
+    setup, watch = _opened(run)
     with locked(watch.folder):
         plan = make_plan(make_baseline(setup, watch), watch)
     sampler = sampler_of(plan)
@@ -77,6 +78,16 @@ def searcher(run: RunConfig) -> OptunaSearch:
         space={**distributions(plan.space)}, metric=[axis.name for axis in plan.axes], sampler=sampler,
         mode=["max" if axis.maximize else "min" for axis in plan.axes],
     )  # fmt: skip
+
+
+def _opened(run: RunConfig) -> tuple[Setup, Watch]:
+    """The run and its directory; raises GhostsearchError where that holds another study."""
+    run = placed(run)
+    check_directory(Path(run.out), run)
+    setup = open_setup(run)
+    check_budget(setup, setup.space)
+    check_directory(Path(run.out), run, setup.space)
+    return setup, Watch(Path(run.out))
 
 
 class ArchitectureTrainable(tune.Trainable):
@@ -92,7 +103,7 @@ class ArchitectureTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another architecture without opening the run again."""
-        self.architecture = architecture_of(new_config)
+        self.architecture = architecture_of(new_config, self.opened.space)
         self.model: Any = None
         self.rung, self.figures = -1, dict[str, Any]()
         return True
@@ -114,6 +125,7 @@ class ArchitectureTrainable(tune.Trainable):
         cost = measure_cost(self.model, self.opened.example)
         figures: dict[str, Any] = {
             "digest": self.architecture.digest, "macs": cost.macs, "params": cost.params, "size_bytes": cost.size_bytes,
+            "peak_memory_bytes": cost.peak_memory_bytes,
         }  # fmt: skip
         for latency in self.opened.latencies({"trial": self.model}, self.opened.config.time_limit)["trial"]:
             figures[latency_column(latency.device)] = latency.median_s

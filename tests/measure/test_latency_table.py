@@ -68,6 +68,21 @@ def test_layers_come_with_what_follows_and_share_cells(setup):
     assert layers["7"].followers == ()
 
 
+def test_a_layer_that_is_called_again_counts_with_all_its_calls():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.head(x), self.head(x[..., ::2, ::2])
+
+    net, example = Heads().eval(), torch.zeros(1, 3, 16, 16)
+    layers = {layer.path: layer for layer in timed_layers(net, example, find_sites(net, example, include_first=True))}
+    assert (layers["stem"].work, layers["head"].work) == (1, 1 + 1 / 4)
+
+
 def test_every_choice_of_every_site_has_a_time(table, setup):
     space = setup[3]
     rows = {(row["site"], row["choice"]): row for row in table.rows()}

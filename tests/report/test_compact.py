@@ -35,7 +35,7 @@ def rows() -> list[ComparedModel]:
 def test_costs_are_those_of_the_networks(rows) -> None:
     # torchvision states the parameters of both in its weights' metadata.
     assert [r.cost.params for r in rows] == [2_542_856, 1_366_792]
-    assert all(r.size == 32 and r.cost.macs > 0 and r.latency.median_s > 0 for r in rows)
+    assert all(r.size == "32×32" and r.cost.macs > 0 and r.latency.median_s > 0 for r in rows)
 
 
 def test_the_first_model_is_timed_beside_itself_and_the_others(rows) -> None:

@@ -64,6 +64,16 @@ def test_what_chance_explains_is_no_gain_the_less_so_the_more_layers_were_tried(
     assert gain(study()) == ""
 
 
+def test_where_the_error_of_a_score_is_not_known_nothing_is_proven(study) -> None:
+    shown = study(320)
+    bare = {"metric": "mIoU", "right": None, "stderr": None}
+    baseline = shown.finalists[0].model_copy(update={"scores": (scored(300).model_copy(update=bare),)})
+    layer = shown.int8_layers[0].noisiest[0]
+    layer = layer.model_copy(update={"score": layer.score.model_copy(update=bare)})
+    model = shown.int8_layers[0].model_copy(update={"noisiest": (layer,)})
+    assert gain(shown.model_copy(update={"finalists": (baseline,), "int8_layers": (model,)})) == ""
+
+
 def test_page_and_markdown_show_the_layers_and_what_is_left_in_float(study, tmp_path: Path) -> None:
     found = study(300, 320, in_float=("<b>.sigmoid (Sigmoid)", "head (Gemm)"))
     html, text = render_page(found, tmp_path), render_markdown(found)

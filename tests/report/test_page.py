@@ -14,7 +14,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Int8Model, KeptLayer, Record, Score, StudyView
 from ghostsearch.report.compact import ComparedModel, Published, write_compact
 from ghostsearch.report.comparison import different_settings, figure_rows, write_comparison
-from ghostsearch.report.content import MAX_MODELS_BYTES, menu, model_links, page_content, study_links
+from ghostsearch.report.content import MAX_MODELS_BYTES, menu, model_links, page_content, slider_ends, study_links
 from ghostsearch.report.headline import headline
 from ghostsearch.report.outcome import cost_axes, cost_cell, score_cell
 from ghostsearch.report.page import render_page, write_report
@@ -139,6 +139,40 @@ def test_the_report_does_not_depend_on_the_working_directory(view: StudyView, tm
     )
 
 
+@pytest.mark.parametrize(("limit", "relative", "budget"), [(0.625, True, 62.5), (0.6, True, 60.0), (1.2, False, 80.0)])
+def test_the_budget_starts_at_the_limit_as_it_is_judged(
+    view: StudyView, tmp_path: Path, limit, relative, budget
+) -> None:
+    """A limit in seconds is a share of the baseline's first figure, however fast the machine was at the end."""
+    first = cost_axes(view)[0].name
+    objectives = tuple(
+        a.model_copy(update={"limit": limit, "relative": relative, "baseline": 1.5}) if a.name == first else a
+        for a in view.objectives
+    )
+    study = view.model_copy(update={"objectives": objectives})
+    assert slider_ends(study, page_content(study, tmp_path))["budget"] == budget
+
+
+@pytest.mark.parametrize("asked", ["30%", "0.25%", "1%"])
+def test_the_drop_that_was_asked_for_is_a_place_of_its_slider(view: StudyView, tmp_path: Path, asked: str) -> None:
+    study = view.model_copy(update={"config": {**view.config, "max_drop": asked}})
+    ends = slider_ends(study, page_content(study, tmp_path))
+    assert ends["asked"] == float(asked.rstrip("%"))
+    assert ends["asked"] < ends["drop"]
+    assert ends["asked"] / ends["step"] == pytest.approx(round(ends["asked"] / ends["step"]))
+
+
+def test_a_models_scores_say_after_which_training(view: StudyView, tmp_path: Path) -> None:
+    facts = {m["id"]: [name for name, _ in m["facts"]] for m in page_content(view, tmp_path)["models"]}
+    assert facts["baseline"][:2] == ["validation", "test"]
+    trained = next(r.digest for r in view.finalists if r.digest not in BASELINES)
+    assert facts[trained][:3] == [
+        "validation, as searched", "validation, after final training", "test, after final training"
+    ]  # fmt: skip
+    searched = next(r.digest for r in view.records if r.digest not in {x.digest for x in view.finalists})
+    assert facts[searched][0] == "validation, as searched"
+
+
 def test_a_drop_of_one_standard_error_is_kept_by_the_sliders(view: StudyView, tmp_path: Path) -> None:
     """One image of 360 lost: the drop and its standard error are the same number, which rounding must not part."""
 
@@ -177,7 +211,7 @@ def test_compact_networks_stand_on_the_page(view: StudyView, tmp_path: Path) -> 
     shares = ({"kind": "conv 1x1", "params_share": 0.4, "macs_share": 0.6},)
     stated = Published(accuracy=0.7, dataset="ImageNet-1K", source="torchvision IMAGENET1K_V1")
     net = ComparedModel(
-        name=HOSTILE, size=32, cost=record.cost, latency=record.latencies[0], shares=shares, published=stated
+        name=HOSTILE, size="32×32", cost=record.cost, latency=record.latencies[0], shares=shares, published=stated
     )
     assert 'id="compact"' not in render_page(view, tmp_path)
     write_compact([net], tmp_path)

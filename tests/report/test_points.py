@@ -9,7 +9,9 @@ from ghostsearch.records import Axis, Latency, Record, Score, StudyView, packed
 from ghostsearch.report.outcome import cost_axes, last_rung
 from ghostsearch.report.points import STAGES, make_panel, stages
 from ghostsearch.report.tables import front_rows
+from ghostsearch.study.recommendation import BASELINES
 from ghostsearch.study.statistics import error_of
+from ghostsearch.units import share_text
 
 ON_FRONT = {"front", "front, uniform", "not separable", "not separable, uniform", "chosen", "baseline"}
 
@@ -103,6 +105,21 @@ def test_what_keeps_a_relative_limit_is_never_drawn_beyond_its_line(view: StudyV
     assert cost.bound is not None
     assert (point.x > cost.bound * cost.scale[0]) == bool(cost.breach(late))
     assert point.x == pytest.approx(slow.ratio * cost.baseline * cost.scale[0])
+
+
+def test_an_absolute_limit_moves_with_the_machine_as_the_points_do(view: StudyView) -> None:
+    """All of the final run is 3 % slower than the first figure of the baseline, by which limits are judged."""
+    axis = next(a for a in cost_axes(view) if a.device)
+    final = axis.value(next(r for r in view.finalists if r.digest == "baseline"))
+    finalist = next(r for r in view.finalists if r.digest not in BASELINES)
+    limit = axis.ratio(finalist) * final / 1.03 * 1.001
+    cost = axis.model_copy(update={"limit": limit, "relative": False, "baseline": final / 1.03})
+    assert cost.breach(finalist) is None
+    panel = make_panel(view, cost, "test")
+    (point,) = (p for p in panel.points if p.model == finalist.digest)
+    assert panel.cost.bound is not None
+    assert point.x <= panel.cost.bound * panel.cost.scale[0]
+    assert panel.asked == f"{cost.text(limit)}, {share_text(limit / cost.baseline)}"
 
 
 def test_a_lead_that_the_images_do_not_prove_is_marked_on_the_line_and_beside_it(view: StudyView) -> None:

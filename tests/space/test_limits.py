@@ -22,7 +22,7 @@ def test_a_score_is_a_share_or_has_a_unit_of_its_own():
         ({"min_accuracy": "970"}, "--min-accuracy 970: .* write at most 100%"),
     ],
 )
-@pytest.mark.parametrize("metric", ["accuracy", "agreement", "COCO mAP"])
+@pytest.mark.parametrize("metric", ["accuracy", "agreement", "COCO mAP", "mIoU against the baseline"])
 def test_a_percent_without_its_sign_is_told(limits, told, metric):
     with pytest.raises(GhostsearchError, match=told):
         Limits(**limits).check_score(metric)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.space.architecture import SearchSpace
+from ghostsearch.study.baseline import name_of
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study, placed, write_run
 
@@ -55,3 +57,21 @@ def test_a_directory_is_named_after_model_and_date_and_found_again(tmp_path, mon
     write_run(older, mine.but(seed=1))
     assert placed(mine.but(seed=1)).out == older.name
     assert placed(mine.but(out="mine")).out == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changed", "another"),
+    [
+        ({"data": "folder:other"}, True),
+        ({"weights": "mine.pt"}, True),
+        ({"seed": 1}, True),
+        ({"trials": 99, "max_latency": "60%", "out": "elsewhere"}, False),
+        ({"storage": "journal:log"}, False),
+    ],
+)
+def test_in_one_storage_another_study_has_another_name(changed, another):
+    """Else the second would take the first one's trials for its own."""
+    space = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)")}, {})
+    run = RunConfig(model="ghostsearch:digits_cnn", data="digits")
+    assert (name_of(run, space) != name_of(run.but(**changed), space)) is another
+    assert name_of(run, space) != name_of(run, SearchSpace({}, {}))

@@ -12,9 +12,9 @@ import optuna
 import pytest
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.records import Axis, Latency
+from ghostsearch.records import Axis, Cost, Latency
 from ghostsearch.space.architecture import SearchSpace
-from ghostsearch.study.ledger import MAX_DEATHS, OWNER, Ledger, failed_record
+from ghostsearch.study.ledger import MAX_DEATHS, OWNER, Ledger, architecture_of, failed_record
 from ghostsearch.study.owners import STALE_S
 from ghostsearch.study.plan import uniform_seeds
 from ghostsearch.study.store import open_storage
@@ -195,3 +195,27 @@ def test_storages_that_cannot_be(storage, tmp_path):
         open_storage(storage, tmp_path)
     assert "\n" not in str(told.value)
     assert "secret" not in str(told.value)
+
+
+def test_a_trial_is_judged_by_the_limits_of_the_run_that_asks_not_of_the_one_that_told_it(tmp_path):
+    def opened(limit):
+        limited = (OBJECTIVES[0], OBJECTIVES[1].model_copy(update={"limit": limit}))
+        return Ledger(open_storage(None, tmp_path), "one", SPACE, limited, sampler="tpe", seed=0)
+
+    first = opened(5.0)
+    proposal = first.ask(lambda a: True)
+    cost = Cost(params=1, macs=7, size_bytes=4)
+    first.finish(proposal, failed_record(proposal.architecture, "x", "over").model_copy(
+        update={"state": "pruned", "cost": cost}
+    ))  # fmt: skip
+    again = opened(8.0)
+    again.standings()
+    (seen,) = again.proposer._view
+    assert seen.constraints == {"macs": 7 - 8}
+
+
+def test_what_lies_in_a_dropped_branch_is_left_out_whoever_names_the_parameters():
+    space = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)"), "b": ("keep", "skip")},
+                        {"a": ("width(1)", "width(0.5)")}, branches={"b": ("a",)})  # fmt: skip
+    drawn = {"a": "ghost(ratio=2, kernel=3)", "b": "skip", "a [width]": "width(0.5)"}
+    assert architecture_of(drawn, space) == architecture_of({"b": "skip"}, space)

@@ -11,7 +11,7 @@ from ghostsearch.study.config import configure
 from ghostsearch.study.outcome import final_front
 from ghostsearch.study.plan import Plan, make_plan, uniform_seeds
 from ghostsearch.study.recommendation import BASELINE, TRAINED
-from ghostsearch.study.setup import check_budget, open_setup, smallest
+from ghostsearch.study.setup import open_setup
 from ghostsearch.study.veto import without_slow
 from ghostsearch.study.watch import Watch
 
@@ -63,20 +63,6 @@ def test_widths_are_left_when_no_choice_is_faster_and_an_empty_space_is_refused(
     assert left.groups
     with pytest.raises(GhostsearchError, match=f"none of the 4 choices of this space is faster on {DEVICE}.*--no-veto"):
         without_slow(dataclasses.replace(opened.space, groups={}), slow, [DEVICE])
-
-
-@pytest.mark.parametrize("axis", ["macs", "params", "memory"])
-def test_a_limit_that_nothing_can_meet_is_refused_with_the_nearest_that_can(opened, axis):
-    with pytest.raises(GhostsearchError, match=rf"max_{axis}: .*nearest feasible limit is (\d+)") as refused:
-        check_budget(limited(opened, axis, "1%"), opened.space)
-    nearest = str(refused.value).partition("limit is ")[2].split()[0]
-    check_budget(limited(opened, axis, nearest), opened.space)
-    if axis != "memory":
-        assert int(nearest) == smallest(opened, opened.space, axis)
-
-
-def limited(opened, axis, text):
-    return dataclasses.replace(opened, config=opened.config.model_copy(update={f"max_{axis}": text}))
 
 
 def test_uniform_seeds_are_the_baseline_then_each_choice_and_width_everywhere(opened):

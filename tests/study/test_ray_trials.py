@@ -263,7 +263,7 @@ def test_a_users_own_tuner_stops_between_rungs(cluster, tiny, tmp_path):
     assert [(r.metrics["epochs"], r.metrics["done"]) for r in results] == [(0, True), (0, True)]
     setup = open_setup(run)
     for result in results:
-        architecture = architecture_of(result.config)
+        architecture = architecture_of(result.config, setup.space)
         assert result.metrics["digest"] == architecture.digest
         assert result.metrics["macs"] == setup.cost(architecture).macs
         assert result.metrics["latency_ratio[onnxruntime:cpu]"] > 0

@@ -6,7 +6,7 @@ import pytest
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.interactions import decompose
-from ghostsearch.study.program import Exclusion, Problem
+from ghostsearch.study.program import Exclusion, Problem, Program, UndecidedError
 from ghostsearch.study.solve import exclusions, read_problem, solve_study, write_problem
 
 SPACE = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)"), "b": ("keep", "ghost(ratio=2, kernel=3)")},
@@ -32,6 +32,21 @@ def test_answers_meet_the_bounds_and_lose_least(study):
     assert all(a.resources["latency_s[torch:cpu]"] <= 0.18 for a in answers)
     assert answers[0].architecture.sites.keys() == {"b"}, "the cheapest loss that saves enough: 30 of 200"
     assert [a.loss for a in answers] == sorted(a.loss for a in answers)
+
+
+def test_answers_that_were_found_stay_where_the_next_is_undecided(study, monkeypatch):
+    solve, asked = Program.solve, []
+
+    def tired(program, bounds, avoid=(), *more, **options):
+        asked.append(bounds)
+        if len(asked) > 1:
+            raise UndecidedError("the nodes are used up")
+        return solve(program, bounds, avoid, *more, **options)
+
+    monkeypatch.setattr(Program, "solve", tired)
+    assert [a.architecture.sites.keys() for a in solve_study(study, {"macs": "90%"})] == [{"b"}]
+    with pytest.raises(UndecidedError):
+        solve_study(study, {"macs": "90%"})
 
 
 def test_the_file_round_trips(study):

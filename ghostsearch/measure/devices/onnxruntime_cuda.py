@@ -38,7 +38,7 @@ class BoundPrepared(Prepared):
 
 
 class OnnxRuntimeCuda(OnnxDevice):
-    """ONNX Runtime's CUDA provider; a graph that falls back to the CPU in part is refused."""
+    """ONNX Runtime's CUDA provider; an operator that it does not have runs on the CPU and counts."""
 
     name = "onnxruntime:cuda"
     packages = ("onnxruntime-gpu", "onnx", "torch")

@@ -110,7 +110,7 @@ def _step(reader: Any, name: str, at: tuple[int, int], values: Initializers, wir
     start, channels = at
     if reader.op_type in PASSES:
         return start
-    if reader.op_type == "Concat" and list(reader.input).count(name) == 1:
+    if reader.op_type == "Concat" and list(reader.input).count(name) == 1 and reader.attribute[0].i == 1:
         widths = [_channels(other, values, wiring) for other in reader.input]
         before = widths[: list(reader.input).index(name)]
         return None if None in before else start + sum(w for w in before if w is not None)

@@ -53,7 +53,18 @@ class Shared(nn.Module):
         return self.head(torch.relu(self.a(x))) - self.head(torch.relu(self.b(x)))
 
 
-@pytest.mark.parametrize(("build", "changed"), [(Ghostly, 3), (Residual, 1), (Shared, 0)])
+class Stacked(nn.Module):
+    """Maps joined by their rows: every channel has values of both."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        return self.head(torch.relu(torch.cat([self.a(x), self.b(x)], 2)))
+
+
+@pytest.mark.parametrize(("build", "changed"), [(Ghostly, 3), (Residual, 1), (Shared, 0), (Stacked, 0)])
 def test_outputs_stay_and_ranges_meet(build, changed):
     torch.manual_seed(0)
     net, x = build(), torch.randn(4, 3, 8, 8)

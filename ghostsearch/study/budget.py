@@ -1,0 +1,64 @@
+"""Whether anything of a search space can keep the exact limits of a run: MACs, params, peak memory."""
+
+from __future__ import annotations
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.audit import random_architectures
+from ghostsearch.records import Axis
+from ghostsearch.space.architecture import Architecture, SearchSpace
+from ghostsearch.space.choice_text import parse_width
+from ghostsearch.study.setup import Setup
+
+MIXES = 16
+"""Architectures drawn at random that are built to find the least peak memory."""
+
+
+def check_budget(setup: Setup, space: SearchSpace) -> None:
+    """Raise GhostsearchError, naming the nearest feasible one, when nothing in a space meets an exact limit.
+
+    MACs and params are exact; of peak memory the least is what `least_memory` finds.
+    """
+    for limit in setup.config.limits():
+        if limit.axis == "latency":
+            continue
+        memory = limit.axis == "memory"
+        column = "peak_memory_bytes" if memory else limit.axis
+        least = least_memory(setup, space) if memory else smallest(setup, space, limit.axis)
+        baseline = getattr(setup.baseline_cost, column)
+        if least > limit.absolute(baseline):
+            share, figure = -(-least * 1000 // baseline) / 10, Axis.of_cost(column)
+            tried = f" (of {MIXES} mixes and each choice everywhere, at the narrowest widths)" * memory
+            raise GhostsearchError(
+                f"max_{limit.axis}: no architecture of this space{tried} has at most "
+                f"{figure.text(limit.absolute(baseline))} "
+                f"of {figure.label}; the nearest feasible limit is {least} ({figure.text(least)}, {share:g}%)"
+            )
+
+
+def smallest(setup: Setup, space: SearchSpace, axis: str) -> int:
+    """The least MACs or params in a space: narrowest widths, then at each site what is cheapest there.
+
+    Exact where no branch can be dropped, because at fixed widths a choice changes no other layer's cost; else a bound.
+    """
+    narrow = narrowest(space)
+    least = int(getattr(setup.cost(Architecture.of({}, narrow)), axis))
+    total = least
+    for path, options in space.sites.items():
+        alone = (int(getattr(setup.cost(Architecture.of({path: t}, narrow)), axis)) for t in options)
+        total += min(0, min(alone) - least)
+    return total
+
+
+def least_memory(setup: Setup, space: SearchSpace) -> int:
+    """The least peak memory in bytes at the narrowest widths, of each choice everywhere and of MIXES; 0 if unknown."""
+    narrow = narrowest(space)
+    choices = dict.fromkeys(t for options in space.sites.values() for t in options)
+    tried = [{path: text for path, options in space.sites.items() if text in options} for text in choices or ["keep"]]
+    tried += [{path: str(t) for path, t in a.sites.items()} for a in random_architectures(space, MIXES, seed=0)]
+    peaks = (setup.peak_memory(space.architecture(sites, narrow)) for sites in tried)
+    return min((peak for peak in peaks if peak is not None), default=0)
+
+
+def narrowest(space: SearchSpace) -> dict[str, str]:
+    """The narrowest width of each group."""
+    return {g: min(options, key=lambda t: parse_width(t).share) for g, options in space.groups.items()}
