@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ghostsearch.data.load import own_data
 from ghostsearch.data.user_loaders import batch_of
@@ -25,13 +25,13 @@ from ghostsearch.export.writer import ExportResult
 from ghostsearch.export.writer import export as export_file
 from ghostsearch.files import temporary_folder
 from ghostsearch.graph.batches import image_batches
-from ghostsearch.graph.capture import copied
+from ghostsearch.graph.capture import copied, tensors
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.setting import Setting
 from ghostsearch.models.input import InputSpec, parse_size
 from ghostsearch.models.load import LoadedModel
-from ghostsearch.models.stored import raw_bytes
+from ghostsearch.models.stored import raw_bytes, weights_digest
 from ghostsearch.records import Record, StudyView
 from ghostsearch.shown import Progress, notebook_bar
 from ghostsearch.space.architecture import Architecture
@@ -101,7 +101,7 @@ def save(
             "save needs to know what was converted: save(module, DIR, source=LOADED, architecture=ARCHITECTURE), or a "
             "module that ghostsearch.convert made from image batches"
         )
-    multiple = width_multiple or (origin.width_multiple if origin else 8)
+    multiple = width_multiple or (origin.width_multiple if origin else WIDTH_MULTIPLE)
     return save_model(module, directory, source=source, architecture=architecture, width_multiple=multiple)
 
 
@@ -129,7 +129,7 @@ def export_model(model: nn.Module, path: Path | str, images: Images) -> ExportRe
     The shape of the first image is the input's. Raises GhostsearchError as `ghostsearch.export.writer.export` does.
     """
     path = Path(path)
-    return export_file(LoadedModel(model.eval(), "", _input_of(_first(images))), format_of(path), path)
+    return export_file(LoadedModel(copied(model).eval(), "", _input_of(_first(images))), format_of(path), path)
 
 
 def search(
@@ -162,8 +162,9 @@ def _in_memory(model: nn.Module, data: Any, options: dict[str, Any]) -> tuple[Ru
         raise GhostsearchError("search(model=NET) takes data=(train, validation, test): loaders, data sets or tensors")
     splits = [_as_set(split) for split in data]
     spec = _input_of(_first(_one_batch(splits[0])))
-    weights = f"in memory, {_digest(model)}"
-    run = RunConfig(model=f"memory:{type(model).__name__}", data="in memory", weights=weights, **options)
+    weights = f"in memory, {weights_digest(model)}"
+    named = f"in memory, {_data_digest(splits)}"
+    run = RunConfig(model=f"memory:{type(model).__name__}", data=named, weights=weights, **options)
     loaded = LoadedModel(copied(model).eval(), "", spec, weights=weights)
     return run, Given(loaded, own_data(splits, run.data, spec, batch=run.batch_size))
 
@@ -187,6 +188,8 @@ def compress(
     everything = torch.cat(list(_batches(images)))
     if len(everything) < 8:
         raise GhostsearchError(f"compress needs at least 8 images, better some hundred; got {len(everything)}")
+    # Many sets are sorted by class.
+    everything = everything[torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))]
     half, quarter = len(everything) // 2, len(everything) // 4
     data = [TensorDataset(part) for part in everything.split([half, quarter, len(everything) - half - quarter])]
     wanted = {"trials": 8, "epochs": 0, "final_epochs": 0, "objectives": ("score", "latency", "macs"), **options}
@@ -220,6 +223,20 @@ def _one_batch(data: Any) -> Tensor:
     return images[None] if isinstance(data, Dataset) else images
 
 
+def _data_digest(splits: Sequence[Any]) -> str:
+    """Name of three splits: how many images each has, and the first and last ones that models are judged on."""
+    state = hashlib.sha256()
+    for number, split in enumerate(splits):
+        source = split.dataset if isinstance(split, DataLoader) else split
+        if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
+            continue
+        state.update(str(len(source)).encode())
+        # Those to train on may be augmented.
+        for value in tensors([source[0], source[len(source) - 1]]) if number and len(source) else ():
+            state.update(raw_bytes(value))
+    return f"sha256 {state.hexdigest()[:16]}"
+
+
 def _as_set(split: Any) -> Any:
     """Tensors (images, targets) as a data set; anything else as it is."""
     tensors = (split,) if isinstance(split, Tensor) else split
@@ -233,12 +250,3 @@ def _input_of(images: Tensor) -> InputSpec:
     size, channels = parse_size(tuple(images.shape[2:])), images.shape[1]
     assert size is not None
     return InputSpec(size, channels, (0.0,) * channels, (1.0,) * channels, min(images.shape[2:]))
-
-
-def _digest(model: nn.Module) -> str:
-    """Name of a network's weights, by which another run knows its study."""
-    state = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        state.update(name.encode())
-        state.update(raw_bytes(value))
-    return f"sha256 {state.hexdigest()[:16]}"

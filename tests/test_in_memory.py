@@ -59,8 +59,9 @@ def test_measure_and_export(tmp_path):
     assert record.cost.params == sum(p.numel() for p in net.parameters())
     assert record.latencies[0].ratio == pytest.approx(1, abs=0.5)
     assert "% of the baseline's" in str(record)
-    result = ghostsearch.export_model(net, tmp_path / "net.onnx", IMAGES)
+    result = ghostsearch.export_model(net.train(), tmp_path / "net.onnx", IMAGES)
     assert result.max_difference < 1e-4
+    assert net.training, "the caller's network stays as it is"
     with pytest.raises(GhostsearchError, match="no format ends in"):
         ghostsearch.export_model(net, tmp_path / "net.h5", IMAGES)
     with pytest.raises(GhostsearchError, match="images are a tensor"):
@@ -80,6 +81,9 @@ def test_search_of_a_module_and_its_loaders(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert max(map(len, str(study).splitlines())) <= 96
     assert ghostsearch.search(model=net, data=sets, **options).records == study.records, "rerun resumes"
+    others = [*sets[:2], TensorDataset(IMAGES + 1, labels)]
+    with pytest.raises(GhostsearchError, match="another study"):
+        ghostsearch.search(model=net, data=others, **options)
     with torch.no_grad():
         net[0].weight.add_(1)
     with pytest.raises(GhostsearchError, match="another study"):

@@ -36,13 +36,12 @@ def finetune(
     Example: [bold]ghostsearch finetune results/mine/models/1a2b3c4d5e --data folder:images --epochs 20
     --distill-from results/mine/models/baseline --out tuned[/bold]
     """
-    from ghostsearch.training.finetune import finetune_directory, placed
+    from ghostsearch.study.finetuning import finetune_studied
 
-    out = out or placed(str(directory), images, recipe, what="-finetuned")
     with progress_bar(shown.silent) as progress:
-        result = finetune_directory(directory, images, out, recipe, allow_code=allow_code, progress=progress)
+        result, out = finetune_studied(directory, images, out, recipe, allow_code=allow_code, progress=progress)
     if shown.as_json:
-        say_json(dataclasses.asdict(result))
+        say_json(dataclasses.asdict(result) | {"directory": str(out)})
         return
     say(str(result))
     made = typed(out) + " --allow-code" * allow_code
@@ -65,14 +64,17 @@ def train(
     from ghostsearch.training.finetune import placed
     from ghostsearch.training.from_scratch import train_from_scratch
 
-    out = out or placed(model, images, recipe, what="-trained")
+    out = out or placed(model, images, recipe, what="-trained", size=size)
     with progress_bar(shown.silent) as progress:
         result, classes = train_from_scratch(model, images, out, recipe, size=size, progress=progress)
     if shown.as_json:
-        say_json(dataclasses.asdict(result))
+        say_json(dataclasses.asdict(result) | {"directory": str(out)})
         return
     say(str(result))
     say(f"wrote {out} (curves: {out / 'train.svg'})")
     given = f"--weights {typed(out / 'weights.safetensors')} --data {typed(images.data)}"
     own = (f" --classes {len(classes)}" if classes else "") + (f" --size {size}" if size else "")
+    # The same splits, or the search would judge by images that it was trained on.
+    own += f" --seed {recipe.seed}" * bool(recipe.seed) + f" --task {images.task}" * (images.task != "classification")
+    own += f" --validation-list {typed(images.validation_list)}" if images.validation_list else ""
     say(f"next: ghostsearch search --model {model} {given}{own}")

@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
+from ghostsearch.graph.detector import is_detector
 from ghostsearch.models.load import LoadedModel
 from ghostsearch.records import Axis, Record
 from ghostsearch.surgery.saved import SavedModel
@@ -34,7 +38,12 @@ def known_figures(directory: Path) -> dict[str, Figures]:
     for name, folders in places.items():
         file = next((f / RECORD for f in folders if (f / RECORD).is_file()), None)
         if file:
-            found[name] = figures(Record.model_validate_json(file.read_text(encoding="utf-8")))
+            try:
+                found[name] = figures(Record.model_validate_json(file.read_text(encoding="utf-8")))
+            except (ValidationError, UnicodeDecodeError):
+                raise GhostsearchError(
+                    f"{file} is damaged; run the search's command again, which writes it anew"
+                ) from None
     return found if "model" in found else {}
 
 
@@ -62,8 +71,7 @@ def write_card(path: Path, model: LoadedModel, known: Mapping[str, Figures], res
         + (f", architecture {saved.architecture.digest}." if saved else "."),
         "## Input",
         f"`image`: float32, (batch, {dims}). Values from 0 to 1, less the mean ({mean}), over the standard deviation "
-        f"({std}), per channel; images resized to {spec.shorter_side} on the shorter side ({spec.interpolation}), then "
-        "cropped to the centre. The batch is " + ("free." if str(result.get("batch", "")) != "1" else "1."),
+        f"({std}), per channel{_fitted(model)}. The batch is " + ("1." if result["batch"] == "1" else "free."),
         "## Output",
         "Probabilities" if model.notes.get("output") == "probabilities" else "As the network gives it (no softmax)",
     ]
@@ -81,6 +89,17 @@ def write_card(path: Path, model: LoadedModel, known: Mapping[str, Figures], res
     card = path.with_name(path.name + ".md")
     write_text(card, "\n\n".join(parts) + "\n")
     return card
+
+
+def _fitted(model: LoadedModel) -> str:
+    """How an image comes to the input's size; nothing of a recording."""
+    spec = model.input
+    if len(spec.dims) != 2:
+        return ""
+    if not isinstance(spec.size, int) or is_detector(model.module):
+        return f"; images stretched to {spec.dims[0]} × {spec.dims[1]} ({spec.interpolation})"
+    resized = f"; images resized to {spec.shorter_side} on the shorter side ({spec.interpolation})"
+    return f"{resized}, then cropped to the centre"
 
 
 def _rows(known: Mapping[str, Figures]) -> tuple[list[str], list[list[str]]]:

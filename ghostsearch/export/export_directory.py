@@ -16,7 +16,8 @@ from ghostsearch.export.card import known_figures, notes_of, write_card
 from ghostsearch.export.formats.table import get_format
 from ghostsearch.export.int8 import Int8Result, Judges, quantize, quantize_for_executorch
 from ghostsearch.export.options import Exporting
-from ghostsearch.export.writer import descriptive_name, export
+from ghostsearch.export.writer import check_suffix, descriptive_name, export
+from ghostsearch.files import read_json
 from ghostsearch.graph.detector import is_detector
 from ghostsearch.measure.onnx_graph.quantize import Int8Options
 from ghostsearch.models.load import LoadedModel, example_input
@@ -24,6 +25,7 @@ from ghostsearch.study.config import configure
 from ghostsearch.study.directory import RUN, model_directory, study_of
 from ghostsearch.study.images import calibration_of, for_ranges, open_data
 from ghostsearch.surgery.saved import load_directory
+from ghostsearch.training.finetune import CHECKPOINTS, SETTINGS_FILE
 from ghostsearch.training.tasks.base import Task, split_output
 from ghostsearch.training.tasks.classification import Classification
 from ghostsearch.training.tasks.table import load_task, task_for, task_of_kind
@@ -41,6 +43,8 @@ def export_directory(directory: Path, wanted: Exporting = ONNX, *, allow_code: b
     images of `calibrate` and scored by `task`, by default the one that the data's targets are for; a study's model
     without `calibrate` as the study scored it. See `export` and `quantize`.
     """
+    if not wanted.int8:
+        _refuse_int8_options(wanted)
     study = study_of(directory)
     if (directory / RUN).is_file():
         directory = model_directory(directory)
@@ -51,7 +55,8 @@ def export_directory(directory: Path, wanted: Exporting = ONNX, *, allow_code: b
     name = descriptive_name(model)
     if wanted.int8:
         stem = directory / f"{name}_int8"
-        result: Any = _quantized(model, wanted, stem, None if wanted.calibrate else study, allow_code)
+        seed = split_seed(directory, study)
+        result: Any = _quantized(model, wanted, stem, None if wanted.calibrate else study, allow_code, seed)
     else:
         result = export(model, wanted.to, _out(wanted, directory / (name + get_format(wanted.to).suffix)))
     found = dataclasses.asdict(result)
@@ -63,22 +68,46 @@ def with_softmax(model: LoadedModel) -> nn.Module:
     """The network ended by a softmax over dimension 1; raises GhostsearchError where it gives no classes."""
     with torch.no_grad():
         output = None if is_detector(model.module) else model.module(example_input(model.input))
-    if not isinstance(output, Tensor) or output.ndim < 2:
-        raise GhostsearchError("--with-softmax takes a network with one output of classes, (N, classes, …)")
+    if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[1] < 2:
+        raise GhostsearchError("--with-softmax takes a network with one output of several classes, (N, classes, …)")
     return nn.Sequential(model.module, nn.Softmax(dim=1)).eval()
+
+
+def _refuse_int8_options(wanted: Exporting) -> None:
+    """Raise GhostsearchError for options that say how int8 is made, where it is not asked for."""
+    plain = Exporting()
+    for name in ("calibrate", "calibration_images", "task", "keep_float", "validation_list"):
+        if getattr(wanted, name) != getattr(plain, name):
+            option = f"--{name.replace('_', '-')}"
+            raise GhostsearchError(f"{option} is for --int8; add it, or leave {option} out")
 
 
 def _out(wanted: Exporting, default: Path) -> Path:
     return Path(wanted.out) if wanted.out else default
 
 
-def _quantized(model: LoadedModel, wanted: Exporting, stem: Path, study: Path | None, allow_code: bool) -> Int8Result:
-    """The int8 file; without other images as the study that the model comes from scored it."""
+def split_seed(directory: Path, study: Path | None) -> int:
+    """The seed that the images of a model were split by: its study's or its training's, else 0."""
+    if study:
+        return int(configure({}, study / RUN).seed)
+    settings = directory / CHECKPOINTS / SETTINGS_FILE
+    known: Any = read_json(settings) if settings.is_file() else {}
+    return int(known.get("seed", 0))
+
+
+def _quantized(
+    model: LoadedModel, wanted: Exporting, stem: Path, study: Path | None, allow_code: bool, seed: int
+) -> Int8Result:
+    """The int8 file; without other images as the study that the model comes from scored it. seed: of the splits."""
     if wanted.to not in QUANTIZERS:
         instead = "OpenVINO reads the ONNX file too; " if wanted.to == "openvino" else ""
         raise GhostsearchError(f"--int8 writes {' or '.join(QUANTIZERS)}, not {wanted.to}; {instead}leave --format out")
     config, asked = configure({}, study / RUN) if study else None, bool(wanted.keep_float)
     if config and config.calibration_images:
+        if wanted.validation_list:
+            raise GhostsearchError(
+                f"--validation-list goes with --calibrate; without it {study} says which images are used"
+            )
         if not allow_code and (runs_code(config.data) or is_object_name(config.task)):
             raise GhostsearchError(
                 f"{study}: its images ({config.data[:100]}) or its task ({config.task[:100]}) are code that exporting "
@@ -93,13 +122,17 @@ def _quantized(model: LoadedModel, wanted: Exporting, stem: Path, study: Path | 
         images = for_ranges(calibration_of(config, data, example_input(model.input)), wanted.calibration_images)
         wanted = wanted.but(keep_float=wanted.keep_float or config.keep_float, task=wanted.task or config.task)
     elif wanted.calibrate:
-        data = load_data(wanted.calibrate, input=model.input, validation_list=wanted.validation_list, trains=False)
+        data = load_data(
+            wanted.calibrate, input=model.input, seed=seed, validation_list=wanted.validation_list, trains=False
+        )
         images = calibration_batches(data, wanted.calibration_images)
     else:
         raise GhostsearchError("--int8 needs images to calibrate on; add --calibrate DATA")
     kept = Int8Options(keep_float=wanted.keep_float)
     judges = Judges(data.test, task_of(wanted.task, data, model), options=kept, must_match=asked)
-    out = _out(wanted, stem.with_name(stem.name + get_format(wanted.to).suffix))
+    form = get_format(wanted.to)
+    out = _out(wanted, stem.with_name(stem.name + form.suffix))
+    check_suffix(out, form)
     return QUANTIZERS[wanted.to](model, images, out, judges)
 
 

@@ -71,6 +71,8 @@ class Int8Result:
     """Wall time of everything."""
     runtime: str
     """What the file is for, and was timed on."""
+    batch: str
+    """Which batches the file takes: `any`, or `1`."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def quantize(model: LoadedModel, calibration: Iterable[Tensor], out: Path, judge
         kept = KeptFloat(noise[0].layer, timed["kept"].median_s / timed["int8"].median_s, scores["kept"])
     return _result(
         out, (len(file.graph), len(files["int8"].graph)), timed["int8"], scores, judges, runtime="ONNX Runtime",
+        batch="1" if next(iter(files["int8"].inputs.values()))[0] == 1 else "any",
         calibration_images=sum(map(len, batches)), weight_bits=weight_bits(), noisiest=noise[:NOISIEST],
         kept_float=kept, float_nodes=tuple(float_nodes(made.graph)), seconds=time.perf_counter() - started,
     )  # fmt: skip
@@ -148,8 +151,8 @@ def quantize_for_executorch(model: LoadedModel, calibration: Iterable[Tensor], o
         publish(drafts, out)
     return _result(
         out, (len(floating.program), len(small.program)), timed["int8"], scores, judges, runtime="ExecuTorch",
-        calibration_images=len(images), weight_bits=8, noisiest=(), kept_float=None, float_nodes=small.in_float,
-        seconds=time.perf_counter() - started,
+        batch="1", calibration_images=len(images), weight_bits=8, noisiest=(), kept_float=None,
+        float_nodes=small.in_float, seconds=time.perf_counter() - started,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from torch.export import Dim, ExportedProgram
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.detector import compare_found, write_detector
-from ghostsearch.export.formats.base import Runner
+from ghostsearch.export.formats.base import Format, Runner
 from ghostsearch.export.formats.table import get_format
 from ghostsearch.files import atomic_path, cannot_write
 from ghostsearch.graph.capture import copied, tensors
@@ -65,8 +65,7 @@ def export(model: LoadedModel, format_name: str = "onnx", out: Path | None = Non
     started = time.perf_counter()
     form = get_format(format_name)
     out = out or Path(descriptive_name(model) + form.suffix)
-    if out.suffix != form.suffix:
-        raise GhostsearchError(f"--out {out}: a file of format {form.name} ends in {form.suffix}")
+    check_suffix(out, form)
     if is_detector(model.module) and form.name != "onnx":
         raise GhostsearchError(f"a detector cannot be written as {form.name}: torch.export does not take it; use onnx")
     module = copied(model.module).to("cpu", torch.float32).eval().requires_grad_(False)
@@ -85,6 +84,12 @@ def export(model: LoadedModel, format_name: str = "onnx", out: Path | None = Non
         form.name, str(out), size, f"1 to {largest}" if largest > 1 else "1", difference, output,
         time.perf_counter() - started,
     )  # fmt: skip
+
+
+def check_suffix(out: Path, form: Format) -> None:
+    """Raise GhostsearchError unless a file's name ends as its format's files do."""
+    if out.suffix != form.suffix:
+        raise GhostsearchError(f"--out {out}: a file of format {form.name} ends in {form.suffix}")
 
 
 def descriptive_name(model: LoadedModel) -> str:

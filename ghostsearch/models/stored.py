@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError, text_of
 from ghostsearch.files import atomic_path, cannot_write
@@ -49,6 +50,15 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 def raw_bytes(value: Tensor) -> Any:
     """The bytes of a tensor's values: (bytes,) of numpy's uint8."""
     return value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Name of a network's weights, by which a run that resumes knows them."""
+    state = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        state.update(name.encode())
+        state.update(raw_bytes(value))
+    return f"sha256 {state.hexdigest()[:16]}"
 
 
 def _storable(name: str, value: object) -> Tensor:

@@ -56,6 +56,20 @@ def check_run(model: nn.Module, data: Data, task: Task) -> None:
         _check_loss(replica, task, *train)
 
 
+def check_teacher(teacher: nn.Module, model: nn.Module, data: Data) -> None:
+    """Run both on the first images; raises GhostsearchError unless the teacher takes them and answers alike."""
+    batch = first_batch(data.train, EXAMINED)
+    images: Any = moved(batch[0] if isinstance(batch, tuple | list) else batch, "cpu")
+    with torch.inference_mode(), told_as(lambda why: f"the teacher does not run on the model's images ({why})"):
+        outputs = [main_output(copied(m).cpu().float().eval()(images)) for m in (teacher, model)]
+    shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in outputs]
+    if shapes[0] != shapes[1]:
+        raise GhostsearchError(
+            f"the teacher's outputs {shapes[0]} are not like the model's {shapes[1]}; distil from a network of the "
+            "same classes"
+        )
+
+
 def _check_score(model: nn.Module, data: Data, task: Task, images: Any, target: Any) -> None:
     for x in tensors(images):
         if not x.is_floating_point():

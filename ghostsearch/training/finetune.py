@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib.util
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,14 +21,15 @@ from ghostsearch.data.load import Data, load_data
 from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import check_writable, dated_directory, read_json, write_text
+from ghostsearch.graph.detector import is_detector
 from ghostsearch.models.input import InputSpec
 from ghostsearch.models.options import ModelOptions
 from ghostsearch.models.stored import read_checkpoint, write_checkpoint
 from ghostsearch.shown import Progress
-from ghostsearch.surgery.saved import load_directory, open_model, save
-from ghostsearch.training.checks import check_run
+from ghostsearch.surgery.saved import WEIGHTS_FILE, load_directory, open_model, save
+from ghostsearch.training.checks import check_run, check_teacher
 from ghostsearch.training.curves import draw_curves
-from ghostsearch.training.evaluate import evaluate
+from ghostsearch.training.evaluate import evaluate, length
 from ghostsearch.training.loop import Training
 from ghostsearch.training.recipe import Distillation, Epoch, Recipe, Tuning
 from ghostsearch.training.tasks.agreement import Agreement
@@ -37,7 +39,7 @@ from ghostsearch.training.tasks.table import load_task
 
 RESULT_FILE, CHECKPOINTS = "finetune.json", "checkpoints"
 SETTINGS_FILE, LAST, BEST = "settings.json", "last.ckpt", "best.ckpt"
-ELSEWHERE = {"compute_device", "processes", "distill_from", "distill_weights"}
+ELSEWHERE = {"compute_device", "distill_from", "distill_weights"}
 """Options that a resumed run may change."""
 
 
@@ -91,7 +93,10 @@ def finetune(
     """
     task, started = task or Classification(), time.perf_counter()
     training = Training(model, data, recipe, task, teacher, recipe.processes)
-    _claim(folder, recipe, data.name)
+    batches = [length(split) for split in (data.train, data.validation, data.test)]
+    shapes = [[name, *value.shape] for name, value in model.state_dict().items()]
+    own = {"shapes": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16], "batches": batches}
+    claim(folder, {**_settings(recipe, data.name), **own, "metric": task.metric})
     device, start = str(training.device), copy.deepcopy(model.state_dict())
     before = evaluate(model, data.validation, task, device)
     fabric = training.fabric()
@@ -149,6 +154,9 @@ def finetune_directory(
             raise GhostsearchError(f"{images.data} has no labels; add --distill-from, such as models/baseline")
         task = Agreement(task, teacher)
     check_run(loaded.module, data, task)
+    if teacher is not None and recipe.distillation and not is_detector(loaded.module):
+        check_teacher(teacher, loaded.module, data)
+    claim(out / CHECKPOINTS, run_of(str(directory), images))
     result = finetune(loaded.module, data, out / CHECKPOINTS, recipe, task=task, teacher=teacher, progress=progress)
     save(loaded.module, out, source=loaded, architecture=loaded.architecture, width_multiple=loaded.width_multiple)
     about = {"model": str(directory), "data": images.data, "broken_images": list(data.broken)}
@@ -220,33 +228,50 @@ def _settings(recipe: Tuning, data: str) -> dict[str, Any]:
     return recipe.model_dump(mode="json", exclude=ELSEWHERE) | {"data": data}
 
 
-def _claim(folder: Path, recipe: Tuning, data: str) -> None:
-    """Note the run's settings in its folder; raises GhostsearchError when another run's stand there."""
-    if (folder / SETTINGS_FILE).is_file():
-        if differing := _differing(folder, recipe, data):
-            raise GhostsearchError(
-                f"{folder} holds a run with another {', '.join(differing)}; repeat its settings to resume, or choose "
-                "another folder"
-            )
-        return
-    write_text(folder / SETTINGS_FILE, json.dumps(_settings(recipe, data), indent=1, sort_keys=True) + "\n")
+def run_of(model: str, images: ImageOptions, size: int | str | None = None) -> dict[str, Any]:
+    """What a command's run is known by besides its recipe and data: the model, its size and the choice of images.
+
+    A directory is known by its weights, so that it may be moved.
+    """
+    file = Path(model) / WEIGHTS_FILE
+    named = f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}" if file.is_file() else model
+    return {"model": named, "size": size, **images.model_dump(mode="json", exclude={"data"})}
 
 
-def placed(model: str, images: ImageOptions, recipe: Tuning, *, what: str) -> Path:
+def claim(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Note some settings of the run in its folder; raises GhostsearchError when another run's stand there."""
+    there = _claimed(folder) if (folder / SETTINGS_FILE).is_file() else {}
+    if differing := [name for name, value in settings.items() if name in there and there[name] != value]:
+        raise GhostsearchError(
+            f"{folder} holds a run with another {', '.join(differing)}; repeat its settings to resume, or choose "
+            "another folder"
+        )
+    if settings.keys() - there.keys():
+        write_text(folder / SETTINGS_FILE, json.dumps({**there, **settings}, indent=1, sort_keys=True) + "\n")
+
+
+def placed(
+    model: str, images: ImageOptions, recipe: Tuning, *, what: str, size: int | str | None = None
+) -> Path:  # fmt: skip
     """The default directory of a training: this model's newest one here that it would resume, else a new one."""
+
+    wanted = run_of(model, images, size) | _settings(recipe, images.data)
 
     def holds(folder: Path) -> bool:
         with suppress(GhostsearchError):
-            return not _differing(folder / CHECKPOINTS, recipe, images.data)
+            there = _claimed(folder / CHECKPOINTS)
+            return all(name in there and there[name] == value for name, value in wanted.items())
         return False
 
     return dated_directory(model, holds, what=what)
 
 
-def _differing(folder: Path, recipe: Tuning, data: str) -> list[str]:
-    """The settings in which the run of a folder's checkpoints differs; raises GhostsearchError where unreadable."""
-    there, wanted = read_json(folder / SETTINGS_FILE), _settings(recipe, data)
-    return [k for k, v in wanted.items() if not isinstance(there, dict) or there.get(k) != v]
+def _claimed(folder: Path) -> dict[str, Any]:
+    """The settings of the run of a folder's checkpoints; raises GhostsearchError where unreadable."""
+    there = read_json(folder / SETTINGS_FILE)
+    if not isinstance(there, dict):
+        raise GhostsearchError(f"{folder / SETTINGS_FILE} holds no settings; choose another folder")
+    return there
 
 
 def _best(history: tuple[Epoch, ...], task: Task) -> Epoch:

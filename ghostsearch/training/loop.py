@@ -24,7 +24,7 @@ from ghostsearch.models.stored import read_checkpoint, write_checkpoint
 from ghostsearch.shown import Progress, quiet
 from ghostsearch.training.evaluate import evaluate, length, mode, placed, to_device, torch_device
 from ghostsearch.training.recipe import Epoch, Recipe, TrainResult
-from ghostsearch.training.tasks.base import Task
+from ghostsearch.training.tasks.base import Task, in_float32
 from ghostsearch.training.tasks.classification import Classification
 
 CHECK_EVERY = 16
@@ -95,6 +95,8 @@ class Training:
         self.device = torch_device(recipe.compute_device)
         automatic = recipe.train_precision == "auto"
         self.precision = best_precision(self.device) if automatic else str(recipe.train_precision)
+        if self.precision == "16-mixed" and self.device.type == "cpu":
+            raise GhostsearchError("--train-precision 16-mixed needs a GPU; give bf16-mixed or 32-true")
         self.total = count_steps(data, recipe, processes)
         self.optimizer = sgd(model, recipe)
         self.average: AveragedModel | None = None
@@ -111,7 +113,7 @@ class Training:
         """Lightning's Fabric for device, processes and precision; raises GhostsearchError where GPUs are too few."""
         from lightning.fabric import Fabric
 
-        kind = "cuda" if self.device.type == "cuda" else self.device.type
+        kind = self.device.type
         several = self.processes > 1
         if several and kind == "cuda" and torch.cuda.device_count() < self.processes:
             raise GhostsearchError(f"{self.processes} GPUs asked for, this machine has {torch.cuda.device_count()}")
@@ -222,7 +224,7 @@ class Training:
         loss = self.task.loss(output, target)
         if self.teacher is not None:
             with torch.no_grad(), self._fabric.autocast():
-                wanted = self.task.forward(self.teacher, images, target)
+                wanted = in_float32(self.task.forward(self.teacher, images, target))
             share = self.recipe.distillation
             loss = (1 - share) * loss + share * self.task.distillation_loss(output, wanted)
         self.optimizer.zero_grad()

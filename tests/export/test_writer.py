@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError, MissingExtraError
-from ghostsearch.export.export_directory import export_directory
+from ghostsearch.export.card import write_card
+from ghostsearch.export.export_directory import export_directory, split_seed
 from ghostsearch.export.formats.table import FORMATS, get_format
 from ghostsearch.export.options import Exporting
 from ghostsearch.export.writer import descriptive_name, export
@@ -219,12 +220,48 @@ def test_a_file_says_what_its_user_must_know(digits: SavedModel, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("size", "batch", "said"),
+    [
+        (
+            64,
+            "1 to 1024",
+            "resized to 64 on the shorter side (bilinear), then cropped to the centre. The batch is free.",
+        ),
+        ((32, 100), "any", "images stretched to 32 × 100 (bilinear). The batch is free."),
+        ((500,), "1", "per channel. The batch is 1."),
+    ],
+)
+def test_the_card_says_how_an_image_comes_to_its_size(size, batch: str, said: str, tmp_path: Path) -> None:
+    spec = InputSpec(size, 1, (0.5,), (0.5,))
+    model = LoadedModel(nn.Identity(), "toy:net", spec)
+    assert said in write_card(tmp_path / "net.onnx", model, {}, {"batch": batch}).read_text()
+
+
+def test_int8_is_judged_on_the_test_split_of_the_training(tmp_path: Path) -> None:
+    """Split by another seed, most of the test images would be images that the network was trained on."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "settings.json").write_text('{"seed": 7}')
+    assert split_seed(tmp_path, None) == 7
+    assert split_seed(tmp_path / "elsewhere", None) == 0
+
+
+def test_a_damaged_record_is_one_line(digits: SavedModel, tmp_path: Path) -> None:
+    save(digits.module, tmp_path, source=digits, architecture=digits.architecture)
+    (tmp_path / "record.json").write_text('{"number": ')
+    with pytest.raises(GhostsearchError, match=r"record\.json is damaged"):
+        export_directory(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("options", "match"),
     [
         ({"to": "tflite"}, "no format is called 'tflite'; choose from onnx, torch-export"),
         ({"out": "net.bin"}, "a file of format onnx ends in .onnx"),
         ({"int8": True}, "--int8 needs images to calibrate on; add --calibrate"),
         ({"int8": True, "to": "openvino"}, "--int8 writes onnx or executorch, not openvino"),
+        ({"int8": True, "calibrate": "digits", "out": "net.pte"}, "a file of format onnx ends in .onnx"),
+        ({"calibrate": "digits"}, "--calibrate is for --int8; add it, or leave --calibrate out"),
+        ({"keep_float": ["stem"]}, "--keep-float is for --int8"),
     ],
 )
 def test_bad_requests(options: dict[str, object], match: str, digits: SavedModel, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from ghostsearch.models.load import load_model
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.saved import load, save
 from ghostsearch.training.evaluate import evaluate
-from ghostsearch.training.finetune import RESULT_FILE, finetune, finetune_directory
+from ghostsearch.training.finetune import RESULT_FILE, finetune, finetune_directory, placed
 from ghostsearch.training.loop import train
 from ghostsearch.training.recipe import Distillation, Recipe, Tuning
 
@@ -154,6 +155,39 @@ def test_a_directory_is_fine_tuned_into_another(loaded, tmp_path):
     assert (tmp_path / "in" / "weights.safetensors").read_bytes() == before
     with pytest.raises(GhostsearchError, match="own directory"):
         finetune_directory(tmp_path / "in", images, tmp_path / "in", recipe)
+
+
+def test_another_run_in_the_same_directory_is_refused_and_has_a_directory_of_its_own(loaded, tmp_path, monkeypatch):
+    """Another model, other images: what is there is not the answer."""
+    monkeypatch.chdir(tmp_path)
+    other = load_model("ghostsearch:digits_cnn", seed=1)
+    for name, model in (("one", loaded), ("other", other)):
+        save(model.module, tmp_path / name, source=model, architecture=Architecture())
+    images, recipe = ImageOptions(data="digits", train_images=64), Distillation(epochs=1, compute_device="cpu")
+    first = placed("one", images, recipe, what="-finetuned")
+    finetune_directory(Path("one"), images, first, recipe)
+    assert placed("one", images, recipe, what="-finetuned") == first
+    with pytest.raises(GhostsearchError, match="with another model"):
+        finetune_directory(Path("other"), images, first, recipe)
+    more = images.but(train_images=128)
+    with pytest.raises(GhostsearchError, match=r"with another .*train_images"):
+        finetune_directory(Path("one"), more, first, recipe)
+    assert placed("one", more, recipe, what="-finetuned") != first
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [("ghostsearch:resnet20", "teacher does not run on the model's images"), ("another", r"outputs \(4, 7\) are not")],
+)
+def test_a_teacher_that_does_not_fit_is_one_line(loaded, tmp_path, teacher, said):
+    save(loaded.module, tmp_path / "in", source=loaded, architecture=Architecture())
+    if teacher == "another":
+        seven = load_model("ghostsearch:digits_cnn", classes=7)
+        save(seven.module, tmp_path / "seven", source=seven, architecture=Architecture())
+        teacher = str(tmp_path / "seven")
+    recipe = Distillation(epochs=1, distill_from=teacher, compute_device="cpu")
+    with pytest.raises(GhostsearchError, match=said):
+        finetune_directory(tmp_path / "in", ImageOptions(train_images=64), tmp_path / "out", recipe)
 
 
 @pytest.mark.timeout(900)  # two processes that import everything

@@ -38,6 +38,7 @@ def test_ghostnet_learns_three_classes(three_classes, tmp_path):
     assert record["validation"] == result.validation
     saved = load_directory(tmp_path / "out")
     assert saved.module.classifier.out_features == 3
+    assert saved.categories == classes
 
 
 def test_unlabelled_images_are_refused(three_classes, tmp_path):

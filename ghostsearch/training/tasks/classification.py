@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, TrainingError
 from ghostsearch.training.tasks.base import Meter, PerImage, Task, main_output, softened_divergence, with_auxiliary
 
 
@@ -67,7 +67,10 @@ class Accuracy(PerImage):
         """1 where the largest logit (N, classes) is at the label, else 0."""
         labels = target.argmax(1) if target.ndim == 2 else target
         self._labels.append(labels.detach().cpu())
-        return main_output(output).argmax(1) == labels
+        logits = main_output(output)
+        if logits.isnan().any():
+            raise TrainingError("outputs of the network are not numbers")
+        return logits.argmax(1) == labels
 
     def class_counts(self) -> dict[int, tuple[int, int]]:
         """Right images and all images of each class that occurs."""

@@ -57,7 +57,7 @@ class MeanIoU:
     def update(self, output: Any, target: Tensor) -> None:
         """Take in maps (N, classes, H, W) and masks (N, H, W)."""
         scores = _at_size(main_output(output), target)
-        classes, counted = scores.shape[1], target != IGNORED
+        classes, counted = scores.shape[1], _counted(target, scores.shape[1])
         pairs = target[counted] * classes + scores.argmax(1)[counted]
         found = torch.bincount(pairs.flatten(), minlength=classes**2).view(classes, classes).cpu()
         self._confusion = found if self._confusion is None else self._confusion + found
@@ -75,8 +75,22 @@ def _cross_entropy(maps: Tensor, target: Tensor) -> Tensor:
     if maps.ndim != 4:
         raise GhostsearchError(f"segmentation expects maps (N, classes, H, W), the model gave {tuple(maps.shape)}")
     maps = _at_size(maps, target)
-    counted = (target != IGNORED).sum()
+    counted = _counted(target, maps.shape[1]).sum()
     return F.cross_entropy(maps, target, ignore_index=IGNORED, reduction="sum") / counted.clamp(min=1)
+
+
+def _counted(target: Tensor, classes: int) -> Tensor:
+    """Which pixels count, (N, H, W); raises GhostsearchError for a label that is no class."""
+    counted = target != IGNORED
+    # While a CUDA graph is recorded nothing can be asked of the values.
+    if target.is_cuda and torch.cuda.is_current_stream_capturing():
+        return counted
+    least, most = (int(x) for x in target[counted].aminmax()) if counted.any() else (0, 0)
+    if least < 0 or most >= classes:
+        raise GhostsearchError(
+            f"a mask has label {least if least < 0 else most} with a model of {classes} classes; {IGNORED} is left out"
+        )
+    return counted
 
 
 def _at_size(maps: Tensor, target: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, jaccard_score
 from torch import nn
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, TrainingError
 from ghostsearch.study.scores import score_of
 from ghostsearch.training.tasks.base import per_image, score_value
 from ghostsearch.training.tasks.classification import Accuracy, Classification, class_labels
@@ -165,3 +165,20 @@ def test_a_score_of_nothing_is_an_error(name):
 def test_an_unknown_task_gets_one_line():
     with pytest.raises(GhostsearchError, match="no task 'classify'; write classification, "):
         load_task("classify")
+
+
+def test_logits_that_are_no_numbers_are_no_answers():
+    with pytest.raises(TrainingError, match="not numbers"):
+        Classification().meter().update(torch.full((4, 3), float("nan")), torch.zeros(4, dtype=torch.long))
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_mask_with_a_label_that_is_no_class_is_one_line(label):
+    maps, mask = torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.long)
+    mask[1, 2, 2] = label
+    task = load_task("segmentation")
+    for judge in (task.loss, task.meter().update):
+        with pytest.raises(GhostsearchError, match=f"a mask has label {label} with a model of 3 classes"):
+            judge(maps, mask)
+    mask[1, 2, 2] = 255
+    assert task.loss(maps, mask).isfinite()
