@@ -78,7 +78,9 @@ def spread_batches(loader: Iterable[Any], images: int, *, size: int | None = Non
     The first alone would be of one class where a folder is read class by class. size: images in each, where that is
     less than the loader's own.
     """
-    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset) and loader.collate_fn:
+    # Without a batch sampler the items of the set are whole batches.
+    single = isinstance(loader, DataLoader) and loader.batch_sampler is not None
+    if isinstance(loader, DataLoader) and single and not isinstance(loader.dataset, IterableDataset):
         total = len(loader.dataset)  # type: ignore[arg-type]
         count = min(images, total)
         places = Subset(loader.dataset, [i * total // count for i in range(count)])

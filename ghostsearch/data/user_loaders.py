@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    default_collate,
+)  # fmt: skip
 
 from ghostsearch.errors import GhostsearchError, told_as
 from ghostsearch.graph.batches import IMAGE_KEYS
@@ -118,11 +128,18 @@ class Batches:
 def adapted(loader: Any, split: str, input_spec: InputSpec, *, batch: int, classes: tuple[str, ...] = ()) -> Any:
     """A loader of a split as one of (images, target) batches: DataLoaders stay such, data sets become such.
 
-    Raises GhostsearchError for what can be read only once, or is no loader at all.
+    Validation and test images are read in the same order each time: models are compared image by image.
+    Raises GhostsearchError for what can be read only once or draws other images each time, or is no loader at all.
     """
     training = split == "train"
     if type(loader) is DataLoader:
-        return _again(loader, training, classes)
+        return _again(loader, split, classes)
+    if isinstance(loader, DataLoader) and not training and not isinstance(loader.dataset, IterableDataset):
+        sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+        if in_order(sampler, split) is not sampler:
+            raise GhostsearchError(
+                f"the {split} loader is a {type(loader).__name__} that shuffles; give it shuffle=False"
+            )
     if (
         isinstance(loader, Sequence)
         and not isinstance(loader, str)
@@ -131,9 +148,9 @@ def adapted(loader: Any, split: str, input_spec: InputSpec, *, batch: int, class
     ):
         loader = _Listed(loader)
     if isinstance(loader, IterableDataset):
-        return _again(DataLoader(loader, batch, collate_fn=default_collate), training, classes)
+        return _again(DataLoader(loader, batch, collate_fn=default_collate), split, classes)
     if isinstance(loader, Dataset):
-        return _again(DataLoader(loader, batch, shuffle=training), training, classes)
+        return _again(DataLoader(loader, batch, shuffle=training), split, classes)
     if isinstance(loader, Iterator):
         raise GhostsearchError(
             f"the {split} loader can be read only once; give a DataLoader, a Dataset or a list of batches"
@@ -167,7 +184,7 @@ def _is_sample(first: Any, input_spec: InputSpec) -> bool:
     return isinstance(images, Tensor) and images.ndim == len(input_spec.shape)
 
 
-def _again(loader: DataLoader[Any], training: bool, classes: tuple[str, ...]) -> DataLoader[Any] | Batches:
+def _again(loader: DataLoader[Any], split: str, classes: tuple[str, ...]) -> DataLoader[Any] | Batches:
     """The same loader with `batch_of` behind its collating; in training a last batch of one image is dropped."""
     assert loader.collate_fn is not None
     shared: dict[str, Any] = {
@@ -175,19 +192,44 @@ def _again(loader: DataLoader[Any], training: bool, classes: tuple[str, ...]) ->
         "pin_memory": loader.pin_memory, "timeout": loader.timeout, "worker_init_fn": loader.worker_init_fn,
         "generator": loader.generator, "multiprocessing_context": loader.multiprocessing_context,
     }  # fmt: skip
-    dataset, size = loader.dataset, loader.batch_size
-    if isinstance(dataset, IterableDataset) or (size is None and loader.batch_sampler is not None):
+    dataset, size, training = loader.dataset, loader.batch_size, split == "train"
+    if isinstance(dataset, IterableDataset):
         # How long the last batch will be is not known before.
-        chosen: dict[str, Any] = {} if isinstance(dataset, IterableDataset) else {"batch_sampler": loader.batch_sampler}
-        sizes: dict[str, Any] = {} if chosen else {"batch_size": size, "drop_last": loader.drop_last}
-        made: DataLoader[Any] = DataLoader(dataset, **chosen, **sizes, **shared)
+        made: DataLoader[Any] = DataLoader(dataset, size, drop_last=loader.drop_last, **shared)
         return Batches(made, classes, training=True) if training else made
+    if size is None and loader.batch_sampler is not None:
+        batches = loader.batch_sampler if training else in_order(loader.batch_sampler, split)
+        made = DataLoader(dataset, batch_sampler=batches, **shared)
+        return Batches(made, classes, training=True) if training else made
+    sampler: Any = loader.sampler if training else in_order(loader.sampler, split)
     if size is None:
-        return DataLoader(dataset, None, sampler=loader.sampler, **shared)
-    sampler: Any = loader.sampler
+        return DataLoader(dataset, None, sampler=sampler, **shared)
     images = len(sampler) if hasattr(sampler, "__len__") else 0
     single = training and size > 1 and images > 1 and images % size == 1
-    return DataLoader(dataset, size, sampler=loader.sampler, drop_last=loader.drop_last or single, **shared)
+    return DataLoader(dataset, size, sampler=sampler, drop_last=loader.drop_last or single, **shared)
+
+
+def in_order(sampler: Any, split: str) -> Any:
+    """A sampler of the same places (or batches of them) that goes through them alike each time; itself where it does.
+
+    Raises GhostsearchError where it draws other ones each time.
+    """
+    if isinstance(sampler, SequentialSampler):
+        return sampler
+    if type(sampler) is BatchSampler:
+        inner = in_order(sampler.sampler, split)
+        return sampler if inner is sampler.sampler else BatchSampler(inner, sampler.batch_size, sampler.drop_last)
+    with torch.random.fork_rng(devices=[]):
+        first, second = list(sampler), list(sampler)
+    # Few places may come twice in the same order by chance.
+    if first == second and not isinstance(sampler, RandomSampler | SubsetRandomSampler):
+        return sampler
+    if sorted(first) != sorted(second):
+        raise GhostsearchError(
+            f"the {split} loader draws other images each time ({type(sampler).__name__}); models are compared image by "
+            "image: give a loader that reads the same ones"
+        )
+    return sorted(first)
 
 
 def classes_of(loader: Any) -> tuple[str, ...]:

@@ -5,9 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)  # fmt: skip
 
-from ghostsearch.data.calibration import calibration_batches
+from ghostsearch.data.calibration import calibration_batches, spread_batches
 from ghostsearch.data.load import own_data
 from ghostsearch.data.user_loaders import TARGET_KEYS, batch_of
 from ghostsearch.errors import GhostsearchError
@@ -108,8 +117,60 @@ def test_a_list_of_images_stays_a_list():
 
 def test_order_and_workers_are_the_users(tmp_path):
     loader = DataLoader(TensorDataset(X, Y), 4, shuffle=True, generator=torch.Generator().manual_seed(1), num_workers=1)
-    ready = own(loader).test
+    ready = own(loader).train
     assert (ready.num_workers, ready.generator, ready.sampler) == (1, loader.generator, loader.sampler)
+
+
+class Loader(DataLoader):
+    """A subclass, whose iteration may be of its own."""
+
+
+SHUFFLED = {
+    "shuffle": lambda: DataLoader(TensorDataset(X, Y), 4, shuffle=True),
+    "a part": lambda: DataLoader(TensorDataset(X, Y), 4, sampler=SubsetRandomSampler([7, 1, 4, 3, 2])),
+    "batches": lambda: DataLoader(
+        TensorDataset(X, Y), batch_sampler=BatchSampler(RandomSampler(range(len(X))), 4, drop_last=False)
+    ),
+    "batches by the set": lambda: DataLoader(
+        TensorDataset(X, Y), None, sampler=BatchSampler(RandomSampler(range(len(X))), 4, drop_last=False)
+    ),
+    "two images": lambda: DataLoader(TensorDataset(X[:2], Y[:2]), 2, shuffle=True),
+}
+
+
+@pytest.mark.parametrize("form", SHUFFLED)
+def test_validation_and_test_images_come_in_one_order(form):
+    """Models are compared image by image."""
+    loader = SHUFFLED[form]()
+    data = own(loader)
+    for ready in (data.validation, data.test):
+        passes = [torch.cat([images for images, _ in ready]) for _ in range(6)]
+        assert all(torch.equal(passes[0], other) for other in passes)
+        given = torch.cat([images for images, _ in loader])
+        assert {x.numpy().tobytes() for x in passes[0]} == {x.numpy().tobytes() for x in given}
+
+
+def test_an_order_of_the_users_stays():
+    loader = DataLoader(TensorDataset(X, Y), 4, sampler=[3, 1, 8])
+    assert own(loader).test.sampler == [3, 1, 8]
+
+
+def test_images_that_cannot_be_read_in_one_order_are_refused():
+    train = DataLoader(TensorDataset(X, Y), 4)
+    weighted = DataLoader(TensorDataset(X, Y), 4, sampler=WeightedRandomSampler(torch.ones(len(X)), 100))
+    with pytest.raises(GhostsearchError, match=r"validation loader draws other images each time \(WeightedRandom"):
+        own_data((train, weighted, train), "mine", SPEC)
+    with pytest.raises(GhostsearchError, match="test loader is a Loader that shuffles; give it shuffle=False"):
+        own_data((train, train, Loader(TensorDataset(X, Y), 4, shuffle=True)), "mine", SPEC)
+    own_data((train, train, Loader(TensorDataset(X, Y), 4)), "mine", SPEC)
+
+
+def test_a_set_that_gives_whole_batches_is_labelled():
+    batches = BatchSampler(RandomSampler(range(len(X))), 4, drop_last=False)
+    data = own(DataLoader(TensorDataset(X, Y), batch_size=None, sampler=batches))
+    assert data.labelled
+    (images, labels), *_ = spread_batches(data.train, 3)
+    assert (images.shape, labels.shape) == ((4, 1, 4, 4), (4,))
 
 
 @pytest.mark.parametrize(
