@@ -40,9 +40,12 @@ def read_folder(root: Path, input_spec: InputSpec, seed: int, validation_list: P
     root = root.expanduser()
     # Not torchvision's ImageFolder: it knows no splits, unlabelled or hidden files, and lists files before it can say
     # that a folder stands one level too high.
-    folders = split_folders(root)
+    named = _classes_named_like_splits(root)
+    folders = {"train": root} if named else split_folders(root)
     classes = {split: tuple(f.name for f in visible_folders(folder)) for split, folder in folders.items()}
     paths, parts, about = _labelled(folders, classes) if any(classes.values()) else _unlabelled(folders)
+    if named:
+        about["notes"] += (f"{', '.join(named)}: classes as the folders beside them, no splits",)
     names = [os.path.relpath(path, root) for path in paths]
     if validation_list is not None:
         listed = _read_list(validation_list, names, parts["train"])
@@ -81,6 +84,23 @@ def split_folders(root: Path) -> dict[str, Path]:
         _refuse_too_high(root, below)
         return {"train": root}
     return found
+
+
+def _classes_named_like_splits(root: Path) -> list[str]:
+    """Folders named like splits that are classes, since other folders of images stand beside them.
+
+    Raises GhostsearchError where they hold class folders themselves: what stands beside them would be lost.
+    """
+    below = visible_folders(root) if root.is_dir() else []
+    splits = [folder for folder in below if folder.name.lower() in SPLIT_OF]
+    others = [folder.name for folder in below if splits and folder not in splits and images_below(folder)]
+    inside = next((folder.name for folder in splits if visible_folders(folder)), None)
+    if others and inside:
+        raise GhostsearchError(
+            f"{root} holds images in {', '.join(others[:3])}{', …' * (len(others) > 3)} beside {inside}/, "
+            "which has class folders of its own; move them into it, or away"
+        )
+    return [folder.name for folder in splits] if others else []
 
 
 def _refuse_too_high(root: Path, below: list[Path]) -> None:

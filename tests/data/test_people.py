@@ -69,6 +69,24 @@ def test_two_training_folders_and_a_test_folder_alone_are_refused(tmp_path):
     refused(f"folder:{tmp_path / 'two'}", "keep one of them")
 
 
+@pytest.mark.parametrize("names", [("bus", "car", "train"), ("Test", "bus"), ("bus", "train", "training", "val")])
+def test_a_class_may_be_called_train(tmp_path, names):
+    """As in the vehicles of VOC and COCO."""
+    for name in names:
+        write(tmp_path / name)
+    data = load_data(f"folder:{tmp_path}", input=GREY)
+    assert data.classes == names
+    assert any("classes as the folders beside them, no splits" in note for note in data.notes)
+
+
+def test_classes_beside_splits_are_not_lost(tmp_path):
+    classes(tmp_path / "train")
+    (tmp_path / "devkit").mkdir()
+    assert load_data(f"folder:{tmp_path}", input=GREY).classes == ("a", "b", "c")
+    write(tmp_path / "bus")
+    refused(f"folder:{tmp_path}", "holds images in bus beside train/, which has class folders of its own")
+
+
 def test_hidden_folders_and_files_are_left_alone(tmp_path):
     classes(tmp_path)
     for hidden in ("a/.ipynb_checkpoints", ".git", "__MACOSX", "b/.thumbs"):
