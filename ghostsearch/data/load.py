@@ -20,7 +20,7 @@ from ghostsearch.data.folder import read_folder
 from ghostsearch.data.images import deep_range, refuse_channels
 from ghostsearch.data.options import FORMS
 from ghostsearch.data.packaged import read_digits, read_hugging_face, read_torchvision
-from ghostsearch.data.sets import FILE_KINDS, ImageSet, StreamSet, decode, find_unreadable, labels_of
+from ghostsearch.data.sets import FILE_KINDS, ImageSet, StreamSet, decode, find_unreadable, holds_arrays, labels_of
 from ghostsearch.data.source import SPLITS, Source, only, shortened, warnings_about, without
 from ghostsearch.data.tables import read_arrays, read_csv
 from ghostsearch.data.user_loaders import adapted, classes_of
@@ -201,7 +201,7 @@ def _read(source: Source, input_spec: InputSpec, workers: int | None, progress: 
     probed = [partial(source.open, i * total // min(total, PROBED)) for i in range(min(total, PROBED))]
     top = None if len(input_spec.dims) != 2 else deep_range(probed)
     size = total * input_spec.channels * torch.Size(input_spec.dims).numel()
-    if source.kind in FILE_KINDS or size > MEMORY_LIMIT_BYTES:
+    if source.kind in FILE_KINDS or (size > MEMORY_LIMIT_BYTES and not holds_arrays(source)):
         broken = find_unreadable(source, progress)
         source = without(source, broken)
         workers = (os.cpu_count() or 1) if workers is None else workers

@@ -101,7 +101,7 @@ def decode(
     `top` is the range of images of more than 8 bits, see `ghostsearch.data.images.deep_range`.
     """
     total = len(source.names)
-    if total and isinstance(_opened(source), np.ndarray):
+    if total and holds_arrays(source):
         return torch.from_numpy(np.stack([source.open(i) for i in range(total)])), {}
     images = np.zeros((total, *input_spec.shape), dtype=np.uint8)
     broken: dict[int, str] = {}
@@ -122,12 +122,13 @@ def decode(
     return torch.from_numpy(images), broken
 
 
-def _opened(source: Source) -> Any:
+def holds_arrays(source: Source) -> bool:
+    """Whether a source's items are arrays, which are in memory already, and not images of files."""
     try:
-        return source.open(0)
+        return isinstance(source.open(0), np.ndarray)
     # Counted and reported with the others.
     except Exception:  # noqa: BLE001
-        return None
+        return False
 
 
 class StreamSet(Dataset[tuple[Tensor, Any]]):

@@ -317,6 +317,18 @@ def test_recordings_in_an_array_file(tmp_path):
     assert not load_data(f"arrays:{tmp_path / 'c.npz'}", input=spec).labelled
 
 
+def test_recordings_beyond_the_memory_limit_are_not_broken(tmp_path, monkeypatch):
+    import ghostsearch.data.load
+
+    monkeypatch.setattr(ghostsearch.data.load, "MEMORY_LIMIT_BYTES", 0)
+    x = np.random.default_rng(0).random((30, 2, 16))
+    np.savez(tmp_path / "a.npz", x=x, y=np.arange(30) % 3)
+    spec = InputSpec((16,), 2, (0.0, 0.0), (1.0, 1.0))
+    data = load_data(f"arrays:{tmp_path / 'a.npz'}", input=spec)
+    assert sum(len(images) for loader in (data.train, data.validation, data.test) for images, _ in loader) == 30
+    assert load_calibration(f"arrays:{tmp_path / 'a.npz'}", input=spec, images=4).images == 4
+
+
 def test_bad_array_files_get_one_line(tmp_path):
     spec = InputSpec((16,), 2, (0.0, 0.0), (1.0, 1.0))
     np.savez(tmp_path / "a.npz", x=np.zeros((3, 2, 9)))
