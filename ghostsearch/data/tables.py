@@ -93,12 +93,12 @@ def _targets(file: Path, table: pd.DataFrame) -> tuple[str, Sequence[Any], tuple
         if not all(table["label"]):
             row = list(table["label"]).index("") + 2
             raise GhostsearchError(f"{file}: row {row} has no label; leave its image out, or the column for all")
-        classes = tuple(sorted(set(table["label"])))
+        classes = _in_order(table["label"])
         number = {name: i for i, name in enumerate(classes)}
         return "class", [number[name] for name in table["label"]], classes
     if column == "labels":
         rows = [[part.strip() for part in text.split(";") if part.strip()] for text in table["labels"]]
-        classes = tuple(sorted({name for row in rows for name in row}))
+        classes = _in_order([name for row in rows for name in row])
         return "labels", [[float(name in row) for name in classes] for row in rows], classes
     if column == "value":
         try:
@@ -108,6 +108,14 @@ def _targets(file: Path, table: pd.DataFrame) -> tuple[str, Sequence[Any], tuple
     if column:
         return ("mask" if column == "mask" else "image"), list(table[column]), ()
     return "none", (), ()
+
+
+def _in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Each name once, in alphabetical order; whole numbers by value: those are a network's outputs."""
+    try:
+        return tuple(sorted(set(names), key=lambda name: (int(name), name)))
+    except ValueError:
+        return tuple(sorted(set(names)))
 
 
 def _own_splits(file: Path, table: pd.DataFrame) -> dict[str, list[int]]:

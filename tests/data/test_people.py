@@ -248,6 +248,15 @@ def test_a_table_of_labels_with_its_own_splits(tmp_path):
     assert next(iter(data.test))[1].tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("column", ["label", "labels"])
+def test_classes_that_are_numbers_stand_in_the_order_of_the_outputs(tmp_path, column):
+    write(tmp_path / "i", 24)
+    spec = table(tmp_path, f"path,{column}", [f"i/{i}.png,{i % 12}" for i in range(24)])
+    assert load_data(spec, input=GREY).classes == tuple(map(str, range(12)))
+    spec = table(tmp_path, f"path,{column}", [f"i/{i}.png,{i % 12 or 'x'}" for i in range(24)])
+    assert load_data(spec, input=GREY).classes[:3] == ("1", "10", "11")
+
+
 def test_a_table_of_several_labels_and_one_of_values(tmp_path):
     write(tmp_path / "i", 10)
     rows = [f"i/{i}.png,{'red;big' if i % 2 else 'big'}" for i in range(10)]
