@@ -47,12 +47,16 @@ def read_folder(root: Path, input_spec: InputSpec, seed: int, validation_list: P
     if named:
         about["notes"] += (f"{', '.join(named)}: classes as the folders beside them, no splits",)
     names = [os.path.relpath(path, root) for path in paths]
+    if "validation" in parts and "test" not in parts:
+        parts["test"] = parts.pop("validation")
     if validation_list is not None:
+        if "validation" in parts:
+            raise GhostsearchError(
+                f"{folders['validation']} holds the validation images; leave out the list of them, or move it away"
+            )
         listed = _read_list(validation_list, names, parts["train"])
         parts["train"] = [i for i in parts["train"] if i not in listed]
         parts["validation"] = sorted(listed)
-    elif "validation" in parts and "test" not in parts:
-        parts["test"] = parts.pop("validation")
     source = Source(names, partial(open_listed, paths, input_spec), flips=is_colour(paths), **about)
     return with_splits(source, parts, seed)
 

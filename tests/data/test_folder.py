@@ -69,6 +69,18 @@ def test_a_list_makes_the_selection_split(write_digits, digit_input, tmp_path, p
     assert not set(names(source, "train")) & set(names(source, "validation"))
 
 
+def test_a_list_beside_val_loses_no_image(write_digits, digit_input, tmp_path):
+    write_digits(tmp_path / "train")
+    write_digits(tmp_path / "val", each=4, start=10)
+    (tmp_path / "list.txt").write_text("class0/001.png\n")
+    source = read_folder(tmp_path, digit_input, 0, tmp_path / "list.txt")
+    assert {name.split("/")[0] for name in names(source, "test")} == {"val"}
+    assert [len(source.splits[s]) for s in ("train", "validation", "test")] == [29, 1, 12]
+    write_digits(tmp_path / "test", each=4, start=14)
+    with pytest.raises(GhostsearchError, match="val holds the validation images; leave out the list"):
+        read_folder(tmp_path, digit_input, 0, tmp_path / "list.txt")
+
+
 @pytest.mark.parametrize("line", ["train/class0/999.png", "../outside.png", "test/class0/010.png", "/etc/passwd"])
 def test_a_list_names_training_images_only(write_digits, digit_input, tmp_path, line):
     write_digits(tmp_path / "train")
