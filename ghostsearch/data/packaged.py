@@ -93,12 +93,26 @@ def read_hugging_face(folder: Path, seed: int) -> Source:
     source = Source(
         names=[f"{split} {i}" for split, part in parts.items() for i in range(len(part))],
         open=partial(_open_row, ConcatDataset(list(parts.values())), images[0]),
-        targets=[int(y) for part in parts.values() for y in part[labels[0]]] if labels else (),
+        targets=_label_column(folder, parts, labels[0]) if labels else (),
         kind="class" if labels else "none",
         classes=tuple(features[labels[0]].names) if labels else (),
         flips=parts["train"][0][images[0]].mode not in ("1", "L"),
     )
     return with_splits(source, own, seed)
+
+
+def _label_column(folder: Path, parts: dict[str, Any], column: str) -> list[int]:
+    """The class numbers of all splits; raises GhostsearchError for a split or an image without one."""
+    labels: list[int] = []
+    for split, part in parts.items():
+        found = part[column] if column in part.features else [None]
+        # Sets whose test labels are secret hold -1.
+        if any(label is None or label < 0 for label in found):
+            raise GhostsearchError(
+                f"{folder}: images of the {split} split have no {column!r}; leave them out, or the column for all"
+            )
+        labels.extend(found)
+    return labels
 
 
 def _open_array(pixels: np.ndarray, i: int) -> Image:

@@ -387,3 +387,17 @@ def test_a_set_that_hugging_face_saved(tmp_path):
     assert next(iter(data.test))[1].tolist() == [0, 1, 2, 0, 1, 2]
     assert not load_data(f"huggingface:{tmp_path / 'unlabelled'}", input=GREY).labelled
     refused(f"huggingface:{tmp_path}", "no data set that datasets.save_to_disk wrote")
+
+
+@pytest.mark.parametrize("label", [None, -1, "no column"])
+def test_a_saved_set_of_which_images_have_no_label_gets_one_line(tmp_path, label):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["a", "b", "c"])})
+    rows = {"picture": [Image.fromarray(np.full((8, 8), 5 * i, np.uint8)) for i in range(6)], "kind": [0, 1, 2] * 2}
+    train = datasets.Dataset.from_dict(rows, features=features)
+    if label == "no column":
+        test = train.remove_columns("kind")
+    else:
+        test = datasets.Dataset.from_dict({**rows, "kind": [0, label] * 3}, features=features)
+    datasets.DatasetDict({"train": train, "test": test}).save_to_disk(tmp_path / "set")
+    refused(f"huggingface:{tmp_path / 'set'}", "images of the test split have no 'kind'; leave them out")
