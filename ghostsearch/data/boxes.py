@@ -60,7 +60,10 @@ def read_voc(root: Path, seed: int) -> Source:
 
 
 def _voc_splits(folder: Path, paths: Sequence[Path]) -> dict[str, list[int]]:
-    """The splits that lists of image names describe; with a validation list alone that one is the test split."""
+    """The splits that lists of image names describe; with a validation list alone that one is the test split.
+
+    Of `trainval` the training images are those that the validation list does not name.
+    """
     number, parts = {path.stem: i for i, path in enumerate(paths)}, {}
     for split, names in {**SPLIT_NAMES, "train": (*SPLIT_NAMES["train"], "trainval")}.items():
         file = next((folder / f"{name}.txt" for name in names if (folder / f"{name}.txt").is_file()), None)
@@ -74,6 +77,9 @@ def _voc_splits(folder: Path, paths: Sequence[Path]) -> dict[str, list[int]]:
         parts[split] = [number[name] for name in listed]
     if not parts.get("train"):
         return {"train": list(range(len(paths)))}
+    if not any((folder / f"{name}.txt").is_file() for name in SPLIT_NAMES["train"]):
+        held = set(parts.get("validation", ()))
+        parts["train"] = [i for i in parts["train"] if i not in held]
     if "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
     return parts

@@ -48,7 +48,15 @@ def with_splits(source: Source, own: dict[str, list[int]], seed: int) -> Source:
     """The source with the splits it has of its own, and those that are missing cut from the training images.
 
     Cut by class and seed; every class keeps an image to train on. A split for which none is left stays empty.
+    Raises GhostsearchError for an image that stands in two of them.
     """
+    split_of: dict[str, str] = {}
+    for split, positions in own.items():
+        for name in (source.names[i] for i in positions):
+            if split_of.setdefault(name, split) != split:
+                raise GhostsearchError(
+                    f"{name} stands in the {split_of[name]} split and in the {split} split; keep it in one of them"
+                )
     splits, notes, cut = {"train": own["train"]}, list(source.notes), list[str]()
     for split in ("test", "validation"):
         if split in own:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from operator import getitem
@@ -42,7 +43,7 @@ def read_csv(file: Path, input_spec: InputSpec, seed: int) -> Source:
     elif kind == "image":
         opener = partial(open_listed, _files(file, targets, "target"), None)
     source = Source(
-        names=list(table["path"]), open=partial(open_listed, paths, scale), targets=targets, kind=kind,
+        [os.path.normpath(path) for path in table["path"]], partial(open_listed, paths, scale), targets, kind=kind,
         classes=classes, flips=is_colour(paths) and kind != "value", open_target=opener,
     )  # fmt: skip
     return with_splits(source, _own_splits(file, table), seed)

@@ -67,6 +67,23 @@ def test_split_lists_of_a_voc_folder_are_respected(tmp_path):
         read_voc(root, 0)
 
 
+@pytest.mark.parametrize("more", [(), ("test",)])
+def test_images_of_the_validation_list_are_not_trained_on_with_trainval(tmp_path, more):
+    """As in VOC's own lists, of which `trainval` is train and val together."""
+    root = write_voc(tmp_path / "voc", 12)
+    lists = root / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    for name, numbers in {"trainval": range(10), "val": range(6, 10), "test": range(10, 12)}.items():
+        if name != "test" or more:
+            (lists / f"{name}.txt").write_text("\n".join(f"{i:03d}" for i in numbers))
+    splits = read_voc(root, 0).splits
+    assert splits["validation" if more else "test"] == [6, 7, 8, 9]
+    assert sorted([*splits["train"], *([] if more else splits["validation"])]) == list(range(6))
+    (lists / "train.txt").write_text("005\n006\n007")
+    with pytest.raises(GhostsearchError, match=r"006\.png stands in the train split and in the "):
+        read_voc(root, 0)
+
+
 BOMB = (
     '<!DOCTYPE a [<!ENTITY b "boom"><!ENTITY c "&b;&b;&b;">]><annotation><object><name>&c;</name></object></annotation>'
 )

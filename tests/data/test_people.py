@@ -248,6 +248,13 @@ def test_a_table_of_labels_with_its_own_splits(tmp_path):
     assert next(iter(data.test))[1].tolist() == [1, 0]
 
 
+def test_a_file_in_two_splits_is_refused(tmp_path):
+    write(tmp_path / "i", 8)
+    rows = [f"i/{i}.png,{i % 2},{'train' if i < 6 else 'test'}" for i in range(8)]
+    spec = table(tmp_path, "path,label,split", [*rows, "./i/3.png,1,test"])
+    refused(spec, r"^i/3\.png stands in the train split and in the test split; keep it in one of them$")
+
+
 @pytest.mark.parametrize("column", ["label", "labels"])
 def test_classes_that_are_numbers_stand_in_the_order_of_the_outputs(tmp_path, column):
     write(tmp_path / "i", 24)
