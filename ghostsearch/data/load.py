@@ -20,7 +20,16 @@ from ghostsearch.data.folder import read_folder
 from ghostsearch.data.images import deep_range, refuse_channels
 from ghostsearch.data.options import FORMS
 from ghostsearch.data.packaged import read_digits, read_hugging_face, read_torchvision
-from ghostsearch.data.sets import FILE_KINDS, ImageSet, StreamSet, decode, find_unreadable, holds_arrays, labels_of
+from ghostsearch.data.sets import (
+    FILE_KINDS,
+    ImageSet,
+    StreamSet,
+    decode,
+    find_unreadable,
+    holds_arrays,
+    labels_of,
+    most_shift,
+)
 from ghostsearch.data.source import SPLITS, Source, only, shortened, warnings_about, without
 from ghostsearch.data.tables import read_arrays, read_csv
 from ghostsearch.data.user_loaders import adapted, classes_of
@@ -212,7 +221,7 @@ def _read(source: Source, input_spec: InputSpec, workers: int | None, progress: 
     else:
         images, broken = decode(source, input_spec, top, progress)
         source, workers = without(source, broken), 0
-        shift = 0 if images.is_floating_point() else max(1, min(input_spec.dims) // 8)
+        shift = 0 if images.is_floating_point() else most_shift(input_spec)
 
         def make(split: str) -> ImageSet | StreamSet:
             positions, training = source.splits[split], split == "train"

@@ -79,6 +79,11 @@ def shifted(images: Tensor, most: int) -> Tensor:
     return picked.movedim(-1, 1)
 
 
+def most_shift(input_spec: InputSpec) -> int:
+    """By how many pixels training images are shifted at most: an eighth of the side."""
+    return max(1, min(input_spec.dims) // 8)
+
+
 def flipped(images: Tensor) -> Tensor:
     """Each image (N, C, H, W) mirrored left to right with probability one half."""
     mirror = torch.rand(len(images), device=images.device) < 0.5
@@ -215,7 +220,8 @@ class StreamSet(Dataset[tuple[Tensor, Any]]):
 def _augmentation(source: Source, input_spec: InputSpec) -> Callable[..., Any]:
     """Random resized crop of a quarter of the area or more, and mirroring: torchvision's for photographs.
 
-    Images to be restored are cropped, not resized, which would change their noise; boxes are mirrored only.
+    Images with values (counts, ages) are shifted as those in memory, since a crop would change what is counted. Images
+    to be restored are cropped, not resized, which would change their noise; boxes are mirrored only.
     """
     from torchvision.transforms import v2
 
@@ -224,6 +230,8 @@ def _augmentation(source: Source, input_spec: InputSpec) -> Callable[..., Any]:
         steps.append(v2.RandomCrop(dims, pad_if_needed=True))
     elif source.kind == "boxes":
         steps.append(v2.Resize(dims))
+    elif source.kind == "value":
+        steps += [resizing(input_spec), v2.RandomCrop(dims, padding=most_shift(input_spec))]
     elif isinstance(input_spec.size, int):
         steps.append(v2.RandomResizedCrop(dims, scale=(0.25, 1.0), antialias=True))
     else:

@@ -275,6 +275,25 @@ def test_a_table_of_several_labels_and_one_of_values(tmp_path):
     assert next(iter(data.test))[1].shape == (2, 2)
 
 
+@pytest.mark.parametrize("limit", [2**30, 0])
+@pytest.mark.parametrize("spec", [GREY, InputSpec((8, 16), 1, (0.0,), (1.0,))])
+def test_images_with_values_are_shifted_in_memory_and_from_disk(tmp_path, monkeypatch, limit, spec):
+    """A crop would change what is counted."""
+    import ghostsearch.data.load
+
+    monkeypatch.setattr(ghostsearch.data.load, "MEMORY_LIMIT_BYTES", limit)
+    pixels = np.random.default_rng(0).integers(1, 256, spec.dims, dtype=np.uint8)
+    for i in range(10):
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    data = load_data(table(tmp_path, "path,value", [f"{i}.png,{i}" for i in range(10)]), input=spec, workers=0)
+    padded = np.pad(pixels, 1)
+    height, width = spec.dims
+    windows = {padded[down : down + height, right : right + width].tobytes() for down in range(3) for right in range(3)}
+    seen = {(x[0] * 255).round().byte().numpy().tobytes() for _ in range(5) for images, _ in data.train for x in images}
+    assert seen <= windows
+    assert len(seen) > 3
+
+
 def test_masks_are_cropped_and_mirrored_with_their_images(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(10):
