@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ghostsearch.data.folder import EXTENSIONS, SPLIT_NAMES, is_colour, open_listed, split_folders
-from ghostsearch.data.images import BrokenImageError
+from ghostsearch.data.images import BrokenImageError, range_of_files
 from ghostsearch.data.source import Source, with_splits
 from ghostsearch.errors import GhostsearchError, text_of
 
@@ -201,7 +201,7 @@ def _source(paths: list[str], root: Path, marked: list[Boxes | str], classes: tu
         [str(Path(p).relative_to(root)) if Path(p).is_relative_to(root) else p for p in paths],
         # A reduced scale would move the boxes.
         partial(open_listed, paths, None), marked, kind="boxes", classes=classes, flips=is_colour(paths),
-        open_target=partial(_open_boxes, marked),
+        open_target=partial(_open_boxes, marked), top=range_of_files(paths),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ghostsearch.data.images import open_file
+from ghostsearch.data.images import open_file, range_of_files
 from ghostsearch.data.source import Source, with_splits
 from ghostsearch.errors import GhostsearchError
 
@@ -30,7 +30,8 @@ Found = tuple[list[str], dict[str, list[int]], dict[str, Any]]
 
 
 def read_folder(root: Path, input_spec: InputSpec, seed: int, validation_list: Path | None = None) -> Source:
-    """The images of a folder with every split made; nothing is decoded yet, but for the first image's colour.
+    """The images of a folder with every split made; nothing is decoded yet, but for the first image's colour
+    and the range of those of more than 8 bits.
 
     `train/`, `val/` and `test/` are respected, in any case of letters. What is missing is cut from the training images,
     stratified, by the seed; with `val/` alone that folder is the test split (as ImageNet is used), so that final
@@ -57,7 +58,8 @@ def read_folder(root: Path, input_spec: InputSpec, seed: int, validation_list: P
         listed = _read_list(validation_list, names, parts["train"])
         parts["train"] = [i for i in parts["train"] if i not in listed]
         parts["validation"] = sorted(listed)
-    source = Source(names, partial(open_listed, paths, input_spec), flips=is_colour(paths), **about)
+    opener = partial(open_listed, paths, input_spec)
+    source = Source(names, opener, flips=is_colour(paths), top=range_of_files(paths), **about)
     return with_splits(source, parts, seed)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import lru_cache
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,10 @@ MAX_PIXELS = 89_478_485
 
 RANGES = {"F": (1.0, 255.0, 65535.0), "I": (255.0, 1023.0, 4095.0, 16383.0, 65535.0)}
 """Largest values that images of more than 8 bits are known to have: floats, and 8, 10, 12, 14 or 16 bits."""
+
+SHALLOW = (".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+"""Ends of the names of files that never hold more than 8 bits."""
+CHUNK = 256
 
 
 class BrokenImageError(ValueError):
@@ -103,19 +109,36 @@ def known_range(images: Iterable[Image]) -> float:
     return found
 
 
-def deep_range(openers: Iterable[Callable[[], Image]]) -> float | None:
-    """The range of a set's deep images, so that all are scaled alike; None where there are none."""
-    deep, most = False, 0.0
-    for opener in openers:
-        # A broken file says nothing of the others; it is counted when it is decoded.
-        try:
-            image = opener()
-            if not is_deep(image):
-                continue
-            deep, most = True, max(most, known_range([image]))
-        except Exception:  # noqa: BLE001, S112
-            continue
-    return most if deep else None
+def deep_range(openers: Sequence[Callable[[], Image]]) -> float | None:
+    """The range of all deep images of a set, so that all are scaled alike; None where there are none.
+
+    Others are opened, which for a file is to read its header, and not decoded.
+    """
+    most = 0.0
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(openers), CHUNK):
+            most = max(most, *pool.map(_own_range, openers[start : start + CHUNK]))
+            if most == RANGES["I"][-1]:
+                break
+    return most or None
+
+
+def range_of_files(paths: Sequence[str]) -> float | None:
+    """The `deep_range` of image files; formats that hold 8 bits alone are not opened."""
+    from PIL import Image
+
+    return deep_range([partial(Image.open, path) for path in paths if not path.lower().endswith(SHALLOW)])
+
+
+def _own_range(opener: Callable[[], Image]) -> float:
+    """The range of one deep image; 0 of any other."""
+    # A broken file says nothing of the others; it is counted when it is decoded.
+    try:
+        with opener() as image:
+            measured = is_deep(image) and image.width * image.height <= MAX_PIXELS
+            return known_range([image]) if measured else 0.0
+    except Exception:  # noqa: BLE001
+        return 0.0
 
 
 def refuse_channels(input_spec: InputSpec) -> None:

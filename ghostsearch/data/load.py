@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader
 from ghostsearch.data.boxes import read_coco, read_voc
 from ghostsearch.data.calibration import Calibration, calibration_batches, drawn, first_batch
 from ghostsearch.data.folder import read_folder
-from ghostsearch.data.images import deep_range, refuse_channels
+from ghostsearch.data.images import refuse_channels
 from ghostsearch.data.options import FORMS
 from ghostsearch.data.packaged import read_digits, read_hugging_face, read_torchvision
 from ghostsearch.data.sets import (
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 MEMORY_LIMIT_BYTES = 2**30
 """Sets that need no more than this, decoded to bytes at the model's size, stay in memory."""
 
-NAMED_BROKEN, PROBED = 3, 256
+NAMED_BROKEN = 3
 KINDS = ("folder", "csv", "voc", "coco", "torchvision", "huggingface", "arrays")
 """What the name of a set on disk begins with."""
 
@@ -137,8 +136,8 @@ def load_calibration(
 ) -> Calibration:
     """Images of a data set to fit or calibrate on: training images, or all where they carry no labels.
 
-    No split and no label is needed, and no other image is decoded. Broken ones are reported as GhostsearchWarning.
-    Raises GhostsearchError for an unknown, unreadable or empty set.
+    No split and no label is needed, and no other image is decoded but those of more than 8 bits, for their range.
+    Broken ones are reported as GhostsearchWarning. Raises GhostsearchError for an unknown, unreadable or empty set.
     """
     source = _source(spec, input, seed, None)
     if source is None:
@@ -206,20 +205,17 @@ class _Sets:
 
 
 def _read(source: Source, input_spec: InputSpec, workers: int | None, progress: Progress | None) -> _Sets:
-    total = len(source.names)
-    probed = [partial(source.open, i * total // min(total, PROBED)) for i in range(min(total, PROBED))]
-    top = None if len(input_spec.dims) != 2 else deep_range(probed)
-    size = total * input_spec.channels * torch.Size(input_spec.dims).numel()
+    size = len(source.names) * input_spec.channels * torch.Size(input_spec.dims).numel()
     if source.kind in FILE_KINDS or (size > MEMORY_LIMIT_BYTES and not holds_arrays(source)):
         broken = find_unreadable(source, progress)
         source = without(source, broken)
         workers = (os.cpu_count() or 1) if workers is None else workers
 
         def make(split: str) -> ImageSet | StreamSet:
-            return StreamSet(source, source.splits[split], input_spec, augment=split == "train", top=top)
+            return StreamSet(source, source.splits[split], input_spec, augment=split == "train")
 
     else:
-        images, broken = decode(source, input_spec, top, progress)
+        images, broken = decode(source, input_spec, progress)
         source, workers = without(source, broken), 0
         shift = 0 if images.is_floating_point() else most_shift(input_spec)
 

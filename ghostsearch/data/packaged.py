@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 from torch.utils.data import ConcatDataset
 
 from ghostsearch.data.folder import SPLIT_OF
+from ghostsearch.data.images import deep_range
 from ghostsearch.data.source import SPLITS, Source, with_splits
 from ghostsearch.data.splits import stratified_split
 from ghostsearch.errors import GhostsearchError, MissingExtraError, text_of
@@ -18,6 +20,7 @@ from ghostsearch.errors import GhostsearchError, MissingExtraError, text_of
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+PROBED = 256
 MIRRORLESS = ("MNIST", "SVHN", "GTSRB", "USPS", "Omniglot", "RenderedSST2")
 """Parts of names of sets of characters or signs: a mirrored one is another or none."""
 
@@ -90,9 +93,11 @@ def read_hugging_face(folder: Path, seed: int) -> Source:
     parts = {split: part for split, part in parts.items() if split in SPLITS}
     starts = np.cumsum([0, *map(len, parts.values())]).tolist()
     own = {s: list(range(a, b)) for s, a, b in zip(parts, starts, starts[1:], strict=False)}
+    open_image = partial(_open_row, ConcatDataset(list(parts.values())), images[0])
     source = Source(
         names=[f"{split} {i}" for split, part in parts.items() for i in range(len(part))],
-        open=partial(_open_row, ConcatDataset(list(parts.values())), images[0]),
+        open=open_image,
+        top=_range_of_rows(open_image, starts[-1]),
         targets=_label_column(folder, parts, labels[0]) if labels else (),
         kind="class" if labels else "none",
         classes=tuple(features[labels[0]].names) if labels else (),
@@ -101,11 +106,17 @@ def read_hugging_face(folder: Path, seed: int) -> Source:
     return with_splits(source, own, seed)
 
 
+def _range_of_rows(open_image: Callable[[int], Image], count: int) -> float | None:
+    """The range of deep images of rows, which are decoded when opened: all of them only where one of PROBED is deep."""
+    openers = [partial(open_image, i) for i in range(count)]
+    return deep_range(openers) if deep_range(openers[:: max(1, count // PROBED)]) else None
+
+
 def _label_column(folder: Path, parts: dict[str, Any], column: str) -> list[int]:
     """The class numbers of all splits; raises GhostsearchError for a split or an image without one."""
     labels: list[int] = []
     for split, part in parts.items():
-        found = part[column] if column in part.features else [None]
+        found: list[Any] = part[column] if column in part.features else [None]
         # Sets whose test labels are secret hold -1.
         if any(label is None or label < 0 for label in found):
             raise GhostsearchError(

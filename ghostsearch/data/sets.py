@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ghostsearch.data.boxes import as_target
-from ghostsearch.data.images import BrokenImageError, fit, resizing, with_channels
+from ghostsearch.data.images import CHUNK, BrokenImageError, fit, resizing, with_channels
 from ghostsearch.data.source import Source
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning, in_a_line
 from ghostsearch.shown import Progress
@@ -22,7 +22,6 @@ from ghostsearch.shown import Progress
 if TYPE_CHECKING:
     from ghostsearch.models.input import InputSpec
 
-CHUNK = 256
 FILE_KINDS = ("mask", "image", "boxes")
 """Targets that are cropped and mirrored together with their image."""
 
@@ -98,13 +97,8 @@ def labels_of(source: Source, positions: Sequence[int]) -> Tensor | None:
     return torch.tensor(chosen, dtype=torch.long if source.kind == "class" else torch.float32)
 
 
-def decode(
-    source: Source, input_spec: InputSpec, top: float | None, progress: Progress | None = None
-) -> tuple[Tensor, dict[int, str]]:
-    """All images of a source (N, C, *dims), bytes or what its arrays hold, and why broken ones (black) did not decode.
-
-    `top` is the range of images of more than 8 bits, see `ghostsearch.data.images.deep_range`.
-    """
+def decode(source: Source, input_spec: InputSpec, progress: Progress | None = None) -> tuple[Tensor, dict[int, str]]:
+    """All images of a source (N, C, *dims), bytes or what its arrays hold, and why broken (black) ones did not."""
     total = len(source.names)
     if total and holds_arrays(source):
         return torch.from_numpy(np.stack([source.open(i) for i in range(total)])), {}
@@ -114,7 +108,7 @@ def decode(
     def decode_chunk(start: int) -> None:
         for i in range(start, min(start + CHUNK, total)):
             try:
-                images[i] = fit(source.open(i), input_spec, top)
+                images[i] = fit(source.open(i), input_spec, source.top)
             # A damaged file can make a decoder raise nearly anything; each is counted and reported by name.
             except Exception as error:  # noqa: BLE001
                 broken[i] = in_a_line(error)
@@ -139,17 +133,8 @@ def holds_arrays(source: Source) -> bool:
 class StreamSet(Dataset[tuple[Tensor, Any]]):
     """Images decoded at each access, yielded as normalised batches; `x: (N, C, H, W)`."""
 
-    def __init__(
-        self,
-        source: Source,
-        positions: Sequence[int],
-        input_spec: InputSpec,
-        *,
-        augment: bool,
-        top: float | None = None,
-    ) -> None:
-        self.source, self.positions, self.input_spec = source, positions, input_spec
-        self.augment, self.top = augment, top
+    def __init__(self, source: Source, positions: Sequence[int], input_spec: InputSpec, *, augment: bool) -> None:
+        self.source, self.positions, self.input_spec, self.augment = source, positions, input_spec, augment
         self._transform = _augmentation(source, input_spec) if augment else _plain(source, input_spec)
         self._mean = torch.tensor(input_spec.mean).view(1, -1, 1, 1)
         self._std = torch.tensor(input_spec.std).view(1, -1, 1, 1)
@@ -186,7 +171,7 @@ class StreamSet(Dataset[tuple[Tensor, Any]]):
         """One image as bytes (C, H, W), and its target where that moves with the image."""
         from torchvision.transforms.v2 import functional as transforms
 
-        image = with_channels(self.source.open(position), self.input_spec.channels, self.top)
+        image = with_channels(self.source.open(position), self.input_spec.channels, self.source.top)
         if self.source.open_target is None:
             return transforms.pil_to_tensor(self._transform(image)), None
         image, target = self._transform(image, self._opened_target(position, image))
@@ -210,11 +195,11 @@ class StreamSet(Dataset[tuple[Tensor, Any]]):
             raise BrokenImageError(f"the {self.source.kind} has {size[0]}x{size[1]} pixels, the image {image.size}")
         if self.source.kind == "mask":
             return tv_tensors.Mask(torch.from_numpy(target))
-        return with_channels(target, self.input_spec.channels, self.top)
+        return with_channels(target, self.input_spec.channels, self.source.top)
 
     def unaugmented(self) -> StreamSet:
         """The same images without augmentation."""
-        return StreamSet(self.source, self.positions, self.input_spec, augment=False, top=self.top)
+        return StreamSet(self.source, self.positions, self.input_spec, augment=False)
 
 
 def _augmentation(source: Source, input_spec: InputSpec) -> Callable[..., Any]:

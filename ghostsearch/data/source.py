@@ -32,6 +32,8 @@ class Source:
     classes: tuple[str, ...] = ()
     flips: bool = False
     """Whether a mirrored image is as good as the image: true of photographs, not of characters."""
+    top: float | None = None
+    """The range of images of more than 8 bits, one for the whole set: see `ghostsearch.data.images.deep_range`."""
     open_target: Callable[[int], Any] | None = None
     """For targets that are files of their own (masks, images) or that move with the image (boxes)."""
     notes: tuple[str, ...] = ()

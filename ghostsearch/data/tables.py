@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ghostsearch.data.folder import SPLIT_OF, is_colour, open_listed
-from ghostsearch.data.images import BrokenImageError, open_file
+from ghostsearch.data.images import BrokenImageError, open_file, range_of_files
 from ghostsearch.data.source import Source, with_splits
 from ghostsearch.errors import GhostsearchError, text_of
 
@@ -36,15 +36,18 @@ def read_csv(file: Path, input_spec: InputSpec, seed: int) -> Source:
     paths = _files(file, table["path"], "path")
     kind, targets, classes = _targets(file, table)
     opener: Callable[[int], Any] | None = None
+    restored: list[str] = []
     # A reduced scale would make the image smaller than its mask.
     scale = None if kind in ("mask", "image") else input_spec
     if kind == "mask":
         opener = partial(open_mask, _files(file, targets, kind))
     elif kind == "image":
-        opener = partial(open_listed, _files(file, targets, "target"), None)
+        restored = _files(file, targets, "target")
+        opener = partial(open_listed, restored, None)
     source = Source(
         [os.path.normpath(path) for path in table["path"]], partial(open_listed, paths, scale), targets, kind=kind,
         classes=classes, flips=is_colour(paths) and kind != "value", open_target=opener,
+        top=range_of_files([*paths, *restored]),
     )  # fmt: skip
     return with_splits(source, _own_splits(file, table), seed)
 

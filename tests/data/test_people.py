@@ -152,6 +152,38 @@ def test_a_dark_image_is_scaled_like_the_others_of_its_set(tmp_path):
     assert deep_range([lambda: Image.fromarray((RAMP * 100).astype(np.uint16))] * 2) == 255
 
 
+@pytest.mark.parametrize("limit", [2**30, 0])
+def test_the_range_is_the_whole_sets_wherever_it_is_opened(tmp_path, monkeypatch, limit):
+    """Also where one bright image among many would be missed by looking at some."""
+    import ghostsearch.data.load
+
+    monkeypatch.setattr(ghostsearch.data.load, "MEMORY_LIMIT_BYTES", limit)
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for i in range(150):
+            Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(tmp_path / label / f"{i:03}.tif")
+    Image.fromarray(np.full((8, 8), 60_000, np.uint16)).save(tmp_path / "a" / "006.tif")
+    Image.new("L", (8, 8)).save(tmp_path / "b" / "shallow.jpg")
+    data = load_data(f"folder:{tmp_path}", input=GREY, workers=0)
+    assert not data.broken
+    seen = {float(x.max()) * 255 for loader in (data.validation, data.test) for images, _ in loader for x in images}
+    assert {round(value) for value in seen} <= {0, 15, 234}
+    for seed in range(2):
+        few = load_calibration(f"folder:{tmp_path}", input=GREY, images=4, seed=seed)
+        assert {round(float(x.max()) * 255) for x in few.batches[0]} <= {0, 15, 234}
+    some = load_data(f"folder:{tmp_path}", input=GREY, workers=0, train_images=4, test_images=4)
+    assert {round(float(x.max()) * 255) for images, _ in some.test for x in images} <= {0, 15, 234}
+
+
+def test_the_image_to_be_restored_counts_in_the_range(tmp_path):
+    for i in range(10):
+        Image.fromarray(np.full((8, 8), 1000, np.uint16)).save(tmp_path / f"{i}.tif")
+        Image.fromarray(np.full((8, 8), 60_000, np.uint16)).save(tmp_path / f"t{i}.tif")
+    data = load_data(table(tmp_path, "path,target", [f"{i}.tif,t{i}.tif" for i in range(10)]), input=GREY)
+    images, targets = next(iter(data.test))
+    assert (round(float(images.max()) * 255), round(float(targets.max()) * 255)) == (1000 // 256, 60_000 // 256)
+
+
 @pytest.mark.parametrize(
     "values", [np.full((8, 8), 70_000, np.int32), np.full((8, 8), -1, np.int32), np.full((8, 8), np.nan, np.float32)]
 )
@@ -413,6 +445,17 @@ def test_a_set_that_hugging_face_saved(tmp_path):
     assert next(iter(data.test))[1].tolist() == [0, 1, 2, 0, 1, 2]
     assert not load_data(f"huggingface:{tmp_path / 'unlabelled'}", input=GREY).labelled
     refused(f"huggingface:{tmp_path}", "no data set that datasets.save_to_disk wrote")
+
+
+def test_deep_images_of_a_saved_set_are_scaled_alike(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    pixels = [np.full((8, 8), 60_000 if i == 1 else 1000, np.uint16) for i in range(600)]
+    features = datasets.Features({"picture": datasets.Image()})
+    rows = {"picture": [Image.fromarray(values) for values in pixels]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "set")
+    data = load_data(f"huggingface:{tmp_path / 'set'}", input=GREY)
+    assert not data.broken
+    assert {round(float(x.max()) * 255) for images, _ in data.test for x in images} <= {1000 // 256, 60_000 // 256}
 
 
 @pytest.mark.parametrize("label", [None, -1, "no column"])
