@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -220,7 +221,7 @@ def in_order(sampler: Any, split: str) -> Any:
         inner = in_order(sampler.sampler, split)
         return sampler if inner is sampler.sampler else BatchSampler(inner, sampler.batch_size, sampler.drop_last)
     with torch.random.fork_rng(devices=[]):
-        first, second = list(sampler), list(sampler)
+        first, second = places(sampler), places(sampler)
     # Few places may come twice in the same order by chance.
     if first == second and not isinstance(sampler, RandomSampler | SubsetRandomSampler):
         return sampler
@@ -230,6 +231,23 @@ def in_order(sampler: Any, split: str) -> Any:
             "image: give a loader that reads the same ones"
         )
     return sorted(first)
+
+
+def places(sampler: Iterable[Any], most: int | None = None) -> list[Any]:
+    """The places in a set, or lists of them, that a sampler draws next, `most` of them."""
+    return [place.tolist() if hasattr(place, "tolist") else place for place in islice(sampler, most)]
+
+
+def generators_of(loader: Any) -> list[torch.Generator]:
+    """The generators of its own that a loader, its sampler or its batch sampler draws from."""
+    found, parts = [], [loader]
+    # A batch sampler holds a sampler, `Batches` a loader.
+    for part in parts:
+        if isinstance(getattr(part, "generator", None), torch.Generator):
+            found.append(part.generator)
+        inner = (getattr(part, name, None) for name in ("batches", "batch_sampler", "sampler"))
+        parts += [x for x in inner if x is not None and not any(x is seen for seen in parts)]
+    return found
 
 
 def classes_of(loader: Any) -> tuple[str, ...]:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader, IterableDataset
 
 from ghostsearch.data.calibration import first_batch
 from ghostsearch.data.load import Data
 from ghostsearch.data.source import SPLITS
-from ghostsearch.errors import GhostsearchError, found_in, told_as
+from ghostsearch.data.user_loaders import generators_of, places
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning, found_in, told_as
 from ghostsearch.graph.capture import batch_size, copied, moved, tensors
 from ghostsearch.training.evaluate import mode
+from ghostsearch.training.loop import own_randomness, seed_everything
 from ghostsearch.training.tasks.base import Task, main_output
 from ghostsearch.training.tasks.classification import Classification
 
 EXAMINED = 4
 """Images of each split that are run through the model."""
+DRAWN = 1000
+"""Images, or batches, of which the order is looked at."""
 
 
 def check_run(model: nn.Module, data: Data, task: Task) -> None:
@@ -27,7 +33,7 @@ def check_run(model: nn.Module, data: Data, task: Task) -> None:
 
     All on the CPU; the model, its mode, the loaders' order and the random state stay as they are. Raises
     GhostsearchError, naming the split, for a split that is empty or without labels, images or labels that are not what
-    model and task want, classes that do not fit, values that are not finite.
+    model and task want, classes that do not fit, values that are not finite. Warns of an order that no seed reaches.
     """
     if data.kind and data.labelled and task.kinds and data.kind not in task.kinds:
         raise GhostsearchError(
@@ -54,6 +60,25 @@ def check_run(model: nn.Module, data: Data, task: Task) -> None:
     assert train
     with found_in(f"{data.name}, train split"):
         _check_loss(replica, task, *train)
+    _check_order(data)
+
+
+def _check_order(data: Data) -> None:
+    """Warn where the training loader, started from one seed twice, draws two orders."""
+    loader = getattr(data.train, "batches", data.train)
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return
+    sampler, orders = loader.sampler if loader.batch_sampler is None else loader.batch_sampler, []
+    before = [(generator, generator.get_state()) for generator in generators_of(loader)]
+    with own_randomness():
+        for _ in range(2):
+            seed_everything(0, loader, epoch=0)
+            orders.append(places(sampler, DRAWN))
+    for generator, state in before:
+        generator.set_state(state)
+    if orders[0] != orders[1]:
+        text = "no seed reaches the order in which the training loader draws images: the same seed gives other weights"
+        warnings.warn(f"{data.name}: {text}", GhostsearchWarning, stacklevel=3)
 
 
 def check_teacher(teacher: nn.Module, model: nn.Module, data: Data) -> None:

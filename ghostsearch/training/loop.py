@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
 
 from ghostsearch.data.load import Data
+from ghostsearch.data.user_loaders import generators_of
 from ghostsearch.errors import GhostsearchError, TrainingError
 from ghostsearch.machine import memory_kept
 from ghostsearch.models.stored import read_checkpoint, write_checkpoint
@@ -309,15 +310,14 @@ def shared_loader(loader: Iterable[Any], fabric: Any) -> Iterable[Any]:
 
 
 def seed_everything(seed: int, loader: Iterable[Any], *, epoch: int) -> None:
-    """Start all randomness of an epoch from a seed, the loader's shuffling included."""
+    """Start all randomness of an epoch from a seed, that of the loader and its samplers included."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    if isinstance(loader, DataLoader):
-        if loader.generator is not None:
-            loader.generator.manual_seed(seed)
-        if isinstance(loader.sampler, DistributedSampler):
-            loader.sampler.set_epoch(epoch)
+    for generator in generators_of(loader):
+        generator.manual_seed(seed)
+    if isinstance(loader, DataLoader) and isinstance(loader.sampler, DistributedSampler):
+        loader.sampler.set_epoch(epoch)
 
 
 @contextmanager

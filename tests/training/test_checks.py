@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, TensorDataset
 
 from ghostsearch.data.load import own_data
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning
 from ghostsearch.models.input import InputSpec
 from ghostsearch.training.checks import check_run
 from ghostsearch.training.tasks.table import load_task, task_for
@@ -117,3 +118,33 @@ def test_torch_is_not_needed_to_parse_a_size():
 
     code = "import sys, ghostsearch.models.input as i; i.parse_size('8'); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Unseeded(Sampler):
+    """Draws from a generator that nobody can start again."""
+
+    def __init__(self):
+        self.random = np.random.default_rng(0)
+
+    def __len__(self):
+        return 9
+
+    def __iter__(self):
+        return iter(self.random.permutation(9))
+
+
+def test_an_order_that_no_seed_reaches_is_told(recwarn):
+    images = TensorDataset(torch.rand(9, 1, 4, 4), torch.arange(9) % 3)
+    generator = torch.Generator().manual_seed(3)
+    seeded = (
+        DataLoader(images, 4, shuffle=True),
+        DataLoader(images, 4, sampler=RandomSampler(images, generator=generator)),
+    )
+    before = generator.get_state()
+    for train in seeded:
+        check_run(net(), data(train=train), load_task())
+    assert torch.equal(generator.get_state(), before)
+    assert not recwarn
+    for options in ({"sampler": Unseeded(), "batch_size": 4}, {"batch_sampler": BatchSampler(Unseeded(), 4, False)}):
+        with pytest.warns(GhostsearchWarning, match="mine: no seed reaches the order"):
+            check_run(net(), data(train=DataLoader(images, **options)), load_task())

@@ -12,9 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
-from ghostsearch.data.load import Data, load_data
+from ghostsearch.data.load import Data, load_data, own_data
 from ghostsearch.errors import GhostsearchError, TrainingError
 from ghostsearch.models.input import InputSpec
 from ghostsearch.training.evaluate import evaluate, to_device
@@ -72,6 +79,36 @@ def test_the_seed_makes_the_weights_whatever_ran_before(data, trained):
     assert torch.equal(weights(again), weights(trained[0]))
     train(other, data, Recipe(epochs=4, lr=0.1, seed=1))
     assert not torch.equal(weights(other), weights(trained[0]))
+
+
+class Loader(DataLoader):
+    """A subclass, whose iteration may be of its own."""
+
+
+def order(**options):
+    return RandomSampler(range(64), generator=torch.Generator(), **options)
+
+
+SAMPLED = {
+    "a sampler": lambda images: DataLoader(images, 32, sampler=order()),
+    "weights": lambda images: DataLoader(
+        images, 32, sampler=WeightedRandomSampler(torch.ones(64), 64, generator=torch.Generator())
+    ),
+    "a batch sampler": lambda images: DataLoader(images, batch_sampler=BatchSampler(order(), 32, drop_last=False)),
+    "a subclass": lambda images: Loader(images, 32, shuffle=True, generator=torch.Generator()),
+}
+
+
+@pytest.mark.parametrize("form", SAMPLED)
+def test_the_seed_makes_the_order_of_samplers_with_generators_of_their_own(data, form):
+    x, y = next(iter(data.test))
+    loader = SAMPLED[form](TensorDataset(x[:64], y[:64]))
+    ready, found = own_data((loader, data.validation, data.test), "mine", InputSpec(8, 1, (0.0,), (1.0,))), []
+    for seed in (0, 0, 1):
+        found.append(network())
+        train(found[-1], ready, Recipe(epochs=2, lr=0.1, seed=seed))
+    assert torch.equal(weights(found[0]), weights(found[1]))
+    assert not torch.equal(weights(found[0]), weights(found[2]))
 
 
 def test_training_leaves_the_random_generators_and_the_model_as_they_were(data):
