@@ -136,10 +136,12 @@ def _own_splits(file: Path, table: pd.DataFrame) -> dict[str, list[int]]:
 
 
 def read_arrays(file: Path, input_spec: InputSpec, seed: int) -> Source:
-    """The array `x` of a .npz file (N, C, …), already scaled to 0…1, with `y` beside it: whole numbers are classes.
+    """The array `x` of a .npz file (N, C, …) with `y` beside it: whole numbers are classes.
 
-    Two-dimensional `y` of zeros and ones are several labels, other numbers values; without `y` there are no labels.
-    Raises GhostsearchError for a file that cannot be read or an `x` of another shape than the model's input.
+    Images are bytes, or scaled to 0…1; recordings are in the units of the model's mean and std. Two-dimensional
+    `y` of zeros and ones are several labels, other numbers values; without `y` there are no labels.
+    Raises GhostsearchError for a file that cannot be read, an `x` of another shape than the model's input, images
+    that are not scaled.
     """
     file = file.expanduser()
     try:
@@ -156,9 +158,16 @@ def read_arrays(file: Path, input_spec: InputSpec, seed: int) -> Source:
         )
     if y is not None and (y.shape[:1] != x.shape[:1] or y.ndim > 2 or y.dtype.kind not in "fiub"):
         raise GhostsearchError(f"{file}: y is {y.dtype} {y.shape}, expected numbers ({len(x)},) or ({len(x)}, K)")
+    images = len(input_spec.dims) == 2
+    # Bytes of 0 and 1 alone are scaled already.
+    scaled = not (images and x.dtype == np.uint8 and x.max() > 1)
     x = x.astype(np.float32)
+    if not scaled:
+        x /= 255
     if not np.isfinite(x).all():
         raise GhostsearchError(f"{file}: x holds values that are not finite")
+    if images and x.max() > 1:
+        raise GhostsearchError(f"{file}: x holds images of values up to {x.max():g}; scale them to 0…1, or give uint8")
     kind, targets, classes = _array_targets(y)
     names = [f"x[{i}]" for i in range(len(x))]
     source = Source(names, partial(getitem, x), targets, kind=kind, classes=classes)

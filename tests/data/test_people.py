@@ -384,6 +384,20 @@ def test_recordings_in_an_array_file(tmp_path):
     assert not load_data(f"arrays:{tmp_path / 'c.npz'}", input=spec).labelled
 
 
+def test_images_in_an_array_file_are_bytes_or_scaled(tmp_path):
+    pixels, labels = np.random.default_rng(0).integers(0, 256, (30, 1, 8, 8), dtype=np.uint8), np.arange(30) % 3
+    spec, given = f"arrays:{tmp_path / 'x.npz'}", []
+    for x in (pixels, pixels / 255, (pixels > 99).astype(np.uint8), pixels > 99):
+        np.savez(tmp_path / "x.npz", x=x, y=labels)
+        given.append(next(iter(load_data(spec, input=GREY).test))[0])
+    torch.testing.assert_close(given[0], given[1])
+    assert torch.equal(given[2], given[3])
+    assert given[3].max() == 1
+    for x in (pixels.astype(float), pixels.astype(np.int32)):
+        np.savez(tmp_path / "x.npz", x=x, y=labels)
+        refused(spec, "x holds images of values up to 255; scale them to 0…1, or give uint8")
+
+
 def test_recordings_beyond_the_memory_limit_are_not_broken(tmp_path, monkeypatch):
     import ghostsearch.data.load
 
