@@ -33,6 +33,9 @@ FORMS = (
     f"{', '.join(IMAGE_KEYS)} and perhaps one of {', '.join(TARGET_KEYS)}"
 )
 
+DRAWS = 10
+"""Times that a sampler of the user's own is asked for its order."""
+
 
 def batch_of(batch: Any, classes: Sequence[str] = ()) -> tuple[Any, Any]:
     """Images and target of a batch in one of FORMS; the target is None where there is none.
@@ -221,11 +224,12 @@ def in_order(sampler: Any, split: str) -> Any:
         inner = in_order(sampler.sampler, split)
         return sampler if inner is sampler.sampler else BatchSampler(inner, sampler.batch_size, sampler.drop_last)
     with torch.random.fork_rng(devices=[]):
-        first, second = places(sampler), places(sampler)
-    # Few places may come twice in the same order by chance.
-    if first == second and not isinstance(sampler, RandomSampler | SubsetRandomSampler):
+        first = places(sampler)
+        # Few batches may come twice in the same order by chance.
+        other = next((drawn for drawn in (places(sampler) for _ in range(DRAWS)) if drawn != first), first)
+    if first == other and not isinstance(sampler, RandomSampler | SubsetRandomSampler):
         return sampler
-    if sorted(first) != sorted(second):
+    if sorted(first) != sorted(other):
         raise GhostsearchError(
             f"the {split} loader draws other images each time ({type(sampler).__name__}); models are compared image by "
             "image: give a loader that reads the same ones"
@@ -234,8 +238,12 @@ def in_order(sampler: Any, split: str) -> Any:
 
 
 def places(sampler: Iterable[Any], most: int | None = None) -> list[Any]:
-    """The places in a set, or lists of them, that a sampler draws next, `most` of them."""
-    return [place.tolist() if hasattr(place, "tolist") else place for place in islice(sampler, most)]
+    """The places in a set, or lists of them, that a sampler draws next, `most` of them.
+
+    Raises GhostsearchError for whatever a sampler of the user's own raises.
+    """
+    with told_as(lambda why: f"a loader's {type(sampler).__name__} draws no images ({why})"):
+        return [place.tolist() if hasattr(place, "tolist") else place for place in islice(sampler, most)]
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:

@@ -165,6 +165,31 @@ def test_images_that_cannot_be_read_in_one_order_are_refused():
     own_data((train, train, Loader(TensorDataset(X, Y), 4)), "mine", SPEC)
 
 
+class Foreign:
+    """A batch sampler of the user's own."""
+
+    def __init__(self, draw):
+        self.draw = draw
+
+    def __iter__(self):
+        return iter(self.draw())
+
+
+def test_batch_samplers_of_the_users_own_are_read_in_one_order_or_refused_in_one_line():
+    def test_split(draw):
+        train = DataLoader(TensorDataset(X, Y), 4)
+        test = DataLoader(TensorDataset(X, Y), batch_sampler=Foreign(draw))
+        return [labels.tolist() for _, labels in own_data((train, train, test), "mine", SPEC).test]
+
+    halves = torch.arange(8).view(2, 4)
+    shuffled = [test_split(lambda: halves[torch.randperm(2)]) for _ in range(6)]
+    assert all(labels == [Y[:4].tolist(), Y[4:8].tolist()] for labels in shuffled)
+    with pytest.raises(GhostsearchError, match="test loader draws other images each time"):
+        test_split(lambda: torch.randperm(9).view(3, 3))
+    with pytest.raises(GhostsearchError, match="a loader's Foreign draws no images"):
+        test_split(lambda: 1 // 0)
+
+
 def test_a_set_that_gives_whole_batches_is_labelled():
     batches = BatchSampler(RandomSampler(range(len(X))), 4, drop_last=False)
     data = own(DataLoader(TensorDataset(X, Y), batch_size=None, sampler=batches))
