@@ -32,7 +32,10 @@ outputs = session.run(None, {{session.get_inputs()[0].name: images}})
 
 
 def known_figures(directory: Path) -> dict[str, Figures]:
-    """The figures of a study's model and of its baseline, trained where that was; empty elsewhere."""
+    """The figures of a study's model and of its baseline, trained where that was; empty elsewhere.
+
+    Raises GhostsearchError for a damaged record.
+    """
     places = {"model": [directory], "baseline": [directory.parent / d for d in ("baselinetrained", "baseline")]}
     found = {}
     for name, folders in places.items():

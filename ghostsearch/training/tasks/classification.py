@@ -64,7 +64,7 @@ class Accuracy(PerImage):
         self._labels: list[Tensor] = []
 
     def values(self, output: Any, target: Tensor) -> Tensor:
-        """1 where the largest logit (N, classes) is at the label, else 0."""
+        """1 where the largest logit (N, classes) is at the label, else 0; raises TrainingError for NaN."""
         labels = target.argmax(1) if target.ndim == 2 else target
         self._labels.append(labels.detach().cpu())
         logits = main_output(output)
