@@ -22,3 +22,15 @@ class SmallNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.block1(self.stem(x))
         return self.classifier(torch.flatten(F.adaptive_avg_pool2d(y, 1), 1))
+
+
+class Viewing(SmallNet):
+    """The same with the `view` of most introductions to PyTorch, which maps in channels_last do not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(4 * 32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.adaptive_avg_pool2d(self.block1(self.stem(x)), 2)
+        return self.classifier(y.view(y.size(0), -1))

@@ -88,9 +88,37 @@ def like(sequence: list[Any] | tuple[Any, ...], items: list[Any]) -> Any:
     return sequence._make(items) if hasattr(sequence, "_make") else type(sequence)(items)
 
 
-def channels_last(x: Any) -> Any:
-    """Images (N, C, H, W) in the memory order in which convolutions, above all depthwise ones, run fastest on a CPU."""
-    return x.contiguous(memory_format=torch.channels_last) if isinstance(x, Tensor) and x.dim() == 4 else x
+def memory_order(
+    model: nn.Module, example: Any, forward: Callable[[nn.Module, Any], Any] = call
+) -> torch.memory_format:
+    """channels_last, in which convolutions, above all depthwise ones, run fastest on a CPU, where the model runs in it;
+    else contiguous, which a forward that asks for a `view` of maps needs.
+
+    Found by a forward in eval mode of the example's first two images; the model is left as it is.
+    """
+    images = 0 if isinstance(example, list) else batch_size(example)
+
+    def few(x: Tensor) -> Tensor:
+        x = x[:2] if x.dim() and len(x) == images else x
+        # Not `contiguous`: images of one channel pass for both orders, whatever their strides.
+        return torch.empty_like(x, memory_format=torch.channels_last).copy_(x) if x.dim() == 4 else x
+
+    try:
+        with torch.no_grad(), modes_kept(model), torch.random.fork_rng(devices=[]):
+            forward(model.eval(), mapped(example, few))
+    # A foreign forward may raise anything; where the order was not the cause it does so again.
+    except Exception:  # noqa: BLE001
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def in_order(x: Any, order: torch.memory_format) -> Any:
+    """Images (N, C, H, W) in a memory order; all else as it is."""
+    if not isinstance(x, Tensor) or x.dim() != 4:
+        return x
+    x = x.contiguous(memory_format=order)
+    # Images of one channel may be contiguous and have the other order's strides, by which PyTorch goes.
+    return x.view(-1).view(x.shape) if order == torch.contiguous_format else x
 
 
 def unwrapped(model: Any) -> nn.Module:

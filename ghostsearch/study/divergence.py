@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ghostsearch.data.calibration import images_within, spread_batches
-from ghostsearch.graph.capture import channels_last, copied, moved
+from ghostsearch.graph.capture import copied, in_order, memory_order, moved
 from ghostsearch.graph.flow import fit_order, readers_of, without_inplace
 from ghostsearch.graph.replay import Replay
 from ghostsearch.graph.widths import width_plan
@@ -88,9 +88,15 @@ class CandidateScores:
         self.device = setup.quick_settings.device
         spread = spread_batches(setup.data.validation, images, size=size)
         self.batches: list[tuple[Any, Any]] = [
-            (channels_last(images), target) for images, target in (moved(batch, str(self.device)) for batch in spread)
+            (images, target) for images, target in (moved(batch, str(self.device)) for batch in spread)
         ]
         self.fitting = self._traced_pass()
+        order = (
+            self.fitting.layout
+            if self.fitting
+            else memory_order(self._baseline, self.batches[0][0], lambda model, x: setup.task.forward(model, x, None))
+        )
+        self.batches = [(in_order(images, order), target) for images, target in self.batches]
         self.loss = SampledLoss(setup.task, setup.config.seed)
         self.cuts: dict[tuple[str, str, bool], Cut] = {}
         self.at_output: list[tuple[Tensor, Tensor]] | None = None
@@ -106,9 +112,10 @@ class CandidateScores:
         found = BaselineStatistics(self.setup.baseline.module, few, self.setup.quick_settings)
         if not found.traced:
             return None
+        inputs = in_order(inputs[:2], found.layout)
         with torch.no_grad():
-            given = self.setup.task.forward(found.teacher, inputs[:2], None)
-            same = isinstance(given, Tensor) and torch.allclose(given, found.teacher(inputs[:2]), rtol=1e-3, atol=1e-4)
+            given = self.setup.task.forward(found.teacher, inputs, None)
+            same = isinstance(given, Tensor) and torch.allclose(given, found.teacher(inputs), rtol=1e-3, atol=1e-4)
         return found if same else None
 
     def prepare(self, changes: Iterable[Change]) -> list[Change]:

@@ -10,7 +10,9 @@ from itertools import islice
 from typing import Any
 
 import torch
+from torch import nn
 
+from ghostsearch.graph.capture import memory_order
 from ghostsearch.machine import peak_memory
 from ghostsearch.study.budget import check_budget
 from ghostsearch.study.candidates import single_changes
@@ -82,17 +84,23 @@ def _seconds_of_a_step(setup: Setup) -> float:
     model, device = copy.deepcopy(setup.baseline.module), torch_device(setup.config.compute_device)
 
     def step(images: Any, target: Any) -> None:
-        images = to_device(images, device)
+        images = to_device(images, device, order)
         target = setup.task.target(images, to_device(target, device))
         setup.task.loss(setup.task.forward(model, images, target), target).backward()
 
     with placed(model, device), mode(model, training=True):
+        order = _order(setup, model, device)
         return min(_seconds(lambda b=batch: step(*b)) for batch in islice(iter(setup.data.train), 2))  # type: ignore[misc]
+
+
+def _order(setup: Setup, model: nn.Module, device: torch.device) -> torch.memory_format:
+    return memory_order(model, to_device(setup.example, device))
 
 
 def _seconds_of_a_forward(setup: Setup) -> float:
     """Scoring a batch: the quicker of two."""
     model, device = setup.baseline.module, torch_device(setup.config.compute_device)
     with torch.inference_mode(), placed(model, device), mode(model, training=False):
-        batches = [to_device(images, device) for images, _ in islice(iter(setup.data.validation), 2)]
+        order = _order(setup, model, device)
+        batches = [to_device(images, device, order) for images, _ in islice(iter(setup.data.validation), 2)]
         return min(_seconds(lambda x=images: model(x)) for images in batches)  # type: ignore[misc]

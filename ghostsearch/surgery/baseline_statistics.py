@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,7 +15,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.fits.problem import FitSettings, FreeFit
 from ghostsearch.fits.sampled_rows import Sampling, Tiles, Window, as_maps, crops
 from ghostsearch.graph.batches import ReadBatches
-from ghostsearch.graph.capture import batch_size, call, channels_last, copied, hooked, light_copy, moved
+from ghostsearch.graph.capture import batch_size, call, copied, hooked, in_order, light_copy, memory_order, moved
 from ghostsearch.graph.flow import Place, find_places, fit_order, overwrites_what_is_read, trace_graph, without_inplace
 from ghostsearch.graph.paused import watched_places
 from ghostsearch.graph.replay import FrugalInterpreter, Liveness, Replay
@@ -56,9 +56,13 @@ class BaselineStatistics:
         self.settings = settings = settings or FitSettings()
         self.device = settings.device
         teacher = copied(baseline).to(self.device).float().eval()
-        self.batches, self.judging = (_in_parts(x, settings, share) for x, share in ((batches, 2), (judging, 8)))
-        if not self.batches:
+        if not len(batches):
             raise GhostsearchError("there are no calibration images; give at least one batch")
+        few = batches.at(batches.positions[0][:2]) if isinstance(batches, ReadBatches) else batches[0]
+        self.layout = memory_order(teacher, moved(few, str(self.device), torch.float32))
+        self.batches, self.judging = (
+            _in_parts(x, settings, share, self.layout) for x, share in ((batches, 2), (judging, 8))
+        )
         warn_of_inputs(teacher, self.batches[0])
         if overwrites_what_is_read(teacher, self.batches[0]):
             raise GhostsearchError(
@@ -267,7 +271,7 @@ def folded(model: nn.Module, places: Mapping[str, Place]) -> nn.Module:
     return model
 
 
-def _in_parts(batches: Sequence[Any], settings: FitSettings, share: int) -> Sequence[Any]:
+def _in_parts(batches: Sequence[Any], settings: FitSettings, share: int, layout: torch.memory_format) -> Sequence[Any]:
     """Batches as a network is given them, on the fit's device, tensors in parts that run through it together.
 
     Images of one size are read again at each access but for the first ones, which may take a share of the memory.
@@ -275,7 +279,8 @@ def _in_parts(batches: Sequence[Any], settings: FitSettings, share: int) -> Sequ
     device, read = settings.device, ReadBatches.of(batches)
 
     def made(part: Tensor) -> Tensor:
-        return channels_last(part.detach().float().to(device))
+        part = moved(part.detach(), str(device), torch.float32)
+        return cast(Tensor, in_order(part, layout))
 
     if read is None:
         parts = (p for b in batches for p in (b.split(_together(b[0])) if isinstance(b, Tensor) else [b]))

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.batches import kept_batches
-from ghostsearch.graph.capture import channels_last, hooked, modes_kept
+from ghostsearch.graph.capture import hooked, in_order, memory_order, modes_kept
 from ghostsearch.graph.detector import compared_outputs
 from ghostsearch.graph.flow import find_places, trace_graph
 from ghostsearch.shown import Progress
@@ -86,11 +86,14 @@ def distill_blocks(
     if not trained:
         raise GhostsearchError("every parameter of the converted model is frozen: there is nothing to distil")
     began = time.perf_counter()
-    with modes_kept(baseline, converted), _Pair.open(baseline.eval(), converted.eval(), settings) as pair:
+    with (
+        modes_kept(baseline, converted),
+        _Pair.open(baseline.eval(), converted.eval(), given.training[0], settings) as pair,
+    ):
         training, held = given if given.judging else split(given.training, settings)
         opened = time.perf_counter()
         best = _Best(pair, training, held)
-        settle_norms(converted, training)
+        settle_norms(converted, training, pair.order)
         # As every later judging does: a pass over the images for the norms, and one over those held out.
         judging_s = time.perf_counter() - opened
         draw = Draw(training, settings, torch.Generator().manual_seed(settings.seed))
@@ -212,23 +215,27 @@ class _Pair:
     """The baseline's values at the blocks' ends in its last forward."""
     own: dict[str, Tensor]
     """The converted net's."""
+    order: torch.memory_format
+    """That both run in."""
 
     @staticmethod
     @contextmanager
-    def open(baseline: nn.Module, converted: nn.Module, settings: DistillSettings) -> Iterator[_Pair]:
-        """The pair, hooked while it is used."""
-        ends = block_ends(baseline, converted)
+    def open(baseline: nn.Module, converted: nn.Module, x: Any, settings: DistillSettings) -> Iterator[_Pair]:
+        """The pair, hooked while it is used. x: a batch"""
+        ends, order = block_ends(baseline, converted), torch.channels_last
+        for model in (baseline, converted):
+            order = memory_order(model, x) if order == torch.channels_last else order
         with _taps(baseline, ends) as features, _taps(converted, ends) as own:
-            yield _Pair(baseline, converted, settings, features, own)
+            yield _Pair(baseline, converted, settings, features, own, order)
 
     def output_error(self, x: Any) -> Tensor:
         """The outputs' error of a batch alone, which is what users get; a scalar."""
-        x = channels_last(x)
+        x = in_order(x, self.order)
         return _output_error(compared_outputs(self.converted, x), compared_outputs(self.baseline, x))
 
     def error(self, x: Any) -> Tensor:
         """The weighted error of a batch, each part relative to the baseline's variance; a scalar."""
-        x = channels_last(x)
+        x = in_order(x, self.order)
         with torch.no_grad():
             wanted = compared_outputs(self.baseline, x)
         outputs = _output_error(compared_outputs(self.converted, x), wanted)

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.errors import GhostsearchWarning
 from ghostsearch.graph.batches import image_batches
-from ghostsearch.graph.capture import call, channels_last, hooked, modes_kept
+from ghostsearch.graph.capture import call, hooked, in_order, modes_kept
 
 SPREAD, SEEN = 2.5, 256
 """Times that the inputs' variance may differ from the one in training (0.7 to 1 as they should be; 0.05 to 0.2 and 3.6
@@ -50,10 +50,10 @@ def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any]) -> None:
                 norm.momentum = momentum
 
 
-def settle_norms(model: nn.Module, images: Sequence[Any]) -> None:
+def settle_norms(model: nn.Module, images: Sequence[Any], order: torch.memory_format = torch.contiguous_format) -> None:
     """Give every trained BatchNorm the statistics of what it now reads, its affine part changed so that no output is.
 
-    Training that uses the batches' statistics then begins from the same function.
+    Training that uses the batches' statistics then begins from the same function. order: the images' in memory
     """
     sums = {norm: [0.0, 0.0, 0.0] for norm in trained_norms(model) if norm.affine}
 
@@ -65,7 +65,7 @@ def settle_norms(model: nn.Module, images: Sequence[Any]) -> None:
     with torch.no_grad():
         with hooked((norm, add) for norm in sums):
             for x in images:
-                call(model, channels_last(x))
+                call(model, in_order(x, order))
         for norm, (count, total, squares) in sums.items():
             if not count:
                 continue

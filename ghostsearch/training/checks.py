@@ -16,7 +16,7 @@ from ghostsearch.data.load import Data
 from ghostsearch.data.source import SPLITS
 from ghostsearch.data.user_loaders import generators_of, places
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning, found_in, told_as
-from ghostsearch.graph.capture import batch_size, copied, moved, tensors
+from ghostsearch.graph.capture import batch_size, copied, in_order, mapped, moved, tensors
 from ghostsearch.training.evaluate import mode
 from ghostsearch.training.loop import own_randomness, seed_everything
 from ghostsearch.training.tasks.base import Task, main_output
@@ -53,7 +53,7 @@ def check_run(model: nn.Module, data: Data, task: Task) -> None:
             raise GhostsearchError(f"{where}: empty; give it images")
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
             raise GhostsearchError(f"{where}: a batch is (images, target), got {type(batch).__name__}")
-        images, target = (moved(part, "cpu") for part in batch)
+        images, target = (mapped(part, lambda x: in_order(x.cpu(), torch.contiguous_format)) for part in batch)
         train = train or (images, target)
         with found_in(where):
             _check_score(replica, data, task, images, target)

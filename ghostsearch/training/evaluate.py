@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError, TrainingError, first_line
-from ghostsearch.graph.capture import batch_size, modes_kept
+from ghostsearch.graph.capture import batch_size, in_order, memory_order, modes_kept
 from ghostsearch.machine import memory_kept
 from ghostsearch.shown import Progress
 from ghostsearch.training.tasks.base import Meter, Task, score_value
@@ -40,10 +40,11 @@ def meter_over(
     model: nn.Module, loader: Iterable[Any], task: Task, device: torch.device, *, progress: Progress | None = None
 ) -> tuple[Meter, int]:
     """The task's meter after a loader, and the images in it, as `evaluate` takes them; raises what that raises."""
-    meter, total, images = task.meter(), length(loader) or 0, 0
+    meter, total, images, order = task.meter(), length(loader) or 0, 0, None
     with torch.inference_mode(), placed(model, device), mode(model, training=False):
         for done, (inputs, target) in enumerate(loader, 1):
-            inputs = to_device(inputs, device)
+            order = order or memory_order(model, to_device(inputs, device), lambda m, x: task.forward(m, x, None))
+            inputs = to_device(inputs, device, order)
             target = task.target(inputs, to_device(target, device))
             meter.update(task.forward(model, inputs, target), target)
             images += batch_size(inputs)
@@ -74,16 +75,16 @@ def placed(model: nn.Module, device: torch.device) -> Iterator[None]:
         model.to(before)
 
 
-def to_device(value: Any, device: torch.device) -> Any:
-    """Tensors of a batch, however nested, on a device; image batches (N, C, H, W) in channels_last."""
+def to_device(value: Any, device: torch.device, order: torch.memory_format = torch.channels_last) -> Any:
+    """Tensors of a batch, however nested, on a device; image batches (N, C, H, W) in a memory order."""
     if isinstance(value, torch.Tensor):
         if value.ndim == 4 and value.is_floating_point():
-            return value.to(device, memory_format=torch.channels_last, non_blocking=True)
+            return in_order(value.to(device, memory_format=order, non_blocking=True), order)
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):
-        return {key: to_device(v, device) for key, v in value.items()}
+        return {key: to_device(v, device, order) for key, v in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)([to_device(v, device) for v in value])
+        return type(value)([to_device(v, device, order) for v in value])
     return value
 
 

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
 from ghostsearch.data.load import Data
 from ghostsearch.data.user_loaders import generators_of
 from ghostsearch.errors import GhostsearchError, TrainingError
+from ghostsearch.graph.capture import memory_order
 from ghostsearch.machine import memory_kept
 from ghostsearch.models.stored import read_checkpoint, write_checkpoint
 from ghostsearch.shown import Progress, quiet
@@ -101,6 +102,7 @@ class Training:
         self.total = count_steps(data, recipe, processes)
         self.optimizer = sgd(model, recipe)
         self.average: AveragedModel | None = None
+        self._order: torch.memory_format | None = None
         self.history: list[Epoch] = []
         self.step = 0
         self._started = self._told = 0.0
@@ -159,7 +161,9 @@ class Training:
         total, batches, lr = torch.zeros((), device=self._fabric.device), 0, 0.0
         for batch in self._loader:
             lr = self._set_rate()
-            total = total + self._step(*to_device(batch, self._fabric.device))
+            images, target = to_device(batch, self._fabric.device)
+            self._order = self._order or self._agree_on_order(images)
+            total = total + self._step(to_device(images, self._fabric.device, self._order), target)
             batches, self.step = batches + 1, self.step + 1
             if self._fabric.device.type == "cpu" or self.finished or batches % CHECK_EVERY == 0:
                 self._look(float(total) / batches, progress)
@@ -176,6 +180,20 @@ class Training:
         seconds = time.perf_counter() - self._started
         self.history.append(Epoch(len(self.history) + 1, self.step, mean, lr, seconds))
         return self.history[-1]
+
+    def _agree_on_order(self, images: Any) -> torch.memory_format:
+        """The memory order in which model and teacher run, which the weights get too."""
+
+        def forward(model: nn.Module, x: Any) -> Any:
+            with self._fabric.autocast():
+                return self.task.forward(model, x, None)
+
+        order = memory_order(self._forward, images, forward)
+        if self.teacher is not None and order == torch.channels_last:
+            order = memory_order(self.teacher, images, forward)
+        for model in (self.model, self.kept):
+            model.to(memory_format=order)
+        return order
 
     def score(self) -> float:
         """The validation score of the weights that would be kept, noted with the last epoch."""

@@ -49,6 +49,12 @@ def unbroken(tiny, tmp_path_factory):
     return search(RunConfig(**tiny(tmp_path_factory.mktemp("unbroken") / "run")))
 
 
+def test_a_network_that_runs_in_one_memory_order_is_searched(tiny, tmp_path):
+    few = {"model": "tests.small_net:Viewing", "trials": 2, "finalists": 1, "epochs": 1, "baseline_epochs": 1}
+    view = search(RunConfig(**tiny(tmp_path / "run", **few, device=["torch:cpu"], objectives=["score", "latency"])))
+    assert [r.state for r in view.records].count("complete") >= 2
+
+
 def test_front_is_of_measured_finalists_and_not_dominated(unbroken):
     by_digest = {r.digest: r for r in unbroken.finalists}
     assert set(unbroken.front) <= set(by_digest)
