@@ -305,6 +305,8 @@ def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | 
             path = str(node.target)
             module = model.get_submodule(path)
             if isinstance(module, _BatchNorm) or (isinstance(module, _ConvNd) and passes_channels(module)):
+                if not _is_in_rows(module, outputs):
+                    return None
                 through[id(module)] = path
             elif isinstance(module, _ConvNd | Block) and _can_reorder_inputs(module, outputs):
                 ends[id(module)] = path
@@ -324,10 +326,23 @@ def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | 
     return (list(through.values()), list(ends.values())) if ends else None
 
 
+def holds_its_weights(layer: nn.Module) -> bool:
+    """Whether weight and bias are a layer's own parameters, not computed from others (weight_norm, pruning)."""
+    return {"weight", "bias"} <= layer._parameters.keys()
+
+
+def _is_in_rows(module: nn.Module, channels: int) -> bool:
+    """Whether all that a layer holds has a row for each channel."""
+    held = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None and t.dim()]
+    return holds_its_weights(module) and all(len(t) == channels for t in held)
+
+
 def _can_reorder_inputs(module: Any, channels: int) -> bool:
     """Whether a layer's filters alone say in which order it reads channels; a class of its own may have a mask."""
     own = [t for name, t in module.state_dict().items() if name not in ("weight", "bias") and t.dim() > 1]
-    masked = not isinstance(module, Block) and any(t.shape[1] == channels for t in own)
+    masked = not isinstance(module, Block) and (
+        any(t.shape[1] == channels for t in own) or not holds_its_weights(module)
+    )
     return module.groups == 1 and input_weight(module).shape[0] == channels and not masked
 
 

@@ -16,7 +16,15 @@ from ghostsearch.fits.problem import FitSettings, FreeFit
 from ghostsearch.fits.sampled_rows import Sampling, Tiles, Window, as_maps, crops
 from ghostsearch.graph.batches import ReadBatches
 from ghostsearch.graph.capture import batch_size, call, copied, hooked, in_order, light_copy, memory_order, moved
-from ghostsearch.graph.flow import Place, find_places, fit_order, overwrites_what_is_read, trace_graph, without_inplace
+from ghostsearch.graph.flow import (
+    Place,
+    find_places,
+    fit_order,
+    holds_its_weights,
+    overwrites_what_is_read,
+    trace_graph,
+    without_inplace,
+)
 from ghostsearch.graph.paused import watched_places
 from ghostsearch.graph.replay import FrugalInterpreter, Liveness, Replay
 from ghostsearch.surgery.norm_statistics import warn_of_inputs
@@ -264,7 +272,7 @@ def folded(model: nn.Module, places: Mapping[str, Place]) -> nn.Module:
     """The model itself, each BatchNorm that follows a convolution made part of it: a pass less over the values."""
     for path, place in places.items():
         layer: Any = model.get_submodule(path)
-        if place.norm and type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+        if place.norm and type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d) and holds_its_weights(layer):
             norm: Any = model.get_submodule(place.norm)
             model.set_submodule(path, fuse_conv_bn_eval(layer, norm))
             model.set_submodule(place.norm, nn.Identity())

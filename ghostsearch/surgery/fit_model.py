@@ -15,7 +15,7 @@ from ghostsearch.blocks.base import Block
 from ghostsearch.fits.problem import FitSettings, Fitted, Problem, Target, channel_means, spread
 from ghostsearch.fits.sampled_rows import Samples, Window, as_maps, crops
 from ghostsearch.graph.capture import copied
-from ghostsearch.graph.flow import LAYERS, Place, descendants, fit_order, input_weight, readers_of
+from ghostsearch.graph.flow import LAYERS, Place, descendants, fit_order, holds_its_weights, input_weight, readers_of
 from ghostsearch.graph.paused import PausedRuns
 from ghostsearch.shown import Progress, percent_done
 from ghostsearch.space.architecture import Architecture, Branch
@@ -141,6 +141,10 @@ class ModelFit:
         if type(old).forward not in PLAIN:
             gather(place, lambda *_: None)
             self.not_fitted[place.path] = f"{type(old).__name__} computes in a way of its own"
+            return
+        if not (isinstance(new, Block) or holds_its_weights(new)):
+            gather(place, lambda *_: None)
+            self.not_fitted[place.path] = "its weight is computed from others (weight_norm, a mask)"
             return
         norm: Any = self.student.get_submodule(place.norm) if place.norm else None
         found = readers_of(place, self.student)
