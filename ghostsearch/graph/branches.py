@@ -18,7 +18,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.padding import _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
 from torchvision.ops import stochastic_depth
 
-from ghostsearch.graph.flow import ELEMENTWISE, ancestors, call_counts, descendants, is_add, is_elementwise_call
+from ghostsearch.graph.flow import ancestors, call_counts, descendants, is_add
+from ghostsearch.graph.reorder import ELEMENTWISE, is_elementwise_call
 from ghostsearch.space.architecture import Branch
 
 GATES = (nn.Sigmoid, nn.Hardsigmoid)

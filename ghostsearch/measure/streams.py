@@ -14,7 +14,8 @@ import numpy as np
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ghostsearch.graph.flow import ELEMENTWISE, is_add, is_elementwise_call, is_relu, trace_graph
+from ghostsearch.graph.flow import is_add, is_relu, trace_graph
+from ghostsearch.graph.reorder import ELEMENTWISE, is_elementwise_call
 
 SUMS = 3
 """Sums behind the layer in a cell that is timed with its stream."""

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from ghostsearch.data.calibration import images_within, spread_batches
 from ghostsearch.graph.capture import copied, in_order, memory_order, moved
-from ghostsearch.graph.flow import fit_order, readers_of, without_inplace
+from ghostsearch.graph.flow import fit_order, without_inplace
+from ghostsearch.graph.reorder import readers_of
 from ghostsearch.graph.replay import Replay
 from ghostsearch.graph.widths import width_plan
 from ghostsearch.space.architecture import Architecture

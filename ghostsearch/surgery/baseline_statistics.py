@@ -20,12 +20,12 @@ from ghostsearch.graph.flow import (
     Place,
     find_places,
     fit_order,
-    holds_its_weights,
     overwrites_what_is_read,
     trace_graph,
     without_inplace,
 )
 from ghostsearch.graph.paused import watched_places
+from ghostsearch.graph.reorder import holds_its_weights
 from ghostsearch.graph.replay import FrugalInterpreter, Liveness, Replay
 from ghostsearch.surgery.norm_statistics import warn_of_inputs
 from ghostsearch.surgery.output_metric import output_metrics

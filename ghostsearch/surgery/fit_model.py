@@ -15,8 +15,9 @@ from ghostsearch.blocks.base import Block
 from ghostsearch.fits.problem import FitSettings, Fitted, Problem, Target, channel_means, spread
 from ghostsearch.fits.sampled_rows import Samples, Window, as_maps, crops
 from ghostsearch.graph.capture import copied
-from ghostsearch.graph.flow import LAYERS, Place, descendants, fit_order, holds_its_weights, input_weight, readers_of
+from ghostsearch.graph.flow import LAYERS, Place, descendants, fit_order
 from ghostsearch.graph.paused import PausedRuns
+from ghostsearch.graph.reorder import holds_its_weights, input_weight, readers_of
 from ghostsearch.shown import Progress, percent_done
 from ghostsearch.space.architecture import Architecture, Branch
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
