@@ -18,8 +18,8 @@ from torch.nn.modules.conv import _ConvNd
 from ghostsearch.blocks.base import Block
 from ghostsearch.graph.capture import call, copied, light_copy, tensors
 
-ADDS = (operator.add, operator.iadd, torch.add)
-RELUS = (F.relu, torch.relu, F.relu_)
+ADDS = (operator.add, torch.add)
+RELUS = (F.relu, torch.relu)
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, Block)
 """Layers with filters that a fit may write; a transposed convolution is read and cut, but not fitted."""
 
@@ -49,8 +49,8 @@ class _Tracer(fx.Tracer):
 
 
 def trace_graph(model: nn.Module, images: Any = None) -> fx.Graph | None:
-    """The model's eval-mode graph, additions and calls by keyword written in one way; None where torch.fx cannot follow
-    its forward.
+    """The model's eval-mode graph, additions and calls by keyword written in one way, nothing in place; None where
+    torch.fx cannot follow its forward.
 
     images: (N, C, *spatial); with them the graph must give what the model gives, and each node knows its value's shape.
     """
@@ -59,6 +59,8 @@ def trace_graph(model: nn.Module, images: Any = None) -> fx.Graph | None:
         graph = _Tracer().trace(model)
     # A foreign forward raises whatever it likes under tracing; such a model is run whole, layer by layer.
     except Exception:  # noqa: BLE001
+        return None
+    if not all(_leaves_its_inputs_alone(node) for node in graph.nodes):
         return None
     for node in graph.nodes:
         _normalise(node)
@@ -71,21 +73,40 @@ def trace_graph(model: nn.Module, images: Any = None) -> fx.Graph | None:
     return graph if images is None or _same_forward(model, graph, images) else None
 
 
+def _leaves_its_inputs_alone(node: fx.Node) -> bool:
+    """Whether a call writes into none of its arguments. One that does, `y.add_(z)`, gives way to the one that does not
+    where there is one, and what reads its first argument afterwards reads its result instead.
+    """
+    name, twin = str(getattr(node.target, "__name__", node.target)), None
+    if node.op not in ("call_method", "call_function") or name.endswith("__"):
+        return True
+    if node.kwargs.get("inplace"):
+        twin, node.kwargs = node.target, {**node.kwargs, "inplace": False}
+    elif node.op == "call_method" and name.endswith("_"):
+        twin = name[:-1] if callable(getattr(Tensor, name[:-1], None)) else None
+    elif name.endswith("_"):
+        twin = getattr(torch, name[:-1], getattr(F, name[:-1], None))
+    elif "out" not in node.kwargs:
+        return True
+    written = node.args[0] if node.args else None
+    if twin is None or not isinstance(written, fx.Node) or written.op == "get_attr":
+        return False
+    node.target = twin
+    written.replace_all_uses_with(node, lambda reader: reader > node)
+    return True
+
+
 def _normalise(node: fx.Node) -> None:
-    """One spelling for what may be written in several: `x += y`, `add(x, other=y)`, `layer(input=x)`."""
-    if node.target is operator.iadd:
-        node.target = operator.add
+    """One spelling for what may be written in several: `add(x, other=y)`, `layer(input=x)`."""
     keywords = dict(node.kwargs)
     if node.op == "call_module" and not node.args and list(keywords) in (["input"], ["x"]):
         node.args, node.kwargs = (keywords.popitem()[1],), {}
-    if node.target in (torch.add, "add", "add_"):
+    if node.target in (torch.add, "add"):
         first = [keywords.pop("input")] if not node.args and "input" in keywords else []
         other = [keywords.pop("other")] if "other" in keywords else []
         if keywords.get("alpha", 1) == 1:
             keywords.pop("alpha", None)
         node.args, node.kwargs = (*node.args, *first, *other), keywords
-    if node.op == "call_function" and keywords.get("inplace"):
-        node.kwargs = {**keywords, "inplace": False}
 
 
 class _Shapes(fx.Interpreter):
@@ -101,7 +122,7 @@ def _same_forward(model: nn.Module, graph: fx.Graph, images: Any) -> bool:
     """Whether the graph computes what the model computes."""
     with torch.no_grad():
         try:
-            wanted, got = list(tensors(model(images))), list(tensors(_Shapes(model, graph=graph).run(images)))
+            wanted, got = list(tensors(model(images.clone()))), list(tensors(_Shapes(model, graph=graph).run(images)))
         # What was traced may not run on other images.
         except Exception:  # noqa: BLE001
             return False
@@ -208,14 +229,14 @@ def is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     return (
         (node.op == "call_module" and isinstance(modules[str(node.target)], nn.ReLU | nn.ReLU6))
         or (node.op == "call_function" and node.target in RELUS)
-        or (node.op == "call_method" and node.target in ("relu", "relu_"))
+        or (node.op == "call_method" and node.target == "relu")
     )
 
 
 def is_add(node: fx.Node) -> bool:
     """Whether a node is the sum of two values."""
     function = node.op == "call_function" and node.target in ADDS
-    found = function or (node.op == "call_method" and node.target in ("add", "add_"))
+    found = function or (node.op == "call_method" and node.target == "add")
     return found and len(node.args) == 2 and not node.kwargs
 
 

@@ -23,7 +23,7 @@ ELEMENTWISE_FUNCTIONS = (
     *RELUS, F.relu6, F.silu, F.gelu, F.hardswish, F.leaky_relu, F.dropout, F.max_pool2d, F.avg_pool2d,
     F.adaptive_avg_pool2d,
 )  # fmt: skip
-ELEMENTWISE_METHODS = ("relu", "relu_", "sigmoid", "clamp", "contiguous")
+ELEMENTWISE_METHODS = ("relu", "sigmoid", "clamp", "contiguous")
 
 
 def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | None:

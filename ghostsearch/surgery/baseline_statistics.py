@@ -16,14 +16,7 @@ from ghostsearch.fits.problem import FitSettings, FreeFit
 from ghostsearch.fits.sampled_rows import Sampling, Tiles, Window, as_maps, crops
 from ghostsearch.graph.batches import ReadBatches
 from ghostsearch.graph.capture import batch_size, call, copied, hooked, in_order, light_copy, memory_order, moved
-from ghostsearch.graph.flow import (
-    Place,
-    find_places,
-    fit_order,
-    overwrites_what_is_read,
-    trace_graph,
-    without_inplace,
-)
+from ghostsearch.graph.flow import Place, find_places, fit_order, overwrites_what_is_read, trace_graph, without_inplace
 from ghostsearch.graph.paused import watched_places
 from ghostsearch.graph.reorder import holds_its_weights
 from ghostsearch.graph.replay import FrugalInterpreter, Liveness, Replay
