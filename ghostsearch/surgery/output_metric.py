@@ -37,9 +37,10 @@ def output_metrics(statistics: BaselineStatistics) -> Mapping[str, Tensor]:
             left -= len(batch)
             runner = _Keeping(statistics.teacher, statistics.graph, paths)
             with torch.enable_grad():
-                output = runner.run(batch.clone().requires_grad_())
+                output = runner.run(batch.clone().requires_grad_(batch.is_floating_point()))
                 losses = [sampled_loss(t, generator) for t in tensors(output) if t.requires_grad]
-                torch.stack(losses).sum().backward()
+                if losses:
+                    torch.stack(losses).sum().backward()
             for node, value in runner.kept.items():
                 if value.grad is None:
                     continue
@@ -71,7 +72,8 @@ class _Keeping(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if n in self.wanted and isinstance(value, Tensor) and value.requires_grad:
-            value.retain_grad()
+        if n in self.wanted and isinstance(value, Tensor) and value.is_floating_point():
+            # Behind the embedding of whole numbers nothing asks for a gradient yet.
+            value.requires_grad_().retain_grad()
             self.kept[n] = value
         return value

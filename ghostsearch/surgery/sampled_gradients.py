@@ -67,7 +67,7 @@ class EdgeGradients:
             for number, batch in enumerate(batches):
                 reading = _Reading(model, graph, wanted)
                 with torch.enable_grad():
-                    loss(reading.run(batch.clone().requires_grad_()), number).backward()
+                    loss(reading.run(batch.clone().requires_grad_(batch.is_floating_point())), number).backward()
                 self.found.append(reading.gradients)
 
     def along(self, cut: Cut, batch: int) -> dict[fx.Node, Tensor]:
@@ -94,9 +94,10 @@ class _Reading(fx.Interpreter):
 
     def _read(self, source: fx.Node, reader: fx.Node) -> Any:
         value, edge = self.env[source], (source, reader)
-        if edge not in self.wanted or not isinstance(value, Tensor) or not value.requires_grad:
+        if edge not in self.wanted or not isinstance(value, Tensor) or not value.is_floating_point():
             return value
-        view = value.view_as(value)
+        # Behind the embedding of whole numbers nothing asks for a gradient yet.
+        view = value.view_as(value).requires_grad_()
 
         def keep(gradient: Tensor) -> None:
             kept = gradient.detach().to(torch.bfloat16)
