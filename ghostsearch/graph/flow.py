@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,8 @@ class Place:
     """Whether a ReLU alone reads that value."""
     node: fx.Node | None = None
     """Where it stands in the graph; None when there is none."""
+    tied: bool = False
+    """Whether something else computes with its parameters too, so that they must stay."""
 
 
 class _Tracer(fx.Tracer):
@@ -163,6 +165,12 @@ def find_places(model: nn.Module, graph: fx.Graph) -> dict[str, Place]:
     """Per path of a layer that runs once, its place; in the order of execution."""
     modules = dict(model.named_modules(remove_duplicate=False))
     calls, places = call_counts(graph, modules), {}
+    owners = Counter(id(p) for module in model.modules() for p in module._parameters.values())
+    owners.update(id(_attribute(model, node.target)) for node in graph.nodes if node.op == "get_attr")
+    for node in graph.nodes:
+        if node.op == "call_module":
+            own = modules[str(node.target)]._parameters.values()
+            node.meta["tied"] = any(owners[id(p)] > 1 for p in own if p is not None)
     for node in graph.nodes:
         if node.op != "call_module" or len(node.args) != 1:
             continue
@@ -190,7 +198,7 @@ def _one_claim_per_sum(places: dict[str, Place]) -> dict[str, Place]:
     for path, place in places.items():
         if place.shortcut is not None and best[place.out] != path:
             own = next(n for n in place.out.all_input_nodes if n is not place.shortcut)
-            place = Place(path, place.norm, place.source, own, node=place.node)
+            place = replace(place, out=own, shortcut=None, relu=False)
         resolved[path] = place
     return resolved
 
@@ -200,7 +208,9 @@ def _place(node: fx.Node, modules: dict[str, nn.Module], calls: dict[int, int]) 
     reader = _sole_reader(node)
     if reader is not None and reader.op == "call_module":
         module = modules[str(reader.target)]
-        if isinstance(module, _BatchNorm) and module.track_running_stats and module.affine and calls[id(module)] == 1:
+        own = isinstance(module, _BatchNorm) and module.track_running_stats and module.affine
+        own = own and calls[id(module)] == 1 and not reader.meta["tied"]
+        if own and is_over_channels(modules[str(node.target)], node.meta.get("shape")):
             norm, out = str(reader.target), reader
     shortcut = None
     total = _sole_reader(out)
@@ -211,7 +221,17 @@ def _place(node: fx.Node, modules: dict[str, nn.Module], calls: dict[int, int]) 
             shortcut, out = others[0], total
     last = _sole_reader(out)
     relu = last is not None and is_relu(last, modules)
-    return Place(str(node.target), norm, node.args[0], out, shortcut, relu, node)
+    return Place(str(node.target), norm, node.args[0], out, shortcut, relu, node, node.meta["tied"])
+
+
+def is_over_channels(layer: nn.Module, shape: Sequence[int] | None) -> bool:
+    """Whether a layer's outputs, of a shape if that is known, have their channels where a BatchNorm looks for them."""
+    return not isinstance(layer, nn.Linear) or len(shape or ()) <= 2
+
+
+def _attribute(model: nn.Module, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    return getattr(model.get_submodule(owner), name)
 
 
 def _same_shape(*nodes: fx.Node) -> bool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ghostsearch.graph.capture import call, hooked, tensors
-from ghostsearch.graph.flow import LAYERS, Place
+from ghostsearch.graph.flow import LAYERS, Place, is_over_channels
 
 Visit = Callable[[int, Tensor], None]
 _CURRENT = threading.local()
@@ -127,7 +130,7 @@ class _Stopped(BaseException):
 
 
 def watched_places(model: nn.Module, batch: Any) -> dict[str, Place]:
-    """Places of an untraceable model's layers, in the order they run: only a BatchNorm right behind a layer is seen.
+    """Places of an untraceable model's layers, in the order they run: only a BatchNorm that alone reads one is seen.
 
     Sums and activations stay unseen, so each layer is fitted to the baseline's value at its own (or its
     norm's) output.
@@ -136,18 +139,60 @@ def watched_places(model: nn.Module, batch: Any) -> dict[str, Place]:
     kinds = (*LAYERS, _BatchNorm)
     watched: dict[nn.Module, str] = {m: path for path, m in model.named_modules() if isinstance(m, kinds)}
 
+    reads = _Reads()
+
+    def enter(module: nn.Module, _: Any) -> None:
+        reads.inside.append(watched[module])
+
     def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        reads.inside.pop()
+        reads.fresh(output)
         seen.append((watched[module], module, next(tensors(args), None), output))
 
-    with torch.no_grad(), hooked((module, note) for module in watched):
-        call(model, batch)
-    counts: dict[str, int] = {}
-    for path, *_ in seen:
-        counts[path] = counts.get(path, 0) + 1
+    with torch.no_grad(), ExitStack() as stack:
+        for module in watched:
+            stack.enter_context(module.register_forward_pre_hook(enter))
+        stack.enter_context(hooked((module, note) for module in watched))
+        stack.enter_context(reads)
+        for given in tensors(call(model, batch)):
+            reads.readers.setdefault(id(given), set()).add("")
+    counts = Counter(path for path, *_ in seen)
     norms = {id(x): path for path, module, x, _ in seen if isinstance(module, _BatchNorm) and counts[path] == 1}
     places = {}
     for path, module, _, output in seen:
         if isinstance(module, LAYERS) and counts[path] == 1:
             norm = norms.get(id(output))
-            places[path] = Place(path, norm, path, norm or path)
+            if norm and (
+                reads.of(output) != {norm}
+                or reads.shares(model.get_submodule(norm), norm)
+                or not is_over_channels(module, output.shape)
+            ):
+                norm = None
+            places[path] = Place(path, norm, path, norm or path, tied=reads.shares(module, path))
     return places
+
+
+class _Reads(TorchDispatchMode):
+    """Notes which module, of those that say when they begin and end, computes with a tensor; "" is the code outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = [""]
+        self.readers: dict[int, set[str]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in tensors((args, kwargs)):
+            self.readers.setdefault(id(tensor), set()).add(self.inside[-1])
+        return func(*args, **(kwargs or {}))
+
+    def fresh(self, value: Any) -> None:
+        """A value is new, whatever had its place in memory before."""
+        self.readers.pop(id(value), None)
+
+    def of(self, value: Any) -> set[str]:
+        """Who has read a value that is still held."""
+        return self.readers.get(id(value), set())
+
+    def shares(self, module: nn.Module, path: str) -> bool:
+        """Whether anything but the module itself reads its parameters."""
+        return any(self.of(p) - {path} for p in module._parameters.values() if p is not None)

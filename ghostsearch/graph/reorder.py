@@ -47,6 +47,8 @@ def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | 
         if node.op == "call_module":
             path = str(node.target)
             module = model.get_submodule(path)
+            if node.meta["tied"]:
+                return None
             if isinstance(module, _BatchNorm) or (isinstance(module, _ConvNd) and passes_channels(module)):
                 if not _is_in_rows(module, outputs):
                     return None

@@ -143,9 +143,10 @@ class ModelFit:
             gather(place, lambda *_: None)
             self.not_fitted[place.path] = f"{type(old).__name__} computes in a way of its own"
             return
-        if not (isinstance(new, Block) or holds_its_weights(new)):
+        if not isinstance(new, Block) and (place.tied or not holds_its_weights(new)):
             gather(place, lambda *_: None)
-            self.not_fitted[place.path] = "its weight is computed from others (weight_norm, a mask)"
+            why = "shared with another part" if place.tied else "computed from others (weight_norm, a mask)"
+            self.not_fitted[place.path] = f"its weight is {why}"
             return
         norm: Any = self.student.get_submodule(place.norm) if place.norm else None
         found = readers_of(place, self.student)
