@@ -27,7 +27,7 @@ from ghostsearch.surgery.options import FitOptions
 from ghostsearch.surgery.sites import find_sites, require_sites
 from ghostsearch.surgery.stopped_fit import StoppedFit
 from ghostsearch.surgery.swap import swap_sites
-from ghostsearch.surgery.verify import BaselineRuns, checked, no_worse
+from ghostsearch.surgery.verify import BaselineRuns, blamed, checked, no_worse
 
 
 def fit_settings(told: FitOptions, **changes: Any) -> FitSettings:
@@ -113,10 +113,11 @@ def convert(
             converted.load_state_dict(fit.student.state_dict())
 
         # A fit that stops early leaves the layers behind to theirs: it cannot be judged at the outputs.
-        if settings is not None and settings.reach is not None:
-            fitted()
-        else:
-            no_worse(model, converted, statistics.batches[0], fitted)
+        with blamed(converted, statistics.batches[0], architecture):
+            if settings is not None and settings.reach is not None:
+                fitted()
+            else:
+                no_worse(model, converted, statistics.batches[0], fitted)
     if on_fit:
         on_fit(reports[0])
     return checked(statistics.runs(model, example), converted, architecture, anatomy)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ghostsearch.blocks.table import BLOCKS
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, told_as
 from ghostsearch.graph.capture import HOOKS, batch_size, copied, light_copy, moved
 from ghostsearch.graph.detector import compared_outputs, is_detector
 from ghostsearch.graph.widths import width_plan
@@ -75,7 +75,9 @@ def checked(
         return converted
     _same_state(runs.model, converted, architecture)
     sites = tuple(architecture.sites)
-    before, after = runs.run(sites), _run(converted, runs.example, sites)
+    before = runs.run(sites)
+    with _told_of(architecture):
+        after = _run(converted, runs.example, sites)
     for path in sites:
         if before.calls[path] != after.calls[path]:
             raise GhostsearchError(
@@ -88,6 +90,29 @@ def checked(
         if not before.found:
             _predicted_macs(architecture, anatomy, batch_size(runs.example), before, after)
     return converted
+
+
+@contextmanager
+def blamed(converted: nn.Module, images: Any, architecture: Architecture) -> Iterator[None]:
+    """Failures within that the converted module's own forward on the images has too are told as `checked` tells them.
+
+    Raises GhostsearchError for those, and what was raised for all others.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, GhostsearchError):
+            with _told_of(architecture):
+                outputs_of(converted, images)
+        raise
+
+
+def _told_of(architecture: Architecture) -> AbstractContextManager[None]:
+    """A forward that asks a layer for more than a block has may raise anything."""
+    names = ", ".join(repr(name) for name in [*architecture.sites, *architecture.groups][:3])
+    return told_as(
+        lambda why: f"{names} cannot be replaced: the forward fails with what replaces it ({why}); leave it at 'keep'"
+    )
 
 
 def outputs_of(model: nn.Module, images: Any) -> list[Tensor]:

@@ -268,6 +268,33 @@ def test_a_layer_in_a_closure_is_refused():
         convert(net, Architecture.of({"b": GHOST}), example=x[:1])
 
 
+class Asking(Net):
+    """Asks a layer for what a block has not, or for its filters' number where images come in another memory order."""
+
+    def end(self, y):
+        return F.relu(y).mean((2, 3)) if not self.b.transposed else y
+
+
+class Counting(Net):
+    def end(self, y):
+        return y.view(len(y), self.b.weight.shape[0], -1).mean(2)
+
+
+@pytest.mark.parametrize("images", [False, True])
+@pytest.mark.parametrize("kind", [Asking, Counting])
+def test_a_forward_that_needs_the_layer_itself_is_told_in_a_line(kind, images):
+    net, x = made(kind)
+    with pytest.raises(GhostsearchError, match=r"'b' cannot be replaced|the converted model's outputs are"):
+        convert(net, Architecture.of({"b": GHOST}), example=x[:1], calibration=[x] if images else None)
+
+
+def test_what_else_fails_in_a_fit_is_raised_as_it_is(monkeypatch):
+    net, x = made(Net)
+    monkeypatch.setattr("ghostsearch.surgery.fit_model.ModelFit.run", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        convert(net, Architecture.of({"b": GHOST}), example=x[:1], calibration=[x])
+
+
 def test_a_class_that_convolves_more_than_it_reads_is_refused_and_read():
     net, x = made(Net)
     net.b = Coordinates(17, 16, 3, padding=1)
