@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ghostsearch.errors import GhostsearchWarning
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning
 from ghostsearch.graph.batches import image_batches
-from ghostsearch.graph.capture import call, hooked, in_order, modes_kept
+from ghostsearch.graph.capture import call, hooked, in_order, modes_kept, tensors
 
 SPREAD, SEEN = 2.5, 256
 """Times that the inputs' variance may differ from the one in training (0.7 to 1 as they should be; 0.05 to 0.2 and 3.6
@@ -29,25 +30,36 @@ def trained_norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any]) -> None:
-    """Set every BatchNorm's statistics, in place, to the mean over a loader's batches; momentum and modes stay.
+    """Set every BatchNorm's statistics, in place, to the mean over a loader's images; momentum and modes stay.
 
-    loader: batches (N, C, H, W), or (images, …). A frozen norm keeps its statistics.
+    loader: batches (N, C, H, W), or (images, …). A frozen norm keeps its statistics, as does one that never reads more
+    than one value of a channel. Raises GhostsearchError for an empty loader.
     """
-    norms = trained_norms(model)
-    momenta = [norm.momentum for norm in norms]
-    place = next(model.parameters()).device
-    with torch.no_grad(), modes_kept(model):
+    norms = {norm: norm.momentum for norm in trained_norms(model)}
+    seen = dict.fromkeys(norms, 0)
+
+    def enter(norm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = next(tensors((args, kwargs)))
+        images, channels = x.shape[:2]
+        # Of one value, that of a pooled map of a last batch's only image, there is no variance.
+        norm.train(x.numel() > channels)
+        if norm.training:
+            if not seen[norm]:
+                norm.reset_running_stats()
+            seen[norm] += images
+            norm.momentum = images / seen[norm]
+
+    place, batches = next(model.parameters()).device, 0
+    with torch.no_grad(), modes_kept(model), ExitStack() as stack:
         model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.train()
-        try:
-            for images in image_batches(loader):
-                call(model, images.to(place) if isinstance(images, Tensor) else images)
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
+        for norm, momentum in norms.items():
+            stack.callback(setattr, norm, "momentum", momentum)
+            stack.enter_context(norm.register_forward_pre_hook(enter, with_kwargs=True))
+        for images in image_batches(loader):
+            call(model, images.to(place) if isinstance(images, Tensor) else images)
+            batches += 1
+    if not batches:
+        raise GhostsearchError("there are no images to take the norms' statistics of; give at least one batch")
 
 
 def settle_norms(model: nn.Module, images: Sequence[Any], order: torch.memory_format = torch.contiguous_format) -> None:
