@@ -106,8 +106,8 @@ def convert(
                 # The fit has seen its images: only others can tell whether training helps.
                 images = Split(fit.statistics.batches, fit.statistics.judging)
                 distill_blocks(
-                    fit.statistics.teacher, fit.student, images, distill_steps, settings=DistillSettings(seed=seed),
-                    progress=progress, stopped=stopped,
+                    fit.statistics.teacher, fit.student, images, distill_steps,
+                    settings=DistillSettings(seed=seed, channels=fit.channels), progress=progress, stopped=stopped,
                 )  # fmt: skip
             # The converted module's classes, dtypes, device, modes, hooks and frozen flags stay.
             converted.load_state_dict(fit.student.state_dict())

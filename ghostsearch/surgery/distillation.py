@@ -45,6 +45,8 @@ class DistillSettings(ImageSettings):
     """Times that the held-out error is measured, evenly spaced."""
     seed: int = 0
     """Of the order, shifts and mirrorings of the images."""
+    channels: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    """Per module path the baseline's channels in the converted net's order, where a fit has moved them: (n,)"""
 
 
 @dataclass(frozen=True)
@@ -244,7 +246,9 @@ class _Pair:
         self.own.clear()
         self.features.clear()
         # A block whose end was cut in width has no counterpart to be compared with.
-        pairs = [(own[p], features[p]) for p in own if p in features and own[p].shape == features[p].shape]
+        alike = [p for p in own if p in features and own[p].shape == features[p].shape]
+        orders = self.settings.channels
+        pairs = [(own[p], features[p][:, orders[p]] if p in orders else features[p]) for p in alike]
         if not pairs:
             return outputs
         share = self.settings.output_share

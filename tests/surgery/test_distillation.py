@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery import distillation
+from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.distill_images import Split
 from ghostsearch.surgery.distillation import DistillSettings, distill_blocks
 from ghostsearch.surgery.norm_statistics import settle_norms
@@ -204,3 +206,20 @@ def test_what_another_distillation_left_is_not_taken(pair, images, tmp_path):
     for model, stopped in ((converted, StoppedFit(tmp_path / "fit", bool)), (other, None)):
         assert distill_blocks(baseline, model, images, 20, settings=AS_THEY_ARE, stopped=stopped).step_kept
     assert all(torch.equal(a, b) for a, b in zip(converted.parameters(), other.parameters(), strict=True))
+
+
+def test_ends_are_compared_in_the_order_that_a_fit_gave_their_channels(monkeypatch):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16)]
+    model, x = nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(16, 4, 1)), torch.randn(64, 3, 8, 8)
+    for _ in range(30):
+        model(x)
+    model.eval()
+    errors, relative = [], distillation._relative
+    monkeypatch.setattr(
+        distillation, "_relative", lambda f, p: (errors.append(float(relative(f, p).detach())), relative(f, p))[1]
+    )
+    convert(model, Architecture.of({"0": "ghost(ratio=2, kernel=3)"}), example=x[:1], calibration=[x], distill_steps=1)
+    assert errors
+    # Other channels than the baseline's differ by twice its variance.
+    assert max(errors) < 0.8
