@@ -162,6 +162,19 @@ def trouble_of(conv: Any, shape: Sequence[int]) -> str:
     return ""
 
 
+def needs_bias(conv: Any, shape: Sequence[int]) -> bool:
+    """Whether a convolution's class does not run without its bias. shape: (N, C, *spatial) of what it reads."""
+    if is_plain(conv) or conv.bias is None:
+        return False
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            narrowed(_randomised(conv), torch.arange(conv.out_channels), bias=False)(torch.randn(1, *shape[1:]))
+    # A foreign forward may raise anything.
+    except Exception:  # noqa: BLE001
+        return True
+    return False
+
+
 def _randomised(conv: Any) -> Any:
     """A float copy on the CPU with random parameters, in evaluation mode."""
     probe = copy.deepcopy(conv)

@@ -32,7 +32,11 @@ def write_tensors(path: Path, state: Mapping[str, object], metadata: Mapping[str
 def write_checkpoint(state: Mapping[str, object], file: Path) -> None:
     """Write a training's state, whole or not at all; raises GhostsearchError when the file cannot be written."""
     with atomic_path(file) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        # As torch.save tells of a full disk.
+        except RuntimeError as error:
+            raise cannot_write(file, text_of(error, 80)) from None
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:

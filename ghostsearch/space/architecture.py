@@ -42,10 +42,13 @@ class Site:
     """Parameters of each output channel beside its filter and bias, such as a gain."""
     plain: bool = True
     """Whether it is a class of `torch.nn` itself."""
+    needs_bias: bool = False
+    """Whether its class does not run without a bias."""
 
     def filters(self, in_channels: int | None = None, out_channels: int | None = None) -> Filters:
         """What its cost depends on, optionally at other channel counts."""
-        own = Filters(self.in_channels, self.out_channels, self.kernel, self.groups, extra=self.extra, plain=self.plain)
+        own = Filters(self.in_channels, self.out_channels, self.kernel, self.groups, extra=self.extra, plain=self.plain,
+                      needs_bias=self.needs_bias)  # fmt: skip
         bias = self.params > own.out_channels * (own.taps + own.extra)
         return replace(own, in_channels=in_channels or own.in_channels, out_channels=out_channels or own.out_channels,
                        bias=bias)  # fmt: skip

@@ -43,6 +43,8 @@ class Filters:
     """Further parameters of each output channel, such as a gain."""
     plain: bool = True
     """Whether it is a class of `torch.nn`; others pad, or make their filters, in a way of their own."""
+    needs_bias: bool = False
+    """Whether its class does not run without a bias."""
 
     @property
     def taps(self) -> int:
@@ -207,6 +209,10 @@ class LowRank(LayerChoice):
     def __post_init__(self) -> None:
         holds = _is_number(self.rank) and 0 < self.rank < 1
         self._require(holds, "rank must be a share between 0 and 1", self.rank, "lowrank(rank=0.5)")
+
+    def suits(self, filters: Filters) -> bool:
+        """The first of its two convolutions has no bias."""
+        return not filters.needs_bias
 
     def maps(self, filters: Filters) -> int:
         """Maps between the two convolutions: rank·n, from one to full rank per channel group."""

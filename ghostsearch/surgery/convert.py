@@ -27,7 +27,7 @@ from ghostsearch.surgery.options import FitOptions
 from ghostsearch.surgery.sites import find_sites, require_sites
 from ghostsearch.surgery.stopped_fit import StoppedFit
 from ghostsearch.surgery.swap import swap_sites
-from ghostsearch.surgery.verify import BaselineRuns, blamed, checked, no_worse
+from ghostsearch.surgery.verify import BaselineRuns, blamed, checked, no_worse, told_of
 
 
 def fit_settings(told: FitOptions, **changes: Any) -> FitSettings:
@@ -93,8 +93,9 @@ def convert(
             channels = plan.positions(keep)
         drop_branches(converted, branches)
         narrow = light_copy(converted) if statistics else converted
-        for old, new in swap_sites(converted, architecture.sites).values():
-            new.copy_weights(old)
+        with told_of(architecture):
+            for old, new in swap_sites(converted, architecture.sites).values():
+                new.copy_weights(old)
         if statistics is None:
             return checked(BaselineRuns(model, example), converted, architecture, anatomy)
         fit = ModelFit(statistics, narrow, converted, channels, settings or statistics.settings, branches)

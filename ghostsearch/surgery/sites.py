@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from ghostsearch.blocks.own_conv import PLAIN, is_plain, trouble_of
+from ghostsearch.blocks.own_conv import PLAIN, is_plain, needs_bias, trouble_of
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.branches import find_branches
 from ghostsearch.graph.calls import trace_calls
@@ -196,4 +196,5 @@ def _site(module: Any, names: tuple[str, ...], calls: Calls, batch: int) -> Site
         extra=(params - module.weight.numel() - (0 if module.bias is None else len(module.bias)))
         // module.out_channels,
         plain=is_plain(module),
+        needs_bias=needs_bias(module, calls[0][0]),
     )

@@ -76,7 +76,7 @@ def checked(
     _same_state(runs.model, converted, architecture)
     sites = tuple(architecture.sites)
     before = runs.run(sites)
-    with _told_of(architecture):
+    with told_of(architecture):
         after = _run(converted, runs.example, sites)
     for path in sites:
         if before.calls[path] != after.calls[path]:
@@ -102,13 +102,13 @@ def blamed(converted: nn.Module, images: Any, architecture: Architecture) -> Ite
         yield
     except Exception as error:
         if not isinstance(error, GhostsearchError):
-            with _told_of(architecture):
+            with told_of(architecture):
                 outputs_of(converted, images)
         raise
 
 
-def _told_of(architecture: Architecture) -> AbstractContextManager[None]:
-    """A forward that asks a layer for more than a block has may raise anything."""
+def told_of(architecture: Architecture) -> AbstractContextManager[None]:
+    """Within, what a foreign forward raises is told in one line: one that asks a layer for more than a block has."""
     names = ", ".join(repr(name) for name in [*architecture.sites, *architecture.groups][:3])
     return told_as(
         lambda why: f"{names} cannot be replaced: the forward fails with what replaces it ({why}); leave it at 'keep'"

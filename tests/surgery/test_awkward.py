@@ -13,6 +13,8 @@ from benchmarks.random_nets import Standardised
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.capture import tensors
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.space.choice_text import parse_layer_choice
+from ghostsearch.space.costs import choice_fits
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.sites import find_sites
 from ghostsearch.surgery.verify import BaselineRuns, ConversionWarning, checked, no_worse, output_error, outputs_of
@@ -286,6 +288,23 @@ def test_a_forward_that_needs_the_layer_itself_is_told_in_a_line(kind, images):
     net, x = made(kind)
     with pytest.raises(GhostsearchError, match=r"'b' cannot be replaced|the converted model's outputs are"):
         convert(net, Architecture.of({"b": GHOST}), example=x[:1], calibration=[x] if images else None)
+
+
+class Scaled(nn.Conv2d):
+    """A learning rate of its own for filters and bias, which it must have."""
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight * 0.5, self.bias * 2.0, self.stride, self.padding)
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_a_class_that_needs_its_bias_is_offered_no_block_without(images):
+    net, x = made(OwnClass(Scaled, padding=1))
+    (site,) = (s for s in find_sites(net, x[:1]).sites if s.path == "b")
+    assert [choice_fits(site, parse_layer_choice(choice)) for choice in (GHOST, "lowrank(rank=0.5)")] == [True, False]
+    convert(net, Architecture.of({"b": GHOST}), example=x[:1], calibration=[x] if images else None)
+    with pytest.raises(GhostsearchError, match="'b' cannot be replaced"):
+        convert(net, Architecture.of({"b": LOW}), example=x[:1], calibration=[x] if images else None)
 
 
 def test_what_else_fails_in_a_fit_is_raised_as_it_is(monkeypatch):

@@ -1,5 +1,6 @@
 """A fit that is stopped keeps its layers, and the same fit goes on to the very same weights."""
 
+import resource
 import signal
 
 import pytest
@@ -7,8 +8,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.export.convert_directory import convert_and_save
 from ghostsearch.models.load import load_model
+from ghostsearch.models.stored import write_checkpoint
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.fit_model import ModelFit
@@ -192,3 +195,17 @@ def digits():
 
 def weights_of(table):
     return load_file(f"{table['out']}/weights.safetensors")
+
+
+def test_a_full_disk_is_told_in_a_line(tmp_path):
+    file = tmp_path / "fit.steps"
+    soft, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, most))
+        with pytest.raises(GhostsearchError, match="cannot be written"):
+            write_checkpoint({"weights": torch.zeros(100_000)}, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, most))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not list(tmp_path.iterdir())
