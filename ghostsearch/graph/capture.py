@@ -89,14 +89,15 @@ def like(sequence: list[Any] | tuple[Any, ...], items: list[Any]) -> Any:
 
 
 def memory_order(
-    model: nn.Module, example: Any, forward: Callable[[nn.Module, Any], Any] = call
+    example: Any, *models: nn.Module, forward: Callable[[nn.Module, Any], Any] = call
 ) -> torch.memory_format:
-    """channels_last, in which convolutions, above all depthwise ones, run fastest on a CPU, where the model runs in it;
+    """channels_last, in which convolutions, above all depthwise ones, run fastest on a CPU, where the models run in it;
     else contiguous, which a forward that asks for a `view` of maps needs.
 
-    Found by a forward in eval mode of the example's first two images; the model is left as it is.
+    Found by a forward in eval mode of the example's first two images; the models are left as they are.
     """
-    images = 0 if isinstance(example, list) else batch_size(example)
+    listed = isinstance(example, list)
+    example, images = (example[:2], 0) if listed else (example, batch_size(example))
 
     def few(x: Tensor) -> Tensor:
         x = x[:2] if x.dim() and len(x) == images else x
@@ -104,8 +105,9 @@ def memory_order(
         return torch.empty_like(x, memory_format=torch.channels_last).copy_(x) if x.dim() == 4 else x
 
     try:
-        with torch.no_grad(), modes_kept(model), torch.random.fork_rng(devices=[]):
-            forward(model.eval(), mapped(example, few))
+        with torch.no_grad(), modes_kept(*models), torch.random.fork_rng(devices=[]):
+            for model in models:
+                forward(model.eval(), mapped(example, few))
     # A foreign forward may raise anything; where the order was not the cause it does so again.
     except Exception:  # noqa: BLE001
         return torch.contiguous_format

@@ -92,11 +92,12 @@ class CandidateScores:
             (images, target) for images, target in (moved(batch, str(self.device)) for batch in spread)
         ]
         self.fitting = self._traced_pass()
-        order = (
-            self.fitting.layout
-            if self.fitting
-            else memory_order(self._baseline, self.batches[0][0], lambda model, x: setup.task.forward(model, x, None))
-        )
+        if self.fitting:
+            order = self.fitting.layout
+        else:
+            order = memory_order(
+                self.batches[0][0], self._baseline, forward=lambda m, x: setup.task.forward(m, x, None)
+            )
         self.batches = [(in_order(images, order), target) for images, target in self.batches]
         self.loss = SampledLoss(setup.task, setup.config.seed)
         self.cuts: dict[tuple[str, str, bool], Cut] = {}

@@ -94,7 +94,7 @@ def _seconds_of_a_step(setup: Setup) -> float:
 
 
 def _order(setup: Setup, model: nn.Module, device: torch.device) -> torch.memory_format:
-    return memory_order(model, to_device(setup.example, device))
+    return memory_order(to_device(setup.example, device), model)
 
 
 def _seconds_of_a_forward(setup: Setup) -> float:

@@ -60,7 +60,7 @@ class BaselineStatistics:
         if not len(batches):
             raise GhostsearchError("there are no calibration images; give at least one batch")
         few = batches.at(batches.positions[0][:2]) if isinstance(batches, ReadBatches) else batches[0]
-        self.layout = memory_order(teacher, moved(few, str(self.device), torch.float32))
+        self.layout = memory_order(moved(few, str(self.device), torch.float32), teacher)
         self.batches, self.judging = (
             _in_parts(x, settings, share, self.layout) for x, share in ((batches, 2), (judging, 8))
         )

@@ -224,9 +224,7 @@ class _Pair:
     @contextmanager
     def open(baseline: nn.Module, converted: nn.Module, x: Any, settings: DistillSettings) -> Iterator[_Pair]:
         """The pair, hooked while it is used. x: a batch"""
-        ends, order = block_ends(baseline, converted), torch.channels_last
-        for model in (baseline, converted):
-            order = memory_order(model, x) if order == torch.channels_last else order
+        ends, order = block_ends(baseline, converted), memory_order(x, baseline, converted)
         with _taps(baseline, ends) as features, _taps(converted, ends) as own:
             yield _Pair(baseline, converted, settings, features, own, order)
 

@@ -43,7 +43,8 @@ def meter_over(
     meter, total, images, order = task.meter(), length(loader) or 0, 0, None
     with torch.inference_mode(), placed(model, device), mode(model, training=False):
         for done, (inputs, target) in enumerate(loader, 1):
-            order = order or memory_order(model, to_device(inputs, device), lambda m, x: task.forward(m, x, None))
+            inputs = to_device(inputs, device)
+            order = order or memory_order(inputs, model, forward=lambda m, x: task.forward(m, x, None))
             inputs = to_device(inputs, device, order)
             target = task.target(inputs, to_device(target, device))
             meter.update(task.forward(model, inputs, target), target)

@@ -161,9 +161,9 @@ class Training:
         total, batches, lr = torch.zeros((), device=self._fabric.device), 0, 0.0
         for batch in self._loader:
             lr = self._set_rate()
-            images, target = to_device(batch, self._fabric.device)
-            self._order = self._order or self._agree_on_order(images)
-            total = total + self._step(to_device(images, self._fabric.device, self._order), target)
+            batch = to_device(batch, self._fabric.device)
+            self._order = self._order or self._agree_on_order(batch[0])
+            total = total + self._step(*to_device(batch, self._fabric.device, self._order))
             batches, self.step = batches + 1, self.step + 1
             if self._fabric.device.type == "cpu" or self.finished or batches % CHECK_EVERY == 0:
                 self._look(float(total) / batches, progress)
@@ -183,14 +183,8 @@ class Training:
 
     def _agree_on_order(self, images: Any) -> torch.memory_format:
         """The memory order in which model and teacher run, which the weights get too."""
-
-        def forward(model: nn.Module, x: Any) -> Any:
-            with self._fabric.autocast():
-                return self.task.forward(model, x, None)
-
-        order = memory_order(self._forward, images, forward)
-        if self.teacher is not None and order == torch.channels_last:
-            order = memory_order(self.teacher, images, forward)
+        models = [self._forward, *([] if self.teacher is None else [self.teacher])]
+        order = memory_order(images, *models, forward=lambda model, x: self.task.forward(model, x, None))
         for model in (self.model, self.kept):
             model.to(memory_format=order)
         return order

@@ -56,15 +56,15 @@ def batches(channels=3):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_only_networks_that_cannot_are_not_run_in_channels_last(channels):
     x = batches(channels)[0][0]
-    assert memory_order(made(channels=channels), x) == torch.contiguous_format
-    assert memory_order(made(Flat, channels=channels), x) == torch.channels_last
+    assert memory_order(x, made(channels=channels)) == torch.contiguous_format
+    assert memory_order(x, made(Flat, channels=channels)) == torch.channels_last
     assert in_order(x, torch.channels_last).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_order_is_found_without_touching_the_network():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout()).train()
     before, drawn = model[1].running_mean.clone(), torch.random.get_rng_state()
-    memory_order(model, torch.randn(4, 3, 8, 8, generator=torch.Generator()))
+    memory_order(torch.randn(4, 3, 8, 8, generator=torch.Generator()), model)
     assert model.training
     assert torch.equal(model[1].running_mean, before)
     assert torch.equal(torch.random.get_rng_state(), drawn)

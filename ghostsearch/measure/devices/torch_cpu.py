@@ -33,7 +33,7 @@ class TorchPrepared(Prepared):
 
 class TorchCpu(Device):
     """Eager PyTorch, the weights and the input in channels_last order, as PyTorch advises for convolutions, unless told
-    otherwise.
+    otherwise or where a model does not run in it.
     """
 
     name = "torch:cpu"
@@ -74,7 +74,7 @@ def flat_copy(
     inputs = tuple(t.to(dtype) if t.is_floating_point() else t for t in flat_inputs(example))
     order = torch.channels_last if setting.channels_last else torch.contiguous_format
     if setting.channels_last:
-        order = memory_order(flat.to(memory_format=order), inputs)
+        order = memory_order(inputs, flat.to(memory_format=order))
     return flat.to(memory_format=order), tuple(t.to(memory_format=order) if t.dim() == 4 else t for t in inputs)
 
 
