@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ghostsearch.graph.capture import Shape, forward_copy, tensors
@@ -64,7 +64,7 @@ class _Readers(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         # Shapes, types and devices may be asked for by anybody.
-        if isinstance(result, Tensor):
+        if next(tensors(result), None) is not None:
             for tensor in tensors((args, kwargs)):
                 path = self.owners.get(id(tensor))
                 if path is not None and path not in self.inside:

@@ -15,7 +15,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.fits.problem import FitSettings, FreeFit
 from ghostsearch.fits.sampled_rows import Sampling, Tiles, Window, as_maps, crops
 from ghostsearch.graph.batches import ReadBatches
-from ghostsearch.graph.capture import batch_size, call, copied, hooked, in_order, light_copy, memory_order, moved
+from ghostsearch.graph.capture import HOOKS, batch_size, call, copied, hooked, in_order, light_copy, memory_order, moved
 from ghostsearch.graph.flow import Place, find_places, fit_order, overwrites_what_is_read, trace_graph, without_inplace
 from ghostsearch.graph.paused import watched_places
 from ghostsearch.graph.reorder import holds_its_weights
@@ -267,6 +267,8 @@ def folded(model: nn.Module, places: Mapping[str, Place]) -> nn.Module:
         layer: Any = model.get_submodule(path)
         if place.norm and type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d) and holds_its_weights(layer):
             norm: Any = model.get_submodule(place.norm)
+            if any(getattr(module, name, None) for module in (layer, norm) for name in HOOKS):
+                continue
             model.set_submodule(path, fuse_conv_bn_eval(layer, norm))
             model.set_submodule(place.norm, nn.Identity())
     return model

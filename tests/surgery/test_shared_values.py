@@ -12,6 +12,7 @@ from ghostsearch.graph.flow import find_places, trace_graph
 from ghostsearch.graph.paused import watched_places
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.sites import find_sites
 
 GHOST = "ghost(ratio=2, kernel=3)"
 
@@ -129,3 +130,39 @@ def test_a_norm_over_tokens_is_not_that_of_a_linear_layers_channels(size, condit
     with torch.no_grad():
         errors = [float((made(x) - model(x)).square().mean()) for made in (copied, fitted)]
     assert errors[1] < 0.5 * errors[0]
+
+
+class Clamped(Net):
+    def rest(self, y):
+        return self.d(F.relu(self.c(self.norm(y).clamp(-0.3, 0.3))))
+
+
+class ClampedByHook(Net):
+    def __init__(self):
+        super().__init__()
+        self.norm.register_forward_hook(lambda module, args, y: y.clamp(-0.3, 0.3))
+
+    def rest(self, y):
+        return self.d(F.relu(self.c(self.norm(y))))
+
+
+def test_hooks_of_a_norm_belong_to_what_is_fitted_to():
+    errors = []
+    for kind in (Clamped, ClampedByHook):
+        torch.manual_seed(0)
+        model, x = kind().eval(), torch.randn(32, 3, 10, 10)
+        made = convert(model, Architecture.of({"a": GHOST}), example=x[:1], calibration=[x])
+        with torch.no_grad():
+            errors.append(float((made(x) - model(x)).square().mean() / model(x).var()))
+    assert errors[1] == pytest.approx(errors[0], rel=0.5)
+
+
+class Chunked(Net):
+    def rest(self, y):
+        y = F.relu(y)
+        return self.b(y), F.conv2d(y, self.b.weight.chunk(2)[1], padding=1)
+
+
+def test_weights_read_elsewhere_in_parts_are_no_site():
+    skipped = {s.path: s.reason for s in find_sites(Chunked().eval(), torch.randn(2, 3, 8, 8)).skipped}
+    assert "read elsewhere" in skipped["b"]
