@@ -29,7 +29,8 @@ class CroppedConv(Block):
                 f"choice '{choice}': a convolution of a class of torch.nn with odd kernels can become it, got {conv}"
             )
         super().__init__(conv, choice)
-        size, left = choice.cropped(conv.kernel_size), conv.padding
+        size = choice.cropped(conv.kernel_size)
+        left = (0,) * len(size) if conv.padding == "valid" else conv.padding
         self.starts = tuple((k - s) // 2 for k, s in zip(conv.kernel_size, size, strict=True))
         self.outside = [0] * len(size)
         """Positions at each edge that the cropped kernels do not reach, per spatial dimension."""

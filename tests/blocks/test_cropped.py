@@ -24,6 +24,7 @@ class Padded(nn.Conv2d):
     [
         nn.Conv2d(4, 6, 5, stride=2, padding=2),
         nn.Conv2d(4, 6, 5, padding=0, bias=False),
+        nn.Conv2d(4, 6, 5, padding="valid"),
         nn.Conv2d(4, 6, (1, 5), padding=(0, 1)),
         nn.Conv2d(4, 6, 5, padding=3, dilation=2, groups=2),
         nn.Conv2d(4, 6, 5, padding="same"),
