@@ -80,7 +80,9 @@ def _leaves_its_inputs_alone(node: fx.Node) -> bool:
     where there is one, and what reads its first argument afterwards reads its result instead.
     """
     name, twin = str(getattr(node.target, "__name__", node.target)), None
-    if node.op not in ("call_method", "call_function") or name.endswith("__"):
+    # `&` is operator.and_, which writes into nothing.
+    operates = name.endswith("__") or getattr(node.target, "__module__", "") == operator.add.__module__
+    if node.op not in ("call_method", "call_function") or operates:
         return True
     if node.kwargs.get("inplace"):
         twin, node.kwargs = node.target, {**node.kwargs, "inplace": False}

@@ -92,3 +92,11 @@ def through_a_view(y, z):
 @pytest.mark.parametrize("join", [overwritten, through_a_view])
 def test_what_has_no_other_spelling_is_not_traced(join):
     assert trace_graph(Net(join), torch.randn(2, 3, 8, 8)) is None
+
+
+def masked(y, z):
+    return y * ((y > 0) & (z > 0) | (z > 1))
+
+
+def test_names_that_end_alike_are_no_such_calls():
+    assert trace_graph(Net(masked), torch.randn(2, 3, 8, 8)) is not None
