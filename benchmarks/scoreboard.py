@@ -172,7 +172,8 @@ def ablation(directory: Path, page: str) -> Iterator[Row]:
 
 def _lead(duel: pd.Series) -> str:
     """Whether a lead in the mean of the seeds is one; nothing where the page does not say."""
-    if "lead in the mean" not in duel:
+    # With one seed there is no error.
+    if not duel.get("lead in the mean", ""):
         return ""
     ahead, error = float(duel["lead in the mean"]), float(duel["standard error"])
     return f", {ahead:+.4f} ± {error:.4f}" + ("" if abs(ahead) > 2 * error else ", not separable")
