@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ghostsearch.blocks.table import BLOCKS
-from ghostsearch.errors import GhostsearchError, told_as
+from ghostsearch.errors import GhostsearchError, failure_kind, in_a_line
 from ghostsearch.graph.capture import HOOKS, batch_size, copied, light_copy, moved
 from ghostsearch.graph.detector import compared_outputs, is_detector
 from ghostsearch.graph.widths import width_plan
@@ -101,18 +101,25 @@ def blamed(converted: nn.Module, images: Any, architecture: Architecture) -> Ite
     try:
         yield
     except Exception as error:
-        if not isinstance(error, GhostsearchError):
+        if failure_kind(error) == "model":
             with told_of(architecture):
                 outputs_of(converted, images)
         raise
 
 
-def told_of(architecture: Architecture) -> AbstractContextManager[None]:
-    """Within, what a foreign forward raises is told in one line: one that asks a layer for more than a block has."""
-    names = ", ".join(repr(name) for name in [*architecture.sites, *architecture.groups][:3])
-    return told_as(
-        lambda why: f"{names} cannot be replaced: the forward fails with what replaces it ({why}); leave it at 'keep'"
-    )
+@contextmanager
+def told_of(architecture: Architecture) -> Iterator[None]:
+    """Within, what a foreign forward raises is told in one line, but for what the machine is short of or lost."""
+    try:
+        yield
+    except Exception as error:
+        if failure_kind(error) != "model":
+            raise
+        names = ", ".join(repr(name) for name in [*architecture.sites, *architecture.groups][:3])
+        raise GhostsearchError(
+            f"{names} cannot be replaced: the forward fails with what replaces it ({in_a_line(error)}); "
+            "leave it at 'keep'"
+        ) from error
 
 
 def outputs_of(model: nn.Module, images: Any) -> list[Tensor]:
