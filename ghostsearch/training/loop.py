@@ -121,11 +121,10 @@ class Training:
         if several and kind == "cuda" and torch.cuda.device_count() < self.processes:
             raise GhostsearchError(f"{self.processes} GPUs asked for, this machine has {torch.cuda.device_count()}")
         one: Any = [self.device.index or 0] if kind == "cuda" else 1
-        precision: Any = self.precision
         # Which of its two packages speaks depends on what was imported last.
         with quiet("lightning.fabric.utilities.rank_zero"), quiet("lightning.pytorch.utilities.rank_zero"):
             return Fabric(
-                accelerator=kind, devices=self.processes if several else one, precision=precision,
+                accelerator=kind, devices=self.processes if several else one, precision=self.precision,  # type: ignore[arg-type]
                 strategy="ddp_spawn" if several else "auto",
             )  # fmt: skip
 

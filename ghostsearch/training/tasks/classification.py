@@ -69,7 +69,7 @@ class Accuracy(PerImage):
         self._labels.append(labels.detach().cpu())
         logits = main_output(output)
         if logits.isnan().any():
-            raise TrainingError("outputs of the network are not numbers")
+            raise TrainingError("the output of the network is not a number (NaN)")
         return logits.argmax(1) == labels
 
     def class_counts(self) -> dict[int, tuple[int, int]]:

@@ -168,7 +168,7 @@ def test_an_unknown_task_gets_one_line():
 
 
 def test_logits_that_are_no_numbers_are_no_answers():
-    with pytest.raises(TrainingError, match="not numbers"):
+    with pytest.raises(TrainingError, match="not a number"):
         Classification().meter().update(torch.full((4, 3), float("nan")), torch.zeros(4, dtype=torch.long))
 
 
