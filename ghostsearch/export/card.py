@@ -82,7 +82,8 @@ def write_card(path: Path, model: LoadedModel, known: Mapping[str, Figures], res
         parts[-1] += f", {len(model.categories)} classes in this order: "
         parts[-1] += ", ".join(map(plain_text, model.categories)) + "."
     if known:
-        parts += ["## Figures", markdown_table(*_rows(known))]
+        in_int8 = any(name.endswith(":int8]") for values in known.values() for name in values)
+        parts += ["## Figures", markdown_table(*_rows(known)), *["Scores are those of the networks in int8."] * in_int8]
     if result.get("metric"):
         score = [score_text(result[k], result["metric"]) for k in ("float_score", "score")]
         parts.append(f"int8, calibrated on {result['calibration_images']} images: {result['metric']} {score[1]}, in "

@@ -20,6 +20,7 @@ from ghostsearch.shown import Progress
 from ghostsearch.space.limits import Limit
 from ghostsearch.study.baseline import COST_COLUMNS
 from ghostsearch.study.config import Gate
+from ghostsearch.study.directory import baseline_directory
 from ghostsearch.study.scores import score_of
 from ghostsearch.study.statistics import Z, error_of_difference
 from ghostsearch.study.subject import open_subject
@@ -85,7 +86,7 @@ def check(name: str, gate: Gate, *, allow_code: bool = False, progress: Progress
 
 def _sibling(folder: Path) -> str | None:
     """The baseline of the study that a directory or one of its models is."""
-    places = (folder / "models" / "baseline", folder.parent / "baseline")
+    places = (baseline_directory(folder), baseline_directory(folder.parent.parent))
     return next((str(p) for p in places if (p / "architecture.json").is_file() and p != folder), None)
 
 

@@ -140,7 +140,7 @@ class Training:
                 self.average = AveragedModel(self.model, multi_avg_fn=self._averaged, use_buffers=True)
             wrapped, self._stepper = fabric.setup(self.model, self.optimizer)
             self._forward, self._rank = wrapped, fabric.global_rank
-            self._loader = shared_loader(self.data.train, fabric)
+            self._loader = shared_loader(self.data.train, fabric, self.recipe.seed)
             try:
                 if self.teacher is None:
                     yield
@@ -308,14 +308,14 @@ def count_steps(data: Data, recipe: Recipe, processes: int = 1) -> int:
     return min(wanted, recipe.steps) if recipe.steps else wanted
 
 
-def shared_loader(loader: Iterable[Any], fabric: Any) -> Iterable[Any]:
-    """The loader, or this process's share of it."""
+def shared_loader(loader: Any, fabric: Any, seed: int) -> Iterable[Any]:
+    """The loader, or this process's share of it, shuffled by a seed."""
     if fabric.world_size == 1:
         return loader
-    assert isinstance(loader, DataLoader)
-    sampler: Any = DistributedSampler(loader.dataset, fabric.world_size, fabric.global_rank, drop_last=loader.drop_last)
+    drop, rank = loader.drop_last, fabric.global_rank
+    sampler: Any = DistributedSampler(loader.dataset, fabric.world_size, rank, seed=seed, drop_last=drop)
     return DataLoader(
-        loader.dataset, loader.batch_size, sampler=sampler, collate_fn=loader.collate_fn, drop_last=loader.drop_last,
+        loader.dataset, loader.batch_size, sampler=sampler, collate_fn=loader.collate_fn, drop_last=drop,
         num_workers=loader.num_workers, worker_init_fn=loader.worker_init_fn, generator=torch.Generator(),
     )  # fmt: skip
 

@@ -237,6 +237,14 @@ def test_the_card_says_how_an_image_comes_to_its_size(size, batch: str, said: st
     assert said in write_card(tmp_path / "net.onnx", model, {}, {"batch": batch}).read_text()
 
 
+@pytest.mark.parametrize(("device", "said"), [("onnxruntime:cpu:int8", True), ("onnxruntime:cpu", False)])
+def test_the_card_of_an_int8_study_says_what_its_scores_are_of(device: str, said: bool, tmp_path: Path) -> None:
+    known = {"model": {"test accuracy": 0.5, f"latency_s[{device}]": 0.001}}
+    model = LoadedModel(nn.Identity(), "toy:net", InputSpec(64, 1, (0.5,), (0.5,)))
+    card = write_card(tmp_path / "net.onnx", model, known, {"batch": "1"}).read_text()
+    assert ("Scores are those of the networks in int8." in card) is said
+
+
 def test_int8_is_judged_on_the_test_split_of_the_training(tmp_path: Path) -> None:
     """Split by another seed, most of the test images would be images that the network was trained on."""
     (tmp_path / "checkpoints").mkdir()
