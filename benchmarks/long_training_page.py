@@ -128,7 +128,7 @@ def long_page(
         claim=f"Test accuracy after {REPEATED} epochs of {images:,} images, points of ours over the best pruner and "
         "over one width everywhere",
         figure=f"{said}, one seed" if seeds == 1 else f"{said}; {seeds} seeds", command=args.command,
-        device=args.device, seed=f"0 to {seeds - 1}",
+        device=args.device, seed=f"0 to {seeds - 1}" if seeds > 1 else 0,
         tables=[
             ResultTable("Leads", found),
             *(ResultTable(f"At {NAMES[b]}, test accuracy in %", at_budget(table, b)) for b in budgets(table)),
