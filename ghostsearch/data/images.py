@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.machine import usable_cores
 from ghostsearch.units import counted
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def deep_range(openers: Sequence[Callable[[], Image]]) -> float | None:
     Others are opened, which for a file is to read its header, and not decoded.
     """
     most = 0.0
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as pool:
         for start in range(0, len(openers), CHUNK):
             most = max(most, *pool.map(_own_range, openers[start : start + CHUNK]))
             if most == RANGES["I"][-1]:

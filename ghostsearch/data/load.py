@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from ghostsearch.data.user_loaders import adapted, classes_of
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning, told_as
 from ghostsearch.graph.batches import BATCH
 from ghostsearch.graph.capture import batch_size
+from ghostsearch.machine import usable_cores
 from ghostsearch.shown import Progress
 from ghostsearch.usercode import import_object, is_object_name
 
@@ -209,7 +209,7 @@ def _read(source: Source, input_spec: InputSpec, workers: int | None, progress: 
     if source.kind in FILE_KINDS or (size > MEMORY_LIMIT_BYTES and not holds_arrays(source)):
         broken = find_unreadable(source, progress)
         source = without(source, broken)
-        workers = (os.cpu_count() or 1) if workers is None else workers
+        workers = usable_cores() if workers is None else workers
 
         def make(split: str) -> ImageSet | StreamSet:
             return StreamSet(source, source.splits[split], input_spec, augment=split == "train")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from ghostsearch.data.boxes import as_target
 from ghostsearch.data.images import CHUNK, BrokenImageError, fit, resizing, with_channels
 from ghostsearch.data.source import Source
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning, in_a_line
+from ghostsearch.machine import usable_cores
 from ghostsearch.shown import Progress
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def decode(source: Source, input_spec: InputSpec, progress: Progress | None = No
             except Exception as error:  # noqa: BLE001
                 broken[i] = in_a_line(error)
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as pool:
         starts = range(0, total, CHUNK)
         for start, _ in zip(starts, pool.map(decode_chunk, starts), strict=True):
             if progress:

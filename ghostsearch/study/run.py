@@ -38,7 +38,7 @@ from ghostsearch.study.ledger import Ledger, distributions, records_of
 from ghostsearch.study.outcome import make_outcome, write_outcome
 from ghostsearch.study.plan import Plan, make_plan
 from ghostsearch.study.sampler import TableSampler
-from ghostsearch.study.setup import Given, open_setup
+from ghostsearch.study.setup import Given, Setup, open_setup
 from ghostsearch.study.store import open_storage, other_studies
 from ghostsearch.study.watch import Progress, Watch, interruptible
 
@@ -69,9 +69,7 @@ def search(
     with interruptible() as interrupted:
         watch = Watch(Path(config.out), progress, interrupted, budget_s=config.budget_s())
         with watch.stage("open"):
-            setup = open_setup(config, progress, given)
-            check_budget(setup, setup.space)
-        check_directory(watch.folder, config, setup.space)
+            setup = opened(config, progress, given)
         if on_device:
             setup = dataclasses.replace(setup, on_device=on_device)
         if config.storage:
@@ -90,6 +88,16 @@ def search(
     total = {"total": time.perf_counter() - watch.started, "total, CPU": time.process_time() - cpu}
     add_seconds(watch.folder, watch.seconds | total)
     return view
+
+
+def opened(config: RunConfig, progress: Progress | None = None, given: Given | None = None) -> Setup:
+    """A run's model, data and space; raises GhostsearchError where nothing there keeps its exact limits, or where its
+    directory holds another study.
+    """
+    setup = open_setup(config, progress, given)
+    check_budget(setup, setup.space)
+    check_directory(Path(config.out), config, setup.space)
+    return setup
 
 
 def report(folder: Path) -> StudyView:

@@ -21,13 +21,12 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.records import latency_column
 from ghostsearch.study.baseline import make_baseline
-from ghostsearch.study.budget import check_budget
 from ghostsearch.study.config import RunConfig
-from ghostsearch.study.directory import check_directory, placed
+from ghostsearch.study.directory import placed
 from ghostsearch.study.ledger import architecture_of, distributions
 from ghostsearch.study.plan import Plan, make_plan
 from ghostsearch.study.ray_trials import opened_as, to_open
-from ghostsearch.study.run import locked, sampler_of
+from ghostsearch.study.run import locked, opened, sampler_of
 from ghostsearch.study.sampler import TableSampler
 from ghostsearch.study.setup import Setup, open_setup
 from ghostsearch.study.watch import Watch
@@ -83,11 +82,7 @@ def searcher(run: RunConfig) -> OptunaSearch:
 def _opened(run: RunConfig) -> tuple[Setup, Watch]:
     """The run and its directory; raises GhostsearchError where that holds another study."""
     run = placed(run)
-    check_directory(Path(run.out), run)
-    setup = open_setup(run)
-    check_budget(setup, setup.space)
-    check_directory(Path(run.out), run, setup.space)
-    return setup, Watch(Path(run.out))
+    return opened(run), Watch(Path(run.out))
 
 
 class ArchitectureTrainable(tune.Trainable):

@@ -20,13 +20,13 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
 from ghostsearch.data.load import Data
 from ghostsearch.data.user_loaders import generators_of
 from ghostsearch.errors import GhostsearchError, TrainingError
-from ghostsearch.graph.capture import memory_order
+from ghostsearch.graph.capture import memory_order, moved
 from ghostsearch.machine import memory_kept
 from ghostsearch.models.stored import read_checkpoint, write_checkpoint
 from ghostsearch.shown import Progress, quiet
 from ghostsearch.training.evaluate import evaluate, length, mode, placed, to_device, torch_device
 from ghostsearch.training.recipe import Epoch, Recipe, TrainResult
-from ghostsearch.training.tasks.base import Task, in_float32
+from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.classification import Classification
 
 CHECK_EVERY = 16
@@ -116,8 +116,7 @@ class Training:
         """Lightning's Fabric for device, processes and precision; raises GhostsearchError where GPUs are too few."""
         from lightning.fabric import Fabric
 
-        kind = self.device.type
-        several = self.processes > 1
+        several, kind = self.processes > 1, self.device.type
         if several and kind == "cuda" and torch.cuda.device_count() < self.processes:
             raise GhostsearchError(f"{self.processes} GPUs asked for, this machine has {torch.cuda.device_count()}")
         one: Any = [self.device.index or 0] if kind == "cuda" else 1
@@ -236,7 +235,8 @@ class Training:
         loss = self.task.loss(output, target)
         if self.teacher is not None:
             with torch.no_grad(), self._fabric.autocast():
-                wanted = in_float32(self.task.forward(self.teacher, images, target))
+                given = self.task.forward(self.teacher, images, target)
+            wanted = moved(given, str(self._fabric.device), torch.float32)  # as the model's own output is
             share = self.recipe.distillation
             loss = (1 - share) * loss + share * self.task.distillation_loss(output, wanted)
         self.optimizer.zero_grad()

@@ -114,17 +114,6 @@ def main_output(output: Any) -> Tensor:
     return split_output(output)[0]
 
 
-def in_float32(output: Any) -> Any:
-    """A teacher's output in single precision, as the model's own is under mixed precision; the same structure."""
-    if isinstance(output, Tensor):
-        return output.float() if output.is_floating_point() else output
-    if isinstance(output, Mapping):
-        return {name: in_float32(value) for name, value in output.items()}
-    if isinstance(output, tuple | list):
-        return [in_float32(value) for value in output]
-    return output
-
-
 def with_auxiliary(output: Any, loss: Callable[[Tensor], Tensor]) -> Tensor:
     """The loss of a model's main output, and 0.3 times that of each auxiliary head."""
     main, auxiliary = split_output(output)
