@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,84 +14,130 @@ from ghostsearch.training.tasks.base import Task
 
 WARM_UP = 3
 """Steps outside the graph first, which choose the convolutions' algorithms."""
+STREAMS = 4
+"""Learners whose kernels may run at the same time; each holds its maps meanwhile."""
 
 
-def train_graphed(model: nn.Module, images: ImageSet, recipe: Recipe, task: Task, teacher: nn.Module) -> None:
-    """Train a model in place as `ghostsearch.training.train` does on a GPU, in bfloat16 and with its steps recorded.
+@dataclass
+class Learner:
+    """One of the models that are trained together, with its highest learning rate."""
 
-    images: held on that GPU; a last batch that is not full is left out. The model is given back on the CPU.
+    model: nn.Module
+    lr: float
+
+    def prepare(self) -> None:
+        """Collect what a step changes; the model is where it will be trained."""
+        self.params = [p for p in self.model.parameters() if p.requires_grad]
+        self.decayed = [i for i, p in enumerate(self.params) if p.ndim > 1]
+        self.speeds = [torch.zeros_like(p) for p in self.params]
+        self.loss = torch.zeros((), device=self.params[0].device)
+
+
+def held_on(images: ImageSet, device: str) -> ImageSet:
+    """The same images, augmented as before, held where the training is."""
+    labels = None if images.labels is None else images.labels.to(device)
+    return ImageSet(images.images.to(device), labels, images.input_spec, shift=images.shift, flips=images.flips)
+
+
+def train_graphed(
+    learners: Sequence[Learner], images: ImageSet, recipe: Recipe, task: Task, teacher: nn.Module | None = None
+) -> list[bool]:
+    """Train models in place as `ghostsearch.training.train` does on a GPU, in bfloat16 and with their steps recorded.
+
+    All see the same batches, shifted and mirrored alike, and the teacher's one answer to them: what differs between
+    them is not the order of images. images: held on that GPU; a last batch that is not full is left out. The models
+    are given back on the CPU. Returns whether each one's loss stayed finite.
     """
+    torch.backends.cudnn.benchmark = True
     device = images.images.device
     torch.manual_seed(recipe.seed)
-    model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    teacher.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    step = Step(model, teacher, recipe, task, images)
+    for module in (teacher and teacher.eval(), *(learner.model.train() for learner in learners)):
+        if module:
+            module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    step = Step(learners, teacher, recipe, task, images)
     per_epoch = len(images) // recipe.batch_size
     total = round(recipe.epochs * per_epoch)
     for number in range(total):
         if number % per_epoch == 0:
             order = torch.randperm(len(images)).tolist()
         at = number % per_epoch * recipe.batch_size
-        step.run(*images.__getitems__(order[at : at + recipe.batch_size]), recipe.lr * recipe.lr_share(number, total))
-    if not bool(step.loss.isfinite()):
-        raise FloatingPointError("the loss is not finite")
-    model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        step.run(*images.__getitems__(order[at : at + recipe.batch_size]), recipe.lr_share(number, total))
+    for learner in learners:
+        learner.model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return [bool(learner.loss.isfinite()) for learner in learners]
 
 
 class Step:
-    """One step of Nesterov SGD on fixed memory: forward, distilled loss, backward, clipping, update."""
+    """One step of Nesterov SGD on fixed memory for every learner: forward, distilled loss, backward, update."""
 
-    def __init__(self, model: nn.Module, teacher: nn.Module, recipe: Recipe, task: Task, images: ImageSet) -> None:
-        self.model, self.teacher, self.recipe, self.task = model, teacher, recipe, task
-        self.params = [p for p in model.parameters() if p.requires_grad]
-        self.decayed = [i for i, p in enumerate(self.params) if p.ndim > 1]
-        self.speeds = [torch.zeros_like(p) for p in self.params]
+    def __init__(
+        self, learners: Sequence[Learner], teacher: nn.Module | None, recipe: Recipe, task: Task, images: ImageSet
+    ) -> None:
+        self.learners, self.teacher, self.recipe, self.task = learners, teacher, recipe, task
+        for learner in learners:
+            learner.prepare()
         x, y = images.__getitems__(list(range(recipe.batch_size)))
         self.x, self.y = x.contiguous(memory_format=torch.channels_last), y
-        self.lr, self.loss = torch.zeros((), device=x.device), torch.zeros((), device=x.device)
-        self.graph = self._recorded(self._step)
+        self.share = torch.zeros((), device=x.device)
+        self.streams = [torch.cuda.Stream() for _ in range(STREAMS)]
+        self.graph = self._recorded()
 
-    def run(self, x: Tensor, y: Tensor, lr: float) -> None:
-        """One step on a batch."""
+    def run(self, x: Tensor, y: Tensor, share: float) -> None:
+        """One step on a batch, at a share of each learner's rate."""
         self.x.copy_(x)
         self.y.copy_(y)
-        self.lr.fill_(lr)
+        self.share.fill_(share)
         self.graph.replay()
 
-    def _recorded(self, step: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        kept = {name: value.clone() for name, value in self.model.state_dict().items()}
+    def _recorded(self) -> torch.cuda.CUDAGraph:
+        kept = [{n: value.clone() for n, value in one.model.state_dict().items()} for one in self.learners]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UP):
-                step()
+                self._step()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            step()
-        self.model.load_state_dict(kept)
-        for speed in self.speeds:
-            speed.zero_()
+            self._step()
+        for learner, state in zip(self.learners, kept, strict=True):
+            learner.model.load_state_dict(state)
+            for speed in learner.speeds:
+                speed.zero_()
         return graph
 
     def _step(self) -> None:
-        share = self.recipe.distillation
+        """The teacher first, then the learners side by side, since one small network leaves a GPU half idle."""
+        wanted, here = None, torch.cuda.current_stream()
+        if self.teacher:
+            with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+                wanted = self.teacher(self.x).float()
+        for stream in self.streams:
+            stream.wait_stream(here)
+        for number, learner in enumerate(self.learners):
+            with torch.cuda.stream(self.streams[number % STREAMS]):
+                self._update(learner, wanted)
+        for stream in self.streams:
+            here.wait_stream(stream)
+
+    def _update(self, learner: Learner, wanted: Tensor | None) -> None:
+        share, params, speeds = self.recipe.distillation, learner.params, learner.speeds
         with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-            output = self.model(self.x)
-            with torch.no_grad():
-                wanted = self.teacher(self.x)
-        output, wanted = output.float(), wanted.float()
-        loss = (1 - share) * self.task.loss(output, self.y) + share * self.task.distillation_loss(output, wanted)
-        gradients = list(torch.autograd.grad(loss, self.params))
+            output = learner.model(self.x)
+        output = output.float()
+        loss = self.task.loss(output, self.y)
+        if wanted is not None:
+            loss = (1 - share) * loss + share * self.task.distillation_loss(output, wanted)
+        gradients = list(torch.autograd.grad(loss, params))
         with torch.no_grad():
-            self.loss.copy_(loss)
+            learner.loss.copy_(loss)
             if self.recipe.clip_norm:
                 norm = torch.nn.utils.get_total_norm(gradients)
                 torch._foreach_mul_(gradients, (self.recipe.clip_norm / (norm + 1e-6)).clamp(max=1.0))
-            decayed = [self.params[i] for i in self.decayed]
-            torch._foreach_add_([gradients[i] for i in self.decayed], decayed, alpha=self.recipe.weight_decay)
-            torch._foreach_mul_(self.speeds, self.recipe.momentum)
-            torch._foreach_add_(self.speeds, gradients)
-            torch._foreach_add_(gradients, self.speeds, alpha=self.recipe.momentum)
-            torch._foreach_mul_(gradients, self.lr)
-            torch._foreach_sub_(self.params, gradients)
+            decayed = [params[i] for i in learner.decayed]
+            torch._foreach_add_([gradients[i] for i in learner.decayed], decayed, alpha=self.recipe.weight_decay)
+            torch._foreach_mul_(speeds, self.recipe.momentum)
+            torch._foreach_add_(speeds, gradients)
+            torch._foreach_add_(gradients, speeds, alpha=self.recipe.momentum)
+            torch._foreach_mul_(gradients, learner.lr * self.share)
+            torch._foreach_sub_(params, gradients)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,25 @@ SLACK = 0.01
 IMPORTANCES = ("L1", "group norm", "Taylor")
 RATIOS = tuple(r / 100 for r in range(14, 86))
 """A rival's pruning ratios that are tried, the least first."""
+FASTNAS_SHARES = tuple(s / 100 for s in range(60, 20, -4))
+"""Shares of the MACs that FastNAS, which knows no latency, is asked for until one meets the latency."""
 GHOST = "ghost(ratio=2, kernel=3)"
+
+Make = Callable[[], tuple[str, nn.Module]]
+"""What a model is, and the model."""
 
 
 def make_models(args: argparse.Namespace) -> None:
-    """The models of every tool, as structures in models.json and weights beside it."""
+    """The models of every tool, as structures in models.json and weights beside it; what is there is not made again."""
     bench = opened(args)
-    target, found = args.work / "models.json", []
+    target = args.work / "models.json"
     target.parent.mkdir(parents=True, exist_ok=True)
+    found = json.loads(target.read_text()) if target.exists() else []
     losses = losses_of(build_candidates(bench, args.work), bench.space) if args.random else []
-    for name, tool, budget, point, model in proposals(bench, args):
+    for name, tool, budget, make in proposals(bench, args):
+        if any(name == row["model"] for row in found):
+            continue
+        point, model = make()
         cost = measure_cost(model, bench.example)
         structure = getattr(model, "structure", "") or json.dumps(shapes(model))
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, args.work / f"{name}.safetensors")
@@ -52,8 +62,8 @@ def make_models(args: argparse.Namespace) -> None:
             "macs_ratio": cost.macs / bench.baseline_cost.macs, "before": before,
             "predicted": predicted(bench, losses, structure) if tool == "random" else None,
         })  # fmt: skip
+        write_text(target, json.dumps(found))
         print(name, tool, budget, point, f"{found[-1]['macs_ratio']:.3f} of the MACs, {before:.4f}", flush=True)
-    write_text(target, json.dumps(found))
 
 
 def predicted(bench: Setup, losses: Sequence[Any], structure: str) -> float:
@@ -62,29 +72,31 @@ def predicted(bench: Setup, losses: Sequence[Any], structure: str) -> float:
     return float(sum(losses[i][option] for i, option in enumerate(code)))
 
 
-def proposals(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, str, str, str, nn.Module]]:
-    """Name, tool, budget, point and model of everything that is compared."""
-    yield "baseline", "baseline", "", "", converted(bench, Architecture.of({}))
+def proposals(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, str, str, Make]]:
+    """Name, tool and budget of everything that is compared, and what makes it."""
+
+    def ours(architecture: Architecture) -> Make:
+        return lambda: (architecture.digest, converted(bench, architecture))
+
+    yield "baseline", "baseline", "", ours(Architecture.of({}))
     for budget in args.budgets:
         for number, architecture in enumerate(best_of(args.study, budget)[: args.candidates]):
-            name = f"ghostsearch_{budget}_{number}"
-            yield name, "ghostsearch", budget, architecture.digest, converted(bench, architecture)
+            yield f"ghostsearch_{budget}_{number}", "ghostsearch", budget, ours(architecture)
         answer = solve_study(args.study[0], {budget: f"{100 * BUDGETS[budget]:g}%"}, count=1)[0].architecture
-        yield f"solver_{budget}", "solver only", budget, answer.digest, converted(bench, answer)
+        yield f"solver_{budget}", "solver only", budget, ours(answer)
         for importance in args.importances:
             for together in (1, bench.space.width_multiple) if budget == "latency" else (1,):
                 tool = importance if together == 1 else f"{importance} by {together}"
-                point, model = nearest_pruned(bench, importance, budget, together)
-                yield f"{tool.replace(' ', '_')}_{budget}", tool, budget, point, model
-        yield f"uniform_width_{budget}", "uniform width", budget, *nearest_width(bench, budget)
-    if "macs" in args.budgets:
+                make = partial(nearest_pruned, bench, importance, budget, together)
+                yield f"{tool.replace(' ', '_')}_{budget}", tool, budget, make
+        yield f"uniform_width_{budget}", "uniform width", budget, partial(nearest_width, bench, budget)
         if find_spec("modelopt"):
-            share = BUDGETS["macs"]
-            yield "FastNAS_macs", "FastNAS", "macs", f"{share:g}", fastnas_model(bench, share, args.work)
+            yield f"FastNAS_{budget}", "FastNAS", budget, partial(nearest_fastnas, bench, budget, args.work)
+    if "macs" in args.budgets:
         ghosts = Architecture.of({path: GHOST for path, options in bench.space.sites.items() if GHOST in options})
-        yield "uniform_ghost", f"uniform {GHOST}", "macs", "", converted(bench, ghosts)
+        yield "uniform_ghost", f"uniform {GHOST}", "macs", ours(ghosts)
     for architecture in random_near(bench, args.random, BUDGETS["macs"], seed=1):
-        yield f"random_{architecture.digest}", "random", "", architecture.digest, converted(bench, architecture)
+        yield f"random_{architecture.digest}", "random", "", ours(architecture)
 
 
 def best_of(studies: Sequence[Path], budget: str) -> list[Architecture]:
@@ -111,6 +123,20 @@ def nearest_pruned(bench: Setup, importance: str, budget: str, together: int) ->
     return nearest(bench, made, budget)
 
 
+def nearest_fastnas(bench: Setup, budget: str, work: Path) -> tuple[str, nn.Module]:
+    """FastNAS's model at half of the MACs, or at the most MACs that meet the latency, of which it knows nothing."""
+    made: dict[str, nn.Module] = {}
+    for share in [BUDGETS["macs"]] if budget == "macs" else FASTNAS_SHARES:
+        try:
+            made[f"{share:g} of the MACs"] = fastnas_model(bench, share, work)
+        except ValueError:
+            if not made:
+                raise
+            # Its space has nothing so small.
+            break
+    return nearest(bench, made, budget)
+
+
 def nearest_width(bench: Setup, budget: str) -> tuple[str, nn.Module]:
     """Our conversion to the widest `width(f)` for every group that meets a budget."""
     groups = [g.name for g in bench.anatomy.groups if not g.fixed]
@@ -131,7 +157,7 @@ def nearest(bench: Setup, made: dict[str, nn.Module], budget: str) -> tuple[str,
         most = BUDGETS[budget]
     else:
         timed = measure_latency(
-            made, bench.example, baseline=bench.baseline.module, setting=Setting(time_limit=2.0 * len(made), seed=0)
+            made, bench.example, baseline=bench.baseline.module, setting=Setting(time_limit=1.0 * len(made), seed=0)
         )
         ratios, most = {n: float(timed[n].ratio or 1) for n in made}, BUDGETS[budget] + SLACK
     name = next((n for n in made if ratios[n] <= most), min(made, key=lambda n: ratios[n]))

@@ -17,8 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from benchmarks.graphed import train_graphed
+from benchmarks.graphed import Learner, held_on, train_graphed
 from benchmarks.long_models import BUDGETS, IMPORTANCES, make_models
 from benchmarks.networks import configured, network_arguments
 from benchmarks.rivals import rebuilt
@@ -95,6 +97,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=len(SEEDS), help=f"seeds of {REPEATED} epochs")
     parser.add_argument("--device", default="auto", help="where to train")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the device")
+    parser.add_argument("--together", type=int, default=1, help="trainings at a time on the same batches, on a GPU")
     parser.add_argument("--seconds", type=float, default=1e9, help="no training is begun after so many seconds")
     return parser.parse_args()
 
@@ -102,12 +105,13 @@ def arguments() -> argparse.Namespace:
 def jobs(models: list[dict[str, Any]], rows: list[dict[str, str]], args: argparse.Namespace) -> list[Job]:
     """What can be trained now: first every learning rate for a few epochs, then the chosen ones for every length."""
     done = {(r["model"], int(r["epochs"]), float(r["lr"]), int(r["seed"]), bool(r["test"])) for r in rows}
-    compared = [m["model"] for m in models if m["tool"] != "random"]
+    settled = chosen_runs(models, [], args.rates)
+    compared = [m["model"] for m in models if m["tool"] != "random" and m["model"] not in settled]
     wanted = [Job(name, CHOOSING, lr, SEEDS[0], test=False) for name in compared for lr in args.rates]
     drawn = [m["model"] for m in models if m["tool"] == "random"]
     rungs = [Job(name, epochs, RANDOM_RATE, SEEDS[0], test=False) for epochs in (10, 3, 1) for name in drawn]
     if all((j.model, j.epochs, j.lr, j.seed, j.test) in done for j in wanted):
-        chosen = chosen_runs(models, rows)
+        chosen = chosen_runs(models, rows, args.rates)
 
         def whole(length: int, seed: int) -> list[Job]:
             return [Job(name, length, lr, seed, test=True) for name, lr in chosen.items()]
@@ -119,11 +123,17 @@ def jobs(models: list[dict[str, Any]], rows: list[dict[str, str]], args: argpars
     return [j for j in wanted if (j.model, j.epochs, j.lr, j.seed, j.test) not in done]
 
 
-def chosen_runs(models: list[dict[str, Any]], rows: list[dict[str, str]]) -> dict[str, float]:
-    """The model that stands for each tool and budget, with its learning rate: the best on the selection split."""
+def chosen_runs(models: list[dict[str, Any]], rows: list[dict[str, str]], rates: Collection[float]) -> dict[str, float]:
+    """The model that stands for each tool and budget, with its learning rate: the best on the selection split.
+
+    Where there is one rate and a tool has one model, there is nothing to choose.
+    """
     tried = [r for r in rows if int(r["epochs"]) == CHOOSING and not r["test"]]
     kinds = {m["model"]: (m["tool"], m["budget"]) for m in models if m["tool"] != "random"}
-    best: dict[tuple[str, str], tuple[float, str, float]] = {}
+    alone = Counter(kinds.values())
+    best: dict[tuple[str, str], tuple[float, str, float]] = {
+        kind: (0.0, name, *rates) for name, kind in kinds.items() if len(rates) == alone[kind] == 1
+    }  # fmt: skip
     for row in tried:
         if kind := kinds.get(row["model"]):
             found = float(row["validation"]), row["model"], float(row["lr"])
@@ -148,19 +158,29 @@ def train_all(args: argparse.Namespace) -> None:
     while True:
         new = [j for j in jobs(models, read_rows(rows), args) if j not in given]
         while new and under_way < args.workers and time.monotonic() < until:
-            given.add(new[0])
-            asked.put(new.pop(0))
+            some = alike(new, args.together)
+            given.update(some)
+            asked.put(some)
+            new = new[len(some) :]
             under_way += 1
         if not under_way:
             break
-        row = told.get()
-        if row is None:
+        found = told.get()
+        if found is None:
             raise SystemExit("a training failed; its traceback stands above")
         under_way -= 1
-        append_row(rows, row)
-        print(*row.values(), flush=True)
+        for row in found:
+            append_row(rows, row)
+            print(*row.values(), flush=True)
     for worker in workers:
         worker.kill()
+
+
+def alike(wanted: list[Job], most: int) -> list[Job]:
+    """The first jobs that differ in model and rate alone: those can be trained on the same batches."""
+    first = wanted[0]
+    same = takewhile(lambda j: (j.epochs, j.seed, j.test) == (first.epochs, first.seed, first.test), wanted)
+    return list(islice(same, most))
 
 
 def work(args: argparse.Namespace, models: list[dict[str, Any]], asked: Any, told: Any) -> None:
@@ -171,8 +191,9 @@ def work(args: argparse.Namespace, models: list[dict[str, Any]], asked: Any, tol
         device = str(torch_device(args.device))
         data, found = on_device(bench.data, device, args.batch_size), {m["model"]: m for m in models}
         while True:
-            job: Job = asked.get()
-            told.put(trained(args, bench, data, job, with_weights(bench, found[job.model], args.work), device))
+            some: list[Job] = asked.get()
+            made = [with_weights(bench, found[job.model], args.work) for job in some]
+            told.put(trained(args, bench, data, some, made, device))
     # The others wait for its answer.
     except Exception:
         told.put(None)
@@ -180,26 +201,32 @@ def work(args: argparse.Namespace, models: list[dict[str, Any]], asked: Any, tol
 
 
 def trained(
-    args: argparse.Namespace, bench: Setup, data: Data, job: Job, model: nn.Module, device: str
-) -> dict[str, Any]:
-    """The row of one training."""
-    started, on = time.perf_counter(), device
+    args: argparse.Namespace, bench: Setup, data: Data, some: list[Job], made: list[nn.Module], device: str
+) -> list[dict[str, Any]]:
+    """The rows of some trainings that differ in model and rate alone; one whose loss is not finite scores nothing."""
+    started, on, teacher, first = time.perf_counter(), device, bench.baseline.module, some[0]
     recipe = Recipe(
-        epochs=job.epochs, lr=job.lr, seed=job.seed, batch_size=args.batch_size, compute_device=device,
+        epochs=first.epochs, seed=first.seed, batch_size=args.batch_size, compute_device=device,
         train_precision=args.train_precision,
     )  # fmt: skip
+    finite = [True] * len(some)
     if device.startswith("cuda"):
-        train_graphed(model, splits(data)["train"], recipe, bench.task, bench.baseline.module)
+        learners = [Learner(model, job.lr) for model, job in zip(made, some, strict=True)]
+        finite = train_graphed(learners, splits(data)["train"], recipe, bench.task, teacher)
         on = torch.cuda.get_device_name()
     else:
-        train(model, data, recipe, task=bench.task, teacher=bench.baseline.module)
-    return {
-        "model": job.model, "epochs": job.epochs, "lr": job.lr, "seed": job.seed,
-        "validation": evaluate(model, data.validation, bench.task, device),
-        "test": evaluate(model, data.test, bench.task, device) if job.test else "",
-        "seconds": round(time.perf_counter() - started, 1), "device": on,
-        "images": len(splits(data)["train"]), "batch_size": args.batch_size,
-    }  # fmt: skip
+        for model, job in zip(made, some, strict=True):
+            train(model, data, replace(recipe, lr=job.lr), task=bench.task, teacher=teacher)
+    seconds = round((time.perf_counter() - started) / len(some), 1)
+    return [
+        {
+            "model": job.model, "epochs": job.epochs, "lr": job.lr, "seed": job.seed,
+            "validation": evaluate(model, data.validation, bench.task, device) if good else 0.0,
+            "test": (evaluate(model, data.test, bench.task, device) if good else 0.0) if job.test else "",
+            "seconds": seconds, "device": on, "images": len(splits(data)["train"]), "batch_size": args.batch_size,
+        }
+        for job, model, good in zip(some, made, finite, strict=True)
+    ]  # fmt: skip
 
 
 def given_images(args: argparse.Namespace) -> Setup:
@@ -230,11 +257,7 @@ def loader(images: ImageSet, name: str, batch_size: int) -> DataLoader[Any]:
 
 def on_device(data: Data, device: str, batch_size: int) -> Data:
     """The same images, held where the training is."""
-    moved = {
-        n: ImageSet(s.images.to(device), s.labels.to(device), s.input_spec, shift=s.shift, flips=s.flips)
-        for n, s in splits(data).items()
-    }
-    return replace(data, **{n: loader(s, n, batch_size) for n, s in moved.items()})
+    return replace(data, **{n: loader(held_on(s, device), n, batch_size) for n, s in splits(data).items()})
 
 
 def with_weights(bench: Setup, entry: Mapping[str, Any], folder: Path) -> nn.Module:
@@ -247,7 +270,7 @@ def with_weights(bench: Setup, entry: Mapping[str, Any], folder: Path) -> nn.Mod
 def add_latencies(args: argparse.Namespace) -> None:
     """Time what stands for each tool beside the baseline, all in turns; weights do not matter for that."""
     models, bench = json.loads((args.work / "models.json").read_text()), open_setup(configured(args, 0))
-    wanted = chosen_runs(models, read_rows(args.work / "rows.csv"))
+    wanted = chosen_runs(models, read_rows(args.work / "rows.csv"), args.rates)
     timed = measure_latency(
         {m["model"]: with_weights(bench, m, args.work) for m in models if m["model"] in wanted}, bench.example,
         baseline=bench.baseline.module, setting=Setting(time_limit=5.0 * len(wanted), seed=args.seed),

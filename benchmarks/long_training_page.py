@@ -45,7 +45,7 @@ def main() -> None:
 
 def tested(models: list[dict[str, Any]], rows: list[dict[str, str]], timing: dict[str, Any]) -> pd.DataFrame:
     """One line a training that was tested, with what its model is."""
-    about, chosen = {m["model"]: m for m in models}, chosen_runs(models, rows)
+    about, chosen = {m["model"]: m for m in models}, chosen_runs(models, rows, {float(r["lr"]) for r in rows})
     found = [
         {
             "model": r["model"], "tool": about[r["model"]]["tool"], "budget": about[r["model"]]["budget"],
@@ -62,42 +62,43 @@ def tested(models: list[dict[str, Any]], rows: list[dict[str, str]], timing: dic
 
 def at_budget(table: pd.DataFrame, budget: str) -> list[dict[str, Any]]:
     """Every tool at one budget and the baseline: accuracy by epochs, best after REPEATED epochs first."""
+    lengths, several = sorted(map(int, table.epochs.unique())), table[table.epochs == REPEATED].seed.nunique() > 1
     made = []
     for _, runs in table[table.budget.isin([budget, ""])].groupby("model"):
-        first = runs.iloc[0]
+        first, tests = runs.iloc[0], {length: 100 * runs[runs.epochs == length].test for length in lengths}
         row = {
             "tool": first.tool, "MACs": round(first.macs, 3), "latency": round(first.latency, 3),
             "learning rate": first.lr, "before (selection)": round(100 * first.before, 1),
         }  # fmt: skip
-        for epochs, some in runs.groupby("epochs"):
-            row[f"{epochs} epochs"] = round(100 * some.test.mean(), 2)
-            if epochs == REPEATED and len(some) > 1:
-                row[f"spread of {len(some)} seeds"] = round(100 * some.test.std(ddof=1), 2)
+        for length, some in tests.items():
+            row[f"{length} epoch{'s' * (length > 1)}"] = round(some.mean(), 2) if len(some) else None
+        if several:
+            some = tests[REPEATED]
+            row |= {"seeds": len(some), "spread of seeds": round(some.std(ddof=1), 2) if len(some) > 1 else None}
         made.append(row)
-    # Every row has every column.
-    columns = list(dict.fromkeys(c for row in made for c in sorted(row, key=lambda c: (c.endswith("epochs"), 0))))
-    ordered = [c for c in columns if not c.endswith(("epochs", "seeds"))]
-    ordered += sorted((c for c in columns if c.endswith("epochs")), key=lambda c: int(c.split()[0]))
-    ordered += [c for c in columns if c.endswith("seeds")]
-    full = [{c: row.get(c) for c in ordered} for row in made]
-    return sorted(full, key=lambda row: -(row[f"{REPEATED} epochs"] or 0))
+    return sorted(made, key=lambda row: -(row[f"{REPEATED} epochs"] or 0))
 
 
 def lead(table: pd.DataFrame, budget: str, epochs: int, *, uniform: bool) -> dict[str, Any] | None:
-    """Points of ours over the best pruner, or over one width everywhere, after so many epochs, with their error."""
+    """Points of ours over the best pruner, or over one width everywhere, after so many epochs, with their error.
+
+    The two are compared on the seeds that both have, which saw the same batches.
+    """
     there = table[(table.budget == budget) & (table.epochs == epochs)]
-    runs = {str(tool): list(found.test) for tool, found in there.groupby("tool")}
+    runs = {str(tool): dict(zip(found.seed, found.test, strict=True)) for tool, found in there.groupby("tool")}
     mine = [tool for tool in runs if tool in OURS]
     rivals = [tool for tool in runs if tool not in OURS and tool.startswith("uniform width") is uniform]
     rivals = [tool for tool in rivals if not tool.startswith("uniform ghost")]
     if not mine or not rivals:
         return None
-    best, rival = (max(tools, key=lambda tool: mean(runs[tool])) for tools in (mine, rivals))
-    images = [share_error(mean(runs[tool]), TEST_IMAGES) for tool in (best, rival)]
-    seeds = [standard_error(runs[tool]) for tool in (best, rival) if len(runs[tool]) > 1]
-    points, error = 100 * (mean(runs[best]) - mean(runs[rival])), 100 * hypot(*images, *seeds)
+    best, rival = (max(tools, key=lambda tool: mean(runs[tool].values())) for tools in (mine, rivals))
+    images = [share_error(mean(runs[tool].values()), TEST_IMAGES) for tool in (best, rival)]
+    gaps = [runs[best][seed] - runs[rival][seed] for seed in runs[best] if seed in runs[rival]]
+    seeds = [standard_error(gaps)] if len(gaps) > 1 else []
+    points, error = 100 * mean(gaps), 100 * hypot(*images, *seeds)
     return {
-        "at": NAMES[budget], "epochs": epochs, "ours": best, "best rival": rival, "points ahead": round(points, 2),
+        "at": NAMES[budget], "epochs": epochs, "ours": best, "best rival": rival, "seeds": len(gaps),
+        "points ahead": round(points, 2),
         "standard error": round(error, 2), "separable": "yes" if abs(points) > 2 * error else "no",
     }  # fmt: skip
 
@@ -120,14 +121,13 @@ def long_page(
         for r in found
         if r["epochs"] == REPEATED
     )
-    seeds = table[table.epochs == REPEATED].seed.nunique()
-    tried = len({(r["model"], r["lr"]) for r in rows if int(r["epochs"]) == CHOOSING and not r["test"]})
+    seeds, led = table[table.epochs == REPEATED].seed.nunique(), [r["seeds"] for r in found if r["epochs"] == REPEATED]
     return ResultPage(
         name=args.name or f"long_training_{args.net}",
         title=f"Long training of {args.net}: does a lead before training last?",
         claim=f"Test accuracy after {REPEATED} epochs of {images:,} images, points of ours over the best pruner and "
         "over one width everywhere",
-        figure=f"{said}, one seed" if seeds == 1 else f"{said}; {seeds} seeds", command=args.command,
+        figure=f"{said}; {'one seed' if max(led) == 1 else f'{min(led)} to {max(led)} seeds'}", command=args.command,
         device=args.device, seed=f"0 to {seeds - 1}" if seeds > 1 else 0,
         tables=[
             ResultTable("Leads", found),
@@ -137,14 +137,14 @@ def long_page(
         notes=[
             f"CIFAR-10 (JPEG), {images:,} training images, batch {batch}, one recipe for all: Nesterov SGD, a warm-up "
             "of a tenth, a cosine to nothing, half of the loss distilled from the baseline; each length is a whole "
-            f"schedule. Learning rates, and which of the study's models stands for ghostsearch, were chosen on the "
-            f"5,000 selection images after {CHOOSING} epochs ({tried} trainings); those chose the study's trials "
-            "too. The given weights' authors trained them on these images in their lossless form: scores there "
-            "(`before`) are too good, and rank. The 10,000 test images were read for what is reported. "
-            "The baseline is trained as long, distilled from itself.",
-            f"Seeds of {REPEATED} epochs: {seeds}; other lengths have one. The error of a lead is that of the test "
-            "images and, where there are several, of the seeds; leads within two of them are called not separable. "
-            "Ours is the better of the search's and the solver's model on the test images.",
+            f"schedule. {chosen_how(rows)} The selection images chose the study's trials too. The given weights' "
+            "authors trained them on these images in their lossless form: scores there (`before`) are too good, and "
+            "rank. The 10,000 test images were read for what is reported. The baseline is trained as long, distilled "
+            "from itself.",
+            f"{REPEATED} epochs have up to {seeds} seed(s), as the tables say, other lengths one. Trainings of one "
+            "length and seed see the same batches on a GPU. A lead is over the seeds that both have; its error is that "
+            "of the test images and, with several seeds, of their mean; leads within two of them are called not "
+            "separable. Ours is the better of the search's and the solver's model on the test images.",
             f"Latency: over the baseline's, {timing['device']}, one thread, all models in turns. Training: "
             f"{rows[0]['device']}.",
             "Pruners cut single channels, at a latency once more by eights; each model is of the lowest ratio that "
@@ -153,6 +153,18 @@ def long_page(
             *args.note,
         ],
     )  # fmt: skip
+
+
+def chosen_how(rows: list[dict[str, str]]) -> str:
+    """How the learning rates were chosen, and which of the study's models stands for ghostsearch."""
+    rates = {r["lr"] for r in rows}
+    tried = len({(r["model"], r["lr"]) for r in rows if int(r["epochs"]) == CHOOSING and not r["test"]})
+    after = f"on the 5,000 selection images after {CHOOSING} epochs ({tried} trainings)"
+    model = "which of the study's models stands for ghostsearch"
+    if len(rates) > 1:
+        return f"Learning rates, and {model}, were chosen {after}."
+    one = f"One peak learning rate, {rates.pop()}, for all"
+    return f"{one}; {model} was chosen {after}." if tried else f"{one}; ghostsearch's model is the study's best."
 
 
 def budgets(table: pd.DataFrame) -> list[str]:

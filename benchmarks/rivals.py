@@ -1,4 +1,4 @@
-"""Models of other tools beside ours, for `long_training.py` and `imagenet_rivals.py`.
+"""Models of other tools beside ours, for `long_training.py`, `imagenet_rivals.py` and `tool_speed.py`.
 
 FastNAS needs nvidia-modelopt, pulp and torchprofile==0.0.4.
 """
@@ -6,6 +6,7 @@ FastNAS needs nvidia-modelopt, pulp and torchprofile==0.0.4.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,18 +85,25 @@ def pruned(bench: Setup, importance: str, ratio: float, **how: Any) -> nn.Module
     return model
 
 
-def fastnas_model(bench: Setup, share: float, work: Path) -> nn.Module:
-    """NVIDIA ModelOpt's FastNAS within a share of the FLOPs, channel divisor 8, scored on the selection split."""
+def fastnas_model(
+    bench: Setup, share: float, work: Path, *, score: Callable[[nn.Module], float] | None = None, divisor: int = 8
+) -> nn.Module:
+    """NVIDIA ModelOpt's FastNAS within a share of the FLOPs, channels in multiples of the divisor.
+
+    score: default the accuracy on images of the selection split. What it measured is kept in `work` for other shares.
+    """
     import modelopt.torch.prune as mtp
 
-    images = spread_batches(bench.data.validation, FASTNAS_IMAGES)
-    settings = {"nn.Conv2d": {"*": {"channel_divisor": 8}}, "nn.BatchNorm2d": {"*": {"feature_divisor": 8}}}
+    if score is None:
+        images = spread_batches(bench.data.validation, FASTNAS_IMAGES)
+        score = lambda m: evaluate(m, images, bench.task)  # noqa: E731
+    settings = {"nn.Conv2d": {"*": {"channel_divisor": divisor}}, "nn.BatchNorm2d": {"*": {"feature_divisor": divisor}}}
     model, _ = mtp.prune(
         model=copied(bench.baseline.module), mode=[("fastnas", settings)], constraints={"flops": f"{100 * share:g}%"},
         dummy_input=bench.example,
         config={
-            "data_loader": bench.data.train, "score_func": lambda m: evaluate(m, images, bench.task),
-            "checkpoint": str(work / "fastnas.pth"), "verbose": False, "collect_func": lambda batch: batch[0],
+            "data_loader": bench.data.train, "score_func": score, "checkpoint": str(work / "fastnas.pth"),
+            "verbose": False, "collect_func": lambda batch: batch[0],
         },
     )  # fmt: skip
     return model

@@ -118,35 +118,18 @@ def _photographs(network: str, at: str, mine: Any, other: Any) -> Row:
 
 
 def long_training(directory: Path, page: str) -> Iterator[Row]:
-    """Test accuracy after each length of training, ours and each kind of rival; where a latency's rivals are pruners
-    alone, the fastest of the others' models of half the MACs is compared too."""
-    network, half = page.removeprefix("long_training_").split("_")[0], None
+    """Test accuracy after each length of training, ours and each kind of rival."""
+    network = page.removeprefix("long_training_").split("_")[0]
     for number, (at, leads) in enumerate(table(directory, page).groupby("at", sort=False), 2):
         accuracy = table(directory, page, number).set_index("tool")
-        seeds = "" if any("seeds" in column for column in accuracy.columns) else ", one seed"
         for row in leads.to_dict("records"):
-            column = f"{row['epochs']} epochs"
+            column = f"{row['epochs']} epoch{'s' * (int(row['epochs']) > 1)}"
             ours, theirs = (f"{float(accuracy.at[row[who], column]):g} {row[who]}" for who in ("ours", "best rival"))
-            images = f" of {int(row['images an epoch']):,} images" if row.get("images an epoch") else ""
+            seeds = "one seed" if int(row["seeds"]) == 1 else f"{row['seeds']} seeds"
             yield Row(
-                network, f"{at}, {column}{images}{seeds}", "test accuracy %", ours, theirs,
-                verdict(float(row["points ahead"]), float(row["standard error"])),
+                network, f"{at}, {column} of {int(row['images an epoch']):,} images, {seeds}", "test accuracy %", ours,
+                theirs, verdict(float(row["points ahead"]), float(row["standard error"])),
             )  # fmt: skip
-        if half is not None and "uniform width" not in accuracy.index:
-            yield _beside(network, accuracy, half, column, seeds)
-        half = accuracy
-
-
-def _beside(network: str, fast: pd.DataFrame, half: pd.DataFrame, column: str, seeds: str) -> Row:
-    """Our best model of a latency beside the fastest rival among the models of half the MACs."""
-    mine, rivals = fast[fast.index.isin(OURS)], half.drop(["baseline", *OURS], errors="ignore")
-    best, rival = mine[column].astype(float).idxmax(), rivals.latency.astype(float).idxmin()
-    accuracies = [float(mine.at[best, column]), float(rivals.at[rival, column])]
-    return Row(
-        network, f"{mine.at[best, 'latency']} of the latency against {rivals.at[rival, 'latency']}, {column}{seeds}",
-        "test accuracy %", f"{accuracies[0]:g} {best}", f"{accuracies[1]:g} {rival}",
-        verdict(accuracies[0] - accuracies[1], _error(*accuracies, images=10_000)),
-    )  # fmt: skip
 
 
 def ablation(directory: Path, page: str) -> Iterator[Row]:

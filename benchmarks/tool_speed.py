@@ -1,11 +1,12 @@
-"""CPU seconds from a trained network to a first model and to a front, ours and torch-pruning, and how good they are.
+"""CPU seconds from a trained network to a first model and to a front, ours and two tools', and how good they are.
 
     python benchmarks/tool_speed.py --data imagenet-sample
 
-Both tools get the same photographs and no label, in one process and one thread. A first model is what a tool gives
+All tools get the same photographs and no label, in one process and one thread. A first model is what a tool gives
 without a search: ours, one width everywhere, fitted in closed form; torch-pruning's, filters by L1 norm with BatchNorm
 statistics reset on the photographs. A front is a model at each of --budgets: ours by the candidate table and the
-integer program over it. A tool's rows of a network are kept in --work when its front is done; the same command resumes.
+integer program over it; FastNAS's, where nvidia-modelopt is installed, by its own search. A tool's rows of a network
+are kept in --work when its front is done; the same command resumes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,11 @@ from torch import nn
 
 from benchmarks.families import WIDTHS, preset
 from benchmarks.fit_speed import network, relative_error
-from benchmarks.imagenet_rivals import images, uniform, within_budget
+from benchmarks.imagenet_rivals import images as images_of
+from benchmarks.imagenet_rivals import uniform, within_budget
 from benchmarks.imagenet_sample import open_sample, read_images
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
+from benchmarks.rivals import fastnas_model
 from benchmarks.rows import append_row, read_rows
 from benchmarks.solved import candidate_problem
 from ghostsearch.machine import processor
@@ -35,7 +39,9 @@ from ghostsearch.study.setup import Setup
 from ghostsearch.study.solve import decode
 from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm
 
-OURS, THEIRS = "ghostsearch", "torch-pruning"
+OURS, THEIRS, FASTNAS = "ghostsearch", "torch-pruning", "FastNAS"
+DIVISOR = 32
+"""FastNAS's own default for the channels' multiples."""
 Made = Iterator[tuple[str, nn.Module]]
 """What a model is, and the model, each as soon as it is there."""
 
@@ -56,8 +62,27 @@ def theirs(setup: Setup, budgets: list[int]) -> Made:
     """Filters by L1 norm at each budget, statistics reset."""
     for budget in budgets:
         model = within_budget(setup, budget, "L1", False, [])
-        recalibrate_batchnorm(model, images(setup))
+        recalibrate_batchnorm(model, images_of(setup))
         yield f"L1, {budget} % of the MACs", model
+
+
+def fastnas(setup: Setup, budgets: list[int]) -> Made:
+    """FastNAS at each budget: one measurement of every width of every layer, on the images that ours judges by."""
+    images = [x for x, _ in setup.data.validation]
+    with torch.inference_mode():
+        wanted = [setup.baseline.module(x) for x in images]
+
+    @torch.inference_mode()
+    def score(model: nn.Module) -> float:
+        model.eval()
+        pairs = zip(images, wanted, strict=True)
+        return -float(sum(len(x) * setup.task.distillation_loss(model(x), answer) for x, answer in pairs))
+
+    with tempfile.TemporaryDirectory() as folder:
+        for budget in budgets:
+            model = fastnas_model(setup, budget / 100, Path(folder), score=score, divisor=DIVISOR)
+            recalibrate_batchnorm(model, images_of(setup))
+            yield f"FastNAS, {budget} % of the MACs", model
 
 
 def measure(setup: Setup, made: Made, trained: bool) -> Iterator[dict[str, Any]]:
@@ -90,12 +115,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     file = args.work / "rows.csv"
+    tools = {THEIRS: theirs, OURS: ours} | ({FASTNAS: fastnas} if find_spec("modelopt") else {})
     for name in args.network:
         known = {r["tool"] for r in read_rows(file) if r["network"] == name}
         model = network(name, read_images(args.data / "calibration")[0])
         setup = open_sample(args.data, "fine", model=model)
         setup = replace(setup, space=preset(WIDTHS["lite0"]).resolve(setup.anatomy))
-        for tool, make in {THEIRS: theirs, OURS: ours}.items():
+        for tool, make in tools.items():
             if tool not in known:
                 rows = list(measure(setup, make(setup, args.budgets), name.startswith("efficientnet")))
                 for row in rows:
@@ -109,7 +135,7 @@ def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
     told = []
     for name in dict.fromkeys(r["network"] for r in rows):
         times = {t: [float(r["CPU s so far"]) for r in rows if (r["network"], r["tool"]) == (name, t)]
-                 for t in (OURS, THEIRS)}  # fmt: skip
+                 for t in (OURS, THEIRS, FASTNAS)}  # fmt: skip
         told.append(f"{name}: " + ", ".join(f"{t} {s[0]:.0f} and {s[-1]:.0f} s" for t, s in times.items() if s))
     return ResultPage(
         name="tool_speed", title="Time to a first model and to a front",
@@ -123,7 +149,9 @@ def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
             "Opening the network and reading the photographs is counted for neither. torch-pruning's ratio is found by "
             "halving; its statistics are reset on all 500 photographs, ours fits on 372 and judges candidates on 128.",
             "torch-pruning is far quicker and needs no image to prune; without training its models at these budgets "
-            "are of little use, as the errors show. FastNAS scores by labels in a search of its own and was not run.",
+            "are of little use, as the errors show. FastNAS cuts channels in multiples of 32 (its default), measures "
+            "each width of each layer once, by the outputs' divergence from the baseline's as ours, on the 128 "
+            "photographs that ours judges by, and its models' statistics are reset too; more budgets are quick then.",
         ],
     )  # fmt: skip
 

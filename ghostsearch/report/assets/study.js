@@ -83,7 +83,7 @@ const showTaken = () => {
   const [cost, drop] = [$("max-cost"), $("max-drop")];
   $("max-cost-name").textContent = axis().label;
   $("max-cost-text").textContent = `${cost.value} % of the baseline`;
-  $("max-drop-text").textContent = drop.value === drop.max ? "not set (one standard error)" : `${drop.value} ${page.drop_unit}`;
+  $("max-drop-text").textContent = drop.value === drop.max ? "not set (one standard error)" : `${drop.value} ${drop.value === "1" ? page.drop_unit.slice(0, -1) : page.drop_unit}`;
   const option = taken();
   $("taken").textContent = option ? `${option.id}: ${option.text}` : "No finished model meets both limits.";
   $("command").textContent = option ? option.command : "";
