@@ -5,7 +5,7 @@
 All tools get the same photographs and no label, in one process and one thread. A first model is what a tool gives
 without a search: ours, one width everywhere, fitted in closed form; torch-pruning's, filters by L1 norm with BatchNorm
 statistics reset on the photographs. A front is a model at each of --budgets: ours by the candidate table and the
-integer program over it; FastNAS's, where nvidia-modelopt is installed, by its own search. A tool's rows of a network
+integer program over it; FastNAS's by its own search (it needs nvidia-modelopt). A tool's rows of a network
 are kept in --work when its front is done; the same command resumes.
 """
 
@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -109,18 +108,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with calibration/ and test/")
     parser.add_argument("--network", nargs="+", default=["efficientnet-lite0", "resnet18"])
+    parser.add_argument(
+        "--fastnas", nargs="*", default=["resnet18"], help="networks for FastNAS too, which scores hundreds of widths"
+    )
     parser.add_argument("--budgets", type=int, nargs="+", default=[70, 85, 60, 50], help="percent of the MACs")
     parser.add_argument("--work", type=Path, default=Path("runs/tool_speed"))
     parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     file = args.work / "rows.csv"
-    tools = {THEIRS: theirs, OURS: ours} | ({FASTNAS: fastnas} if find_spec("modelopt") else {})
     for name in args.network:
         known = {r["tool"] for r in read_rows(file) if r["network"] == name}
         model = network(name, read_images(args.data / "calibration")[0])
         setup = open_sample(args.data, "fine", model=model)
         setup = replace(setup, space=preset(WIDTHS["lite0"]).resolve(setup.anatomy))
+        tools = {THEIRS: theirs, OURS: ours} | ({FASTNAS: fastnas} if name in args.fastnas else {})
         for tool, make in tools.items():
             if tool not in known:
                 rows = list(measure(setup, make(setup, args.budgets), name.startswith("efficientnet")))
