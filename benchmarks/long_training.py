@@ -216,7 +216,7 @@ def trained(
         on = torch.cuda.get_device_name()
     else:
         for model, job in zip(made, some, strict=True):
-            train(model, data, replace(recipe, lr=job.lr), task=bench.task, teacher=teacher)
+            train(model, data, recipe.but(lr=job.lr), task=bench.task, teacher=teacher)
     seconds = round((time.perf_counter() - started) / len(some), 1)
     return [
         {
