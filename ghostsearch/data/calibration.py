@@ -8,7 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+)
 
 from ghostsearch.data.sets import ImageSet, StreamSet
 from ghostsearch.errors import GhostsearchError
@@ -73,17 +81,14 @@ def images_within(values: int, example: Any, most: int) -> int:
 
 
 def spread_batches(loader: Iterable[Any], images: int, *, size: int | None = None) -> list[Any]:
-    """Batches of `images` images evenly spaced over a loader's set; of a loader without positions the first ones.
+    """Batches of `images` images evenly spaced over those that a loader reads; of one without positions the first.
 
     The first alone would be of one class where a folder is read class by class. size: images in each, where that is
     less than the loader's own.
     """
-    # Without a batch sampler the items of the set are whole batches.
-    single = isinstance(loader, DataLoader) and loader.batch_sampler is not None
-    if isinstance(loader, DataLoader) and single and not isinstance(loader.dataset, IterableDataset):
-        total = len(loader.dataset)  # type: ignore[arg-type]
-        count = min(images, total)
-        places = Subset(loader.dataset, [i * total // count for i in range(count)])
+    if isinstance(loader, DataLoader) and (read := _positions(loader)) is not None:
+        count = min(images, len(read))
+        places = Subset(loader.dataset, [read[i * len(read) // count] for i in range(count)])
         size = min(loader.batch_size or 1, size or images)
         loader = DataLoader(places, batch_size=size, collate_fn=loader.collate_fn)
     batches, held = [], 0
@@ -93,6 +98,18 @@ def spread_batches(loader: Iterable[Any], images: int, *, size: int | None = Non
         if held >= images:
             break
     return batches
+
+
+def _positions(loader: DataLoader[Any]) -> Sequence[int] | None:
+    """Which images of its set a loader reads, where that is known without drawing; a split may be a part of a set."""
+    # Without a batch sampler the items of the set are whole batches.
+    if isinstance(loader.dataset, IterableDataset) or type(loader.batch_sampler) is not BatchSampler:
+        return None
+    sampler: Any = loader.batch_sampler.sampler
+    if isinstance(sampler, SequentialSampler | RandomSampler):
+        return range(len(loader.dataset))  # type: ignore[arg-type]
+    chosen = sampler.indices if isinstance(sampler, SubsetRandomSampler) else sampler
+    return chosen if isinstance(chosen, Sequence) else None
 
 
 def first_batch(loader: Iterable[Any], images: int = 2) -> Any:

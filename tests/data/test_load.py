@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from ghostsearch.data.calibration import calibration_batches, spread_batches
 from ghostsearch.data.load import Data, load_data
@@ -203,6 +203,15 @@ def test_calibrating_on_nothing_gets_one_line():
     empty = DataLoader(TensorDataset(torch.zeros(0, 1, 8, 8), torch.zeros(0)))
     with pytest.raises(GhostsearchError, match="no training images"):
         calibration_batches(Data("x", empty, empty, empty))
+
+
+@pytest.mark.parametrize("places", [[5, 1, 9, 30], SubsetRandomSampler([5, 1, 9, 30])])
+def test_spread_batches_read_nothing_outside_a_loaders_part_of_its_set(places):
+    loader = DataLoader(TensorDataset(torch.arange(40.0).reshape(40, 1), torch.zeros(40)), 2, sampler=places)
+    for images in (2, 3, 40):
+        found = torch.cat([x for x, _ in spread_batches(loader, images)]).flatten()
+        assert len(found) == min(images, 4)
+        assert {*found.tolist()} <= {5.0, 1.0, 9.0, 30.0}
 
 
 def test_spread_batches_see_every_class_of_a_folder_read_class_by_class():
