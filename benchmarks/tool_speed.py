@@ -158,8 +158,8 @@ def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
             "torch-pruning is far quicker and needs no image to prune; without training its models at these budgets "
             "are of little use, as the errors show. FastNAS cuts channels in multiples of 32 (its default), measures "
             "each width of each layer once, by the outputs' divergence from the baseline's as ours, on the 128 "
-            "photographs that ours judges by, with statistics of 350 others, and its models' are reset too. More budgets "
-            "are quick then.",
+            "photographs that ours judges by, with statistics of 350 others, and its models' are reset too; then more "
+            "budgets are quick.",
         ],
     )  # fmt: skip
 
