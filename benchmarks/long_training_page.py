@@ -139,10 +139,11 @@ def long_page(
             "of a tenth, a cosine to nothing, half of the loss distilled from the baseline; each length is a whole "
             f"schedule. {chosen_how(rows)} The selection images chose the study's trials too. The given weights' "
             "authors trained them on these images in their lossless form: scores there (`before`) are too good, and "
-            "rank. The 10,000 test images were read for what is reported. The baseline is trained as long, distilled "
-            "from itself.",
-            f"{REPEATED} epochs have up to {seeds} seed(s), as the tables say, other lengths one. Trainings of one "
-            "length and seed see the same batches on a GPU. A lead is over the seeds that both have; its error is that "
+            "rank. The 10,000 test images were read for what is reported."
+            + " The baseline is trained as long, distilled from itself." * ("baseline" in set(table.tool)),
+            f"{f'{REPEATED} epochs have up to {seeds} seeds, as the tables say, other lengths one.' * (seeds > 1)} "
+            "Trainings of one length and seed see the same batches on a GPU. A lead is over the seeds that both have; "
+            "its error is that "
             "of the test images and, with several seeds, of their mean; leads within two of them are called not "
             "separable. Ours is the better of the search's and the solver's model on the test images.",
             f"Latency: over the baseline's, {timing['device']}, one thread, all models in turns. Training: "
