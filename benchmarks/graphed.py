@@ -40,7 +40,7 @@ def held_on(images: ImageSet, device: str) -> ImageSet:
 
 
 def train_graphed(
-    learners: Sequence[Learner], images: ImageSet, recipe: Recipe, task: Task, teacher: nn.Module | None = None
+    learners: Sequence[Learner], images: ImageSet, recipe: Recipe, task: Task, teacher: nn.Module
 ) -> list[bool]:
     """Train models in place as `ghostsearch.training.train` does on a GPU, in bfloat16 and with their steps recorded.
 
@@ -51,9 +51,8 @@ def train_graphed(
     torch.backends.cudnn.benchmark = True
     device = images.images.device
     torch.manual_seed(recipe.seed)
-    for module in (teacher and teacher.eval(), *(learner.model.train() for learner in learners)):
-        if module:
-            module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in (teacher.eval(), *(learner.model.train() for learner in learners)):
+        module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     step = Step(learners, teacher, recipe, task, images)
     per_epoch = len(images) // recipe.batch_size
     total = round(recipe.epochs * per_epoch)
@@ -71,7 +70,7 @@ class Step:
     """One step of Nesterov SGD on fixed memory for every learner: forward, distilled loss, backward, update."""
 
     def __init__(
-        self, learners: Sequence[Learner], teacher: nn.Module | None, recipe: Recipe, task: Task, images: ImageSet
+        self, learners: Sequence[Learner], teacher: nn.Module, recipe: Recipe, task: Task, images: ImageSet
     ) -> None:
         self.learners, self.teacher, self.recipe, self.task = learners, teacher, recipe, task
         for learner in learners:
@@ -108,10 +107,9 @@ class Step:
 
     def _step(self) -> None:
         """The teacher first, then the learners side by side, since one small network leaves a GPU half idle."""
-        wanted, here = None, torch.cuda.current_stream()
-        if self.teacher:
-            with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-                wanted = self.teacher(self.x).float()
+        here = torch.cuda.current_stream()
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+            wanted = self.teacher(self.x).float()
         for stream in self.streams:
             stream.wait_stream(here)
         for number, learner in enumerate(self.learners):
@@ -120,14 +118,12 @@ class Step:
         for stream in self.streams:
             here.wait_stream(stream)
 
-    def _update(self, learner: Learner, wanted: Tensor | None) -> None:
+    def _update(self, learner: Learner, wanted: Tensor) -> None:
         share, params, speeds = self.recipe.distillation, learner.params, learner.speeds
         with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
             output = learner.model(self.x)
         output = output.float()
-        loss = self.task.loss(output, self.y)
-        if wanted is not None:
-            loss = (1 - share) * loss + share * self.task.distillation_loss(output, wanted)
+        loss = (1 - share) * self.task.loss(output, self.y) + share * self.task.distillation_loss(output, wanted)
         gradients = list(torch.autograd.grad(loss, params))
         with torch.no_grad():
             learner.loss.copy_(loss)

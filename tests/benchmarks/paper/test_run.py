@@ -93,7 +93,7 @@ def test_a_stopped_training_table_goes_on(tmp_path, monkeypatch):
     kept = KeptRows(tmp_path / KEPT_FILE)
     rows = training.trained_rows(DIGITS, kept)
     assert len(trained) == len(rows), "nothing is trained twice"
-    assert all(f"{row[training.TRAINED]:.4g}" in resumed for row in rows)
+    assert all(f"{row['top-1 %, short schedule']:.4g}" in resumed for row in rows)
 
 
 @pytest.mark.parametrize("text", ["{", "[1, 2]", "[{}, 3]", "7"])
