@@ -43,6 +43,11 @@ DIVISOR = 32
 """FastNAS's own default for the channels' multiples."""
 STATISTICS = 50
 """Batches that FastNAS takes statistics from for each width that it scores; given fewer it scores without."""
+FASTNAS_NOTE = (
+    "FastNAS cuts channels in multiples of 32 (its default), measures each width of each layer once, by the outputs' "
+    "divergence from the baseline's as ours, on the 128 photographs that ours judges by, with statistics of 350 "
+    "others, and its models' are reset too."
+)
 Made = Iterator[tuple[str, nn.Module]]
 """What a model is, and the model, each as soon as it is there."""
 
@@ -156,10 +161,8 @@ def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
             "Opening the network and reading the photographs is counted for neither. torch-pruning's ratio is found by "
             "halving; its statistics are reset on all 500 photographs, ours fits on 372 and judges candidates on 128.",
             "torch-pruning is far quicker and needs no image to prune; without training its models at these budgets "
-            "are of little use, as the errors show. FastNAS cuts channels in multiples of 32 (its default), measures "
-            "each width of each layer once, by the outputs' divergence from the baseline's as ours, on the 128 "
-            "photographs that ours judges by, with statistics of 350 others, and its models' are reset too; then more "
-            "budgets are quick.",
+            "are of little use, as the errors show.",
+            *([FASTNAS_NOTE] if any(r["tool"] == FASTNAS for r in rows) else []),
         ],
     )  # fmt: skip
 
