@@ -33,12 +33,6 @@ class Learner:
         self.loss = torch.zeros((), device=self.params[0].device)
 
 
-def held_on(images: ImageSet, device: str) -> ImageSet:
-    """The same images, augmented as before, held where the training is."""
-    labels = None if images.labels is None else images.labels.to(device)
-    return ImageSet(images.images.to(device), labels, images.input_spec, shift=images.shift, flips=images.flips)
-
-
 def train_graphed(
     learners: Sequence[Learner], images: ImageSet, recipe: Recipe, task: Task, teacher: nn.Module
 ) -> list[bool]:

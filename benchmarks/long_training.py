@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from benchmarks.graphed import Learner, held_on, train_graphed
+from benchmarks.graphed import Learner, train_graphed
 from benchmarks.long_models import BUDGETS, IMPORTANCES, make_models
 from benchmarks.networks import configured, network_arguments
 from benchmarks.rivals import rebuilt
@@ -257,7 +257,11 @@ def loader(images: ImageSet, name: str, batch_size: int) -> DataLoader[Any]:
 
 def on_device(data: Data, device: str, batch_size: int) -> Data:
     """The same images, held where the training is."""
-    return replace(data, **{n: loader(held_on(s, device), n, batch_size) for n, s in splits(data).items()})
+    moved = {
+        n: ImageSet(s.images.to(device), s.labels.to(device), s.input_spec, shift=s.shift, flips=s.flips)
+        for n, s in splits(data).items()
+    }
+    return replace(data, **{n: loader(s, n, batch_size) for n, s in moved.items()})
 
 
 def with_weights(bench: Setup, entry: Mapping[str, Any], folder: Path) -> nn.Module:

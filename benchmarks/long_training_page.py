@@ -143,9 +143,8 @@ def long_page(
             + " The baseline is trained as long, distilled from itself." * ("baseline" in set(table.tool)),
             f"{f'{REPEATED} epochs have up to {seeds} seeds, as the tables say, other lengths one.' * (seeds > 1)} "
             "Trainings of one length and seed see the same batches on a GPU. A lead is over the seeds that both have; "
-            "its error is that "
-            "of the test images and, with several seeds, of their mean; leads within two of them are called not "
-            "separable. Ours is the better of the search's and the solver's model on the test images.",
+            "its error is that of the test images and, with several seeds, of their mean; leads within two of them are "
+            "called not separable. Ours is the better of the search's and the solver's model on the test images.",
             f"Latency: over the baseline's, {timing['device']}, one thread, all models in turns. Training: "
             f"{rows[0]['device']}.",
             "Pruners cut single channels, at a latency once more by eights; each model is of the lowest ratio that "

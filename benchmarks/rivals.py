@@ -94,16 +94,14 @@ def fastnas_model(
     """
     import modelopt.torch.prune as mtp
 
-    if score is None:
-        images = spread_batches(bench.data.validation, FASTNAS_IMAGES)
-        score = lambda m: evaluate(m, images, bench.task)  # noqa: E731
+    images = spread_batches(bench.data.validation, FASTNAS_IMAGES)
     settings = {"nn.Conv2d": {"*": {"channel_divisor": divisor}}, "nn.BatchNorm2d": {"*": {"feature_divisor": divisor}}}
     model, _ = mtp.prune(
         model=copied(bench.baseline.module), mode=[("fastnas", settings)], constraints={"flops": f"{100 * share:g}%"},
         dummy_input=bench.example,
         config={
-            "data_loader": bench.data.train, "score_func": score, "checkpoint": str(work / "fastnas.pth"),
-            "verbose": False, "collect_func": lambda batch: batch[0],
+            "data_loader": bench.data.train, "score_func": score or (lambda m: evaluate(m, images, bench.task)),
+            "checkpoint": str(work / "fastnas.pth"), "verbose": False, "collect_func": lambda batch: batch[0],
         },
     )  # fmt: skip
     return model

@@ -24,8 +24,7 @@ from torch import nn
 
 from benchmarks.families import WIDTHS, preset
 from benchmarks.fit_speed import network, relative_error
-from benchmarks.imagenet_rivals import images as images_of
-from benchmarks.imagenet_rivals import uniform, within_budget
+from benchmarks.imagenet_rivals import images, uniform, within_budget
 from benchmarks.imagenet_sample import open_sample, read_images
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from benchmarks.rivals import fastnas_model
@@ -68,29 +67,29 @@ def theirs(setup: Setup, budgets: list[int]) -> Made:
     """Filters by L1 norm at each budget, statistics reset."""
     for budget in budgets:
         model = within_budget(setup, budget, "L1", False, [])
-        recalibrate_batchnorm(model, images_of(setup))
+        recalibrate_batchnorm(model, images(setup))
         yield f"L1, {budget} % of the MACs", model
 
 
 def fastnas(setup: Setup, budgets: list[int]) -> Made:
     """FastNAS at each budget: one measurement of every width of every layer, on the images that ours judges by."""
-    images = [x for x, _ in setup.data.validation]
+    judged = [x for x, _ in setup.data.validation]
     seen = torch.cat([x for x, _ in setup.data.train])
     batches = [(x, None) for x in seen.split(len(seen) // STATISTICS)]
     setup = replace(setup, data=replace(setup.data, train=batches))
     with torch.inference_mode():
-        wanted = [setup.baseline.module(x) for x in images]
+        wanted = [setup.baseline.module(x) for x in judged]
 
     @torch.inference_mode()
     def score(model: nn.Module) -> float:
         model.eval()
-        pairs = zip(images, wanted, strict=True)
+        pairs = zip(judged, wanted, strict=True)
         return -float(sum(len(x) * setup.task.distillation_loss(model(x), answer) for x, answer in pairs))
 
     with tempfile.TemporaryDirectory() as folder:
         for budget in budgets:
             model = fastnas_model(setup, budget / 100, Path(folder), score=score, divisor=DIVISOR)
-            recalibrate_batchnorm(model, images_of(setup))
+            recalibrate_batchnorm(model, images(setup))
             yield f"FastNAS, {budget} % of the MACs", model
 
 
@@ -119,7 +118,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with calibration/ and test/")
     parser.add_argument("--network", nargs="+", default=["efficientnet-lite0", "resnet18"])
     parser.add_argument(
-        "--fastnas", nargs="*", default=["resnet18"], help="networks for FastNAS too, which scores hundreds of widths"
+        "--fastnas",
+        nargs="*",
+        default=["resnet18"],
+        help="networks for FastNAS too, which scores each width of each layer",
     )
     parser.add_argument("--budgets", type=int, nargs="+", default=[70, 85, 60, 50], help="percent of the MACs")
     parser.add_argument("--work", type=Path, default=Path("runs/tool_speed"))
@@ -151,7 +153,7 @@ def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
         told.append(f"{name}: " + ", ".join(f"{t} {s[0]:.0f} and {s[-1]:.0f} s" for t, s in times.items() if s))
     return ResultPage(
         name="tool_speed", title="Time to a first model and to a front",
-        claim=f"CPU seconds of one core to the first model and to {len(args.budgets)} more budgets' front",
+        claim=f"CPU seconds of one core to the first model and to a front at {len(args.budgets)} budgets",
         figure="; ".join(told), command=script_command(), device=f"{processor()}, 1 thread",
         tables=[ResultTable("In the order in which the models came", rows)],
         notes=[
