@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from ghostsearch.data.calibration import positions
 from ghostsearch.data.load import own_data
 from ghostsearch.data.user_loaders import batch_of
 from ghostsearch.errors import GhostsearchError
@@ -224,15 +225,19 @@ def _one_batch(data: Any) -> Tensor:
 
 
 def _data_digest(splits: Sequence[Any]) -> str:
-    """Name of three splits: how many images each has, and the first and last ones that models are judged on."""
+    """Name of three splits: how many images each has, which of a set, the first and last that models are judged on."""
     state = hashlib.sha256()
     for number, split in enumerate(splits):
-        source = split.dataset if isinstance(split, DataLoader) else split
+        source, read = (split.dataset, positions(split)) if isinstance(split, DataLoader) else (split, None)
         if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
             continue
-        state.update(str(len(source)).encode())
+        whole = range(len(source))
+        read = whole if read is None else read
+        state.update(str(len(read)).encode())
+        if read != whole:
+            state.update(str([int(place) for place in read]).encode())
         # Those to train on may be augmented.
-        for value in tensors([source[0], source[len(source) - 1]]) if number and len(source) else ():
+        for value in tensors([source[read[0]], source[read[-1]]]) if number and len(read) else ():
             state.update(raw_bytes(value))
     return f"sha256 {state.hexdigest()[:16]}"
 

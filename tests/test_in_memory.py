@@ -81,9 +81,10 @@ def test_search_of_a_module_and_its_loaders(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert max(map(len, str(study).splitlines())) <= 96
     assert ghostsearch.search(model=net, data=sets, **options).records == study.records, "rerun resumes"
-    others = [*sets[:2], TensorDataset(IMAGES + 1, labels)]
-    with pytest.raises(GhostsearchError, match="another study"):
-        ghostsearch.search(model=net, data=others, **options)
+    part = DataLoader(TensorDataset(IMAGES, labels), 32, sampler=[0, 5, 63])
+    for other in (TensorDataset(IMAGES + 1, labels), part):
+        with pytest.raises(GhostsearchError, match="another study"):
+            ghostsearch.search(model=net, data=[*sets[:2], other], **options)
     with torch.no_grad():
         net[0].weight.add_(1)
     with pytest.raises(GhostsearchError, match="another study"):

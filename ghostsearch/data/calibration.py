@@ -86,7 +86,7 @@ def spread_batches(loader: Iterable[Any], images: int, *, size: int | None = Non
     The first alone would be of one class where a folder is read class by class. size: images in each, where that is
     less than the loader's own.
     """
-    if isinstance(loader, DataLoader) and (read := _positions(loader)) is not None:
+    if isinstance(loader, DataLoader) and (read := positions(loader)) is not None:
         count = min(images, len(read))
         places = Subset(loader.dataset, [read[i * len(read) // count] for i in range(count)])
         size = min(loader.batch_size or 1, size or images)
@@ -100,7 +100,7 @@ def spread_batches(loader: Iterable[Any], images: int, *, size: int | None = Non
     return batches
 
 
-def _positions(loader: DataLoader[Any]) -> Sequence[int] | None:
+def positions(loader: DataLoader[Any]) -> Sequence[int] | None:
     """Which images of its set a loader reads, where that is known without drawing; a split may be a part of a set."""
     # Without a batch sampler the items of the set are whole batches.
     if isinstance(loader.dataset, IterableDataset) or type(loader.batch_sampler) is not BatchSampler:
