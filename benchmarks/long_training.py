@@ -31,11 +31,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from benchmarks.graphed import Learner, train_graphed
 from benchmarks.long_models import BUDGETS, IMPORTANCES, make_models
 from benchmarks.networks import configured, network_arguments
 from benchmarks.rivals import rebuilt
 from benchmarks.rows import append_row, read_rows
+from benchmarks.together import Learner, train_together
 from ghostsearch.data.load import Data
 from ghostsearch.data.sets import ImageSet
 from ghostsearch.files import write_text
@@ -44,7 +44,6 @@ from ghostsearch.measure.setting import Setting
 from ghostsearch.models.load import load_model
 from ghostsearch.study.setup import Given, Setup, open_setup
 from ghostsearch.training.evaluate import evaluate, torch_device
-from ghostsearch.training.loop import train
 from ghostsearch.training.recipe import Recipe
 
 CHOOSING = 3
@@ -92,12 +91,16 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--train-images", type=int, help="of the 45,000; default: all")
     parser.add_argument("--batch-size", type=int, default=512)
-    parser.add_argument("--train-precision", default="auto", help="where no GPU trains, which does in bfloat16")
+    parser.add_argument(
+        "--train-precision",
+        default="auto",
+        help="bf16-mixed, or else float32; a GPU trains in bfloat16",
+    )
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
     parser.add_argument("--repeats", type=int, default=len(SEEDS), help=f"seeds of {REPEATED} epochs")
     parser.add_argument("--device", default="auto", help="where to train")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the device")
-    parser.add_argument("--together", type=int, default=1, help="trainings at a time on the same batches, on a GPU")
+    parser.add_argument("--together", type=int, default=1, help="trainings at a time on the same batches")
     parser.add_argument("--seconds", type=float, default=1e9, help="no training is begun after so many seconds")
     return parser.parse_args()
 
@@ -204,19 +207,14 @@ def trained(
     args: argparse.Namespace, bench: Setup, data: Data, some: list[Job], made: list[nn.Module], device: str
 ) -> list[dict[str, Any]]:
     """The rows of some trainings that differ in model and rate alone; one whose loss is not finite scores nothing."""
-    started, on, teacher, first = time.perf_counter(), device, bench.baseline.module, some[0]
+    started, teacher, first = time.perf_counter(), bench.baseline.module, some[0]
+    on = torch.cuda.get_device_name() if device.startswith("cuda") else device
     recipe = Recipe(
         epochs=first.epochs, seed=first.seed, batch_size=args.batch_size, compute_device=device,
         train_precision=args.train_precision,
     )  # fmt: skip
-    finite = [True] * len(some)
-    if device.startswith("cuda"):
-        learners = [Learner(model, job.lr) for model, job in zip(made, some, strict=True)]
-        finite = train_graphed(learners, splits(data)["train"], recipe, bench.task, teacher)
-        on = torch.cuda.get_device_name()
-    else:
-        for model, job in zip(made, some, strict=True):
-            train(model, data, recipe.but(lr=job.lr), task=bench.task, teacher=teacher)
+    learners = [Learner(model, job.lr) for model, job in zip(made, some, strict=True)]
+    finite = train_together(learners, splits(data)["train"], recipe, bench.task, teacher)
     seconds = round((time.perf_counter() - started) / len(some), 1)
     return [
         {

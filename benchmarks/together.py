@@ -1,9 +1,13 @@
-"""The recipe's training as one CUDA graph a step, since launching a small network's kernels takes longer than they."""
+"""Several models trained side by side by one recipe, on the same batches and one teacher's answers.
+
+On a GPU a step is one CUDA graph, since launching a small network's kernels takes longer than they.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -33,16 +37,16 @@ class Learner:
         self.loss = torch.zeros((), device=self.params[0].device)
 
 
-def train_graphed(
+def train_together(
     learners: Sequence[Learner], images: ImageSet, recipe: Recipe, task: Task, teacher: nn.Module
 ) -> list[bool]:
-    """Train models in place as `ghostsearch.training.train` does on a GPU, in bfloat16 and with their steps recorded.
+    """Train models in place as `ghostsearch.training.train` does, in bfloat16 on a GPU, on a CPU if the recipe says so.
 
     All see the same batches, shifted and mirrored alike, and the teacher's one answer to them: what differs between
-    them is not the order of images. images: held on that GPU; a last batch that is not full is left out. The models
-    are given back on the CPU. Returns whether each one's loss stayed finite.
+    them is not the order of images. images: held where the training is; a last batch that is not full is left out. The
+    models are given back on the CPU. Returns whether each one's loss stayed finite.
     """
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = True  # on a CPU without effect
     device = images.images.device
     torch.manual_seed(recipe.seed)
     for module in (teacher.eval(), *(learner.model.train() for learner in learners)):
@@ -72,15 +76,20 @@ class Step:
         x, y = images.__getitems__(list(range(recipe.batch_size)))
         self.x, self.y = x.contiguous(memory_format=torch.channels_last), y
         self.share = torch.zeros((), device=x.device)
-        self.streams = [torch.cuda.Stream() for _ in range(STREAMS)]
-        self.graph = self._recorded()
+        gpu = x.is_cuda
+        self.precision = partial(
+            torch.autocast, x.device.type, torch.bfloat16, gpu or recipe.train_precision == "bf16-mixed",
+            cache_enabled=False,
+        )  # fmt: skip
+        self.streams = [torch.cuda.Stream() for _ in range(STREAMS)] if gpu else []
+        self.step = self._recorded().replay if gpu else self._step
 
     def run(self, x: Tensor, y: Tensor, share: float) -> None:
         """One step on a batch, at a share of each learner's rate."""
         self.x.copy_(x)
         self.y.copy_(y)
         self.share.fill_(share)
-        self.graph.replay()
+        self.step()
 
     def _recorded(self) -> torch.cuda.CUDAGraph:
         kept = [{n: value.clone() for n, value in one.model.state_dict().items()} for one in self.learners]
@@ -88,11 +97,11 @@ class Step:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UP):
-                self._step()
+                self._step_side_by_side()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._step()
+            self._step_side_by_side()
         for learner, state in zip(self.learners, kept, strict=True):
             learner.model.load_state_dict(state)
             for speed in learner.speeds:
@@ -100,10 +109,13 @@ class Step:
         return graph
 
     def _step(self) -> None:
-        """The teacher first, then the learners side by side, since one small network leaves a GPU half idle."""
-        here = torch.cuda.current_stream()
-        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-            wanted = self.teacher(self.x).float()
+        wanted = self._answer()
+        for learner in self.learners:
+            self._update(learner, wanted)
+
+    def _step_side_by_side(self) -> None:
+        """The teacher first, then the learners at the same time, since one small network leaves a GPU half idle."""
+        here, wanted = torch.cuda.current_stream(), self._answer()
         for stream in self.streams:
             stream.wait_stream(here)
         for number, learner in enumerate(self.learners):
@@ -112,9 +124,14 @@ class Step:
         for stream in self.streams:
             here.wait_stream(stream)
 
+    def _answer(self) -> Tensor:
+        """The teacher's outputs for the batch."""
+        with torch.no_grad(), self.precision():
+            return self.teacher(self.x).float()  # type: ignore[no-any-return]
+
     def _update(self, learner: Learner, wanted: Tensor) -> None:
         share, params, speeds = self.recipe.distillation, learner.params, learner.speeds
-        with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+        with self.precision():
             output = learner.model(self.x)
         output = output.float()
         loss = (1 - share) * self.task.loss(output, self.y) + share * self.task.distillation_loss(output, wanted)
