@@ -50,7 +50,7 @@ def make_models(args: argparse.Namespace) -> None:
     found = json.loads(target.read_text()) if target.exists() else []
     losses = losses_of(build_candidates(bench, args.work), bench.space) if args.random else []
     for name, tool, budget, make in proposals(bench, args):
-        if any(name == row["model"] for row in found):
+        if any(name == row["model"] for row in found) or (args.models and name not in args.models):
             continue
         point, model = make()
         cost = measure_cost(model, bench.example)

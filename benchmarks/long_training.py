@@ -81,6 +81,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--study", type=Path, nargs="+", default=[], help="finished label-free searches of the network")
     parser.add_argument("--budgets", nargs="+", default=list(BUDGETS), choices=list(BUDGETS), help="at equal what")
     parser.add_argument("--importances", nargs="+", default=list(IMPORTANCES), choices=IMPORTANCES)
+    parser.add_argument("--models", nargs="+", help="only these are made and trained, as models.json names them")
     parser.add_argument("--stage", nargs="+", default=["models", "train", "time"], choices=["models", "train", "time"])
     parser.add_argument(
         "--candidates", type=int, default=4, help="models of the study that ghostsearch chooses from, as from finalists"
@@ -107,6 +108,7 @@ def arguments() -> argparse.Namespace:
 
 def jobs(models: list[dict[str, Any]], rows: list[dict[str, str]], args: argparse.Namespace) -> list[Job]:
     """What can be trained now: first every learning rate for a few epochs, then the chosen ones for every length."""
+    models = [m for m in models if not args.models or m["model"] in args.models]
     done = {(r["model"], int(r["epochs"]), float(r["lr"]), int(r["seed"]), bool(r["test"])) for r in rows}
     settled = chosen_runs(models, [], args.rates)
     compared = [m["model"] for m in models if m["tool"] != "random" and m["model"] not in settled]

@@ -142,7 +142,7 @@ def long_page(
             "rank. The 10,000 test images were read for what is reported."
             + " The baseline is trained as long, distilled from itself." * ("baseline" in set(table.tool)),
             f"{f'{REPEATED} epochs have up to {seeds} seeds, as the tables say, other lengths one.' * (seeds > 1)} "
-            "Trainings of one length and seed see the same batches on a GPU. A lead is over the seeds that both have; "
+            "Trainings of one length and seed see the same batches. A lead is over the seeds that both have; "
             "its error is that of the test images and, with several seeds, of their mean; leads within two of them are "
             "called not separable. Ours is the better of the search's and the solver's model on the test images.",
             f"Latency: over the baseline's, {timing['device']}, one thread, all models in turns. Training: "
