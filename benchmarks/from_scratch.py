@@ -9,9 +9,9 @@ import argparse
 import shlex
 from pathlib import Path
 
+from benchmarks.networks import compute_device
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.data.options import ImageOptions
-from ghostsearch.machine import processor
 from ghostsearch.training.curves import draw_curves
 from ghostsearch.training.from_scratch import train_from_scratch
 from ghostsearch.training.recipe import FROM_SCRATCH
@@ -44,7 +44,7 @@ def main() -> None:
         claim=f"GhostNet 1.0× from random weights on {len(classes)} classes ({', '.join(classes)}): test accuracy",
         figure=f"{result.test:.1%} after {result.epochs} epochs",
         command=script_command(),
-        device=f"{processor()}, {result.device}",
+        device=compute_device(),
         tables=[ResultTable("epochs", [vars(epoch) for epoch in result.history])],
         notes=(
             f"The same training as a command: {shlex.join(map(str, [*same, '--out', options.work]))}",

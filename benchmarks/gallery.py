@@ -17,8 +17,8 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
+from benchmarks.networks import compute_device
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
-from ghostsearch.machine import processor
 from ghostsearch.report.gallery import (
     LayerMaps,
     draw_gallery,
@@ -98,7 +98,7 @@ def main() -> None:
         claim="Rank correlation (Kendall) of a layer's redundancy with the output error of a ghost there; -1 agrees",
         figure=shown,
         command=script_command(),
-        device=processor(),
+        device=compute_device(),
         tables=[ResultTable("Does redundancy predict harm?", ranks), *tables],
         notes=(
             "redundancy: share of the feature maps' variance that each map's best other map explains through a 3×3 "

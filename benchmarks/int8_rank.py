@@ -19,12 +19,12 @@ import torch
 from scipy.stats import kendalltau
 from torch import nn
 
+from benchmarks.networks import compute_device
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from benchmarks.rows import append_row, read_rows
 from benchmarks.table_rank import SHARES, divergence, drawn, opened, summed
 from benchmarks.table_rank import arguments as table_arguments
 from ghostsearch.data.calibration import spread_batches
-from ghostsearch.machine import processor
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.candidates import build_candidates, single_changes
 from ghostsearch.study.divergence import Change
@@ -109,7 +109,7 @@ def page(args: argparse.Namespace, judge: Judge, losses: Losses, chosen: list[Ar
         claim=f"What knowing int8's cost of each single change adds to the table's rank correlation with the int8 "
         f"divergence of {len(chosen)} refitted random architectures, {args.net}",
         figure=f"{gained} on {rows[0]['τ']}", command=script_command(),
-        device=processor(), seed=args.seed,
+        device=compute_device(), seed=args.seed,
         tables=[
             ResultTable("Kendall's τ with the int8 divergence of the architectures [95 %]", rows),
             ResultTable("Single changes, nats", listed),

@@ -14,6 +14,7 @@ from ghostsearch.measure.audit import random_architectures
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.setup import Setup, open_setup
+from ghostsearch.units import counted
 
 FLATTERED = (
     "The authors of CIFAR's weights trained them on the selection images in their lossless form: scores there are too "
@@ -27,7 +28,7 @@ def compute_device() -> str:
     """Where fits and trainings run: the GPU where there is one, else the processor and its threads."""
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()} ({processor()})"
-    return f"{processor()}, {torch.get_num_threads()} threads"
+    return f"{processor()}, {counted(torch.get_num_threads(), 'thread')}"
 
 
 def study_arguments(about: str | None) -> argparse.ArgumentParser:

@@ -23,12 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.networks import compute_device
 from benchmarks.random_nets import RandomNet, made
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.graph.capture import tensors
-from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.models.load import InputSpec, LoadedModel
@@ -177,7 +177,7 @@ def write_page(rows: dict[str, str], out: Path) -> None:
             name="random_graphs", title="Random graphs",
             claim="Random networks with the habits of real ones are converted rightly or refused with a reason",
             figure=f"{counts['WRONG']} wrong of {len(rows)}",
-            command=script_command(), device=processor(),
+            command=script_command(), device=compute_device(),
             tables=[ResultTable("What became of each network", rows_shown)],
         ),
         out,

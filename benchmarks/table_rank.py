@@ -28,12 +28,12 @@ from torch import nn
 
 from benchmarks.families import FAMILIES, family_space
 from benchmarks.imagenet_sample import open_sample
+from benchmarks.networks import compute_device
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from benchmarks.rows import append_row, read_rows
 from benchmarks.solved import solved_for_macs
 from ghostsearch.data.calibration import spread_batches
 from ghostsearch.graph.capture import moved
-from ghostsearch.machine import processor
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.candidates import build_candidates
 from ghostsearch.study.config import RunConfig
@@ -172,7 +172,7 @@ def page(args: argparse.Namespace, setup: Setup, rows: list[dict[str, str]], tab
         claim=f"Rank correlation (Kendall's τ) of the candidate table's sums with the real divergence of {len(some)} "
         f"refitted random architectures, {args.net}",
         figure=f"{tau:.3f} (95 % interval {low:.3f} to {high:.3f}; aim 0.85)", command=script_command(),
-        device=processor(), seed=args.seed, tables=[
+        device=compute_device(), seed=args.seed, tables=[
             ResultTable("How single divergences add up", adding(rows)), ResultTable("Architectures", numbers),
         ],
         notes=[
