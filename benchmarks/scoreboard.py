@@ -5,27 +5,32 @@ A comparison whose page is not there has no row. Losses stand beside wins.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from math import hypot
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ghostsearch.pareto import hypervolume
 from ghostsearch.study.statistics import share_error
 from ghostsearch.units import plain_text
 
-COLUMNS = ("network", "at", "measured", "ours", "compared with", "ahead by", "page")
+COLUMNS = ("network", "at", "measured", "ours", "compared with", "difference", "page")
 ABOUT = (
-    "ghostsearch against others on the same network, images and device; conditions, spreads and what was tried stand "
-    "on the pages. Leads of less than two standard errors are called not separable; the errors are of the test images, "
-    "in ablations of the seeds, and trainings with one seed say so."
+    "ghostsearch against others, and its parts against its whole, on the same network, images and device; conditions, "
+    "spreads and what was tried stand on the pages. A difference of less than two standard errors is called not "
+    "separable; the errors are of the test images, in ablations of the seeds. Everything is of one seed where no "
+    "number of seeds is given. An ablation's hypervolumes are of the selection images, which its searches learned from."
 )
 OURS = ("ghostsearch", "solver only")
 """Of the tools that train for long, those that are ghostsearch's."""
-PHOTOGRAPHS = 500
-"""Test images of the ImageNet sample."""
+RIVALS = {"tpe, no seeds": "Optuna's TPE from the baseline", "random, no seeds": "random from the baseline"}
+"""What an ablation's variants are, for those who have not read its page."""
+PHOTOGRAPHS, CIFAR_HALF = 500, 5_000
+"""Test images of the ImageNet sample, and every second one of CIFAR's."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def verdict(ahead: float, error: float) -> str:
 
 def rivals(directory: Path, page: str) -> Iterator[Row]:
     """Top-1 without labels, each with its better BatchNorm statistics: at equal MACs, at equal time, and of the
-    fastest beside the baseline in int8; and what it takes."""
+    fastest beside the baseline in int8; then of a whole front, and the size of a file."""
     network = f"efficientnet-{page.removeprefix('imagenet_rivals').strip('_') or 'lite0'}"
     models, timed = (_with_best_statistics(table(directory, page, number)) for number in (1, 2))
     fitted = models[models.tool != "baseline"]
@@ -70,8 +75,10 @@ def rivals(directory: Path, page: str) -> Iterator[Row]:
         yield _photographs(network, f"{budget} % of the MACs, no label", mine, other)
     for at in range(0, len(timed), 2):
         mine, other = timed.iloc[at], timed.iloc[at + 1]
-        yield _photographs(network, f"{_share(mine['float time'])} of the time, no label", mine, other)
+        row = _photographs(network, f"{_share(mine['float time'])} of the time, no label", mine, other)
+        yield replace(row, theirs=f"{row.theirs} ({_share(other['float time'])})")
     small, baseline = timed.iloc[-2], models[models.tool == "baseline"].iloc[0]
+    yield from _areas(network, fitted, baseline)
     int8 = float(baseline["int8 top-1 % as given"])
     yield Row(
         network, "float against int8", "top-1 % (share of the time)",
@@ -80,12 +87,37 @@ def rivals(directory: Path, page: str) -> Iterator[Row]:
     )  # fmt: skip
     last = fitted[(fitted.budget == fitted.budget.iloc[-1]) & (fitted.weights == "")]
     mix, other = last[last.tool == "ours, solver's mix"].iloc[0], _best(last[last.tool.str.startswith("torch-pruning")])
-    for what in ("CPU s", "float MB"):
-        times = float(mix[what]) / float(other[what])
+    yield Row(
+        network, f"{mix.budget} % of the MACs", "float MB", mix["float MB"], f"{other['float MB']} {other.tool}",
+        f"{float(mix['float MB']) / float(other['float MB']):.1f} times as large",
+    )  # fmt: skip
+
+
+def _areas(network: str, fitted: pd.DataFrame, baseline: pd.Series) -> Iterator[Row]:
+    """Hypervolume of the best model of each budget, ours and theirs, over the range of cost that both reach."""
+    for axis, column in (("MACs", "MACs %"), ("time", "float time")):
+        fronts = []
+        for who in ("ours", "torch-pruning"):
+            rows = fitted[fitted.tool.str.startswith(who)]
+            best = [_best(some) for _, some in rows.groupby("budget")]
+            fronts.append([(_cost(row[column]) / _cost(baseline[column]), 1 - row["top-1"] / 100) for row in best])
+        least = max(min(cost for cost, _ in front) for front in fronts)
+        mine, other = (
+            hypervolume(
+                [(max(cost, least), error) for cost, error in front] + [(1, 1 - baseline["top-1"] / 100)], (1, 1)
+            )
+            / (1 - least)
+            for front in fronts
+        )
+        at = f"{least:.2f} to 1 of the {axis}, a model a budget, no label"
         yield Row(
-            network, f"{mix.budget} % of the MACs", what, mix[what], f"{other[what]} {other.tool}",
-            f"{times:.1f} times as much",
-        )  # fmt: skip
+            network, at, "hypervolume, test images", f"{mine:.3f}", f"{other:.3f} torch-pruning", f"{mine - other:+.3f}"
+        )
+
+
+def _cost(written: str) -> float:
+    """A share, or the first number of one with its interval."""
+    return float(written.split(" ")[0])
 
 
 def _with_best_statistics(models: pd.DataFrame) -> pd.DataFrame:
@@ -120,11 +152,10 @@ def _photographs(network: str, at: str, mine: Any, other: Any) -> Row:
 def long_training(directory: Path, page: str) -> Iterator[Row]:
     """Test accuracy after each length of training, ours and each kind of rival."""
     network = page.removeprefix("long_training_").split("_")[0]
-    for number, (at, leads) in enumerate(table(directory, page).groupby("at", sort=False), 2):
-        accuracy = table(directory, page, number).set_index("tool")
+    for at, leads in table(directory, page).groupby("at", sort=False):
         for row in leads.to_dict("records"):
             column = f"{row['epochs']} epoch{'s' * (int(row['epochs']) > 1)}"
-            ours, theirs = (f"{float(accuracy.at[row[who], column]):g} {row[who]}" for who in ("ours", "best rival"))
+            ours, theirs = (f"{float(row[f'{who} %']):g} {row[who]}" for who in ("ours", "best rival"))
             seeds = "one seed" if int(row["seeds"]) == 1 else f"{row['seeds']} seeds"
             yield Row(
                 network, f"{at}, {column} of {int(row['images an epoch']):,} images, {seeds}", "test accuracy %", ours,
@@ -147,8 +178,8 @@ def ablation(directory: Path, page: str) -> Iterator[Row]:
         best = [name for name in found.index if name not in ("table", "solver only")][:1]
         for other in [name for name in ("solver only", *best) if name in found.index]:
             yield Row(
-                network, f"{after}, {axis}", "hypervolume", f"{float(found.at['table', after]):.3f}",
-                f"{float(found.at[other, after]):.3f} {other}",
+                network, f"{after}, {axis}", "hypervolume, selection images", f"{float(found.at['table', after]):.3f}",
+                f"{float(found.at[other, after]):.3f} {RIVALS.get(other, other)}",
                 f"in {won.at[other, after]} seeds{_lead(won.loc[other])}",
             )  # fmt: skip
 
@@ -182,14 +213,37 @@ def inheritance(directory: Path, page: str) -> Iterator[Row]:
 
 
 def tool_speed(directory: Path, page: str) -> Iterator[Row]:
-    """CPU seconds to a front."""
+    """CPU seconds to a first model and to a front, beside each tool that was run."""
     for network, rows in table(directory, page).groupby("network", sort=False):
-        ends = rows.assign(seconds=rows["CPU s so far"].astype(float)).groupby("tool").seconds.max()
-        mine, other = ends["ghostsearch"], ends["torch-pruning"]
-        yield Row(
-            str(network), "from the network to a front", "CPU seconds", f"{mine:.0f}", f"{other:.0f} torch-pruning",
-            f"{mine / other:.1f} times as long" if mine > other else f"{other / mine:.1f} times as fast",
-        )  # fmt: skip
+        spent = rows.assign(seconds=rows["CPU s so far"].astype(float)).groupby("tool").seconds.agg(["min", "max"])
+        for to, end in (("a first model", "min"), ("a front", "max")):
+            for tool in sorted(spent.index.drop("ghostsearch")):
+                mine, other = spent.at["ghostsearch", end], spent.at[tool, end]
+                yield Row(
+                    str(network), f"from the network to {to}", "CPU seconds", f"{mine:.0f}", f"{other:.0f} {tool}",
+                    f"{mine / other:.1f} times as long" if mine > other else f"{other / mine:.1f} times as fast",
+                )  # fmt: skip
+
+
+def families(directory: Path, page: str) -> Iterator[Row]:
+    """The mix of all families against the best family alone, at equal latency and before any label."""
+    headings = re.findall(r"^## (.*)$", (directory / f"{page}.md").read_text(encoding="utf-8"), re.MULTILINE)
+    for number, heading in enumerate(headings, 1):
+        network, _, what = heading.partition(": ")
+        if not what.startswith("families at equal latency"):
+            continue
+        images = PHOTOGRAPHS if network == "lite0" else CIFAR_HALF
+        found = table(directory, page, number)
+        for at in [name for name in found.columns if name.endswith("of the latency")]:
+            for precision, rows in found[(found[at] != "") & (found.family != "baseline")].groupby("precision"):
+                scores = rows.set_index("family")[at].astype(float)
+                if "mix" in scores.index and len(scores) > 1:
+                    best = scores.drop("mix").idxmax()
+                    yield Row(
+                        network, f"{at.removeprefix('% at ')} (between models), {precision}, no label",
+                        "test accuracy %", f"{scores['mix']:g} mix", f"{scores[best]:g} {best} alone",
+                        verdict(scores["mix"] - scores[best], _error(scores["mix"], scores[best], images=images)),
+                    )  # fmt: skip
 
 
 PAGES: dict[str, Callable[[Path, str], Iterable[Row]]] = {
@@ -197,6 +251,7 @@ PAGES: dict[str, Callable[[Path, str], Iterable[Row]]] = {
     "long_training*": long_training,
     "inheritance": inheritance,
     "search_ablation*": ablation,
+    "families": families,
     "tool_speed": tool_speed,
 }
 """The pages that compare, by their file names without suffix."""
