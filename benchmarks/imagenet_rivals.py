@@ -253,7 +253,8 @@ def page(args: argparse.Namespace) -> ResultPage:
         f"`distilled`: fitted to seven eighths of the images, then {args.steps} steps of ghostsearch's label-free "
         "distillation, the same for every tool that has such a row; the start stays where no step lowers the error of "
         "the held-out eighth: `step kept` is 0 then, and its row differs from the one without distillation "
-        "by its fewer images alone. Aimed at are 4 points more."
+        "by its fewer images alone. Aimed at are 4 points more. One rate for all; where the "
+        "last step was kept, more steps may give more."
     ]
     name = "imagenet_rivals" + ("" if args.network == "lite0" else f"_{args.network}")
     return ResultPage(
@@ -275,13 +276,14 @@ def page(args: argparse.Namespace) -> ResultPage:
             "One image is 0.2 points; the standard error of an accuracy is about 1.6 to 2.2 points, of a difference "
             "between two rows (the same 500 images) about 1.5: smaller differences are not separable. One seed.",
             "The photographs may be among those that the network was trained on: its accuracy on them is above the "
-            "published one. A comparison of rows does not depend on it.",
+            "published one, and every row's with it.",
             "torch-pruning cuts channels in multiples of eight, at most nine tenths of a layer; its ratio is found by "
             "halving.",
             "int8: ONNX Runtime's static quantizer with 128 of the images, the same for every tool.",
-            "CPU s: what a row took. The candidate table, some 200 s, is in the first row that asks for it, in "
-            "none where an earlier run had made it.",
-            "FastNAS scores by labels or a teacher's agreement in its own search and needs nvidia-modelopt; not run.",
+            "CPU s: what a row took, statistics that are reset not counted. The candidate table, some 200 s, is in the "
+            "first row that asks for it, in none where an earlier run had made it; tool_speed.md counts everything.",
+            "At equal time: no rival was sized for a time; of their models the nearest in time is shown, and its time. "
+            "FastNAS was not run here: on resnet18 (tool_speed.md) its search takes half an hour.",
         ],
     )  # fmt: skip
 

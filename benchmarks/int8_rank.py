@@ -19,7 +19,7 @@ import torch
 from scipy.stats import kendalltau
 from torch import nn
 
-from benchmarks.networks import compute_device
+from benchmarks.networks import FLATTERED, compute_device
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from benchmarks.rows import append_row, read_rows
 from benchmarks.table_rank import SHARES, divergence, drawn, opened, summed
@@ -118,6 +118,7 @@ def page(args: argparse.Namespace, judge: Judge, losses: Losses, chosen: list[Ar
             f"Divergences are means over {IMAGES} images of the selection split, from the float baseline; int8 of the "
             f"baseline alone has {judge.of('baseline', 'int8'):.4f}. Networks in int8 are those that a search on "
             "`onnxruntime:cpu:int8` scores.",
+            FLATTERED,
         ],
     )  # fmt: skip
 

@@ -92,6 +92,8 @@ def proposals(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, str
         yield f"uniform_width_{budget}", "uniform width", budget, partial(nearest_width, bench, budget)
         if find_spec("modelopt"):
             yield f"FastNAS_{budget}", "FastNAS", budget, partial(nearest_fastnas, bench, budget, args.work)
+        else:
+            print("FastNAS is left out: nvidia-modelopt is not installed", flush=True)
     if "macs" in args.budgets:
         ghosts = Architecture.of({path: GHOST for path, options in bench.space.sites.items() if GHOST in options})
         yield "uniform_ghost", f"uniform {GHOST}", "macs", ours(ghosts)

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.networks import network_arguments, opened
+from benchmarks.networks import FLATTERED, network_arguments, opened
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from benchmarks.rows import append_row, read_rows
 from ghostsearch.fits.least_squares import patches
@@ -305,6 +305,7 @@ def page(args: argparse.Namespace, setup: Setup, layers: list[TimedLayer], folde
             f"at a time, fitted in closed form to {args.images} images, nothing behind it refitted; the program adds "
             "them up. Times are over the unchanged layer's with its norm and ReLU; a skipped branch takes the "
             "time of both its layers away.",
+            FLATTERED,
         ),
     )  # fmt: skip
 

@@ -87,7 +87,7 @@ def write(rows: list[dict[str, str]], given: argparse.Namespace) -> None:
         title="MACs fall, time falls less, and the runtime decides",
         claim="Times of networks with half the MACs (ghost convolutions everywhere but the stem) over the baseline's "
         f"on {len(devices)} runtimes: less was saved than MACs promise in {losing} of {len(rows)} cases, and "
-        f"{slower} are slower than baseline",
+        f"{slower} {'is' if slower == 1 else 'are'} slower than the baseline",
         figure=f"from {min(ratios):.2f} to {max(ratios):.2f} times the baseline's time",
         command=script_command(),
         device=f"{get_device('torch:cpu').place()}, {given.threads} thread, batch 1, {given.size}²",

@@ -160,7 +160,7 @@ def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
             "Output error: squared difference of the outputs on 500 photographs of classes that no tool has seen, over "
             "the baseline's variance (1: no better than the mean output). Top-1 where the network is trained; "
             "torchvision's has random weights with statistics of the photographs, so its errors compare rows only.",
-            "Opening the network and reading the photographs is counted for neither. torch-pruning's ratio is found by "
+            "Opening the network and reading the photographs is not counted. torch-pruning's ratio is found by "
             "halving; its statistics are reset on all 500 photographs, ours fits on 372 and judges candidates on 128.",
             "torch-pruning is far quicker and needs no image to prune; without training its models at these budgets "
             "are of little use, as the errors show.",
