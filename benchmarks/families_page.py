@@ -54,8 +54,9 @@ def page(work: Path, seed: int) -> ResultPage:
             "has no model so fast.",
             "The mix may choose from all families. Where it is below one of them, the table is at fault, whose sums "
             "are off by a factor of 1.4 to 1.6 once their median is known (table_rank_resnet56.md, "
-            "table_rank_lite0.md), or chance: on 5,000 images the standard error of a difference is some 0.3 points, on 500 some 1.5. The "
-            "fastest model within a limit is chosen on test images, and its loss and speed have these errors too.",
+            "table_rank_lite0.md), or chance: on 5,000 images the standard error of a difference is some 0.3 points, "
+            "on 500 some 1.5. The fastest model within a limit is chosen on test images, and its loss and speed have "
+            "these errors too.",
             "A width that is not a timed one has an interpolated latency, so a model may miss the share asked for.",
         ),
     )  # fmt: skip
