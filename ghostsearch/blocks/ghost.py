@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ghostsearch.blocks.base import Block, Conv
 from ghostsearch.blocks.cheap import CHEAP, Wavelet
 from ghostsearch.blocks.ghost_fit import GhostFit, JointFit
-from ghostsearch.blocks.ghost_order import choose_order, explained_variance
+from ghostsearch.blocks.ghost_order import choose_order, explained_variance, seated
 from ghostsearch.blocks.own_conv import copy_filters, effective_weight, resized
 from ghostsearch.fits.problem import Fitted, Problem, spread
 from ghostsearch.fits.sampled_rows import Sides
@@ -40,17 +40,21 @@ class GhostConv(Block):
         return self.primary
 
     def copy_weights(self, conv: Conv) -> None:
-        """The first filters become the primary's, and each ghost is its intrinsic map scaled to fit its filter best."""
-        m = self.primary.out_channels
-        filters = effective_weight(conv).float().flatten(1)
-        ghosts = len(self.cheap.weight)
+        """The first filters of each channel group become the primary's, and each ghost is its intrinsic map scaled to
+        fit its filter best."""
+        per_map = len(self.cheap.weight) // self.primary.out_channels
+        channels = torch.tensor(seated(self.out_channels, self.primary.out_channels, conv.groups, per_map))
+        natural = torch.equal(channels, torch.arange(self.out_channels))
+        self.order = None if natural else torch.argsort(channels).to(conv.weight.device)
+        filters = effective_weight(conv).float().flatten(1)[channels]
+        m, ghosts = self.primary.out_channels, len(self.cheap.weight)
         parents = torch.arange(ghosts, device=filters.device) // (ghosts // m)
         wanted = torch.zeros(ghosts, filters.shape[1], device=filters.device)
         wanted[: len(filters) - m] = filters[m:]
         have = filters[parents]
         scale = (wanted * have).sum(1) / have.square().sum(1).clamp_min(1e-12)
         with torch.no_grad():
-            copy_filters(conv, self.primary)
+            copy_filters(conv, self.primary, channels[:m])
             if isinstance(self.cheap, Wavelet):
                 self.cheap.scale.copy_(scale.reshape(self.cheap.scale.shape))
             else:
@@ -60,8 +64,8 @@ class GhostConv(Block):
             if self.cheap.bias is not None:
                 self.cheap.bias.zero_()
             if self.primary.bias is not None and self.cheap.bias is not None and conv.bias is not None:
-                own = scale * conv.bias[parents]
-                self.cheap.bias[: len(filters) - m] = conv.bias[m:] - own[: len(filters) - m]
+                bias = conv.bias[channels]
+                self.cheap.bias[: len(filters) - m] = bias[m:] - (scale * bias[parents])[: len(filters) - m]
 
     @property
     def halo(self) -> Sides:
@@ -72,7 +76,7 @@ class GhostConv(Block):
     def fit(self, problem: Problem) -> Fitted:
         """Choose the intrinsic channels, then fit primary and cheap operation in turns, relaxing the targets too."""
         free, target, settings = problem.free, problem.target, problem.settings
-        n = self.out_channels
+        n, self.order = self.out_channels, None
         order = torch.arange(n)
         if problem.reorder:
             key = type(self.cheap), tuple(self.cheap.weight.shape[2:])
@@ -124,7 +128,9 @@ class GhostConv(Block):
         # Whether a fit needed an order is known from the weights alone.
         saved = state_dict.get(f"{prefix}order")
         if saved is None:
-            self.order = None
+            # A state of other layers alone, as a new head's, says nothing of this one.
+            if f"{prefix}primary.weight" in state_dict:
+                self.order = None
         elif self.order is None:
             self.order = torch.arange(self.out_channels, device=self.primary.weight.device)
         super()._load_from_state_dict(state_dict, prefix, *args)

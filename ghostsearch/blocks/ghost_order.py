@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ghostsearch.blocks.cheap import Wavelet
 from ghostsearch.blocks.ghost_fit import GhostFit, seen
+from ghostsearch.blocks.own_conv import first_of_each_group
 from ghostsearch.fits.least_squares import by_channel, damped
 from ghostsearch.fits.sampled_rows import Samples
 
@@ -35,15 +36,33 @@ def choose_order(block: Any, own: Tensor, explained: Tensor, weight: Tensor) -> 
     n, m, groups = block.out_channels, block.primary.out_channels, block.groups
     chosen = facility_location(gain, (own * weight).cpu().numpy(), m // groups, groups)
     rest = sorted(set(range(n)) - set(chosen))
-    seats = [i for i in chosen for _ in range(len(block.cheap.weight) // m)]
+    per_map = len(block.cheap.weight) // m
+    seats = [i for i in chosen for _ in range(per_map)]
+    if groups > 1:
+        # The intrinsic maps of groups cannot change places, so that the empty seats are the last as they stand.
+        seats = seats[: len(rest)]
     rows, columns = linear_sum_assignment(-gain[np.ix_(seats, rest)])
     ghost_at = {int(r): rest[int(c)] for r, c in zip(rows, columns, strict=True)}
-    return _packed(chosen, seats, ghost_at, n)
+    return _packed(chosen, per_map, ghost_at, n)
 
 
-def _packed(chosen: list[int], seats: list[int], ghost_at: dict[int, int], n: int) -> Tensor:
+def seated(channels: int, intrinsic: int, groups: int, per_map: int) -> list[int]:
+    """Original channel at each place of a block whose first filters are copied, each ghost in its map's channel group.
+
+    With one group, or ghosts that come out even, that is possible for all; else the last ones take what is left.
+    """
+    chosen, run = first_of_each_group(channels, intrinsic, groups).tolist(), channels // groups
+    rest = sorted(set(range(channels)) - set(chosen))
+    ghosts: list[int | None] = []
+    for group in [c // run for c in chosen for _ in range(per_map)][: len(rest)]:
+        own = next((c for c in rest if c not in ghosts and c // run == group), None)
+        ghosts.append(own)
+    left = iter(sorted(set(rest) - set(ghosts)))
+    return chosen + [next(left) if c is None else c for c in ghosts]
+
+
+def _packed(chosen: list[int], per_map: int, ghost_at: dict[int, int], n: int) -> Tensor:
     """Where s·m > n some seats stay empty; they must be the last ones, which the block cuts off."""
-    per_map = len(seats) // len(chosen)
     full = sorted(range(len(chosen)), key=lambda i: -sum(i * per_map + k in ghost_at for k in range(per_map)))
     ghosts = []
     for i in full:

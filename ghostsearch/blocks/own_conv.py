@@ -73,12 +73,13 @@ def resized(conv: Any, out_channels: int, *, bias: bool | None = None) -> Any:
     )  # fmt: skip
 
 
-def copy_filters(conv: Any, new: Any) -> None:
-    """Give a convolution of the same class and fewer output channels the first filters of `conv`, in place."""
+def copy_filters(conv: Any, new: Any, channels: Tensor) -> None:
+    """Give a convolution of the same class and fewer output channels those filters of `conv`, in place."""
     source = conv.state_dict()
     with torch.no_grad():
         for name, value in new.state_dict().items():
-            value.copy_(source[name][: len(value)] if value.dim() else source[name])
+            own = value.dim() and len(source[name]) == conv.out_channels
+            value.copy_(source[name][channels.to(value.device)] if own else source[name])
 
 
 def first_of_each_group(channels: int, wanted: int, groups: int) -> Tensor:

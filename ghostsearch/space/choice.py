@@ -187,7 +187,8 @@ class Ghost(LayerChoice):
         return (self.ratio - 1) * m * 2 ** len(filters.kernel)
 
     def suits(self, filters: Filters) -> bool:
-        return ceil(filters.out_channels / self.ratio) % filters.groups == 0
+        # Where the ghosts of a channel group do not come out even, some have their intrinsic map in another group.
+        return filters.groups == 1 or filters.out_channels // filters.groups % self.ratio == 0
 
     @property
     def look(self) -> Look:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
 
 from ghostsearch.data.load import Data
@@ -24,6 +24,7 @@ from ghostsearch.graph.capture import memory_order, moved
 from ghostsearch.machine import memory_kept
 from ghostsearch.models.stored import read_checkpoint, write_checkpoint
 from ghostsearch.shown import Progress, quiet
+from ghostsearch.training.average import moving_average
 from ghostsearch.training.evaluate import evaluate, length, mode, placed, to_device, torch_device
 from ghostsearch.training.recipe import Epoch, Recipe, TrainResult
 from ghostsearch.training.tasks.base import Task
@@ -136,7 +137,7 @@ class Training:
         with memory_kept(), own_randomness(), placed(self.model, device), mode(self.model, training=True):
             self.model.to(memory_format=torch.channels_last)
             if self.recipe.ema and self.average is None:
-                self.average = AveragedModel(self.model, multi_avg_fn=self._averaged, use_buffers=True)
+                self.average = moving_average(self.model, self.recipe.ema)
             wrapped, self._stepper = fabric.setup(self.model, self.optimizer)
             self._forward, self._rank = wrapped, fabric.global_rank
             self._loader = shared_loader(self.data.train, fabric, self.recipe.seed)
@@ -249,11 +250,6 @@ class Training:
         if self.average is not None:
             self.average.update_parameters(self.model)
         return loss.detach()
-
-    def _averaged(self, averaged: Any, current: Any, count: Tensor | int) -> None:
-        """After n updates the decay is min(decay, (1 + n) / (10 + n)), so that short runs forget the start too."""
-        n = float(count)
-        get_ema_multi_avg_fn(min(self.recipe.ema, (1 + n) / (10 + n)))(averaged, current, count)
 
     def _look(self, mean: float, progress: Progress | None) -> None:
         # Once a step's loss is not finite the sum never is again: no bad step escapes between two looks.

@@ -6,7 +6,7 @@ from torch import nn
 
 from ghostsearch.blocks.cheap import haar_bands
 from ghostsearch.blocks.ghost import GhostConv
-from ghostsearch.space.choice import Ghost
+from ghostsearch.space.choice import Filters, Ghost
 
 
 def test_parameters_of_the_papers_layer():
@@ -69,3 +69,34 @@ def test_affine_is_a_scale_and_a_shift():
     maps = block.primary(x)
     wanted = maps * block.cheap.weight.reshape(1, 2, 1, 1) + block.cheap.bias.reshape(1, 2, 1, 1)
     assert torch.allclose(block(x)[:, 2:], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(("channels", "groups", "ratio"), [(32, 1, 2), (32, 4, 2), (32, 8, 4), (25, 1, 2), (24, 8, 2)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_copied_filters_stay_in_their_channel_group(channels, groups, ratio, bias):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(24 if channels == 24 else 32, channels, 3, padding=1, groups=groups, bias=bias)
+    run, kept = channels // groups, -(-channels // groups // ratio)
+    with torch.no_grad():
+        # Within a group the other filters are multiples of its first ones, which a ghost is.
+        for start in range(0, channels, run):
+            for place in range(kept, run):
+                conv.weight[start + place] = 0.5 * conv.weight[start + (place - kept) // (ratio - 1)]
+    block = GhostConv(conv, Ghost(ratio, 3))
+    block.copy_weights(conv)
+    x = torch.randn(2, conv.in_channels, 6, 6)
+    wrong = (block(x) - conv(x)).abs().amax((0, 2, 3)) > 1e-5
+    even = channels // groups % ratio == 0
+    assert int(wrong.sum()) <= (0 if even or groups == 1 else channels - block.primary.out_channels)
+    assert even or groups == 1 or not Ghost(ratio, 3).suits(Filters(conv.in_channels, channels, (3, 3), groups))
+
+
+def test_a_state_of_other_layers_leaves_the_order():
+    net = nn.Sequential(GhostConv(nn.Conv2d(4, 8, 3), Ghost(2, 3)), nn.Conv2d(8, 2, 1))
+    net[0].order = order = torch.arange(8).flip(0)
+    net.load_state_dict(
+        {name: value for name, value in net.state_dict().items() if name.startswith("1.")}, strict=False
+    )
+    assert torch.equal(net[0].order, order)
+    net.load_state_dict(nn.Sequential(GhostConv(nn.Conv2d(4, 8, 3), Ghost(2, 3)), nn.Conv2d(8, 2, 1)).state_dict())
+    assert net[0].order is None, "a whole state without an order has none"
