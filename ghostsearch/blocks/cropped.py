@@ -13,6 +13,7 @@ from ghostsearch.blocks.own_conv import is_plain
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.fits.least_squares import cholesky, damped
 from ghostsearch.fits.problem import Fitted, Problem
+from ghostsearch.fits.sampled_rows import per_dimension
 from ghostsearch.space.choice import Crop
 
 
@@ -30,12 +31,12 @@ class CroppedConv(Block):
             )
         super().__init__(conv, choice)
         size = choice.cropped(conv.kernel_size)
-        left = (0,) * len(size) if conv.padding == "valid" else conv.padding
+        left = (0,) * len(size) if conv.padding == "valid" else per_dimension(conv, "padding")
         self.starts = tuple((k - s) // 2 for k, s in zip(conv.kernel_size, size, strict=True))
         self.outside = [0] * len(size)
         """Positions at each edge that the cropped kernels do not reach, per spatial dimension."""
         if not isinstance(left, str):
-            less = [p - d * s for p, d, s in zip(left, conv.dilation, self.starts, strict=True)]
+            less = [p - d * s for p, d, s in zip(left, per_dimension(conv, "dilation"), self.starts, strict=True)]
             left, self.outside = tuple(max(p, 0) for p in less), [max(-p, 0) for p in less]
         self.conv = CONVS[len(size)](
             conv.in_channels, conv.out_channels, size, conv.stride, left, conv.dilation, conv.groups,

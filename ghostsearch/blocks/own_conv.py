@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ghostsearch.blocks.base import Conv
 from ghostsearch.errors import text_of
+from ghostsearch.fits.sampled_rows import per_dimension
 
 PLAIN: tuple[type[Any], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PADDING_MODES = ("constant", "circular", "reflect", "replicate")
@@ -118,7 +119,8 @@ def convolved(conv: nn.Module, x: Tensor) -> tuple[Tensor, Convolved | None]:
 
 def smallest_input(conv: Any) -> Tensor:
     """A random input just large enough for a few outputs: (1, C, *spatial)."""
-    sizes = [2 * (k - 1) * d + 2 * s for k, d, s in zip(conv.kernel_size, conv.dilation, conv.stride, strict=True)]
+    windows = (per_dimension(conv, name) for name in ("dilation", "stride"))
+    sizes = [2 * (k - 1) * d + 2 * s for k, d, s in zip(conv.kernel_size, *windows, strict=True)]
     return torch.randn(1, conv.in_channels, *sizes, device=conv.weight.device, dtype=conv.weight.dtype)
 
 

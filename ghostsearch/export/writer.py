@@ -34,7 +34,9 @@ from ghostsearch.surgery.saved import SavedModel
 from ghostsearch.version import VERSION
 
 TOLERANCE = 1e-2
-"""Largest difference, as a share of the largest output, that another runtime's order of sums explains."""
+"""Largest difference, as a share of an output's largest value, that another runtime's order of sums explains."""
+SMALL = 1e-5
+"""Share of the largest of all outputs below which an output's own size says nothing: it may be rounding alone."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def _trace(module: nn.Module, images: Tensor, shape: dict[int, Any] | None) -> E
 def _compare(run: Runner, module: nn.Module, model: LoadedModel, largest: int) -> tuple[float, float]:
     """Largest difference between file and module over all outputs, and the largest output.
 
-    Raises GhostsearchError when that is more than rounding.
+    Raises GhostsearchError when one differs by more than rounding, judged by its own size, or is not finite.
     """
     difference = output = 0.0
     for batch in (1, 3) if largest > 1 else (1,):
@@ -151,14 +153,21 @@ def _compare(run: Runner, module: nn.Module, model: LoadedModel, largest: int) -
         found = run(images)
         if [y.shape for y in found] != [y.shape for y in wanted]:
             raise GhostsearchError(f"the file gives {[y.shape for y in found]}, the module {[y.shape for y in wanted]}")
+        largest_of_all = max((_magnitude(y) for y in wanted), default=0.0)
         for got, want in zip(found, wanted, strict=True):
-            output = max(output, float(np.abs(want).max(initial=0)))
-            difference = max(difference, float(np.abs(got - want).max(initial=0)))
-    if not difference <= TOLERANCE * output:
-        raise GhostsearchError(
-            f"the file computes something else: outputs of up to {output:.3g} differ by up to {difference:.3g}"
-        )
+            own, differs = _magnitude(want), _magnitude(np.subtract(got, want, dtype=np.float64))
+            if not np.isfinite(got[np.isfinite(want)]).all() or differs > TOLERANCE * max(own, SMALL * largest_of_all):
+                raise GhostsearchError(
+                    f"the file computes something else: an output of up to {own:.3g} differs by up to {differs:.3g}"
+                    f"{'' if np.isfinite(got).all() else ', some values are not finite'}"
+                )
+            difference, output = max(difference, differs), max(output, own)
     return difference, output
+
+
+def _magnitude(values: Any) -> float:
+    """The largest finite absolute value of an array, 0 without one."""
+    return float(np.abs(values[np.isfinite(values)], dtype=np.float64).max(initial=0))
 
 
 @contextmanager

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from ghostsearch.fits.sampled_rows import per_dimension
+
 PART_ELEMENTS = 2**22
 """Numbers in one matrix of patches; more are taken in parts, whose memory is used again: from 32 MiB on it would come
 anew from the system each time.
@@ -60,7 +62,7 @@ def patches(x: Tensor, layer: Any) -> Tensor:
     """
     if isinstance(layer, nn.Linear):
         return x.transpose(0, 1).flatten(1).unsqueeze(0)
-    columns = unfolded(x, layer.kernel_size, layer.stride, layer.dilation)
+    columns = unfolded(x, layer.kernel_size, per_dimension(layer, "stride"), per_dimension(layer, "dilation"))
     return columns.reshape(layer.groups, -1, columns.shape[-1])
 
 
@@ -109,7 +111,7 @@ def weight_gradient(x: Tensor, residual: Tensor, weight: Tensor, layer: Any) -> 
     """
     none = [0] * (x.dim() - 2)
     backward = torch.ops.aten.convolution_backward
-    sides = (layer.stride, none, layer.dilation, False, none, layer.groups)
+    sides = (per_dimension(layer, "stride"), none, per_dimension(layer, "dilation"), False, none, layer.groups)
     found: Tensor = backward(residual.contiguous(), x, weight, None, *sides, [False, True, False])[1]
     return found
 

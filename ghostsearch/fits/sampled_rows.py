@@ -16,6 +16,12 @@ Sides = tuple[tuple[int, int], ...]
 """Positions before and behind, per spatial dimension."""
 
 
+def per_dimension(layer: _ConvNd, name: str) -> tuple[int, ...]:
+    """A convolution's stride, dilation or padding for each spatial dimension; set later it may be one number."""
+    value = getattr(layer, name)
+    return (value,) * (layer.weight.dim() - 2) if isinstance(value, int) else value
+
+
 @dataclass(frozen=True)
 class Window:
     """The input positions that an output position of a layer reads, per spatial dimension."""
@@ -32,8 +38,11 @@ class Window:
         """The window of a convolution, or of a linear layer on the last dimension of its input."""
         if isinstance(layer, nn.Linear):
             return cls.point(1)
-        before = tuple(layer._reversed_padding_repeated_twice[::2][::-1])
-        return cls(layer.kernel_size, layer.stride, layer.dilation, before, layer.padding_mode)
+        stride, dilation, padding = (per_dimension(layer, name) for name in ("stride", "dilation", "padding"))
+        # Another mode than zeros pads beforehand, by what the constructor noted.
+        noted = layer.padding_mode != "zeros" or isinstance(layer.padding, str)
+        before = tuple(layer._reversed_padding_repeated_twice[::2][::-1]) if noted else padding
+        return cls(layer.kernel_size, stride, dilation, before, layer.padding_mode)
 
     @classmethod
     def point(cls, dims: int) -> Window:

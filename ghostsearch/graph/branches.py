@@ -13,12 +13,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.padding import _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
 from torchvision.ops import stochastic_depth
 
-from ghostsearch.graph.flow import ancestors, call_counts, descendants, is_add
+from ghostsearch.graph.flow import ancestors, call_counts, descendants, is_add, is_batch_norm
 from ghostsearch.graph.reorder import ELEMENTWISE, is_elementwise_call
 from ghostsearch.space.architecture import Branch
 
@@ -91,7 +91,7 @@ def _described(found: _Found, modules: Mapping[str, nn.Module], calls: Mapping[i
             own = calls[id(module)] == 1
             if own and (isinstance(module, PASSED) or node in on_gates):
                 paths.append(str(node.target))
-            elif not isinstance(module, ELEMENTWISE):
+            elif not isinstance(module, ELEMENTWISE) or not _keeps_shape(node):
                 # A layer that other places share stays; an activation without weights may.
                 return None
         elif not (
@@ -100,7 +100,7 @@ def _described(found: _Found, modules: Mapping[str, nn.Module], calls: Mapping[i
             or _is_dropout(node)
             or _is_parameter(node)
             or _is_permutation(node)
-            or is_elementwise_call(node)
+            or (is_elementwise_call(node) and _keeps_shape(node))
         ):
             return None
     layers = [n for n in order if n.op == "call_module" and isinstance(modules[str(n.target)], _ConvNd | nn.Linear)]
@@ -111,7 +111,7 @@ def _described(found: _Found, modules: Mapping[str, nn.Module], calls: Mapping[i
     turned = [n for n in order if _is_permutation(n)]
     if isinstance(modules[last], _ConvNd):
         behind = paths[paths.index(last) + 1 :]
-        norm = next((p for p in behind if isinstance(modules[p], _BatchNorm)), "")
+        norm = next((p for p in behind if isinstance(modules[p], _NormBase)), "")
         kept = modules[last].out_channels == int(found.source.meta["shape"][1]) and _cancel(turned)
         return Branch(last, tuple(paths[: paths.index(last)]), tuple(gates), norm) if kept else None
     # What leads to the first convolution and from there to the sum then leaves its output as it is.
@@ -119,6 +119,11 @@ def _described(found: _Found, modules: Mapping[str, nn.Module], calls: Mapping[i
     if not (kept and _cancel(turned) and layers[0].all_input_nodes == [found.source]):
         return None
     return Branch(first, tuple(p for p in paths if p != first), tuple(gates), last=last)
+
+
+def _keeps_shape(node: fx.Node) -> bool:
+    """Whether what stays where a branch goes, as a pooling function, gives its input's shape."""
+    return all(x.meta.get("shape") == node.meta.get("shape") for x in node.all_input_nodes)
 
 
 def _is_permutation(node: fx.Node) -> bool:
@@ -192,17 +197,19 @@ def _is_parameter(node: fx.Node) -> bool:
 
 
 def _only_norms_behind(last: fx.Node, end: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a layer's output goes to the sum through norms, dropout, scales and permutations alone, so that it can be
-    fitted.
+    """Whether a layer's output goes to the sum through one BatchNorm, dropout, scales and permutations alone: then it
+    can be fitted, and nothing is left of a branch that is skipped.
     """
-    node = last
+    node, norms = last, 0
     while node is not end:
         if len(node.users) != 1:
             return False
         node = next(iter(node.users))
-        harmless = node.op == "call_module" and isinstance(
-            modules[str(node.target)], _NormBase | nn.Identity | nn.modules.dropout._DropoutNd
-        )
+        module = modules[str(node.target)] if node.op == "call_module" else None
+        norms += isinstance(module, _NormBase)
+        if norms > 1 or (isinstance(module, _NormBase) and not is_batch_norm(module)):
+            return False
+        harmless = isinstance(module, _NormBase | nn.Identity | nn.modules.dropout._DropoutNd)
         if not (harmless or _is_dropout(node) or _is_scaling(node) or _is_permutation(node)):
             return False
     return True

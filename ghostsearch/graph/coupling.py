@@ -74,7 +74,7 @@ def _plan(model: nn.Module, graph: Any) -> WidthPlan:
         found, fixed = _edits(graph, coupled, names)
         members = tuple(e.path for e in found if e.side == "out" and _is_producer(model.get_submodule(e.path)))
         fixed = trouble or fixed or _partial(model, found, channels) or _untouchable(model, found, owners)
-        divisions = _divisions(model, found)
+        divisions = _divisions(model, found, channels)
         if not fixed and channels % divisions:
             fixed = "grouped convolutions on it divide its channels differently"
         seen.update(members)
@@ -176,7 +176,17 @@ def _partial(model: nn.Module, edits: list[Edit], channels: int) -> str:
         grouped = isinstance(layer, _ConvNd) and layer.groups > 1 and edit.side == "in"
         if grouped and len(edit.pairs) != layer.in_channels:
             return f"the grouped convolution {edit.path} reads it together with other channels"
+        if _part(edit, channels) is None:
+            return f"{edit.path} reads a part of it that no equal division gives"
     return ""
+
+
+def _part(edit: Edit, channels: int) -> int | None:
+    """How many equal, consecutive parts of a group's channels there are if each is like the one that a layer reads."""
+    read = np.unique(edit.pairs[:, 0])
+    count = len(read)
+    whole = count and channels % count == 0 and read[0] % count == 0 and read[-1] - read[0] == count - 1
+    return channels // count if whole else None
 
 
 def _untouchable(model: nn.Module, edits: list[Edit], owners: dict[int, int]) -> str:
@@ -204,9 +214,11 @@ def _owner_counts(model: nn.Module) -> dict[int, int]:
     return counts
 
 
-def _divisions(model: nn.Module, edits: list[Edit]) -> int:
+def _divisions(model: nn.Module, edits: list[Edit], channels: int) -> int:
+    """In how many runs the same positions must stay: those of grouped layers, and parts that layers read apart."""
     runs = [1]
     for edit in edits:
+        runs.append(_part(edit, channels) or 1)
         layer = None if edit.side == "parameter" else model.get_submodule(edit.path)
         if isinstance(layer, _ConvNd) and not passes_channels(layer):
             runs.append(layer.groups)

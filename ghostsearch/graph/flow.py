@@ -210,8 +210,7 @@ def _place(node: fx.Node, modules: dict[str, nn.Module], calls: dict[int, int]) 
     reader = _sole_reader(node)
     if reader is not None and reader.op == "call_module":
         module = modules[str(reader.target)]
-        own = isinstance(module, _BatchNorm) and module.track_running_stats and module.affine
-        own = own and calls[id(module)] == 1 and not reader.meta["tied"]
+        own = is_fitted_norm(module) and calls[id(module)] == 1 and not reader.meta["tied"]
         if own and is_over_channels(modules[str(node.target)], node.meta.get("shape")):
             norm, out = str(reader.target), reader
     shortcut = None
@@ -224,6 +223,20 @@ def _place(node: fx.Node, modules: dict[str, nn.Module], calls: dict[int, int]) 
     last = _sole_reader(out)
     relu = last is not None and is_relu(last, modules)
     return Place(str(node.target), norm, node.args[0], out, shortcut, relu, node, node.meta["tied"])
+
+
+def is_batch_norm(module: nn.Module | None) -> bool:
+    """Whether a module is a BatchNorm and nothing else: timm's has an activation inside, which may do nothing."""
+    if not isinstance(module, _BatchNorm):
+        return False
+    kind, inside = type(module), list(module.children())
+    idle = kind.__module__.startswith("timm.") and bool(inside) and all(type(m) is nn.Identity for m in inside)
+    return idle or kind.forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
+def is_fitted_norm(module: nn.Module) -> bool:
+    """Whether a module is a BatchNorm whose statistics and weights a fit can set."""
+    return is_batch_norm(module) and bool(module.track_running_stats and module.affine)
 
 
 def is_over_channels(layer: nn.Module, shape: Sequence[int] | None) -> bool:

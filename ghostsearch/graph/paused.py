@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ghostsearch.graph.capture import call, hooked, tensors
-from ghostsearch.graph.flow import LAYERS, Place, is_over_channels
+from ghostsearch.graph.flow import LAYERS, Place, is_fitted_norm, is_over_channels
 
 Visit = Callable[[int, Tensor], None]
 _CURRENT = threading.local()
@@ -157,7 +157,7 @@ def watched_places(model: nn.Module, batch: Any) -> dict[str, Place]:
         for given in tensors(call(model, batch)):
             reads.readers.setdefault(id(given), set()).add("")
     counts = Counter(path for path, *_ in seen)
-    norms = {id(x): path for path, module, x, _ in seen if isinstance(module, _BatchNorm) and counts[path] == 1}
+    norms = {id(x): path for path, module, x, _ in seen if is_fitted_norm(module) and counts[path] == 1}
     places = {}
     for path, module, _, output in seen:
         if isinstance(module, LAYERS) and counts[path] == 1:

@@ -8,9 +8,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.capture import output_channels
 from ghostsearch.space.architecture import Group, nearest_names
 
 Side = Literal["out", "in", "parameter"]
@@ -56,14 +58,25 @@ class WidthPlan:
         near = nearest_names(name, [g.name for g in self.groups])
         raise GhostsearchError(f"no group of channels is called {name!r}; nearest: {near}")
 
-    def positions(self, keep: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-        """Per layer that makes channels of a group, its positions of those that stay; keep: channels by group."""
-        return {
-            edit.path: torch.tensor(edit.positions(left))
-            for name, left in keep.items()
-            for edit in self.edits[name]
-            if edit.side == "out"
-        }
+    def positions(self, model: nn.Module, keep: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+        """Per layer of the uncut model that makes channels of a group, its positions of those that stay.
+
+        keep: channels by group. A layer may make channels of several groups, as a depthwise one behind a concatenation.
+        """
+        gone: dict[str, set[int]] = {}
+        for name, left in keep.items():
+            for edit in self.edits[name]:
+                if edit.side == "out":
+                    gone.setdefault(edit.path, set()).update(set(edit.pairs[:, 1].tolist()) - set(edit.positions(left)))
+        channels = {path: _channels(model.get_submodule(path)) for path in gone}
+        return {path: torch.tensor([i for i in range(channels[path]) if i not in gone[path]]) for path in gone}
+
+
+def _channels(layer: nn.Module) -> int:
+    """Channels that a layer gives; of a norm or an activation as many as it holds values for."""
+    if isinstance(layer, _ConvNd | nn.Linear):
+        return output_channels(layer)
+    return next(len(t) for t in layer.state_dict().values() if t.dim())
 
 
 def best_channels(importance: Tensor, count: int, divisions: int = 1) -> list[int]:

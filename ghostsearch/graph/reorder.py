@@ -49,7 +49,7 @@ def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | 
             module = model.get_submodule(path)
             if node.meta["tied"]:
                 return None
-            if isinstance(module, _BatchNorm) or (isinstance(module, _ConvNd) and passes_channels(module)):
+            if _norms_rows(module) or (isinstance(module, _ConvNd) and passes_channels(module)):
                 if not _is_in_rows(module, outputs):
                     return None
                 through[id(module)] = path
@@ -74,6 +74,11 @@ def readers_of(place: Place, model: nn.Module) -> tuple[list[str], list[str]] | 
 def holds_its_weights(layer: nn.Module) -> bool:
     """Whether weight and bias are a layer's own parameters, not computed from others (weight_norm, pruning)."""
     return {"weight", "bias"} <= layer._parameters.keys()
+
+
+def _norms_rows(module: nn.Module) -> bool:
+    """Whether a module is a BatchNorm, perhaps with activations inside that see each value alone."""
+    return isinstance(module, _BatchNorm) and all(isinstance(m, ELEMENTWISE) for m in module.children())
 
 
 def _is_in_rows(module: nn.Module, channels: int) -> bool:

@@ -84,7 +84,19 @@ def _difference(probe: nn.Module, plan: WidthPlan, names: Sequence[str], example
             return f"cutting it changes the output's shape from {tuple(b.shape)} to {tuple(a.shape)}"
         if b.numel() and not torch.allclose(a, b, rtol=0, atol=TOLERANCE * float(b.abs().max())):
             return "its channels are coupled in a way that the dependency graph gets wrong"
+    if not _runs_in_training(narrow, example) and _runs_in_training(probe, example):
+        return "what runs in training alone, as an auxiliary head, reads its channels"
     return ""
+
+
+def _runs_in_training(model: nn.Module, example: Any) -> bool:
+    try:
+        with torch.no_grad():
+            call(copied(model).train(), example)
+    # A wrong coupling shows as any error; a detector wants targets.
+    except Exception:  # noqa: BLE001
+        return False
+    return True
 
 
 def _outputs(model: nn.Module, example: Any) -> list[Tensor]:

@@ -32,11 +32,12 @@ def find_groups(model: nn.Module, example: Any) -> tuple[tuple[Group, ...], str]
 
 
 def width_plan(model: nn.Module, example: Any) -> WidthPlan:
-    """The traced and checked groups of a model on inputs of the example's form; kept with the model until its layers
-    change shape, or the inputs do but for the size of their batch.
+    """The traced and checked groups of a model on inputs of the example's form; kept with the model until a layer
+    is exchanged or changes shape, or the inputs do but for the size of their batch.
     """
-    layers = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
-    key = (layers, tuple((tuple(t.shape[1:]), t.dtype) for t in tensors(example)))
+    layers = tuple((path, type(module), id(module)) for path, module in model.named_modules())
+    shapes = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
+    key = (layers, shapes, tuple((tuple(t.shape[1:]), t.dtype) for t in tensors(example)))
     known = _PLANS.get(model)
     if known is None or known[0] != key:
         known = (key, checked_plan(model, trace_plan(model, example), example))

@@ -90,7 +90,7 @@ def convert(
             else:
                 keep = kept_channels(model, architecture.groups, example, width_multiple)
             set_widths(converted, keep, example, plan=plan)
-            channels = plan.positions(keep)
+            channels = plan.positions(model, keep)
         drop_branches(converted, branches)
         narrow = light_copy(converted) if statistics else converted
         with told_of(architecture):
@@ -111,7 +111,7 @@ def convert(
                     settings=DistillSettings(seed=seed, channels=fit.channels), progress=progress, stopped=stopped,
                 )  # fmt: skip
             # The converted module's classes, dtypes, device, modes, hooks and frozen flags stay.
-            converted.load_state_dict(fit.student.state_dict())
+            converted.load_state_dict(_changed(fit.student.state_dict(), converted.state_dict()), strict=False)
 
         # A fit that stops early leaves the layers behind to theirs: it cannot be judged at the outputs.
         with blamed(converted, statistics.batches[0], architecture):
@@ -122,3 +122,12 @@ def convert(
     if on_fit:
         on_fit(reports[0])
     return checked(statistics.runs(model, example), converted, architecture, anatomy)
+
+
+def _changed(fitted: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """What a fit, which computes in float32, has made another number: all else keeps its digits."""
+    same = {
+        name for name, value in fitted.items()
+        if name in own and own[name].is_floating_point() and torch.equal(own[name].to(value), value)
+    }  # fmt: skip
+    return {name: value for name, value in fitted.items() if name not in same}

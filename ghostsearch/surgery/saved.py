@@ -299,6 +299,10 @@ def _fill(module: nn.Module, state: State, path: Path) -> None:
     for name, value in own.items():
         if name in state and state[name].dtype in PRECISIONS and value.dtype in PRECISIONS:
             value.data = value.data.to(state[name].dtype)
+    stored = {t.dtype for t in state.values() if t.dtype in PRECISIONS}
+    for name, value in module.named_buffers():
+        if name not in own and value.dtype in PRECISIONS and len(stored) == 1:
+            value.data = value.data.to(next(iter(stored)))  # What is not saved runs beside what is.
     found = OrderedDict(state)
     # Some modules (MNASNet) refuse a state without the versions that PyTorch keeps beside the tensors.
     found._metadata = getattr(own, "_metadata", {})  # type: ignore[attr-defined]

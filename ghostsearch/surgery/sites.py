@@ -13,10 +13,11 @@ from torch.nn.modules.conv import _ConvNd
 
 from ghostsearch.blocks.own_conv import PLAIN, is_plain, needs_bias, trouble_of
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.fits.sampled_rows import per_dimension
 from ghostsearch.graph.branches import find_branches
 from ghostsearch.graph.calls import trace_calls
-from ghostsearch.graph.capture import HOOKS, Shape, batch_size, tensors, unwrapped
-from ghostsearch.graph.flow import trace_graph
+from ghostsearch.graph.capture import HOOKS, Shape, batch_size, copied, tensors, unwrapped
+from ghostsearch.graph.flow import overwrites_what_is_read, trace_graph
 from ghostsearch.graph.widths import find_groups
 from ghostsearch.space.architecture import Anatomy, Branch, Site, Skipped, nearest_names
 from ghostsearch.space.choice import intrinsic_channels
@@ -69,9 +70,13 @@ def find_sites(model: nn.Module, example: Any, *, include_first: bool = False, w
 
 
 def droppable_branches(model: nn.Module, example: Any) -> tuple[Branch, ...]:
-    """The residual branches that may be dropped; none where the model cannot be traced."""
+    """The residual branches that may be dropped; none where the model cannot be traced, or where an activation in place
+    changes what a shortcut reads: it would go with its branch.
+    """
     graph = trace_graph(model, example) if isinstance(example, torch.Tensor) else None
-    return find_branches(model, graph) if graph is not None else ()
+    if graph is None or overwrites_what_is_read(copied(model).eval(), example):
+        return ()
+    return find_branches(model, graph)
 
 
 def module_paths(model: nn.Module) -> dict[int, tuple[nn.Module, tuple[str, ...]]]:
@@ -186,7 +191,7 @@ def _site(module: Any, names: tuple[str, ...], calls: Calls, batch: int) -> Site
         in_channels=module.in_channels,
         out_channels=module.out_channels,
         kernel=tuple(module.kernel_size),
-        stride=tuple(module.stride),
+        stride=per_dimension(module, "stride"),
         groups=module.groups,
         in_shape=calls[0][0][1:],
         out_shape=calls[0][1][1:],

@@ -16,7 +16,7 @@ from ghostsearch.export.card import write_card
 from ghostsearch.export.export_directory import export_directory, split_seed
 from ghostsearch.export.formats.table import FORMATS, get_format
 from ghostsearch.export.options import Exporting
-from ghostsearch.export.writer import descriptive_name, export
+from ghostsearch.export.writer import _compare, descriptive_name, export
 from ghostsearch.measure.onnx_graph.file import open_onnx
 from ghostsearch.measure.onnx_graph.folds import split_ghost_norms
 from ghostsearch.measure.onnx_graph.module import cpu_session
@@ -98,7 +98,7 @@ def test_a_file_that_computes_something_else_is_refused(
         write(self, program, path, notes)
 
     monkeypatch.setattr(TorchExport, "write", spoil)
-    with pytest.raises(GhostsearchError, match=r"computes something else: outputs of up to .* differ by"):
+    with pytest.raises(GhostsearchError, match=r"computes something else: an output of up to .* differs by"):
         export(digits, "torch-export", tmp_path / "net.pt2")
     assert not list(tmp_path.iterdir())
 
@@ -290,3 +290,35 @@ def test_an_unwritable_place(digits: SavedModel, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(GhostsearchError, match="cannot be written"):
         export(digits, "torch-export", tmp_path / "file" / "net.pt2")
+
+
+class TwoOutputs(nn.Module):
+    """Probabilities beside values ten thousand times as large, and signs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = self.net(x)
+        return y.softmax(1), 1e4 * y, y > 0
+
+
+@pytest.mark.parametrize("spoiled", [None, 0, 1, 2])
+@pytest.mark.parametrize("value", [0.2, np.nan])
+def test_every_output_is_judged_by_its_own_size(spoiled: int | None, value: float) -> None:
+    net = TwoOutputs().eval()
+
+    def run(images: torch.Tensor) -> list[np.ndarray]:
+        with torch.no_grad():
+            found = [y.numpy() for y in net(images)]
+        if spoiled is not None:
+            found[spoiled] = ~found[2] if spoiled == 2 else np.full_like(found[spoiled], value)
+        return found
+
+    model = LoadedModel(net, "", InputSpec(8, 3, (0.0,) * 3, (1.0,) * 3, 8))
+    if spoiled is None:
+        assert _compare(run, net, model, 8)[0] == 0
+    else:
+        with pytest.raises(GhostsearchError, match="computes something else"):
+            _compare(run, net, model, 8)

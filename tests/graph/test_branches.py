@@ -131,3 +131,42 @@ def test_a_layer_that_others_share_stays():
             return self.head(x + self.branch(x))
 
     assert found(Shared(None)) == ()
+
+
+def double_norm():
+    return nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.BatchNorm2d(8))
+
+
+def instance_norm():
+    return nn.Sequential(nn.Conv2d(8, 8, 1), nn.InstanceNorm2d(8, affine=True))
+
+
+class Active(nn.BatchNorm2d):
+    """A norm with its activation inside, as timm's."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+@pytest.mark.parametrize("end", [double_norm, instance_norm, lambda: nn.Sequential(nn.Conv2d(8, 8, 1), Active(8))])
+def test_a_branch_whose_end_would_leave_something_behind_stays(end):
+    net = Residual(lambda x, y: x + y)
+    net.b = end()
+    assert not found(net)
+
+
+def test_a_branch_that_pools_and_grows_again_stays():
+    class Pooled(Residual):
+        def branch(self, x):
+            return F.interpolate(self.b(F.max_pool2d(self.a(x), 2)), scale_factor=2)
+
+    class Transposed(Residual):
+        def __init__(self):
+            super().__init__(lambda x, y: x + y)
+            self.grow = nn.ConvTranspose2d(8, 8, 2, stride=2)
+
+        def branch(self, x):
+            return self.b(self.grow(F.max_pool2d(self.a(x), 2)))
+
+    assert not found(Pooled(lambda x, y: x + y))
+    assert not found(Transposed())

@@ -290,3 +290,68 @@ def test_inputs_of_another_form_have_groups_of_their_own():
     assert members(IMAGE) == ("first",)
     assert set(members((IMAGE, IMAGE))) == {"first", "second"}
     assert members(IMAGE[:1]) == ("first",)
+
+
+class Parts(nn.Module):
+    """Two convolutions read a half each of what one makes."""
+
+    def __init__(self, sizes=(8, 8)):
+        super().__init__()
+        self.a, self.sizes = nn.Conv2d(3, sum(sizes), 3, padding=1), list(sizes)
+        self.left, self.right = (nn.Conv2d(n, 8, 3, padding=1) for n in sizes)
+        self.end = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        left, right = torch.relu(self.a(x)).split(self.sizes, 1)
+        return self.end(torch.cat([self.left(left), self.right(right)], 1))
+
+
+class Chunks(Parts):
+    """The same by chunk, which a narrower net follows."""
+
+    def forward(self, x):
+        left, right = torch.relu(self.a(x)).chunk(2, 1)
+        return self.end(torch.cat([self.left(left), self.right(right)], 1))
+
+
+def test_parts_that_are_read_apart_lose_the_same_positions():
+    x = torch.randn(1, 3, 8, 8)
+    group = width_plan(Chunks(), x).group("a")
+    assert group.divisions == 2
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        kept = kept_channels(Chunks(), {"a": Width(0.5)}, x)["a"]
+    assert [k - 8 for k in kept[len(kept) // 2 :]] == kept[: len(kept) // 2]
+    uneven = {g.name: g.fixed for g in width_plan(Parts((4, 12)), x).groups}
+    assert uneven["a"]
+
+
+class Auxiliary(nn.Module):
+    """In training a second head reads what lies between."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.head, self.aux = nn.Linear(16, 4), nn.Linear(16, 4)
+
+    def forward(self, x):
+        y = torch.relu(self.a(x))
+        z = self.head(torch.relu(self.b(y)).mean((2, 3)))
+        return (z, self.aux(y.mean((2, 3)))) if self.training else z
+
+
+def test_what_only_training_reads_keeps_its_width():
+    fixed = {g.name: g.fixed for g in width_plan(Auxiliary().eval(), torch.randn(2, 3, 8, 8)).groups}
+    assert "training alone" in fixed["a"]
+    assert not fixed["b"]
+
+
+def test_a_plan_is_made_again_when_a_layer_without_parameters_is_exchanged():
+    class Flip(nn.Module):
+        def forward(self, x):
+            return x.flip(1)
+
+    net, x = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Identity(), nn.Conv2d(16, 4, 1)).eval(), torch.randn(1, 3, 8, 8)
+    assert width_plan(net, x).group("0").channels == 16
+    net[1] = Flip()
+    assert any(g.fixed for g in width_plan(net, x).groups if g.name == "0")

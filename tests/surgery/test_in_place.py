@@ -9,6 +9,7 @@ from ghostsearch.graph.flow import trace_graph
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert
+from ghostsearch.surgery.sites import droppable_branches
 
 
 class Net(nn.Module):
@@ -100,3 +101,19 @@ def masked(y, z):
 
 def test_names_that_end_alike_are_no_such_calls():
     assert trace_graph(Net(masked), torch.randn(2, 3, 8, 8)) is not None
+
+
+def test_a_shortcut_that_an_activation_in_place_changes_keeps_its_branch():
+    class Preactivated(nn.Module):
+        def __init__(self, inplace):
+            super().__init__()
+            self.stem, self.relu = nn.Conv2d(3, 8, 1), nn.ReLU(inplace=inplace)
+            self.conv, self.norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return x + self.norm(self.conv(self.relu(x)))
+
+    x = torch.randn(2, 3, 8, 8)
+    assert [b.end for b in droppable_branches(Preactivated(False).eval(), x)] == ["conv"]
+    assert not droppable_branches(Preactivated(True).eval(), x)
