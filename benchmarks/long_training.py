@@ -109,6 +109,7 @@ def arguments() -> argparse.Namespace:
 def jobs(models: list[dict[str, Any]], rows: list[dict[str, str]], args: argparse.Namespace) -> list[Job]:
     """What can be trained now: first every learning rate for a few epochs, then the chosen ones for every length."""
     models = [m for m in models if not args.models or m["model"] in args.models]
+    models = [m for i, m in enumerate(models) if not any(same_model(m, earlier) for earlier in models[:i])]
     done = {(r["model"], int(r["epochs"]), float(r["lr"]), int(r["seed"]), bool(r["test"])) for r in rows}
     settled = chosen_runs(models, [], args.rates)
     compared = [m["model"] for m in models if m["tool"] != "random" and m["model"] not in settled]
@@ -126,6 +127,11 @@ def jobs(models: list[dict[str, Any]], rows: list[dict[str, str]], args: argpars
         wanted += [j for seed in SEEDS[1 : args.repeats] for j in whole(REPEATED, seed)]
         wanted += [j for length in args.lengths if length > REPEATED for j in whole(length, SEEDS[0])]
     return [j for j in wanted if (j.model, j.epochs, j.lr, j.seed, j.test) not in done]
+
+
+def same_model(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two names stand for one model, best at both budgets, whose trainings are then the same."""
+    return all(one[what] == other[what] for what in ("tool", "structure", "before"))
 
 
 def chosen_runs(models: list[dict[str, Any]], rows: list[dict[str, str]], rates: Collection[float]) -> dict[str, float]:
@@ -175,7 +181,9 @@ def train_all(args: argparse.Namespace) -> None:
             raise SystemExit("a training failed; its traceback stands above")
         under_way -= 1
         for row in found:
-            append_row(rows, row)
+            trained_one = next(m for m in models if m["model"] == row["model"])
+            for name in [m["model"] for m in models if same_model(m, trained_one)]:
+                append_row(rows, row | {"model": name})
             print(*row.values(), flush=True)
     for worker in workers:
         worker.kill()
