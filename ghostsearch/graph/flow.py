@@ -72,7 +72,7 @@ def trace_graph(model: nn.Module, images: Any = None) -> fx.Graph | None:
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
     if sum(not n.args for n in placeholders) != 1:
         return None
-    return graph if images is None or _same_forward(model, graph, images) else None
+    return graph if images is None or same_forward(model, graph, images, _Shapes) else None
 
 
 def _leaves_its_inputs_alone(node: fx.Node) -> bool:
@@ -122,11 +122,11 @@ class _Shapes(fx.Interpreter):
         return value
 
 
-def _same_forward(model: nn.Module, graph: fx.Graph, images: Any) -> bool:
-    """Whether the graph computes what the model computes."""
+def same_forward(model: nn.Module, graph: fx.Graph, images: Any, runner: type[fx.Interpreter] = fx.Interpreter) -> bool:
+    """Whether a graph, perhaps of a wider copy, computes what the model computes."""
     with torch.no_grad():
         try:
-            wanted, got = list(tensors(model(images.clone()))), list(tensors(_Shapes(model, graph=graph).run(images)))
+            wanted, got = list(tensors(model(images.clone()))), list(tensors(runner(model, graph=graph).run(images)))
         # What was traced may not run on other images.
         except Exception:  # noqa: BLE001
             return False

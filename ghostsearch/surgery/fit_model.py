@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.blocks.base import Block
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.fits.problem import FitSettings, Fitted, Problem, Target, channel_means, spread
 from ghostsearch.fits.sampled_rows import Samples, Window, as_maps, crops
 from ghostsearch.graph.capture import copied
-from ghostsearch.graph.flow import LAYERS, Place, descendants, fit_order
+from ghostsearch.graph.flow import LAYERS, Place, descendants, fit_order, same_forward
 from ghostsearch.graph.paused import PausedRuns
 from ghostsearch.graph.reorder import holds_its_weights, input_weight, readers_of
 from ghostsearch.shown import Progress, percent_done
@@ -55,6 +56,12 @@ class ModelFit:
         self.statistics, self.settings = statistics, settings
         self.narrow, self.student = statistics.prepared(narrow), statistics.prepared(copied(converted))
         self.channels = {path: kept.to(statistics.device) for path, kept in channels.items()}
+        few = statistics.batches[0][:2] if channels and statistics.traced else None
+        if few is not None and not same_forward(self.narrow, statistics.graph, few):
+            raise GhostsearchError(
+                "a width of this network stands in its forward as a number, so a narrower one cannot be fitted; read "
+                "it from a tensor's shape there, or convert without calibration images"
+            )
         # A layer may be called by another of its names than the branch's.
         self.aims = {id(self.student.get_submodule(b.end)): b.last for b in branches if b.last}
         self.places = statistics.places

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.models.input import InputSpec
 from ghostsearch.models.load import LoadedModel
 from ghostsearch.space.architecture import Architecture
@@ -148,3 +149,16 @@ def test_a_buffer_that_is_not_saved_comes_back_in_the_precision_of_the_file(tmp_
     again = load(tmp_path / "half", model=Scaled().eval())
     with torch.no_grad():
         assert torch.equal(again(images.bfloat16()), made(images.bfloat16()))
+
+
+def test_a_width_that_the_forward_knows_as_a_number_is_told_in_a_line(images):
+    class Numbered(Net):
+        def forward(self, x):
+            y = F.relu(self.second(self.b(F.relu(self.first(self.a(x))))))
+            return self.head(y.reshape(y.size(0), self.b.out_channels, -1).mean(-1))
+
+    torch.manual_seed(0)
+    net, half = trained(Numbered(), images), Architecture.of({}, {"b": "width(0.5)"})
+    assert error(net, half, images, calibrated=False) < 1, "its own forward follows"
+    with pytest.raises(GhostsearchError, match="stands in its forward as a number"):
+        error(net, half, images)
