@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TARGET_COLUMNS = ("label", "labels", "value", "mask", "target")
 """A class; several classes separated by `;`; a number (`value`, or `value_a`, `value_b`, …); a file of class numbers
 per pixel; an image to be restored to."""
+MOST_CLASSES = 2**15
+"""Class numbers above this (ImageNet-21k has 21,843) and above the number of images are ids, counts or prices."""
 
 
 def read_csv(file: Path, input_spec: InputSpec, seed: int) -> Source:
@@ -106,12 +108,27 @@ def _targets(file: Path, table: pd.DataFrame) -> tuple[str, Sequence[Any], tuple
         return "labels", [[float(name in row) for name in classes] for row in rows], classes
     if column == "value":
         try:
-            return "value", table[values].astype(float).to_numpy().tolist(), ()
+            numbers = table[values].astype(float).to_numpy()
         except ValueError as error:
             raise GhostsearchError(f"{file}: column {values[0]} must hold numbers ({error})") from None
+        return "value", _finite(numbers, lambda i: f"{file}: row {i + 2}"), ()
     if column:
         return ("mask" if column == "mask" else "image"), list(table[column]), ()
     return "none", (), ()
+
+
+def _finite(numbers: np.ndarray, where: Callable[[int], str]) -> list[list[float]]:
+    """Rows of values to be learned; raises GhostsearchError for the first that 32 bits cannot hold as a number."""
+    with np.errstate(over="ignore"):
+        good = np.isfinite(numbers.astype(np.float32)).all(1)
+    if not good.all():
+        first = int(np.argmin(good))
+        raise GhostsearchError(
+            f"{where(first)} has the value {', '.join(map(str, numbers[first].tolist()))[:80]}, which cannot be "
+            "learned; give a finite number, or leave its image out"
+        )
+    rows: list[list[float]] = numbers.astype(float).tolist()
+    return rows
 
 
 def _in_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -141,7 +158,7 @@ def read_arrays(file: Path, input_spec: InputSpec, seed: int) -> Source:
     Images are bytes, or scaled to 0…1; recordings are in the units of the model's mean and std. Two-dimensional
     `y` of zeros and ones are several labels, other numbers values; without `y` there are no labels.
     Raises GhostsearchError for a file that cannot be read, an `x` of another shape than the model's input, images
-    that are not scaled.
+    that are not scaled, values that are not finite, class numbers far above the number of images.
     """
     file = file.expanduser()
     try:
@@ -166,19 +183,26 @@ def read_arrays(file: Path, input_spec: InputSpec, seed: int) -> Source:
         x /= 255
     if not np.isfinite(x).all():
         raise GhostsearchError(f"{file}: x holds values that are not finite")
-    if images and x.max() > 1:
-        raise GhostsearchError(f"{file}: x holds images of values up to {x.max():g}; scale them to 0…1, or give uint8")
-    kind, targets, classes = _array_targets(y)
+    if images and (x.min() < 0 or x.max() > 1):
+        raise GhostsearchError(
+            f"{file}: x holds images of values from {x.min():g} up to {x.max():g}; scale them to 0…1, or give uint8"
+        )
+    kind, targets, classes = _array_targets(file, y)
     names = [f"x[{i}]" for i in range(len(x))]
     source = Source(names, partial(getitem, x), targets, kind=kind, classes=classes)
     return with_splits(source, {"train": list(range(len(x)))}, seed)
 
 
-def _array_targets(y: np.ndarray | None) -> tuple[str, Sequence[Any], tuple[str, ...]]:
+def _array_targets(file: Path, y: np.ndarray | None) -> tuple[str, Sequence[Any], tuple[str, ...]]:
     if y is None:
         return "none", (), ()
     if y.ndim == 2 and y.shape[1] > 1 and np.isin(y, (0, 1)).all():
         return "labels", y.astype(float).tolist(), tuple(map(str, range(y.shape[1])))
     if y.dtype.kind in "iub" and y.ndim == 1 and y.min() >= 0:
+        if y.max() > max(len(y), MOST_CLASSES):
+            raise GhostsearchError(
+                f"{file}: y holds whole numbers up to {y.max()}, which are classes; number them from 0, or give values "
+                "as floats"
+            )
         return "class", y.astype(int).tolist(), tuple(map(str, range(int(y.max()) + 1)))
-    return "value", y.reshape(len(y), -1).astype(float).tolist(), ()
+    return "value", _finite(y.reshape(len(y), -1), lambda i: f"{file}: y[{i}]"), ()

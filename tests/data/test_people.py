@@ -360,6 +360,8 @@ def test_image_pairs_are_cropped_at_one_place_and_not_resized(tmp_path):
         ("file,label", ["a,b"], "needs columns separated by commas, `path` among them"),
         ("path,label,value", ["t.csv,a,1"], "columns label, value; keep the one"),
         ("path,value", ["t.csv,high"], "must hold numbers"),
+        ("path,value_x,value_y", ["t.csv,1,2", "t.csv,3,nan"], r"t\.csv: row 3 has the value 3\.0, nan"),
+        ("path,value", ["t.csv,1e39"], "row 2 has the value 1e.39, which cannot be learned; give a finite number"),
         ("path,label", ["t.csv,a", "t.csv,"], "row 3 has no label"),
         ("path,label,split", ["t.csv,a,later"], "row 2 has split 'later'"),
         ("", [], "no CSV table|needs columns"),
@@ -395,7 +397,9 @@ def test_images_in_an_array_file_are_bytes_or_scaled(tmp_path):
     assert given[3].max() == 1
     for x in (pixels.astype(float), pixels.astype(np.int32)):
         np.savez(tmp_path / "x.npz", x=x, y=labels)
-        refused(spec, "x holds images of values up to 255; scale them to 0…1, or give uint8")
+        refused(spec, "x holds images of values from 0 up to 255; scale them to 0…1, or give uint8")
+    np.savez(tmp_path / "x.npz", x=pixels / 127.5 - 1, y=labels)
+    refused(spec, "x holds images of values from -1 up to 1; scale them to 0…1, or give uint8")
 
 
 def test_recordings_beyond_the_memory_limit_are_not_broken(tmp_path, monkeypatch):
@@ -484,3 +488,16 @@ def test_a_saved_set_of_which_images_have_no_label_gets_one_line(tmp_path, label
         test = datasets.Dataset.from_dict({**rows, "kind": [0, label] * 3}, features=features)
     datasets.DatasetDict({"train": train, "test": test}).save_to_disk(tmp_path / "set")
     refused(f"huggingface:{tmp_path / 'set'}", "images of the test split have no 'kind'; leave them out")
+
+
+@pytest.mark.parametrize(
+    ("y", "said"),
+    [
+        ([0.5, np.nan, 1.0], r"y\[1\] has the value nan, which cannot be learned; .* leave its image out"),
+        ([[0.5, 1.0], [1.0, 2.0], [3.0, -np.inf]], r"y\[2\] has the value 3\.0, -inf"),
+        ([7, 20_000_000, 3], "y holds whole numbers up to 20000000, which are classes; number them from 0, or give"),
+    ],
+)
+def test_targets_that_cannot_be_learned_are_refused(tmp_path, y, said):
+    np.savez(tmp_path / "a.npz", x=np.zeros((3, 1, 8, 8), np.uint8), y=np.array(y))
+    refused(f"arrays:{tmp_path / 'a.npz'}", said)
