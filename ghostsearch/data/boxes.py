@@ -23,6 +23,9 @@ NEEDED = {
     "images": {"id", "file_name"}, "annotations": {"image_id", "category_id", "bbox"}, "categories": {"id", "name"},
 }  # fmt: skip
 """What each list of a COCO file must hold."""
+LARGEST = 2**53
+MOST_UNUSED = 10_000
+"""Category numbers that no category of a COCO file has: each is an output of the network."""
 
 
 @dataclass(frozen=True)
@@ -170,20 +173,46 @@ def _read_json(file: Path) -> dict[str, Any]:
             raise GhostsearchError(
                 f"{file}: not a COCO file of boxes: {part!r} must be a list with {', '.join(sorted(keys))}"
             )
-    known = {c["id"] for c in content["categories"]}
-    for thing in content["annotations"]:
-        box = thing["bbox"]
-        if thing["category_id"] not in known or not isinstance(box, list) or len(box) != 4 or not _numbers(box):
-            raise GhostsearchError(
-                f"{file}: an annotation of image {thing['image_id']} has no known category or no bbox"
-            )
-    if not content["images"] or not _numbers([c["id"] for c in content["categories"]]):
-        raise GhostsearchError(f"{file}: lists no images, or its categories have no id")
+    _check_rows(file, content)
     return content
 
 
+def _check_rows(file: Path, content: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Raise GhostsearchError for rows of a COCO file that hold something of another type than they should."""
+    images, categories = content["images"], content["categories"]
+    if not images or not _numbers([c["id"] for c in categories]):
+        raise GhostsearchError(f"{file}: lists no images, or its categories have no id")
+    most = max((c["id"] for c in categories), default=0)
+    if most > len(categories) + MOST_UNUSED:
+        raise GhostsearchError(f"{file}: {len(categories)} categories have ids of up to {most}; number them from 1")
+    for image in images:
+        sides = [image[side] for side in ("width", "height") if side in image]
+        if not _is_id(image["id"]) or not isinstance(image["file_name"], str) or not _numbers(sides):
+            raise GhostsearchError(
+                f"{file}: the image {_shown(image['file_name'])} has no id, no name that is text, or a size that is "
+                "no number; correct it or leave it out"
+            )
+    known = {c["id"] for c in categories}
+    for thing in content["annotations"]:
+        box, category, image = thing["bbox"], thing["category_id"], thing["image_id"]
+        boxed = isinstance(box, list) and len(box) == 4 and _numbers(box)
+        if not boxed or not _numbers([category]) or category not in known or not _is_id(image):
+            raise GhostsearchError(
+                f"{file}: an annotation of image {_shown(image)} has no known category, no bbox or no image's id"
+            )
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str | int | float)
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:80]
+
+
 def _numbers(values: Iterable[Any]) -> bool:
-    return all(isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v) for v in values)
+    """Whether all are numbers of a size that ids and pixels have; whole ones may be of any length in JSON."""
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < LARGEST for v in values)
 
 
 def _boxes(objects: Iterable[tuple[int, Sequence[float], bool]], size: tuple[int, int] | None) -> Boxes:

@@ -156,6 +156,14 @@ def test_a_coco_folder_with_a_file_for_each_split(tmp_path):
         (lambda c: c["annotations"].append({"image_id": 1}), "'annotations' must be a list with bbox"),
         (lambda c: c["annotations"][0].update(category_id=9), "no known category"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, float("nan"), 3]), "no bbox"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 10**400, 3]), "no bbox"),
+        (lambda c: c["annotations"][0].update(category_id=[1]), "no known category"),
+        (lambda c: c["annotations"][0].update(image_id=[100]), r"image \[100\] has .* no image's id"),
+        (lambda c: c["images"][0].update(id=[100]), "the image '0.png' has no id"),
+        (lambda c: c["images"][0].update(width=None), "'0.png' has .* a size that is no number"),
+        (lambda c: c["images"][0].update(file_name=5), "the image 5 has .* no name that is text"),
+        (lambda c: c["categories"][0].update(id={}), "categories have no id"),
+        (lambda c: c["categories"][0].update(id=10**9), "2 categories have ids of up to 1000000000; number them from"),
         (lambda c: c["images"].clear(), "lists no image"),
     ],
 )
@@ -164,8 +172,9 @@ def test_a_foreign_coco_file_is_refused_in_one_line(change, told, tmp_path):
     content = json.loads(file.read_text())
     change(content)
     file.write_text(json.dumps(content))
-    with pytest.raises(GhostsearchError, match=told):
+    with pytest.raises(GhostsearchError, match=told) as refused:
         read_coco(file, 0)
+    assert "\n" not in str(refused.value)
 
 
 def test_what_is_no_voc_folder_and_what_is_one_unawares(tmp_path):
