@@ -36,7 +36,8 @@ def read_folder(root: Path, input_spec: InputSpec, seed: int, validation_list: P
     `train/`, `val/` and `test/` are respected, in any case of letters. What is missing is cut from the training images,
     stratified, by the seed; with `val/` alone that folder is the test split (as ImageNet is used), so that final
     figures rest on images no training has seen. Images without class folders are unlabelled. Hidden files and folders
-    are left alone. Raises GhostsearchError when the folder is missing, empty, one level too high or mixed up.
+    are left alone. Raises GhostsearchError when the folder is missing, empty, one level too high or mixed up, when the
+    list leaves a class nothing to train on, and for names of classes that are no UTF-8.
     """
     root = root.expanduser()
     # Not torchvision's ImageFolder: it knows no splits, unlabelled or hidden files, and lists files before it can say
@@ -44,6 +45,7 @@ def read_folder(root: Path, input_spec: InputSpec, seed: int, validation_list: P
     named = _classes_named_like_splits(root)
     folders = {"train": root} if named else split_folders(root)
     classes = {split: tuple(f.name for f in visible_folders(folder)) for split, folder in folders.items()}
+    _refuse_unreadable_names(root, [name for names in classes.values() for name in names])
     paths, parts, about = _labelled(folders, classes) if any(classes.values()) else _unlabelled(folders)
     if named:
         about["notes"] += (f"{', '.join(named)}: classes as the folders beside them, no splits",)
@@ -58,6 +60,7 @@ def read_folder(root: Path, input_spec: InputSpec, seed: int, validation_list: P
         listed = _read_list(validation_list, names, parts["train"])
         parts["train"] = [i for i in parts["train"] if i not in listed]
         parts["validation"] = sorted(listed)
+        _refuse_emptied(validation_list, parts, about)
     opener = partial(open_listed, paths, input_spec)
     source = Source(names, opener, flips=is_colour(paths), top=range_of_files(paths), **about)
     return with_splits(source, parts, seed)
@@ -204,6 +207,30 @@ def _read_list(file: Path, names: Sequence[str], train: Sequence[int]) -> set[in
         )
         raise GhostsearchError(f"{file}: {what}; write one path per line, relative to the image folder")
     return {known[name] for name in wanted}
+
+
+def _refuse_emptied(file: Path, parts: dict[str, list[int]], about: dict[str, Any]) -> None:
+    """Raise GhostsearchError where a list of validation images leaves a class without an image to train on."""
+    labels = about.get("targets")
+    if not labels:
+        return
+    lost = sorted({labels[i] for i in parts["validation"]} - {labels[i] for i in parts["train"]})
+    if lost:
+        raise GhostsearchError(
+            f"{file}: names every training image of class {about['classes'][lost[0]]!r}; leave each class an image "
+            "to train on"
+        )
+
+
+def _refuse_unreadable_names(root: Path, names: Sequence[str]) -> None:
+    """Raise GhostsearchError for a class that cannot be written into a file or a report."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise GhostsearchError(
+                f"{root}: the class folder {ascii(os.fsencode(name))[1:]} has a name that is no UTF-8; rename it"
+            ) from None
 
 
 def is_colour(paths: Sequence[str]) -> bool:

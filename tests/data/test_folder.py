@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 
 import pytest
@@ -88,6 +89,23 @@ def test_a_list_names_training_images_only(write_digits, digit_input, tmp_path, 
     (tmp_path / "list.txt").write_text(f"train/class0/001.png\n{line}\n")
     with pytest.raises(GhostsearchError, match="1 of 2 are no training images"):
         read_folder(tmp_path, digit_input, 0, tmp_path / "list.txt")
+
+
+def test_a_list_leaves_every_class_an_image_to_train_on(write_digits, digit_input, tmp_path):
+    write_digits(tmp_path / "train", each=3)
+    (tmp_path / "list.txt").write_text("".join(f"class1/{n:03}.png\n" for n in range(3)) + "class0/000.png\n")
+    with pytest.raises(
+        GhostsearchError, match=r"list\.txt: names every training image of class 'class1'; leave each class an"
+    ):
+        read_folder(tmp_path, digit_input, 0, tmp_path / "list.txt")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are text")
+@pytest.mark.parametrize("layout", ["", "train"])
+def test_a_class_whose_name_is_no_utf_8_is_refused_before_the_work(write_digits, digit_input, tmp_path, layout):
+    write_digits(tmp_path / layout)
+    os.rename(tmp_path / layout / "class1", os.fsencode(tmp_path / layout) + b"/caf\xe9")
+    refuse(tmp_path, digit_input, r"the class folder 'caf\\xe9' has a name that is no UTF-8; rename it")
 
 
 def test_an_unreadable_list_gets_one_line(write_digits, digit_input, tmp_path):
