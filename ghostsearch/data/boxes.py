@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -227,7 +228,7 @@ def _boxes(objects: Iterable[tuple[int, Sequence[float], bool]], size: tuple[int
 def _source(paths: list[str], root: Path, marked: list[Boxes | str], classes: tuple[str, ...]) -> Source:
     """The images; a mark that is a text is the reason why an image has none."""
     return Source(
-        [str(Path(p).relative_to(root)) if Path(p).is_relative_to(root) else p for p in paths],
+        [os.path.relpath(path, root) for path in paths],
         # A reduced scale would move the boxes.
         partial(open_listed, paths, None), marked, kind="boxes", classes=classes, flips=is_colour(paths),
         open_target=partial(_open_boxes, marked), top=range_of_files(paths),

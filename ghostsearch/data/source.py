@@ -50,15 +50,9 @@ def with_splits(source: Source, own: dict[str, list[int]], seed: int) -> Source:
     """The source with the splits it has of its own, and those that are missing cut from the training images.
 
     Cut by class and seed; every class keeps an image to train on. A split for which none is left stays empty.
-    Raises GhostsearchError for an image that stands in two of them.
+    Raises GhostsearchError for an image that stands in two of them, or twice in one.
     """
-    split_of: dict[str, str] = {}
-    for split, positions in own.items():
-        for name in (source.names[i] for i in positions):
-            if split_of.setdefault(name, split) != split:
-                raise GhostsearchError(
-                    f"{name} stands in the {split_of[name]} split and in the {split} split; keep it in one of them"
-                )
+    _refuse_repeated(source, own)
     splits, notes, cut = {"train": own["train"]}, list(source.notes), list[str]()
     for split in ("test", "validation"):
         if split in own:
@@ -75,6 +69,21 @@ def with_splits(source: Source, own: dict[str, list[int]], seed: int) -> Source:
         how = ", stratified" if source.kind == "class" else ""
         notes.append(f"{split}: {count} of the training images{how}, seed {seed}")
     return replace(source, splits=splits, notes=tuple(notes), cut=tuple(cut))
+
+
+def _refuse_repeated(source: Source, own: dict[str, list[int]]) -> None:
+    """Raise GhostsearchError for an image that is listed more than once: a cut would put it on both sides."""
+    split_of: dict[str, str] = {}
+    for split, positions in own.items():
+        times = Counter(source.names[i] for i in positions)
+        for name, count in times.items():
+            if name in split_of:
+                raise GhostsearchError(
+                    f"{name} stands in the {split_of[name]} split and in the {split} split; keep it in one of them"
+                )
+            if count > 1:
+                raise GhostsearchError(f"{name} stands {count} times in the {split} split; list each image once")
+            split_of[name] = split
 
 
 def shortened(source: Source, split: str, count: int | None, seed: int) -> Source:

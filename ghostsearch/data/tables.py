@@ -47,7 +47,7 @@ def read_csv(file: Path, input_spec: InputSpec, seed: int) -> Source:
         restored = _files(file, targets, "target")
         opener = partial(open_listed, restored, None)
     source = Source(
-        [os.path.normpath(path) for path in table["path"]], partial(open_listed, paths, scale), targets, kind=kind,
+        [os.path.relpath(path, file.parent) for path in paths], partial(open_listed, paths, scale), targets, kind=kind,
         classes=classes, flips=is_colour(paths) and kind != "value", open_target=opener,
         top=range_of_files([*paths, *restored]),
     )  # fmt: skip

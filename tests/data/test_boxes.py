@@ -165,6 +165,10 @@ def test_a_coco_folder_with_a_file_for_each_split(tmp_path):
         (lambda c: c["categories"][0].update(id={}), "categories have no id"),
         (lambda c: c["categories"][0].update(id=10**9), "2 categories have ids of up to 1000000000; number them from"),
         (lambda c: c["images"].clear(), "lists no image"),
+        (
+            lambda c: c["images"].append({"id": 7, "file_name": "./x/../3.png"}),
+            "^3.png stands 2 times in the train spl",
+        ),
     ],
 )
 def test_a_foreign_coco_file_is_refused_in_one_line(change, told, tmp_path):

@@ -287,6 +287,15 @@ def test_a_file_in_two_splits_is_refused(tmp_path):
     refused(spec, r"^i/3\.png stands in the train split and in the test split; keep it in one of them$")
 
 
+@pytest.mark.parametrize("split", ["", ",train"])
+def test_a_file_in_two_rows_is_refused(tmp_path, split):
+    """Else a cut may put it on both sides: 54 of 300 images were trained on and judged by."""
+    write(tmp_path / "i", 8)
+    rows = [f"{place}i/{i}.png,{i % 2}{split}" for place in ("", f"{tmp_path}/") for i in range(2, 8)]
+    spec = table(tmp_path, f"path,label{',split' * bool(split)}", rows)
+    refused(spec, r"^i/2\.png stands 2 times in the train split; list each image once$")
+
+
 @pytest.mark.parametrize("column", ["label", "labels"])
 def test_classes_that_are_numbers_stand_in_the_order_of_the_outputs(tmp_path, column):
     write(tmp_path / "i", 24)
