@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ghostsearch.data.folder import EXTENSIONS, SPLIT_NAMES, is_colour, open_listed, split_folders
+from ghostsearch.data.folder import EXTENSIONS, SPLIT_NAMES, is_colour, open_listed, sizes_of, split_folders
 from ghostsearch.data.images import BrokenImageError, range_of_files
 from ghostsearch.data.source import Source, with_splits
 from ghostsearch.errors import GhostsearchError, text_of
@@ -231,7 +231,7 @@ def _source(paths: list[str], root: Path, marked: list[Boxes | str], classes: tu
         [os.path.relpath(path, root) for path in paths],
         # A reduced scale would move the boxes.
         partial(open_listed, paths, None), marked, kind="boxes", classes=classes, flips=is_colour(paths),
-        open_target=partial(_open_boxes, marked), top=range_of_files(paths),
+        open_target=partial(_open_boxes, marked), top=range_of_files(paths), stamp=partial(sizes_of, [paths]),
     )  # fmt: skip
 
 

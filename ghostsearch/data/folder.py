@@ -62,13 +62,19 @@ def read_folder(root: Path, input_spec: InputSpec, seed: int, validation_list: P
         parts["validation"] = sorted(listed)
         _refuse_emptied(validation_list, parts, about)
     opener = partial(open_listed, paths, input_spec)
-    source = Source(names, opener, flips=is_colour(paths), top=range_of_files(paths), **about)
+    stamp = partial(sizes_of, [paths])
+    source = Source(names, opener, flips=is_colour(paths), top=range_of_files(paths), stamp=stamp, **about)
     return with_splits(source, parts, seed)
 
 
 def open_listed(paths: Sequence[str], input_spec: InputSpec | None, i: int) -> Image:
     """The image at a position of a list of files."""
     return open_file(paths[i], input_spec)
+
+
+def sizes_of(files: Sequence[Sequence[str]], i: int) -> list[int]:
+    """The bytes of the file at a position of each list; -1 where there is none."""
+    return [os.stat(paths[i]).st_size if os.path.isfile(paths[i]) else -1 for paths in files]
 
 
 def split_folders(root: Path) -> dict[str, Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from ghostsearch.data.sets import (
     labels_of,
     most_shift,
 )
-from ghostsearch.data.source import SPLITS, Source, only, shortened, warnings_about, without
+from ghostsearch.data.source import SPLITS, Source, fingerprint, only, shortened, warnings_about, without
 from ghostsearch.data.tables import read_arrays, read_csv
 from ghostsearch.data.user_loaders import adapted, classes_of
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning, told_as
@@ -72,6 +72,8 @@ class Data:
     """What the numbers of images mean for the scores."""
     cut: tuple[str, ...] = ()
     """Splits that were cut from the training images."""
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
+    """What each split is known by when a run goes on; empty for loaders of the user's own."""
 
     @property
     def labelled(self) -> bool:
@@ -127,7 +129,7 @@ def load_data(
         warnings.warn(f"{spec}: {text}", GhostsearchWarning, stacklevel=2)
     return Data(
         spec, **made, classes=source.classes, broken=sets.broken, notes=source.notes, kind=source.kind, warnings=about,
-        cut=source.cut,
+        cut=source.cut, fingerprint=fingerprint(source),
     )  # fmt: skip
 
 
@@ -151,6 +153,28 @@ def load_calibration(
         warnings.warn(f"{spec}: {text}", GhostsearchWarning, stacklevel=2)
     train = sets.make("train")
     return Calibration(drawn(train, images, seed), len(train), sets.broken)
+
+
+def read_fingerprint(
+    spec: str, *, input: InputSpec, seed: int, validation_list: str | None = None, train_images: int | None = None
+) -> dict[str, str]:
+    """What the splits of a set would be known by, as `Data.fingerprint`; no image is decoded and no code of a user run.
+
+    Empty for the user's own code. Raises GhostsearchError as `load_data` does.
+    """
+    if runs_code(spec):
+        return {}
+    source = _source(spec, input, seed, validation_list)
+    return fingerprint(shortened(source, "train", train_images, seed)) if source else {}
+
+
+def place_of(spec: str) -> tuple[str, ...]:
+    """What two names of the same set have in common, however their paths are spelled."""
+    kind, _, rest = spec.partition(":")
+    if kind not in KINDS:
+        return (spec,)
+    name, _, path = rest.partition("@") if kind == "torchvision" else ("", "", rest)
+    return kind, name, str(Path(path).expanduser().resolve())
 
 
 def runs_code(spec: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +38,8 @@ class Source:
     """The range of images of more than 8 bits, one for the whole set: see `ghostsearch.data.images.deep_range`."""
     open_target: Callable[[int], Any] | None = None
     """For targets that are files of their own (masks, images) or that move with the image (boxes)."""
+    stamp: Callable[[int], Any] | None = None
+    """What changes with the image at a position and is read without decoding it, such as its files' sizes."""
     notes: tuple[str, ...] = ()
     """How the splits came about."""
     cut: tuple[str, ...] = ()
@@ -111,9 +115,28 @@ def only(source: Source, note: str = "") -> Source:
         targets=[source.targets[i] for i in used] if len(source.targets) else (),
         open=partial(_at, source.open, used),
         open_target=partial(_at, source.open_target, used) if source.open_target else None,
+        stamp=partial(_at, source.stamp, used) if source.stamp else None,
         splits={split: [new[i] for i in positions] for split, positions in source.splits.items()},
         notes=(*source.notes, note) if note else source.notes,
     )
+
+
+def fingerprint(source: Source) -> dict[str, str]:
+    """What each split is known by when a run goes on: its images' names, targets and stamps, in their order."""
+    found = {}
+    for split, positions in source.splits.items():
+        state = hashlib.sha256(json.dumps(source.classes).encode())
+        for i in positions:
+            target = source.targets[i] if len(source.targets) else None
+            row = [source.names[i], target, source.stamp(i) if source.stamp else None]
+            state.update(json.dumps(row, default=_as_json).encode())
+        found[split] = f"{counted(len(positions), 'image')}, sha256 {state.hexdigest()[:16]}"
+    return found
+
+
+def _as_json(value: Any) -> Any:
+    """Arrays as lists, a record such as the boxes of an image as what it holds."""
+    return value.tolist() if hasattr(value, "tolist") else vars(value)
 
 
 def _at(opener: Callable[[int], Any], used: Sequence[int], i: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from operator import getitem
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ghostsearch.data.folder import SPLIT_OF, is_colour, open_listed
+from ghostsearch.data.folder import SPLIT_OF, is_colour, open_listed, sizes_of
 from ghostsearch.data.images import BrokenImageError, open_file, range_of_files
 from ghostsearch.data.source import Source, with_splits
 from ghostsearch.errors import GhostsearchError, text_of
@@ -38,18 +39,20 @@ def read_csv(file: Path, input_spec: InputSpec, seed: int) -> Source:
     paths = _files(file, table["path"], "path")
     kind, targets, classes = _targets(file, table)
     opener: Callable[[int], Any] | None = None
-    restored: list[str] = []
+    second: list[str] = []
     # A reduced scale would make the image smaller than its mask.
     scale = None if kind in ("mask", "image") else input_spec
     if kind == "mask":
-        opener = partial(open_mask, _files(file, targets, kind))
+        second = _files(file, targets, kind)
+        opener = partial(open_mask, second)
     elif kind == "image":
-        restored = _files(file, targets, "target")
-        opener = partial(open_listed, restored, None)
+        second = _files(file, targets, "target")
+        opener = partial(open_listed, second, None)
     source = Source(
         [os.path.relpath(path, file.parent) for path in paths], partial(open_listed, paths, scale), targets, kind=kind,
         classes=classes, flips=is_colour(paths) and kind != "value", open_target=opener,
-        top=range_of_files([*paths, *restored]),
+        top=range_of_files([*paths, *(second if kind == "image" else ())]),
+        stamp=partial(sizes_of, [paths, second] if second else [paths]),
     )  # fmt: skip
     return with_splits(source, _own_splits(file, table), seed)
 
@@ -189,8 +192,12 @@ def read_arrays(file: Path, input_spec: InputSpec, seed: int) -> Source:
         )
     kind, targets, classes = _array_targets(file, y)
     names = [f"x[{i}]" for i in range(len(x))]
-    source = Source(names, partial(getitem, x), targets, kind=kind, classes=classes)
+    source = Source(names, partial(getitem, x), targets, kind=kind, classes=classes, stamp=partial(_checksum, x))
     return with_splits(source, {"train": list(range(len(x)))}, seed)
+
+
+def _checksum(x: np.ndarray, i: int) -> int:
+    return zlib.crc32(x[i].tobytes())
 
 
 def _array_targets(file: Path, y: np.ndarray | None) -> tuple[str, Sequence[Any], tuple[str, ...]]:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ghostsearch.data.boxes import read_coco, read_voc
 from ghostsearch.data.load import load_data
+from ghostsearch.data.source import fingerprint
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning
 from ghostsearch.models.input import InputSpec
 from tests.pictures import SIDE, voc_xml, write_voc
@@ -187,3 +188,11 @@ def test_what_is_no_voc_folder_and_what_is_one_unawares(tmp_path):
     write_voc(tmp_path / "voc", 1)
     with pytest.raises(GhostsearchError, match=r"write voc:.*voc --task detection"):
         load_data(f"folder:{tmp_path / 'voc'}", input=PLAIN)
+
+
+def test_splits_of_boxes_are_known_by_their_boxes(tmp_path):
+    file = coco(tmp_path)
+    first = fingerprint(read_coco(file, 0))
+    assert fingerprint(read_coco(file, 0)) == first
+    file.write_text(file.read_text().replace("[4, 2, 8, 10]", "[4, 2, 8, 9]"))
+    assert all(told != first[split] for split, told in fingerprint(read_coco(file, 0)).items())

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from ghostsearch.data.calibration import calibration_batches, spread_batches
-from ghostsearch.data.load import Data, load_data
+from ghostsearch.data.load import Data, load_data, place_of, read_fingerprint
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.models.input import InputSpec
 
@@ -221,3 +221,49 @@ def test_spread_batches_see_every_class_of_a_folder_read_class_by_class():
     assert [len(target) for _, target in batches] == [4, 4]
     assert torch.cat([target for _, target in batches]).bincount().tolist() == [2, 2, 2, 2]
     assert [x.tolist() for x, _ in spread_batches(list(loader), 6)] == [x.tolist() for x, _ in list(loader)[:2]]
+
+
+def known(spec, **options):
+    found = load_data(spec, input=GREY, **options).fingerprint
+    same = {k: options[k] for k in ("seed", "train_images") if k in options}
+    assert read_fingerprint(spec, input=GREY, **{"seed": 0, **same}) == found, "and without an image decoded"
+    return found
+
+
+def test_splits_are_known_by_names_targets_and_sizes_wherever_the_folder_stands(write_digits, tmp_path):
+    first = known(f"folder:{write_digits(tmp_path / 'a')}")
+    assert [told.split(",")[0] for told in first.values()] == ["19 images", "6 images", "5 images"]
+    assert known(f"folder:{write_digits(tmp_path / 'b')}") == first
+    assert known(f"folder:{tmp_path / 'b'}", seed=1)["test"] != first["test"]
+    fewer = known(f"folder:{tmp_path / 'b'}", train_images=9)
+    assert {s for s in first if first[s] != fewer[s]} == {"train"}
+    write_digits(tmp_path / "more", each=11)
+    assert all(told != first[s] for s, told in known(f"folder:{tmp_path / 'more'}").items())
+    (tmp_path / "b" / "class0").rename(tmp_path / "b" / "class9")
+    assert all(told != first[s] for s, told in known(f"folder:{tmp_path / 'b'}").items())
+    name = next(iter((tmp_path / "a" / "class0").iterdir()))
+    name.write_bytes(name.read_bytes() + b" ")
+    assert len([s for s, told in known(f"folder:{tmp_path / 'a'}").items() if told != first[s]]) == 1
+
+
+def test_splits_of_arrays_are_known_by_what_they_hold(tmp_path):
+    x, y, found = np.arange(30 * 64, dtype=np.float32).reshape(30, 1, 8, 8) / 1920, np.arange(30) % 3, []
+    for images, targets in ((x, y), (x, y), (x[:, :, ::-1], y), (x, (y + 1) % 3)):
+        np.savez(tmp_path / "a.npz", x=images, y=targets)
+        found.append(known(f"arrays:{tmp_path / 'a.npz'}"))
+    assert found[0] == found[1]
+    assert len({told["test"] for told in found}) == 3
+
+
+def test_loaders_of_the_users_own_are_not_known(users_module):
+    five = InputSpec(4, 5, (0.0,) * 5, (1.0,) * 5)
+    assert load_data(f"{users_module}:three", input=five, batch=3).fingerprint == {}
+    assert read_fingerprint("no_such_module:three", input=five, seed=0) == {}
+
+
+@pytest.mark.parametrize("other", ["folder:cats/", "folder:./cats", "folder:dogs/../cats", "folder:{here}/cats"])
+def test_a_place_has_one_name(other, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert place_of(other.format(here=tmp_path)) == place_of("folder:cats")
+    assert place_of("folder:cats") != place_of("csv:cats")
+    assert place_of("torchvision:MNIST@r/") == place_of("torchvision:MNIST@r") != place_of("torchvision:KMNIST@r")

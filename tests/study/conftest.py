@@ -1,6 +1,9 @@
 """A study small enough to be run many times: four layers, two sites, one group, no training after the baseline's."""
 
+import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from .servers import server
 
@@ -40,3 +43,19 @@ def mysql():
     """The URL of a MariaDB server of this session's own."""
     with server("mysql") as url:
         yield url
+
+
+@pytest.fixture
+def own_digits(tmp_path):
+    """`folder:` of a few digits in class folders, and a function that adds one image to each class."""
+    folder, digits = tmp_path / "digits", load_digits()
+
+    def add(number):
+        for label in range(10):
+            (folder / str(label)).mkdir(parents=True, exist_ok=True)
+            pixels = digits.images[digits.target == label][number]
+            Image.fromarray((pixels * 15).astype(np.uint8)).save(folder / str(label) / f"{number:03}.png")
+
+    for number in range(8):
+        add(number)
+    return f"folder:{folder}", lambda: add(8)

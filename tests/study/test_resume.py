@@ -350,3 +350,32 @@ def test_a_latency_that_cannot_be_added_is_one_line_and_changes_nothing(again, t
     assert (tmp_path / "run" / "study.json").read_bytes() == study
     kept = load_study(tmp_path / "run")
     assert (kept.records, kept.front, kept.config["max_latency"]) == (before.records, before.front, None)
+
+
+FILES = {**QUICK, "trials": 1, "train_images": None}
+
+
+def test_a_study_does_not_go_on_with_other_images(own_digits, tiny, tmp_path):
+    """Else one table holds models that were judged by different images, some of which had trained them."""
+    data, add = own_digits
+    search(RunConfig(**tiny(tmp_path / "run", **FILES, data=data)))
+    assert len(search(RunConfig(**tiny(tmp_path / "run", **{**FILES, "trials": 2}, data=data))).records) == 2
+    study = tmp_path / "run" / "study.json"
+    add()
+    with pytest.raises(
+        GhostsearchError, match=r"train 51 images, sha256 \w+ → 58 images.*choose another --out"
+    ) as refused:
+        search(RunConfig(**tiny(tmp_path / "run", **{**FILES, "trials": 3}, data=data)))
+    assert "\n" not in str(refused.value)
+    before = {k: v for k, v in json.loads(study.read_text()).items() if k != "fingerprint"}
+    study.write_text(json.dumps(before))
+    after = search(RunConfig(**tiny(tmp_path / "run", **{**FILES, "trials": 3}, data=data)))
+    assert len(after.records) == 3, "a study written before fingerprints were kept goes on"
+
+
+def test_a_study_does_not_go_on_with_other_weights(tiny, tmp_path):
+    file = tmp_path / "net.safetensors"
+    for attempt in ("begun", "refused"):
+        save_file(SmallNet().state_dict(), file)
+        with pytest.raises(GhostsearchError, match="weights sha256") if attempt == "refused" else nullcontext():
+            search(RunConfig(**tiny(tmp_path / "run", **{**QUICK, "trials": 1}, weights=str(file))))
