@@ -5,11 +5,14 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+from ghostsearch.data.load import place_of, read_fingerprint
 from ghostsearch.data.options import ImageOptions
-from ghostsearch.errors import GhostsearchWarning
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning
 from ghostsearch.shown import Progress
-from ghostsearch.study.config import configure
-from ghostsearch.study.directory import RUN, study_of
+from ghostsearch.study.config import RunConfig, configure
+from ghostsearch.study.directory import RUN, STUDY, read_study, study_of
+from ghostsearch.study.fingerprint import changed_since, known_by
+from ghostsearch.surgery.saved import read_manifest
 from ghostsearch.training.finetune import FinetuneResult, finetune_directory, placed
 from ghostsearch.training.recipe import Distillation
 
@@ -41,7 +44,7 @@ def split_as_studied(
     """
     study = study_of(directory)
     config = configure({}, study / RUN) if study else None
-    if config is None or config.data != images.data:
+    if study is None or config is None or not _same_images(directory, study, config, images):
         return images, recipe
     if config.seed != recipe.seed and "seed" not in recipe.model_fields_set:
         recipe = recipe.but(seed=config.seed)
@@ -51,3 +54,29 @@ def split_as_studied(
         told = f"validation list {config.validation_list}, as in {study}"
         warnings.warn(told, GhostsearchWarning, stacklevel=2)
     return images, recipe
+
+
+def _same_images(directory: Path, study: Path, config: RunConfig, images: ImageOptions) -> bool:
+    """Whether images are a study's, by their place or by what its splits are known by.
+
+    Warns (GhostsearchWarning) where those in its place are others now.
+    """
+    same = place_of(config.data) == place_of(images.data)
+    try:
+        known = known_by(read_study(study)) if (study / STUDY).is_file() else {}
+        if "test" not in known:
+            return same
+        now = read_fingerprint(
+            images.data, input=read_manifest(directory)[1].source.input, seed=config.seed,
+            validation_list=config.validation_list, train_images=config.train_images,
+        )  # fmt: skip
+    # Other images need not have what the study's have, such as a list of validation images.
+    except GhostsearchError:
+        return same
+    changed = changed_since(known, now)
+    if same and changed:
+        warnings.warn(
+            f"the images of {images.data} have changed since {study} ({changed}): those that judge the model now may "
+            "have trained it", GhostsearchWarning, stacklevel=3,
+        )  # fmt: skip
+    return same or (bool(now) and not changed)
