@@ -7,8 +7,8 @@ cache has them.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import isclose
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Record, Score, StudyView
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.config import FREE, RunConfig
-from ghostsearch.study.directory import baseline_directory, environment, kept_directory, load_study
+from ghostsearch.study.directory import baseline_directory, environment, kept_directory, load_study, read_study
+from ghostsearch.study.fingerprint import changed_since, known_by
 from ghostsearch.study.recommendation import BASELINE
 from ghostsearch.surgery.saved import load_directory
 from ghostsearch.training.recipe import Recipe
@@ -44,11 +45,17 @@ class Earlier:
     config: RunConfig
     taken: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    changed: str = ""
+    """What of the images and weights is another than the old study's, in words."""
 
     @property
     def folder(self) -> Path:
         """The old study's directory."""
         return Path(self.view.directory)
+
+    def facing(self, now: Mapping[str, str]) -> Earlier:
+        """As it is for a new run whose images and weights are known by these."""
+        return replace(self, changed=changed_since(known_by(read_study(self.folder)), now))
 
     def differs(self, config: RunConfig, *, trials: bool = False) -> str:
         """In what the old study's table, or its trials, were made otherwise than the new run's would be."""
@@ -61,7 +68,8 @@ class Earlier:
             here = {k: v for k, v in environment().items() if k not in SETTING}
             changed += [f"{k} {self.view.environment.get(k)} → {v}" for k, v in here.items()
                         if v != self.view.environment.get(k)]  # fmt: skip
-        return ", ".join(changed[:3])
+        # Another seed or number of images makes other splits.
+        return ", ".join(changed[:3]) or self.changed
 
     def baseline(self, config: RunConfig, given: nn.Module) -> dict[str, Any] | None:
         """The weights of the old study's baseline; None, noted, where the new run's would be others.
@@ -73,7 +81,10 @@ class Earlier:
             why = "its directory has no baseline"
         if not why:
             found = load_directory(kept, model=given).module.state_dict()
-            if config.baseline_training() or _equal(found, given.state_dict()):
+            if config.baseline_training():
+                self.taken.append("the trained baseline")
+                return found
+            if _equal(found, given.state_dict()):
                 return found
             why = "other weights"
         self.left.append(f"its table and trials ({why})")

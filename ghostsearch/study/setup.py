@@ -37,6 +37,7 @@ from ghostsearch.space.preset import load_preset
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.devices import check_names, runs_programs
 from ghostsearch.study.earlier import Earlier, open_earlier
+from ghostsearch.study.fingerprint import fingerprint_of
 from ghostsearch.study.images import calibration_of, for_ranges, open_data
 from ghostsearch.study.scores import score_of
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
@@ -290,5 +291,6 @@ def open_setup(config: RunConfig, progress: Progress | None = None, given: Given
         config, loaded, data, task, anatomy, space, example,
         calibration=calibration_of(config, data, example) if config.calibration_images else None,
         baseline_cost=measure_cost(loaded.module, example),
-        table=CostTable(loaded.module, example, anatomy, width_multiple=space.width_multiple), earlier=earlier,
+        table=CostTable(loaded.module, example, anatomy, width_multiple=space.width_multiple),
+        earlier=earlier.facing(fingerprint_of(config, data)) if earlier else None,
     )  # fmt: skip

@@ -56,7 +56,7 @@ def test_nothing_is_trained_scored_or_tried_again(old, start_from, monkeypatch):
     monkeypatch.setattr("ghostsearch.study.explore.run_trial", never)
     found, said = start_from()
     rows = len(pd.read_parquet(folder / "candidates.parquet"))
-    assert f"{rows} rows of the candidate table, 5 of 5 trials taken" in said
+    assert f"the trained baseline, {rows} rows of the candidate table, 5 of 5 trials taken" in said
     assert "not taken" not in said
     assert known(found) == known(view)
     assert found.front == view.front
@@ -127,6 +127,17 @@ def test_other_weights_and_other_images_are_seen_by_what_they_compute(old, tiny,
     images = open_earlier(config)
     assert images.trials(config, space, score.model_copy(update={"right": score.right[::-1]})) == []
     assert images.left == ["its trials (the baseline scored otherwise there)"]
+
+
+def test_nothing_is_taken_where_the_images_have_changed(own_digits, tiny, tmp_path):
+    data, add = own_digits
+    options = {**QUICK, "trials": 2, "baseline_epochs": 1, "train_images": None, "data": data}
+    search(RunConfig(**tiny(tmp_path / "old", **options)))
+    add()
+    with pytest.warns(GhostsearchWarning, match="nothing taken; not taken: its table and trials .train 51 images, sha"):
+        search(RunConfig(**tiny(tmp_path / "new", **options, from_study=str(tmp_path / "old"))))
+    weights = [load(tmp_path / name / "models" / "baseline", model=SmallNet()) for name in ("old", "new")]
+    assert not torch.equal(weights[0].classifier.weight, weights[1].classifier.weight)
 
 
 def test_no_study_there_and_itself_are_refused(tiny, tmp_path):
