@@ -96,7 +96,8 @@ def finetune(
     batches = [length(split) for split in (data.train, data.validation, data.test)]
     shapes = [[name, *value.shape] for name, value in model.state_dict().items()]
     own = {"shapes": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16], "batches": batches}
-    claim(folder, {**_settings(recipe, data.name), **own, "metric": task.metric})
+    known = {"set of images": dict(data.fingerprint)} if data.fingerprint else {}
+    claim(folder, {**_settings(recipe, data.name), **own, **known, "metric": task.metric})
     device, start = str(training.device), copy.deepcopy(model.state_dict())
     before = evaluate(model, data.validation, task, device)
     fabric = training.fabric()

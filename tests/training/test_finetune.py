@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,14 @@ def test_another_runs_folder_is_refused(data, whole):
         finetune(network(), data, whole[0], RECIPE.but(epochs=EPOCHS + 1))
     with pytest.raises(GhostsearchError, match="another lr"):
         finetune(network(), data, whole[0], RECIPE.but(lr=0.2))
+
+
+def test_relabelled_images_are_another_run(data, whole):
+    """Their numbers are the same; the half-trained weights have learned the old labels."""
+    test = data.fingerprint["test"]
+    other = replace(data, fingerprint={**data.fingerprint, "test": test[:-1] + "01"[test[-1] == "0"]})
+    with pytest.raises(GhostsearchError, match="another set of images; repeat"):
+        finetune(network(), other, whole[0], RECIPE)
 
 
 def test_checkpoints_hold_nothing_but_baseline_data(whole):
