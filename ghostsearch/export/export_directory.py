@@ -64,13 +64,26 @@ def export_directory(directory: Path, wanted: Exporting = ONNX, *, allow_code: b
     return found | {"card": str(card), "study": str(study) if study else None}
 
 
+class Softmaxed(nn.Module):
+    """A network and a softmax over its classes; its layers keep their names in a file."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.ghostsearched = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: as the network takes it -> (N, classes, …), each position's sum 1."""
+        found: Tensor = self.ghostsearched(x)
+        return found.softmax(1)
+
+
 def with_softmax(model: LoadedModel) -> nn.Module:
     """The network ended by a softmax over dimension 1; raises GhostsearchError where it gives no classes."""
     with torch.no_grad():
         output = None if is_detector(model.module) else model.module(example_input(model.input))
     if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[1] < 2:
         raise GhostsearchError("--with-softmax takes a network with one output of several classes, (N, classes, …)")
-    return nn.Sequential(model.module, nn.Softmax(dim=1)).eval()
+    return Softmaxed(model.module).eval()
 
 
 def _refuse_int8_options(wanted: Exporting) -> None:

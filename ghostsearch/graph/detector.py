@@ -30,11 +30,11 @@ class OneImage(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.ghostsearched = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """What was found."""
-        found = self.model([image[0]])[0]
+        found = self.ghostsearched([image[0]])[0]
         return tuple(found[name] for name in FOUND)
 
 

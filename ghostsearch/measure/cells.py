@@ -21,7 +21,7 @@ from ghostsearch.measure.setting import Setting
 from ghostsearch.options import Frozen
 
 FORMAT = "ghostsearch.latency"
-VERSION = 3
+VERSION = 4
 """Raise it whenever cells are timed differently: older files are then left alone."""
 
 

@@ -21,12 +21,12 @@ class Flat(nn.Module):
 
     def __init__(self, model: nn.Module, example: Any) -> None:
         super().__init__()
-        self.model = model
+        self.ghostsearched = model
         self.structure = [example]
 
     def forward(self, *flat: Tensor) -> tuple[Tensor, ...]:
         values = iter(flat)
-        return tuple(tensors(call(self.model, mapped(self.structure[0], lambda _: next(values)))))
+        return tuple(tensors(call(self.ghostsearched, mapped(self.structure[0], lambda _: next(values)))))
 
 
 def flat_inputs(example: Any) -> tuple[Tensor, ...]:

@@ -43,11 +43,14 @@ class Cell:
     outputs: int
     behind: str = ""
     """The sums behind it, when it is timed with them."""
+    full: tuple[int, int] | None = None
+    """Channels of the whole layer that it is timed beside, where it has fewer."""
 
     @property
     def key(self) -> str:
         """The cell's name in the store."""
-        return f"{self.layer} | {self.choice} | {self.inputs}->{self.outputs}{self.behind and ' | '}{self.behind}"
+        of = f" of {self.full[0]}->{self.full[1]}" if self.full else ""
+        return f"{self.layer} | {self.choice} | {self.inputs}->{self.outputs}{of}{self.behind and ' | '}{self.behind}"
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class TimedLayer:
 
     def cell(self, choice: LayerChoice, inputs: int, outputs: int) -> Cell:
         """The cell of this layer under a choice at some channels."""
-        return Cell(self.name, str(choice), inputs, outputs)
+        whole = self.inputs.total, self.outputs.total
+        return Cell(self.name, str(choice), inputs, outputs, full=None if (inputs, outputs) == whole else whole)
 
     def stream_cell(self, choice: LayerChoice) -> Cell:
         """The cell of this layer at full width, with the sums behind it."""

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.errors import GhostsearchError, TrainingError, first_line
-from ghostsearch.graph.capture import batch_size, in_order, memory_order, modes_kept
+from ghostsearch.graph.capture import batch_size, in_order, like, memory_order, modes_kept
 from ghostsearch.machine import memory_kept
 from ghostsearch.shown import Progress
 from ghostsearch.training.tasks.base import Meter, Task, score_value
@@ -58,9 +59,12 @@ def meter_over(
 
 @contextmanager
 def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Training or eval mode within; every module's own mode restored after."""
+    """Training or eval mode within, frozen BatchNorms always in the latter; every module's own mode restored after."""
     with modes_kept(model):
         model.train(training)
+        for module in model.modules():
+            if isinstance(module, _BatchNorm) and not all(p.requires_grad for p in module.parameters()):
+                module.eval()
         yield
 
 
@@ -85,7 +89,7 @@ def to_device(value: Any, device: torch.device, order: torch.memory_format = tor
     if isinstance(value, dict):
         return {key: to_device(v, device, order) for key, v in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)([to_device(v, device, order) for v in value])
+        return like(value, [to_device(v, device, order) for v in value])
     return value
 
 

@@ -168,8 +168,7 @@ def test_narrower_layers_are_predicted_at_the_times_of_their_cells(table, setup)
     for layer in table.layers:
         c, n = (x.total // 2 if x.groups else x.total for x in (layer.inputs, layer.outputs))
         baseline = cells[layer.cell(KEEP, layer.inputs.total, layer.outputs.total).key].median_s
-        key = f"{layer.name} | keep | {c}->{n}"
-        expected += baseline * (cells[key].ratio - 1)
+        expected += baseline * (cells[layer.cell(KEEP, c, n).key].ratio - 1)
     assert changed == pytest.approx(expected, rel=1e-6)
 
 
@@ -180,8 +179,8 @@ def test_twins_that_share_cells_lose_channels_in_different_groups(table, setup):
     full, narrow = part.layer_seconds(encode(one, [Architecture(), Architecture.of({}, {"3.0": "width(0.5)"})]))
     cells, (first, second) = table.store.cells, [x for x in part.layers if x.path in ("3.0", "4.0")]
     ratios = narrow / full
-    assert ratios[1] == pytest.approx(cells[f"{first.name} | keep | 32->16"].ratio)
-    assert ratios[2] == pytest.approx(cells[f"{second.name} | keep | 16->32"].ratio)
+    assert ratios[1] == pytest.approx(cells[f"{first.name} | keep | 32->16 of 32->32"].ratio)
+    assert ratios[2] == pytest.approx(cells[f"{second.name} | keep | 16->32 of 32->32"].ratio)
 
 
 def test_random_architectures_are_distinct_spread_and_repeatable(setup):
@@ -276,3 +275,18 @@ def test_processes_that_write_at_once_lose_no_cell(tmp_path, monkeypatch):
     for writer in writers:
         writer.join()
     assert set(CellStore("onnxruntime:cpu", Setting(), tmp_path).cells) == {"a", "b"}
+
+
+def test_a_narrowed_layer_does_not_share_its_cell_with_a_whole_one_of_its_size(setup):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
+    ).eval()  # fmt: skip
+    layers = timed_layers(net, setup[1], find_sites(net, setup[1]))
+    first, second = (layer for layer in layers if layer.path in ("2", "4"))
+    assert (first.inputs.total, first.outputs.total) == (16, 32)
+    whole, narrow = first.cell(KEEP, 16, 32), second.cell(KEEP, 16, 32)
+    # Each holds its share of the time of its own layer, which are two.
+    assert whole.key != narrow.key
+    assert first.cell(KEEP, 8, 32).key != second.cell(KEEP, 8, 32).key

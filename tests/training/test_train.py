@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import signal
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -281,6 +282,13 @@ def test_the_learning_rate_climbs_once_and_falls_to_nearly_nothing(steps, warmup
     assert recipe.lr_share(steps, steps) == pytest.approx(0, abs=1e-12) or warmup * steps >= steps - 0.5
 
 
+class Pair(NamedTuple):
+    """What a loader may give as a batch."""
+
+    first: torch.Tensor
+    second: torch.Tensor
+
+
 def test_nested_batches_go_to_the_device():
     batch = {"boxes": [torch.zeros(2), (torch.ones(1), "text")], "n": 3}
     moved = to_device(batch, torch.device("meta"))
@@ -368,3 +376,17 @@ def test_a_gpu_trains_in_mixed_precision_and_gives_the_model_back(data):
     assert result.precision in ("bf16-mixed", "16-mixed")
     assert next(model.parameters()).device.type == "cpu"
     assert evaluate(model, data.test, device="cuda") > 0.9
+
+
+def test_a_frozen_norm_keeps_its_statistics(data):
+    model = nn.Sequential(nn.BatchNorm2d(1), network())
+    model[0].requires_grad_(False)
+    before = {name: value.clone() for name, value in model[0].state_dict().items()}
+    train(model, data, Recipe(steps=3))
+    assert all(torch.equal(value, before[name]) for name, value in model[0].state_dict().items())
+    assert model[0].training
+
+
+def test_named_tuples_of_a_batch_stay_so():
+    batch = Pair(torch.zeros(2), torch.ones(1))
+    assert to_device(batch, torch.device("meta")).second.device.type == "meta"

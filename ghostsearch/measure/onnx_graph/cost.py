@@ -16,6 +16,8 @@ MULTIPLYING = {
 }  # fmt: skip
 """Operators that multiply, and at which places of their inputs the two factors stand."""
 SUBGRAPHS = ("If", "Loop", "Scan")
+"""Operators that run a graph of their own."""
+UNCOUNTED = {*SUBGRAPHS, "LSTM", "GRU", "RNN", "Einsum", "DeformConv", "Attention", "DFT"}
 
 
 def graph_cost(module: OnnxModule, example: Any) -> Cost:
@@ -45,7 +47,8 @@ def graph_cost(module: OnnxModule, example: Any) -> Cost:
             count = _macs(node, one, other, shapes.get(node.output[0], ()))
             macs += count
             unknown |= set() if count else {node.op_type}
-        unknown |= {node.op_type} & set(SUBGRAPHS)
+        elif node.op_type in UNCOUNTED or node.domain not in ("", "ai.onnx"):
+            unknown.add(node.op_type)
     if unknown:
         warnings.warn(f"not in macs: {', '.join(sorted(unknown))}", GhostsearchWarning, stacklevel=2)
     kinds = [getattr(onnx.TensorProto, k) for k in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT8", "UINT8")]

@@ -59,8 +59,11 @@ def _find(graph: Any, values: Initializers) -> list[_GhostNorm]:
             axis = next((a.i for a in gather.attribute if a.name == "axis"), 0)
             if axis != 1 or gather.input[1] not in values.arrays or wiring.only_reader(gather.output[0]) is None:
                 continue
+            order = values.arrays[gather.input[1]].reshape(-1)
+            if len(set(order.tolist())) < order.size:
+                continue
             before = wiring.maker.get(gather.input[0])
-        if before is None or before.op_type != "Concat" or len(before.input) != 2:
+        if before is None or before.op_type != "Concat" or len(before.input) != 2 or before.attribute[0].i != 1:
             continue
         primary, made = before.input
         cheap = wiring.maker.get(made)

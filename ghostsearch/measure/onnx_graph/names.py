@@ -9,19 +9,20 @@ from typing import Any
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.space.architecture import nearest_names
 
-WRAPPER = "model"
-"""What the exported module is called inside `measure.inputs.Flat`."""
+WRAPPER = "ghostsearched"
+"""What the exported module is called inside what wraps it (`measure.inputs.Flat`): as no module of a user's."""
 
 
 def layer_of(node: Any) -> str:
     """The dotted path of the module that a node was traced in; the weight's or the node's own name where none is told.
 
-    The tracing exporter writes `/model/layer1/layer1.0/conv1/Conv` for a node of `layer1.0.conv1`.
+    The tracing exporter writes `/ghostsearched/layer1/layer1.0/conv1/Conv` for a node of `layer1.0.conv1`.
     """
     scopes = node.name.split("/")[1:-1]
     if scopes and scopes[0] == WRAPPER:
         path = last = ""
-        for scope in scopes[1:]:
+        # A `Sequential` writes the name that it has in its parent before its items' own.
+        for scope in (s.removeprefix(f"{WRAPPER}.") for s in scopes if s != WRAPPER):
             # A container writes its own name before its items'.
             inside = last and scope.startswith(f"{last}.")
             path = path.removesuffix(last) + scope if inside else f"{path}.{scope}".lstrip(".")

@@ -106,7 +106,7 @@ class CocoMeanAveragePrecision:
              for found in output["found"]],
             [{k: v.detach().cpu() for k, v in wanted.items()} for wanted in target],
         )  # fmt: skip
-        self._boxes += sum(len(wanted["labels"]) for wanted in target)
+        self._boxes += sum(int((w.get("iscrowd", torch.zeros_like(w["labels"])) == 0).sum()) for w in target)
 
     def compute(self) -> float:
         """The mAP, from 0 to 1; raises GhostsearchError when there is no box to be found."""

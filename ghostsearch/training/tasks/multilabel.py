@@ -65,5 +65,7 @@ class MeanAveragePrecision:
         seen = marks.any(0).nonzero().flatten()
         if not len(seen):
             raise GhostsearchError("mAP of no labels: the split is empty or no image has a label")
-        logits = torch.cat(self._logits).sigmoid()
+        logits = torch.cat(self._logits)
+        # Ranks alone count; the sigmoid of large logits is 1 for all of them.
+        logits = torch.stack([x.unique(return_inverse=True)[1] for x in logits.T], 1).double() / max(1, len(logits))
         return float(torch.stack([binary_average_precision(logits[:, i], marks[:, i]) for i in seen]).mean())

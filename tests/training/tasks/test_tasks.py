@@ -182,3 +182,8 @@ def test_a_mask_with_a_label_that_is_no_class_is_one_line(label):
             judge(maps, mask)
     mask[1, 2, 2] = 255
     assert task.loss(maps, mask).isfinite()
+
+
+def test_labels_of_a_confident_network_are_ranked_too():
+    logits = torch.tensor([[20.0], [30.0], [18.0], [-2.0]])
+    assert score_value(scored("multilabel", logits, torch.tensor([[0], [1], [0], [0]]))) == 1.0
