@@ -75,8 +75,9 @@ class MatrixLayer:
 
     def _case(self, choice: LayerChoice, outputs: int, inputs: int) -> tuple[int, int, int]:
         params = site_params(self.site, choice, inputs, outputs)
-        stored = params + choice.buffers(self.site.filters(inputs, outputs))
-        return params, site_macs(self.site, choice, inputs, outputs), stored * self.weight_bytes
+        filters = self.site.filters(inputs, outputs)
+        stored = (params + choice.buffers(filters)) * self.weight_bytes + 8 * choice.places(filters)
+        return params, site_macs(self.site, choice, inputs, outputs), stored
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,10 @@ class LayerChoice(Choice):
         """Elements that are stored and not trained."""
         return 0
 
+    def places(self, filters: Filters) -> int:  # noqa: ARG002
+        """Whole numbers of eight bytes that are stored: where each channel stands, where they are moved."""
+        return 0
+
     def suits(self, filters: Filters) -> bool:  # noqa: ARG002
         """Whether it divides the channels as it must."""
         return True
@@ -185,6 +189,10 @@ class Ghost(LayerChoice):
             return 0
         m = intrinsic_channels(filters.out_channels, self.ratio, filters.groups)
         return (self.ratio - 1) * m * 2 ** len(filters.kernel)
+
+    def places(self, filters: Filters) -> int:
+        """Each channel group's ghosts stand behind all intrinsic maps."""
+        return filters.out_channels if 1 < filters.groups < filters.out_channels else 0
 
     def suits(self, filters: Filters) -> bool:
         # Where the ghosts of a channel group do not come out even, some have their intrinsic map in another group.
