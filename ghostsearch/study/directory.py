@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -122,13 +123,19 @@ def name_for(study: Mapping[str, Any], config: RunConfig) -> str:
 def environment() -> dict[str, str]:
     """Processor, cores, system, versions, date and command: what a figure needs beside it."""
     return {
-        "command": " ".join(["ghostsearch", *sys.argv[1:]]) if sys.argv else "",
+        "command": shlex.join(["ghostsearch", *map(_without_password, sys.argv[1:])]) if sys.argv else "",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": processor_name(),
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         **versions(),
     }
+
+
+def _without_password(word: str) -> str:
+    """A word of a command as files may keep it: a study is passed on, its database's password is not."""
+    option, given, url = word.partition("=") if word.startswith("-") else ("", "", word)
+    return f"{option}{given}{shown_url(url)}" if "://" in url else word
 
 
 def add_seconds(folder: Path, seconds: Mapping[str, float]) -> None:

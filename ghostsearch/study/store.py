@@ -62,7 +62,9 @@ def shown_url(url: str) -> str:
         parsed = make_url(url)
     except ArgumentError:
         return url.split("@")[-1]
-    return parsed.set(password=None).render_as_string() if parsed.password else url
+    # `set(password=None)` would leave it. The drivers take one among the parameters behind the question mark too.
+    shown = parsed._replace(password=None).difference_update_query(("password", "passwd"))
+    return url if shown == parsed else shown.render_as_string()
 
 
 @contextmanager

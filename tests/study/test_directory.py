@@ -11,7 +11,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.baseline import name_of
 from ghostsearch.study.config import RunConfig
-from ghostsearch.study.directory import load_study, placed, write_run
+from ghostsearch.study.directory import environment, load_study, placed, write_run
 
 OLD = Path(__file__).parent / "fixtures" / "study_v1"
 
@@ -75,3 +75,18 @@ def test_in_one_storage_another_study_has_another_name(changed, another):
     run = RunConfig(model="ghostsearch:digits_cnn", data="digits")
     assert (name_of(run, space) != name_of(run.but(**changed), space)) is another
     assert name_of(run, space) != name_of(run, SearchSpace({}, {}))
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["--storage", "postgresql://me:secret@db/x"], "--storage postgresql://me@db/x"),
+        (["--storage=mysql://me:secret@db/x"], "--storage=mysql://me@db/x"),
+        (["--storage=postgresql://db/x?user=me&password=secret"], "'--storage=postgresql://db/x?user=me'"),
+        (["--storage", "sqlite:///my.db", "--model", "mine:secret@2"], "--storage sqlite:///my.db --model mine:secret@2"),
+        (["--space", "my space.yaml", "--max-latency=60%"], "--space 'my space.yaml' --max-latency=60%"),
+    ],
+)
+def test_the_command_is_kept_without_a_password_and_as_it_can_be_pasted(words, shown, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["ghostsearch", "search", *words])
+    assert environment()["command"] == f"ghostsearch search {shown}"
