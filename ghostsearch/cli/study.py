@@ -62,15 +62,15 @@ def run_search(
     Example: [bold]ghostsearch search --model torchvision:resnet18 --data folder:images --device onnxruntime:cpu
     --max-latency 60% --trials 40 --epochs 1 --out results/mine[/bold]
     """
-    from ghostsearch.study.directory import placed
+    from ghostsearch.study.directory import claimed
     from ghostsearch.study.run import search
 
     given = {name: getattr(run, name) for name in run.model_fields_set}
     if plan:
         _forecast(configure(given, config), shown)
         return
-    wanted = placed(configure(given, config))
     with ExitStack() as beside:
+        wanted = beside.enter_context(claimed(configure(given, config)))
         if watch:
             note(f"live report: {beside.enter_context(served(Path(wanted.out)))}")
         progress = beside.enter_context(progress_bar(shown.silent))

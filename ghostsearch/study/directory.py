@@ -7,8 +7,8 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.files import dated_directory, read_json, write_text
+from ghostsearch.files import cannot_write, dated_directory, read_json, write_text
 from ghostsearch.machine import processor_name
 from ghostsearch.records import Record, StudyView, upgraded
 from ghostsearch.space.architecture import SearchSpace
@@ -47,12 +47,41 @@ def placed(config: RunConfig) -> RunConfig:
         return config
 
     def holds(folder: Path) -> bool:
+        # An empty one is another command's, which has just begun.
         with suppress(GhostsearchError):
             check_directory(folder, config)
-            return True
+            return (folder / RUN).exists()
         return False
 
     return config.but(out=str(dated_directory(config.model, holds)))
+
+
+@contextmanager
+def claimed(config: RunConfig) -> Iterator[RunConfig]:
+    """As `placed`; a new directory is made at once, so that no other command takes its name, and goes again if empty.
+
+    Raises GhostsearchError where it cannot be made.
+    """
+    made = None
+    while not config.out:
+        found = placed(config)
+        folder = Path(found.out)
+        try:
+            if not (folder / RUN).exists():
+                folder.mkdir()
+                made = folder
+            config = found
+        except FileExistsError:
+            # Another command was quicker; the next name is free.
+            continue
+        except OSError as error:
+            raise cannot_write(folder, error.strerror or str(error)) from None
+    try:
+        yield config
+    finally:
+        if made:
+            with suppress(OSError):
+                made.rmdir()
 
 
 def check_directory(folder: Path, config: RunConfig, space: SearchSpace | None = None) -> None:

@@ -26,9 +26,9 @@ from ghostsearch.study.directory import (
     add_note,
     add_seconds,
     check_directory,
+    claimed,
     load_study,
     name_for,
-    placed,
     read_study,
     write_records,
 )
@@ -57,8 +57,12 @@ def search(
     there.
     Raises GhostsearchError for bad input, before anything is written, and when trial after trial fails.
     """
+    with claimed(config) as placed:
+        return _search(placed, progress, given, live=live)
+
+
+def _search(config: RunConfig, progress: Progress | None, given: Given | None, *, live: bool) -> StudyView:
     cpu, explore, on_device = time.process_time(), run_trials, None
-    config = placed(config)
     check_directory(Path(config.out), config)
     if given and config.engine == "ray":
         raise GhostsearchError("engine ray: its workers cannot see a network in memory; give model and data by name")
@@ -74,7 +78,7 @@ def search(
             setup = dataclasses.replace(setup, on_device=on_device)
         if config.storage:
             open_storage(config.storage, watch.folder)
-        with locked(watch.folder):
+        with locked(setup):
             plan = make_plan(make_baseline(setup, watch), watch)
             ledger = open_ledger(plan, watch.folder)
         explore(plan, ledger, dataclasses.replace(watch, on_trial=reporting(plan, ledger, watch)) if live else watch)
@@ -122,11 +126,13 @@ def reporting(plan: Plan, ledger: Ledger, watch: Watch) -> Callable[[], None]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time gets in; a folder that a refused command would leave behind goes again.
+def locked(setup: Setup) -> Iterator[None]:
+    """One process at a time gets into a run's directory; what a refused command would leave behind goes again.
 
-    Raises GhostsearchError where the folder cannot be written.
+    Raises GhostsearchError where the directory cannot be written, or where another process has begun another study in
+    it since it was opened.
     """
+    folder = Path(setup.config.out)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,8 +140,9 @@ def locked(folder: Path) -> Iterator[None]:
         raise GhostsearchError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
     with FileLock(folder / SETUP_LOCK):
         try:
+            check_directory(folder, setup.config, setup.space)
             yield
-        except GhostsearchError:
+        except BaseException:
             if not (folder / RUN).exists():
                 (folder / SETUP_LOCK).unlink(missing_ok=True)
                 with suppress(OSError):

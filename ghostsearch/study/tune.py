@@ -52,7 +52,7 @@ def trainable(run: RunConfig) -> Any:
     Ray's resources with `tune.with_resources`. Raises GhostsearchError as `param_space` does.
     """
     setup, watch = _opened(run)
-    with locked(watch.folder):
+    with locked(setup):
         baseline = make_baseline(setup, watch)
     return tune.with_parameters(
         ArchitectureTrainable, setup=to_open(Plan(baseline, setup.space, baseline.axes, None, ()))
@@ -69,7 +69,7 @@ def searcher(run: RunConfig) -> OptunaSearch:
     if run.sampler != "table":
         raise GhostsearchError(f"sampler {run.sampler!r}: OptunaSearch takes Optuna's own; this one is for 'table'")
     setup, watch = _opened(run)
-    with locked(watch.folder):
+    with locked(setup):
         plan = make_plan(make_baseline(setup, watch), watch)
     sampler = sampler_of(plan)
     assert isinstance(sampler, TableSampler)

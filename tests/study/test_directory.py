@@ -11,7 +11,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.baseline import name_of
 from ghostsearch.study.config import RunConfig
-from ghostsearch.study.directory import environment, load_study, placed, write_run
+from ghostsearch.study.directory import claimed, environment, load_study, placed, write_run
 
 OLD = Path(__file__).parent / "fixtures" / "study_v1"
 
@@ -59,6 +59,33 @@ def test_a_directory_is_named_after_model_and_date_and_found_again(tmp_path, mon
     assert placed(mine.but(out="mine")).out == "mine"
 
 
+def test_of_two_searches_that_begin_together_each_gets_a_directory_and_an_empty_one_goes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = RunConfig(model="torchvision:resnet18")
+    with claimed(mine) as first, claimed(mine.but(seed=1)) as second:
+        assert Path(second.out).name == f"{first.out}.2"
+        write_run(Path(second.out), second)
+        with claimed(mine.but(seed=1)) as again:
+            assert again == second, "its own study is found"
+        # The name that another command takes between the look and the claim.
+        monkeypatch.setattr("ghostsearch.study.directory.placed", taken_at_first(placed))
+        with claimed(mine) as third:
+            assert third.out == f"{first.out}.4"
+    assert [p.name for p in sorted(tmp_path.iterdir())] == [second.out, f"{first.out}.3"]
+
+
+def taken_at_first(find):
+    names = []
+
+    def found(config):
+        names.append(find(config))
+        if len(names) == 1:
+            Path(names[0].out).mkdir()
+        return names[-1]
+
+    return found
+
+
 @pytest.mark.parametrize(
     ("changed", "another"),
     [
@@ -83,7 +110,7 @@ def test_in_one_storage_another_study_has_another_name(changed, another):
         (["--storage", "postgresql://me:secret@db/x"], "--storage postgresql://me@db/x"),
         (["--storage=mysql://me:secret@db/x"], "--storage=mysql://me@db/x"),
         (["--storage=postgresql://db/x?user=me&password=secret"], "'--storage=postgresql://db/x?user=me'"),
-        (["--storage", "sqlite:///my.db", "--model", "mine:secret@2"], "--storage sqlite:///my.db --model mine:secret@2"),
+        (["--storage", "sqlite:///my.db", "--model", "a:b@c"], "--storage sqlite:///my.db --model a:b@c"),
         (["--space", "my space.yaml", "--max-latency=60%"], "--space 'my space.yaml' --max-latency=60%"),
     ],
 )

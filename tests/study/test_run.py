@@ -19,8 +19,9 @@ from ghostsearch.measure.setting import Setting
 from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Latency
 from ghostsearch.study import explore
+from ghostsearch.study import run as run_module
 from ghostsearch.study.config import RunConfig
-from ghostsearch.study.directory import load_study
+from ghostsearch.study.directory import load_study, write_run
 from ghostsearch.study.run import search
 from ghostsearch.study.setup import open_setup
 from tests.processes import Started
@@ -234,6 +235,15 @@ def test_failing_trials_are_recorded_and_end_the_run_with_a_diagnosis(tiny, tmp_
 def test_the_directory_of_another_study_is_refused(tiny, unbroken):
     with pytest.raises(GhostsearchError, match="another study"):
         search(RunConfig(**tiny(unbroken.directory, seed=1)))
+
+
+def test_another_study_that_was_begun_while_this_one_opened_is_refused(tiny, tmp_path):
+    config = RunConfig(**tiny(tmp_path / "run"))
+    setup = run_module.opened(config)
+    write_run(tmp_path / "run", config.but(seed=1))
+    with pytest.raises(GhostsearchError, match="another study"), run_module.locked(setup):
+        pytest.fail("it got in")
+    assert (tmp_path / "run" / "run.yaml").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
