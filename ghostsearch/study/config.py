@@ -144,6 +144,13 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
             raise ValueError(f"objectives are score and at least one more of {', '.join(AXES[1:])}")
         return named
 
+    @field_validator("device")
+    @classmethod
+    def _some_device(cls, devices: tuple[str, ...]) -> tuple[str, ...]:
+        if not devices:
+            raise ValueError("name at least one device, such as onnxruntime:cpu; a latency limit holds on those named")
+        return tuple(dict.fromkeys(devices))
+
     @model_validator(mode="after")
     def _budget_parses(self) -> RunConfig:
         with refused():

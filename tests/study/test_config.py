@@ -1,0 +1,26 @@
+"""A run's options: what is refused before anything is read."""
+
+import pytest
+import yaml
+
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.options import OptionError
+from ghostsearch.study.config import RunConfig, configure
+
+
+@pytest.mark.parametrize("none", ["", (), [""], " , "])
+def test_without_a_device_a_run_is_refused(none):
+    """Else its latency limit would hold for no device, and so never."""
+    with pytest.raises(OptionError, match=r"^device: name at least one .*onnxruntime:cpu.*got"):
+        RunConfig(device=none, max_latency="60%")
+
+
+def test_a_run_file_without_a_device_is_refused(tmp_path):
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"device": [], "max_latency": "60%"}))
+    with pytest.raises(GhostsearchError, match=r"run.yaml: device: name at least one"):
+        configure({}, tmp_path / "run.yaml")
+
+
+def test_a_device_named_twice_counts_once():
+    named = ("torch:cpu", "onnxruntime:cpu,torch:cpu")
+    assert RunConfig(device=named).device == ("torch:cpu", "onnxruntime:cpu")
