@@ -16,7 +16,8 @@ from ghostsearch.report.outcome import (
     shown_split,
     variants,
 )
-from ghostsearch.study.recommendation import BASELINE, INT8, TRAINED
+from ghostsearch.space.limits import Limits
+from ghostsearch.study.recommendation import BASELINE, BASELINES, INT8, TRAINED
 from ghostsearch.study.statistics import compare, on_same_images
 from ghostsearch.units import AGAINST_BASELINE, AGREEMENT, SHARES, share_text
 
@@ -31,8 +32,10 @@ def headline(view: StudyView) -> str:
     chosen, baseline = view.record(view.chosen), view.record(BASELINE)
     if view.records and all(r.digest == BASELINE for r in view.records):
         return _nothing_tried(view)
+    if (chosen is None or chosen.digest == BASELINE) and (failed := _failures(view)):
+        return failed
     if chosen is None:
-        return f"No model of {view.name} meets every limit yet; relax a limit or raise --trials."
+        return _none_chosen(view)
     if chosen.digest == BASELINE or baseline is None:
         precision = " int8" * any((axis.device or "").endswith(":int8") for axis in cost_axes(view))
         return f"The{precision} baseline of {view.name} stays the choice: no other model is a better trade."
@@ -50,6 +53,27 @@ def _nothing_tried(view: StudyView) -> str:
         f"{told}: the time budget of {budget} was over before any other trial, or the run was stopped; rerun the same "
         "command, with a longer --time-budget or without one."
     )
+
+
+def _failures(view: StudyView) -> str:
+    """What is told where every trial but the baseline's, or every finalist, failed; else nothing."""
+    for what, records in (("trial", view.records), ("finalist", view.finalists)):
+        others = [r for r in records if r.digest not in BASELINES]
+        if others and all(r.state == "failed" for r in others):
+            every = f"The only other {what}" if len(others) == 1 else f"All {len(others)} other {what}s"
+            then = "raise --trials" if what == "trial" else "rerun the same command"
+            reason = others[0].reason.rstrip(".")
+            return f"{every} of {view.name} failed, the first with: {reason}; fix the cause and {then}."
+    return ""
+
+
+def _none_chosen(view: StudyView) -> str:
+    """What is told where no model is chosen: the search has not ended, or no model keeps its limits."""
+    if not view.finalists:
+        return f"The search of {view.name} has not ended and chose no model yet; rerun the same command to go on."
+    if any(view.config.get(name) is not None for name in Limits.model_fields):
+        return f"No model of {view.name} meets every limit yet; relax a limit or raise --trials."
+    return f"No model of {view.name} was chosen; raise --trials."
 
 
 def cautions(view: StudyView) -> list[str]:

@@ -136,7 +136,10 @@ def last_rung(view: StudyView) -> float:
 
 
 def remark(view: StudyView, record: Record) -> str:
-    """A model's remark in tables: `chosen`, missed limits, what of the front beats it or is not separable, noisy."""
+    """A model's remark in tables: `chosen`, missed limits, what of the front beats it or is not separable, noisy; of a
+    finalist whose final training failed the reason."""
+    if record.state == "failed":
+        return f"failed: {record.reason}"
     axes = () if record.digest in BASELINES else (score_axis(view), *_cost_goals(view))
     broken = [text for axis in axes if (text := axis.breach(record))]
     if record.digest in view.missed and not broken:

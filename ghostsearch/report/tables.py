@@ -123,8 +123,10 @@ def failed_choice_rows(view: StudyView) -> list[dict[str, str]]:
 
 
 def failed_rows(view: StudyView) -> list[tuple[str, str, str]]:
-    """Trials that failed: number, digest and reason."""
-    return [(str(r.number), r.digest, r.reason) for r in view.records if r.state == "failed"]
+    """Trials that failed, then finalists that did after their trial: number, name and reason."""
+    tried = [(str(r.number), r.digest, r.reason) for r in view.records if r.state == "failed"]
+    ended = [r for r in view.finalists if r.state == "failed"]
+    return [*tried, *((str(r.number), model_id(r), f"in the final training: {r.reason}") for r in ended)]
 
 
 def audit_table(view: StudyView) -> tuple[list[str], list[list[str]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from ghostsearch.errors import GhostsearchWarning, failure_reason, release_memory
 from ghostsearch.files import atomic_path, write_text
 from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Axis, Record
@@ -66,7 +68,9 @@ def make_outcome(plan: Plan, records: Sequence[Record], watch: Watch) -> Outcome
     front, missed = final_front(plan, finalists)
     shown = [r.digest for r in (*finalists, *records) if r in finalists or r.origin == "uniform"]
     known = evidence(plan, records, list(dict.fromkeys(shown)), watch.folder)
-    known["int8_layers"] = [x.model_dump(mode="json") for x in int8_layers(plan, finalists, watch)]
+    known["int8_layers"] = [
+        x.model_dump(mode="json") for x in int8_layers(plan, [r for r in finalists if r.state != "failed"], watch)
+    ]
     return Outcome(
         tuple(records), tuple(finalists), tuple(front), recommended(front, finalists, plan.axes, plan.config.drop()),
         tuple(missed), known,
@@ -86,7 +90,8 @@ def finish(plan: Plan, records: Sequence[Record], watch: Watch) -> list[Record] 
     """The records of the baseline, the baseline after the finalists' training, and the finalists; None if interrupted.
 
     All but the first have had equal training; without a finalist nothing is trained. The baseline in the other
-    precision comes last where the run asks for it.
+    precision comes last where the run asks for it. What fails in its training or scoring is recorded as failed, without
+    figures; the next run tries it again.
     Their latencies come from one interleaved run, so that they compare.
     """
     baseline, epochs = next(r for r in records if r.digest == BASELINE), plan.config.longest_training()
@@ -100,11 +105,25 @@ def finish(plan: Plan, records: Sequence[Record], watch: Watch) -> list[Record] 
         if watch.interrupted():
             return None
         told(done, len(work), "trained baseline" if record.digest == TRAINED else record.digest)
-        finished.append(_finish(plan, record, watch.folder, total))
+        finished.append(_tried(plan, record, watch.folder, total))
     if watch.interrupted():
         return None
     told(len(work), len(work), "measuring the finalists beside the baseline")
     return _measured(plan, finished, make_reference(plan.setup, baseline, watch.folder), watch.folder)
+
+
+def _tried(plan: Plan, record: Record, folder: Path, total: float) -> Record:
+    """As `_finish`; a failure is recorded and warned of. Without the baseline's scores there is nothing to compare."""
+    try:
+        return _finish(plan, record, folder, total)
+    except Exception as error:
+        if record.digest == BASELINE:
+            raise
+        release_memory()
+        reason = failure_reason(error)
+        text = f"{record.digest}: the final training failed ({reason}); the other finalists go on"
+        warnings.warn(text, GhostsearchWarning, stacklevel=2)
+        return record.model_copy(update={"state": "failed", "reason": reason, "scores": (), "latencies": ()})
 
 
 def _finish(plan: Plan, record: Record, folder: Path, total: float) -> Record:
@@ -152,17 +171,17 @@ def _model_of(plan: Plan, record: Record, folder: Path) -> nn.Module:
 
 
 def _measured(plan: Plan, records: list[Record], reference: Reference | None, folder: Path) -> list[Record]:
-    models = {r.digest: finished_module(plan.setup, r.digest, folder) for r in records}
+    models = {r.digest: finished_module(plan.setup, r.digest, folder) for r in records if r.state != "failed"}
     if reference:
         models[reference.record.digest] = reference.module
         records = [*records, reference.record]
     timings = plan.setup.latencies(models, plan.config.final_time_limit)
-    measured = [r.model_copy(update={"latencies": timings[r.digest]}) for r in records]
+    measured = [r.model_copy(update={"latencies": timings[r.digest]}) for r in records if r.digest in models]
     raw = {r.digest: {x.device: x.model_dump(mode="json") for x in r.latencies} for r in measured}
     write_text(folder / TIMINGS, json.dumps(raw))
     for record in measured:
         write_text(folder / MODELS / record.digest / RECORD, record.summarised().model_dump_json())
-    return [r.summarised() for r in measured]
+    return [*(r.summarised() for r in measured), *(r for r in records if r.digest not in models)]
 
 
 def final_front(plan: Plan, finalists: Sequence[Record]) -> tuple[list[Record], list[str]]:

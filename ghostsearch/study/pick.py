@@ -93,7 +93,7 @@ def _axes_of(limit: Limit, finalists: Sequence[Record]) -> list[Axis]:
         made = [Axis.of_latency(device) for device in dict.fromkeys(x.device for r in finalists for x in r.latencies)]
     else:
         made = [Axis.of_cost(COST_COLUMNS[limit.axis])]
-    missing = [axis.label for axis in made if any(axis.value(r) is None for r in finalists)]
+    missing = [axis.label for axis in made if any(axis.value(r) is None for r in finalists if r.state != "failed")]
     if missing or not made:
         raise GhostsearchError(f"--max-{limit.axis}: this study did not measure it; search with --max-{limit.axis}")
     return made

@@ -29,7 +29,7 @@ def evaluate(
 ) -> float:
     """The task's score of a model over a loader, in eval mode without gradients; mode and device stay.
 
-    Raises GhostsearchError when the device is absent or the loader empty, TrainingError when the score is NaN.
+    Raises GhostsearchError when the device is absent or the loader empty, TrainingError when the score is not finite.
     """
     task = task or Classification()
     meter, _ = meter_over(model, loader, task, torch_device(device), progress=progress)
@@ -52,8 +52,8 @@ def meter_over(
             images += batch_size(inputs)
             if progress:
                 progress(done, total, "evaluating")
-        if math.isnan(score_value(meter)):
-            raise TrainingError(f"the {task.metric} is not a number")
+        if not math.isfinite(value := score_value(meter)):
+            raise TrainingError(f"the {task.metric} is {'not a number' if math.isnan(value) else 'infinite'}")
     return meter, images
 
 

@@ -115,7 +115,39 @@ def test_without_latency_it_speaks_of_macs() -> None:
 def test_claims_nothing_when_the_baseline_model_stays() -> None:
     small = record("0123456789", 0.88, 4e-3, 10_000_000)
     assert "stays the choice" in headline(study(BASELINE, small, chosen="baseline"))
-    assert "meets every limit" in headline(study(BASELINE, small, chosen=""))
+
+
+def test_says_that_no_model_meets_every_limit_only_where_the_search_has_ended_and_has_limits() -> None:
+    small = record("0123456789", 0.88, 4e-3, 10_000_000)
+    limited = study(BASELINE, small, chosen="", finalists=(BASELINE, small)).model_copy(
+        update={"config": {"max_latency": "10%"}}
+    )
+    assert "No model of mine meets every limit yet; relax a limit" in headline(limited)
+    begun = limited.model_copy(update={"finalists": ()})
+    assert headline(begun) == (
+        "The search of mine has not ended and chose no model yet; rerun the same command to go on."
+    )
+    assert "limit" not in headline(limited.model_copy(update={"config": {}}))
+
+
+def failed(digest: str, reason: str = "the loss is not finite") -> Record:
+    change = {"state": "failed", "reason": reason, "scores": (), "latencies": ()}
+    return record(digest, 0.88, 4e-3, 10_000_000).model_copy(update=change)
+
+
+@pytest.mark.parametrize("chosen", ["baseline", ""])
+def test_says_that_every_other_trial_failed(chosen: str) -> None:
+    def told(*records: Record) -> str:
+        return headline(study(BASELINE, *records, chosen=chosen))
+
+    assert told(failed("aa"), failed("bb", "another")) == (
+        "All 2 other trials of mine failed, the first with: the loss is not finite; fix the cause and raise --trials."
+    )
+    assert told(failed("aa")).startswith("The only other trial of mine failed, the first with: the loss")
+    small = record("0123456789", 0.88, 4e-3, 10_000_000)
+    assert "failed" not in told(failed("aa"), small)
+    final = study(BASELINE, small, chosen=chosen, finalists=(BASELINE, failed("0123456789")))
+    assert headline(final).startswith("The only other finalist of mine failed, the first with: the loss is not finite")
 
 
 @pytest.mark.parametrize("chosen", ["baseline", ""])

@@ -8,11 +8,14 @@ import threading
 
 import pytest
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning, TrainingError
+from ghostsearch.space.limits import Limits
 from ghostsearch.study import explore
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
+from ghostsearch.study.pick import pick
 from ghostsearch.study.run import search
+from ghostsearch.study.setup import Setup
 from tests.processes import Started
 
 MODEL = """
@@ -57,6 +60,33 @@ def test_out_of_memory_raising_and_nan_are_recorded_and_the_search_goes_on(tiny,
     assert "not finite" in nan.reason or "not a number" in nan.reason
     assert all("\n" not in r.reason for r in view.records)
     assert "out of memory" in (tmp_path / "run" / "trials.csv").read_text()
+
+
+def test_a_finalist_whose_final_training_fails_is_recorded_and_the_others_are_finished(tiny, tmp_path, monkeypatch):
+    options = tiny(tmp_path / "run", sampler="random", seeds="uniform", final_epochs=1, calibration_images=0)
+    train, trained = Setup.train, []
+
+    def failing(setup, model, epochs, progress=None):
+        trained.append(model)
+        if len(trained) == 2:
+            raise TrainingError("the loss is not finite by step 5")
+        train(setup, model, epochs, progress)
+
+    monkeypatch.setattr(Setup, "train", failing)
+    with pytest.warns(GhostsearchWarning, match="the final training failed .*not finite.*other finalists go on"):
+        view = search(RunConfig(**options))
+    (bad,) = (r for r in view.finalists if r.state == "failed")
+    assert (bad.reason, bad.scores, bad.latencies) == ("the loss is not finite by step 5", (), ())
+    others = [r for r in view.finalists if r is not bad]
+    assert len(others) >= 3
+    assert all(r.score("test") and r.latencies for r in others)
+    assert bad.digest not in (*view.front, view.chosen)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "in the final training: the loss is not finite by step 5" in page
+    assert "failed: the loss is not finite by step 5" in (tmp_path / "run" / "report.md").read_text()
+    assert pick(view, Limits(max_latency="9s")).record.digest != bad.digest, "what failed has no latency to be missed"
+    again = search(RunConfig(**options))
+    assert {r.state for r in again.finalists} == {"complete"}, "it is tried again"
 
 
 DEVICE = """

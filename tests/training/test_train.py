@@ -166,7 +166,8 @@ def test_a_huge_learning_rate_is_a_training_error_too(data):
         train(network(), data, Recipe(epochs=1, lr=1e30, clip_norm=0))
 
 
-def test_a_score_that_is_no_number_is_a_training_error(data):
+@pytest.mark.parametrize(("value", "said"), [(float("nan"), "not a number"), (float("inf"), "infinite")])
+def test_a_score_that_is_no_number_is_a_training_error(data, value, said):
     class Nothing(Classification):
         def meter(self):
             return self
@@ -174,9 +175,9 @@ def test_a_score_that_is_no_number_is_a_training_error(data):
         def update(self, output, target): ...
 
         def compute(self):
-            return torch.tensor(float("nan"))
+            return torch.tensor(value)
 
-    with pytest.raises(TrainingError, match="accuracy is not a number"):
+    with pytest.raises(TrainingError, match=f"accuracy is {said}"):
         evaluate(network(), data.test, Nothing())
 
 
