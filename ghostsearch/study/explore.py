@@ -73,13 +73,16 @@ def final_s(plan: Plan, records: Sequence[Record]) -> float:
 
 
 def final_pass_s(config: RunConfig, finalists: int, epoch_s: float, scoring_s: float) -> float:
-    """Seconds of the final pass over so many models and two baselines, by those of an epoch and of a scoring."""
-    models = finalists + 2
+    """Seconds of the final pass over so many models and two baselines, by those of an epoch and of a scoring.
+
+    Without a finalist nothing is trained, and the baseline alone is scored.
+    """
+    models, epochs = (finalists + 2, config.longest_training()) if finalists else (1, 0)
     timing_s = config.final_time_limit * len(config.device)
     layers = judged_layers(config, models - 1)
     layers_s = len(layers) and TIMING_SHARE * config.final_time_limit + sum(layers) * scoring_s
     # Two splits of each model are scored.
-    return models * (epoch_s * config.longest_training() + 2 * scoring_s) + timing_s + layers_s
+    return models * (epoch_s * epochs + 2 * scoring_s) + timing_s + layers_s
 
 
 def _seconds_of(records: Sequence[Record], step: str) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.capture import memory_order
 from ghostsearch.machine import peak_memory
 from ghostsearch.study.budget import check_budget
@@ -20,7 +21,7 @@ from ghostsearch.study.config import RunConfig
 from ghostsearch.study.explore import final_pass_s
 from ghostsearch.study.plan import uniform_seeds
 from ghostsearch.study.setup import Setup, open_setup
-from ghostsearch.training.evaluate import mode, placed, to_device, torch_device
+from ghostsearch.training.evaluate import length, mode, placed, to_device, torch_device
 
 PROMOTED = 0.5
 """Share of the trials that a rung promotes."""
@@ -44,10 +45,10 @@ def plan_stages(config: RunConfig) -> dict[str, Expected]:
     """
     setup = open_setup(config)
     check_budget(setup, setup.space)
+    train_batches, score_batches = _batches(setup, "train"), _batches(setup, "validation")
     opened = peak_memory()
     step_s, forward_s = _seconds_of_a_step(setup), _seconds_of_a_forward(setup)
-    epoch_s = len(setup.data.train) * (step_s + forward_s)  # type: ignore[arg-type]
-    score_s = len(setup.data.validation) * forward_s  # type: ignore[arg-type]
+    epoch_s, score_s = train_batches * (step_s + forward_s), score_batches * forward_s
     trained = peak_memory()
     changes = list(single_changes(setup.space))
     table = config.sampler == "table" or config.seeds in ("solver", "only solver")
@@ -58,15 +59,26 @@ def plan_stages(config: RunConfig) -> dict[str, Expected]:
     devices = len(config.device)
     cells = sum(len(c) for d in config.device for c in _missing(setup, d)) if config.counts_latency() else 0
     corrected_s = devices * setup.corrected_by * config.time_limit if config.counts_latency() else 0.0
+    finalists = min(config.finalists, config.trials - 1)
     trial_s = fit_s + score_s * len(config.rungs()) + PROMOTED * config.epochs * epoch_s + devices * config.time_limit
     stages = {
         "latency table": (2 * cells * config.cell_time_limit + corrected_s, opened),
         "baseline": (config.baseline_training() * epoch_s, trained),
         "candidate table": (len(changes) * candidate_s, tabled),
         "trials": (first_s + config.trials * trial_s, fitted),
-        "final": (final_pass_s(config, config.finalists, epoch_s, score_s), fitted),
+        "final": (final_pass_s(config, finalists, epoch_s, score_s), fitted),
     }
     return {stage: Expected(spent / 60, memory) for stage, (spent, memory) in stages.items()}
+
+
+def _batches(setup: Setup, split: str) -> int:
+    """The number of a split's batches; raises GhostsearchError where it is unknown."""
+    if (found := length(getattr(setup.data, split))) is None:
+        raise GhostsearchError(
+            f"--plan multiplies by the number of batches, and the {split} loader of {setup.config.data} does not tell "
+            "it; give the loader a length, or search without --plan"
+        )
+    return found
 
 
 def _missing(setup: Setup, device: str) -> list[list[Any]]:

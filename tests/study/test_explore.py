@@ -11,7 +11,7 @@ from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.space.limits import parse_limit
 from ghostsearch.study.baseline import check_latency, check_together, latency_tables
 from ghostsearch.study.config import RunConfig
-from ghostsearch.study.explore import REPORT_S, final_s
+from ghostsearch.study.explore import REPORT_S, final_pass_s, final_s
 from ghostsearch.study.interactions import decompose
 from ghostsearch.study.plan import Plan
 from ghostsearch.study.watch import Watch
@@ -43,6 +43,7 @@ def test_the_reserve_is_what_training_scoring_and_timing_the_finalists_takes():
     assert final_s(layers, records) - final_s(plan, records) == pytest.approx(8 * 1 + 2.5)
     free = Plan(SimpleNamespace(setup=SimpleNamespace(config=config())), None, (), None, ())
     assert final_s(free, records) == 0
+    assert final_pass_s(config(), 0, 10.0, 1.0) == 2 * 1 + 5, "without a finalist nothing is trained"
 
 
 def test_a_latency_limit_that_the_table_cannot_meet_is_refused_with_the_nearest_that_can():
