@@ -20,10 +20,11 @@ from ghostsearch.shown import Progress
 from ghostsearch.space.limits import Limit
 from ghostsearch.study.baseline import COST_COLUMNS
 from ghostsearch.study.config import Gate
-from ghostsearch.study.directory import baseline_directory
+from ghostsearch.study.directory import baseline_directory, study_of
 from ghostsearch.study.scores import score_of
 from ghostsearch.study.statistics import Z, error_of_difference
 from ghostsearch.study.subject import open_subject
+from ghostsearch.surgery.saved import ARCHITECTURE_FILE
 from ghostsearch.training.evaluate import meter_over, torch_device
 from ghostsearch.training.tasks.table import task_for
 from ghostsearch.units import interval_text, milliseconds, score_text
@@ -84,10 +85,12 @@ def check(name: str, gate: Gate, *, allow_code: bool = False, progress: Progress
     return verdicts + (_scores(subjects) if wants_score else [])
 
 
-def _sibling(folder: Path) -> str | None:
-    """The baseline of the study that a directory or one of its models is."""
-    places = (baseline_directory(folder), baseline_directory(folder.parent.parent))
-    return next((str(p) for p in places if (p / "architecture.json").is_file() and p != folder), None)
+def _sibling(path: Path) -> str | None:
+    """The baseline of the study that a path is, or that keeps it; None for what is on no disk, such as a name."""
+    study = study_of(path) if path.exists() else None
+    place = baseline_directory(study) if study else None
+    found = place and (place / ARCHITECTURE_FILE).is_file() and place != path.resolve()
+    return str(place) if found else None
 
 
 def _latency(subjects: _Subjects, limit: Limit) -> Verdict:

@@ -1,5 +1,6 @@
 """The gate: exit codes by verdict, intervals that decide, JUnit, and what cannot be judged."""
 
+import shutil
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -55,6 +56,21 @@ def test_scores_of_a_file_are_judged_on_images(ghostsearch, files):
     undecided = ghostsearch("check", file, "--min-accuracy", str(value), *options)
     assert undecided.code == 4
     assert ghostsearch("check", file, "--min-accuracy", "99%", *options).code == 3
+
+
+def test_the_baseline_is_that_of_the_models_own_study_wherever_one_stands(ghostsearch, refused, files, tmp_path):
+    models = tmp_path / "study" / "models"
+    shutil.copytree(files[0], models / "baseline")
+    shutil.copytree(files[0], models / "1a2b3c4d5e")
+    limit = ("--max-macs", "100%", *QUICK)
+    refused("refers to a baseline", "check", DIGITS, *limit, cwd=tmp_path / "study")
+    refused("refers to a baseline", "check", "1a2b3c4d5e", *limit, cwd=models)
+    (tmp_path / "study" / "run.yaml").touch()
+    refused("refers to a baseline", "check", DIGITS, *limit, cwd=tmp_path / "study")
+    shutil.copy(files[1], models)
+    mine = models / "1a2b3c4d5e"
+    for name, place in ((mine.name, models), (".", mine), (mine, "."), (models / files[1].name, ".")):
+        assert ghostsearch("check", name, *limit, cwd=place).code == 0
 
 
 @pytest.mark.parametrize(
