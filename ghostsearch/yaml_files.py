@@ -10,6 +10,8 @@ from ghostsearch.errors import GhostsearchError, text_of
 from ghostsearch.files import read_small
 
 MAX_YAML_BYTES = 2**18
+RUN = "run.yaml"
+"""A study's options: the file by which a directory is known as a study's."""
 
 
 def read_yaml(path: Path) -> object:

@@ -18,6 +18,7 @@ from ghostsearch.space.architecture import Anatomy, Architecture
 from ghostsearch.space.choice import Width
 from ghostsearch.space.choice_text import parse_choice
 from ghostsearch.space.preset import GroupRule, Preset, SiteRule
+from ghostsearch.study.directory import study_of
 from ghostsearch.study.watch import ending, interruptible
 from ghostsearch.surgery.convert import convert, fit_settings
 from ghostsearch.surgery.fit_model import FitReport
@@ -27,7 +28,9 @@ from ghostsearch.surgery.sites import find_sites, require_sites
 from ghostsearch.surgery.stopped_fit import StoppedFit
 from ghostsearch.surgery.verify import ConversionWarning, output_error, outputs_of
 from ghostsearch.training.evaluate import torch_device
+from ghostsearch.training.finetune import CHECKPOINTS
 from ghostsearch.units import counted
+from ghostsearch.yaml_files import RUN
 
 COPIED = "copied (add --calibrate DATA to fit them in closed form)"
 
@@ -68,6 +71,7 @@ def convert_and_save(
         raise GhostsearchError("--distill-steps needs images to distil on; add --calibrate DATA")
     torch_device(wanted.compute_device)
     check_writable(out)
+    _check_untaken(out)
     example = example_input(loaded.input)
     anatomy = find_sites(loaded.module, example, include_first=wanted.include_first)
     architecture, batches = requested_architecture(anatomy, wanted), None
@@ -105,6 +109,13 @@ def convert_and_save(
         "out": str(out),
         "rows": [{"what": text, "before": getattr(before, k), "after": getattr(after, k)} for k, text in names.items()],
     }
+
+
+def _check_untaken(out: Path) -> None:
+    """Raise GhostsearchError where a directory holds a study, a model of one or a trained one, not a conversion."""
+    trained = (out / ARCHITECTURE_FILE).exists() and (study_of(out) or (out / CHECKPOINTS).exists())
+    if trained or (out / RUN).exists():
+        raise GhostsearchError(f"{out} holds a study or a trained model; choose another --out, so that it stays")
 
 
 def _same_again(out: Path, loaded: LoadedModel, converted: nn.Module, example: Any) -> None:

@@ -22,7 +22,7 @@ from ghostsearch.graph.detector import is_detector
 from ghostsearch.measure.onnx_graph.quantize import Int8Options
 from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.study.config import configure
-from ghostsearch.study.directory import RUN, model_directory, study_of
+from ghostsearch.study.directory import model_directory, study_of
 from ghostsearch.study.images import calibration_of, for_ranges, open_data
 from ghostsearch.surgery.saved import load_directory
 from ghostsearch.training.finetune import CHECKPOINTS, SETTINGS_FILE
@@ -30,6 +30,7 @@ from ghostsearch.training.tasks.base import Task, split_output
 from ghostsearch.training.tasks.classification import Classification
 from ghostsearch.training.tasks.table import load_task, task_for, task_of_kind
 from ghostsearch.usercode import is_object_name
+from ghostsearch.yaml_files import RUN
 
 ONNX = Exporting()
 QUANTIZERS = {"onnx": quantize, "executorch": quantize_for_executorch}

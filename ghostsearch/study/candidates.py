@@ -11,9 +11,9 @@ from ghostsearch.files import atomic_path
 from ghostsearch.machine import memory_kept
 from ghostsearch.shown import Progress, percent_done
 from ghostsearch.space.architecture import SearchSpace
-from ghostsearch.study.directory import RUN
 from ghostsearch.study.divergence import CandidateScores, Change
 from ghostsearch.study.setup import Setup
+from ghostsearch.yaml_files import RUN
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -25,9 +25,10 @@ from ghostsearch.study.config import FREE, RunConfig, configure
 from ghostsearch.study.ledger import records_of
 from ghostsearch.study.store import DATABASE, open_storage, shown_url, storage_errors
 from ghostsearch.version import versions
+from ghostsearch.yaml_files import RUN
 
 FORMAT, VERSION = "ghostsearch.study", 2
-RUN, STUDY, OUTCOME, RECORDS = "run.yaml", "study.json", "outcome.json", "records.jsonl"
+STUDY, OUTCOME, RECORDS = "study.json", "outcome.json", "records.jsonl"
 SECONDS, TRIAL_WEIGHTS, BASELINE_TRAINING = "seconds.json", "weights", ".baseline.ckpt"
 
 

@@ -10,11 +10,12 @@ from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning
 from ghostsearch.shown import Progress
 from ghostsearch.study.config import RunConfig, configure
-from ghostsearch.study.directory import RUN, STUDY, read_study, study_of
+from ghostsearch.study.directory import STUDY, read_study, study_of
 from ghostsearch.study.fingerprint import changed_since, known_by
 from ghostsearch.surgery.saved import read_manifest
 from ghostsearch.training.finetune import FinetuneResult, finetune_directory, placed
 from ghostsearch.training.recipe import Distillation
+from ghostsearch.yaml_files import RUN
 
 
 def finetune_studied(

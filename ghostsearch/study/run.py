@@ -22,7 +22,6 @@ from ghostsearch.study.baseline import make_baseline
 from ghostsearch.study.budget import check_budget
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import (
-    RUN,
     add_note,
     add_seconds,
     check_directory,
@@ -41,6 +40,7 @@ from ghostsearch.study.sampler import TableSampler
 from ghostsearch.study.setup import Given, Setup, open_setup
 from ghostsearch.study.store import open_storage, other_studies
 from ghostsearch.study.watch import Progress, Watch, interruptible
+from ghostsearch.yaml_files import RUN
 
 SETUP_LOCK, FINAL_LOCK = ".setup.lock", ".final.lock"
 

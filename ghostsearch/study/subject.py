@@ -8,8 +8,9 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.onnx_graph.file import open_onnx
 from ghostsearch.models.load import LoadedModel
 from ghostsearch.models.options import ModelOptions
-from ghostsearch.study.directory import RUN, model_directory
+from ghostsearch.study.directory import model_directory
 from ghostsearch.surgery.saved import open_model
+from ghostsearch.yaml_files import RUN
 
 
 def open_subject(

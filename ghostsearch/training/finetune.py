@@ -26,7 +26,7 @@ from ghostsearch.models.input import InputSpec
 from ghostsearch.models.options import ModelOptions
 from ghostsearch.models.stored import read_checkpoint, write_checkpoint
 from ghostsearch.shown import Progress
-from ghostsearch.surgery.saved import WEIGHTS_FILE, load_directory, open_model, save
+from ghostsearch.surgery.saved import ARCHITECTURE_FILE, WEIGHTS_FILE, load_directory, open_model, save
 from ghostsearch.training.checks import check_run, check_teacher
 from ghostsearch.training.curves import draw_curves
 from ghostsearch.training.evaluate import evaluate, length
@@ -36,6 +36,7 @@ from ghostsearch.training.tasks.agreement import Agreement
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.classification import Classification
 from ghostsearch.training.tasks.table import load_task
+from ghostsearch.yaml_files import RUN
 
 RESULT_FILE, CHECKPOINTS = "finetune.json", "checkpoints"
 SETTINGS_FILE, LAST, BEST = "settings.json", "last.ckpt", "best.ckpt"
@@ -137,11 +138,12 @@ def finetune_directory(
     """Fine-tune a model directory that ghostsearch wrote; the best weights and the record of it go to `out`.
 
     `out` is a directory like the first one, with `finetune.json`, `finetune.svg` and `checkpoints/` beside the model.
-    Raises GhostsearchError for a bad directory, data or teacher, or when `out` is the directory itself.
+    Raises GhostsearchError for a bad directory, data or teacher, or when `out` holds another model or a study.
     """
     if out.resolve() == directory.resolve():
         raise GhostsearchError(f"{out} is the model's own directory; choose another --out, so that it stays")
     check_writable(out)
+    check_untaken(out)
     teacher = None
     if recipe.distill_from:
         teacher = open_model(
@@ -249,6 +251,17 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
         )
     if settings.keys() - there.keys():
         write_text(folder / SETTINGS_FILE, json.dumps({**there, **settings}, indent=1, sort_keys=True) + "\n")
+
+
+def check_untaken(out: Path) -> None:
+    """Raise GhostsearchError where a directory holds what a training would overwrite: a study, or no training's model.
+
+    Of a training's own directory the settings decide (`claim`).
+    """
+    if (out / RUN).exists():
+        raise GhostsearchError(f"{out} holds a study, which a training does not write into; choose another --out")
+    if (out / ARCHITECTURE_FILE).exists() and not (out / CHECKPOINTS / SETTINGS_FILE).is_file():
+        raise GhostsearchError(f"{out} holds another model, which the training would overwrite; choose another --out")
 
 
 def placed(

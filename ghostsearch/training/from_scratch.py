@@ -18,6 +18,7 @@ from ghostsearch.training.checks import check_run
 from ghostsearch.training.finetune import (
     CHECKPOINTS,
     FinetuneResult,
+    check_untaken,
     claim,
     finetune,
     load_images,
@@ -46,6 +47,7 @@ def train_from_scratch(
     too.
     Raises GhostsearchError for an unknown model, unlabelled or unreadable data, or an `out` of another run.
     """
+    check_untaken(out)
     first = load_model(model, size=size, seed=recipe.seed)
     data = load_images(images, first.input, recipe, progress)
     if not data.labelled:

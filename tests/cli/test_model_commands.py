@@ -112,6 +112,21 @@ def test_a_fit_is_where_and_as_large_as_it_is_told(ghostsearch, refused, tmp_pat
     assert {(s.compute_device, s.memory_bytes, s.seed) for s in settings} == {("cpu", 2**29, 3)}
 
 
+def test_convert_overwrites_an_earlier_conversion_alone(ghostsearch, refused, tmp_path):
+    ask = ["convert", "ghostsearch:digits_cnn", "--choice", "ghost(ratio=2, kernel=3)", "--quiet", "--out"]
+    model = tmp_path / "study" / "models" / "1a2b3c4d5e"
+    assert ghostsearch(*ask, model).code == 0
+    assert ghostsearch(*ask, model).code == 0
+    before = (model / "weights.safetensors").stat().st_mtime_ns
+    (tmp_path / "study" / "run.yaml").touch()
+    for out in (model, tmp_path / "study"):
+        refused("holds a study or a trained model; choose another --out", *ask, out)
+    (tmp_path / "study" / "run.yaml").unlink()
+    (model / "checkpoints").mkdir()
+    refused("holds a study or a trained model; choose another --out", *ask, model)
+    assert (model / "weights.safetensors").stat().st_mtime_ns == before
+
+
 def test_convert_measure_load_round_trip(ghostsearch, tmp_path):
     import torch
 

@@ -184,6 +184,16 @@ def test_another_run_in_the_same_directory_is_refused_and_has_a_directory_of_its
     assert placed("one", more, recipe, what="-finetuned") != first
 
 
+@pytest.mark.parametrize(("file", "said"), [("architecture.json", "another model"), ("run.yaml", "a study")])
+def test_another_model_and_a_study_are_not_written_into(loaded, tmp_path, file, said):
+    save(loaded.module, tmp_path / "in", source=loaded, architecture=Architecture())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / file).write_text("{}")
+    with pytest.raises(GhostsearchError, match=f"out holds {said}, which .*choose another --out"):
+        finetune_directory(tmp_path / "in", ImageOptions(train_images=64), tmp_path / "out", Distillation(epochs=1))
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [file]
+
+
 @pytest.mark.parametrize(
     ("teacher", "said"),
     [("ghostsearch:resnet20", "teacher does not run on the model's images"), ("another", r"outputs \(4, 7\) are not")],

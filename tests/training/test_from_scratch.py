@@ -49,6 +49,14 @@ def test_unlabelled_images_are_refused(three_classes, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_another_model_is_not_overwritten(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "architecture.json").write_text("{}")
+    with pytest.raises(GhostsearchError, match=r"out holds another model, which .*choose another --out"):
+        train_from_scratch("ghostsearch:digits_cnn", ImageOptions(data="digits"), tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["architecture.json"]
+
+
 LOADERS = """
 import torch
 from torch import nn
