@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from filelock import FileLock
+
 from ghostsearch.errors import GhostsearchError
 
 MAX_JSON_BYTES = 8 * 2**20
@@ -78,6 +80,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def cannot_write(path: Path, reason: str) -> GhostsearchError:
     """The one line for a file that the system refuses to take."""
     return GhostsearchError(f"{path}: cannot be written ({reason}); free space or choose another place")
+
+
+@contextmanager
+def held(lock: FileLock) -> Iterator[None]:
+    """Hold a lock file; raises GhostsearchError where it cannot be made."""
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise cannot_write(Path(lock.lock_file), error.strerror or str(error)) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_writable(directory: Path) -> None:

@@ -88,6 +88,8 @@ def claimed(config: RunConfig) -> Iterator[RunConfig]:
 def check_directory(folder: Path, config: RunConfig, space: SearchSpace | None = None) -> None:
     """Raise GhostsearchError when the directory holds another study, another version's, or foreign files."""
     # Hidden names are locks and what a kill left of a file being written.
+    if folder.exists() and not folder.is_dir():
+        raise GhostsearchError(f"{folder} is a file, and a study is a directory; choose another --out")
     if not folder.exists() or all(p.name.startswith(".") for p in folder.iterdir()):
         return
     if not (folder / RUN).exists():
@@ -216,7 +218,8 @@ def check_inside(folder: Path) -> None:
     """Raise GhostsearchError when something in a study directory is a link to a place outside it."""
     root = folder.resolve()
     for path in folder.rglob("*"):
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
+        # Not `resolve`, which raises for a link that leads to itself; such a one leads nowhere.
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
             raise GhostsearchError(f"{path} leads out of the study's directory; put the file itself there")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning, needing
+from ghostsearch.files import held
 from ghostsearch.records import StudyView
 from ghostsearch.study.baseline import make_baseline
 from ghostsearch.study.budget import check_budget
@@ -82,7 +83,7 @@ def _search(config: RunConfig, progress: Progress | None, given: Given | None, *
             plan = make_plan(make_baseline(setup, watch), watch)
             ledger = open_ledger(plan, watch.folder)
         explore(plan, ledger, dataclasses.replace(watch, on_trial=reporting(plan, ledger, watch)) if live else watch)
-        with FileLock(watch.folder / FINAL_LOCK), watch.stage("final"):
+        with held(FileLock(watch.folder / FINAL_LOCK)), watch.stage("final"):
             conclude(plan, ledger, watch)
     with watch.stage("report"):
         view = report(watch.folder)
@@ -118,7 +119,7 @@ def reporting(plan: Plan, ledger: Ledger, watch: Watch) -> Callable[[], None]:
     so_far = dataclasses.replace(watch, interrupted=lambda: True)
 
     def write() -> None:
-        with FileLock(watch.folder / FINAL_LOCK):
+        with held(FileLock(watch.folder / FINAL_LOCK)):
             conclude(plan, ledger, so_far)
         report(watch.folder)
 
@@ -138,7 +139,7 @@ def locked(setup: Setup) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise GhostsearchError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
-    with FileLock(folder / SETUP_LOCK):
+    with held(FileLock(folder / SETUP_LOCK)):
         try:
             check_directory(folder, setup.config, setup.space)
             yield

@@ -14,6 +14,7 @@ import optuna
 from filelock import FileLock
 
 from ghostsearch.errors import GhostsearchError, MissingExtraError, first_line
+from ghostsearch.files import held
 
 DATABASE = "study.db"
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
@@ -102,7 +103,7 @@ def _journal(file: Path) -> Storage:
 
 def _file_lock(file: Path) -> Exclusive:
     lock = FileLock(file.with_name(f".{file.name}{LOCK_SUFFIX}"))
-    return lambda: lock
+    return lambda: held(lock)
 
 
 def _database(url: str) -> Storage:

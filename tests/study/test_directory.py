@@ -11,7 +11,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.baseline import name_of
 from ghostsearch.study.config import RunConfig
-from ghostsearch.study.directory import claimed, environment, load_study, placed, write_run
+from ghostsearch.study.directory import check_directory, claimed, environment, load_study, placed, write_run
 
 OLD = Path(__file__).parent / "fixtures" / "study_v1"
 
@@ -39,6 +39,24 @@ def test_a_front_that_is_no_list_of_digests_is_refused(front, tmp_path):
     file = tmp_path / "study" / "outcome.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"front": front}))
     with pytest.raises(GhostsearchError, match=r"damaged|cannot be one of ours"):
+        load_study(tmp_path / "study")
+
+
+def test_a_file_in_the_place_of_a_study_is_one_line(tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(GhostsearchError, match=r"out is a file, .*choose another --out"):
+        check_directory(tmp_path / "out", RunConfig())
+
+
+def test_a_link_that_leads_out_is_refused_and_one_that_leads_to_itself_is_no_matter(tmp_path):
+    shutil.copytree(OLD, tmp_path / "study")
+    link = tmp_path / "study" / "models" / "link"
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(link)
+    assert load_study(tmp_path / "study").records
+    link.unlink()
+    link.symlink_to(tmp_path)
+    with pytest.raises(GhostsearchError, match=r"link leads out of the study"):
         load_study(tmp_path / "study")
 
 

@@ -246,6 +246,15 @@ def test_another_study_that_was_begun_while_this_one_opened_is_refused(tiny, tmp
     assert (tmp_path / "run" / "run.yaml").exists()
 
 
+def test_a_lock_that_cannot_be_made_is_one_line(tiny, tmp_path):
+    """As in a study on a disk that may only be read."""
+    setup = run_module.opened(RunConfig(**tiny(tmp_path / "run")))
+    write_run(tmp_path / "run", setup.config)
+    (tmp_path / "run" / run_module.SETUP_LOCK).mkdir()
+    with pytest.raises(GhostsearchError, match=r"\.setup\.lock: cannot be written \("), run_module.locked(setup):
+        pytest.fail("it got in")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_directory_is_one_line(tiny, tmp_path):
     tmp_path.chmod(0o500)
