@@ -43,7 +43,7 @@ def open_storage(storage: str | None, folder: Path) -> Storage:
     """
     if storage is not None and storage.startswith("journal:"):
         return _journal(Path(storage.removeprefix("journal:")))
-    url = f"sqlite:///{folder / DATABASE}" if storage is None else storage
+    url = _file_url(folder / DATABASE) if storage is None else storage
     with storage_errors(f"storage {shown_url(url)!r} cannot be opened", RuntimeError, ValueError, ImportError):
         return _database(url)
 
@@ -104,6 +104,13 @@ def _journal(file: Path) -> Storage:
 def _file_lock(file: Path) -> Exclusive:
     lock = FileLock(file.with_name(f".{file.name}{LOCK_SUFFIX}"))
     return lambda: held(lock)
+
+
+def _file_url(file: Path) -> str:
+    """The URL of an SQLite file, whose path may hold what else means something in a URL, such as a question mark."""
+    from sqlalchemy.engine import URL
+
+    return URL.create("sqlite", database=str(file)).render_as_string()
 
 
 def _database(url: str) -> Storage:
