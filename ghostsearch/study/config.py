@@ -63,7 +63,10 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
     )
 
     time_budget: str | None = option(
-        None, "Wall time of the whole search, such as 90min or 2h; it ends in time with a front.", panel=BUDGET
+        None,
+        "Wall time of the search, such as 90min or 2h: trials and finalists for which it is too short are left out; "
+        "what comes before the trials is not cut short.",
+        panel=BUDGET,
     )
     trials: int = option(24, "Architectures to evaluate, the baseline included.", panel=BUDGET, ge=1)
     finalists: int = option(

@@ -63,12 +63,18 @@ def evaluate(plan: Plan, proposal: Proposal, records: Sequence[Record], folder: 
     return record
 
 
-def final_s(plan: Plan, records: Sequence[Record]) -> float:
-    """Seconds that the final pass and the report will take, by the trials so far; 0 without a time budget."""
+def final_s(plan: Plan, records: Sequence[Record], finalists: int | None = None) -> float:
+    """Seconds that the final pass over so many models, by default all that it may have, and the report will take.
+
+    By the trials so far, an epoch by one measured step where none was trained; 0 without a time budget.
+    """
     if plan.config.time_budget is None:
         return 0.0
-    finalists = min(plan.config.finalists, len(records))
+    if finalists is None:
+        finalists = min(plan.config.finalists, len(records))
     epoch_s, scoring_s = _seconds_of(records, "train"), _seconds_of(records, "evaluate")
+    if finalists and plan.config.longest_training():
+        epoch_s = epoch_s or plan.setup.epoch_s
     return final_pass_s(plan.config, finalists, epoch_s, scoring_s) + REPORT_S
 
 

@@ -18,6 +18,7 @@ from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Axis, Record
 from ghostsearch.study.directory import OUTCOME, kept_directory
 from ghostsearch.study.evidence import evidence
+from ghostsearch.study.explore import final_s
 from ghostsearch.study.int8_layers import int8_layers
 from ghostsearch.study.kept import MODELS, RECORD, finished_module, save_model
 from ghostsearch.study.other_precision import Reference, make_reference
@@ -35,6 +36,7 @@ from ghostsearch.study.recommendation import (
 from ghostsearch.study.trials_table import frame
 from ghostsearch.study.watch import Watch, timed
 from ghostsearch.surgery.saved import load_directory
+from ghostsearch.units import counted
 
 TIMINGS = "timings.json"
 """Every timed call of the finalists' interleaved run; the other files keep five figures of each."""
@@ -77,17 +79,38 @@ def make_outcome(plan: Plan, records: Sequence[Record], watch: Watch) -> Outcome
     )  # fmt: skip
 
 
-def choose_finalists(plan: Plan, records: Sequence[Record]) -> list[Record]:
-    """The trials to finish: at most `finalists`, from the highest rung's front down."""
+def choose_finalists(plan: Plan, records: Sequence[Record], count: int) -> list[Record]:
+    """The trials to finish: at most `count`, from the highest rung's front down."""
     baseline, chosen = next(r for r in records if r.digest == BASELINE), list[Record]()
     for front in plan.rung_fronts(records).values():
-        room = plan.config.finalists - len(chosen)
+        room = count - len(chosen)
         chosen += worth_finishing(front, baseline, plan.axes, plan.config.drop(), room)
     return chosen
 
 
+def fitting_finalists(plan: Plan, records: Sequence[Record], watch: Watch) -> list[Record] | None:
+    """The trials to finish in what is left of the time budget; those that are finished already take none of it.
+
+    Warns of those that are left out; None where there are trials to finish and no time for any.
+    """
+    wanted, total = choose_finalists(plan, records, plan.config.finalists), plan.config.longest_training()
+    for count in range(len(wanted), -1, -1):
+        chosen = wanted if count == len(wanted) else choose_finalists(plan, records, count)
+        new = sum(_finished(r, watch.folder, total) is None for r in chosen)
+        if not new or final_s(plan, records, new) <= watch.left_s():
+            break
+    if len(chosen) < len(wanted):
+        text = (
+            f"the time budget has room for {len(chosen)} of {counted(len(wanted), 'finalist')}; to finish all, rerun "
+        )
+        text += "the same command with a longer --time-budget or without one"
+        warnings.warn(text, GhostsearchWarning, stacklevel=2)
+    return None if wanted and not chosen else chosen
+
+
 def finish(plan: Plan, records: Sequence[Record], watch: Watch) -> list[Record] | None:
-    """The records of the baseline, the baseline after the finalists' training, and the finalists; None if interrupted.
+    """The records of the baseline, the baseline after the finalists' training, and the finalists; None if interrupted,
+    or if the time budget has no room for any.
 
     All but the first have had equal training; without a finalist nothing is trained. The baseline in the other
     precision comes last where the run asks for it. What fails in its training or scoring is recorded as failed, without
@@ -95,7 +118,9 @@ def finish(plan: Plan, records: Sequence[Record], watch: Watch) -> list[Record] 
     Their latencies come from one interleaved run, so that they compare.
     """
     baseline, epochs = next(r for r in records if r.digest == BASELINE), plan.config.longest_training()
-    work, chosen = [(baseline, 0.0)], choose_finalists(plan, records)
+    work, chosen = [(baseline, 0.0)], fitting_finalists(plan, records, watch)
+    if chosen is None:
+        return None
     if epochs and chosen:
         trained = baseline.model_copy(update={"digest": TRAINED, "seconds": {}})
         work.append((trained, float(epochs)))
@@ -129,11 +154,8 @@ def _tried(plan: Plan, record: Record, folder: Path, total: float) -> Record:
 def _finish(plan: Plan, record: Record, folder: Path, total: float) -> Record:
     """Train a model up to `total` epochs, score both splits, save it; the record last: a kill repeats no more."""
     target = folder / MODELS / record.digest
-    if (target / RECORD).exists():
-        kept = Record.model_validate_json((target / RECORD).read_text(encoding="utf-8"))
-        test = kept.score("test")
-        if test and test.epochs == total:
-            return kept
+    if kept := _finished(record, folder, total):
+        return kept
     model, setup, seconds = _model_of(plan, record, folder), plan.setup, dict(record.seconds)
     reached = record.score()
     done = reached.epochs if reached else 0.0
@@ -149,6 +171,16 @@ def _finish(plan: Plan, record: Record, folder: Path, total: float) -> Record:
     finished = record.model_copy(update={"scores": (*before, *scores), "seconds": seconds})
     write_text(target / RECORD, finished.model_dump_json())
     return finished
+
+
+def _finished(record: Record, folder: Path, total: float) -> Record | None:
+    """The record that a former final pass left of a model after so many epochs."""
+    file = folder / MODELS / record.digest / RECORD
+    if not file.exists():
+        return None
+    kept = Record.model_validate_json(file.read_text(encoding="utf-8"))
+    test = kept.score("test")
+    return kept if test and test.epochs == total else None
 
 
 def _model_of(plan: Plan, record: Record, folder: Path) -> nn.Module:

@@ -40,6 +40,7 @@ from ghostsearch.study.earlier import Earlier, open_earlier
 from ghostsearch.study.fingerprint import fingerprint_of
 from ghostsearch.study.images import calibration_of, for_ranges, open_data
 from ghostsearch.study.scores import score_of
+from ghostsearch.study.steps import seconds_of_an_epoch
 from ghostsearch.surgery.baseline_statistics import BaselineStatistics
 from ghostsearch.surgery.convert import convert, fit_settings
 from ghostsearch.surgery.distill_images import kept_to_judge
@@ -199,6 +200,11 @@ class Setup:
         example = batched(self.example, self.config.batch)
         with refusals(device):
             return int8_module(model, example, [example], self.int8_options())
+
+    @cached_property
+    def epoch_s(self) -> float:
+        """Seconds of an epoch of a descendant's training, by one measured step; 0 where the images tell no number."""
+        return seconds_of_an_epoch(self)
 
     def train(self, model: nn.Module, epochs: float, progress: Progress | None = None) -> None:
         """Train a descendant in place, distilled from the baseline."""

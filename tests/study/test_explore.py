@@ -1,5 +1,6 @@
 """The time budget leaves room for the final pass, and a latency that nothing can meet is refused at once."""
 
+from dataclasses import make_dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -44,6 +45,14 @@ def test_the_reserve_is_what_training_scoring_and_timing_the_finalists_takes():
     free = Plan(SimpleNamespace(setup=SimpleNamespace(config=config())), None, (), None, ())
     assert final_s(free, records) == 0
     assert final_pass_s(config(), 0, 10.0, 1.0) == 2 * 1 + 5, "without a finalist nothing is trained"
+
+
+def test_without_a_trained_trial_the_reserve_is_by_one_measured_step():
+    records = [trial(i, 0, 0.0, 1.0) for i in range(4)]
+    setup = make_dataclass("Timed", ["config", "space", "epoch_s"])(config(time_budget="1h", epochs=0), None, 7.0)
+    plan = Plan(SimpleNamespace(setup=setup), None, (), None, ())
+    assert final_s(plan, records) == pytest.approx(5 * (4 * 7 + 2 * 1) + 5 + REPORT_S)
+    assert final_s(plan, records, 1) == pytest.approx(3 * (4 * 7 + 2 * 1) + 5 + REPORT_S)
 
 
 def test_a_latency_limit_that_the_table_cannot_meet_is_refused_with_the_nearest_that_can():

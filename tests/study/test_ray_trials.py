@@ -56,6 +56,7 @@ def test_when_the_time_is_up_only_the_baseline_is_still_proposed(monkeypatch, tm
     ledger = SimpleNamespace(standings=lambda: known, ask=lambda *_: proposal)
     config = RunConfig(model="x", time_budget="1s")
     plan = SimpleNamespace(config=config, feasible=None, fits_memory=None, front=lambda _: [])
+    plan.setup = SimpleNamespace(epoch_s=1.0)
     monkeypatch.setattr(ray_trials.StudySearcher, "places", lambda _: 2)
     searcher = ray_trials.StudySearcher(plan, ledger, None, Watch(tmp_path, budget_s=0.0))
     assert searcher.suggest("a")["origin"] == "baseline"

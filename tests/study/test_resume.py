@@ -191,6 +191,22 @@ def test_a_time_budget_that_is_up_before_any_trial_leaves_the_baseline_and_untra
     assert TRAINED in [r.digest for r in on.finalists]
 
 
+@pytest.mark.parametrize("room", [1, 0])
+def test_finalists_that_no_longer_fit_the_time_budget_are_left_out_and_named(again, monkeypatch, room):
+    _, go_on = again
+    changed = {"max_memory": None, "trials": 6, "final_epochs": 1, "time_budget": "9h"}
+    told = rf"room for {room} of \d finalists; to finish all, rerun .*--time-budget"
+    with monkeypatch.context() as patch:
+        patch.setattr("ghostsearch.study.outcome.final_s", lambda _, __, new: 0.0 if new <= room else 1e9)
+        with pytest.warns(GhostsearchWarning, match=told):
+            view = go_on(**changed)
+    models = [r.digest for r in view.finalists if not r.architecture.is_baseline]
+    assert len(models) == room
+    assert view.front, "those of the trials where none is finished"
+    whole = go_on(**changed)
+    assert len([r for r in whole.finalists if not r.architecture.is_baseline]) > 1
+
+
 def test_the_report_names_the_command_that_ran_last_and_the_one_that_began(again, monkeypatch):
     before, go_on = again
     began = before.environment["command"]

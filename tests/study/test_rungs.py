@@ -97,6 +97,6 @@ def test_what_may_break_a_limit_can_become_a_finalist_and_is_on_no_front_as_it_s
     records = [record("baseline", 1.0, 100), timed("over", 0.9, 0.61, 0.65), timed("perhaps", 0.8, 0.58, 0.64),
                timed("within", 0.7, 0.56, 0.62)]  # fmt: skip
     plan = Plan(SimpleNamespace(setup=SimpleNamespace(config=RunConfig())), None, axes, None, ())
-    assert {r.digest for r in choose_finalists(plan, records)} == {"perhaps", "within"}
+    assert {r.digest for r in choose_finalists(plan, records, 9)} == {"perhaps", "within"}
     found = make_outcome(plan, records, SimpleNamespace(interrupted=lambda: True))
     assert ([r.digest for r in found.front], found.chosen) == (["within"], "within")
