@@ -136,7 +136,9 @@ def long_page(
             ResultTable("Leads", found),
             *(ResultTable(f"At {NAMES[b]}, test accuracy in %", at_budget(table, b)) for b in budgets(table)),
         ],
-        pictures={f"{args.name or f'long_training_{args.net}'}.png": curves(table, images)},
+        pictures={f"{args.name or f'long_training_{args.net}'}.png": curves(table, images)}
+        if table.epochs.nunique() > 1
+        else {},
         notes=[
             f"CIFAR-10 (JPEG), {images:,} training images, batch {batch}, one recipe for all: Nesterov SGD, a warm-up "
             "of a tenth, a cosine to nothing, half of the loss distilled from the baseline; each length is a whole "
