@@ -68,7 +68,7 @@ def candidate_times(bench: Setup, folder: Path) -> pd.DataFrame:
     def told(done: int, total: int, text: str) -> None:
         if not done:
             return  # says that the baseline's values come first
-        rows.append((text.split(": ")[-1], time.perf_counter() - wall, time.process_time() - cpu))
+        rows.append((text.split(": ")[-1].rpartition(", ")[0], time.perf_counter() - wall, time.process_time() - cpu))
         print(f"{done}/{total} {text}, {rows[-1][1]:.0f} s", flush=True)
 
     build_candidates(bench, folder, told)
