@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning
 from ghostsearch.measure.cost import measure_cost
-from ghostsearch.measure.onnx_graph.capture import onnx_bytes
+from ghostsearch.measure.onnx_graph.capture import onnx_bytes, onnx_module
 from ghostsearch.measure.onnx_graph.file import check_device, example_of, open_onnx
 from ghostsearch.measure.setting import Setting
 from ghostsearch.report.compact import compact_rows, compare_models
@@ -93,3 +93,32 @@ def test_a_device_that_runs_modules_alone_says_so(tmp_path):
     path = written(tmp_path / "net.onnx", Net(), (torch.randn(1, 3, 32, 32),))
     with pytest.raises(GhostsearchError, match="does not run ONNX files"):
         check_device(open_onnx(path), "torch:cpu")
+
+
+class Recurrent(nn.Module):
+    """x: (N, 10, 16) -> (N, 4)"""
+
+    def __init__(self):
+        super().__init__()
+        self.cells, self.head = nn.LSTM(16, 32, batch_first=True), nn.Linear(32, 4)
+
+    def forward(self, x):
+        return self.head(self.cells(x)[0][:, -1])
+
+
+class Summed(nn.Module):
+    """x: (N, 10, 16) -> (N, 4)"""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.randn(16, 32)), nn.Linear(32, 4)
+
+    def forward(self, x):
+        return self.head(torch.einsum("bij,jk->bik", x, self.weight).mean(1))
+
+
+@pytest.mark.parametrize(("net", "named"), [(Recurrent, "LSTM"), (Summed, "Einsum")])
+def test_operators_whose_multiply_adds_are_not_counted_are_named(net, named):
+    x = torch.randn(1, 10, 16)
+    with pytest.warns(GhostsearchWarning, match=f"not in macs: .*{named}"):
+        measure_cost(onnx_module(net().eval(), x), x)

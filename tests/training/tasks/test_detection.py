@@ -98,6 +98,15 @@ def test_the_score_is_cocos_and_crowds_do_not_count():
         TASK.meter().compute()
 
 
+def test_a_score_of_crowds_alone_is_an_error():
+    meter = TASK.meter()
+    crowd = {"boxes": BOX, "labels": torch.tensor([1]), "iscrowd": torch.tensor([1])}
+    found = {"boxes": BOX, "labels": torch.tensor([1]), "scores": torch.tensor([0.9])}
+    meter.update({"found": [found]}, [crowd])
+    with pytest.raises(GhostsearchError, match="mAP of no boxes"):
+        meter.compute()
+
+
 @pytest.mark.parametrize(
     ("target", "told"),
     [
