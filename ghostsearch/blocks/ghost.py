@@ -42,15 +42,14 @@ class GhostConv(Block):
     def copy_weights(self, conv: Conv) -> None:
         """The first filters of each channel group become the primary's, and each ghost is its intrinsic map scaled to
         fit its filter best."""
-        per_map = len(self.cheap.weight) // self.primary.out_channels
-        channels = torch.tensor(seated(self.out_channels, self.primary.out_channels, conv.groups, per_map))
-        natural = torch.equal(channels, torch.arange(self.out_channels))
+        n, m, ghosts = self.out_channels, self.primary.out_channels, len(self.cheap.weight)
+        channels = torch.tensor(seated(n, m, conv.groups, ghosts // m))
+        natural = torch.equal(channels, torch.arange(n))
         self.order = None if natural else torch.argsort(channels).to(conv.weight.device)
         filters = effective_weight(conv).float().flatten(1)[channels]
-        m, ghosts = self.primary.out_channels, len(self.cheap.weight)
         parents = torch.arange(ghosts, device=filters.device) // (ghosts // m)
         wanted = torch.zeros(ghosts, filters.shape[1], device=filters.device)
-        wanted[: len(filters) - m] = filters[m:]
+        wanted[: n - m] = filters[m:]
         have = filters[parents]
         scale = (wanted * have).sum(1) / have.square().sum(1).clamp_min(1e-12)
         with torch.no_grad():
@@ -65,7 +64,7 @@ class GhostConv(Block):
                 self.cheap.bias.zero_()
             if self.primary.bias is not None and self.cheap.bias is not None and conv.bias is not None:
                 bias = conv.bias[channels]
-                self.cheap.bias[: len(filters) - m] = bias[m:] - (scale * bias[parents])[: len(filters) - m]
+                self.cheap.bias[: n - m] = bias[m:] - (scale * bias[parents])[: n - m]
 
     @property
     def halo(self) -> Sides:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -52,12 +53,10 @@ def seated(channels: int, intrinsic: int, groups: int, per_map: int) -> list[int
     With one group, or ghosts that come out even, that is possible for all; else the last ones take what is left.
     """
     chosen, run = first_of_each_group(channels, intrinsic, groups).tolist(), channels // groups
-    rest = sorted(set(range(channels)) - set(chosen))
-    ghosts: list[int | None] = []
-    for group in [c // run for c in chosen for _ in range(per_map)][: len(rest)]:
-        own = next((c for c in rest if c not in ghosts and c // run == group), None)
-        ghosts.append(own)
-    left = iter(sorted(set(rest) - set(ghosts)))
+    rest = [iter(range(start + intrinsic // groups, start + run)) for start in range(0, channels, run)]
+    seats = [c // run for c in chosen for _ in range(per_map)][: channels - intrinsic]
+    ghosts = [next(rest[group], None) for group in seats]
+    left = chain(*rest)
     return chosen + [next(left) if c is None else c for c in ghosts]
 
 

@@ -74,7 +74,13 @@ def open_listed(paths: Sequence[str], input_spec: InputSpec | None, i: int) -> I
 
 def sizes_of(files: Sequence[Sequence[str]], i: int) -> list[int]:
     """The bytes of the file at a position of each list; -1 where there is none."""
-    return [os.stat(paths[i]).st_size if os.path.isfile(paths[i]) else -1 for paths in files]
+    sizes = []
+    for paths in files:
+        try:
+            sizes.append(os.stat(paths[i]).st_size)
+        except OSError:
+            sizes.append(-1)
+    return sizes
 
 
 def split_folders(root: Path) -> dict[str, Path]:

@@ -34,7 +34,7 @@ from ghostsearch.study.directory import (
     write_run,
     write_study,
 )
-from ghostsearch.study.fingerprint import check_fingerprint, fingerprint_of, known_by
+from ghostsearch.study.fingerprint import check_fingerprint, known_by
 from ghostsearch.study.interactions import Additive, decompose
 from ghostsearch.study.program import Problem, Program, UndecidedError
 from ghostsearch.study.setup import Setup
@@ -105,7 +105,7 @@ def make_baseline(setup: Setup, watch: Watch) -> Baseline:
     in the space can meet a latency limit, and when the veto leaves nothing to search or nothing that meets a limit.
     """
     study = read_study(watch.folder) if (watch.folder / STUDY).exists() else {}
-    check_fingerprint(watch.folder, known_by(study), fingerprint_of(setup.config, setup.data))
+    check_fingerprint(watch.folder, known_by(study), setup.fingerprint)
     # What a run that counted latency has found stands; an axis that is new when the study goes on has it found now.
     decided = bool(study) and ("latency" in study.get("axes", AXES) or bool(study.get("corrections")))
     tables = latency_tables(setup, watch, study.get("corrections", {}) if decided else None)
@@ -149,7 +149,7 @@ def begun(setup: Setup, latencies: Sequence[Latency]) -> dict[str, Any]:
     return {
         "name": name_of(setup.config, setup.space), "space": setup.space.digest,
         "axes": list(setup.config.axes()), "width_multiple": setup.space.width_multiple,
-        "anatomy": dataclasses.asdict(setup.anatomy), "fingerprint": fingerprint_of(setup.config, setup.data),
+        "anatomy": dataclasses.asdict(setup.anatomy), "fingerprint": setup.fingerprint,
         "baseline_latencies": [x.model_dump(mode="json") for x in latencies],
         "environment": environment(), "notes": _notes(setup),
         # Weights for other classes were trained on other images.

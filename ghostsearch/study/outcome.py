@@ -100,11 +100,10 @@ def fitting_finalists(plan: Plan, records: Sequence[Record], watch: Watch) -> li
         if not new or final_s(plan, records, new) <= watch.left_s():
             break
     if len(chosen) < len(wanted):
-        text = (
+        warnings.warn(
             f"the time budget has room for {len(chosen)} of {counted(len(wanted), 'finalist')}; to finish all, rerun "
-        )
-        text += "the same command with a longer --time-budget or without one"
-        warnings.warn(text, GhostsearchWarning, stacklevel=2)
+            "the same command with a longer --time-budget or without one", GhostsearchWarning, stacklevel=2,
+        )  # fmt: skip
     return None if wanted and not chosen else chosen
 
 

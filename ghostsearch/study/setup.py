@@ -202,6 +202,11 @@ class Setup:
             return int8_module(model, example, [example], self.int8_options())
 
     @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """What the images and the file of weights are known by."""
+        return fingerprint_of(self.config, self.data)
+
+    @cached_property
     def epoch_s(self) -> float:
         """Seconds of an epoch of a descendant's training, by one measured step; 0 where the images tell no number."""
         return seconds_of_an_epoch(self)

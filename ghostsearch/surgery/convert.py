@@ -111,7 +111,7 @@ def convert(
                     settings=DistillSettings(seed=seed, channels=fit.channels), progress=progress, stopped=stopped,
                 )  # fmt: skip
             # The converted module's classes, dtypes, device, modes, hooks and frozen flags stay.
-            converted.load_state_dict(_changed(fit.student.state_dict(), converted.state_dict()), strict=False)
+            converted.load_state_dict(_unrounded(fit.student.state_dict(), converted.state_dict()))
 
         # A fit that stops early leaves the layers behind to theirs: it cannot be judged at the outputs.
         with blamed(converted, statistics.batches[0], architecture):
@@ -124,10 +124,10 @@ def convert(
     return checked(statistics.runs(model, example), converted, architecture, anatomy)
 
 
-def _changed(fitted: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """What a fit, which computes in float32, has made another number: all else keeps its digits."""
-    same = {
-        name for name, value in fitted.items()
-        if name in own and own[name].is_floating_point() and torch.equal(own[name].to(value), value)
-    }  # fmt: skip
-    return {name: value for name, value in fitted.items() if name not in same}
+def _unrounded(fitted: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The state of a fit, which computes in float32; what it has made no other number keeps all its digits."""
+
+    def same(name: str, value: Tensor) -> bool:
+        return name in own and value.is_floating_point() and torch.equal(own[name].to(value), value)
+
+    return {name: own[name] if same(name, value) else value for name, value in fitted.items()}

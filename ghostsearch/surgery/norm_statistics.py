@@ -22,11 +22,12 @@ with another mean and deviation), and the fewest values of a channel that it is 
 
 def trained_norms(model: nn.Module) -> list[_BatchNorm]:
     """The BatchNorms with statistics of their own; a frozen one keeps its statistics, and is left out."""
-    return [
-        m
-        for m in model.modules()
-        if isinstance(m, _BatchNorm) and m.track_running_stats and all(p.requires_grad for p in m.parameters())
-    ]
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and not is_frozen(m)]
+
+
+def is_frozen(norm: _BatchNorm) -> bool:
+    """Whether a BatchNorm has a weight that is not trained: its statistics stay too."""
+    return not all(p.requires_grad for p in norm.parameters())
 
 
 def recalibrate_batchnorm(model: nn.Module, loader: Iterable[Any]) -> None:

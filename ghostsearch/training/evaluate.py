@@ -15,6 +15,7 @@ from ghostsearch.errors import GhostsearchError, TrainingError, first_line
 from ghostsearch.graph.capture import batch_size, in_order, like, memory_order, modes_kept
 from ghostsearch.machine import memory_kept
 from ghostsearch.shown import Progress
+from ghostsearch.surgery.norm_statistics import is_frozen
 from ghostsearch.training.tasks.base import Meter, Task, score_value
 from ghostsearch.training.tasks.classification import Classification
 
@@ -63,7 +64,7 @@ def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     with modes_kept(model):
         model.train(training)
         for module in model.modules():
-            if isinstance(module, _BatchNorm) and not all(p.requires_grad for p in module.parameters()):
+            if isinstance(module, _BatchNorm) and is_frozen(module):
                 module.eval()
         yield
 

@@ -21,9 +21,8 @@ def layer_of(node: Any) -> str:
     scopes = node.name.split("/")[1:-1]
     if scopes and scopes[0] == WRAPPER:
         path = last = ""
-        # A `Sequential` writes the name that it has in its parent before its items' own.
+        # A container writes its own name before its items', a wrapped one the wrapper's name for it.
         for scope in (s.removeprefix(f"{WRAPPER}.") for s in scopes if s != WRAPPER):
-            # A container writes its own name before its items'.
             inside = last and scope.startswith(f"{last}.")
             path = path.removesuffix(last) + scope if inside else f"{path}.{scope}".lstrip(".")
             last = scope
