@@ -65,8 +65,7 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str) -> Any:
     if name == "tune":
-        with import_module("ghostsearch.errors").needing("ray[tune]", "ghostsearch.tune"):
-            return import_module("ghostsearch.study.tune")
+        return import_module("ghostsearch.tune")
     if name not in _HOMES:
         raise AttributeError(f"module 'ghostsearch' has no attribute {name!r}")
     return getattr(import_module(f"ghostsearch.{_HOMES[name]}"), name)

@@ -1,5 +1,6 @@
 """The documents are run: their commands in one directory, their Python, their files, the tour as a doctest."""
 
+import ast
 import csv
 import doctest
 import re
@@ -114,6 +115,14 @@ def test_python_runs_and_presets_load(page: Path, elsewhere: Path) -> None:
         exec(compile(block["text"], str(page), "exec"), {"__name__": page.stem})
     for block in blocks(page, "yaml"):
         assert parse_preset(yaml.safe_load(block["text"]), str(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_what_shown_python_imports_is_there(page: Path) -> None:
+    """Of the blocks that are not run."""
+    for block in blocks(page, "py"):
+        imports = [n for n in ast.parse(block["text"]).body if isinstance(n, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(imports, []), str(page), "exec"), {})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

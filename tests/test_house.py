@@ -53,6 +53,7 @@ ORDER = [
     "report",
     "export",
     "in_memory",
+    "tune",
     "cli",
     "__main__",
 ]

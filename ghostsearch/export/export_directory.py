@@ -17,15 +17,14 @@ from ghostsearch.export.formats.table import get_format
 from ghostsearch.export.int8 import Int8Result, Judges, quantize, quantize_for_executorch
 from ghostsearch.export.options import Exporting
 from ghostsearch.export.writer import check_suffix, descriptive_name, export
-from ghostsearch.files import read_json
 from ghostsearch.graph.detector import is_detector
 from ghostsearch.measure.onnx_graph.quantize import Int8Options
 from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.study.config import configure
 from ghostsearch.study.directory import model_directory, study_of
 from ghostsearch.study.images import calibration_of, for_ranges, open_data
+from ghostsearch.study.split import split_of
 from ghostsearch.surgery.saved import load_directory
-from ghostsearch.training.finetune import CHECKPOINTS, SETTINGS_FILE
 from ghostsearch.training.tasks.base import Task, split_output
 from ghostsearch.training.tasks.classification import Classification
 from ghostsearch.training.tasks.table import load_task, task_for, task_of_kind
@@ -56,7 +55,8 @@ def export_directory(directory: Path, wanted: Exporting = ONNX, *, allow_code: b
     name = descriptive_name(model)
     if wanted.int8:
         stem = directory / f"{name}_int8"
-        seed = split_seed(directory, study)
+        split = split_of(directory)
+        seed = split.seed if split else 0
         result: Any = _quantized(model, wanted, stem, None if wanted.calibrate else study, allow_code, seed)
     else:
         result = export(model, wanted.to, _out(wanted, directory / (name + get_format(wanted.to).suffix)))
@@ -98,15 +98,6 @@ def _refuse_int8_options(wanted: Exporting) -> None:
 
 def _out(wanted: Exporting, default: Path) -> Path:
     return Path(wanted.out) if wanted.out else default
-
-
-def split_seed(directory: Path, study: Path | None) -> int:
-    """The seed that the images of a model were split by: its study's or its training's, else 0."""
-    if study:
-        return int(configure({}, study / RUN).seed)
-    settings = directory / CHECKPOINTS / SETTINGS_FILE
-    known: Any = read_json(settings) if settings.is_file() else {}
-    return int(known.get("seed", 0))
 
 
 def _quantized(

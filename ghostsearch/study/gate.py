@@ -22,6 +22,7 @@ from ghostsearch.study.baseline import COST_COLUMNS
 from ghostsearch.study.config import Gate
 from ghostsearch.study.directory import baseline_directory, study_of
 from ghostsearch.study.scores import score_of
+from ghostsearch.study.split import split_for
 from ghostsearch.study.statistics import Z, error_of_difference
 from ghostsearch.study.subject import open_subject
 from ghostsearch.surgery.saved import ARCHITECTURE_FILE
@@ -80,6 +81,9 @@ def check(name: str, gate: Gate, *, allow_code: bool = False, progress: Progress
     baseline = open_subject(beside, seed=gate.seed, allow_code=allow_code) if beside else None
     for one in filter(None, (model, baseline)):
         check_device(one, gate.device)
+    path = Path(name)
+    if wants_score and path.exists():
+        gate = gate.but(**split_for(path if path.is_dir() else path.parent, gate.data, gate.model_fields_set))
     subjects = _Subjects(gate, model, baseline, progress)
     verdicts = [_latency(subjects, x) if x.axis == "latency" else _cost(subjects, x) for x in gate.limits()]
     return verdicts + (_scores(subjects) if wants_score else [])

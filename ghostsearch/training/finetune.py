@@ -41,7 +41,7 @@ from ghostsearch.yaml_files import RUN
 RESULT_FILE, CHECKPOINTS = "finetune.json", "checkpoints"
 SETTINGS_FILE, LAST, BEST = "settings.json", "last.ckpt", "best.ckpt"
 ELSEWHERE = {"compute_device", "distill_from", "distill_weights"}
-"""Options that a resumed run may change."""
+"""Options that a resumed run may change; the teacher's weights are known by themselves."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,8 @@ def finetune_directory(
     """
     if out.resolve() == directory.resolve():
         raise GhostsearchError(f"{out} is the model's own directory; choose another --out, so that it stays")
+    if recipe.distill_weights and not recipe.distill_from:
+        raise GhostsearchError("--distill-weights is for --distill-from; add it, or leave --distill-weights out")
     check_writable(out)
     check_untaken(out)
     teacher = None
@@ -159,7 +161,7 @@ def finetune_directory(
     check_run(loaded.module, data, task)
     if teacher is not None and recipe.distillation and not is_detector(loaded.module):
         check_teacher(teacher, loaded.module, data)
-    claim(out / CHECKPOINTS, run_of(str(directory), images))
+    claim(out / CHECKPOINTS, run_of(str(directory), images) | taught_by(recipe))
     result = finetune(loaded.module, data, out / CHECKPOINTS, recipe, task=task, teacher=teacher, progress=progress)
     save(loaded.module, out, source=loaded, architecture=loaded.architecture, width_multiple=loaded.width_multiple)
     about = {"model": str(directory), "data": images.data, "broken_images": list(data.broken)}
@@ -236,9 +238,25 @@ def run_of(model: str, images: ImageOptions, size: int | str | None = None) -> d
 
     A directory is known by its weights, so that it may be moved.
     """
+    return {"model": _known_by(model), "size": size, **images.model_dump(mode="json", exclude={"data"})}
+
+
+def taught_by(recipe: Tuning) -> dict[str, str | None]:
+    """What the teacher of a command's run is known by, which may be moved too; nothing is known by no teacher."""
+    if not isinstance(recipe, Distillation) or not recipe.distill_from:
+        return {"teacher": None}
+    weights = recipe.distill_weights
+    given = f" {_digest(Path(weights)) if Path(weights).is_file() else weights}" if weights else ""
+    return {"teacher": _known_by(recipe.distill_from) + given}
+
+
+def _known_by(model: str) -> str:
     file = Path(model) / WEIGHTS_FILE
-    named = f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}" if file.is_file() else model
-    return {"model": named, "size": size, **images.model_dump(mode="json", exclude={"data"})}
+    return _digest(file) if file.is_file() else model
+
+
+def _digest(file: Path) -> str:
+    return f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
 
 
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -269,12 +287,13 @@ def placed(
 ) -> Path:  # fmt: skip
     """The default directory of a training: this model's newest one here that it would resume, else a new one."""
 
-    wanted = run_of(model, images, size) | _settings(recipe, images.data)
+    wanted = run_of(model, images, size) | taught_by(recipe) | _settings(recipe, images.data)
 
     def holds(folder: Path) -> bool:
         with suppress(GhostsearchError):
             there = _claimed(folder / CHECKPOINTS)
-            return all(name in there and there[name] == value for name, value in wanted.items())
+            # One of before teachers were noted had none, as far as anyone knows.
+            return all(there.get(name) == value for name, value in wanted.items())
         return False
 
     return dated_directory(model, holds, what=what)

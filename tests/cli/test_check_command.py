@@ -5,7 +5,11 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from ghostsearch import load, load_data, load_model
+from ghostsearch.study.config import RunConfig
+from ghostsearch.study.directory import write_run
 from ghostsearch.study.gate import _state
+from ghostsearch.training.evaluate import evaluate
 
 DIGITS = "ghostsearch:digits_cnn"
 QUICK = ("--time-limit", "0.1", "--quiet")
@@ -56,6 +60,20 @@ def test_scores_of_a_file_are_judged_on_images(ghostsearch, files):
     undecided = ghostsearch("check", file, "--min-accuracy", str(value), *options)
     assert undecided.code == 4
     assert ghostsearch("check", file, "--min-accuracy", "99%", *options).code == 3
+
+
+def test_a_studys_model_is_judged_on_the_test_images_of_its_study(ghostsearch, files, tmp_path):
+    """Split by another seed, most test images would be images that the model was trained on."""
+    model = tmp_path / "models" / "1a2b3c4d5e"
+    shutil.copytree(files[0], model)
+    write_run(tmp_path, RunConfig(model=DIGITS, data="digits", seed=5))
+    judged = ("check", model, "--data", "digits", "--min-accuracy", "0%", "--json", *QUICK)
+    mine, other = ghostsearch(*judged), ghostsearch(*judged, "--seed", "0")
+    network, spec = load(model), load_model(DIGITS).input
+    right = [evaluate(network, load_data("digits", input=spec, seed=seed).test) for seed in (5, 0)]
+    assert right[0] != right[1]
+    assert [float(done.data[0]["found"].split()[0]) / 100 for done in (mine, other)] == pytest.approx(right, abs=1e-3)
+    assert "seed 5, by which" in mine.err
 
 
 def test_the_baseline_is_that_of_the_models_own_study_wherever_one_stands(ghostsearch, refused, files, tmp_path):

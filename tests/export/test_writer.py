@@ -13,7 +13,7 @@ from torch import nn
 
 from ghostsearch.errors import GhostsearchError, MissingExtraError
 from ghostsearch.export.card import write_card
-from ghostsearch.export.export_directory import export_directory, split_seed
+from ghostsearch.export.export_directory import export_directory
 from ghostsearch.export.formats.table import FORMATS, get_format
 from ghostsearch.export.options import Exporting
 from ghostsearch.export.writer import _compare, descriptive_name, export
@@ -243,14 +243,6 @@ def test_the_card_of_an_int8_study_says_what_its_scores_are_of(device: str, said
     model = LoadedModel(nn.Identity(), "toy:net", InputSpec(64, 1, (0.5,), (0.5,)))
     card = write_card(tmp_path / "net.onnx", model, known, {"batch": "1"}).read_text()
     assert ("Scores are those of the networks in int8." in card) is said
-
-
-def test_int8_is_judged_on_the_test_split_of_the_training(tmp_path: Path) -> None:
-    """Split by another seed, most of the test images would be images that the network was trained on."""
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "settings.json").write_text('{"seed": 7}')
-    assert split_seed(tmp_path, None) == 7
-    assert split_seed(tmp_path / "elsewhere", None) == 0
 
 
 def test_a_damaged_record_is_one_line(digits: SavedModel, tmp_path: Path) -> None:

@@ -184,6 +184,30 @@ def test_another_run_in_the_same_directory_is_refused_and_has_a_directory_of_its
     assert placed("one", more, recipe, what="-finetuned") != first
 
 
+def test_another_teacher_is_another_run_and_a_moved_one_the_same(loaded, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("one", 0), ("teacher", 1)):
+        model = load_model("ghostsearch:digits_cnn", seed=seed)
+        save(model.module, tmp_path / name, source=model, architecture=Architecture())
+    images, alone = ImageOptions(data="digits", train_images=64), Distillation(epochs=1, compute_device="cpu")
+    first = placed("one", images, alone, what="-finetuned")
+    finetune_directory(Path("one"), images, first, alone)
+    taught = alone.but(distill_from="teacher")
+    with pytest.raises(GhostsearchError, match="with another teacher"):
+        finetune_directory(Path("one"), images, first, taught)
+    second = placed("one", images, taught, what="-finetuned")
+    assert second != first
+    finetune_directory(Path("one"), images, second, taught)
+    Path("teacher").rename("moved")
+    assert placed("one", images, alone.but(distill_from="moved"), what="-finetuned") == second
+    assert placed("one", images, alone, what="-finetuned") == first
+
+
+def test_weights_of_no_teacher_are_refused(tmp_path):
+    with pytest.raises(GhostsearchError, match="--distill-weights is for --distill-from"):
+        finetune_directory(tmp_path, ImageOptions(), tmp_path / "out", Distillation(distill_weights="x.pt"))
+
+
 @pytest.mark.parametrize(("file", "said"), [("architecture.json", "another model"), ("run.yaml", "a study")])
 def test_another_model_and_a_study_are_not_written_into(loaded, tmp_path, file, said):
     save(loaded.module, tmp_path / "in", source=loaded, architecture=Architecture())
