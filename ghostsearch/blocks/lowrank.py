@@ -91,9 +91,12 @@ def _balanced(reduce: Tensor, expand: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _output_covariance(problem: Problem, free: FreeFit) -> Tensor:
-    """Covariance of the unconstrained fit's outputs times their number: (groups, n/groups, n/groups)."""
+    """Covariance of the unconstrained fit's outputs times their number: (groups, n/groups, n/groups).
+
+    Without a constant that takes up the means they stay in.
+    """
     outputs = problem.outputs(free.weight)
-    mean, groups = channel_means(outputs), free.equations.groups
+    mean, groups = channel_means(outputs) * problem.intercept, free.equations.groups
     n = len(mean) // groups
     total = torch.zeros(groups, n, n, dtype=torch.float64, device=mean.device)
     for values in outputs:

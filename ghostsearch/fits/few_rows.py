@@ -67,7 +67,7 @@ class FewRows:
         return self.factors[ridge]
 
     def centred(self) -> Tensor:
-        """x·xᵀ of the inputs less their means: (groups, features, features)."""
+        """x·xᵀ of the inputs, less their means where there is an intercept: (groups, features, features)."""
         return gram(self.x)
 
     def explained(self, weight: Tensor) -> Tensor:

@@ -173,8 +173,10 @@ class NormalEquations:
         self.rows += columns.shape[-1]
 
     def centred(self) -> Tensor:
-        """x·xᵀ of the inputs less their means."""
+        """x·xᵀ of the inputs, less their means where there is an intercept to take them up."""
         xx = self._moments()
+        if not self.intercept:
+            return xx
         mean = (self.x / self.rows**0.5).to(xx.dtype)
         return torch.baddbmm(xx, mean[:, :, None], mean[:, None, :], alpha=-1)
 
@@ -201,7 +203,7 @@ class NormalEquations:
         columns: (groups, features, k)
         """
         if ridge not in self.factors:
-            xx = self.centred() if self.intercept else self._moments()
+            xx = self.centred()
             # What float32 products lose of the raw moments must not outweigh the damping.
             floor = 3e-6 * self.xx.diagonal(dim1=-2, dim2=-1).mean(-1)
             self.factors[ridge] = cholesky(raised(xx, floor), ridge)

@@ -67,6 +67,8 @@ class Preset(Frozen):
         names = [g.name for g in anatomy.groups]
         for glob in (*self.include, *self.exclude, *(r.match for r in self.sites)):
             _check_glob(glob, [*paths, *(s.path for s in anatomy.skipped)], "site")
+        for kind in [r.kind for r in self.sites if anatomy.sites]:
+            _check_glob(kind, sorted({s.kind for s in anatomy.sites}), "kind of site")
         if anatomy.groups:
             for rule in self.groups:
                 _check_glob(rule.match, names, "group")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ghostsearch.errors import GhostsearchError, failure_reason, release_memory
+from ghostsearch.errors import GhostsearchError, TrainingError, failure_reason, release_memory
 from ghostsearch.files import atomic_path
 from ghostsearch.machine import memory_kept
 from ghostsearch.shown import Progress, percent_done
@@ -86,8 +87,10 @@ def _row(setup: Setup, scores: CandidateScores, change: Change) -> dict[str, Any
     """A change's figures, or why it has none; only an interrupt passes through."""
     row: dict[str, Any] = {"kind": change.kind, "name": change.name, "choice": change.choice}
     try:
-        cost = setup.cost(change.architecture)
-        return row | {"divergence": scores(change), "macs": cost.macs, "params": cost.params, "failed": ""}
+        cost, divergence = setup.cost(change.architecture), scores(change)
+        if not math.isfinite(divergence):
+            raise TrainingError(f"what this choice loses comes out as {divergence}")
+        return row | {"divergence": divergence, "macs": cost.macs, "params": cost.params, "failed": ""}
     except Exception as error:  # noqa: BLE001 - a choice that fails is a recorded failure, not a dead study
         release_memory()
         return row | {"divergence": float("nan"), "macs": None, "params": None, "failed": failure_reason(error)}

@@ -68,7 +68,7 @@ class SampledLoss:
             # Drawn on the CPU, so that every device draws the same.
             drawn = torch.multinomial(main.detach().float().cpu().softmax(1), 1, generator=generator)[:, 0]
             return F.cross_entropy(main, drawn.to(main.device), reduction="sum")
-        noise = torch.randn(main.shape, generator=generator).to(main) * main.detach().std()
+        noise = torch.randn(main.shape, generator=generator).to(main) * main.detach().std(correction=0)
         return self.task.distillation_loss(main, main.detach() + noise) * len(main)
 
 

@@ -181,28 +181,43 @@ class Program:
         the problem's `added`; `extra` are amounts of a resource by option, per variable, that come on top of its own.
         Raises UndecidedError when the nodes are used up before anything is found.
         """
-        constraints = list(self._rules)
+        constraints, extra = [*self._rules, *self._cuts(avoid, distance)], extra or {}
         for name, bound in bounds.items():
             i = self.problem.names.index(name)
             scale = max(abs(bound), 1e-30)
             row = self._resources[i].copy()
-            if extra and name in extra:
+            if name in extra:
                 row[: self.binaries] += np.concatenate(list(extra[name]))
             room = (bound - self.problem.resources.constant[i]) / scale
             constraints.append(LinearConstraint(row[None] / scale, -np.inf, room))
-        if avoid:
-            cuts = _matrix([(self.starts + np.array(code), np.ones(len(code))) for code in avoid], self.columns)
-            constraints.append(LinearConstraint(cuts, -np.inf, len(self.starts) - distance))
         objective = np.zeros(self.columns)
-        objective[: self.binaries] = np.concatenate(list(losses or self.problem.added))
-        found = self._run(objective, constraints, effort)
-        if found is None:
-            return None
-        code = tuple(
-            int(np.argmax(found.x[start : start + size]))
-            for start, size in zip(self.starts, self.problem.sizes, strict=True)
-        )
-        return Solution(code, found.status == 0)
+        objective[: self.binaries] = _scaled(np.concatenate(list(losses or self.problem.added)))
+        over: list[tuple[int, ...]] = []
+        while (found := self._run(objective, [*constraints, *self._cuts(over, 1)], effort)) is not None:
+            code = tuple(
+                int(np.argmax(found.x[start : start + size]))
+                for start, size in zip(self.starts, self.problem.sizes, strict=True)
+            )
+            if self._meets(code, bounds, extra):
+                return Solution(code, found.status == 0)
+            # HiGHS lets a bound be broken by a millionth.
+            over.append(code)
+        return None
+
+    def _cuts(self, avoid: Sequence[Sequence[int]], distance: int) -> list[LinearConstraint]:
+        if not avoid:
+            return []
+        cuts = _matrix([(self.starts + np.array(code), np.ones(len(code))) for code in avoid], self.columns)
+        return [LinearConstraint(cuts, -np.inf, len(self.starts) - distance)]
+
+    def _meets(
+        self, code: Sequence[int], bounds: Mapping[str, float], extra: Mapping[str, Sequence[np.ndarray]]
+    ) -> bool:
+        """Whether a code keeps every bound, but for what adding up in another order rounds."""
+        amounts = self.problem.at(code)
+        for name, amounts_of_options in extra.items():
+            amounts[name] += sum(float(x[option]) for x, option in zip(amounts_of_options, code, strict=True))
+        return all(amounts[name] <= bound + 1e-12 * abs(bound) for name, bound in bounds.items())
 
     def least(self, name: str) -> float:
         """The least that a resource can be."""
@@ -226,6 +241,13 @@ class Program:
                 f"the solver found nothing within {effort.nodes} nodes, which proves nothing; widen a bound"
             )
         return None if found.x is None else found
+
+
+def _scaled(losses: np.ndarray) -> np.ndarray:
+    """Losses over their median: HiGHS stops at 1e-6 from the best sum, whatever their unit."""
+    sizes = np.abs(losses[losses != 0])
+    # A choice that has no loss stands at 1e6.
+    return np.clip(losses / np.median(sizes), -1e6, 1e6) if len(sizes) else losses
 
 
 def solve_budgets(

@@ -301,7 +301,10 @@ class TableSampler(optuna.samplers.BaseSampler):
         shares = rng.random((DRAWS, 1)) > rng.random((DRAWS, len(self.problem.sizes)))
         drawn = (rng.integers(self.problem.sizes, size=shares.shape) * shares).tolist()
         settled = dict.fromkeys(self.problem.settled(code) for code in (*drawn, *self._front))
-        unseen = [code for code in settled if code not in self._taken] or list(settled)
+        unseen = [code for code in settled if code not in self._taken]
+        if not unseen:
+            left = self._answer({}, self.problem.added, sorted(self._taken))
+            unseen = [left] if left else list(settled)
         over = self.beliefs.excess(np.array(unseen), self.limits)
         return unseen[int(np.argmax(over <= 0)) if (over <= 0).any() else int(np.argmin(over))]
 

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.batches import kept_batches
-from ghostsearch.graph.capture import hooked, in_order, memory_order, modes_kept
+from ghostsearch.graph.capture import batch_size, hooked, in_order, memory_order, modes_kept
 from ghostsearch.graph.detector import compared_outputs
 from ghostsearch.graph.flow import find_places, trace_graph
 from ghostsearch.shown import Progress
@@ -268,7 +268,9 @@ def _error_of_one(value: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _relative(value: Tensor, wanted: Tensor) -> Tensor:
-    return F.mse_loss(value, wanted) / wanted.var().clamp_min(1e-12)
+    # One number alone, as a last batch of one image can be, has no spread.
+    power = wanted.var() if wanted.numel() > 1 else wanted.square().mean()
+    return F.mse_loss(value, wanted) / power.clamp_min(1e-12)
 
 
 @dataclass
@@ -290,8 +292,8 @@ class _Best:
 
     def _measure(self) -> float:
         with torch.no_grad():
-            found = [float(self.pair.output_error(x)) for x in self.held]
-        return sum(found) / len(found)
+            found = [(float(self.pair.output_error(x)), batch_size(x)) for x in self.held]
+        return sum(error * images for error, images in found) / sum(images for _, images in found)
 
     def state(self) -> dict[str, Tensor]:
         """The converted net's weights and statistics as they are."""

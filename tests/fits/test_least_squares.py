@@ -64,6 +64,7 @@ def test_few_rows_are_solved_alike_by_their_dual(layer, intercept):
             equations.add(x[part : part + 1], 2 * y[part : part + 1], inputs=False)
         second = equations.solve(prior, 1e-2)
         found.append((*first, *second, equations.explained(prior), equations.inverse_times(columns, 1e-2)))
+        found[-1] += (equations.centred().to(prior.dtype),)
     for dual, primal in zip(*found, strict=True):
         torch.testing.assert_close(dual, primal, rtol=1e-3, atol=1e-3)
 

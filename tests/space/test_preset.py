@@ -92,6 +92,10 @@ def test_of_widths_that_round_to_the_same_channels_the_first_is_offered():
             "glob 'neck.*' matches no site",
         ),
         ({"include": ["nothing*"], "sites": [{"choices": ["ghost(2,3)"]}]}, "matches no site"),
+        (
+            {"sites": [{"kind": "Conv2d 3×3", "choices": ["ghost(2,3)"]}]},
+            "matches no kind of site; nearest: Conv2d 3x3",
+        ),
         ({"groups": [{"match": "x*", "widths": ["width(0.5)"]}]}, "matches no group"),
         ({"sites": [{"choices": ["keep"]}]}, "no convolution of this model can be replaced"),
     ],

@@ -121,6 +121,15 @@ def test_a_change_that_fails_is_a_row_and_leaves_the_space(bench, whole, monkeyp
     assert [len(x) for x in losses_of(table, left)] == [2, 3, 2]
 
 
+def test_a_loss_that_is_no_number_is_a_failure(bench, monkeypatch, tmp_path):
+    bad = next(single_changes(bench.space))
+    score = CandidateScores.__call__
+    monkeypatch.setattr(CandidateScores, "__call__", lambda s, c: float("nan") if c == bad else score(s, c))
+    assert failed_choices(build_candidates(bench, tmp_path)) == {
+        (bad.kind, bad.name, bad.choice): "what this choice loses comes out as nan"
+    }
+
+
 def test_when_every_change_fails_the_reason_is_the_error(bench, monkeypatch, tmp_path):
     def fails(self, *_):
         raise RuntimeError("no luck at all")
@@ -162,6 +171,8 @@ def test_targets_are_drawn_alike_and_of_any_task():
         def meter(self):
             raise NotImplementedError
 
+    alone = torch.ones(1, 1, requires_grad=True)
+    assert SampledLoss(Distance(), 3)(alone, 0).isfinite(), "a last batch of one image with one output"
     for task, shape in ((Classification(), (4, 7)), (Distance(), (4, 2, 3, 3))):
         output = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
         grads = [torch.autograd.grad(SampledLoss(task, 3)(output, b), output)[0] for b in (0, 0, 1)]

@@ -224,6 +224,13 @@ def test_what_runs_or_was_refused_is_not_proposed():
     assert sampler.suggest(study) == first[0], "besides holds for one call"
 
 
+def test_what_is_left_is_found_before_anything_comes_again():
+    """The last architecture is one that is hardly ever drawn."""
+    sampler, last = table_sampler(seed=1), (2,) * 6 + (1,) * 2
+    sampler._taken.update(code for code in map(tuple, EVERY.tolist()) if code != last)
+    assert sampler._anything(np.random.default_rng(0)) == last
+
+
 def test_thousands_of_trials_cost_milliseconds_an_ask():
     import time
 

@@ -87,6 +87,18 @@ def test_the_held_out_error_is_never_higher_than_at_the_start(pair, images, lr):
         assert torch.equal(converted(images[0]), start(images[0]))
 
 
+@pytest.mark.parametrize("count", [8, 9])
+def test_one_number_alone_is_judged_too(count):
+    """A network of one output, of which one image is held out."""
+    torch.manual_seed(0)
+    baseline = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 1)).eval()
+    converted = copy.deepcopy(baseline)
+    with torch.no_grad():
+        converted[0].weight += 0.1 * torch.randn(converted[0].weight.shape)
+    done = distill_blocks(baseline, converted, [torch.randn(count, 1, 8, 8)], 20, settings=AS_THEY_ARE)
+    assert done.after < done.before
+
+
 def test_norms_get_the_statistics_of_what_they_read_and_no_output_changes(pair, images):
     _, model = pair
     with torch.no_grad():

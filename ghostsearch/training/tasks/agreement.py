@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ghostsearch.graph.capture import tensors
+from ghostsearch.graph.capture import in_order, mapped, memory_order, tensors
 from ghostsearch.training.tasks.base import Meter, PerImage, Task
 from ghostsearch.training.tasks.classification import Accuracy
 from ghostsearch.units import AGAINST_BASELINE, AGREEMENT
@@ -25,6 +25,7 @@ class Agreement(Task):
         self.metric = AGREEMENT if task.metric == "accuracy" else task.metric + AGAINST_BASELINE
         self.maximize = task.maximize
         self.baseline = copy.deepcopy(baseline).eval().requires_grad_(False)
+        self._order: torch.memory_format | None = None
 
     def forward(self, model: nn.Module, images: Any, target: Any) -> Any:
         """As the task's own."""
@@ -35,7 +36,12 @@ class Agreement(Task):
         # Not in inference mode, whose tensors no gradient may meet.
         with torch.no_grad():
             first = next(tensors(images), torch.empty(0))
-            return self.task.forward(self.baseline.to(first.device), images, target)
+            baseline = self.baseline.to(first.device)
+            # The images stand in the judged model's order, in which this one need not run.
+            order = self._order = self._order or memory_order(
+                images, baseline, forward=lambda model, x: self.task.forward(model, x, None)
+            )
+            return self.task.forward(baseline, mapped(images, lambda x: in_order(x, order)), target)
 
     def loss(self, output: Any, target: Any) -> Tensor:
         """The task's distillation distance from the baseline's output."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, TrainingError
 from ghostsearch.graph.capture import call
 
 AUXILIARY_WEIGHT = 0.3
@@ -25,6 +25,13 @@ class Meter(Protocol):
 
     def compute(self) -> Any:
         """The score over all batches so far; a number or a scalar tensor."""
+
+
+def not_nan(output: Tensor) -> Tensor:
+    """The output itself; raises TrainingError for NaN, which would rank as the largest of numbers."""
+    if output.isnan().any():
+        raise TrainingError("the output of the network is not a number (NaN)")
+    return output
 
 
 class PerImage(ABC):

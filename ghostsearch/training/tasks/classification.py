@@ -8,8 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ghostsearch.errors import GhostsearchError, TrainingError
-from ghostsearch.training.tasks.base import Meter, PerImage, Task, main_output, softened_divergence, with_auxiliary
+from ghostsearch.errors import GhostsearchError
+from ghostsearch.training.tasks.base import (
+    Meter,
+    PerImage,
+    Task,
+    main_output,
+    not_nan,
+    softened_divergence,
+    with_auxiliary,
+)
 
 
 class Classification(Task):
@@ -67,10 +75,7 @@ class Accuracy(PerImage):
         """1 where the largest logit (N, classes) is at the label, else 0; raises TrainingError for NaN."""
         labels = target.argmax(1) if target.ndim == 2 else target
         self._labels.append(labels.detach().cpu())
-        logits = main_output(output)
-        if logits.isnan().any():
-            raise TrainingError("the output of the network is not a number (NaN)")
-        return logits.argmax(1) == labels
+        return not_nan(main_output(output)).argmax(1) == labels
 
     def class_counts(self) -> dict[int, tuple[int, int]]:
         """Right images and all images of each class that occurs."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.training.tasks.base import Meter, Task, main_output
+from ghostsearch.training.tasks.base import Meter, Task, main_output, not_nan
 
 
 class MultiLabel(Task):
@@ -54,7 +54,7 @@ class MeanAveragePrecision:
 
     def update(self, output: Any, target: Tensor) -> None:
         """Take in logits and zeros and ones, (N, labels) both."""
-        self._logits.append(main_output(output).detach().float().cpu())
+        self._logits.append(not_nan(main_output(output)).detach().float().cpu())
         self._marks.append(target.detach().long().cpu())
 
     def compute(self) -> float:

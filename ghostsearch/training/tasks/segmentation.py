@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.training.tasks.base import Meter, Task, main_output, softened_divergence, with_auxiliary
+from ghostsearch.training.tasks.base import Meter, Task, main_output, not_nan, softened_divergence, with_auxiliary
 
 IGNORED = 255
 """Pixels of this class count nowhere, as in VOC and Cityscapes."""
@@ -56,7 +56,7 @@ class MeanIoU:
 
     def update(self, output: Any, target: Tensor) -> None:
         """Take in maps (N, classes, H, W) and masks (N, H, W)."""
-        scores = _at_size(main_output(output), target)
+        scores = _at_size(not_nan(main_output(output)), target)
         classes, counted = scores.shape[1], _counted(target, scores.shape[1])
         pairs = target[counted] * classes + scores.argmax(1)[counted]
         found = torch.bincount(pairs.flatten(), minlength=classes**2).view(classes, classes).cpu()

@@ -11,6 +11,8 @@ from torch import nn
 
 from ghostsearch.errors import GhostsearchError, TrainingError
 from ghostsearch.study.scores import score_of
+from ghostsearch.training.evaluate import evaluate
+from ghostsearch.training.tasks.agreement import Agreement
 from ghostsearch.training.tasks.base import per_image, score_value
 from ghostsearch.training.tasks.classification import Accuracy, Classification, class_labels
 from ghostsearch.training.tasks.table import TASKS, load_task, task_for
@@ -167,9 +169,30 @@ def test_an_unknown_task_gets_one_line():
         load_task("classify")
 
 
-def test_logits_that_are_no_numbers_are_no_answers():
+@pytest.mark.parametrize(
+    ("name", "shape", "target"),
+    [
+        ("classification", (4, 3), torch.zeros(4, dtype=torch.long)),
+        ("multilabel", (4, 3), torch.ones(4, 3)),
+        ("segmentation", (4, 3, 5, 5), torch.zeros(4, 5, 5, dtype=torch.long)),
+    ],
+)
+def test_outputs_that_are_no_numbers_are_no_answers(name, shape, target):
     with pytest.raises(TrainingError, match="not a number"):
-        Classification().meter().update(torch.full((4, 3), float("nan")), torch.zeros(4, dtype=torch.long))
+        load_task(name).meter().update(torch.full(shape, float("nan")), target)
+
+
+def test_a_baseline_that_asks_for_a_view_judges_a_model_that_does_not():
+    """The images stand in the judged model's memory order."""
+    maps = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()]
+    judged = nn.Sequential(*maps, nn.Flatten(), nn.Linear(8 * 64, 5))
+
+    class Viewed(nn.Module):
+        def forward(self, x):
+            return judged[3](judged[:2](x).view(len(x), -1))
+
+    loader = [(torch.randn(6, 3, 8, 8), torch.zeros(6)) for _ in range(2)]
+    assert evaluate(judged, loader, Agreement(Classification(), Viewed())) == 1
 
 
 @pytest.mark.parametrize("label", [-1, 3])
