@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ghostsearch.files import write_text
-from ghostsearch.measure.onnx_graph.capture import onnx_bytes
+from ghostsearch.measure.onnx_graph.int8_module import FloatFile
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.records import Record
 from ghostsearch.study.devices import runs_graphs
@@ -33,7 +33,7 @@ def make_reference(setup: Setup, baseline: Record, folder: Path) -> Reference | 
         return None
     if config.scores_int8:
         digest, origin = FLOAT, "float baseline"
-        module = OnnxModule(onnx_bytes(model, setup.example, free_batch=True)[0], threads=config.threads)
+        module = OnnxModule(FloatFile.of(model, setup.example).graph, threads=config.threads)
     else:
         digest, origin = INT8, "int8 baseline"
         module = setup.quantized(model)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from ghostsearch import RunConfig, search
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning
@@ -50,6 +51,24 @@ def test_trials_are_timed_and_scored_in_int8(tiny, tmp_path):
     found = export_directory(tmp_path / "study", Exporting(int8=True), allow_code=True)
     assert found["score"] == view.record(view.chosen).score("test").value, "the file is what was scored"
     assert found["float_nodes"] == ("stem.0 (Conv)",), "with what the study keeps in float"
+
+
+def test_a_model_that_counts_its_images_itself_is_searched_without_labels(tmp_path):
+    """Its graphs take one image, and its forward asks for a view, which one memory order alone allows."""
+
+    class Counted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+            self.linear = nn.Linear(16 * 64, 5)
+
+        def forward(self, x):
+            return self.linear(self.second(self.first(x).relu()).relu().view(len(x), -1))
+
+    images = tuple(torch.randn(n, 3, 8, 8) for n in (64, 40, 40))
+    options = {**SMALL, "epochs": 0, "final_epochs": 0, "space": "ghost", "trials": 2, "sampler": "random"}
+    view = search(model=Counted().eval(), data=images, out=str(tmp_path / "study"), **options)
+    assert [r.state for r in view.records] == ["complete", "complete"], [r.reason for r in view.records]
 
 
 def _check_layers(view, folder):
