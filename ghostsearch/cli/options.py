@@ -24,12 +24,14 @@ MODEL_HELP = (
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Model names that begin with what was typed; torchvision is imported only once its prefix is there."""
+    """Model names that begin with what was typed; torchvision is imported only once no other prefix begins so."""
     from ghostsearch.models.load import known_models
 
     prefixes = ["ghostsearch:", "torchvision:", "timm:"]
     matching = [p for p in prefixes if p.startswith(incomplete)]
-    return matching if len(matching) > 1 else [m for m in known_models(incomplete) if m.startswith(incomplete)]
+    if len(matching) > 1:
+        return matching
+    return [m for m in known_models(next(iter(matching), incomplete)) if m.startswith(incomplete)]
 
 
 def complete_space(incomplete: str) -> list[str]:

@@ -1,5 +1,7 @@
 """One meaning an option name: whatever command has it, an option takes the same kind of value and says the same."""
 
+import re
+
 import pytest
 import typer.main
 
@@ -88,3 +90,28 @@ def test_no_arguments_show_the_help(ghostsearch):
     shown = ghostsearch()
     assert shown.code == 0
     assert "convert" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("shell", "found"),
+    [
+        ("bash: ghostsearch inspect ghostsearch : dig", "digits_cnn"),
+        ("bash: ghostsearch inspect ghostsearch :", "digits_cnn"),
+        ("bash: ghostsearch measure ghostsearch : digits_cnn --device torch :", "cpu"),
+        ("bash: ghostsearch inspect 'ghostsearch:dig", "ghostsearch:digits_cnn"),
+        ("bash: ghostsearch inspect gho", "ghostsearch:digits_cnn"),
+        ("bash: ghostsearch search --spa", "--space"),
+        ("zsh: ghostsearch inspect ghostsearch:dig", r""":(("ghostsearch\\:digits_cnn"))'"""),
+        ("fish: ghostsearch inspect ghostsearch:dig", "ghostsearch:digits_cnn"),
+    ],
+)  # fmt: skip
+def test_names_complete_as_each_shell_takes_words_apart(ghostsearch, monkeypatch, shell, found):
+    name, words = shell.split(": ", 1)
+    monkeypatch.setenv("_GHOSTSEARCH_COMPLETE", f"complete_{name}")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", words)
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    monkeypatch.setenv("COMP_WORDS", words.replace(" ", "\n"))
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    shown = ghostsearch()
+    assert shown.code == 0
+    assert found in re.split(r"[\n\t ]", shown.out), shown
