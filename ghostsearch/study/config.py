@@ -253,14 +253,23 @@ FREE = frozenset(
 
 
 def configure(given: dict[str, Any], file: Path | None = None) -> RunConfig:
-    """The run of a run.yaml, overridden by the values given; raises GhostsearchError naming the field that is wrong."""
+    """The run of a run.yaml, overridden by the values given.
+
+    Raises GhostsearchError naming the field that is wrong, or that is given and would have no effect.
+    """
     base = read_run(file) if file else {}
     try:
-        return RunConfig(**{**base, **given})
+        run = RunConfig(**{**base, **given})
     except OptionError as error:
         if file is None or error.option.partition(".")[0] in given:
             raise
         raise GhostsearchError(f"{file}: {error}") from None
+    # A file holds them whatever its engine.
+    for name in sorted(given.keys() & {"ray_address", "resources"}):
+        if run.engine != "ray":
+            option = f"--{name.replace('_', '-')}"
+            raise GhostsearchError(f"{option} is for --engine ray; add it, or leave {option} out")
+    return run
 
 
 def read_run(file: Path) -> dict[str, Any]:

@@ -86,6 +86,26 @@ def test_a_slip_of_the_fingers_is_one_line(refused, told, arguments):
     assert len(refused(told, *arguments).err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("told", "arguments"),
+    [
+        ("--include is for --choice;", ["convert", "NET", "--architecture", "a.json", "--include", "*"]),
+        ("--exclude is for --choice;", ["convert", "NET", "--architecture", "a.json", "--exclude", "conv*"]),
+        ("add --calibrate DATA", ["convert", "NET", "--choice", "ghost", "--calibration-images", "5"]),
+        ("add --calibrate DATA", ["convert", "NET", "--choice", "ghost", "--fit-memory", "2"]),
+        ("add --calibrate DATA", ["convert", "NET", "--choice", "ghost", "--distill-steps", "5"]),
+        ("--ray-address is for --engine ray;", ["search", "--ray-address", "auto"]),
+        ("--resources is for --engine ray;", ["search", "--resources", "cpu=2"]),
+        ("--out is for --gallery;", ["inspect", "NET", "--out", "there"]),
+        ("No such option: --distillation", ["train", "NET", "--data", "digits", "--distillation", "0.5"]),
+        ("No such option: --train-images", ["check", "NET", "--max-params", "1M", "--train-images", "8"]),
+    ],
+)  # fmt: skip
+def test_an_option_that_would_have_no_effect_is_refused(refused, tmp_path, told, arguments):
+    refused(told, *[{"NET": "ghostsearch:digits_cnn"}.get(word, word) for word in arguments], cwd=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_arguments_show_the_help(ghostsearch):
     shown = ghostsearch()
     assert shown.code == 0
