@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -155,9 +156,11 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
         return tuple(dict.fromkeys(devices))
 
     @model_validator(mode="after")
-    def _budget_parses(self) -> RunConfig:
+    def _texts_parse(self) -> RunConfig:
         with refused():
             self.budget_s()
+            if self.engine == "ray":
+                self.trial_resources()
         return self
 
     @property
@@ -176,6 +179,20 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
     def budget_s(self) -> float | None:
         """Wall seconds that the search may take; None without a time budget."""
         return None if self.time_budget is None else parse_duration(self.time_budget)
+
+    def trial_resources(self) -> dict[str, float]:
+        """Ray's resources of `cpu=2`, `gpu=0.5`, …; raises GhostsearchError where one is no amount."""
+        found: dict[str, float] = {}
+        for text in self.resources:
+            name, _, amount = (part.strip() for part in text.partition("="))
+            try:
+                value = float(amount)
+            except ValueError:
+                value = math.nan
+            if not (name and 0 <= value < math.inf):
+                raise GhostsearchError(f"resources {text!r} names no amount of at least 0; write cpu=2,gpu=0.5")
+            found[name.lower() if name.lower() in ("cpu", "gpu") else name] = value
+        return found
 
     def longest_training(self) -> int:
         """Epochs that every finalist and the trained baseline have had in the end."""
