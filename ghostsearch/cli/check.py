@@ -25,6 +25,7 @@ JUNIT = {"failure": "missed", "error": "not decided"}
 """Elements of a JUnit file by the verdict that they stand for."""
 
 
+@o.without("train_images")
 def check(
     model: o.Subject,
     gate: Gate = GATE,

@@ -45,7 +45,7 @@ def compare(
 
     with progress_bar(shown.silent) as progress:
         rows = compare_models(
-            models, device=device, setting=setting, size=size, allow_code=allow_code, progress=progress
+            models, device=device, setting=setting, size=size, allow_code=allow_code, progress=progress, mark_in=mark_in
         )
     if mark_in:
         write_compact(rows, mark_in)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ghostsearch.cli import check, choose, compare, device, latency, model, study, train
+from ghostsearch.cli.bash import whole_words
 from ghostsearch.cli.options import command
 from ghostsearch.cli.terminal import say_error, warning_printer
 from ghostsearch.errors import GhostsearchError
@@ -92,7 +93,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.showwarning = warning_printer()
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="ghostsearch", standalone_mode=False))
+        with whole_words():
+            sys.exit(app(sys.argv[1:] or ["--help"], prog_name="ghostsearch", standalone_mode=False))
     except GhostsearchError as error:
         say_error(str(error))
         sys.exit(2)

@@ -34,7 +34,7 @@ def inspect_model(
         str | None,
         typer.Option(help="Draw the most similar feature maps of this image ('default': one that is shipped)."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Directory of the gallery.")] = Path("gallery"),
+    out: Annotated[Path | None, typer.Option(help="Directory of the gallery. Default: gallery.")] = None,
     shown: o.Printed = o.PRINTED,
 ) -> None:
     """Show which convolutions may be replaced, by what, and why the others may not.
@@ -43,9 +43,11 @@ def inspect_model(
     """
     from ghostsearch.surgery.saved import open_model
 
+    if out and gallery is None:
+        raise GhostsearchError("--out is for --gallery; add --gallery default, or leave --out out")
     loaded = open_model(model, loading)
     if gallery is not None:
-        _gallery(loaded, gallery, out, as_json=shown.as_json)
+        _gallery(loaded, gallery, out or Path("gallery"), as_json=shown.as_json)
         return
     from ghostsearch.report.inspection import inspection
 

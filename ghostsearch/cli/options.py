@@ -24,12 +24,14 @@ MODEL_HELP = (
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Model names that begin with what was typed; torchvision is imported only once its prefix is there."""
+    """Model names that begin with what was typed; torchvision is imported only once no other prefix begins so."""
     from ghostsearch.models.load import known_models
 
     prefixes = ["ghostsearch:", "torchvision:", "timm:"]
     matching = [p for p in prefixes if p.startswith(incomplete)]
-    return matching if len(matching) > 1 else [m for m in known_models(incomplete) if m.startswith(incomplete)]
+    if len(matching) > 1:
+        return matching
+    return [m for m in known_models(next(iter(matching), incomplete)) if m.startswith(incomplete)]
 
 
 def complete_space(incomplete: str) -> list[str]:
@@ -99,6 +101,16 @@ def needs(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return marked
 
 
+def without(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Leave options of a command's groups out that would have no effect there."""
+
+    def marked(function: Callable[..., None]) -> Callable[..., None]:
+        setattr(function, "without", names)  # noqa: B010
+        return function
+
+    return marked
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """The function as a typer command: a parameter that is a group of options becomes an option per field.
 
@@ -115,8 +127,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         else:
             plain.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
     needed: tuple[str, ...] = getattr(function, "needs", ())
+    left_out: tuple[str, ...] = getattr(function, "without", ())
     said = {name: f.description for group in grouped.values() for name, f in type(group).model_fields.items()}
-    of_fields = {name: p for group in grouped.values() for name, p in _field_parameters(group, needed).items()}
+    offered = {name: p for group in grouped.values() for name, p in _field_parameters(group, needed).items()}
+    of_fields = {name: p for name, p in offered.items() if name not in left_out}
 
     def run(**values: Any) -> None:
         given = {name: value for name, value in values.items() if name in of_fields and value not in (None, [])}

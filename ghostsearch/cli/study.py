@@ -189,6 +189,9 @@ def _next_step(view: StudyView, folder: Path) -> str:
     chosen = folder / "models" / view.chosen
     if view.chosen in ("", BASELINE) or not chosen.is_dir():
         longer = " --time-budget T" if view.config.get("time_budget") else ""
-        return f"next: ghostsearch search --config {typed(folder / 'run.yaml')} --trials N{longer}   adds trials"
+        # Else a study that was moved, or is looked at from elsewhere, would begin again where its file says.
+        moved = Path(view.config["out"]).resolve() != folder.resolve()
+        run = typed(folder / "run.yaml") + f" --out {typed(folder)}" * moved
+        return f"next: ghostsearch search --config {run} --trials N{longer}   adds trials"
     model = typed(chosen) + leave_for(str(view.config.get("model", "")))
     return f"next: ghostsearch finetune {model} --data … --out DIR   or   {export_command(view, view.chosen)}"

@@ -49,6 +49,7 @@ def finetune(
 
 
 @o.needs("data")
+@o.without("distillation")
 def train(
     model: o.Model,
     out: Out = None,

@@ -39,12 +39,15 @@ def requested_architecture(anatomy: Anatomy, wanted: Conversion) -> Architecture
     """The architecture that one choice for every place, or a file, asks for.
 
     A choice goes to every site (a width to every group) that it fits and that the globs let through. Raises
-    GhostsearchError unless exactly one of the two is given, for unknown sites, and when nothing would change.
+    GhostsearchError unless exactly one of the two is given, for globs beside a file, for unknown sites, and when
+    nothing would change.
     """
     choice, file = wanted.choice, wanted.architecture
     if (choice is None) == (file is None):
         raise GhostsearchError("give exactly one of --choice 'ghost(ratio=2, kernel=3)' and --architecture FILE")
     if file is not None:
+        for name in sorted(wanted.model_fields_set & {"include", "exclude"}):
+            raise GhostsearchError(f"--{name} is for --choice; --architecture names its sites, so leave --{name} out")
         architecture = Architecture.read(Path(file))
         require_sites(anatomy, architecture.sites)
         return architecture
@@ -67,8 +70,8 @@ def convert_and_save(
     went well.
     """
     fitted = bool(wanted.calibrate and wanted.calibration_images)
-    if wanted.distill_steps and not fitted:
-        raise GhostsearchError("--distill-steps needs images to distil on; add --calibrate DATA")
+    if not fitted:
+        _refuse_fit_options(wanted)
     torch_device(wanted.compute_device)
     check_writable(out)
     _check_untaken(out)
@@ -109,6 +112,15 @@ def convert_and_save(
         "out": str(out),
         "rows": [{"what": text, "before": getattr(before, k), "after": getattr(after, k)} for k, text in names.items()],
     }
+
+
+def _refuse_fit_options(wanted: Conversion) -> None:
+    """Raise GhostsearchError for options that say how weights are fitted, where none are."""
+    for name in ("calibration_images", "distill_steps", "fit_memory"):
+        # No images and no steps are what is done.
+        if name in wanted.model_fields_set and getattr(wanted, name):
+            option = f"--{name.replace('_', '-')}"
+            raise GhostsearchError(f"{option} is for weights fitted to images; add --calibrate DATA, or leave it out")
 
 
 def _check_untaken(out: Path) -> None:

@@ -26,6 +26,7 @@ from ghostsearch.options import Frozen
 from ghostsearch.records import Cost, Latency
 from ghostsearch.report.tables import narrow_table
 from ghostsearch.shown import Progress
+from ghostsearch.study.directory import load_study
 from ghostsearch.study.subject import open_subject
 from ghostsearch.surgery.saved import SavedModel
 from ghostsearch.units import (
@@ -84,14 +85,18 @@ def compare_models(
     size: int | str | None = None,
     allow_code: bool = False,
     progress: Progress | None = None,
+    mark_in: Path | None = None,
 ) -> list[ComparedModel]:
     """Measure models beside the first one on one device, interleaved, all on images of the first one's size.
 
     A name is what `load_model` knows, a bare torchvision or timm name, a directory that ghostsearch wrote, a study (its
     chosen model) or an ONNX file. The first model is timed against itself too: how far its ratio is from 1 is the
-    measurement's own error.
-    Raises GhostsearchError when a name is unknown, twice there, or a model cannot take the first one's images.
+    measurement's own error. mark_in: the directory that the rows are for.
+    Raises GhostsearchError when a name is unknown, twice there, or a model cannot take the first one's images, and
+    where `mark_in` holds no study.
     """
+    if mark_in:
+        load_study(mark_in)
     if len(set(names)) != len(names) or not names:
         raise GhostsearchError(f"compare takes one or more different models; got {', '.join(names) or 'none'}")
     loaded = {name: find_model(name, size, allow_code=allow_code) for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -155,9 +156,11 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
         return tuple(dict.fromkeys(devices))
 
     @model_validator(mode="after")
-    def _budget_parses(self) -> RunConfig:
+    def _texts_parse(self) -> RunConfig:
         with refused():
             self.budget_s()
+            if self.engine == "ray":
+                self.trial_resources()
         return self
 
     @property
@@ -176,6 +179,20 @@ class RunConfig(ModelOptions, ImageOptions, FitOptions, Setting, Recipe, Limits)
     def budget_s(self) -> float | None:
         """Wall seconds that the search may take; None without a time budget."""
         return None if self.time_budget is None else parse_duration(self.time_budget)
+
+    def trial_resources(self) -> dict[str, float]:
+        """Ray's resources of `cpu=2`, `gpu=0.5`, …; raises GhostsearchError where one is no amount."""
+        found: dict[str, float] = {}
+        for text in self.resources:
+            name, _, amount = (part.strip() for part in text.partition("="))
+            try:
+                value = float(amount)
+            except ValueError:
+                value = math.nan
+            if not (name and 0 <= value < math.inf):
+                raise GhostsearchError(f"resources {text!r} names no amount of at least 0; write cpu=2,gpu=0.5")
+            found[name.lower() if name.lower() in ("cpu", "gpu") else name] = value
+        return found
 
     def longest_training(self) -> int:
         """Epochs that every finalist and the trained baseline have had in the end."""
@@ -253,14 +270,23 @@ FREE = frozenset(
 
 
 def configure(given: dict[str, Any], file: Path | None = None) -> RunConfig:
-    """The run of a run.yaml, overridden by the values given; raises GhostsearchError naming the field that is wrong."""
+    """The run of a run.yaml, overridden by the values given.
+
+    Raises GhostsearchError naming the field that is wrong, or that is given and would have no effect.
+    """
     base = read_run(file) if file else {}
     try:
-        return RunConfig(**{**base, **given})
+        run = RunConfig(**{**base, **given})
     except OptionError as error:
         if file is None or error.option.partition(".")[0] in given:
             raise
         raise GhostsearchError(f"{file}: {error}") from None
+    # A file holds them whatever its engine.
+    for name in sorted(given.keys() & {"ray_address", "resources"}):
+        if run.engine != "ray":
+            option = f"--{name.replace('_', '-')}"
+            raise GhostsearchError(f"{option} is for --engine ray; add it, or leave {option} out")
+    return run
 
 
 def read_run(file: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from ghostsearch.errors import GhostsearchError
@@ -30,6 +31,7 @@ from ghostsearch.yaml_files import RUN
 FORMAT, VERSION = "ghostsearch.study", 2
 STUDY, OUTCOME, RECORDS = "study.json", "outcome.json", "records.jsonl"
 SECONDS, TRIAL_WEIGHTS, BASELINE_TRAINING = "seconds.json", "weights", ".baseline.ckpt"
+CLAIM_LOCK = ".claim.lock"
 
 
 def write_run(folder: Path, config: RunConfig) -> None:
@@ -43,36 +45,49 @@ def write_run(folder: Path, config: RunConfig) -> None:
 
 
 def placed(config: RunConfig) -> RunConfig:
-    """The config with a directory: as given, else this model's newest here that holds its study, else a new one."""
+    """The config with a directory: as given, else this model's newest here that holds its study, else a new one.
+
+    As good as new is one that a command left which was killed before it began a study.
+    """
     if config.out:
         return config
 
     def holds(folder: Path) -> bool:
-        # An empty one is another command's, which has just begun.
         with suppress(GhostsearchError):
             check_directory(folder, config)
             return (folder / RUN).exists()
         return False
 
-    return config.but(out=str(dated_directory(config.model, holds)))
+    found = dated_directory(config.model, holds)
+    return config.but(out=str(found if found.exists() else dated_directory(config.model, _is_left)))
+
+
+def _is_left(folder: Path) -> bool:
+    """Whether nobody needs a directory: it holds hidden files alone, and no command that has just begun holds it."""
+    # A lock that is held is an OSError too.
+    with suppress(OSError):
+        if all(p.name.startswith(".") for p in folder.iterdir()):
+            with FileLock(folder / CLAIM_LOCK, timeout=0):
+                return True
+    return False
 
 
 @contextmanager
 def claimed(config: RunConfig) -> Iterator[RunConfig]:
-    """As `placed`; a new directory is made at once, so that no other command takes its name, and goes again if empty.
+    """As `placed`; a new directory is made and held at once, lest another command take it; an empty one goes again.
 
     Raises GhostsearchError where it cannot be made.
     """
-    made = None
+    lock = None
     while not config.out:
         found = placed(config)
         folder = Path(found.out)
         try:
             if not (folder / RUN).exists():
-                folder.mkdir()
-                made = folder
+                folder.mkdir(exist_ok=True)
+                lock = FileLock(folder / CLAIM_LOCK, timeout=0).acquire().lock
             config = found
-        except FileExistsError:
+        except Timeout:
             # Another command was quicker; the next name is free.
             continue
         except OSError as error:
@@ -80,9 +95,12 @@ def claimed(config: RunConfig) -> Iterator[RunConfig]:
     try:
         yield config
     finally:
-        if made:
+        if lock:
+            # Before it is free, or the directory would go that another command has just taken.
             with suppress(OSError):
-                made.rmdir()
+                Path(lock.lock_file).unlink()
+                Path(config.out).rmdir()
+            lock.release()
 
 
 def check_directory(folder: Path, config: RunConfig, space: SearchSpace | None = None) -> None:

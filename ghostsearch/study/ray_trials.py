@@ -53,7 +53,7 @@ def explore(plan: Plan, ledger: Ledger, watch: Watch) -> None:
     workers = min(searcher.places(), plan.config.trials - len(standings))
     trainable = tune.with_resources(
         tune.with_parameters(TrialActor, setup={**to_open(plan), "board": board, "workers": workers}),
-        {name: amount for name, amount in resources_of(plan.config.resources).items() if amount},
+        {name: amount for name, amount in plan.config.trial_resources().items() if amount},
     )
     tuner = tune.Tuner(
         trainable,
@@ -76,7 +76,7 @@ def join_cluster(config: RunConfig) -> Callable[..., Any]:
     Returns what calls a function where a device is.
     Raises GhostsearchError when no node has a device of the run or the resources of a trial.
     """
-    wanted = resources_of(config.resources)
+    wanted = config.trial_resources()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Ray's workers would otherwise stand behind every other process of the machine, and be timed from there.
@@ -109,18 +109,6 @@ def join_cluster(config: RunConfig) -> Callable[..., Any]:
     if not any(places_on(node, wanted) for node in found):
         raise GhostsearchError(f"resources {', '.join(config.resources)}: no node of the Ray cluster has that much")
     return on_device
-
-
-def resources_of(texts: tuple[str, ...]) -> dict[str, float]:
-    """Ray's resources of `cpu=2`, `gpu=0.5`, …; raises GhostsearchError when one does not parse."""
-    found: dict[str, float] = {}
-    for text in texts:
-        name, _, amount = text.partition("=")
-        try:
-            found[name.strip().lower() if name.lower() in ("cpu", "gpu") else name.strip()] = float(amount)
-        except ValueError:
-            raise GhostsearchError(f"resources {text!r} does not parse; write cpu=2,gpu=0.5") from None
-    return found
 
 
 def places_on(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
@@ -165,7 +153,7 @@ class StudySearcher(Searcher):
     def places(self) -> int:
         """How many trials the cluster can run at once, looked up now and then as nodes come and go."""
         if self._due("look"):
-            wanted = resources_of(self.plan.config.resources)
+            wanted = self.plan.config.trial_resources()
             self._places = max(1, sum(places_on(node["Resources"], wanted) for node in ray.nodes() if node["Alive"]))
         return self._places
 

@@ -194,6 +194,8 @@ def test_an_architecture_file_gives_the_same_model_as_its_choices(ghostsearch, t
         ("exactly one", ["convert", "ghostsearch:digits_cnn", "--out", "OUT"]),
         ("weights", ["convert", "ghostsearch:digits_cnn", "--choice", "ghost", "--weights", "none.pt", "--out", "OUT"]),
         ("no convolution", ["convert", "torchvision:vit_b_16", "--choice", "ghost", "--out", "OUT"]),
+        ("nosuch holds no study", ["compare", "ghostsearch:digits_cnn", "--mark-in", "nosuch"]),
+        ("no device is called 'nosuch'", ["devices", "onnxruntime:cpu", "nosuch"]),
         ("no device is called", ["measure", "ghostsearch:digits_cnn", "--device", "abacus:cpu"]),
     ],
 )

@@ -1,5 +1,7 @@
 """One meaning an option name: whatever command has it, an option takes the same kind of value and says the same."""
 
+import re
+
 import pytest
 import typer.main
 
@@ -84,7 +86,52 @@ def test_a_slip_of_the_fingers_is_one_line(refused, told, arguments):
     assert len(refused(told, *arguments).err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("told", "arguments"),
+    [
+        ("--include is for --choice;", ["convert", "NET", "--architecture", "a.json", "--include", "*"]),
+        ("--exclude is for --choice;", ["convert", "NET", "--architecture", "a.json", "--exclude", "conv*"]),
+        ("add --calibrate DATA", ["convert", "NET", "--choice", "ghost", "--calibration-images", "5"]),
+        ("add --calibrate DATA", ["convert", "NET", "--choice", "ghost", "--fit-memory", "2"]),
+        ("add --calibrate DATA", ["convert", "NET", "--choice", "ghost", "--distill-steps", "5"]),
+        ("--ray-address is for --engine ray;", ["search", "--ray-address", "auto"]),
+        ("--resources is for --engine ray;", ["search", "--resources", "cpu=2"]),
+        ("--out is for --gallery;", ["inspect", "NET", "--out", "there"]),
+        ("No such option: --distillation", ["train", "NET", "--data", "digits", "--distillation", "0.5"]),
+        ("No such option: --train-images", ["check", "NET", "--max-params", "1M", "--train-images", "8"]),
+    ],
+)  # fmt: skip
+def test_an_option_that_would_have_no_effect_is_refused(refused, tmp_path, told, arguments):
+    refused(told, *[{"NET": "ghostsearch:digits_cnn"}.get(word, word) for word in arguments], cwd=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_arguments_show_the_help(ghostsearch):
     shown = ghostsearch()
     assert shown.code == 0
     assert "convert" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("shell", "found"),
+    [
+        ("bash: ghostsearch inspect ghostsearch : dig", "digits_cnn"),
+        ("bash: ghostsearch inspect ghostsearch :", "digits_cnn"),
+        ("bash: ghostsearch measure ghostsearch : digits_cnn --device torch :", "cpu"),
+        ("bash: ghostsearch inspect 'ghostsearch:dig", "ghostsearch:digits_cnn"),
+        ("bash: ghostsearch inspect gho", "ghostsearch:digits_cnn"),
+        ("bash: ghostsearch search --spa", "--space"),
+        ("zsh: ghostsearch inspect ghostsearch:dig", r""":(("ghostsearch\\:digits_cnn"))'"""),
+        ("fish: ghostsearch inspect ghostsearch:dig", "ghostsearch:digits_cnn"),
+    ],
+)  # fmt: skip
+def test_names_complete_as_each_shell_takes_words_apart(ghostsearch, monkeypatch, shell, found):
+    name, words = shell.split(": ", 1)
+    monkeypatch.setenv("_GHOSTSEARCH_COMPLETE", f"complete_{name}")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", words)
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    monkeypatch.setenv("COMP_WORDS", words.replace(" ", "\n"))
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    shown = ghostsearch()
+    assert shown.code == 0
+    assert found in re.split(r"[\n\t ]", shown.out), shown

@@ -229,6 +229,16 @@ def test_report_is_written_again_from_what_is_on_disk(ghostsearch, study):
     assert "http://" not in page.split("<script")[0], "the page needs no network"
 
 
+def test_what_adds_trials_to_a_study_names_the_directory_where_it_is(ghostsearch, study, tmp_path):
+    out, _ = study
+    shutil.copytree(out, tmp_path / "moved", ignore=shutil.ignore_patterns("models"))
+    told = "next: ghostsearch search --config moved/run.yaml{} --trials N   adds trials"
+    assert told.format(" --out moved") in ghostsearch("report", "moved", cwd=tmp_path).out
+    file = tmp_path / "moved" / "run.yaml"
+    file.write_text(file.read_text().replace(str(out), "moved"))
+    assert told.format("") in ghostsearch("report", "moved", cwd=tmp_path).out
+
+
 @pytest.mark.parametrize(
     ("told", "arguments"),
     [

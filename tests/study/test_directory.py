@@ -1,17 +1,29 @@
 """A study's directory: its name, and those that earlier versions wrote."""
 
+import contextlib
 import json
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.baseline import name_of
 from ghostsearch.study.config import RunConfig
-from ghostsearch.study.directory import check_directory, claimed, environment, load_study, placed, write_run
+from ghostsearch.study.directory import (
+    CLAIM_LOCK,
+    check_directory,
+    claimed,
+    environment,
+    load_study,
+    placed,
+    write_run,
+)
+from tests.processes import Started
 
 OLD = Path(__file__).parent / "fixtures" / "study_v1"
 
@@ -93,15 +105,33 @@ def test_of_two_searches_that_begin_together_each_gets_a_directory_and_an_empty_
 
 
 def taken_at_first(find):
-    names = []
+    names, locks = [], []
 
     def found(config):
         names.append(find(config))
-        if len(names) == 1:
-            Path(names[0].out).mkdir()
+        if not locks:
+            locks.append(FileLock(Path(names[0].out) / CLAIM_LOCK).acquire())
         return names[-1]
 
     return found
+
+
+def killed_inside(folder, config):
+    with contextlib.chdir(folder), claimed(config):
+        signal.raise_signal(signal.SIGKILL)
+
+
+def test_a_search_that_was_killed_before_it_began_its_study_begins_in_the_same_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = RunConfig(model="torchvision:resnet18")
+    assert Started(tmp_path / "log", killed_inside, tmp_path, mine).wait() == -signal.SIGKILL
+    (left,) = tmp_path.glob("resnet18-*")
+    with claimed(mine) as again, claimed(mine) as beside:
+        assert (again.out, beside.out) == (left.name, f"{left.name}.2")
+        write_run(left, again)
+    Path(f"{left.name}.2").mkdir()
+    assert placed(mine).out == left.name, "its own study comes before what a kill left"
+    assert [p.name for p in left.iterdir()] == ["run.yaml"]
 
 
 @pytest.mark.parametrize(

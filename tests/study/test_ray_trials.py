@@ -22,7 +22,6 @@ from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
 from ghostsearch.study.ledger import architecture_of
 from ghostsearch.study.ray_devices import device_resource, on_device
-from ghostsearch.study.ray_trials import resources_of
 from ghostsearch.study.run import search
 from ghostsearch.study.setup import open_setup
 from ghostsearch.study.watch import Watch
@@ -295,9 +294,3 @@ def test_a_cluster_without_the_device_or_the_resources_is_one_line(cluster, tiny
     with pytest.raises(GhostsearchError, match=r"cpu=1, gpu=0\.5: no node"):
         search(RunConfig(**tiny(tmp_path / "b", engine="ray", resources="cpu=1,gpu=0.5")))
     assert not list(tmp_path.iterdir())
-
-
-def test_resources_parse():
-    assert resources_of(("cpu=2", "gpu=0.5", "device:x=1")) == {"cpu": 2.0, "gpu": 0.5, "device:x": 1.0}
-    with pytest.raises(GhostsearchError, match=r"cpu=2,gpu=0\.5"):
-        resources_of(("cpu",))

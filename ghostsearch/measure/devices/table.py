@@ -63,7 +63,12 @@ def get_device(name: str) -> Device:
 
 
 def list_devices(names: Sequence[str] = ()) -> list[DeviceStatus]:
-    """Devices, by default every one, with versions where they are available and the reason where not."""
+    """Devices, by default every one, with versions where they are available and the reason where not.
+
+    Raises GhostsearchError for a name that no device has.
+    """
+    for name in names:
+        _check_known(name)
     rows = []
     for name in names or device_names():
         try:
@@ -79,6 +84,12 @@ def _brought() -> list[str]:
     return [point.name for point in entry_points(ENTRY_POINTS)]
 
 
+def _check_known(name: str) -> None:
+    if not name.startswith(SSH) and name not in device_names():
+        near = nearest_names(name, device_names())
+        raise GhostsearchError(f"no device is called {name!r}; nearest: {near}; another machine is ssh:user@host")
+
+
 def _load(name: str) -> Device:
     if name.startswith(SSH) and name not in _brought():
         far: Device = importlib.import_module(f"{__package__}.ssh").SshOnnxRuntime(name)
@@ -87,10 +98,8 @@ def _load(name: str) -> Device:
         file, _, kind = DEVICES[name].partition(":")
         device: Device = getattr(importlib.import_module(f"{__package__}.{file}"), kind)()
         return device
+    _check_known(name)
     made = brought_along(ENTRY_POINTS, name, "device", lambda kind: kind())
-    if made is None:
-        near = nearest_names(name, device_names())
-        raise GhostsearchError(f"no device is called {name!r}; nearest: {near}; another machine is ssh:user@host")
     if not isinstance(made, Device):
         kind = type(made).__name__
         raise GhostsearchError(f"device {name!r}: {kind} must subclass ghostsearch.measure.devices.base.Device")
