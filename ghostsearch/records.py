@@ -93,6 +93,8 @@ class Latency(_Frozen):
     """Visits taken again because another process held the core meanwhile; their times are not in `times_s`."""
     waited_s: float = 0.0
     """Seconds in all that the timed calls waited for a core, and that `times_s` leave out (one thread, Linux)."""
+    runs: int | None = None
+    """Forwards that were timed, where `times_s` are five figures of them; None in studies that did not count."""
 
     @property
     def median_s(self) -> float:
@@ -102,7 +104,8 @@ class Latency(_Frozen):
     @property
     def quartiles_s(self) -> tuple[float, float]:
         """First and third quartile in seconds."""
-        return _quartiles(self.times_s)
+        low, _, high = _quarters(self.times_s)
+        return low, high
 
     @property
     def baseline_median_s(self) -> float | None:
@@ -118,7 +121,7 @@ class Latency(_Frozen):
     def summarised(self) -> Latency:
         """The same with extremes, quartiles and medians in place of the raw seconds, so that all of these stay."""
         few = {"times_s": _summary(self.times_s), "baseline_times_s": _summary(self.baseline_times_s)}
-        return self.model_copy(update=few)
+        return self.model_copy(update={**few, "runs": self.runs or len(self.times_s)})
 
     @property
     def interval_s(self) -> tuple[float, float]:
@@ -455,17 +458,13 @@ class StudyView(Shown, _Frozen):
         return self.front_title, ["model", *(axis.label for axis in self.objectives), ""], rows
 
 
-def _quartiles(values: Sequence[float]) -> tuple[float, float]:
-    if len(values) < 2:
-        return values[0], values[0]
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, high
+def _quarters(values: Sequence[float]) -> Sequence[float]:
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else (*values, *values, *values)
 
 
 def _summary(values: Sequence[float]) -> tuple[float, ...]:
     """Least, quartiles with the median, and greatest: their own quartiles and median are the same."""
-    return tuple(values) if len(values) < 5 else (min(values), *statistics.quantiles(values, n=4, method="inclusive"),
-                                                  max(values))  # fmt: skip
+    return tuple(values) if len(values) < 5 else (min(values), *_quarters(values), max(values))
 
 
 def _median_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from ghostsearch.records import StudyView
 from ghostsearch.report.colours import choice_colours
 from ghostsearch.report.outcome import export_command
 from ghostsearch.report.summary import draw_pictures, render_markdown
-from ghostsearch.report.tables import front_rows, front_table, vetoed_rows
+from ghostsearch.report.tables import front_rows, front_table, measured_rows, vetoed_rows
 from ghostsearch.space.choice_text import parse_choice
 from ghostsearch.study.candidates import write_candidates
 from ghostsearch.units import markdown_table, milliseconds, plain_text, score_text, share_text, with_prefix
@@ -56,6 +56,14 @@ def test_front_table_shows_every_model_once_with_its_remark(view: StudyView) -> 
     screen = io.StringIO()
     Console(file=screen, width=160).print(front_table(view))
     assert all(digest in screen.getvalue() for digest in view.front)
+
+
+def test_forwards_are_counted_before_five_figures_stand_for_them(view: StudyView) -> None:
+    kept = view.finalists[-1].summarised().summarised()
+    uncounted = tuple(x.model_copy(update={"runs": None}) for x in kept.latencies)
+    for record, told in ((kept, "30 forwards"), (kept.model_copy(update={"latencies": uncounted}), "of forwards")):
+        rows = dict(measured_rows(view.model_copy(update={"finalists": (*view.finalists[:-1], record)})))
+        assert told in rows["device onnxruntime:cpu"]
 
 
 def test_names_do_not_become_terminal_markup(view: StudyView) -> None:
