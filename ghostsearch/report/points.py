@@ -83,7 +83,7 @@ class Panel:
     line: tuple[tuple[float, float], ...]
     """The front's corners, by cost."""
     asked: str
-    """The limit on the cost as text, and its share of the baseline's where the line is drawn by that; or empty."""
+    """The limit on the cost as it was asked for, an absolute one with its share where the line is drawn by that."""
 
 
 def stages(view: StudyView) -> list[str]:
@@ -101,6 +101,9 @@ def make_panel(view: StudyView, cost: Axis, stage: str) -> Panel:
     model that keeps a limit never lies beyond its line because the machine was slower then.
     """
     asked = "" if cost.bound is None else cost.text(cost.bound)
+    if cost.relative and cost.limit is not None:
+        # A figure would be that of one stage; its words are those of a breach.
+        asked = f"{cost.limit * 100:.4g} %"
     score = score_axis(view, "test" if stage == "test" else "validation")
     finished = next((r for r in view.finalists if r.digest == "baseline"), None)
     if stage != "searched" and finished and (figure := cost.value(finished)) is not None:

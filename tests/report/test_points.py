@@ -122,6 +122,16 @@ def test_an_absolute_limit_moves_with_the_machine_as_the_points_do(view: StudyVi
     assert panel.asked == f"{cost.text(limit)}, {share_text(limit / cost.baseline)}"
 
 
+def test_a_relative_limit_is_called_by_its_share_whose_line_moves_with_the_baseline(view: StudyView) -> None:
+    """The final run took another figure of the baseline than the first one, by which a label in ms would be wrong."""
+    axis = next(a for a in cost_axes(view) if a.device)
+    final = axis.value(next(r for r in view.finalists if r.digest == "baseline"))
+    cost = axis.model_copy(update={"limit": 0.625, "relative": True, "baseline": final / 1.2})
+    panel = make_panel(view, cost, "finished")
+    assert panel.cost.bound == pytest.approx(0.625 * final)
+    assert panel.asked == "62.5 %"
+
+
 def test_a_lead_that_the_images_do_not_prove_is_marked_on_the_line_and_beside_it(view: StudyView) -> None:
     """One of 1,000 images more at more MACs, one less: neither a model of the front nor one that it beats."""
 
