@@ -29,6 +29,7 @@ from ghostsearch.study.directory import (
     claimed,
     load_study,
     name_for,
+    note_axes,
     read_study,
     write_records,
 )
@@ -81,6 +82,7 @@ def _search(config: RunConfig, progress: Progress | None, given: Given | None, *
             open_storage(config.storage, watch.folder)
         with locked(setup):
             plan = make_plan(make_baseline(setup, watch), watch)
+            note_axes(watch.folder, plan.axes)
             ledger = open_ledger(plan, watch.folder)
         explore(plan, ledger, dataclasses.replace(watch, on_trial=reporting(plan, ledger, watch)) if live else watch)
         with held(FileLock(watch.folder / FINAL_LOCK)), watch.stage("final"):
