@@ -136,7 +136,7 @@ def _model(view: StudyView, record: Record, axes: list[Axis], kind: str, importa
 
 
 def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
-    """What the sliders choose from, as `study.pick` does: the finalists that had the full training.
+    """What the sliders choose from, as `study.pick` does: the finalists that had the full training, none before it.
 
     Of each its costs as shares of the baseline's, its drop in the validation score from the better baseline (accuracy
     in points), the standard error of that drop, and the axes whose limits it misses.
@@ -144,11 +144,11 @@ def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
     baseline, axis, tables = view.record("baseline"), score_axis(view), table_axes(view)
     best, options = best_baseline(view, "validation"), []
     last = longest_training(view.finalists)
-    for digest in _finished(view):
+    for digest in _finished(view) if view.finalists else ():
         record = view.record(digest)
         if record is None or best is None or digest in BASELINES or None in (axis.value(record), axis.value(best)):
             continue
-        if view.finalists and (score := record.score()) and score.epochs != last:
+        if (score := record.score()) and score.epochs != last:
             continue
         error = error_of_difference(record.score(), best.score())
         drop = axis.minimised(record) - axis.minimised(best)

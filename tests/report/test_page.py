@@ -189,6 +189,12 @@ def test_a_drop_of_one_standard_error_is_kept_by_the_sliders(view: StudyView, tm
         assert option["drop"] <= option["error"] + 1e-9
 
 
+def test_before_the_final_training_no_model_is_offered(view: StudyView, tmp_path: Path) -> None:
+    """An interrupted search has a front and a choice, but keeps no model that could be exported."""
+    assert "Choose within a budget" in render_page(view, tmp_path)
+    assert "Choose within a budget" not in render_page(view.model_copy(update={"finalists": ()}), tmp_path)
+
+
 def test_missed_limits_are_shown_as_missed(view: StudyView, tmp_path: Path) -> None:
     assert view.missed
     html = render_page(view, tmp_path)
