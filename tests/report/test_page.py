@@ -240,6 +240,11 @@ def test_comparison_figures_and_differences(view: StudyView) -> None:
     assert rows["models on the front"] == [str(len(view.front)), "2"]
     whole, part = map(float, rows["hypervolume"])
     assert whole > part > 0
+    worst = view.records[0].scores[-1].model_copy(update={"value": 0.01})
+    trial, int8 = (view.records[20].model_copy(update={"digest": d, "state": "complete", "scores": (worst,)})
+                   for d in ("unfinished", "baselineint8"))  # fmt: skip
+    more = view.model_copy(update={"records": (*view.records, trial), "finalists": (*view.finalists, int8)})
+    assert dict(figure_rows([more, other], cost_axes(view)))["hypervolume"] == rows["hypervolume"]
     assert different_settings([view, other]) == [("run: seed", ["0", "7"])]
 
 
