@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.records import StudyView
 from ghostsearch.report.classes import class_table
@@ -24,6 +25,8 @@ from ghostsearch.report.tables import (
     measured_rows,
     vetoed_rows,
 )
+from ghostsearch.study.directory import RECORDS
+from ghostsearch.study.store import DATABASE
 
 SCRIPTS = ("common", "study")
 
@@ -32,12 +35,26 @@ def write_report(view: StudyView, directory: Path) -> Path:
     """Write report.html, report.md and its pictures into a directory; returns the page's path.
 
     The page is self-contained: it needs no network and, download links apart, no file beside it.
-    Raises GhostsearchError when they cannot be written.
+    Raises GhostsearchError when they cannot be written, or where trials stand in the directory that the study lacks.
     """
+    _check_trials(view, directory / "trials.csv")
     write_markdown(view, directory)
     page = directory / "report.html"
     write_text(page, render_page(view, directory))
     return page
+
+
+def _check_trials(view: StudyView, table: Path) -> None:
+    """Raise GhostsearchError for a published study without its storage: the report that it has knows every trial."""
+    if view.records or not table.is_file():
+        return
+    with table.open(encoding="utf-8") as lines:
+        known = sum(1 for _ in lines) > 1
+    if known:
+        raise GhostsearchError(
+            f"{table} has trials whose records are not kept beside it ({DATABASE} or {RECORDS}), so the report would "
+            "lose them; put one of these there, or keep the report as it is"
+        )
 
 
 def render_page(view: StudyView, directory: Path) -> str:

@@ -247,7 +247,7 @@ def read_records(folder: Path) -> list[Record]:
 
 def _stored_records(folder: Path, name: str) -> list[Record]:
     if not (folder / DATABASE).is_file():
-        return []
+        return read_records(folder)
     try:
         with storage_errors(f"{folder / DATABASE}"):
             return records_of(open_storage(None, folder), name)

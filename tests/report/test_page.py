@@ -59,6 +59,16 @@ def test_what_a_search_without_labels_leaves_open_stands_on_page_and_in_markdown
     assert 'class="missed"' not in render_page(view.model_copy(update={"missed": ()}), tmp_path)
 
 
+def test_the_report_of_a_study_whose_trials_are_gone_is_not_written_over(view: StudyView, tmp_path: Path) -> None:
+    """A published study: a table of trials, and no storage."""
+    (tmp_path / "trials.csv").write_text("number,digest\n0,baseline\n")
+    (tmp_path / "report.html").write_text("as it was")
+    with pytest.raises(GhostsearchError, match=r"trials.csv has trials whose records are not kept .*keep the report"):
+        write_report(view.model_copy(update={"records": ()}), tmp_path)
+    assert (tmp_path / "report.html").read_text() == "as it was"
+    assert write_report(view, tmp_path).stat().st_size > 1000
+
+
 def test_no_name_from_outside_becomes_markup(view: StudyView, tmp_path: Path) -> None:
     records = list(view.records)
     records[5] = records[5].model_copy(update={"reason": HOSTILE, "origin": HOSTILE})

@@ -11,7 +11,15 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.baseline import name_of
 from ghostsearch.study.config import RunConfig
-from ghostsearch.study.directory import check_directory, claimed, environment, load_study, placed, write_run
+from ghostsearch.study.directory import (
+    check_directory,
+    claimed,
+    environment,
+    load_study,
+    placed,
+    write_records,
+    write_run,
+)
 
 OLD = Path(__file__).parent / "fixtures" / "study_v1"
 
@@ -31,6 +39,16 @@ def test_a_study_of_version_1_is_read(tmp_path):
             assert latency.baseline_median_s is None or latency.baseline_median_s > 0
     assert view.int8_layers == (), "it knew of none"
     assert any(latency.ratio for r in view.finalists for latency in r.latencies)
+
+
+def test_records_beside_a_study_are_read_where_its_storage_is_gone(tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(OLD, folder)
+    records = load_study(folder).records
+    (folder / "study.db").unlink()
+    assert load_study(folder).records == ()
+    write_records(folder, records)
+    assert load_study(folder).records == records
 
 
 @pytest.mark.parametrize("front", [{"": None}, [""], ["../elsewhere"], [1], "abc"])
