@@ -102,6 +102,15 @@ def test_no_error_nothing_fetched_and_no_sideways_scrolling(browser, page, width
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
+def test_a_study_without_trials_has_a_page_that_works(browser, view, tmp_path) -> None:
+    nothing = dict.fromkeys(("records", "objectives", "front", "finalists", "missed", "layers", "int8_layers"), ())
+    load(browser, write_report(view.model_copy(update={**nothing, "chosen": ""}), tmp_path))
+    browser.find_element("css selector", "#theme").click()
+    assert browser.find_element("css selector", "#theme").text == "Theme: light"
+    assert problems(browser) == []
+    browser.execute_script("localStorage.clear()")
+
+
 def test_a_click_selects_the_model_everywhere(browser, page, view) -> None:
     load(browser, page)
     assert selected(browser) == view.chosen

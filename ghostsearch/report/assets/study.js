@@ -24,6 +24,7 @@ const placeOf = (figure, id) => {
   return null;
 };
 const drawFront = () => {
+  if (!axis()) return;
   const figure = structuredClone(page.front[axis().name][stage()]);
   const place = placeOf(figure, state.selected);
   const [x, y] = place || [null, null];
