@@ -138,7 +138,7 @@ def _layer_bars(rows: Sequence[Mapping[str, Any]], record: Record, device: str) 
     for trace in traces:
         trace |= {"hovertext": hover, "hovertemplate": "<b>%{x}</b><br>%{hovertext}<extra></extra>"}
     figure = _figure(traces, "", "latency (µs)", barmode="group", bargap=0.2, hovermode="closest")
-    figure.update_xaxes(tickangle=-60, tickfont={"size": 10}, showgrid=False)
+    figure.update_xaxes(type="category", tickangle=-60, tickfont={"size": 10}, showgrid=False)
     figure.update_layout(meta={"caption": f"{record.digest} on {device}; {total}"})
     return figure
 

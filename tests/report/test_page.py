@@ -15,6 +15,7 @@ from ghostsearch.records import Int8Model, KeptLayer, Record, Score, StudyView
 from ghostsearch.report.compact import ComparedModel, Published, write_compact
 from ghostsearch.report.comparison import different_settings, figure_rows, write_comparison
 from ghostsearch.report.content import MAX_MODELS_BYTES, menu, model_links, page_content, slider_ends, study_links
+from ghostsearch.report.figures import layer_figures
 from ghostsearch.report.headline import headline
 from ghostsearch.report.outcome import cost_axes, cost_cell, score_cell
 from ghostsearch.report.page import render_page, write_report
@@ -220,6 +221,13 @@ def test_layer_times_are_those_of_the_study(view: StudyView, tmp_path: Path) -> 
     assert before["y"] == pytest.approx([1e6 * site["macs"] / 25e9 for site in view.anatomy["sites"]], rel=1e-4)
     untimed = render_page(view.model_copy(update={"layers": ()}), tmp_path)
     assert 'id="layer-plot"' not in untimed
+
+
+def test_layers_with_numbers_for_names_have_a_bar_each(view: StudyView) -> None:
+    numbered = view.model_copy(update={"layers": tuple(row | {"layer": f"1.{i}"} for i, row in enumerate(view.layers))})
+    figure = layer_figures(numbered)["onnxruntime:cpu"][view.chosen]
+    assert figure.layout.xaxis.type == "category"
+    assert list(figure.data[0].x) == [f"1.{i}" for i in range(len(view.layers))]
 
 
 def test_compact_networks_stand_on_the_page(view: StudyView, tmp_path: Path) -> None:
