@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from itertools import combinations
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
@@ -106,6 +108,23 @@ def test_each_choice_has_its_own_colour_and_keep_comes_first() -> None:
     assert list(colours) == ordered
     assert len(set(colours.values())) == len(ordered)
     assert [parse_choice(t).look.short for t in colours] == ["", "g2·1", "g2·3", "g4·3", "r0.5"]
+
+
+KINDS = [
+    "keep", "ghost(ratio=2, kernel=3)", "ghost(ratio=3, kernel=3)", "ghost(ratio=4, kernel=3)",
+    "ghost(ratio=5, kernel=3)", "ghost(ratio=2, kernel=3, cheap=affine)", "ghost(ratio=2, kernel=3, cheap=wavelet)",
+    "lowrank(rank=0.5)", "separable(multiplier=1)", "crop(kernel=1)", "drop", "skip",
+]  # fmt: skip
+
+
+def test_the_colours_of_all_kinds_lie_apart_and_what_is_removed_stands_out_on_white() -> None:
+    colours = choice_colours(KINDS)
+    parts = {k: np.array([int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for k, c in colours.items()}
+    for one, other in combinations(parts.values(), 2):
+        assert np.linalg.norm(one - other) > 0.14
+    for text in ("drop", "skip"):
+        channels = np.where(parts[text] <= 0.04045, parts[text] / 12.92, ((parts[text] + 0.055) / 1.055) ** 2.4)
+        assert 1.05 / (channels @ [0.2126, 0.7152, 0.0722] + 0.05) >= 3
 
 
 def test_a_choice_that_failed_in_the_candidate_table_is_named_with_its_reason(view: StudyView, tmp_path) -> None:
