@@ -100,6 +100,9 @@ def make_panel(view: StudyView, cost: Axis, stage: str) -> Panel:
     Latencies are shares of the baseline's in the same run times one figure of the baseline, as limits are judged: a
     model that keeps a limit never lies beyond its line because the machine was slower then.
     """
+    first = next((r for r in view.records if r.digest == "baseline"), None)
+    if cost.baseline is None and first:
+        cost = cost.model_copy(update={"baseline": cost.value(first)})
     asked = "" if cost.bound is None else cost.text(cost.bound)
     if cost.relative and cost.limit is not None:
         # A figure would be that of one stage; its words are those of a breach.

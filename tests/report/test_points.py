@@ -86,6 +86,16 @@ def test_error_bars_are_the_interval_and_the_standard_error(view: StudyView) -> 
     assert error_of(stated.model_copy(update={"stderr": None})) is None
 
 
+def test_a_latency_that_is_no_objective_is_a_share_of_the_trials_baseline_too(view: StudyView) -> None:
+    panel = make_panel(view, Axis.of_latency("onnxruntime:cpu"), "searched")
+    first = view.records[0].latencies[0].median_s
+    assert panel.cost.baseline == first
+    for record in view.records[1:]:
+        (point,) = (p for p in panel.points if p.model == record.digest)
+        assert point.x == pytest.approx(1e3 * record.latencies[0].ratio * first)
+        assert point.x_range is not None
+
+
 def test_what_keeps_a_relative_limit_is_never_drawn_beyond_its_line(view: StudyView) -> None:
     """The machine was half as fast while a trial was timed, the baseline beside it as well."""
     cost = next(a for a in cost_axes(view) if a.device).model_copy(
