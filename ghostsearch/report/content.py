@@ -67,13 +67,11 @@ def page_content(view: StudyView, directory: Path, compact: Sequence[ComparedMod
         points = tuple(p for p in panel.points if p.model in shown)
         panels[key] = replace(panel, points=points)
     strips = _strip_records(view, kind_of)
-    baseline = view.record("baseline")
-    costs = [a.value(baseline) if baseline else None for a in axes]
     return {
         "chosen": view.chosen, "models": models, "left_out": len({r.digest for r in view.records} - shown),
         "axes": [
-            {"name": a.name, "label": a.label, "baseline": None if cost is None else cost * a.scale[0]}
-            for a, cost in zip(axes, costs, strict=True)
+            {"name": a.name, "label": a.label, "baseline": {s: _baseline(panels[a.name, s].cost) for s in reached}}
+            for a in axes
         ],
         "stages": {s: STAGES[s] for s in reached},
         "front": {
@@ -86,6 +84,11 @@ def page_content(view: StudyView, directory: Path, compact: Sequence[ComparedMod
         "options": _options(view, axes), "drop_unit": "points" if score_axis(view).scale[1] == "%" else "",
         "files": {d: found for d in _finished(view) if (found := model_links(directory, d))},
     }  # fmt: skip
+
+
+def _baseline(cost: Axis) -> float | None:
+    """The figure that a panel's shares are of, in the picture's unit."""
+    return None if cost.baseline is None else cost.baseline * cost.scale[0]
 
 
 def _finished(view: StudyView) -> list[str]:

@@ -23,6 +23,7 @@ from ghostsearch.report.summary import render_markdown
 from ghostsearch.report.tables import front_rows
 from ghostsearch.study.recommendation import BASELINES
 
+DEVICE = "onnxruntime:cpu"
 MAX_PAGE_BYTES = 6_000_000
 PICTURES = ["front.png", "latency.png", "layers.png"]
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -173,6 +174,14 @@ def test_the_drop_that_was_asked_for_is_a_place_of_its_slider(view: StudyView, t
     assert ends["asked"] / ends["step"] == pytest.approx(round(ends["asked"] / ends["step"]))
 
 
+def test_the_sliders_line_stands_by_the_baseline_of_the_panel_that_is_shown(view: StudyView, tmp_path: Path) -> None:
+    content = page_content(view, tmp_path)
+    shown = content["axes"][0]["baseline"]
+    assert shown["searched"] == 1e3 * view.records[0].latencies[0].median_s
+    assert shown["finished"] == shown["test"] == 1e3 * view.record("baseline").latency(DEVICE).median_s
+    assert shown["searched"] != shown["finished"]
+
+
 def test_a_models_scores_say_after_which_training(view: StudyView, tmp_path: Path) -> None:
     facts = {m["id"]: [name for name, _ in m["facts"]] for m in page_content(view, tmp_path)["models"]}
     assert facts["baseline"][:2] == ["validation", "test"]
@@ -225,7 +234,7 @@ def test_layer_times_are_those_of_the_study(view: StudyView, tmp_path: Path) -> 
 
 def test_layers_with_numbers_for_names_have_a_bar_each(view: StudyView) -> None:
     numbered = view.model_copy(update={"layers": tuple(row | {"layer": f"1.{i}"} for i, row in enumerate(view.layers))})
-    figure = layer_figures(numbered)["onnxruntime:cpu"][view.chosen]
+    figure = layer_figures(numbered)[DEVICE][view.chosen]
     assert figure.layout.xaxis.type == "category"
     assert list(figure.data[0].x) == [f"1.{i}" for i in range(len(view.layers))]
 

@@ -34,8 +34,8 @@ const drawFront = () => {
     trace.hovertext = trace.customdata.map((id) => (models.has(id) ? models.get(id).hover : id));
     trace.hovertemplate = "%{hovertext}<extra></extra>";
   }
-  if (state.dragged && axis().baseline) {
-    const at = axis().baseline * Number($("max-cost").value) / 100;
+  if (state.dragged && axis().baseline[stage()]) {
+    const at = axis().baseline[stage()] * Number($("max-cost").value) / 100;
     figure.layout.shapes = [...(figure.layout.shapes || []), { type: "line", x0: at, x1: at, yref: "paper", y0: 0, y1: 1, line: { color: page.ring, width: 2 } }];
   }
   draw("front-plot", figure);
