@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
-from math import ceil
+from math import ceil, floor, log10
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -172,16 +172,19 @@ def slider_ends(view: StudyView, content: Mapping[str, Any]) -> dict[str, Any]:
     shares = [share for option in options for share in option["shares"].values()]
     # As limits are judged: shares of the baseline of the same run, of its first figure where the limit is absolute.
     limit, whole = (axes[0].bound, axes[0].baseline) if axes else (None, None)
-    cost, step = max(100, ceil(100 * max(shares, default=1.0))), 0.1 if content["drop_unit"] else 0.01
+    cost = max(100, ceil(100 * max(shares, default=1.0)))
     asked = None if given is None else parse_drop(str(given)) * score_axis(view).scale[0]
-    while asked and step > 1e-4 and abs(asked / step - round(asked / step)) > 1e-6:
+    largest = max([asked or 0.0, *(o["drop"] for o in options)])
+    # In percent by tenths, else by a power of ten that makes fifty places or more.
+    step = 0.1 if content["drop_unit"] or largest <= 0 else 10.0 ** floor(log10(largest / 50))
+    finest = step / 1000
+    while asked and step > 1.5 * finest and abs(asked / step - round(asked / step)) > 1e-6:
         step /= 10
-    most = max([0.0, asked or 0.0, *(o["drop"] for o in options)])
     # The end of the slider stands for no drop asked for.
-    most = round(step * ceil(round(most / step, 4) + 1), 6)
+    most = float(f"{step * ceil(round(max(largest, 0.0) / step, 4) + 1):.6g}")
     return {
         "cost": cost, "budget": min(cost, ceil(round(1000 * limit / whole, 6)) / 10) if limit and whole else cost,
-        "step": round(step, 6), "drop": most, "asked": most if asked is None else round(asked, 6),
+        "step": float(f"{step:.6g}"), "drop": most, "asked": most if asked is None else float(f"{asked:.6g}"),
         "score": metric_name(view), "split": shown_split(view), "strips": 200 + 7 * len(view.anatomy.get("sites", ())),
     }  # fmt: skip
 

@@ -182,6 +182,21 @@ def test_the_sliders_line_stands_by_the_baseline_of_the_panel_that_is_shown(view
     assert shown["searched"] != shown["finished"]
 
 
+@pytest.mark.parametrize("factor", [1.0, 1e-3, 3e4])
+def test_the_drop_slider_of_an_error_has_places_for_its_size(view: StudyView, tmp_path: Path, factor: float) -> None:
+    def in_error(record: Record) -> Record:
+        scores = [s.model_copy(update={"metric": "rmse", "value": factor * (1 - s.value)}) for s in record.scores]
+        return record.model_copy(update={"scores": tuple(scores)})
+
+    score = view.objectives[0].model_copy(update={"label": "rmse", "maximize": False})
+    changed = {name: tuple(map(in_error, getattr(view, name))) for name in ("records", "finalists")}
+    study = view.model_copy(update={**changed, "objectives": (score, *view.objectives[1:])})
+    content = page_content(study, tmp_path)
+    ends, largest = slider_ends(study, content), max(o["drop"] for o in content["options"])
+    assert 50 * (1 - 1e-9) <= largest / ends["step"] <= 500 * (1 + 1e-9)
+    assert largest < ends["drop"] <= largest + 2.001 * ends["step"]
+
+
 def test_a_models_scores_say_after_which_training(view: StudyView, tmp_path: Path) -> None:
     facts = {m["id"]: [name for name, _ in m["facts"]] for m in page_content(view, tmp_path)["models"]}
     assert facts["baseline"][:2] == ["validation", "test"]

@@ -70,9 +70,10 @@ const showDetail = (model) => {
 
 // Two sliders, by the rule of `ghostsearch choose`: the cheapest model, on the study's first cost, that keeps the budget and
 // the drop. Where no drop is set, one standard error; where none keeps that, the best score within the budget.
+const isFree = (slider) => Number(slider.value) >= Number(slider.max);
 const taken = () => {
   const [budget, drop] = [Number($("max-cost").value) / 100, Number($("max-drop").value)];
-  const anyDrop = $("max-drop").value === $("max-drop").max;
+  const anyDrop = isFree($("max-drop"));
   const cost = (option) => option.shares[axis().name];
   const first = (option) => option.shares[page.axes[0].name];
   const within = page.options.filter((option) => cost(option) <= budget && option.missed.every((name) => name === axis().name));
@@ -84,7 +85,7 @@ const showTaken = () => {
   const [cost, drop] = [$("max-cost"), $("max-drop")];
   $("max-cost-name").textContent = axis().label;
   $("max-cost-text").textContent = `${cost.value} % of the baseline`;
-  $("max-drop-text").textContent = drop.value === drop.max ? "not set (one standard error)" : `${drop.value} ${drop.value === "1" ? page.drop_unit.slice(0, -1) : page.drop_unit}`;
+  $("max-drop-text").textContent = isFree(drop) ? "not set (one standard error)" : `${drop.value} ${drop.value === "1" ? page.drop_unit.slice(0, -1) : page.drop_unit}`;
   const option = taken();
   $("taken").textContent = option ? `${option.id}: ${option.text}` : "No finished model meets both limits.";
   $("command").textContent = option ? option.command : "";
