@@ -10,7 +10,7 @@ from ghostsearch.records import Axis, Record, StudyView
 from ghostsearch.report.colours import choice_colours
 from ghostsearch.report.compact import ComparedModel
 from ghostsearch.report.history import hypervolume_history, rung_curves
-from ghostsearch.report.outcome import axis_title, model_id, score_axis, score_cell, shown_score
+from ghostsearch.report.outcome import axis_title, model_id, score_axis, score_cell, shown_score, timed_alike
 from ghostsearch.report.points import MARKS, Panel, Point
 from ghostsearch.space.choice_text import parse_choice, parse_width
 from ghostsearch.space.costs import kept_width
@@ -50,7 +50,7 @@ def front_figure(panel: Panel, view: StudyView, compact: Sequence[ComparedModel]
         names = [_uniform_name(records[p.model]) for p in points] if "uniform" in kind else []
         if points:
             traces.append(_marks(points, kind, names))
-    if nets := [(n.name, v * cost.scale[0]) for n in compact if (v := _compact_cost(n, cost)) is not None]:
+    if nets := [(n.name, v * cost.scale[0]) for n in compact if (v := _compact_cost(n, cost, view)) is not None]:
         traces.append(_compact_trace(nets))
     shapes, notes = _limits(panel)
     hidden = {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
@@ -286,9 +286,10 @@ def _line(corners: Sequence[Sequence[float]], shape: str, hover: str = "") -> di
     return {"mode": "lines", "x": x, "y": y, "line": line, "showlegend": False, **told}
 
 
-def _compact_cost(net: ComparedModel, cost: Axis) -> float | None:
+def _compact_cost(net: ComparedModel, cost: Axis, view: StudyView) -> float | None:
     if cost.device:
-        return net.latency.median_s if net.latency.device == cost.device else None
+        alike = net.latency.device == cost.device and timed_alike(view, net.latency)
+        return net.latency.median_s if alike else None
     value: float | None = getattr(net.cost, cost.name, None)
     return value
 

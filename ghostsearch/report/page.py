@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,13 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
 from ghostsearch.records import StudyView
 from ghostsearch.report.classes import class_table
-from ghostsearch.report.compact import compact_rows, conditions, read_compact, table_note
+from ghostsearch.report.compact import ComparedModel, compact_rows, conditions, read_compact, table_note
 from ghostsearch.report.content import menu, page_content, slider_ends, study_links
 from ghostsearch.report.headline import cautions, headline
 from ghostsearch.report.history import hypervolume_history, rung_curves
 from ghostsearch.report.html import render
 from ghostsearch.report.int8_layers import float_islands, gain, int8_caption, int8_table
-from ghostsearch.report.outcome import by_digest, cost_cell, score_cell, table_axes
+from ghostsearch.report.outcome import by_digest, cost_cell, score_cell, table_axes, timed_alike
 from ghostsearch.report.summary import write_markdown
 from ghostsearch.report.tables import (
     SORTED,
@@ -73,8 +74,13 @@ def render_page(view: StudyView, directory: Path) -> str:
         int8=int8_table(view), int8_caption=int8_caption(view), islands=float_islands(view), gain=gain(view),
         classes=class_table(view), measured=measured_rows(view), files=study_links(directory, view.candidates),
         compact=compact_rows(compact) if compact else None,
-        compact_note=f"Measured alike: {conditions(compact)}. {table_note(compact)}" if compact else "",
+        compact_note=_compact_note(view, compact) if compact else "",
     )  # fmt: skip
+
+
+def _compact_note(view: StudyView, compact: Sequence[ComparedModel]) -> str:
+    told = f"Measured alike: {conditions(compact)}. {table_note(compact)}"
+    return told if timed_alike(view, compact[0].latency) else f"{told} The study was timed otherwise: no latency marks."
 
 
 def _trial_rows(view: StudyView, shown: set[str]) -> list[dict[str, Any]]:

@@ -270,6 +270,19 @@ def test_compact_networks_stand_on_the_page(view: StudyView, tmp_path: Path) -> 
     assert trace["x"] == [pytest.approx(record.cost.macs / 1e6, rel=1e-4)]
 
 
+@pytest.mark.parametrize("other", [{"batch": 16}, {"threads": 4}, {"precision": "bfloat16"}, {"device": "torch:cpu"}])
+def test_compact_networks_that_were_timed_otherwise_have_no_mark_of_latency(
+    view: StudyView, tmp_path: Path, other: dict[str, object]
+) -> None:
+    record = view.records[0]
+    for changed, marked in (({}, True), (other, False)):
+        latency = record.latencies[0].model_copy(update=changed)
+        write_compact([ComparedModel(name="net", size="32×32", cost=record.cost, latency=latency, shares=())], tmp_path)
+        html = render_page(view, tmp_path)
+        marks = [t for t in data_of(html)["front"][f"latency_s[{DEVICE}]"]["test"]["data"] if t.get("yaxis") == "y2"]
+        assert (bool(marks), "The study was timed otherwise" not in html) == (marked, marked)
+
+
 def test_comparison_needs_two_studies_that_share_a_cost(view: StudyView, tmp_path: Path) -> None:
     with pytest.raises(GhostsearchError, match="two or more studies"):
         write_comparison([view], tmp_path)
