@@ -16,6 +16,7 @@ from ghostsearch.report.headline import cautions, headline
 from ghostsearch.report.history import hypervolume_history, rung_curves
 from ghostsearch.report.html import render
 from ghostsearch.report.int8_layers import float_islands, gain, int8_caption, int8_table
+from ghostsearch.report.live import SERVED
 from ghostsearch.report.outcome import by_digest, cost_cell, score_cell, table_axes, timed_alike
 from ghostsearch.report.summary import write_markdown
 from ghostsearch.report.tables import (
@@ -32,16 +33,17 @@ from ghostsearch.study.store import DATABASE
 SCRIPTS = ("common", "study")
 
 
-def write_report(view: StudyView, directory: Path) -> Path:
+def write_report(view: StudyView, directory: Path, *, live: bool = False) -> Path:
     """Write report.html, report.md and its pictures into a directory; returns the page's path.
 
-    The page is self-contained: it needs no network and, download links apart, no file beside it.
+    The page is self-contained: it needs no network and, download links apart, no file beside it. live: it links to
+    those alone that `search --watch` serves.
     Raises GhostsearchError when they cannot be written, or where trials stand in the directory that the study lacks.
     """
     _check_trials(view, directory / "trials.csv")
     write_markdown(view, directory)
     page = directory / "report.html"
-    write_text(page, render_page(view, directory))
+    write_text(page, render_page(view, directory, live=live))
     return page
 
 
@@ -58,10 +60,12 @@ def _check_trials(view: StudyView, table: Path) -> None:
         )
 
 
-def render_page(view: StudyView, directory: Path) -> str:
-    """The page's HTML; `directory` is where it will stand, for its download links."""
-    compact = read_compact(directory)
+def render_page(view: StudyView, directory: Path, *, live: bool = False) -> str:
+    """The page's HTML; `directory` is where it will stand, for its download links, `live` as in `write_report`."""
+    compact, files = read_compact(directory), study_links(directory, view.candidates)
     content = page_content(view, directory, compact)
+    if live:
+        content["files"], files = {}, [file for file in files if file["name"] in SERVED]
     named = {"axes": content["axes"], "stages": content["stages"]}
     return render(
         "study.html", SCRIPTS, content, view=view, headline=headline(view), cautions=cautions(view), named=named,
@@ -72,7 +76,7 @@ def render_page(view: StudyView, directory: Path) -> str:
         menu=menu(view, content), layer_devices=list(content["layers"]), history=hypervolume_history(view),
         rungs=rung_curves(view), vetoed=vetoed_rows(view), failed=failed_rows(view), audit=audit_table(view),
         int8=int8_table(view), int8_caption=int8_caption(view), islands=float_islands(view), gain=gain(view),
-        classes=class_table(view), measured=measured_rows(view), files=study_links(directory, view.candidates),
+        classes=class_table(view), measured=measured_rows(view), files=files,
         compact=compact_rows(compact) if compact else None,
         compact_note=_compact_note(view, compact) if compact else "",
     )  # fmt: skip

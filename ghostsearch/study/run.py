@@ -107,12 +107,12 @@ def opened(config: RunConfig, progress: Progress | None = None, given: Given | N
     return setup
 
 
-def report(folder: Path) -> StudyView:
-    """Write the report of a study as it stands; returns the study."""
+def report(folder: Path, *, live: bool = False) -> StudyView:
+    """Write the report of a study as it stands, `live` as in `write_report`; returns the study."""
     from ghostsearch.report.page import write_report
 
     view = load_study(folder)
-    write_report(view, folder)
+    write_report(view, folder, live=live)
     return view
 
 
@@ -123,7 +123,7 @@ def reporting(plan: Plan, ledger: Ledger, watch: Watch) -> Callable[[], None]:
     def write() -> None:
         with held(FileLock(watch.folder / FINAL_LOCK)):
             conclude(plan, ledger, so_far)
-        report(watch.folder)
+        report(watch.folder, live=True)
 
     return write
 
