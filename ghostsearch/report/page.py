@@ -97,8 +97,9 @@ def _trial_rows(view: StudyView, shown: set[str]) -> list[dict[str, Any]]:
         score = record.score()
         on_front = "on the front" + " (chosen)" * (record.digest == view.chosen) if record.digest in view.front else ""
         cells: list[tuple[str, float | None]] = [
-            (score_cell(score), score.value if score else None), (f"{score.epochs:g}" if score else "", None)
-        ]  # fmt: skip
+            (score_cell(score), score.value if score else None),
+            (f"{score.epochs:g}" if score else "", score.epochs if score else None),
+        ]
         cells += [(cost_cell(record, baseline, a), a.value(record)) for a in axes]
         seconds = sum(record.seconds.values())
         rows.append({

@@ -192,6 +192,20 @@ def test_trials_sort_and_filter(browser, page, view) -> None:
     assert selected(browser) == browser.execute_script(ids)[0]
 
 
+@pytest.mark.parametrize("clicks", [1, 2])
+def test_missing_figures_come_last_in_either_order(browser, view, tmp_path, clicks) -> None:
+    empty = {"state": "failed", "reason": "boom", "scores": (), "latencies": (), "cost": None}
+    broken = {view.records[i].digest for i in (7, 20, 30)}
+    records = tuple(r.model_copy(update=empty) if r.digest in broken else r for r in view.records)
+    load(browser, write_report(view.model_copy(update={"records": records, "finalists": ()}), tmp_path))
+    for column in (5, 6, 7, 8):
+        heading = browser.find_element("css selector", f"#trials-table thead th:nth-child({column}) button")
+        for _ in range(clicks):
+            heading.click()
+        shown = "return [...document.querySelectorAll('#trials-table tbody tr')].map(row => row.dataset.model)"
+        assert set(browser.execute_script(shown)[-3:]) == broken
+
+
 def test_every_control_has_a_name_and_the_theme_switches(browser, page) -> None:
     load(browser, page)
     nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]

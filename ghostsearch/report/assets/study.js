@@ -118,9 +118,11 @@ const sortBy = (table, column) => {
   const heads = [...table.tHead.rows[0].cells];
   const ascending = heads[column].getAttribute("aria-sort") === "descending" || (heads[column].getAttribute("aria-sort") === "none" && heads[column].dataset.first !== "descending");
   heads.forEach((head, i) => head.setAttribute("aria-sort", i === column ? (ascending ? "ascending" : "descending") : "none"));
-  const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
-  const compare = (a, b) => (a === "" ? 1 : b === "" ? -1 : (isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b) * (ascending ? 1 : -1));
-  table.tBodies[0].append(...[...table.tBodies[0].rows].sort((a, b) => compare(value(a), value(b))));
+  const numeric = heads[column].classList.contains("num");
+  const value = (cell) => (!numeric ? cell.textContent : isNaN(cell.dataset.value) ? "" : cell.dataset.value);
+  // What is missing comes last, whatever the order.
+  const compare = (a, b) => (a === b ? 0 : a === "" ? 1 : b === "" ? -1 : (numeric ? a - b : a.localeCompare(b)) * (ascending ? 1 : -1));
+  table.tBodies[0].append(...[...table.tBodies[0].rows].sort((a, b) => compare(value(a.cells[column]), value(b.cells[column]))));
 };
 const filterTrials = () => {
   const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
