@@ -126,8 +126,8 @@ def _model(view: StudyView, record: Record, axes: list[Axis], kind: str, importa
         facts.append([f"test{trained}", score_cell(final.score("test"))])
     facts += [[a.label, cost_cell(final, baseline, a)] for a in axes if a.value(final) is not None]
     origin = f"trial {record.number} · proposed by {record.origin}"
-    said = remark(view, final).removeprefix(kind).removeprefix("; ")
-    words = [kind, origin, *filter(None, (record.reason, said))]
+    said = remark(view, final).removeprefix(kind).lstrip(";: ")
+    words = [kind, origin, *filter(None, (record.reason if record.reason not in said else "", said))]
     score = shown_score(view, final) or record.score()
     shown = f"{score_cell(score)} {score.split}" if score else "no score"
     lines = [f"<b>{escape(model_id(record))}</b> {shown}", *(escape(f"{text} × {n}") for text, n in counted.items())]

@@ -11,7 +11,7 @@ from ghostsearch.report.colours import choice_colours
 from ghostsearch.report.compact import ComparedModel
 from ghostsearch.report.history import hypervolume_history, rung_curves
 from ghostsearch.report.outcome import axis_title, model_id, score_axis, score_cell, shown_score, timed_alike
-from ghostsearch.report.points import MARKS, Panel, Point
+from ghostsearch.report.points import FAINT_KINDS, MARKS, Panel, Point
 from ghostsearch.space.choice_text import parse_choice, parse_width
 from ghostsearch.space.costs import kept_width
 from ghostsearch.units import share_text, with_prefix
@@ -247,7 +247,6 @@ def _uniform_name(record: Record) -> str:
 
 def _marks(points: Sequence[Point], kind: str, names: Sequence[str]) -> dict[str, Any]:
     mark = MARKS[kind]
-    faint = kind in ("other models", "stopped early")
     trace: dict[str, Any] = {
         "mode": "markers+text" if names else "markers", "name": kind, "legendrank": list(MARKS).index(kind),
         "x": _round([p.x for p in points]), "y": _round([p.y for p in points]),
@@ -257,9 +256,9 @@ def _marks(points: Sequence[Point], kind: str, names: Sequence[str]) -> dict[str
         "hovertemplate": f"<b>%{{customdata}}</b> {kind}<br>%{{y:.4g}} at %{{x:.4g}}<extra></extra>",
     }  # fmt: skip
     bars = {"type": "data", "thickness": 1, "width": 0, "color": LIGHT["other"]}
-    if not faint and any(p.y_error for p in points):
+    if kind not in FAINT_KINDS and any(p.y_error for p in points):
         trace["error_y"] = {**bars, "array": _round([p.y_error or 0 for p in points])}
-    if not faint and any(p.x_range for p in points):
+    if kind not in FAINT_KINDS and any(p.x_range for p in points):
         ranges = [p.x_range or (p.x, p.x) for p in points]
         trace["error_x"] = {
             **bars, "array": _round([high - p.x for p, (_, high) in zip(points, ranges, strict=True)]),

@@ -52,9 +52,12 @@ MARKS: Mapping[str, Mark] = {
     "uniform": Mark("diamond-open", "uniform", 10),
     "other models": Mark("circle-open", "other", 8),
     "stopped early": Mark("triangle-down-open", "other", 6),
+    "failed": Mark("x", "other", 6),
 }
 """How each kind of model is marked; the first ones are drawn on top. Colours are names of the page's palette."""
-NAMED_KINDS = tuple(kind for kind in MARKS if kind not in ("not separable", "other models", "stopped early"))
+FAINT_KINDS = ("other models", "stopped early", "failed")
+"""Kinds that are drawn without error bars."""
+NAMED_KINDS = tuple(kind for kind in MARKS if kind not in ("not separable", *FAINT_KINDS))
 """Kinds that the page's menu names one by one, beside the study's front."""
 
 
@@ -163,6 +166,8 @@ def _kind(view: StudyView, record: Record, standing: str) -> str:
     """The kind of a model on the picture, a key of MARKS."""
     if is_variant(record) or record.digest == "baseline":
         return model_id(record) if model_id(record) in MARKS else "baseline"
+    if record.state == "failed":
+        return "failed"
     if record.digest == view.chosen:
         return "chosen"
     if record.digest in view.missed:

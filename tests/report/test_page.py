@@ -309,6 +309,16 @@ def test_a_model_in_words_says_once_that_it_is_chosen(view: StudyView, tmp_path:
     assert not [n for d, n in notes.items() if "chosen" in n and d != view.chosen]
 
 
+def test_a_failed_trial_is_called_so_with_its_reason_once(view: StudyView, tmp_path: Path) -> None:
+    broken = view.records[20].model_copy(update={"state": "failed", "reason": "boom", "scores": ()})
+    records = (*view.records[:20], broken, *view.records[21:])
+    failed = view.model_copy(update={"records": records, "finalists": (), "front": (), "chosen": ""})
+    content = page_content(failed, tmp_path)
+    notes = {m["id"]: m["note"] for m in content["models"]}
+    assert notes[broken.digest] == f"failed · trial 20 · proposed by {broken.origin} · boom"
+    assert broken.digest not in dict(menu(failed, content))
+
+
 def test_headline_menu_table_and_strips_agree_in_split_and_divisor(view: StudyView, tmp_path: Path) -> None:
     content, record = page_content(view, tmp_path), view.record(view.chosen)
     shown, latency = score_cell(record.score("test")), cost_axes(view)[0]
