@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LIGHT = {
     "paper": "#ffffff", "panel": "#f6f7f9", "ink": "#1c2430", "soft": "#5b6675", "rule": "#dce1e7", "accent": "#1f5fa8",
-    "accent-soft": "#e6eff9", "warn": "#a63a00", "other": "#98a2ae", "uniform": "#b35900", "ring": "#a3195b",
+    "accent-soft": "#e6eff9", "warn": "#a63a00", "other": "#87929f", "uniform": "#b35900", "ring": "#a3195b",
 }  # fmt: skip
 DARK = {
     "paper": "#14181d", "panel": "#1c2229", "ink": "#e6eaef", "soft": "#a0abb8", "rule": "#323b46", "accent": "#7ab4f5",

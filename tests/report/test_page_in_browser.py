@@ -173,6 +173,15 @@ def test_sliders_take_what_choose_takes(browser, view, tmp_path) -> None:
     assert len(taken) > 2
 
 
+def test_copied_is_said_of_the_command_that_was_copied(browser, page) -> None:
+    load(browser, page)
+    copy = browser.find_element("css selector", "#copy")
+    copy.click()
+    wait(browser, "return document.getElementById('copy').textContent === 'Copied'")
+    browser.execute_script("document.getElementById('max-cost').dispatchEvent(new Event('input'))")
+    assert copy.text == "Copy"
+
+
 def test_trials_sort_and_filter(browser, page, view) -> None:
     load(browser, page)
     rows = "[...document.querySelectorAll('#trials-table tbody tr')]"

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ghostsearch.records import StudyView
 from ghostsearch.report.colours import choice_colours
+from ghostsearch.report.figures import DARK, LIGHT
 from ghostsearch.report.outcome import export_command
 from ghostsearch.report.summary import draw_pictures, render_markdown
 from ghostsearch.report.tables import front_rows, front_table, measured_rows, vetoed_rows
@@ -119,12 +120,28 @@ KINDS = [
 
 def test_the_colours_of_all_kinds_lie_apart_and_what_is_removed_stands_out_on_white() -> None:
     colours = choice_colours(KINDS)
-    parts = {k: np.array([int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for k, c in colours.items()}
-    for one, other in combinations(parts.values(), 2):
+    for one, other in combinations(map(channels, colours.values()), 2):
         assert np.linalg.norm(one - other) > 0.14
     for text in ("drop", "skip"):
-        channels = np.where(parts[text] <= 0.04045, parts[text] / 12.92, ((parts[text] + 0.055) / 1.055) ** 2.4)
-        assert 1.05 / (channels @ [0.2126, 0.7152, 0.0722] + 0.05) >= 3
+        assert contrast(colours[text], LIGHT["paper"]) >= 3
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK])
+def test_marks_stand_out_on_paper(palette: dict[str, str]) -> None:
+    for name in ("ink", "soft", "accent", "warn", "other", "uniform", "ring"):
+        assert contrast(palette[name], palette["paper"]) >= 3, name
+
+
+def channels(colour: str) -> np.ndarray:
+    return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+
+
+def contrast(one: str, other: str) -> float:
+    """As WCAG 2 defines it, from 1 to 21."""
+    parts = map(channels, (one, other))
+    linear = [np.where(p <= 0.04045, p / 12.92, ((p + 0.055) / 1.055) ** 2.4) for p in parts]
+    darker, lighter = sorted(float(p @ [0.2126, 0.7152, 0.0722]) + 0.05 for p in linear)
+    return lighter / darker
 
 
 def test_a_choice_that_failed_in_the_candidate_table_is_named_with_its_reason(view: StudyView, tmp_path) -> None:

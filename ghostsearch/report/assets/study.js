@@ -90,6 +90,7 @@ const showTaken = () => {
   $("taken").textContent = option ? `${option.id}: ${option.text}` : "No finished model meets both limits.";
   $("command").textContent = option ? option.command : "";
   $("copy").hidden = !option;
+  $("copy").textContent = "Copy";
   if (state.dragged && option) select(option.id);
   else if (state.dragged) drawFront();
 };
