@@ -6,6 +6,7 @@ import base64
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -93,8 +94,14 @@ class Latency(_Frozen):
     """Visits taken again because another process held the core meanwhile; their times are not in `times_s`."""
     waited_s: float = 0.0
     """Seconds in all that the timed calls waited for a core, and that `times_s` leave out (one thread, Linux)."""
+    runs: int | None = None
+    """Forwards that were timed, where `times_s` are five figures of them; None in studies that did not count."""
 
-    @property
+    def __copy__(self) -> Latency:
+        """Without the medians that it has worked out, since `model_copy` may give it other times."""
+        return self.model_construct(self.model_fields_set, **{k: getattr(self, k) for k in type(self).model_fields})
+
+    @cached_property
     def median_s(self) -> float:
         """Median seconds per forward."""
         return statistics.median(self.times_s)
@@ -102,9 +109,10 @@ class Latency(_Frozen):
     @property
     def quartiles_s(self) -> tuple[float, float]:
         """First and third quartile in seconds."""
-        return _quartiles(self.times_s)
+        low, _, high = _quarters(self.times_s)
+        return low, high
 
-    @property
+    @cached_property
     def baseline_median_s(self) -> float | None:
         """Median seconds of the baseline in the same run; None when it was not timed."""
         return statistics.median(self.baseline_times_s) if self.baseline_times_s else None
@@ -112,20 +120,18 @@ class Latency(_Frozen):
     @property
     def ratio(self) -> float | None:
         """Median over the baseline's median; below 1 is faster than baseline."""
-        baseline = self.baseline_median_s
-        return self.median_s / baseline if baseline else None
+        return self.median_s / self.baseline_median_s if self.baseline_median_s else None
 
     def summarised(self) -> Latency:
         """The same with extremes, quartiles and medians in place of the raw seconds, so that all of these stay."""
         few = {"times_s": _summary(self.times_s), "baseline_times_s": _summary(self.baseline_times_s)}
-        return self.model_copy(update=few)
+        return self.model_copy(update={**few, "runs": self.runs or len(self.times_s)})
 
     @property
     def interval_s(self) -> tuple[float, float]:
         """95 % interval of the seconds: the ratio's times the baseline's median, else the median's."""
-        baseline = self.baseline_median_s
-        if self.ratio_interval and baseline:
-            return self.ratio_interval[0] * baseline, self.ratio_interval[1] * baseline
+        if self.ratio_interval and self.baseline_median_s:
+            return self.ratio_interval[0] * self.baseline_median_s, self.ratio_interval[1] * self.baseline_median_s
         return _median_interval(self.times_s)
 
     @property
@@ -312,8 +318,7 @@ class Axis(_Frozen):
         """A record's figure over the baseline's, a latency's over that in its own run; None where one is missing."""
         if record.digest == "baseline":
             return None if self.value(record) is None else 1.0
-        latency = record.latency(self.device) if self.device else None
-        if latency and latency.ratio is not None:
+        if self.device and (latency := record.latency(self.device)) and latency.ratio is not None:
             return latency.ratio
         mine = self.value(record)
         theirs = self.baseline if baseline is None else self.value(baseline)
@@ -349,8 +354,7 @@ class Axis(_Frozen):
         value = self.value(record)
         if self.limit is None or value is None:
             return None
-        latency = record.latency(self.device) if self.device else None
-        if latency is not None:
+        if self.device and (latency := record.latency(self.device)):
             return self._latency_breach(record, latency, surely)
         bound = self.bound
         if bound is None or (value >= bound if self.maximize else value <= bound):
@@ -455,17 +459,13 @@ class StudyView(Shown, _Frozen):
         return self.front_title, ["model", *(axis.label for axis in self.objectives), ""], rows
 
 
-def _quartiles(values: Sequence[float]) -> tuple[float, float]:
-    if len(values) < 2:
-        return values[0], values[0]
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, high
+def _quarters(values: Sequence[float]) -> Sequence[float]:
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else (*values, *values, *values)
 
 
 def _summary(values: Sequence[float]) -> tuple[float, ...]:
     """Least, quartiles with the median, and greatest: their own quartiles and median are the same."""
-    return tuple(values) if len(values) < 5 else (min(values), *statistics.quantiles(values, n=4, method="inclusive"),
-                                                  max(values))  # fmt: skip
+    return tuple(values) if len(values) < 5 else (min(values), *_quarters(values), max(values))
 
 
 def _median_interval(values: Sequence[float]) -> tuple[float, float]:

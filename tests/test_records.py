@@ -64,6 +64,18 @@ def test_median_lies_between_the_quartiles(times):
     assert low * (1 - 1e-12) <= latency.median_s <= high * (1 + 1e-12)
 
 
+def test_a_median_is_worked_out_once_and_stays_with_its_times(monkeypatch):
+    latency = Latency(device="d", threads=1, batch=1, times_s=(1.0, 2.0, 3.0), baseline_times_s=(4.0,))
+    fresh, dumped = latency.model_copy(), latency.model_dump_json()
+    assert (latency.median_s, latency.baseline_median_s, latency.ratio) == (2.0, 4.0, 0.5)
+    assert (latency, hash(latency), repr(latency)) == (fresh, hash(fresh), repr(fresh))
+    assert latency.model_dump_json() == dumped
+    slower = latency.model_copy(update={"times_s": (8.0,), "baseline_times_s": ()})
+    assert (slower.median_s, slower.baseline_median_s, slower.ratio) == (8.0, None, None)
+    monkeypatch.setattr("statistics.median", lambda _: pytest.fail("it is known"))
+    assert latency.ratio == 0.5
+
+
 def test_a_wide_spread_says_it_is_noisy():
     steady = Latency(device="d", threads=1, batch=1, times_s=(1.0, 1.01, 1.02, 1.0))
     wide = Latency(device="d", threads=1, batch=1, times_s=(1.0, 1.5, 0.7, 1.2))

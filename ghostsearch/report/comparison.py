@@ -22,6 +22,7 @@ from ghostsearch.report.outcome import (
     score_cell,
 )
 from ghostsearch.report.points import STAGES, make_panel, stages
+from ghostsearch.study.recommendation import FLOAT, INT8
 from ghostsearch.units import MISSING, setting_text
 
 
@@ -105,12 +106,13 @@ def _shared_axes(views: Sequence[StudyView]) -> list[Axis]:
 
 
 def _hypervolumes(views: Sequence[StudyView], axis: Axis) -> list[str]:
-    """Each front's share of one box: from the costliest baseline and the worst score to no cost and the best one.
+    """Each front's share of one box: from the costliest baseline and the worst finished score to no cost and the best.
 
     Models stand where they are on the front: finalists after their training, latencies by their ratio.
     """
     sign = -1.0 if score_axis(views[0]).maximize else 1.0
-    seen = [(v, r) for v in views for r in (*v.records, *v.finalists) if r.state == "complete"]
+    seen = [(v, r) for v in views for r in (v.finalists or v.records) if r.state == "complete"]
+    seen = [(v, r) for v, r in seen if r.digest not in (INT8, FLOAT)]
     scores = [sign * s for v, r in seen if (s := score_axis(v).value(r)) is not None]
     baselines = [c for v in views if (p := v.record("baseline")) and (c := axis.value(p))]
     if not scores or not baselines or max(scores) == min(scores):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
-from math import ceil
+from math import ceil, floor, log10
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -67,13 +67,11 @@ def page_content(view: StudyView, directory: Path, compact: Sequence[ComparedMod
         points = tuple(p for p in panel.points if p.model in shown)
         panels[key] = replace(panel, points=points)
     strips = _strip_records(view, kind_of)
-    baseline = view.record("baseline")
-    costs = [a.value(baseline) if baseline else None for a in axes]
     return {
         "chosen": view.chosen, "models": models, "left_out": len({r.digest for r in view.records} - shown),
         "axes": [
-            {"name": a.name, "label": a.label, "baseline": None if cost is None else cost * a.scale[0]}
-            for a, cost in zip(axes, costs, strict=True)
+            {"name": a.name, "label": a.label, "baseline": {s: _baseline(panels[a.name, s].cost) for s in reached}}
+            for a in axes
         ],
         "stages": {s: STAGES[s] for s in reached},
         "front": {
@@ -86,6 +84,11 @@ def page_content(view: StudyView, directory: Path, compact: Sequence[ComparedMod
         "options": _options(view, axes), "drop_unit": "points" if score_axis(view).scale[1] == "%" else "",
         "files": {d: found for d in _finished(view) if (found := model_links(directory, d))},
     }  # fmt: skip
+
+
+def _baseline(cost: Axis) -> float | None:
+    """The figure that a panel's shares are of, in the picture's unit."""
+    return None if cost.baseline is None else cost.baseline * cost.scale[0]
 
 
 def _finished(view: StudyView) -> list[str]:
@@ -123,8 +126,8 @@ def _model(view: StudyView, record: Record, axes: list[Axis], kind: str, importa
         facts.append([f"test{trained}", score_cell(final.score("test"))])
     facts += [[a.label, cost_cell(final, baseline, a)] for a in axes if a.value(final) is not None]
     origin = f"trial {record.number} · proposed by {record.origin}"
-    said = remark(view, final).removeprefix(kind).removeprefix("; ")
-    words = [kind, origin, *filter(None, (record.reason, said))]
+    said = remark(view, final).removeprefix(kind).lstrip(";: ")
+    words = [kind, origin, *filter(None, (record.reason if record.reason not in said else "", said))]
     score = shown_score(view, final) or record.score()
     shown = f"{score_cell(score)} {score.split}" if score else "no score"
     lines = [f"<b>{escape(model_id(record))}</b> {shown}", *(escape(f"{text} × {n}") for text, n in counted.items())]
@@ -136,7 +139,7 @@ def _model(view: StudyView, record: Record, axes: list[Axis], kind: str, importa
 
 
 def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
-    """What the sliders choose from, as `study.pick` does: the finalists that had the full training.
+    """What the sliders choose from, as `study.pick` does: the finalists that had the full training, none before it.
 
     Of each its costs as shares of the baseline's, its drop in the validation score from the better baseline (accuracy
     in points), the standard error of that drop, and the axes whose limits it misses.
@@ -144,11 +147,11 @@ def _options(view: StudyView, axes: list[Axis]) -> list[dict[str, Any]]:
     baseline, axis, tables = view.record("baseline"), score_axis(view), table_axes(view)
     best, options = best_baseline(view, "validation"), []
     last = longest_training(view.finalists)
-    for digest in _finished(view):
+    for digest in _finished(view) if view.finalists else ():
         record = view.record(digest)
         if record is None or best is None or digest in BASELINES or None in (axis.value(record), axis.value(best)):
             continue
-        if view.finalists and (score := record.score()) and score.epochs != last:
+        if (score := record.score()) and score.epochs != last:
             continue
         error = error_of_difference(record.score(), best.score())
         drop = axis.minimised(record) - axis.minimised(best)
@@ -169,16 +172,19 @@ def slider_ends(view: StudyView, content: Mapping[str, Any]) -> dict[str, Any]:
     shares = [share for option in options for share in option["shares"].values()]
     # As limits are judged: shares of the baseline of the same run, of its first figure where the limit is absolute.
     limit, whole = (axes[0].bound, axes[0].baseline) if axes else (None, None)
-    cost, step = max(100, ceil(100 * max(shares, default=1.0))), 0.1 if content["drop_unit"] else 0.01
+    cost = max(100, ceil(100 * max(shares, default=1.0)))
     asked = None if given is None else parse_drop(str(given)) * score_axis(view).scale[0]
-    while asked and step > 1e-4 and abs(asked / step - round(asked / step)) > 1e-6:
+    largest = max([asked or 0.0, *(o["drop"] for o in options)])
+    # In percent by tenths, else by a power of ten that makes fifty places or more.
+    step = 0.1 if content["drop_unit"] or largest <= 0 else 10.0 ** floor(log10(largest / 50))
+    finest = step / 1000
+    while asked and step > 1.5 * finest and abs(asked / step - round(asked / step)) > 1e-6:
         step /= 10
-    most = max([0.0, asked or 0.0, *(o["drop"] for o in options)])
     # The end of the slider stands for no drop asked for.
-    most = round(step * ceil(round(most / step, 4) + 1), 6)
+    most = float(f"{step * ceil(round(max(largest, 0.0) / step, 4) + 1):.6g}")
     return {
         "cost": cost, "budget": min(cost, ceil(round(1000 * limit / whole, 6)) / 10) if limit and whole else cost,
-        "step": round(step, 6), "drop": most, "asked": most if asked is None else round(asked, 6),
+        "step": float(f"{step:.6g}"), "drop": most, "asked": most if asked is None else float(f"{asked:.6g}"),
         "score": metric_name(view), "split": shown_split(view), "strips": 200 + 7 * len(view.anatomy.get("sites", ())),
     }  # fmt: skip
 

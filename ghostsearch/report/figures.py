@@ -10,8 +10,8 @@ from ghostsearch.records import Axis, Record, StudyView
 from ghostsearch.report.colours import choice_colours
 from ghostsearch.report.compact import ComparedModel
 from ghostsearch.report.history import hypervolume_history, rung_curves
-from ghostsearch.report.outcome import axis_title, model_id, score_axis, score_cell, shown_score
-from ghostsearch.report.points import MARKS, Panel, Point
+from ghostsearch.report.outcome import axis_title, model_id, score_axis, score_cell, shown_score, timed_alike
+from ghostsearch.report.points import FAINT_KINDS, MARKS, Panel, Point
 from ghostsearch.space.choice_text import parse_choice, parse_width
 from ghostsearch.space.costs import kept_width
 from ghostsearch.units import share_text, with_prefix
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LIGHT = {
     "paper": "#ffffff", "panel": "#f6f7f9", "ink": "#1c2430", "soft": "#5b6675", "rule": "#dce1e7", "accent": "#1f5fa8",
-    "accent-soft": "#e6eff9", "warn": "#a63a00", "other": "#98a2ae", "uniform": "#b35900", "ring": "#a3195b",
+    "accent-soft": "#e6eff9", "warn": "#a63a00", "other": "#87929f", "uniform": "#b35900", "ring": "#a3195b",
 }  # fmt: skip
 DARK = {
     "paper": "#14181d", "panel": "#1c2229", "ink": "#e6eaef", "soft": "#a0abb8", "rule": "#323b46", "accent": "#7ab4f5",
@@ -50,7 +50,7 @@ def front_figure(panel: Panel, view: StudyView, compact: Sequence[ComparedModel]
         names = [_uniform_name(records[p.model]) for p in points] if "uniform" in kind else []
         if points:
             traces.append(_marks(points, kind, names))
-    if nets := [(n.name, v * cost.scale[0]) for n in compact if (v := _compact_cost(n, cost)) is not None]:
+    if nets := [(n.name, v * cost.scale[0]) for n in compact if (v := _compact_cost(n, cost, view)) is not None]:
         traces.append(_compact_trace(nets))
     shapes, notes = _limits(panel)
     hidden = {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
@@ -138,7 +138,7 @@ def _layer_bars(rows: Sequence[Mapping[str, Any]], record: Record, device: str) 
     for trace in traces:
         trace |= {"hovertext": hover, "hovertemplate": "<b>%{x}</b><br>%{hovertext}<extra></extra>"}
     figure = _figure(traces, "", "latency (µs)", barmode="group", bargap=0.2, hovermode="closest")
-    figure.update_xaxes(tickangle=-60, tickfont={"size": 10}, showgrid=False)
+    figure.update_xaxes(type="category", tickangle=-60, tickfont={"size": 10}, showgrid=False)
     figure.update_layout(meta={"caption": f"{record.digest} on {device}; {total}"})
     return figure
 
@@ -247,7 +247,6 @@ def _uniform_name(record: Record) -> str:
 
 def _marks(points: Sequence[Point], kind: str, names: Sequence[str]) -> dict[str, Any]:
     mark = MARKS[kind]
-    faint = kind in ("other models", "stopped early")
     trace: dict[str, Any] = {
         "mode": "markers+text" if names else "markers", "name": kind, "legendrank": list(MARKS).index(kind),
         "x": _round([p.x for p in points]), "y": _round([p.y for p in points]),
@@ -257,9 +256,9 @@ def _marks(points: Sequence[Point], kind: str, names: Sequence[str]) -> dict[str
         "hovertemplate": f"<b>%{{customdata}}</b> {kind}<br>%{{y:.4g}} at %{{x:.4g}}<extra></extra>",
     }  # fmt: skip
     bars = {"type": "data", "thickness": 1, "width": 0, "color": LIGHT["other"]}
-    if not faint and any(p.y_error for p in points):
+    if kind not in FAINT_KINDS and any(p.y_error for p in points):
         trace["error_y"] = {**bars, "array": _round([p.y_error or 0 for p in points])}
-    if not faint and any(p.x_range for p in points):
+    if kind not in FAINT_KINDS and any(p.x_range for p in points):
         ranges = [p.x_range or (p.x, p.x) for p in points]
         trace["error_x"] = {
             **bars, "array": _round([high - p.x for p, (_, high) in zip(points, ranges, strict=True)]),
@@ -286,9 +285,10 @@ def _line(corners: Sequence[Sequence[float]], shape: str, hover: str = "") -> di
     return {"mode": "lines", "x": x, "y": y, "line": line, "showlegend": False, **told}
 
 
-def _compact_cost(net: ComparedModel, cost: Axis) -> float | None:
+def _compact_cost(net: ComparedModel, cost: Axis, view: StudyView) -> float | None:
     if cost.device:
-        return net.latency.median_s if net.latency.device == cost.device else None
+        alike = net.latency.device == cost.device and timed_alike(view, net.latency)
+        return net.latency.median_s if alike else None
     value: float | None = getattr(net.cost, cost.name, None)
     return value
 

@@ -39,7 +39,8 @@ def headline(view: StudyView) -> str:
     if chosen.digest == BASELINE or baseline is None:
         precision = " int8" * any((axis.device or "").endswith(":int8") for axis in cost_axes(view))
         return f"The{precision} baseline of {view.name} stays the choice: no other model is a better trade."
-    return f"Model {chosen.digest} {_savings(view, chosen, baseline)}{_score_change(view, chosen)}."
+    told = f"odel {chosen.digest} {_savings(view, chosen, baseline)}{_score_change(view, chosen)}"
+    return f"M{told}." if view.finalists else f"So far m{told}; rerun the same command to finish."
 
 
 def _nothing_tried(view: StudyView) -> str:

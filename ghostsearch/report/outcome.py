@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
 
-from ghostsearch.records import COST_LABELS, Axis, Record, Score, StudyView
+from ghostsearch.records import COST_LABELS, Axis, Latency, Record, Score, StudyView
 from ghostsearch.study.recommendation import (
     BASELINE,
     BASELINES,
@@ -30,6 +31,13 @@ def devices(view: StudyView) -> list[str]:
     wanted = [o.device for o in view.objectives if o.device]
     seen = sorted({x.device for r in (*view.records, *view.finalists) for x in r.latencies})
     return [*wanted, *(d for d in seen if d not in wanted)]
+
+
+def timed_alike(view: StudyView, latency: Latency) -> bool:
+    """Whether a latency was taken as the study's on that device: with its batch, threads and precision."""
+    mine = next((x for r in (*view.finalists, *view.records) if (x := r.latency(latency.device))), None)
+    conditions = attrgetter("batch", "threads", "precision")
+    return mine is not None and conditions(mine) == conditions(latency)
 
 
 def export_command(view: StudyView, digest: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ghostsearch.files import atomic_path
+from ghostsearch.report.figures import LIGHT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +87,7 @@ def _scatter(axes: Axes, trace: Mapping[str, Any], order: int) -> Any:
     across, up = (e and (e.get("arrayminus", e["array"]), e["array"]) for e in map(trace.get, ("error_x", "error_y")))
     if across or up:
         axes.errorbar(
-            trace["x"], trace["y"], xerr=across, yerr=up, fmt="none", ecolor="#98a2ae", elinewidth=0.8, zorder=3
+            trace["x"], trace["y"], xerr=across, yerr=up, fmt="none", ecolor=LIGHT["other"], elinewidth=0.8, zorder=3
         )  # fmt: skip
     for x, y, text in zip(trace["x"], trace["y"], trace.get("text") or (), strict=False):
         axes.annotate(

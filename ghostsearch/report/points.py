@@ -52,9 +52,12 @@ MARKS: Mapping[str, Mark] = {
     "uniform": Mark("diamond-open", "uniform", 10),
     "other models": Mark("circle-open", "other", 8),
     "stopped early": Mark("triangle-down-open", "other", 6),
+    "failed": Mark("x", "other", 6),
 }
 """How each kind of model is marked; the first ones are drawn on top. Colours are names of the page's palette."""
-NAMED_KINDS = tuple(kind for kind in MARKS if kind not in ("not separable", "other models", "stopped early"))
+FAINT_KINDS = ("other models", "stopped early", "failed")
+"""Kinds that are drawn without error bars."""
+NAMED_KINDS = tuple(kind for kind in MARKS if kind not in ("not separable", *FAINT_KINDS))
 """Kinds that the page's menu names one by one, beside the study's front."""
 
 
@@ -83,7 +86,7 @@ class Panel:
     line: tuple[tuple[float, float], ...]
     """The front's corners, by cost."""
     asked: str
-    """The limit on the cost as text, and its share of the baseline's where the line is drawn by that; or empty."""
+    """The limit on the cost as it was asked for, an absolute one with its share where the line is drawn by that."""
 
 
 def stages(view: StudyView) -> list[str]:
@@ -100,7 +103,13 @@ def make_panel(view: StudyView, cost: Axis, stage: str) -> Panel:
     Latencies are shares of the baseline's in the same run times one figure of the baseline, as limits are judged: a
     model that keeps a limit never lies beyond its line because the machine was slower then.
     """
+    first = next((r for r in view.records if r.digest == "baseline"), None)
+    if cost.baseline is None and first:
+        cost = cost.model_copy(update={"baseline": cost.value(first)})
     asked = "" if cost.bound is None else cost.text(cost.bound)
+    if cost.relative and cost.limit is not None:
+        # A figure would be that of one stage; its words are those of a breach.
+        asked = f"{cost.limit * 100:.4g} %"
     score = score_axis(view, "test" if stage == "test" else "validation")
     finished = next((r for r in view.finalists if r.digest == "baseline"), None)
     if stage != "searched" and finished and (figure := cost.value(finished)) is not None:
@@ -157,6 +166,8 @@ def _kind(view: StudyView, record: Record, standing: str) -> str:
     """The kind of a model on the picture, a key of MARKS."""
     if is_variant(record) or record.digest == "baseline":
         return model_id(record) if model_id(record) in MARKS else "baseline"
+    if record.state == "failed":
+        return "failed"
     if record.digest == view.chosen:
         return "chosen"
     if record.digest in view.missed:

@@ -167,7 +167,9 @@ def _timing(view: StudyView, device: str) -> str:
     if latency is None:
         return ""
     threads = counted(latency.threads, "thread")
-    runs = f"median of {len(latency.times_s)} forwards after warm-up"
-    text = f"batch {latency.batch}, {threads}, {latency.precision}; {runs}"
+    # Five figures without a count are the summary of an older study, which does not say how many there were.
+    runs = latency.runs or (None if len(latency.times_s) == 5 else len(latency.times_s))
+    forwards = "forwards" if runs is None else counted(runs, "forward")
+    text = f"batch {latency.batch}, {threads}, {latency.precision}; median of {forwards} after warm-up"
     text += ", interleaved with the baseline" if latency.baseline_times_s else ""
     return f"{text}; CPU wait time is subtracted" if latency.waited_s else text

@@ -317,7 +317,8 @@ class Drop(LayerChoice):
 
     @property
     def look(self) -> Look:
-        return Look("–" if self.affine else "·", (5 - self.affine,), "#bbbbbb")
+        # The second is the page's ink: its dark palette makes it light.
+        return Look("–", (4,), "#7744dd") if self.affine else Look("·", (5,), "#1c2430")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import cannot_write, dated_directory, read_json, write_text
 from ghostsearch.machine import processor_name
-from ghostsearch.records import Record, StudyView, upgraded
+from ghostsearch.records import Axis, Record, StudyView, upgraded
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.config import FREE, RunConfig, configure
 from ghostsearch.study.ledger import records_of
@@ -141,6 +141,11 @@ def add_note(folder: Path, note: str) -> None:
     write_study(folder, {**study, "notes": [*study.get("notes", ()), note]})
 
 
+def note_axes(folder: Path, axes: Sequence[Axis]) -> None:
+    """Note the axes of the run that goes on, by which its trials are read until there is an outcome."""
+    write_study(folder, {**read_study(folder), "objectives": [axis.model_dump() for axis in axes]})
+
+
 def note_command(folder: Path) -> None:
     """Note the command that goes on with the study, and when; the one that began it stays as `begun by`."""
     study, now = read_study(folder), environment()
@@ -217,8 +222,9 @@ def load_study(folder: Path | str) -> StudyView:
 def _view(folder: Path, config: RunConfig, study: Any, outcome: Any, records: Sequence[Record]) -> StudyView:
     view = StudyView(
         directory=str(folder), name=study["name"], config=config.model_dump(mode="json"), anatomy=study["anatomy"],
-        objectives=outcome.get("objectives", ()), records=tuple(records), front=outcome.get("front", ()),
-        chosen=outcome.get("chosen", ""), finalists=outcome.get("finalists", ()), missed=outcome.get("missed", ()),
+        objectives=outcome.get("objectives") or study.get("objectives", ()), records=tuple(records),
+        front=outcome.get("front", ()), chosen=outcome.get("chosen", ""), finalists=outcome.get("finalists", ()),
+        missed=outcome.get("missed", ()),
         vetoed=study.get("vetoed", ()), candidates=outcome.get("candidates", ""), audit=outcome.get("audit", ()),
         layers=outcome.get("layers", ()), int8_layers=outcome.get("int8_layers", ()),
         width_multiple=study.get("width_multiple"), environment=study["environment"],
@@ -259,7 +265,7 @@ def read_records(folder: Path) -> list[Record]:
 
 def _stored_records(folder: Path, name: str) -> list[Record]:
     if not (folder / DATABASE).is_file():
-        return []
+        return read_records(folder)
     try:
         with storage_errors(f"{folder / DATABASE}"):
             return records_of(open_storage(None, folder), name)

@@ -29,6 +29,7 @@ from ghostsearch.study.directory import (
     claimed,
     load_study,
     name_for,
+    note_axes,
     read_study,
     write_records,
 )
@@ -81,6 +82,7 @@ def _search(config: RunConfig, progress: Progress | None, given: Given | None, *
             open_storage(config.storage, watch.folder)
         with locked(setup):
             plan = make_plan(make_baseline(setup, watch), watch)
+            note_axes(watch.folder, plan.axes)
             ledger = open_ledger(plan, watch.folder)
         explore(plan, ledger, dataclasses.replace(watch, on_trial=reporting(plan, ledger, watch)) if live else watch)
         with held(FileLock(watch.folder / FINAL_LOCK)), watch.stage("final"):
@@ -105,12 +107,12 @@ def opened(config: RunConfig, progress: Progress | None = None, given: Given | N
     return setup
 
 
-def report(folder: Path) -> StudyView:
-    """Write the report of a study as it stands; returns the study."""
+def report(folder: Path, *, live: bool = False) -> StudyView:
+    """Write the report of a study as it stands, `live` as in `write_report`; returns the study."""
     from ghostsearch.report.page import write_report
 
     view = load_study(folder)
-    write_report(view, folder)
+    write_report(view, folder, live=live)
     return view
 
 
@@ -121,7 +123,7 @@ def reporting(plan: Plan, ledger: Ledger, watch: Watch) -> Callable[[], None]:
     def write() -> None:
         with held(FileLock(watch.folder / FINAL_LOCK)):
             conclude(plan, ledger, so_far)
-        report(watch.folder)
+        report(watch.folder, live=True)
 
     return write
 

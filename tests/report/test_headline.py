@@ -48,10 +48,14 @@ BASELINE = record("baseline", 0.9, 8e-3, 40_000_000, test=0.91)
 )
 def test_says_the_pace_in_the_right_direction(seconds: float, pace: str) -> None:
     small = record("0123456789", 0.88, seconds, 10_000_000)
-    assert headline(study(BASELINE, small, chosen="0123456789")) == (
-        f"Model 0123456789 {pace}, with 25 % of its MACs and 25 % of its parameters, "
-        "at 88.0 ± 3.2 % validation accuracy against the baseline's 90.0 ± 3.0 %."
+    told = (
+        f"odel 0123456789 {pace}, with 25 % of its MACs and 25 % of its parameters, "
+        "at 88.0 ± 3.2 % validation accuracy against the baseline's 90.0 ± 3.0 %"
     )
+    so_far = study(BASELINE, small, chosen="0123456789")
+    assert headline(so_far) == f"So far m{told}; rerun the same command to finish."
+    baseline = BASELINE.model_copy(update={"scores": BASELINE.scores[:1]})
+    assert headline(so_far.model_copy(update={"finalists": (baseline, small)})) == f"M{told}."
 
 
 def test_takes_test_scores_once_the_finalists_have_them() -> None:
@@ -95,12 +99,12 @@ def test_a_baseline_without_the_training_is_named_without_the_difference() -> No
 
     baseline, small = after(BASELINE, 0), after(record("0123456789", 0.9, 4e-3, 10_000_000, test=0.9), 1)
     view = study(baseline, small, chosen="0123456789")
-    assert headline(view).endswith("against the baseline's 90.0 ± 3.0 % without that training.")
+    assert "against the baseline's 90.0 ± 3.0 % without that training; rerun" in headline(view)
     trained = after(BASELINE, 1).model_copy(update={"digest": "baselinetrained"})
     view = study(baseline, small, chosen="0123456789", finalists=(baseline, trained, small))
     assert headline(view).endswith("points on the same images)."), "the better baseline is the one as given"
     equal = study(after(BASELINE, 1), small, chosen="0123456789")
-    assert headline(equal).endswith("points on the same images).")
+    assert headline(equal).endswith("points on the same images); rerun the same command to finish.")
 
 
 def test_without_latency_it_speaks_of_macs() -> None:
@@ -108,8 +112,7 @@ def test_without_latency_it_speaks_of_macs() -> None:
         r.model_copy(update={"latencies": ()}) for r in (BASELINE, record("0123456789", 0.88, 1, 10_000_000))
     )
     text = headline(study(baseline, small, chosen="0123456789"))
-    name = "Model 0123456789"
-    assert text.startswith(f"{name} has 25 % of the baseline's MACs and 25 % of its parameters, at 88.0 ±")
+    assert text.startswith("So far model 0123456789 has 25 % of the baseline's MACs and 25 % of its parameters, at")
 
 
 def test_claims_nothing_when_the_baseline_model_stays() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.error
 import urllib.request
 from http.client import HTTPConnection
@@ -9,12 +10,15 @@ from http.client import HTTPConnection
 import pytest
 
 from ghostsearch.report.live import served
+from ghostsearch.report.page import write_report
+
+LINK = r'href"?[=:] ?"([\w./]+)"'
 
 
 def fetch(url: str, **options) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(urllib.request.Request(url, **options), timeout=60) as answer:
-            return answer.status, answer.read().decode()
+            return answer.status, answer.read().decode(errors="replace")
     except urllib.error.HTTPError as refused:
         return refused.code, ""
 
@@ -36,6 +40,18 @@ def test_the_report_and_nothing_else_until_the_block_ends(tmp_path):
     connection = HTTPConnection(host, int(port), timeout=60)
     with pytest.raises(ConnectionRefusedError):
         connection.connect()
+
+
+def test_a_live_page_links_to_nothing_that_is_not_served(view, tmp_path):
+    kept = tmp_path / "models" / view.chosen
+    kept.mkdir(parents=True)
+    for file in (kept / "architecture.json", *(tmp_path / name for name in ("run.yaml", "study.db", "trials.csv"))):
+        file.write_text("{}")
+    live, whole = (re.findall(LINK, write_report(view, tmp_path, live=x).read_text()) for x in (True, False))
+    assert {"trials.csv", "front.png"} <= set(live)
+    with served(tmp_path) as url:
+        assert [fetch(url + name)[0] for name in live] == [200] * len(live)
+    assert {"run.yaml", f"models/{view.chosen}/architecture.json"} <= set(whole)
 
 
 def test_before_the_first_trial_it_says_so(tmp_path):

@@ -15,6 +15,7 @@ from ghostsearch.records import Int8Model, KeptLayer, Record, Score, StudyView
 from ghostsearch.report.compact import ComparedModel, Published, write_compact
 from ghostsearch.report.comparison import different_settings, figure_rows, write_comparison
 from ghostsearch.report.content import MAX_MODELS_BYTES, menu, model_links, page_content, slider_ends, study_links
+from ghostsearch.report.figures import layer_figures
 from ghostsearch.report.headline import headline
 from ghostsearch.report.outcome import cost_axes, cost_cell, score_cell
 from ghostsearch.report.page import render_page, write_report
@@ -22,6 +23,7 @@ from ghostsearch.report.summary import render_markdown
 from ghostsearch.report.tables import front_rows
 from ghostsearch.study.recommendation import BASELINES
 
+DEVICE = "onnxruntime:cpu"
 MAX_PAGE_BYTES = 6_000_000
 PICTURES = ["front.png", "latency.png", "layers.png"]
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -57,6 +59,16 @@ def test_what_a_search_without_labels_leaves_open_stands_on_page_and_in_markdown
         assert "The images have no labels" in text
         assert "hardly usable" in text
     assert 'class="missed"' not in render_page(view.model_copy(update={"missed": ()}), tmp_path)
+
+
+def test_the_report_of_a_study_whose_trials_are_gone_is_not_written_over(view: StudyView, tmp_path: Path) -> None:
+    """A published study: a table of trials, and no storage."""
+    (tmp_path / "trials.csv").write_text("number,digest\n0,baseline\n")
+    (tmp_path / "report.html").write_text("as it was")
+    with pytest.raises(GhostsearchError, match=r"trials.csv has trials whose records are not kept .*keep the report"):
+        write_report(view.model_copy(update={"records": ()}), tmp_path)
+    assert (tmp_path / "report.html").read_text() == "as it was"
+    assert write_report(view, tmp_path).stat().st_size > 1000
 
 
 def test_no_name_from_outside_becomes_markup(view: StudyView, tmp_path: Path) -> None:
@@ -162,6 +174,29 @@ def test_the_drop_that_was_asked_for_is_a_place_of_its_slider(view: StudyView, t
     assert ends["asked"] / ends["step"] == pytest.approx(round(ends["asked"] / ends["step"]))
 
 
+def test_the_sliders_line_stands_by_the_baseline_of_the_panel_that_is_shown(view: StudyView, tmp_path: Path) -> None:
+    content = page_content(view, tmp_path)
+    shown = content["axes"][0]["baseline"]
+    assert shown["searched"] == 1e3 * view.records[0].latencies[0].median_s
+    assert shown["finished"] == shown["test"] == 1e3 * view.record("baseline").latency(DEVICE).median_s
+    assert shown["searched"] != shown["finished"]
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-3, 3e4])
+def test_the_drop_slider_of_an_error_has_places_for_its_size(view: StudyView, tmp_path: Path, factor: float) -> None:
+    def in_error(record: Record) -> Record:
+        scores = [s.model_copy(update={"metric": "rmse", "value": factor * (1 - s.value)}) for s in record.scores]
+        return record.model_copy(update={"scores": tuple(scores)})
+
+    score = view.objectives[0].model_copy(update={"label": "rmse", "maximize": False})
+    changed = {name: tuple(map(in_error, getattr(view, name))) for name in ("records", "finalists")}
+    study = view.model_copy(update={**changed, "objectives": (score, *view.objectives[1:])})
+    content = page_content(study, tmp_path)
+    ends, largest = slider_ends(study, content), max(o["drop"] for o in content["options"])
+    assert 50 * (1 - 1e-9) <= largest / ends["step"] <= 500 * (1 + 1e-9)
+    assert largest < ends["drop"] <= largest + 2.001 * ends["step"]
+
+
 def test_a_models_scores_say_after_which_training(view: StudyView, tmp_path: Path) -> None:
     facts = {m["id"]: [name for name, _ in m["facts"]] for m in page_content(view, tmp_path)["models"]}
     assert facts["baseline"][:2] == ["validation", "test"]
@@ -189,6 +224,12 @@ def test_a_drop_of_one_standard_error_is_kept_by_the_sliders(view: StudyView, tm
         assert option["drop"] <= option["error"] + 1e-9
 
 
+def test_before_the_final_training_no_model_is_offered(view: StudyView, tmp_path: Path) -> None:
+    """An interrupted search has a front and a choice, but keeps no model that could be exported."""
+    assert "Choose within a budget" in render_page(view, tmp_path)
+    assert "Choose within a budget" not in render_page(view.model_copy(update={"finalists": ()}), tmp_path)
+
+
 def test_missed_limits_are_shown_as_missed(view: StudyView, tmp_path: Path) -> None:
     assert view.missed
     html = render_page(view, tmp_path)
@@ -204,6 +245,13 @@ def test_layer_times_are_those_of_the_study(view: StudyView, tmp_path: Path) -> 
     assert before["y"] == pytest.approx([1e6 * site["macs"] / 25e9 for site in view.anatomy["sites"]], rel=1e-4)
     untimed = render_page(view.model_copy(update={"layers": ()}), tmp_path)
     assert 'id="layer-plot"' not in untimed
+
+
+def test_layers_with_numbers_for_names_have_a_bar_each(view: StudyView) -> None:
+    numbered = view.model_copy(update={"layers": tuple(row | {"layer": f"1.{i}"} for i, row in enumerate(view.layers))})
+    figure = layer_figures(numbered)[DEVICE][view.chosen]
+    assert figure.layout.xaxis.type == "category"
+    assert list(figure.data[0].x) == [f"1.{i}" for i in range(len(view.layers))]
 
 
 def test_compact_networks_stand_on_the_page(view: StudyView, tmp_path: Path) -> None:
@@ -222,6 +270,19 @@ def test_compact_networks_stand_on_the_page(view: StudyView, tmp_path: Path) -> 
     assert trace["x"] == [pytest.approx(record.cost.macs / 1e6, rel=1e-4)]
 
 
+@pytest.mark.parametrize("other", [{"batch": 16}, {"threads": 4}, {"precision": "bfloat16"}, {"device": "torch:cpu"}])
+def test_compact_networks_that_were_timed_otherwise_have_no_mark_of_latency(
+    view: StudyView, tmp_path: Path, other: dict[str, object]
+) -> None:
+    record = view.records[0]
+    for changed, marked in (({}, True), (other, False)):
+        latency = record.latencies[0].model_copy(update=changed)
+        write_compact([ComparedModel(name="net", size="32×32", cost=record.cost, latency=latency, shares=())], tmp_path)
+        html = render_page(view, tmp_path)
+        marks = [t for t in data_of(html)["front"][f"latency_s[{DEVICE}]"]["test"]["data"] if t.get("yaxis") == "y2"]
+        assert (bool(marks), "The study was timed otherwise" not in html) == (marked, marked)
+
+
 def test_comparison_needs_two_studies_that_share_a_cost(view: StudyView, tmp_path: Path) -> None:
     with pytest.raises(GhostsearchError, match="two or more studies"):
         write_comparison([view], tmp_path)
@@ -234,6 +295,11 @@ def test_comparison_figures_and_differences(view: StudyView) -> None:
     assert rows["models on the front"] == [str(len(view.front)), "2"]
     whole, part = map(float, rows["hypervolume"])
     assert whole > part > 0
+    worst = view.records[0].scores[-1].model_copy(update={"value": 0.01})
+    trial, int8 = (view.records[20].model_copy(update={"digest": d, "state": "complete", "scores": (worst,)})
+                   for d in ("unfinished", "baselineint8"))  # fmt: skip
+    more = view.model_copy(update={"records": (*view.records, trial), "finalists": (*view.finalists, int8)})
+    assert dict(figure_rows([more, other], cost_axes(view)))["hypervolume"] == rows["hypervolume"]
     assert different_settings([view, other]) == [("run: seed", ["0", "7"])]
 
 
@@ -241,6 +307,16 @@ def test_a_model_in_words_says_once_that_it_is_chosen(view: StudyView, tmp_path:
     notes = {m["id"]: m["note"] for m in page_content(view, tmp_path)["models"]}
     assert notes[view.chosen].count("chosen") == 1
     assert not [n for d, n in notes.items() if "chosen" in n and d != view.chosen]
+
+
+def test_a_failed_trial_is_called_so_with_its_reason_once(view: StudyView, tmp_path: Path) -> None:
+    broken = view.records[20].model_copy(update={"state": "failed", "reason": "boom", "scores": ()})
+    records = (*view.records[:20], broken, *view.records[21:])
+    failed = view.model_copy(update={"records": records, "finalists": (), "front": (), "chosen": ""})
+    content = page_content(failed, tmp_path)
+    notes = {m["id"]: m["note"] for m in content["models"]}
+    assert notes[broken.digest] == f"failed · trial 20 · proposed by {broken.origin} · boom"
+    assert broken.digest not in dict(menu(failed, content))
 
 
 def test_headline_menu_table_and_strips_agree_in_split_and_divisor(view: StudyView, tmp_path: Path) -> None:

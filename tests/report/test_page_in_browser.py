@@ -102,6 +102,15 @@ def test_no_error_nothing_fetched_and_no_sideways_scrolling(browser, page, width
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
+def test_a_study_without_trials_has_a_page_that_works(browser, view, tmp_path) -> None:
+    nothing = dict.fromkeys(("records", "objectives", "front", "finalists", "missed", "layers", "int8_layers"), ())
+    load(browser, write_report(view.model_copy(update={**nothing, "chosen": ""}), tmp_path))
+    browser.find_element("css selector", "#theme").click()
+    assert browser.find_element("css selector", "#theme").text == "Theme: light"
+    assert problems(browser) == []
+    browser.execute_script("localStorage.clear()")
+
+
 def test_a_click_selects_the_model_everywhere(browser, page, view) -> None:
     load(browser, page)
     assert selected(browser) == view.chosen
@@ -164,6 +173,15 @@ def test_sliders_take_what_choose_takes(browser, view, tmp_path) -> None:
     assert len(taken) > 2
 
 
+def test_copied_is_said_of_the_command_that_was_copied(browser, page) -> None:
+    load(browser, page)
+    copy = browser.find_element("css selector", "#copy")
+    copy.click()
+    wait(browser, "return document.getElementById('copy').textContent === 'Copied'")
+    browser.execute_script("document.getElementById('max-cost').dispatchEvent(new Event('input'))")
+    assert copy.text == "Copy"
+
+
 def test_trials_sort_and_filter(browser, page, view) -> None:
     load(browser, page)
     rows = "[...document.querySelectorAll('#trials-table tbody tr')]"
@@ -181,6 +199,20 @@ def test_trials_sort_and_filter(browser, page, view) -> None:
     ]
     browser.find_element("css selector", "#trials-table tbody tr:not([hidden]) [data-select]").send_keys("\ue007")
     assert selected(browser) == browser.execute_script(ids)[0]
+
+
+@pytest.mark.parametrize("clicks", [1, 2])
+def test_missing_figures_come_last_in_either_order(browser, view, tmp_path, clicks) -> None:
+    empty = {"state": "failed", "reason": "boom", "scores": (), "latencies": (), "cost": None}
+    broken = {view.records[i].digest for i in (7, 20, 30)}
+    records = tuple(r.model_copy(update=empty) if r.digest in broken else r for r in view.records)
+    load(browser, write_report(view.model_copy(update={"records": records, "finalists": ()}), tmp_path))
+    for column in (5, 6, 7, 8):
+        heading = browser.find_element("css selector", f"#trials-table thead th:nth-child({column}) button")
+        for _ in range(clicks):
+            heading.click()
+        shown = "return [...document.querySelectorAll('#trials-table tbody tr')].map(row => row.dataset.model)"
+        assert set(browser.execute_script(shown)[-3:]) == broken
 
 
 def test_every_control_has_a_name_and_the_theme_switches(browser, page) -> None:

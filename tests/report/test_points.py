@@ -86,6 +86,16 @@ def test_error_bars_are_the_interval_and_the_standard_error(view: StudyView) -> 
     assert error_of(stated.model_copy(update={"stderr": None})) is None
 
 
+def test_a_latency_that_is_no_objective_is_a_share_of_the_trials_baseline_too(view: StudyView) -> None:
+    panel = make_panel(view, Axis.of_latency("onnxruntime:cpu"), "searched")
+    first = view.records[0].latencies[0].median_s
+    assert panel.cost.baseline == first
+    for record in view.records[1:]:
+        (point,) = (p for p in panel.points if p.model == record.digest)
+        assert point.x == pytest.approx(1e3 * record.latencies[0].ratio * first)
+        assert point.x_range is not None
+
+
 def test_what_keeps_a_relative_limit_is_never_drawn_beyond_its_line(view: StudyView) -> None:
     """The machine was half as fast while a trial was timed, the baseline beside it as well."""
     cost = next(a for a in cost_axes(view) if a.device).model_copy(
@@ -120,6 +130,16 @@ def test_an_absolute_limit_moves_with_the_machine_as_the_points_do(view: StudyVi
     assert panel.cost.bound is not None
     assert point.x <= panel.cost.bound * panel.cost.scale[0]
     assert panel.asked == f"{cost.text(limit)}, {share_text(limit / cost.baseline)}"
+
+
+def test_a_relative_limit_is_called_by_its_share_whose_line_moves_with_the_baseline(view: StudyView) -> None:
+    """The final run took another figure of the baseline than the first one, by which a label in ms would be wrong."""
+    axis = next(a for a in cost_axes(view) if a.device)
+    final = axis.value(next(r for r in view.finalists if r.digest == "baseline"))
+    cost = axis.model_copy(update={"limit": 0.625, "relative": True, "baseline": final / 1.2})
+    panel = make_panel(view, cost, "finished")
+    assert panel.cost.bound == pytest.approx(0.625 * final)
+    assert panel.asked == "62.5 %"
 
 
 def test_a_lead_that_the_images_do_not_prove_is_marked_on_the_line_and_beside_it(view: StudyView) -> None:

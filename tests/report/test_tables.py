@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+from itertools import combinations
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from ghostsearch.records import StudyView
 from ghostsearch.report.colours import choice_colours
+from ghostsearch.report.figures import DARK, LIGHT
 from ghostsearch.report.outcome import export_command
 from ghostsearch.report.summary import draw_pictures, render_markdown
-from ghostsearch.report.tables import front_rows, front_table, vetoed_rows
+from ghostsearch.report.tables import front_rows, front_table, measured_rows, vetoed_rows
 from ghostsearch.space.choice_text import parse_choice
 from ghostsearch.study.candidates import write_candidates
 from ghostsearch.units import markdown_table, milliseconds, plain_text, score_text, share_text, with_prefix
@@ -58,6 +61,14 @@ def test_front_table_shows_every_model_once_with_its_remark(view: StudyView) -> 
     assert all(digest in screen.getvalue() for digest in view.front)
 
 
+def test_forwards_are_counted_before_five_figures_stand_for_them(view: StudyView) -> None:
+    kept = view.finalists[-1].summarised().summarised()
+    uncounted = tuple(x.model_copy(update={"runs": None}) for x in kept.latencies)
+    for record, told in ((kept, "30 forwards"), (kept.model_copy(update={"latencies": uncounted}), "of forwards")):
+        rows = dict(measured_rows(view.model_copy(update={"finalists": (*view.finalists[:-1], record)})))
+        assert told in rows["device onnxruntime:cpu"]
+
+
 def test_names_do_not_become_terminal_markup(view: StudyView) -> None:
     screen = io.StringIO()
     Console(file=screen, width=160).print(front_table(view.model_copy(update={"name": "[red]x[/red]"})))
@@ -98,6 +109,39 @@ def test_each_choice_has_its_own_colour_and_keep_comes_first() -> None:
     assert list(colours) == ordered
     assert len(set(colours.values())) == len(ordered)
     assert [parse_choice(t).look.short for t in colours] == ["", "g2·1", "g2·3", "g4·3", "r0.5"]
+
+
+KINDS = [
+    "keep", "ghost(ratio=2, kernel=3)", "ghost(ratio=3, kernel=3)", "ghost(ratio=4, kernel=3)",
+    "ghost(ratio=5, kernel=3)", "ghost(ratio=2, kernel=3, cheap=affine)", "ghost(ratio=2, kernel=3, cheap=wavelet)",
+    "lowrank(rank=0.5)", "separable(multiplier=1)", "crop(kernel=1)", "drop", "skip",
+]  # fmt: skip
+
+
+def test_the_colours_of_all_kinds_lie_apart_and_what_is_removed_stands_out_on_white() -> None:
+    colours = choice_colours(KINDS)
+    for one, other in combinations(map(channels, colours.values()), 2):
+        assert np.linalg.norm(one - other) > 0.14
+    for text in ("drop", "skip"):
+        assert contrast(colours[text], LIGHT["paper"]) >= 3
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK])
+def test_marks_stand_out_on_paper(palette: dict[str, str]) -> None:
+    for name in ("ink", "soft", "accent", "warn", "other", "uniform", "ring"):
+        assert contrast(palette[name], palette["paper"]) >= 3, name
+
+
+def channels(colour: str) -> np.ndarray:
+    return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+
+
+def contrast(one: str, other: str) -> float:
+    """As WCAG 2 defines it, from 1 to 21."""
+    parts = map(channels, (one, other))
+    linear = [np.where(p <= 0.04045, p / 12.92, ((p + 0.055) / 1.055) ** 2.4) for p in parts]
+    darker, lighter = sorted(float(p @ [0.2126, 0.7152, 0.0722]) + 0.05 for p in linear)
+    return lighter / darker
 
 
 def test_a_choice_that_failed_in_the_candidate_table_is_named_with_its_reason(view: StudyView, tmp_path) -> None:

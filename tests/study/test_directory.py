@@ -24,6 +24,9 @@ from ghostsearch.study.directory import (
     write_run,
 )
 from tests.processes import Started
+    write_records,
+    write_run,
+)
 
 OLD = Path(__file__).parent / "fixtures" / "study_v1"
 
@@ -43,6 +46,16 @@ def test_a_study_of_version_1_is_read(tmp_path):
             assert latency.baseline_median_s is None or latency.baseline_median_s > 0
     assert view.int8_layers == (), "it knew of none"
     assert any(latency.ratio for r in view.finalists for latency in r.latencies)
+
+
+def test_records_beside_a_study_are_read_where_its_storage_is_gone(tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(OLD, folder)
+    records = load_study(folder).records
+    (folder / "study.db").unlink()
+    assert load_study(folder).records == ()
+    write_records(folder, records)
+    assert load_study(folder).records == records
 
 
 @pytest.mark.parametrize("front", [{"": None}, [""], ["../elsewhere"], [1], "abc"])

@@ -89,7 +89,11 @@ def test_two_workers_under_a_latency_limit(cluster, tiny, tmp_path, monkeypatch)
     old = search(RunConfig(**tiny(tmp_path / "old", trials=2, **limit)))
     options = tiny(tmp_path / "run", engine="ray", trials=6, from_study=str(tmp_path / "old"), **limit)
     written = []
-    monkeypatch.setattr("ghostsearch.study.run.report", lambda folder: written.append(len(load_study(folder).records)))
+
+    def tell(folder, **_):
+        written.append(len(load_study(folder).records))
+
+    monkeypatch.setattr("ghostsearch.study.run.report", tell)
     with pytest.warns(GhostsearchWarning, match="2 of 2 trials taken"):
         search(RunConfig(**options), live=True)
     view = load_study(tmp_path / "run")

@@ -1,7 +1,9 @@
 """Whole searches: what stands on disk, going on after kills, several processes, Ctrl-C, failing trials."""
 
+import json
 import os
 import random
+import shutil
 import signal
 import tempfile
 import time
@@ -64,6 +66,19 @@ def test_front_is_of_measured_finalists_and_not_dominated(unbroken):
     for record in unbroken.finalists:
         assert record.score("test") is not None
         assert all(x.baseline_times_s for x in record.latencies)
+
+
+def test_before_there_is_an_outcome_a_study_is_read_on_the_axes_of_its_run(unbroken, tmp_path):
+    """As after a kill; a study of an earlier version does not know them and is read all the same."""
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken.directory, folder)
+    (folder / "outcome.json").unlink()
+    view = load_study(folder)
+    assert view.objectives == unbroken.objectives
+    known = json.loads((folder / "study.json").read_text())
+    del known["objectives"]
+    (folder / "study.json").write_text(json.dumps(known))
+    assert load_study(folder).objectives == ()
 
 
 def test_no_architecture_is_evaluated_twice(unbroken):

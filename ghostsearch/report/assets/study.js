@@ -24,6 +24,7 @@ const placeOf = (figure, id) => {
   return null;
 };
 const drawFront = () => {
+  if (!axis()) return;
   const figure = structuredClone(page.front[axis().name][stage()]);
   const place = placeOf(figure, state.selected);
   const [x, y] = place || [null, null];
@@ -33,8 +34,8 @@ const drawFront = () => {
     trace.hovertext = trace.customdata.map((id) => (models.has(id) ? models.get(id).hover : id));
     trace.hovertemplate = "%{hovertext}<extra></extra>";
   }
-  if (state.dragged && axis().baseline) {
-    const at = axis().baseline * Number($("max-cost").value) / 100;
+  if (state.dragged && axis().baseline[stage()]) {
+    const at = axis().baseline[stage()] * Number($("max-cost").value) / 100;
     figure.layout.shapes = [...(figure.layout.shapes || []), { type: "line", x0: at, x1: at, yref: "paper", y0: 0, y1: 1, line: { color: page.ring, width: 2 } }];
   }
   draw("front-plot", figure);
@@ -69,9 +70,10 @@ const showDetail = (model) => {
 
 // Two sliders, by the rule of `ghostsearch choose`: the cheapest model, on the study's first cost, that keeps the budget and
 // the drop. Where no drop is set, one standard error; where none keeps that, the best score within the budget.
+const isFree = (slider) => Number(slider.value) >= Number(slider.max);
 const taken = () => {
   const [budget, drop] = [Number($("max-cost").value) / 100, Number($("max-drop").value)];
-  const anyDrop = $("max-drop").value === $("max-drop").max;
+  const anyDrop = isFree($("max-drop"));
   const cost = (option) => option.shares[axis().name];
   const first = (option) => option.shares[page.axes[0].name];
   const within = page.options.filter((option) => cost(option) <= budget && option.missed.every((name) => name === axis().name));
@@ -83,11 +85,12 @@ const showTaken = () => {
   const [cost, drop] = [$("max-cost"), $("max-drop")];
   $("max-cost-name").textContent = axis().label;
   $("max-cost-text").textContent = `${cost.value} % of the baseline`;
-  $("max-drop-text").textContent = drop.value === drop.max ? "not set (one standard error)" : `${drop.value} ${drop.value === "1" ? page.drop_unit.slice(0, -1) : page.drop_unit}`;
+  $("max-drop-text").textContent = isFree(drop) ? "not set (one standard error)" : `${drop.value} ${drop.value === "1" ? page.drop_unit.slice(0, -1) : page.drop_unit}`;
   const option = taken();
   $("taken").textContent = option ? `${option.id}: ${option.text}` : "No finished model meets both limits.";
   $("command").textContent = option ? option.command : "";
   $("copy").hidden = !option;
+  $("copy").textContent = "Copy";
   if (state.dragged && option) select(option.id);
   else if (state.dragged) drawFront();
 };
@@ -116,9 +119,11 @@ const sortBy = (table, column) => {
   const heads = [...table.tHead.rows[0].cells];
   const ascending = heads[column].getAttribute("aria-sort") === "descending" || (heads[column].getAttribute("aria-sort") === "none" && heads[column].dataset.first !== "descending");
   heads.forEach((head, i) => head.setAttribute("aria-sort", i === column ? (ascending ? "ascending" : "descending") : "none"));
-  const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
-  const compare = (a, b) => (a === "" ? 1 : b === "" ? -1 : (isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b) * (ascending ? 1 : -1));
-  table.tBodies[0].append(...[...table.tBodies[0].rows].sort((a, b) => compare(value(a), value(b))));
+  const numeric = heads[column].classList.contains("num");
+  const value = (cell) => (!numeric ? cell.textContent : isNaN(cell.dataset.value) ? "" : cell.dataset.value);
+  // What is missing comes last, whatever the order.
+  const compare = (a, b) => (a === b ? 0 : a === "" ? 1 : b === "" ? -1 : (numeric ? a - b : a.localeCompare(b)) * (ascending ? 1 : -1));
+  table.tBodies[0].append(...[...table.tBodies[0].rows].sort((a, b) => compare(value(a.cells[column]), value(b.cells[column]))));
 };
 const filterTrials = () => {
   const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
