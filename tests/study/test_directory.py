@@ -21,12 +21,10 @@ from ghostsearch.study.directory import (
     environment,
     load_study,
     placed,
-    write_run,
-)
-from tests.processes import Started
     write_records,
     write_run,
 )
+from tests.processes import Started
 
 OLD = Path(__file__).parent / "fixtures" / "study_v1"
 
