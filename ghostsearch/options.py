@@ -39,6 +39,12 @@ class OptionError(GhostsearchError):
         super().__init__(f"{self.option + ': ' if self.option else ''}{message}{value}")
 
 
+def without_effect(name: str, needed: str) -> GhostsearchError:
+    """The error for an option that was given without the one that it belongs to."""
+    option = f"--{name.replace('_', '-')}"
+    return GhostsearchError(f"{option} is for {needed}; add it, or leave {option} out")
+
+
 @contextmanager
 def refused() -> Iterator[None]:
     """Within, a GhostsearchError is raised as the ValueError by which pydantic knows a wrong value."""

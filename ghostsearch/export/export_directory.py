@@ -20,6 +20,7 @@ from ghostsearch.export.writer import check_suffix, descriptive_name, export
 from ghostsearch.graph.detector import is_detector
 from ghostsearch.measure.onnx_graph.quantize import Int8Options
 from ghostsearch.models.load import LoadedModel, example_input
+from ghostsearch.options import without_effect
 from ghostsearch.study.config import configure
 from ghostsearch.study.directory import model_directory, study_of
 from ghostsearch.study.images import calibration_of, for_ranges, open_data
@@ -92,8 +93,7 @@ def _refuse_int8_options(wanted: Exporting) -> None:
     plain = Exporting()
     for name in ("calibrate", "calibration_images", "task", "keep_float", "validation_list"):
         if getattr(wanted, name) != getattr(plain, name):
-            option = f"--{name.replace('_', '-')}"
-            raise GhostsearchError(f"{option} is for --int8; add it, or leave {option} out")
+            raise without_effect(name, "--int8")
 
 
 def _out(wanted: Exporting, default: Path) -> Path:

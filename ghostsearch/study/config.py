@@ -13,7 +13,7 @@ from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.setting import DEVICE_HELP, KEEP_FLOAT_HELP, MEASURING, Setting
 from ghostsearch.models.options import INPUT, ModelOptions
-from ghostsearch.options import OptionError, Texts, option, refused
+from ghostsearch.options import OptionError, Texts, option, refused, without_effect
 from ghostsearch.space.limits import BUDGET, Limits, parse_duration
 from ghostsearch.space.preset import QUICK_START, SPACE_HELP, default_space
 from ghostsearch.surgery.options import FitOptions
@@ -284,8 +284,7 @@ def configure(given: dict[str, Any], file: Path | None = None) -> RunConfig:
     # A file holds them whatever its engine.
     for name in sorted(given.keys() & {"ray_address", "resources"}):
         if run.engine != "ray":
-            option = f"--{name.replace('_', '-')}"
-            raise GhostsearchError(f"{option} is for --engine ray; add it, or leave {option} out")
+            raise without_effect(name, "--engine ray")
     return run
 
 

@@ -24,6 +24,7 @@ from ghostsearch.shown import Progress
 from ghostsearch.surgery.distill_images import Draw, ImageSettings, Split, split
 from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm, settle_norms, trained_norms
 from ghostsearch.surgery.stopped_fit import StoppedFit, digest_of
+from ghostsearch.surgery.verify import power_of
 from ghostsearch.units import duration
 
 NORM_IMAGES = 8
@@ -268,9 +269,7 @@ def _error_of_one(value: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _relative(value: Tensor, wanted: Tensor) -> Tensor:
-    # One number alone, as a last batch of one image can be, has no spread.
-    power = wanted.var() if wanted.numel() > 1 else wanted.square().mean()
-    return F.mse_loss(value, wanted) / power.clamp_min(1e-12)
+    return F.mse_loss(value, wanted) / power_of(wanted).clamp_min(1e-12)
 
 
 @dataclass

@@ -127,6 +127,11 @@ def outputs_of(model: nn.Module, images: Any) -> list[Tensor]:
     return _outputs(_beside(images, model), images, {})
 
 
+def power_of(wanted: Tensor) -> Tensor:
+    """What a squared error is relative to: the variance, or the square of one number alone, which has none."""
+    return wanted.var() if wanted.numel() > 1 else wanted.square().mean()
+
+
 def output_error(converted: nn.Module, images: Any, outputs: list[Tensor]) -> float:
     """Squared error of the converted net's outputs relative to the variance of the baseline's, summed over outputs.
 
@@ -134,9 +139,9 @@ def output_error(converted: nn.Module, images: Any, outputs: list[Tensor]) -> fl
     """
     total = 0.0
     for ours, theirs in zip(outputs_of(converted, images), outputs, strict=True):
-        if theirs.is_floating_point() and theirs.numel() > 1 and ours.shape == theirs.shape:
+        if theirs.is_floating_point() and theirs.numel() and ours.shape == theirs.shape:
             wanted = theirs.double()
-            total += float((ours.double() - wanted).square().mean() / wanted.var().clamp_min(1e-30))
+            total += float((ours.double() - wanted).square().mean() / power_of(wanted).clamp_min(1e-30))
     return total
 
 

@@ -25,6 +25,7 @@ from ghostsearch.graph.detector import is_detector
 from ghostsearch.models.input import InputSpec
 from ghostsearch.models.options import ModelOptions
 from ghostsearch.models.stored import read_checkpoint, write_checkpoint
+from ghostsearch.options import without_effect
 from ghostsearch.shown import Progress
 from ghostsearch.surgery.saved import ARCHITECTURE_FILE, WEIGHTS_FILE, load_directory, open_model, save
 from ghostsearch.training.checks import check_run, check_teacher
@@ -143,7 +144,7 @@ def finetune_directory(
     if out.resolve() == directory.resolve():
         raise GhostsearchError(f"{out} is the model's own directory; choose another --out, so that it stays")
     if recipe.distill_weights and not recipe.distill_from:
-        raise GhostsearchError("--distill-weights is for --distill-from; add it, or leave --distill-weights out")
+        raise without_effect("distill_weights", "--distill-from")
     check_writable(out)
     check_untaken(out)
     teacher = None

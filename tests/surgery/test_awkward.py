@@ -417,3 +417,11 @@ def test_a_detector_may_find_more_or_less():
     made = convert(net, Architecture.of({"b": "ghost(ratio=2, kernel=3)"}), example=images)
     before, after = net(images), made(images)
     assert [len(x["scores"]) for x in before] != [len(x["scores"]) for x in after]
+
+
+def test_one_number_alone_has_an_error_too():
+    """A network of one output on one image: a saved model that computes otherwise must not pass for the same."""
+    net, other = nn.Linear(3, 1), nn.Linear(3, 1)
+    x = torch.randn(1, 3)
+    assert output_error(net, x, outputs_of(net, x)) == 0
+    assert output_error(other, x, outputs_of(net, x)) > 0
