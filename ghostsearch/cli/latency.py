@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SETTING, LOADING = Setting(), ModelOptions()
 
 
+@o.without("time_limit")
 def profile(
     model: o.Model,
     device: o.Device = o.DEVICE,
@@ -65,6 +66,7 @@ def profile(
     say(f"next: ghostsearch audit {typed(model)} --device {device} --space {typed(space)}")
 
 
+@o.without("time_limit")
 def audit(
     model: o.Model,
     device: o.Device = o.DEVICE,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.cells import Correction
 from ghostsearch.measure.cost_table import encode
 from ghostsearch.measure.inputs import batched
@@ -22,6 +23,7 @@ from ghostsearch.surgery.convert import convert
 
 FIT_MODELS = 10
 AUDIT_MODELS = 30
+FEWEST = 3
 TOGETHER = 5
 """Architectures timed in one interleaved run with the baseline: more would hold too many models in memory."""
 MODEL_S = 4.0
@@ -130,9 +132,15 @@ def audit(
     """Measure random architectures that the correction has not seen and compare each predictor with them.
 
     Beside the table: MACs alone (latency proportional to MACs), and interpolation over FLOPs between the baseline
-    and the cheapest architecture, both measured, as NVIDIA ModelOpt's search does.
+    and the cheapest architecture, both measured, as NVIDIA ModelOpt's search does. Raises GhostsearchError where the
+    space has too few architectures.
     """
     unseen, cheapest = unseen_architectures(table.space, count), cheapest_architecture(table)
+    if len(unseen) < FEWEST:
+        raise GhostsearchError(
+            f"an audit wants {FEWEST} architectures that the correction has not seen, and the space of "
+            f"{table.space.size} has {len(unseen)}; choose a larger --space"
+        )
     measured = measure_architectures(table, network, [*unseen, cheapest], model_s=model_s, seed=1, progress=progress)
     return compare_predictors(table, unseen, measured[:-1], cheapest, measured[-1])
 
@@ -200,7 +208,9 @@ def measure_architectures(
             {name: (some_model, repeated) for name, some_model in built.items()},
             (network.model, repeated),
             device=store.device,
-            setting=store.setting.but(time_limit=model_s * (len(some) + 1), narrow=NARROW, seed=seed + start),
+            setting=store.setting.but(
+                time_limit=model_s * (len(some) + 1), narrow=NARROW, seed=store.setting.seed + seed + start
+            ),
         )
         latencies += found.values()
         if progress:

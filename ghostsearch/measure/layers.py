@@ -101,7 +101,9 @@ class TimedLayer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             block = build_block(self._resized(inputs, outputs), parse_layer_choice(cell.choice))
-            stack: nn.Module = nn.Sequential(block, *(_refit(follower, outputs) for follower in self.followers))
+            stack: nn.Module = nn.Sequential(
+                block, *(_refit(follower, self.outputs.total, outputs) for follower in self.followers)
+            )
             if cell.behind:
                 # By the cell, not by this layer: a twin without a stream may build it too.
                 stack = WithSums(stack, CONVS[self.module.weight.dim() - 2], outputs, relu="ReLU" in cell.behind)
@@ -174,11 +176,16 @@ def _name(module: Any, shapes: Sequence[Shape], followers: Sequence[nn.Module]) 
     return f"{type(module).__name__} {what} on {sizes}{after}"
 
 
-def _refit(follower: nn.Module, channels: int) -> nn.Module:
-    """A norm of other channels with the old one's settings, or a copy of an activation."""
-    if isinstance(follower, _BatchNorm):
-        return type(follower)(channels, eps=follower.eps, affine=follower.affine)
-    return copy.deepcopy(follower)
+def _refit(follower: nn.Module, whole: int, channels: int) -> nn.Module:
+    """A copy of a norm or activation for the first of its channels."""
+    twin: Any = copy.deepcopy(follower)
+    for name, tensor in [*twin.named_parameters(recurse=False), *twin.named_buffers(recurse=False)]:
+        # A PReLU has one slope, or one for each channel.
+        if tensor.dim() == 1 and len(tensor) == whole:
+            getattr(twin, name).data = tensor.data[:channels].clone()
+    if isinstance(twin, _BatchNorm):
+        twin.num_features = channels
+    return twin
 
 
 def _trace(model: nn.Module, example: Any) -> tuple[dict[str, list[Shape]], Mapping[str, tuple[str, ...]]]:

@@ -21,13 +21,17 @@ def shares_by_kind(model: nn.Module, example: Any) -> list[dict[str, Any]]:
     """
     count, images = count_operators(model, example), batch_size(example)
     rows: dict[str, dict[str, Any]] = {}
+    paths: dict[nn.Module, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(module, []).append(path)
     counted = 0
-    for path, module in model.named_modules():
+    for module, names in paths.items():
         params = sum(p.numel() for p in module.parameters(recurse=False))
         if not params:
             continue
         row = rows.setdefault(kind_of(module), {"layers": 0, "params": 0, "macs": 0})
-        macs = _own_macs(module, path, count.by_module)
+        # The counter knows a module that stands in several places by one of them.
+        macs = sum(_own_macs(module, name, count.by_module) for name in names)
         counted += macs
         row["layers"] += 1
         row["params"] += params

@@ -290,3 +290,32 @@ def test_a_narrowed_layer_does_not_share_its_cell_with_a_whole_one_of_its_size(s
     # Each holds its share of the time of its own layer, which are two.
     assert whole.key != narrow.key
     assert first.cell(KEEP, 8, 32).key != second.cell(KEEP, 8, 32).key
+
+
+class OwnNorm(nn.BatchNorm2d):
+    """A norm whose constructor takes other arguments."""
+
+    def __init__(self, maps):
+        super().__init__(maps)
+
+
+def test_followers_of_any_making_are_timed_at_any_width(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), OwnNorm(16), nn.PReLU(16), nn.Conv2d(16, 8, 3), nn.PReLU()).eval()
+    example = torch.randn(1, 3, 12, 12)
+    anatomy = find_sites(net, example, include_first=True)
+    space = parse_preset({"include_first": True, "groups": [{"widths": ["width(0.5)"]}]}, "test").resolve(anatomy)
+    table = profile(Network(net, example, anatomy), space, CellStore("torch:cpu", Setting(), tmp_path), cell_s=0.01)
+    assert table.complete
+    layer = timed_layers(net, example, anatomy)[0]
+    stack, x = layer.tiny(layer.cell(KEEP, 3, 8), 1)
+    assert stack(x).shape == (1, 8, 10, 10)
+
+
+def test_a_space_too_small_for_an_audit_says_so(setup):
+    model, example, anatomy, _, _, directory = setup
+    few = parse_preset({"sites": [{"match": "3.0", "choices": ["ghost(ratio=2, kernel=3)"]}]}, "test").resolve(anatomy)
+    network = Network(model, example, anatomy)
+    table = profile(network, few, CellStore("onnxruntime:cpu", Setting(), directory), cell_s=0.02)
+    with pytest.raises(GhostsearchError, match=r"wants 3 architectures .* the space of 2 has 0; choose a larger"):
+        audit(table, network)

@@ -9,8 +9,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import numpy as np
+import torch
 from torch import nn
 
 from ghostsearch.errors import GhostsearchError, told_as
@@ -120,11 +122,14 @@ def refusals(device: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Advice and logs of exporters and quantizers are left out within; exceptions pass."""
+    """Advice and logs of exporters and quantizers are left out within; exceptions pass.
+
+    torch 2.14 writes the graph that its tracing exporter fails on to standard output, whatever its switches say.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), patch.object(torch._C, "_jit_onnx_log", lambda *_: None, create=True):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from ghostsearch.measure.devices.base import Device, Prepared, refusals
@@ -38,7 +39,9 @@ class OnnxDevice(Device):
         """The model's graph, opened with the example as its inputs."""
         with refusals(self.name):
             module = onnx_module(model, example)
-            feed = dict(zip(module.names or module.inputs, map(as_array, flat_inputs(example)), strict=True))
+            # In the graph's own precision; the runtimes take no bfloat16 from NumPy.
+            arrays = (as_array(x) if x.dtype == torch.bfloat16 else x.cpu().numpy() for x in flat_inputs(example))
+            feed = dict(zip(module.names or module.inputs, arrays, strict=True))
             return self.open(module.graph, feed, setting)
 
     @abc.abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from ghostsearch.measure.devices.base import quiet_exporter
 from ghostsearch.measure.inputs import Flat, flat_inputs
 from ghostsearch.measure.onnx_graph.affine_sums import without_empty_sums
 from ghostsearch.measure.onnx_graph.module import BATCH_NAME, OnnxModule
+from ghostsearch.measure.onnx_graph.names import name_repeated_calls
 from ghostsearch.surgery.drop import Nothing
 
 OPSET = 18
@@ -60,8 +62,23 @@ def onnx_bytes(
         except Exception:
             if free_batch or single:
                 raise
-            program = torch.onnx.export(flat, inputs, input_names=list(names), opset_version=OPSET, dynamo=True)
+            program = torch.onnx.export(
+                flat, inputs, input_names=list(names), opset_version=OPSET, dynamo=True, verbose=False
+            )
             assert program is not None
             return program.model_proto.SerializeToString(), names
-    graph = bytes(buffer.getvalue())
-    return (without_empty_sums(graph) if any(isinstance(m, Nothing) for m in replica.modules()) else graph), names
+    return _tidied(bytes(buffer.getvalue()), replica), names
+
+
+def _tidied(graph: bytes, model: nn.Module) -> bytes:
+    """A traced graph without what skipped branches leave, its nodes named after the model's modules."""
+    import onnx
+
+    paths = dict(model.named_modules(remove_duplicate=False))
+    if any(isinstance(m, Nothing) for m in paths.values()):
+        graph = without_empty_sums(graph)
+    if re.search(rb"_\d+/", graph):
+        made = onnx.load_from_string(graph)
+        name_repeated_calls(made.graph, paths)
+        graph = made.SerializeToString()
+    return graph

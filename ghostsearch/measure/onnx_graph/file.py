@@ -26,15 +26,19 @@ def open_onnx(path: Path, *, size: int | str | None = None) -> LoadedModel:
     """An ONNX file as a model whose module is an OnnxModule; `size` fills free sides of its inputs.
 
     The input is as `ghostsearch export` noted it, else the first one's shape without a normalisation. Raises
-    GhostsearchError for what is no ONNX file, and for free sides without `size`.
+    GhostsearchError for what is no ONNX file, for free sides without `size`, and for a `size` that it does not take.
     """
     if not path.is_file():
         raise GhostsearchError(f"{path}: no such file")
     module = OnnxModule.read(path)
-    shape = tuple(example_inputs(module, None, parse_size(size))[0].shape)
-    sides = parse_size(shape[2:] or shape[1:] or (1,))
+    wanted = parse_size(size)
+    shape = tuple(example_inputs(module, None, wanted)[0].shape)
+    sides = parse_size((shape[2:] or shape[1:] or (1,))[-2:])
     assert sides is not None
-    return LoadedModel(module, str(path), _noted_input(module.notes, sides, shape[1] if len(shape) > 2 else 1))
+    found = _noted_input(module.notes, sides, shape[1] if len(shape) > 2 else 1)
+    if wanted is not None and InputSpec(wanted).dims[-len(found.dims) :] != found.dims:
+        raise GhostsearchError(f"{path} takes inputs of {found} alone; leave --size {size} out")
+    return LoadedModel(module, str(path), found)
 
 
 def _noted_input(notes: dict[str, str], size: Size, channels: int) -> InputSpec:

@@ -69,6 +69,9 @@ def _find(graph: Any, values: Initializers) -> list[_GhostNorm]:
         cheap = wiring.maker.get(made)
         if cheap is None or cheap.op_type != "Conv" or cheap.input[0] != primary:
             continue
+        # A graph may compute them: standardized weights, a norm without factors of its own.
+        if not all(name in values.arrays for name in (*cheap.input[1:], *norm.input[1:5])):
+            continue
         if wiring.only_reader(made) is None or wiring.only_reader(before.output[0]) is None:
             continue
         after = wiring.only_reader(norm.output[0])
@@ -82,7 +85,7 @@ def _rewritten(ghost: _GhostNorm, values: Initializers) -> list[Any]:
 
     weight = values.arrays[ghost.cheap.input[1]]
     bias = values.arrays[ghost.cheap.input[2]] if len(ghost.cheap.input) > 2 else 0.0
-    scale, shift = _affine(ghost, values, len(weight))
+    scale, shift = _affine(ghost, values, weight)
     m, dims = len(scale) - len(weight), weight.ndim - 2
     base = (ghost.relu or ghost.norm).output[0]
     parts = f"{base}.intrinsic", f"{base}.ghosts"
@@ -123,7 +126,7 @@ def _rewritten(ghost: _GhostNorm, values: Initializers) -> list[Any]:
     return [*nodes, joined, helper.make_node("Gather", order, [base], ghost.gather.name, axis=1)]
 
 
-def _affine(ghost: _GhostNorm, values: Initializers, ghosts: int) -> tuple[np.ndarray, np.ndarray]:
+def _affine(ghost: _GhostNorm, values: Initializers, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """BatchNorm's scale and shift of each concatenated channel; 1 and 0 for those that the Gather drops."""
     gamma, beta, mean, variance = (values.arrays[name] for name in ghost.norm.input[1:5])
     epsilon = next((a.f for a in ghost.norm.attribute if a.name == "epsilon"), 1e-5)
@@ -132,13 +135,13 @@ def _affine(ghost: _GhostNorm, values: Initializers, ghosts: int) -> tuple[np.nd
     if ghost.gather is None:
         return scale, shift
     order = values.arrays[ghost.gather.input[1]].reshape(-1)
-    total = max(int(order.max()) + 1, _concatenated(ghost, ghosts))
+    total = _concatenated(ghost, weight)
     whole, moved = np.ones(total, np.float32), np.zeros(total, np.float32)
     whole[order], moved[order] = scale, shift
     return whole, moved
 
 
-def _concatenated(ghost: _GhostNorm, ghosts: int) -> int:
-    """Channels of the concatenation: the cheap convolution has one group per intrinsic map."""
+def _concatenated(ghost: _GhostNorm, weight: np.ndarray) -> int:
+    """Channels of the concatenation: those that the convolution reads, and those that it makes."""
     group = next((a.i for a in ghost.cheap.attribute if a.name == "group"), 1)
-    return int(group) + ghosts
+    return int(group) * weight.shape[1] + len(weight)

@@ -30,11 +30,21 @@ class Initializers:
 
     def drop_unused(self) -> None:
         """Take out the tensors that no node reads any more."""
-        used = {name for node in self.graph.node for name in node.input}
+        used = {name for node in self.graph.node for name in reads(node)}
         kept = [i for i in self.graph.initializer if i.name in used]
         copies = [type(i).FromString(i.SerializeToString()) for i in kept]
         del self.graph.initializer[:]
         self.graph.initializer.extend(copies)
+
+
+def inner_graphs(node: Any) -> list[Any]:
+    """The graphs inside a node: the branches of an If, the body of a Loop."""
+    return [graph for a in node.attribute for graph in ([a.g] if a.HasField("g") else a.graphs)]
+
+
+def reads(node: Any) -> set[str]:
+    """The values that a node reads, those of the graphs inside it included."""
+    return {*node.input, *(name for graph in inner_graphs(node) for inner in graph.node for name in reads(inner))}
 
 
 def unshare_constants(graph: Any) -> None:
@@ -53,7 +63,7 @@ def drop_unread(graph: Any) -> None:
     for node in reversed(graph.node):
         if read.intersection(node.output):
             kept.append(node)
-            read.update(node.input)
+            read.update(reads(node))
     if len(kept) < len(graph.node):
         copies = [type(node).FromString(node.SerializeToString()) for node in reversed(kept)]
         del graph.node[:]
@@ -61,11 +71,12 @@ def drop_unread(graph: Any) -> None:
 
 
 class Wiring:
-    """Which node makes a value and which read it."""
+    """Which node makes a value and which read it; what a graph inside a node reads counts as an output."""
 
     def __init__(self, graph: Any) -> None:
         self.maker = {name: node for node in graph.node for name in node.output}
-        self.outputs = {o.name for o in graph.output}
+        inner = [name for node in graph.node for name in reads(node) - set(node.input)]
+        self.outputs = {o.name for o in graph.output}.union(inner)
         self.readers: dict[str, list[Any]] = {}
         for node in graph.node:
             for name in node.input:

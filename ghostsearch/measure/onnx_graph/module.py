@@ -35,7 +35,7 @@ class OnnxModule(nn.Module):
     def read(cls, path: Path) -> OnnxModule:
         """The graph in a file; raises GhostsearchError when the file is no ONNX graph that ONNX Runtime runs."""
         try:
-            module = cls(path.read_bytes())
+            module = cls(_whole(path))
             _ = module.session
         except OSError as error:
             raise GhostsearchError(f"{path}: cannot be read ({error.strerror})") from None
@@ -96,6 +96,15 @@ class OnnxModule(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # A session belongs to its process; a copy opens its own.
         return {**self.__dict__, "_session": None}
+
+
+def _whole(path: Path) -> bytes:
+    """An ONNX file with the weights that lie in files beside it, where torch's own export leaves them."""
+    import onnx
+
+    graph = path.read_bytes()
+    # The key under which a tensor names its file.
+    return onnx.load(path).SerializeToString() if b"location" in graph else graph
 
 
 def cpu_session(graph: bytes, threads: int, providers: tuple[str, ...] = ("CPUExecutionProvider",)) -> Any:

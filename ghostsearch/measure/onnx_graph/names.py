@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Container, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -28,7 +29,20 @@ def layer_of(node: Any) -> str:
             last = scope
         return path or node.name.rpartition("/")[2]
     weight = next((name for name in node.input[1:2] if name.endswith(".weight")), "")
-    return weight.removesuffix(".weight") or node.name or node.output[0]
+    # The exporter over torch.export names no scopes.
+    return weight.removesuffix(".weight").removeprefix(f"{WRAPPER}.") or node.name or node.output[0]
+
+
+def name_repeated_calls(graph: Any, modules: Container[str]) -> None:
+    """Name the nodes of a module's further calls, in place, after the module too: the tracing exporter writes `conv_1`.
+
+    modules: paths of the model's modules.
+    """
+    for i, node in enumerate(graph.node):
+        layer = layer_of(node)
+        module = re.sub(r"_\d+$", "", layer)
+        if layer not in modules and module in modules:
+            node.name = f"/{WRAPPER}/{module}/{node.op_type}.call{i}"
 
 
 def nodes_of(graph: Any, globs: Sequence[str]) -> list[str]:

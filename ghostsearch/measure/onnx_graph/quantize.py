@@ -21,7 +21,15 @@ from ghostsearch.measure.onnx_graph.noise import WEIGHTED, LayerNoise, layer_noi
 Feed = Mapping[str, np.ndarray]
 VNNI_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
 """Processor flags (as in /proc/cpuinfo) of 8-bit dot products that do not saturate halfway."""
-MOVES_BYTES = frozenset({"QuantizeLinear", "DequantizeLinear", "Shape", "Gather", "Constant", "Identity"})
+MOVES_BYTES = frozenset({
+    "QuantizeLinear", "DequantizeLinear", "Shape", "Gather", "Constant", "Identity", "ConstantOfShape", "Cast",
+})  # fmt: skip
+IN_INT8 = frozenset({
+    "Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid",
+    "Softmax", "Where", "MaxPool", "Relu", "Clip", "Pad", "Resize", "Slice", "Split", "Reshape", "Transpose", "Flatten",
+    "Squeeze", "Unsqueeze", "DepthToSpace", "SpaceToDepth", "Expand",
+})  # fmt: skip
+"""Operators that ONNX Runtime's CPU kernels compute between int8 tensors (1.32, by the graphs that it optimises)."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ def quantized(graph: bytes, feeds: Sequence[Feed], options: Int8Options | None =
             prepared, small, Reader(), op_types_to_quantize=["Conv", "ConvTranspose", "Gemm"] if detects else None,
             quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=weight_bits() == 7,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            nodes_to_exclude=nodes_of(model.graph, options.keep_float),
+            nodes_to_exclude=[*nodes_of(model.graph, options.keep_float), *_unquantizable(model.graph)],
         )  # fmt: skip
         return Int8Graph(small.read_bytes(), prepared.read_bytes(), feeds[0])
 
@@ -118,9 +126,24 @@ def float_nodes(graph: bytes) -> list[str]:
             continue
         sources = [maker[name] for name in node.input if name in maker]
         floating = any(source.op_type != "DequantizeLinear" for source in sources) and not _fused(node, sources)
-        if floating or (node.op_type in WEIGHTED and node.input[1] not in maker):
+        if (
+            floating
+            or (sources and node.op_type not in IN_INT8)
+            or (node.op_type in WEIGHTED and node.input[1] not in maker)
+        ):
             found.append(f"{layer_of(node)} ({node.op_type})")
-    return found
+    return list(dict.fromkeys(found))
+
+
+def _unquantizable(graph: Any) -> list[str]:
+    """Names of the transposed convolutions in groups with a bias, for which the quantizer makes too few scales."""
+    sizes = {x.name: x.dims for x in graph.initializer}
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type == "ConvTranspose" and len(node.input) > 2
+        and any(a.name == "group" and a.i > 1 for a in node.attribute) and sizes.get(node.input[1], (0, 2))[1] > 1
+    ]  # fmt: skip
 
 
 def _fused(node: Any, sources: Sequence[Any]) -> bool:

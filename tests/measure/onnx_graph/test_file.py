@@ -61,6 +61,29 @@ def test_free_sides_need_a_size_and_free_batches_do_not(tmp_path):
     assert small < large
 
 
+def test_a_size_that_a_file_does_not_take_is_told(tmp_path):
+    path = written(tmp_path / "net.onnx", Net(), (torch.randn(1, 3, 32, 20),))
+    with pytest.raises(GhostsearchError, match=r"takes inputs of 32×20 alone; leave --size 64 out"):
+        open_onnx(path, size=64)
+    assert open_onnx(path, size="32x20").input.size == (32, 20)
+
+
+def test_weights_in_a_file_of_their_own_are_found_from_anywhere(tmp_path, monkeypatch):
+    folder, net, x = tmp_path / "there", Net().eval(), torch.randn(1, 3, 32, 32)
+    folder.mkdir()
+    torch.onnx.export(net, (x,), folder / "net.onnx", dynamo=True, external_data=True, verbose=False)
+    assert (folder / "net.onnx.data").is_file()
+    monkeypatch.chdir(tmp_path)
+    torch.testing.assert_close(open_onnx(folder / "net.onnx").module(x), net(x), atol=1e-4, rtol=1e-4)
+
+
+def test_inputs_of_half_precision_and_of_three_sides_are_made_and_timed(tmp_path):
+    half = written(tmp_path / "half.onnx", nn.Conv2d(3, 4, 3).half(), (torch.randn(1, 3, 8, 8).half(),))
+    video = written(tmp_path / "video.onnx", nn.Conv3d(3, 4, 3), (torch.randn(1, 3, 4, 8, 8),))
+    for path in (half, video):
+        assert measurement(open_onnx(path), ("onnxruntime:cpu",), QUICK)["latency"][0]["median_s"] > 0
+
+
 def test_several_inputs_of_other_kinds_are_made(tmp_path):
     path = written(tmp_path / "two.onnx", Two(), (torch.randn(1, 3, 8, 8), torch.tensor([[1, 2, 3, 4]])))
     image, index = example_of(open_onnx(path))
