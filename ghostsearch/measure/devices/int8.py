@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
@@ -58,4 +58,4 @@ class OpenVinoCpuInt8(Quantized, OpenVinoCpu):
     """OpenVINO on the same quantized graph, which it reads from ONNX."""
 
     name = "openvino:cpu:int8"
-    packages: ClassVar[tuple[str, ...]] = ("onnxruntime", *OpenVinoCpu.packages)
+    packages = ("onnxruntime", *OpenVinoCpu.packages)

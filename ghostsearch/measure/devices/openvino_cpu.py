@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class OpenVinoCpu(OnnxDevice):
     """
 
     name = "openvino:cpu"
-    packages = ("openvino", "onnx", "torch")
+    packages: ClassVar[tuple[str, ...]] = ("openvino", "onnx", "torch")
     precisions = tuple(PRECISION_HINTS)
 
     def check(self) -> None:

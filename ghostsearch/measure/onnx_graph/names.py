@@ -34,7 +34,7 @@ def layer_of(node: Any) -> str:
 
 
 def name_repeated_calls(graph: Any, modules: Container[str]) -> None:
-    """Name the nodes of a module's further calls, in place, after the module too: the tracing exporter writes `conv_1`.
+    """Name the nodes of a module's further calls, in place, after the module too: the tracing exporter numbers them.
 
     modules: paths of the model's modules.
     """

@@ -43,11 +43,7 @@ def standardized():
 
 @torch.jit.script
 def larger_where_bright(image: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    if bool(image.mean() > 0):
-        larger = x * 2
-    else:
-        larger = x + image[:, :1]
-    return larger
+    return x * 2 if bool(image.mean() > 0) else x + image[:, :1]
 
 
 class Branching(nn.Module):

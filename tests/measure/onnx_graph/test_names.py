@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from ghostsearch.export.export_directory import with_softmax
-from ghostsearch.measure.onnx_graph.int8_module import FloatFile
 from ghostsearch.measure.onnx_graph.capture import onnx_bytes
+from ghostsearch.measure.onnx_graph.int8_module import FloatFile
 from ghostsearch.measure.onnx_graph.names import layer_of
 from ghostsearch.measure.onnx_graph.quantize import Int8Options, float_nodes
 from ghostsearch.models.input import InputSpec
