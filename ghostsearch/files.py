@@ -20,6 +20,13 @@ from ghostsearch.errors import GhostsearchError
 MAX_JSON_BYTES = 8 * 2**20
 
 
+def home_expanded(path: Path) -> Path:
+    """The path with a leading `~` written out; as it is where there is no such user."""
+    with suppress(RuntimeError):
+        return path.expanduser()
+    return path
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file whole or not at all; raises GhostsearchError when it cannot be written."""
     write_bytes(path, text.encode("utf-8"))

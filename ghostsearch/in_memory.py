@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -47,6 +48,8 @@ from ghostsearch.surgery.saved import save as save_model
 from ghostsearch.surgery.sites import find_sites
 
 Images = Tensor | Iterable[Any]
+LOOKED_AT = 64
+"""Images of a set that its name is made of."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,9 @@ def _one_batch(data: Any) -> Tensor:
 
 
 def _data_digest(splits: Sequence[Any]) -> str:
-    """Name of three splits: how many images each has, which of a set, the first and last that models are judged on."""
+    """Name of three splits: how many images each has, which of a set, all values of tensors, else some of the images
+    that models are judged on.
+    """
     state = hashlib.sha256()
     for number, split in enumerate(splits):
         source, read = (split.dataset, positions(split)) if isinstance(split, DataLoader) else (split, None)
@@ -236,18 +241,35 @@ def _data_digest(splits: Sequence[Any]) -> str:
         state.update(str(len(read)).encode())
         if read != whole:
             state.update(str([int(place) for place in read]).encode())
-        # Those to train on may be augmented.
-        for value in tensors([source[read[0]], source[read[-1]]]) if number and len(read) else ():
+        if isinstance(source, TensorDataset):
+            items: list[Any] = list(source.tensors)
+        else:
+            # Those to train on may be augmented.
+            places = np.linspace(0, len(read) - 1, min(len(read), LOOKED_AT)).astype(int) if number else ()
+            items = [source[read[int(place)]] for place in places]
+        for value in tensors(items):
             state.update(raw_bytes(value))
+        state.update(repr([part for item in items if isinstance(item, tuple | list) for part in item
+                           if isinstance(part, int | float | str)]).encode())  # fmt: skip
     return f"sha256 {state.hexdigest()[:16]}"
 
 
 def _as_set(split: Any) -> Any:
-    """Tensors (images, targets) as a data set; anything else as it is."""
-    tensors = (split,) if isinstance(split, Tensor) else split
-    if isinstance(tensors, tuple | list) and tensors and all(isinstance(x, Tensor) for x in tensors):
-        return TensorDataset(*tensors)
-    return split
+    """Tensors or arrays, images or (images, targets), as a data set; anything else, such as batches, as it is.
+
+    Raises GhostsearchError where there are more images than targets, or fewer.
+    """
+    parts = split if isinstance(split, tuple | list) else (split,)
+    if not parts or not all(isinstance(x, Tensor | np.ndarray) for x in parts):
+        return split
+    if isinstance(split, list) and len({x.ndim for x in parts}) == 1:
+        return split  # batches of images
+    made = [torch.from_numpy(x) if isinstance(x, np.ndarray) else x for x in parts]
+    if len({len(x) for x in made}) > 1:
+        raise GhostsearchError(
+            f"images and targets of a split are as many, got {' and '.join(str(len(x)) for x in made)}"
+        )
+    return TensorDataset(*made)
 
 
 def _input_of(images: Tensor) -> InputSpec:

@@ -93,6 +93,22 @@ def test_search_of_a_module_and_its_loaders(tmp_path):
         ghostsearch.search(model=net, data=sets[0])
 
 
+def test_a_split_corrected_anywhere_is_another_and_arrays_are_taken(tmp_path):
+    labels = torch.arange(64) % 4
+    sets = [(IMAGES, labels), (IMAGES.numpy(), labels.numpy()), TensorDataset(IMAGES, labels)]
+    options = dict(trials=2, epochs=0, final_epochs=0, objectives=("score", "macs"), out=str(tmp_path / "s"), **QUICK)
+    study = ghostsearch.search(model=tiny(), data=sets, **options)
+    assert study.objectives[0].label == "accuracy"
+    corrected = labels.clone()
+    corrected[30] = 3 - corrected[30]
+    for split in range(3):
+        changed = [(IMAGES, corrected) if i == split else x for i, x in enumerate(sets)]
+        with pytest.raises(GhostsearchError, match="another study"):
+            ghostsearch.search(model=tiny(), data=changed, **options)
+    with pytest.raises(GhostsearchError, match="images and targets of a split are as many, got 64 and 63"):
+        ghostsearch.search(model=tiny(), data=[(IMAGES, labels[1:]), *sets[1:]], **options)
+
+
 def test_compress_to_a_latency_is_one_call():
     torch.manual_seed(0)
     net = nn.Sequential(

@@ -17,6 +17,7 @@ from ghostsearch.data.folder import EXTENSIONS, SPLIT_NAMES, is_colour, open_lis
 from ghostsearch.data.images import BrokenImageError, range_of_files
 from ghostsearch.data.source import Source, with_splits
 from ghostsearch.errors import GhostsearchError, text_of
+from ghostsearch.files import home_expanded
 
 BACKGROUND = "background"
 """Class 0 of torchvision's detectors; objects count from 1."""
@@ -48,7 +49,7 @@ def read_voc(root: Path, seed: int) -> Source:
 
     Classes are the names that occur, in alphabetical order from 1. Raises GhostsearchError for any other folder.
     """
-    root = root.expanduser()
+    root = home_expanded(root)
     images, annotations = root / "JPEGImages", root / "Annotations"
     if not (images.is_dir() and annotations.is_dir()):
         raise GhostsearchError(f"{root}: not a VOC folder, which holds JPEGImages/ and Annotations/")
@@ -80,7 +81,10 @@ def _voc_splits(folder: Path, paths: Sequence[Path]) -> dict[str, list[int]]:
             raise GhostsearchError(f"{file}: {len(absent)} images are not in JPEGImages/, such as {absent[0][:80]!r}")
         parts[split] = [number[name] for name in listed]
     if not parts.get("train"):
-        return {"train": list(range(len(paths)))}
+        held = {i for listed in parts.values() for i in listed}
+        parts["train"] = [i for i in range(len(paths)) if i not in held]
+        if not parts["train"]:
+            raise GhostsearchError(f"{folder}: its lists leave no image to train on; give it a train.txt")
     if not any((folder / f"{name}.txt").is_file() for name in SPLIT_NAMES["train"]):
         held = set(parts.get("validation", ()))
         parts["train"] = [i for i in parts["train"] if i not in held]
@@ -124,10 +128,10 @@ def read_coco(path: Path, seed: int) -> Source:
     Category numbers from 1 stay, as torchvision's published weights count them; where there is a 0 they are numbered
     anew in their order. Raises GhostsearchError for a file that is not of this form.
     """
-    path = path.expanduser()
+    path = home_expanded(path)
     files = {"train": path} if path.is_file() else {s: _only_json(f) for s, f in split_folders(path).items()}
     contents = {split: _read_json(file) for split, file in files.items()}
-    named = {int(c["id"]): str(c["name"]) for content in contents.values() for c in content["categories"]}
+    named = _categories(files, contents)
     number = {old: old if min(named) > 0 else new for new, old in enumerate(sorted(named), 1)}
     classes = [BACKGROUND, *["N/A"] * max(number.values(), default=0)]
     for old, name in named.items():
@@ -151,6 +155,21 @@ def read_coco(path: Path, seed: int) -> Source:
     if "validation" in parts and "test" not in parts:
         parts["test"] = parts.pop("validation")
     return with_splits(_source(paths, path.parent, marked, tuple(classes)), parts, seed)
+
+
+def _categories(files: Mapping[str, Path], contents: Mapping[str, dict[str, Any]]) -> dict[int, str]:
+    """The categories' names by id; raises GhostsearchError where the files of a folder number them differently."""
+    named: dict[int, str] = {}
+    for split, content in contents.items():
+        own = {int(c["id"]): str(c["name"]) for c in content["categories"]}
+        for old, name in own.items():
+            if named.get(old, name) != name or (old not in named and name in named.values()):
+                raise GhostsearchError(
+                    f"{files[split]}: category {old} is {_shown(name)}, and not so in another split; number the "
+                    "categories of all splits alike"
+                )
+        named |= own
+    return named
 
 
 def _only_json(folder: Path) -> Path:
@@ -201,6 +220,12 @@ def _check_rows(file: Path, content: Mapping[str, list[dict[str, Any]]]) -> None
             raise GhostsearchError(
                 f"{file}: an annotation of image {_shown(image)} has no known category, no bbox or no image's id"
             )
+    listed, marked = {image["id"] for image in images}, [thing["image_id"] for thing in content["annotations"]]
+    if marked and listed.isdisjoint(marked):
+        raise GhostsearchError(
+            f"{file}: no annotation is of an image that it lists: {_shown(marked[0])} is none of their ids, such as "
+            f"{_shown(images[0]['id'])}"
+        )
 
 
 def _is_id(value: Any) -> bool:

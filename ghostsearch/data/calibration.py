@@ -46,17 +46,30 @@ def calibration_batches(data: Any, images: int = 512, *, seed: int = 0, batch: i
     """Batches of `images` training images (fewer where there are not so many) without augmentation or labels.
 
     Those of a folder or packaged set are read at each access; a loader of the user's own is read once and kept, on the
-    CPU. The same seed draws the same images. Raises GhostsearchError when the training split is empty.
+    CPU. The same seed draws the same images, but of a loader whose order is not known before. Raises GhostsearchError
+    when the training split is empty.
     """
     dataset = getattr(data.train, "dataset", None)
     batches: Sequence[Any]
     if isinstance(dataset, ImageSet | StreamSet):
         batches = drawn(dataset, images, seed, batch)
     else:
-        batches = list(_first_images(data.train, images))
+        with torch.random.fork_rng(devices=[]):
+            # For a set that augments at random.
+            torch.manual_seed(seed)
+            batches = list(_first_images(_drawn_loader(data.train, images, seed), images))
     if not batches:
         raise GhostsearchError(f"{data.name} has no training images to calibrate on")
     return batches
+
+
+def _drawn_loader(loader: Any, images: int, seed: int) -> Iterable[Any]:
+    """A loader of so many of a loader's images, drawn by the seed; the loader itself where their order is not known."""
+    if not isinstance(loader, DataLoader) or (read := positions(loader)) is None:
+        return loader
+    order = torch.randperm(len(read), generator=torch.Generator().manual_seed(seed))[:images].tolist()
+    chosen = Subset(loader.dataset, [read[i] for i in order])
+    return DataLoader(chosen, loader.batch_size, collate_fn=loader.collate_fn)
 
 
 def _first_images(loader: Iterable[Any], images: int) -> Iterator[Any]:

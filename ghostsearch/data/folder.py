@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ghostsearch.data.images import open_file, range_of_files
 from ghostsearch.data.source import Source, with_splits
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.files import home_expanded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +40,7 @@ def read_folder(root: Path, input_spec: InputSpec, seed: int, validation_list: P
     are left alone. Raises GhostsearchError when the folder is missing, empty, one level too high or mixed up, when the
     list leaves a class nothing to train on, and for names of classes that are no UTF-8.
     """
-    root = root.expanduser()
+    root = home_expanded(root)
     # Not torchvision's ImageFolder: it knows no splits, unlabelled or hidden files, and lists files before it can say
     # that a folder stands one level too high.
     named = _classes_named_like_splits(root)

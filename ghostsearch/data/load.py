@@ -32,6 +32,7 @@ from ghostsearch.data.source import SPLITS, Source, fingerprint, only, shortened
 from ghostsearch.data.tables import read_arrays, read_csv
 from ghostsearch.data.user_loaders import adapted, classes_of
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning, told_as
+from ghostsearch.files import home_expanded
 from ghostsearch.graph.batches import BATCH
 from ghostsearch.graph.capture import batch_size
 from ghostsearch.machine import usable_cores
@@ -174,7 +175,7 @@ def place_of(spec: str) -> tuple[str, ...]:
     if kind not in KINDS:
         return (spec,)
     name, _, path = rest.partition("@") if kind == "torchvision" else ("", "", rest)
-    return kind, name, str(Path(path).expanduser().resolve())
+    return kind, name, str(home_expanded(Path(path)).resolve())
 
 
 def runs_code(spec: str) -> bool:

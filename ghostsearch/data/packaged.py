@@ -16,6 +16,7 @@ from ghostsearch.data.images import deep_range
 from ghostsearch.data.source import SPLITS, Source, with_splits
 from ghostsearch.data.splits import stratified_split
 from ghostsearch.errors import GhostsearchError, MissingExtraError, text_of
+from ghostsearch.files import home_expanded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,7 +52,7 @@ def read_torchvision(name: str, root: Path, seed: int) -> Source:
 
     Raises GhostsearchError when there is no such set, it is not there, or it has no training and test split.
     """
-    train, test = _open_pair(name, root.expanduser())
+    train, test = _open_pair(name, home_expanded(root))
     labels = [*_labels(train), *_labels(test)]
     classes = tuple(str(c) for c in getattr(train, "classes", ())) or tuple(map(str, range(max(labels) + 1)))
     open_image = partial(_open_row, ConcatDataset([train, test]), 0)
@@ -77,7 +78,7 @@ def read_hugging_face(folder: Path, seed: int) -> Source:
     except ImportError:
         raise MissingExtraError("Hugging Face's datasets", "datasets") from None
     try:
-        found: Any = datasets.load_from_disk(str(folder.expanduser()))
+        found: Any = datasets.load_from_disk(str(home_expanded(folder)))
     # Its readers raise errors of many kinds for what is no such folder.
     except Exception as error:  # noqa: BLE001
         raise GhostsearchError(f"{folder}: no data set that datasets.save_to_disk wrote ({text_of(error)})") from None

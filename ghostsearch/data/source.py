@@ -172,6 +172,11 @@ def warnings_about(source: Source) -> tuple[str, ...]:
     if not sizes:
         return tuple(found)
     what = "images" if source.kind == "class" else "examples"
+    if source.kind in ("class", "labels") and (never := [c for i, c in enumerate(source.classes) if i not in sizes]):
+        found.append(
+            f"{len(never)} of {len(source.classes)} classes have no training image (such as {never[0]!r}): the network "
+            "cannot learn them"
+        )
     rare = sorted((n, source.classes[c]) for c, n in sizes.items() if n < FEW)
     if rare:
         named = ", ".join(f"{name!r} {n}" for n, name in rare[:NAMED]) + ", …" * (len(rare) > NAMED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from operator import getitem
 from pathlib import Path
@@ -16,6 +17,7 @@ from ghostsearch.data.folder import SPLIT_OF, is_colour, open_listed, sizes_of
 from ghostsearch.data.images import BrokenImageError, open_file, range_of_files
 from ghostsearch.data.source import Source, with_splits
 from ghostsearch.errors import GhostsearchError, text_of
+from ghostsearch.files import home_expanded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 TARGET_COLUMNS = ("label", "labels", "value", "mask", "target")
 """A class; several classes separated by `;`; a number (`value`, or `value_a`, `value_b`, …); a file of class numbers
 per pixel; an image to be restored to."""
+TRIMMED = ("label", "split")
+"""Columns of names, which spaces around them do not change."""
 MOST_CLASSES = 2**15
 """Class numbers above this (ImageNet-21k has 21,843) and above the number of images are ids, counts or prices."""
 
@@ -34,7 +38,7 @@ def read_csv(file: Path, input_spec: InputSpec, seed: int) -> Source:
 
     Raises GhostsearchError for a file that cannot be read, columns that are missing and paths that lead nowhere.
     """
-    file = file.expanduser()
+    file = home_expanded(file)
     table = _read_table(file)
     paths = _files(file, table["path"], "path")
     kind, targets, classes = _targets(file, table)
@@ -48,8 +52,10 @@ def read_csv(file: Path, input_spec: InputSpec, seed: int) -> Source:
     elif kind == "image":
         second = _files(file, targets, "target")
         opener = partial(open_listed, second, None)
+    unread = sorted(set(table.columns) - {"path", "split"}) if kind == "none" else []
     source = Source(
         [os.path.relpath(path, file.parent) for path in paths], partial(open_listed, paths, scale), targets, kind=kind,
+        notes=(f"no labels: of the columns {', '.join(unread)} none is {', '.join(TARGET_COLUMNS)}",) if unread else (),
         classes=classes, flips=is_colour(paths) and kind != "value", open_target=opener,
         top=range_of_files([*paths, *(second if kind == "image" else ())]),
         stamp=partial(sizes_of, [paths, second] if second else [paths]),
@@ -59,7 +65,7 @@ def read_csv(file: Path, input_spec: InputSpec, seed: int) -> Source:
 
 def _files(file: Path, texts: Iterable[str], column: str) -> list[str]:
     """The files that a column names, relative to the table; raises GhostsearchError where some are not there."""
-    paths = [file.parent / Path(text).expanduser() for text in texts]
+    paths = [file.parent / home_expanded(Path(text)) for text in texts]
     absent = [path for path in paths if not path.is_file()]
     if absent:
         raise GhostsearchError(
@@ -89,6 +95,9 @@ def _read_table(file: Path) -> pd.DataFrame:
         raise GhostsearchError(
             f"{file}: needs columns separated by commas, `path` among them, and at least one row; found {found!r}"
         )
+    for column in TRIMMED:
+        if column in table:
+            table[column] = table[column].str.strip()
     return table
 
 
@@ -135,11 +144,13 @@ def _finite(numbers: np.ndarray, where: Callable[[int], str]) -> list[list[float
 
 
 def _in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Each name once, in alphabetical order; whole numbers by value: those are a network's outputs."""
-    try:
-        return tuple(sorted(set(names), key=lambda name: (int(name), name)))
-    except ValueError:
-        return tuple(sorted(set(names)))
+    """Each name once, in alphabetical order; whole numbers (2, 2.0) by value: a network's outputs."""
+    found = set(names)
+    with suppress(ValueError):
+        values = {name: float(name) for name in found}
+        if all(value.is_integer() for value in values.values()):
+            return tuple(sorted(found, key=lambda name: (values[name], name)))
+    return tuple(sorted(found))
 
 
 def _own_splits(file: Path, table: pd.DataFrame) -> dict[str, list[int]]:
@@ -163,7 +174,7 @@ def read_arrays(file: Path, input_spec: InputSpec, seed: int) -> Source:
     Raises GhostsearchError for a file that cannot be read, an `x` of another shape than the model's input, images
     that are not scaled, values that are not finite, class numbers far above the number of images.
     """
-    file = file.expanduser()
+    file = home_expanded(file)
     try:
         with np.load(file, allow_pickle=False) as found:
             x, y = found["x"], found.get("y")

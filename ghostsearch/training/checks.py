@@ -21,6 +21,7 @@ from ghostsearch.training.evaluate import mode
 from ghostsearch.training.loop import own_randomness, seed_everything
 from ghostsearch.training.tasks.base import Task, main_output
 from ghostsearch.training.tasks.classification import Classification
+from ghostsearch.training.tasks.segmentation import IGNORED, Segmentation
 
 EXAMINED = 4
 """Images of each split that are run through the model."""
@@ -61,6 +62,7 @@ def check_run(model: nn.Module, data: Data, task: Task) -> None:
     with found_in(f"{data.name}, train split"):
         _check_loss(replica, task, *train)
     _check_order(data)
+    _check_repeatable(data)
 
 
 def _check_order(data: Data) -> None:
@@ -79,6 +81,21 @@ def _check_order(data: Data) -> None:
     if orders[0] != orders[1]:
         text = "no seed reaches the order in which the training loader draws images: the same seed gives other weights"
         warnings.warn(f"{data.name}: {text}", GhostsearchWarning, stacklevel=3)
+
+
+def _check_repeatable(data: Data) -> None:
+    """Raise GhostsearchError where a split that models are judged on gives other images when it is read again."""
+    for split in SPLITS[1:]:
+        read = []
+        for seed in range(2):
+            with own_randomness():
+                seed_everything(seed, (), epoch=0)
+                read.append(first_batch(getattr(data, split), EXAMINED))
+        if not all(torch.equal(x.cpu(), y.cpu()) for x, y in zip(*map(tensors, read), strict=True)):
+            raise GhostsearchError(
+                f"{data.name}, {split} split: gives other images each time it is read; models are compared image by "
+                "image: leave random transforms to the training split"
+            )
 
 
 def check_teacher(teacher: nn.Module, model: nn.Module, data: Data) -> None:
@@ -105,6 +122,11 @@ def _check_score(model: nn.Module, data: Data, task: Task, images: Any, target: 
     output = _output(model, task, images, wanted)
     if isinstance(task, Classification):
         _check_classes(main_output(output), wanted, data)
+    if isinstance(task, Segmentation) and set(wanted.unique().tolist()) == {0, IGNORED}:
+        text = (
+            f"the first masks hold 0 and {IGNORED} alone, and {IGNORED} counts nowhere; write 1 for what is to be found"
+        )
+        warnings.warn(f"{data.name}: {text}", GhostsearchWarning, stacklevel=4)
     with torch.inference_mode(), _fitting(output, wanted):
         task.meter().update(output, wanted)
 

@@ -70,6 +70,20 @@ def mode(model: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 @contextmanager
+def enough_values() -> Iterator[None]:
+    """Within, raises TrainingError, which says the way out, where a BatchNorm gets one value of each channel."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            "a batch of one image leaves a BatchNorm one value of each channel, from which it cannot learn; raise "
+            "--batch-size, or give more training images"
+        ) from None
+
+
+@contextmanager
 def placed(model: nn.Module, device: torch.device) -> Iterator[None]:
     """The model on a device within, back where it was after."""
     first = next(iter(model.parameters()), None)

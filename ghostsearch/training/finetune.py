@@ -24,7 +24,7 @@ from ghostsearch.files import check_writable, dated_directory, read_json, write_
 from ghostsearch.graph.detector import is_detector
 from ghostsearch.models.input import InputSpec
 from ghostsearch.models.options import ModelOptions
-from ghostsearch.models.stored import read_checkpoint, write_checkpoint
+from ghostsearch.models.stored import read_checkpoint, weights_digest, write_checkpoint
 from ghostsearch.options import without_effect
 from ghostsearch.shown import Progress
 from ghostsearch.surgery.saved import ARCHITECTURE_FILE, WEIGHTS_FILE, load_directory, open_model, save
@@ -91,23 +91,32 @@ def finetune(
 
     The weights' moving average is what is scored and kept, where the recipe has one. `folder` takes the checkpoints
     and, where tensorboard is installed, its log: called again with the same arguments, a stopped run resumes after
-    its last whole epoch. Raises GhostsearchError when the folder holds another run's checkpoints, and as `train` does.
+    its last whole epoch; the model is left as it was. Raises GhostsearchError when the folder holds another run's
+    checkpoints, and as `train` does.
     """
     task, started = task or Classification(), time.perf_counter()
     training = Training(model, data, recipe, task, teacher, recipe.processes)
     batches = [length(split) for split in (data.train, data.validation, data.test)]
     shapes = [[name, *value.shape] for name, value in model.state_dict().items()]
-    own = {"shapes": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16], "batches": batches}
+    own = {
+        "shapes": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16], "batches": batches,
+        "starting weights": weights_digest(model),
+    }  # fmt: skip
     known = {"set of images": dict(data.fingerprint)} if data.fingerprint else {}
     claim(folder, {**_settings(recipe, data.name), **own, **known, "metric": task.metric})
     device, start = str(training.device), copy.deepcopy(model.state_dict())
     before = evaluate(model, data.validation, task, device)
     fabric = training.fabric()
-    if recipe.processes == 1:
-        _run(fabric, training, folder, progress)
-    else:
-        with _shared_by_name():
-            fabric.launch(partial(_run, training=training, folder=folder))
+    try:
+        if recipe.processes == 1:
+            _run(fabric, training, folder, progress)
+        else:
+            with _shared_by_name():
+                fabric.launch(partial(_run, training=training, folder=folder))
+    except BaseException:
+        # By its starting weights the run is known again.
+        model.load_state_dict(start)
+        raise
     history = tuple(Epoch(**epoch) for epoch in read_checkpoint(folder / LAST)["history"])
     best = _best(history, task)
     improved = best.score is not None and (best.score > before if task.maximize else best.score < before)

@@ -25,7 +25,7 @@ from ghostsearch.machine import memory_kept
 from ghostsearch.models.stored import read_checkpoint, write_checkpoint
 from ghostsearch.shown import Progress, quiet
 from ghostsearch.training.average import moving_average
-from ghostsearch.training.evaluate import evaluate, length, mode, placed, to_device, torch_device
+from ghostsearch.training.evaluate import enough_values, evaluate, length, mode, placed, to_device, torch_device
 from ghostsearch.training.recipe import Epoch, Recipe, TrainResult
 from ghostsearch.training.tasks.base import Task
 from ghostsearch.training.tasks.classification import Classification
@@ -232,7 +232,8 @@ class Training:
     def _step(self, images: Any, target: Any) -> Tensor:
         """One step of the optimizer; the batch's loss, detached."""
         target = self.task.target(images, target)
-        output = self.task.forward(self._forward, images, target)
+        with enough_values():
+            output = self.task.forward(self._forward, images, target)
         loss = self.task.loss(output, target)
         if self.teacher is not None:
             with torch.no_grad(), self._fabric.autocast():

@@ -129,6 +129,19 @@ def test_boxes_are_clipped_and_specks_left_out(tmp_path):
     assert crowd["boxes"].tolist() in ([[0, 0, 10, SIDE]], [[SIDE - 10, 0, SIDE, SIDE]])
 
 
+def test_images_in_the_lists_of_a_voc_folder_are_not_trained_on_without_a_list_to_train_on(tmp_path):
+    root = write_voc(tmp_path / "voc", 10)
+    lists = root / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "val.txt").write_text("000\n001")
+    (lists / "test.txt").write_text("002\n003")
+    splits = read_voc(root, 0).splits
+    assert (splits["train"], splits["validation"], splits["test"]) == ([*range(4, 10)], [0, 1], [2, 3])
+    (lists / "test.txt").write_text("\n".join(f"{i:03d}" for i in range(2, 10)))
+    with pytest.raises(GhostsearchError, match=r"its lists leave no image to train on; give it a train\.txt"):
+        read_voc(root, 0)
+
+
 def test_coco_numbers_stay_and_those_from_zero_are_moved(tmp_path):
     source = read_coco(coco(tmp_path / "a"), 0)
     assert source.classes == ("background", "cat", "N/A", "dog")
@@ -150,9 +163,19 @@ def test_a_coco_folder_with_a_file_for_each_split(tmp_path):
         read_coco(tmp_path, 0)
 
 
+@pytest.mark.parametrize("others", [((1, "dog"), (3, "cat")), ((2, "cat"), (3, "dog"))])
+def test_a_coco_folder_whose_splits_number_their_categories_differently_is_refused(others, tmp_path):
+    """Else cats would be trained and dogs tested by one number."""
+    coco(tmp_path / "train", count=8)
+    coco(tmp_path / "val", others, count=3)
+    with pytest.raises(GhostsearchError, match=r"boxes\.json: category \d is '(cat|dog)', and not so in another split"):
+        read_coco(tmp_path, 0)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
+        (lambda c: [x.update(image_id=str(x["image_id"])) for x in c["annotations"]], "'100' is none of their ids"),
         (lambda c: c.pop("categories"), "'categories' must be a list with id, name"),
         (lambda c: c["annotations"].append({"image_id": 1}), "'annotations' must be a list with bbox"),
         (lambda c: c["annotations"][0].update(category_id=9), "no known category"),

@@ -205,6 +205,16 @@ def test_calibrating_on_nothing_gets_one_line():
         calibration_batches(Data("x", empty, empty, empty))
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_calibration_images_of_a_users_loader_are_drawn_by_the_seed(shuffle):
+    images, labels = torch.arange(40.0).reshape(40, 1), torch.arange(40) // 10
+    mine = DataLoader(TensorDataset(images, labels), 4, shuffle=shuffle)
+    drawn = [torch.cat([*calibration_batches(Data("x", mine, mine, mine), 16, seed=seed)]) for seed in (0, 0, 1)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert len({int(x) // 10 for x in drawn[0]}) > 1, "of a set that is sorted by class"
+
+
 @pytest.mark.parametrize("places", [[5, 1, 9, 30], SubsetRandomSampler([5, 1, 9, 30])])
 def test_spread_batches_read_nothing_outside_a_loaders_part_of_its_set(places):
     loader = DataLoader(TensorDataset(torch.arange(40.0).reshape(40, 1), torch.zeros(40)), 2, sampler=places)

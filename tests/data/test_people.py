@@ -280,6 +280,32 @@ def test_a_table_of_labels_with_its_own_splits(tmp_path):
     assert next(iter(data.test))[1].tolist() == [1, 0]
 
 
+def test_labels_are_known_whatever_spaces_and_points_are_around_them(tmp_path):
+    write(tmp_path / "i", 24)
+    rows = [f"i/{i}.png,{i % 12}.0{' ' * (i < 6)}" for i in range(24)]
+    assert load_data(table(tmp_path, "path,label", rows), input=GREY).classes == tuple(f"{i}.0" for i in range(12))
+
+
+def test_a_table_without_a_column_to_learn_says_which_it_has(tmp_path):
+    write(tmp_path / "i", 12)
+    data = load_data(table(tmp_path, "path,class", [f"i/{i}.png,cat" for i in range(12)]), input=GREY)
+    assert not data.labelled
+    assert any("of the columns class none is label, labels" in note for note in data.notes)
+
+
+def test_a_class_without_training_images_is_told(tmp_path):
+    write(tmp_path / "i", 12)
+    rows = [f"i/{i}.png,{'bird,test' if i > 9 else 'cat,train' if i % 2 else 'dog,train'}" for i in range(12)]
+    told = load_data(table(tmp_path, "path,label,split", rows), input=GREY).warnings
+    assert any("1 of 3 classes have no training image (such as 'bird')" in text for text in told)
+
+
+def test_a_home_that_nobody_has_is_a_path_as_any(tmp_path):
+    write(tmp_path / "i", 12)
+    refused(table(tmp_path, "path,label", ["~nobody_here/a.png,1"]), r"1 of 1 files .* do not exist, such as .*~nobody")
+    refused("folder:~nobody_here/x", "~nobody_here/x")
+
+
 def test_a_file_in_two_splits_is_refused(tmp_path):
     write(tmp_path / "i", 8)
     rows = [f"i/{i}.png,{i % 2},{'train' if i < 6 else 'test'}" for i in range(8)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, TensorDataset
 
 from ghostsearch.data.load import own_data
 from ghostsearch.errors import GhostsearchError, GhostsearchWarning
@@ -148,3 +148,32 @@ def test_an_order_that_no_seed_reaches_is_told(recwarn):
     for options in ({"sampler": Unseeded(), "batch_size": 4}, {"batch_sampler": BatchSampler(Unseeded(), 4, False)}):
         with pytest.warns(GhostsearchWarning, match="mine: no seed reaches the order"):
             check_run(net(), data(train=DataLoader(images, **options)), load_task())
+
+
+class Augmented(Dataset):
+    """Images that a random transform changes."""
+
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, i):
+        return torch.rand(1, 4, 4), i % 3
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_images_that_are_others_each_time_are_not_judged_on(split):
+    with pytest.raises(GhostsearchError, match=f"mine, {split} split: gives other images each time it is read"):
+        check_run(net(), data(**{split: DataLoader(Augmented(), 4)}), load_task())
+    check_run(net(), data(train=DataLoader(Augmented(), 4)), load_task())
+
+
+def test_masks_of_0_and_255_are_told(recwarn):
+    def masked(foreground):
+        masks = torch.zeros(9, 4, 4, dtype=torch.long)
+        masks[:, 1:3, 1:3] = foreground
+        return DataLoader(TensorDataset(torch.rand(9, 1, 4, 4), masks), 4)
+
+    for foreground in (1, 255):
+        splits = dict.fromkeys(("train", "validation", "test"), masked(foreground))
+        check_run(nn.Conv2d(1, 2, 1), data(**splits), load_task("segmentation"))
+        assert bool([x for x in recwarn if "write 1 for what is to be found" in str(x.message)]) == (foreground == 255)

@@ -96,6 +96,23 @@ def test_another_runs_folder_is_refused(data, whole):
         finetune(network(), data, whole[0], RECIPE.but(epochs=EPOCHS + 1))
     with pytest.raises(GhostsearchError, match="another lr"):
         finetune(network(), data, whole[0], RECIPE.but(lr=0.2))
+    other = network()
+    nn.init.zeros_(other[0].weight)
+    with pytest.raises(GhostsearchError, match="another starting weights"):
+        finetune(other, data, whole[0], RECIPE)
+
+
+def test_a_model_whose_training_was_stopped_is_as_it_was(data, tmp_path):
+    def stop(done, total, text):
+        if done >= 3:
+            raise KeyboardInterrupt
+
+    model = network()
+    before = weights(model)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(model, data, tmp_path, RECIPE, progress=stop)
+    assert torch.equal(weights(model), before)
+    assert finetune(model, data, tmp_path, RECIPE).best_epoch > 0, "the same call goes on"
 
 
 def test_relabelled_images_are_another_run(data, whole):
