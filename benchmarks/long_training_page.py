@@ -43,6 +43,12 @@ def main() -> None:
         publish(fidelity_page(args, models, rows), args.out)
 
 
+def _several(least: int, most: int) -> str:
+    if most == 1:
+        return "one seed"
+    return f"{most} seeds" if least == most else f"{least} to {most} seeds"
+
+
 def tested(models: list[dict[str, Any]], rows: list[dict[str, str]], timing: dict[str, Any]) -> pd.DataFrame:
     """One line a training that was tested, with what its model is."""
     about, chosen = {m["model"]: m for m in models}, chosen_runs(models, rows, {float(r["lr"]) for r in rows})
@@ -130,7 +136,7 @@ def long_page(
         title=f"Long training of {args.net}: does a lead before training last?",
         claim=f"Test accuracy after {REPEATED} epochs of {images:,} images, points of ours over the best rival and "
         "over one width everywhere",
-        figure=f"{said}; {'one seed' if max(led) == 1 else f'{min(led)} to {max(led)} seeds'}", command=args.command,
+        figure=f"{said}; {_several(min(led), max(led))}", command=args.command,
         device=args.device, seed=f"0 to {seeds - 1}" if seeds > 1 else 0,
         tables=[
             ResultTable("Leads", found),

@@ -164,7 +164,7 @@ def test_a_loss_that_is_not_finite_is_a_training_error(data):
 def test_a_norm_that_sees_one_value_of_each_channel_is_a_training_error():
     one = load_data("digits", input=InputSpec(8, 1, (0.305,), (0.376,)), batch=1, train_images=20)
     norm_of_means = [nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 10)]
-    with pytest.raises(TrainingError, match="one value of each channel, .*; raise --batch-size"):
+    with pytest.raises(TrainingError, match=r"one value of each channel, .*; raise --batch-size"):
         train(nn.Sequential(nn.Conv2d(1, 8, 3), *norm_of_means), one, Recipe(epochs=1, batch_size=1))
 
 
