@@ -275,3 +275,10 @@ def test_a_model_that_the_device_cannot_take():
 def test_a_wrong_setting_is_named_in_one_line(option):
     with pytest.raises(GhostsearchError, match=rf"^{option}: .* greater than .*, got 0$"):
         Setting(**{option: 0})
+
+
+@pytest.mark.parametrize("device", ["torch:cpu", "onnxruntime:cpu"])
+def test_an_input_that_is_to_be_learned_is_timed_as_any(device):
+    x = torch.randn(1, 3, 8, 8, requires_grad=True)
+    found = measure_latency({"m": nn.Conv2d(3, 4, 3)}, x, device=device, setting=Setting(time_limit=0.02))
+    assert found["m"].median_s > 0

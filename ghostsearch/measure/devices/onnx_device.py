@@ -40,7 +40,9 @@ class OnnxDevice(Device):
         with refusals(self.name):
             module = onnx_module(model, example)
             # In the graph's own precision; the runtimes take no bfloat16 from NumPy.
-            arrays = (as_array(x) if x.dtype == torch.bfloat16 else x.cpu().numpy() for x in flat_inputs(example))
+            arrays = (
+                as_array(x) if x.dtype == torch.bfloat16 else x.detach().cpu().numpy() for x in flat_inputs(example)
+            )
             feed = dict(zip(module.names or module.inputs, arrays, strict=True))
             return self.open(module.graph, feed, setting)
 

@@ -26,15 +26,6 @@ def fold_affine_sums(model: Any) -> int:
     return len(folded)
 
 
-def without_empty_sums(graph: bytes) -> bytes:
-    """A graph with what skipped branches leave taken out; a runtime would add zeros."""
-    import onnx
-
-    model = onnx.load_from_string(graph)
-    fold_affine_sums(model)
-    return bytes(model.SerializeToString())
-
-
 def _fold(add: Any, values: Initializers, wiring: Wiring) -> bool:
     """Give what a sum makes to the convolution before it, or to its readers the value that nothing is added to."""
     for value, made in (tuple(add.input), tuple(add.input)[::-1]):

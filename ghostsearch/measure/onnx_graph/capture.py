@@ -14,7 +14,7 @@ from ghostsearch.graph.capture import copied, moved
 from ghostsearch.graph.detector import FOUND, OneImage, is_detector
 from ghostsearch.measure.devices.base import quiet_exporter
 from ghostsearch.measure.inputs import Flat, flat_inputs
-from ghostsearch.measure.onnx_graph.affine_sums import without_empty_sums
+from ghostsearch.measure.onnx_graph.affine_sums import fold_affine_sums
 from ghostsearch.measure.onnx_graph.module import BATCH_NAME, OnnxModule
 from ghostsearch.measure.onnx_graph.names import name_repeated_calls
 from ghostsearch.surgery.drop import Nothing
@@ -75,10 +75,12 @@ def _tidied(graph: bytes, model: nn.Module) -> bytes:
     import onnx
 
     paths = dict(model.named_modules(remove_duplicate=False))
-    if any(isinstance(m, Nothing) for m in paths.values()):
-        graph = without_empty_sums(graph)
-    if re.search(rb"_\d+/", graph):
-        made = onnx.load_from_string(graph)
-        name_repeated_calls(made.graph, paths)
-        graph = made.SerializeToString()
-    return graph
+    skips = any(isinstance(m, Nothing) for m in paths.values())
+    # Most graphs need neither, and reading one that holds a network's weights takes time.
+    if not skips and not re.search(rb"_\d+/", graph):
+        return graph
+    made = onnx.load_from_string(graph)
+    if skips:
+        fold_affine_sums(made)
+    name_repeated_calls(made.graph, paths)
+    return bytes(made.SerializeToString())

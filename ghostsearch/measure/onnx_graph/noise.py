@@ -45,9 +45,9 @@ def layer_noise(floating: Any, small: Any, feed: Mapping[str, np.ndarray]) -> tu
     # A layer kept in float has float weights.
     small_made = {name for node in second.graph.node for name in node.output}
     for node in second.graph.node:
-        _read_instead(node, fed)
+        _read_float(node, fed)
         if node.op_type == "QuantizeLinear":
-            _read_instead(node, made)
+            _read_float(node, made)
         plain = node.output[0].removeprefix(PREFIX).removesuffix(OUTPUT)
         quantized = node.op_type in WEIGHTED and node.input[1] in small_made
         if quantized and plain in made and _weighted(made[plain], made) is not None:
@@ -70,7 +70,7 @@ def layer_noise(floating: Any, small: Any, feed: Mapping[str, np.ndarray]) -> tu
     return tuple(sorted(worst.values(), key=lambda x: x.snr_db))
 
 
-def _read_instead(node: Any, floats: Container[str]) -> None:
+def _read_float(node: Any, floats: Container[str]) -> None:
     """Let a node of the quantized graph, and the graphs inside it, read the float tensors among these."""
     for i, name in enumerate(node.input):
         source = name.removeprefix(PREFIX)
@@ -78,7 +78,7 @@ def _read_instead(node: Any, floats: Container[str]) -> None:
             node.input[i] = source
     for graph in inner_graphs(node):
         for inner in graph.node:
-            _read_instead(inner, floats)
+            _read_float(inner, floats)
 
 
 def _weighted(node: Any, made: Mapping[str, Any]) -> Any:
