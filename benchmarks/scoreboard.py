@@ -252,6 +252,6 @@ PAGES: dict[str, Callable[[Path, str], Iterable[Row]]] = {
     "inheritance": inheritance,
     "search_ablation*": ablation,
     "families": families,
-    "tool_speed": tool_speed,
+    "tool_speed*": tool_speed,
 }
 """The pages that compare, by their file names without suffix."""

@@ -38,6 +38,7 @@ from ghostsearch.study.solve import decode
 from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm
 
 OURS, THEIRS, FASTNAS = "ghostsearch", "torch-pruning", "FastNAS"
+NETWORKS = ["efficientnet-lite0", "resnet18"]
 DIVISOR = 32
 """FastNAS's own default for the channels' multiples."""
 STATISTICS = 50
@@ -116,11 +117,11 @@ def measure(setup: Setup, made: Made, trained: bool) -> Iterator[dict[str, Any]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with calibration/ and test/")
-    parser.add_argument("--network", nargs="+", default=["efficientnet-lite0", "resnet18"])
+    parser.add_argument("--network", nargs="+", default=NETWORKS)
     parser.add_argument(
         "--fastnas",
         nargs="*",
-        default=["resnet18"],
+        default=NETWORKS,
         help="networks for FastNAS too, which scores each width of each layer",
     )
     parser.add_argument("--budgets", type=int, nargs="+", default=[70, 85, 60, 50], help="percent of the MACs")
@@ -151,8 +152,9 @@ def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
         times = {t: [float(r["CPU s so far"]) for r in rows if (r["network"], r["tool"]) == (name, t)]
                  for t in (OURS, THEIRS, FASTNAS)}  # fmt: skip
         told.append(f"{name}: " + ", ".join(f"{t} {s[0]:.0f} and {s[-1]:.0f} s" for t, s in times.items() if s))
+    name = "tool_speed" + ("" if args.network == NETWORKS else "_" + "_".join(args.network))
     return ResultPage(
-        name="tool_speed", title="Time to a first model and to a front",
+        name=name, title="Time to a first model and to a front",
         claim=f"CPU seconds of one core to the first model and to a front at {len(args.budgets)} budgets",
         figure="; ".join(told), command=script_command(), device=f"{processor()}, 1 thread",
         tables=[ResultTable("In the order in which the models came", rows)],
