@@ -33,7 +33,8 @@ def main() -> None:
     data = f"folder:{options.folder}"
     images = ImageOptions(data=data, train_images=options.train_images)
     recipe = FROM_SCRATCH.but(epochs=options.epochs)
-    result, classes = train_from_scratch(MODEL, images, options.work, recipe, size=options.size)
+    result, trained = train_from_scratch(MODEL, images, options.work, recipe, size=options.size)
+    classes = trained.categories
     files = sum(path.is_file() for path in options.folder.rglob("*.*"))
     used = f"{options.train_images} training images" if options.train_images else "all training images"
     same = ["ghostsearch", "train", MODEL, "--data", data, "--size", options.size, "--epochs", options.epochs]

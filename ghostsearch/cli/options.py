@@ -58,6 +58,7 @@ Subject = Annotated[
 ]  # fmt: skip
 DEVICE = "onnxruntime:cpu"
 Size = Annotated[str | None, typer.Option(help=ModelOptions.model_fields["size"].description)]
+Classes = Annotated[int | None, typer.Option(min=1, help=ModelOptions.model_fields["classes"].description)]
 Device = Annotated[
     str,
     typer.Option(help=f"{DEVICE_HELP}.", autocompletion=complete_device),

@@ -53,6 +53,7 @@ def finetune(
 def train(
     model: o.Model,
     out: Out = None,
+    classes: o.Classes = None,
     size: o.Size = None,
     images: ImageOptions = IMAGES,
     recipe: Tuning = FROM_SCRATCH,
@@ -65,16 +66,16 @@ def train(
     from ghostsearch.training.finetune import placed
     from ghostsearch.training.from_scratch import train_from_scratch
 
-    out = out or placed(model, images, recipe, what="-trained", size=size)
+    out = out or placed(model, images, recipe, what="-trained", classes=classes, size=size)
     with progress_bar(shown.silent) as progress:
-        result, classes = train_from_scratch(model, images, out, recipe, size=size, progress=progress)
+        result, trained = train_from_scratch(model, images, out, recipe, classes=classes, size=size, progress=progress)
     if shown.as_json:
         say_json(dataclasses.asdict(result) | {"directory": str(out)})
         return
     say(str(result))
     say(f"wrote {out} (curves: {out / 'train.svg'})")
     given = f"--weights {typed(out / 'weights.safetensors')} --data {typed(images.data)}"
-    own = (f" --classes {len(classes)}" if classes else "") + (f" --size {size}" if size else "")
+    own = (f" --classes {trained.classes}" if trained.classes else "") + (f" --size {size}" if size else "")
     # The same splits, or the search would judge by images that it was trained on.
     own += f" --seed {recipe.seed}" * bool(recipe.seed) + f" --task {images.task}" * (images.task != "classification")
     own += f" --validation-list {typed(images.validation_list)}" if images.validation_list else ""

@@ -130,7 +130,7 @@ def _quantized(
         data = load_data(
             wanted.calibrate, input=model.input, seed=seed, validation_list=wanted.validation_list, trains=False
         )
-        images = calibration_batches(data, wanted.calibration_images)
+        images = calibration_batches(data, wanted.calibration_images, seed=seed)
     else:
         raise GhostsearchError("--int8 needs images to calibrate on; add --calibrate DATA")
     kept = Int8Options(keep_float=wanted.keep_float)

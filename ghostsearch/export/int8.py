@@ -101,6 +101,7 @@ def quantize(model: LoadedModel, calibration: Iterable[Tensor], out: Path, judge
     started, options = time.perf_counter(), judges.options
     with refusals("int8"), workplace(out) as drafts:
         file, batches = FloatFile.of(model.module, example_input(model.input)), list(calibration)
+        file.check(model.module, batches[0])
         if judges.must_match:
             require_layers(options.keep_float, map(layer_of, onnx.load_from_string(file.graph).graph.node))
         made = file.int8(batches, options)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -25,6 +24,7 @@ from ghostsearch.export.formats.table import get_format
 from ghostsearch.files import atomic_path, cannot_write
 from ghostsearch.graph.capture import copied, tensors
 from ghostsearch.graph.detector import is_detector
+from ghostsearch.measure.agreement import require_agreement
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.devices.base import quiet_exporter, refusals
 from ghostsearch.measure.devices.torch_cpu import as_array
@@ -32,11 +32,6 @@ from ghostsearch.models.load import LoadedModel, example_input
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.saved import SavedModel
 from ghostsearch.version import VERSION
-
-TOLERANCE = 1e-2
-"""Largest difference, as a share of an output's largest value, that another runtime's order of sums explains."""
-SMALL = 1e-5
-"""Share of the largest of all outputs below which an output's own size says nothing: it may be rounding alone."""
 
 
 @dataclass(frozen=True)
@@ -141,33 +136,15 @@ def _trace(module: nn.Module, images: Tensor, shape: dict[int, Any] | None) -> E
 
 
 def _compare(run: Runner, module: nn.Module, model: LoadedModel, largest: int) -> tuple[float, float]:
-    """Largest difference between file and module over all outputs, and the largest output.
-
-    Raises GhostsearchError when one differs by more than rounding, judged by its own size, or is not finite.
-    """
+    """Largest difference between file and module over all outputs, and the largest output, or GhostsearchError."""
     difference = output = 0.0
     for batch in (1, 3) if largest > 1 else (1,):
         images = example_input(model.input, batch)
         with torch.no_grad():
             wanted = [as_array(y) for y in tensors(module(images))]
-        found = run(images)
-        if [y.shape for y in found] != [y.shape for y in wanted]:
-            raise GhostsearchError(f"the file gives {[y.shape for y in found]}, the module {[y.shape for y in wanted]}")
-        largest_of_all = max((_magnitude(y) for y in wanted), default=0.0)
-        for got, want in zip(found, wanted, strict=True):
-            own, differs = _magnitude(want), _magnitude(np.subtract(got, want, dtype=np.float64))
-            if not np.isfinite(got[np.isfinite(want)]).all() or differs > TOLERANCE * max(own, SMALL * largest_of_all):
-                raise GhostsearchError(
-                    f"the file computes something else: an output of up to {own:.3g} differs by up to {differs:.3g}"
-                    f"{'' if np.isfinite(got).all() else ', some values are not finite'}"
-                )
-            difference, output = max(difference, differs), max(output, own)
+        differs, own = require_agreement(run(images), wanted, "the file")
+        difference, output = max(difference, differs), max(output, own)
     return difference, output
-
-
-def _magnitude(values: Any) -> float:
-    """The largest finite absolute value of an array, 0 without one."""
-    return float(np.abs(values[np.isfinite(values)], dtype=np.float64).max(initial=0))
 
 
 @contextmanager

@@ -181,7 +181,9 @@ class Setup:
     def int8_graph(self, model: nn.Module) -> Int8Graph:
         """The graph of `quantized`, with what it was made from."""
         with refusals("int8"):
-            return FloatFile.of(model, self.example).int8(self.int8_images, self.int8_options())
+            file = FloatFile.of(model, self.example)
+            file.check(model, self.int8_images[0])
+            return file.int8(self.int8_images, self.int8_options())
 
     @cached_property
     def int8_images(self) -> Sequence[Tensor]:

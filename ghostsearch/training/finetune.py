@@ -243,12 +243,15 @@ def _settings(recipe: Tuning, data: str) -> dict[str, Any]:
     return recipe.model_dump(mode="json", exclude=ELSEWHERE) | {"data": data}
 
 
-def run_of(model: str, images: ImageOptions, size: int | str | None = None) -> dict[str, Any]:
-    """What a command's run is known by besides its recipe and data: the model, its size and the choice of images.
+def run_of(
+    model: str, images: ImageOptions, *, classes: int | None = None, size: int | str | None = None
+) -> dict[str, Any]:
+    """What a command's run is known by besides its recipe and data: the model as it is made, the choice of images.
 
     A directory is known by its weights, so that it may be moved.
     """
-    return {"model": _known_by(model), "size": size, **images.model_dump(mode="json", exclude={"data"})}
+    made = {"model": _known_by(model), "classes": classes, "size": size}
+    return made | images.model_dump(mode="json", exclude={"data"})
 
 
 def taught_by(recipe: Tuning) -> dict[str, str | None]:
@@ -293,11 +296,12 @@ def check_untaken(out: Path) -> None:
 
 
 def placed(
-    model: str, images: ImageOptions, recipe: Tuning, *, what: str, size: int | str | None = None
+    model: str, images: ImageOptions, recipe: Tuning, *, what: str, classes: int | None = None,
+    size: int | str | None = None,
 ) -> Path:  # fmt: skip
     """The default directory of a training: this model's newest one here that it would resume, else a new one."""
 
-    wanted = run_of(model, images, size) | taught_by(recipe) | _settings(recipe, images.data)
+    wanted = run_of(model, images, classes=classes, size=size) | taught_by(recipe) | _settings(recipe, images.data)
 
     def holds(folder: Path) -> bool:
         with suppress(GhostsearchError):

@@ -10,7 +10,7 @@ from ghostsearch.data.calibration import first_batch
 from ghostsearch.data.load import Data
 from ghostsearch.data.options import ImageOptions
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.models.load import load_model
+from ghostsearch.models.load import LoadedModel, load_model
 from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.saved import save
@@ -37,14 +37,15 @@ def train_from_scratch(
     out: Path,
     recipe: Tuning = FROM_SCRATCH,
     *,
+    classes: int | None = None,
     size: int | str | None = None,
     progress: Progress | None = None,
-) -> tuple[FinetuneResult, tuple[str, ...]]:
+) -> tuple[FinetuneResult, LoadedModel]:
     """Train a model by name from random weights; `out` gets the model, its record, its curves and its checkpoints.
 
-    The classifier gets as many outputs as the data name classes, or as an image has values. The best weights on the
-    validation split are kept, the test split is read once. The same call resumes a stopped one. Returns the classes
-    too.
+    The classifier gets `classes` outputs; by default as many as the data name classes, or as an image has values, else
+    the model's own. The best weights on the validation split are kept, the test split is read once. The same call
+    resumes a stopped one. Returns the trained model too.
     Raises GhostsearchError for an unknown model, unlabelled or unreadable data, or an `out` of another run.
     """
     check_untaken(out)
@@ -52,17 +53,17 @@ def train_from_scratch(
     data = load_images(images, first.input, recipe, progress)
     if not data.labelled:
         raise GhostsearchError(f"{images.data} has no labels to train on; put the images into a folder per class")
-    outputs = len(data.classes) or (values_of(data) if data.kind == "value" else None)
+    outputs = classes or len(data.classes) or (values_of(data) if data.kind == "value" else None)
     loaded = load_model(model, classes=outputs, size=size, seed=recipe.seed)
     loaded = replace(loaded, categories=loaded.categories or data.classes)
     task = load_task(images.task)
     check_run(loaded.module, data, task)
-    claim(out / CHECKPOINTS, run_of(model, images, size))
+    claim(out / CHECKPOINTS, run_of(model, images, classes=classes, size=size))
     result = finetune(loaded.module, data, out / CHECKPOINTS, recipe, task=task, progress=progress)
     about = {"model": model, "data": images.data, "classes": list(data.classes), "seed": recipe.seed}
     save(loaded.module, out, source=loaded, architecture=Architecture())
     write_result(result, out / RESULT_FILE, about, title=f"{model} on {images.data}")
-    return result, data.classes
+    return result, loaded
 
 
 def values_of(data: Data) -> int:

@@ -165,6 +165,21 @@ def test_the_graph_of_a_net_for_one_image_is_quantized_and_run_image_by_image() 
     assert 0 < (small(IMAGES[:5]) - wanted).abs().max() < 0.1 * wanted.abs().max()
 
 
+class Branching(Stages):
+    """Goes another way where an image is bright, which random ones are not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.mean() < 1 else -super().forward(x)
+
+
+def test_a_graph_that_does_not_give_what_the_module_gives_on_the_users_images_is_refused(tmp_path: Path) -> None:
+    model, judges = loaded(Branching), Judges([], None, QUICK)
+    with pytest.raises(GhostsearchError, match=r"ONNX graph .* computes something else: an output of up to"):
+        quantize(model, [IMAGES + 2], tmp_path / "net.onnx", judges)
+    assert not list(tmp_path.iterdir())
+    assert quantize(model, [IMAGES], tmp_path / "net.onnx", judges).path
+
+
 @pytest.mark.parametrize("kind", [Maps, Finder])
 def test_maps_and_lists_are_quantized_and_run(tmp_path: Path, kind: type[nn.Module]) -> None:
     model, labels = loaded(kind), torch.zeros(32, dtype=torch.long)

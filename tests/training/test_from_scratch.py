@@ -24,13 +24,13 @@ def three_classes(tmp_path_factory):
 
 
 def test_ghostnet_learns_three_classes(three_classes, tmp_path):
-    result, classes = train_from_scratch(
+    result, trained = train_from_scratch(
         "ghostsearch:ghostnet_cifar",
         ImageOptions(data=f"folder:{three_classes}"),
         tmp_path / "out",
         Tuning(epochs=4, batch_size=16, ema=0, compute_device="cpu"),
     )
-    assert set(classes) == {"zero", "one", "seven"}
+    assert set(trained.categories) == {"zero", "one", "seven"}
     losses = [e.loss for e in result.history]
     assert losses[-1] < losses[0]
     assert (tmp_path / "out" / "train.svg").read_text().lstrip().startswith("<?xml")
@@ -38,7 +38,7 @@ def test_ghostnet_learns_three_classes(three_classes, tmp_path):
     assert record["validation"] == result.validation
     saved = load_directory(tmp_path / "out")
     assert saved.module.classifier.out_features == 3
-    assert saved.categories == classes
+    assert saved.categories == trained.categories
 
 
 def test_unlabelled_images_are_refused(three_classes, tmp_path):
@@ -89,11 +89,40 @@ def test_loaders_without_class_names_train_and_labels_are_checked(tmp_path, monk
     def trained(data):
         return train_from_scratch("own_loaders:net", ImageOptions(data=f"own_loaders:{data}"), tmp_path / data, options)
 
-    result, classes = trained("good")
+    result, model = trained("good")
     assert 0 <= result.validation <= 1
-    assert classes == ()
+    assert (model.classes, model.categories) == (None, ())
     with pytest.raises(GhostsearchError, match="train split: label 3 with a model of 3 outputs"):
         trained("too_many")
     assert not (tmp_path / "too_many").exists()
     with pytest.raises(GhostsearchError, match="label 9 with a model of 3 outputs"):
         trained("late")
+
+
+PIXELS = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+from ghostsearch.models.input import InputSpec
+
+def net():
+    made = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 21, 1))
+    made.input_spec = InputSpec(8, 3, (0.5,) * 3, (0.25,) * 3)
+    return made
+
+def masks():
+    return (TensorDataset(torch.randn(24, 3, 8, 8), torch.randint(3, (24, 8, 8))),) * 3
+"""
+
+
+def test_masks_name_no_classes_so_their_number_is_an_option(tmp_path, monkeypatch):
+    (tmp_path / "pixels.py").write_text(PIXELS)
+    monkeypatch.syspath_prepend(tmp_path)
+    images = ImageOptions(data="pixels:masks", task="segmentation")
+    recipe = Tuning(epochs=1, batch_size=8, ema=0, compute_device="cpu")
+    out = tmp_path / "out"
+    _, trained = train_from_scratch("pixels:net", images, out, recipe, classes=3)
+    assert trained.classes == 3
+    assert load_directory(out, allow_code=True).module[2].out_channels == 3
+    with pytest.raises(GhostsearchError, match="holds a run with another classes"):
+        train_from_scratch("pixels:net", images, out, recipe)

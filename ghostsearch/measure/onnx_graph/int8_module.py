@@ -12,10 +12,16 @@ from torch import Tensor, nn
 
 from ghostsearch.graph.capture import copied, tensors
 from ghostsearch.graph.detector import is_detector
+from ghostsearch.measure.agreement import require_agreement
 from ghostsearch.measure.inputs import batched, flat_inputs
 from ghostsearch.measure.onnx_graph.capture import onnx_bytes
 from ghostsearch.measure.onnx_graph.module import INPUT_NAME, OnnxModule
 from ghostsearch.measure.onnx_graph.quantize import Feed, Int8Graph, Int8Options, quantized
+
+COMPARED = 4
+"""Images on which a graph is compared with its model."""
+
+GRAPH = "the ONNX graph (which has one way only of a forward that branches on its values)"
 
 
 def int8_module(
@@ -56,6 +62,22 @@ class FloatFile:
             except Exception:  # noqa: BLE001, S110
                 pass
         return cls(onnx_bytes(module, one, input_names=(INPUT_NAME,))[0], False)
+
+    def check(self, model: nn.Module, images: Tensor) -> None:
+        """Raise GhostsearchError unless the graph gives what the model gives on the first of images (N, C, *dims).
+
+        Of a forward that branches in Python on its values the graph has one way only. A detector is not compared: a
+        box at a threshold may come or go by rounding.
+        """
+        if is_detector(model):
+            return
+        module, few = copied(model).to("cpu", torch.float32).eval(), images[:COMPARED].cpu()
+        for batch in [few] if self.takes_batches else single_images([few]):
+            with torch.no_grad():
+                wanted = list(tensors(module(batch)))
+            pairs = zip(tensors(OnnxModule(self.graph)(batch)), wanted, strict=True)
+            floats = [(got, want) for got, want in pairs if want.is_floating_point()]
+            require_agreement([x.numpy() for x, _ in floats], [y.numpy() for _, y in floats], GRAPH)
 
     def int8(self, calibration: Iterable[Tensor], options: Int8Options | None = None) -> Int8Graph:
         """The graph in int8, its ranges from images (N, C, *dims); raises whatever the quantizer raises."""
