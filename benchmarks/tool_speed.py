@@ -1,11 +1,11 @@
 """CPU seconds from a trained network to a first model and to a front, ours and two tools', and how good they are.
 
-    python benchmarks/tool_speed.py --data imagenet-sample
+    python benchmarks/tool_speed.py --network resnet18 --data imagenet-sample
 
 All tools get the same photographs and no label, in one process and one thread. A first model is what a tool gives
 without a search: ours, one width everywhere, fitted in closed form; torch-pruning's, filters by L1 norm with BatchNorm
 statistics reset on the photographs. A front is a model at each of --budgets: ours by the candidate table and the
-integer program over it; FastNAS's by its own search (it needs nvidia-modelopt). A tool's rows of a network
+integer program over it; FastNAS's by its own search, which scores each width of each layer. A tool's rows of a network
 are kept in --work when its front is done; the same command resumes.
 """
 
@@ -38,7 +38,6 @@ from ghostsearch.study.solve import decode
 from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm
 
 OURS, THEIRS, FASTNAS = "ghostsearch", "torch-pruning", "FastNAS"
-NETWORKS = ["efficientnet-lite0", "resnet18"]
 DIVISOR = 32
 """FastNAS's own default for the channels' multiples."""
 STATISTICS = 50
@@ -94,6 +93,9 @@ def fastnas(setup: Setup, budgets: list[int]) -> Made:
             yield f"FastNAS, {budget} % of the MACs", model
 
 
+TOOLS = {THEIRS: theirs, OURS: ours, FASTNAS: fastnas}
+
+
 def measure(setup: Setup, made: Made, trained: bool) -> Iterator[dict[str, Any]]:
     """A row a model; judging it takes none of the tool's time."""
     test = setup.data.test
@@ -117,46 +119,35 @@ def measure(setup: Setup, made: Made, trained: bool) -> Iterator[dict[str, Any]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with calibration/ and test/")
-    parser.add_argument("--network", nargs="+", default=NETWORKS)
-    parser.add_argument(
-        "--fastnas",
-        nargs="*",
-        default=NETWORKS,
-        help="networks for FastNAS too, which scores each width of each layer",
-    )
+    parser.add_argument("--network", default="efficientnet-lite0", help="this, or torchvision's (random weights)")
+    parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=list(TOOLS), help="FastNAS: nvidia-modelopt")
     parser.add_argument("--budgets", type=int, nargs="+", default=[70, 85, 60, 50], help="percent of the MACs")
     parser.add_argument("--work", type=Path, default=Path("runs/tool_speed"))
     parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     file = args.work / "rows.csv"
-    for name in args.network:
-        known = {r["tool"] for r in read_rows(file) if r["network"] == name}
-        model = network(name, read_images(args.data / "calibration")[0])
-        setup = open_sample(args.data, "fine", model=model)
-        setup = replace(setup, space=preset(WIDTHS["lite0"]).resolve(setup.anatomy))
-        tools = {THEIRS: theirs, OURS: ours} | ({FASTNAS: fastnas} if name in args.fastnas else {})
-        for tool, make in tools.items():
-            if tool not in known:
-                rows = list(measure(setup, make(setup, args.budgets), name.startswith("efficientnet")))
-                for row in rows:
-                    append_row(file, {"network": name, "tool": tool, **row})
-                    print(row, flush=True)
-    publish(page(args, read_rows(file)), args.out)
+    known = {r["tool"] for r in read_rows(file) if r["network"] == args.network}
+    model = network(args.network, read_images(args.data / "calibration")[0])
+    setup = open_sample(args.data, "fine", model=model)
+    setup = replace(setup, space=preset(WIDTHS["lite0"]).resolve(setup.anatomy))
+    for tool in args.tools:
+        if tool not in known:
+            made = TOOLS[tool](setup, args.budgets)
+            for row in list(measure(setup, made, args.network.startswith("efficientnet"))):
+                append_row(file, {"network": args.network, "tool": tool, **row})
+                print(row, flush=True)
+    publish(page(args, [r for r in read_rows(file) if r["network"] == args.network]), args.out)
 
 
 def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
-    """The rows, and of each network what the first model and the front took."""
-    told = []
-    for name in dict.fromkeys(r["network"] for r in rows):
-        times = {t: [float(r["CPU s so far"]) for r in rows if (r["network"], r["tool"]) == (name, t)]
-                 for t in (OURS, THEIRS, FASTNAS)}  # fmt: skip
-        told.append(f"{name}: " + ", ".join(f"{t} {s[0]:.0f} and {s[-1]:.0f} s" for t, s in times.items() if s))
-    name = "tool_speed" + ("" if args.network == NETWORKS else "_" + "_".join(args.network))
+    """The rows, and what each tool's first model and front took."""
+    times = {t: [float(r["CPU s so far"]) for r in rows if r["tool"] == t] for t in (OURS, THEIRS, FASTNAS)}
+    told = ", ".join(f"{t} {s[0]:.0f} and {s[-1]:.0f} s" for t, s in times.items() if s)
     return ResultPage(
-        name=name, title="Time to a first model and to a front",
+        name=f"tool_speed_{args.network}", title=f"{args.network}: time to a first model and to a front",
         claim=f"CPU seconds of one core to the first model and to a front at {len(args.budgets)} budgets",
-        figure="; ".join(told), command=script_command(), device=f"{processor()}, 1 thread",
+        figure=told, command=script_command(), device=f"{processor()}, 1 thread",
         tables=[ResultTable("In the order in which the models came", rows)],
         notes=[
             "Output error: squared difference of the outputs on 500 photographs of classes that no tool has seen, over "

@@ -85,7 +85,11 @@ RUNS = {
         "--data folder:{cifar} --weights {cifar} --images 16 --space {cifar}/space.yaml --architectures 3",
         "table_rank_resnet20",
     ),
-    "tool_speed": Run("--data {photos} --network resnet18 --budgets 70 --fastnas", "tool_speed_resnet18", slow=True),
+    "tool_speed": Run(
+        "--data {photos} --network resnet18 --budgets 70 --tools torch-pruning ghostsearch",
+        "tool_speed_resnet18",
+        slow=True,
+    ),
 }
 OTHERS = {
     "long_training": "wants a finished study: has a test of its own",
