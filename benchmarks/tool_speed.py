@@ -12,10 +12,12 @@ are kept in --work when its front is done; the same command resumes.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ from ghostsearch.study.setup import Setup
 from ghostsearch.study.solve import decode
 from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm
 
-OURS, THEIRS, FASTNAS = "ghostsearch", "torch-pruning", "FastNAS"
+TOOLS = OURS, THEIRS, FASTNAS = "ghostsearch", "torch-pruning", "FastNAS"
 DIVISOR = 32
 """FastNAS's own default for the channels' multiples."""
 STATISTICS = 50
@@ -45,10 +47,10 @@ STATISTICS = 50
 FASTNAS_NOTE = (
     "FastNAS cuts channels in multiples of 32 (its default), measures each width of each layer once, by the outputs' "
     "divergence from the baseline's as ours, on the 128 photographs that ours judges by, with statistics of 350 "
-    "others, and its models' are reset too."
+    "others, and its models' are reset too. Until it has measured all there is no model; stopped, it has none."
 )
-Made = Iterator[tuple[str, nn.Module]]
-"""What a model is, and the model, each as soon as it is there."""
+Made = Iterator[tuple[str, nn.Module | None]]
+"""What a model is, and the model, each as soon as it is there; none where the tool was stopped."""
 
 
 def ours(setup: Setup, budgets: list[int]) -> Made:
@@ -71,8 +73,16 @@ def theirs(setup: Setup, budgets: list[int]) -> Made:
         yield f"L1, {budget} % of the MACs", model
 
 
-def fastnas(setup: Setup, budgets: list[int]) -> Made:
-    """FastNAS at each budget: one measurement of every width of every layer, on the images that ours judges by."""
+class OutOfTimeError(Exception):
+    """FastNAS has had its time."""
+
+
+def fastnas(setup: Setup, budgets: list[int], limit_s: float) -> Made:
+    """FastNAS at each budget: one measurement of every width of every layer, on the images that ours judges by.
+
+    After so many CPU seconds it is stopped, which is told in the place of a model.
+    """
+    began, scored = time.process_time(), 0
     judged = [x for x, _ in setup.data.validation]
     seen = torch.cat([x for x, _ in setup.data.train])
     batches = [(x, None) for x in seen.split(len(seen) // STATISTICS)]
@@ -82,18 +92,23 @@ def fastnas(setup: Setup, budgets: list[int]) -> Made:
 
     @torch.inference_mode()
     def score(model: nn.Module) -> float:
+        nonlocal scored
+        if time.process_time() - began > limit_s:
+            raise OutOfTimeError
+        scored += 1
         model.eval()
         pairs = zip(judged, wanted, strict=True)
         return -float(sum(len(x) * setup.task.distillation_loss(model(x), answer) for x, answer in pairs))
 
     with tempfile.TemporaryDirectory() as folder:
         for budget in budgets:
-            model = fastnas_model(setup, budget / 100, Path(folder), score=score, divisor=DIVISOR)
+            try:
+                model = fastnas_model(setup, budget / 100, Path(folder), score=score, divisor=DIVISOR)
+            except OutOfTimeError:
+                yield f"stopped after {scored} widths", None
+                return
             recalibrate_batchnorm(model, images(setup))
             yield f"FastNAS, {budget} % of the MACs", model
-
-
-TOOLS = {THEIRS: theirs, OURS: ours, FASTNAS: fastnas}
 
 
 def measure(setup: Setup, made: Made, trained: bool) -> Iterator[dict[str, Any]]:
@@ -105,14 +120,17 @@ def measure(setup: Setup, made: Made, trained: bool) -> Iterator[dict[str, Any]]
     spent, began = 0.0, time.process_time()
     for what, model in made:
         spent += time.process_time() - began
+        row: dict[str, Any] = {"model": what, "CPU s so far": round(spent, 1)}
+        if model is None:
+            yield row | {"MACs %": "", "output error": "", "top-1 %": ""}
+            return
         with torch.inference_mode():
             found = torch.cat([model.eval()(x) for x, _ in test])
-        yield {
-            "model": what, "CPU s so far": round(spent, 1),
+        yield row | {
             "MACs %": round(100 * measure_cost(model, setup.example).macs / setup.baseline_cost.macs, 1),
             "output error": round(relative_error(found, wanted), 3),
             "top-1 %": round(100 * float((found.argmax(1) == labels).float().mean()), 1) if trained else "",
-        }  # fmt: skip
+        }
         began = time.process_time()
 
 
@@ -120,7 +138,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with calibration/ and test/")
     parser.add_argument("--network", default="efficientnet-lite0", help="this, or torchvision's (random weights)")
-    parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=list(TOOLS), help="FastNAS: nvidia-modelopt")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS, help="FastNAS: nvidia-modelopt")
+    parser.add_argument("--fastnas-limit", type=float, default=math.inf, help="CPU seconds after which it is stopped")
     parser.add_argument("--budgets", type=int, nargs="+", default=[70, 85, 60, 50], help="percent of the MACs")
     parser.add_argument("--work", type=Path, default=Path("runs/tool_speed"))
     parser.add_argument("--out", type=Path, default=Path("results"))
@@ -133,7 +152,8 @@ def main() -> None:
     setup = replace(setup, space=preset(WIDTHS["lite0"]).resolve(setup.anatomy))
     for tool in args.tools:
         if tool not in known:
-            made = TOOLS[tool](setup, args.budgets)
+            limited = partial(fastnas, limit_s=args.fastnas_limit)
+            made = {THEIRS: theirs, OURS: ours, FASTNAS: limited}[tool](setup, args.budgets)
             for row in list(measure(setup, made, args.network.startswith("efficientnet"))):
                 append_row(file, {"network": args.network, "tool": tool, **row})
                 print(row, flush=True)
@@ -142,12 +162,17 @@ def main() -> None:
 
 def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
     """The rows, and what each tool's first model and front took."""
-    times = {t: [float(r["CPU s so far"]) for r in rows if r["tool"] == t] for t in (OURS, THEIRS, FASTNAS)}
-    told = ", ".join(f"{t} {s[0]:.0f} and {s[-1]:.0f} s" for t, s in times.items() if s)
+    told = []
+    for tool in TOOLS:
+        if of_tool := [r for r in rows if r["tool"] == tool]:
+            first, last = (f"{float(r['CPU s so far']):.0f}" for r in (of_tool[0], of_tool[-1]))
+            told.append(
+                f"{tool} {first} and {last} s" if of_tool[0]["MACs %"] else f"{tool} {of_tool[0]['model']}, {last} s"
+            )
     return ResultPage(
         name=f"tool_speed_{args.network}", title=f"{args.network}: time to a first model and to a front",
         claim=f"CPU seconds of one core to the first model and to a front at {len(args.budgets)} budgets",
-        figure=told, command=script_command(), device=f"{processor()}, 1 thread",
+        figure=", ".join(told), command=script_command(), device=f"{processor()}, 1 thread",
         tables=[ResultTable("In the order in which the models came", rows)],
         notes=[
             "Output error: squared difference of the outputs on 500 photographs of classes that no tool has seen, over "

@@ -61,6 +61,16 @@ def test_what_a_small_run_left_out_is_not_compared(tmp_path, variants):
     assert len([line for line in scoreboard(tmp_path) if "| toy |" in line]) == 2 * len(duels)
 
 
+def test_of_a_stopped_tool_no_more_is_told_than_is_known(tmp_path):
+    found = (("ghostsearch", 10.0, 70), ("ghostsearch", 50.0, 50), ("rival", 30.0, ""))
+    rows = [
+        {"network": "toy", "tool": tool, "CPU s so far": seconds, "MACs %": share} for tool, seconds, share in found
+    ]
+    write_page(make_page("tool_speed_toy", tables=[ResultTable("rows", rows)]), tmp_path)
+    (line,) = [line for line in scoreboard(tmp_path) if "| toy |" in line]
+    assert "a first model | CPU seconds | 10 | more than 30 rival | more than 3.0 times as fast |" in line
+
+
 def test_the_published_pages_have_their_rows():
     lines = scoreboard(RESULTS)
     pages = [path.stem for pattern in PAGES for path in RESULTS.glob(f"{pattern}.md")]
