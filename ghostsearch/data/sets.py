@@ -193,6 +193,12 @@ class StreamSet(Dataset[tuple[Tensor, Any]]):
         size = target.shape[::-1] if self.source.kind == "mask" else target.size
         if tuple(size) != image.size:
             raise BrokenImageError(f"the {self.source.kind} has {size[0]}x{size[1]} pixels, the image {image.size}")
+        height, width = self.input_spec.dims
+        if self.source.kind == "image" and (size[1] < height or size[0] < width):
+            raise BrokenImageError(
+                f"the image has {size[0]}x{size[1]} pixels, fewer than the {width}x{height} that pairs are cropped to "
+                "(--size)"
+            )
         if self.source.kind == "mask":
             return tv_tensors.Mask(torch.from_numpy(target))
         return with_channels(target, self.input_spec.channels, self.source.top)
@@ -212,7 +218,7 @@ def _augmentation(source: Source, input_spec: InputSpec) -> Callable[..., Any]:
 
     dims, steps = list(input_spec.dims), []
     if source.kind == "image":
-        steps.append(v2.RandomCrop(dims, pad_if_needed=True))
+        steps.append(v2.RandomCrop(dims))
     elif source.kind == "boxes":
         steps.append(v2.Resize(dims))
     elif source.kind == "value":

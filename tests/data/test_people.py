@@ -184,6 +184,16 @@ def test_the_image_to_be_restored_counts_in_the_range(tmp_path):
     assert (round(float(images.max()) * 255), round(float(targets.max()) * 255)) == (1000 // 256, 60_000 // 256)
 
 
+def test_a_pair_smaller_than_its_crop_is_left_out_not_padded(tmp_path):
+    for i in range(10):
+        Image.new("L", (8, 7 if i < 5 else 8), 200).save(tmp_path / f"{i}.png")
+    data = load_data(table(tmp_path, "path,target", [f"{i}.png,{i}.png" for i in range(10)]), input=GREY, workers=0)
+    loaders = (data.train, data.validation, data.test)
+    with pytest.warns(GhostsearchWarning, match="8x7 pixels, fewer than the 8x8 that pairs are cropped to"):
+        seen = [y for loader in loaders for _, y in loader]
+    assert all(y.min() == y.max() == 200 / 255 for y in seen)
+
+
 @pytest.mark.parametrize(
     "values", [np.full((8, 8), 70_000, np.int32), np.full((8, 8), -1, np.int32), np.full((8, 8), np.nan, np.float32)]
 )
