@@ -94,7 +94,7 @@ def main() -> None:
             step()
             write_text(folder / COMMAND, script_command(every_step=True))
     if args.only in (None, "page"):
-        for path in publish(page(args.work, args.seed), args.out):
+        for path in publish(page(folder, args.seed), args.out):
             print(path)
 
 

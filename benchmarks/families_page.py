@@ -15,34 +15,38 @@ LATENCIES, LOST = (0.85, 0.7), (1.0, 3.0)
 """Latency at which accuracies are compared, a share of the baseline's in the same precision, and points of accuracy
 lost at which latencies are."""
 COMMAND = "command.txt"
-"""Of each network, the command that did its steps."""
+"""The command that did a network's steps."""
+OVER_INT8 = "int8 over the int8 baseline"
 FASTER, WITHIN = 1.3, 1.0
 """Aim: times as fast as the int8 baseline, within so many points of it."""
 
 
-def page(work: Path, seed: int) -> ResultPage:
-    """All networks that have been timed."""
-    tables, answers, commands = [], [], []
-    for folder in sorted(path.parent for path in work.glob("*/latencies.csv")):
-        times = {r["name"]: r for r in read_rows(folder / "latencies.csv")}
-        commands.append((folder / COMMAND).read_text())
-        rows = read_rows(folder / "rows.csv")
-        if not rows:
-            tables.append(
-                ResultTable(f"{folder.name}, without weights: each family everywhere, time only", _only(times))
-            )
-            continue
-        points = _points(rows, times)
-        answers.append(f"{folder.name}: {_aim(points)}")
-        tables += [
-            ResultTable(f"{folder.name}: families at equal latency and at equal accuracy", _equal(points)),
-            ResultTable(f"{folder.name}: the models; latency over the float baseline's [95 %]", _models(rows, times)),
-        ]
+def page(folder: Path, seed: int) -> ResultPage:
+    """A network that has been timed, whose name is the folder's."""
+    times = {r["name"]: r for r in read_rows(folder / "latencies.csv")}
+    rows, net = read_rows(folder / "rows.csv"), folder.name
+    shared: dict[str, Any] = {
+        "command": (folder / COMMAND).read_text(), "seed": seed,
+        "device": f"{processor()}, ONNX Runtime, 1 thread, batch 1",
+    }  # fmt: skip
+    if not rows:
+        found = _only(times)
+        fastest = min((r for r in found if r["family"] != "mix"), key=lambda r: r[OVER_INT8])
+        return ResultPage(
+            name=f"family_times_{net}",
+            title=f"Families of compression on {net} without weights: each everywhere, time only",
+            claim="Time of the fastest family everywhere, in int8, as a share of the int8 baseline's",
+            figure=f"{fastest['family']} {fastest[OVER_INT8]}", tables=[ResultTable("Families", found)], **shared,
+        )  # fmt: skip
+    points = _points(rows, times)
     return ResultPage(
-        name="families", title="Families of compression, float and int8, before any label",
+        name=f"families_{net}", title=f"Families of compression on {net}, float and int8, before any label",
         claim=f"Models {FASTER} times as fast as the int8 baseline and within {WITHIN:g} point of it, without labels",
-        figure="; ".join(answers) or "not timed", command=" && ".join(commands), seed=seed,
-        device=f"{processor()}, ONNX Runtime, 1 thread, batch 1", tables=tables,
+        figure=_aim(points),
+        tables=[
+            ResultTable("Families at equal latency and at equal accuracy", _equal(points)),
+            ResultTable("The models; latency over the float baseline's [95 %]", _models(rows, times)),
+        ],
         notes=(
             "Accuracy is top-1 in percent on test images that nothing here has read; no label was used. lite0's "
             "photographs may be among those that it was trained on. The program "
@@ -59,6 +63,7 @@ def page(work: Path, seed: int) -> ResultPage:
             "these errors too.",
             "A width that is not a timed one has an interpolated latency, so a model may miss the share asked for.",
         ),
+        **shared,
     )  # fmt: skip
 
 
@@ -134,7 +139,7 @@ def _only(times: dict[str, Any]) -> list[dict[str, Any]]:
             "family": family, "float ms": f"{float(times[f'{family} float']['ms']):.1f}",
             "int8 ms": f"{float(times[f'{family} int8']['ms']):.1f}",
             **{f"{k} latency": _share(times[f"{family} {k}"]) for k in ("float", "int8")},
-            "int8 over the int8 baseline": f"{float(times[f'{family} int8']['ratio']) / base:.3f}",
+            OVER_INT8: f"{float(times[f'{family} int8']['ratio']) / base:.3f}",
         }
         for family in families
     ]  # fmt: skip

@@ -221,7 +221,7 @@ def page(args: argparse.Namespace) -> ResultPage:
             f"has lost {100 * (1 - 1 / FASTER):.0f} % of the time: that share must leave the convolutions and what "
             "stands between them. `of them must go`: branches dropped, those that take longest first, the affines "
             "in their place counted as free. What dropping, widths, low rank and ghosts cost in accuracy at equal time "
-            "is in families.md.",
+            "is in families_resnet56.md.",
         ),
     )  # fmt: skip
 

@@ -5,7 +5,6 @@ A comparison whose page is not there has no row. Losses stand beside wins.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass, replace
 from math import hypot
@@ -233,23 +232,18 @@ def tool_speed(directory: Path, page: str) -> Iterator[Row]:
 
 def families(directory: Path, page: str) -> Iterator[Row]:
     """The mix of all families against the best family alone, at equal latency and before any label."""
-    headings = re.findall(r"^## (.*)$", (directory / f"{page}.md").read_text(encoding="utf-8"), re.MULTILINE)
-    for number, heading in enumerate(headings, 1):
-        network, _, what = heading.partition(": ")
-        if not what.startswith("families at equal latency"):
-            continue
-        images = PHOTOGRAPHS if network == "lite0" else CIFAR_HALF
-        found = table(directory, page, number)
-        for at in [name for name in found.columns if name.endswith("of the latency")]:
-            for precision, rows in found[(found[at] != "") & (found.family != "baseline")].groupby("precision"):
-                scores = rows.set_index("family")[at].astype(float)
-                if "mix" in scores.index and len(scores) > 1:
-                    best = scores.drop("mix").idxmax()
-                    yield Row(
-                        network, f"{at.removeprefix('% at ')} (between models), {precision}, no label",
-                        "test accuracy %", f"{scores['mix']:g} mix", f"{scores[best]:g} {best} alone",
-                        verdict(scores["mix"] - scores[best], _error(scores["mix"], scores[best], images=images)),
-                    )  # fmt: skip
+    network, found = page.removeprefix("families_"), table(directory, page)
+    images = PHOTOGRAPHS if network == "lite0" else CIFAR_HALF
+    for at in [name for name in found.columns if name.endswith("of the latency")]:
+        for precision, rows in found[(found[at] != "") & (found.family != "baseline")].groupby("precision"):
+            scores = rows.set_index("family")[at].astype(float)
+            if "mix" in scores.index and len(scores) > 1:
+                best = scores.drop("mix").idxmax()
+                yield Row(
+                    network, f"{at.removeprefix('% at ')} (between models), {precision}, no label",
+                    "test accuracy %", f"{scores['mix']:g} mix", f"{scores[best]:g} {best} alone",
+                    verdict(scores["mix"] - scores[best], _error(scores["mix"], scores[best], images=images)),
+                )  # fmt: skip
 
 
 PAGES: dict[str, Callable[[Path, str], Iterable[Row]]] = {
@@ -257,7 +251,7 @@ PAGES: dict[str, Callable[[Path, str], Iterable[Row]]] = {
     "long_training*": long_training,
     "inheritance": inheritance,
     "search_ablation*": ablation,
-    "families": families,
+    "families_*": families,
     "tool_speed*": tool_speed,
 }
 """The pages that compare, by their file names without suffix."""

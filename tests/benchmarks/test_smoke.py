@@ -45,7 +45,7 @@ RUNS = {
     "compare": Run("--time-limit 0.2", "compare", slow=True),
     "cost_rate": Run("--model resnet18 --size 64 --count 50 --checked 1", "cost_rate"),
     "coverage": Run("torchvision:squeezenet1_1 --widths 2", "coverage"),
-    "families": Run("--net resnet50 --time-limit 1", "families", slow=True),
+    "families": Run("--net resnet50 --time-limit 1", "family_times_resnet50", slow=True),
     "fidelity": Run(f"{DIGITS} --count 2 --rungs 0 --longest 1 --baseline-epochs 1", "fidelity"),
     "fit_speed": Run("--data {photos} --images 16 --only resnet18", "fit_speed", slow=True),
     "from_scratch": Run("{cifar} --epochs 1 --size 32", "from_scratch"),
