@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.networks import compute_device, study_arguments
-from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
+from benchmarks.result_page import ResultPage, ResultTable, judged, publish, script_command
 from ghostsearch.data.calibration import images_within
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.candidates import build_candidates, single_changes
@@ -125,8 +125,9 @@ def aim_beside(name: str, candidates: int, minutes: float) -> str:
     if name not in AIMS:
         return ""
     aim, count = AIMS[name]
-    same = "" if candidates == count else f"; {minutes * count / candidates:.1f} at this rate"
-    return f" (aim {aim:g} for {count}{same})"
+    at_rate = minutes * count / candidates
+    same = "" if candidates == count else f", at this rate {at_rate:.1f}"
+    return f" (aim: {aim:g} for {count}{same}, {judged(at_rate, aim)})"
 
 
 def arguments() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""How many architectures a second the cost table prices, and that its figures are those of the built models.
+"""How many architectures per second the cost table prices, and that its figures are those of the built models.
 
     python benchmarks/cost_rate.py
 
@@ -60,7 +60,7 @@ def measure(name: str, preset: str, given: argparse.Namespace) -> dict[str, Any]
         )  # fmt: skip
     row = {
         "model": name, "space": preset, "sites": len(space.sites), "groups": len(space.groups),
-        "table built, s": round(built, 2), "architectures a second": round(given.count / median(seconds)),
+        "table built, s": round(built, 2), "architectures per second": round(given.count / median(seconds)),
         "equal to the built model": f"{exact} of {given.checked}",
     }  # fmt: skip
     print(row, flush=True)
@@ -85,14 +85,14 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows = [measure(name, preset, given) for preset in ("ghost", "ghost_width") for name in given.model or MODELS]
-    rates = [row["architectures a second"] for row in rows]
+    rates = [row["architectures per second"] for row in rows]
     met = sum(rate >= TARGET for rate in rates)
     page = ResultPage(
         name="cost_rate",
         title="Cost by formula: speed and exactness",
-        claim=f"Params, MACs and bytes of random architectures by formula (target: {TARGET:,} a second, met in "
+        claim=f"Params, MACs and bytes of random architectures by formula (target: {TARGET:,} per second, met in "
         f"{met} of {len(rows)} cases), equal to the count of the built model to the unit",
-        figure=f"{min(rates):,} to {max(rates):,} architectures a second",
+        figure=f"{min(rates):,} to {max(rates):,} architectures per second",
         command=script_command(),
         device=f"{processor()}, one thread",
         tables=[ResultTable(f"{given.count:,} random architectures at once, {given.size}²", rows)],

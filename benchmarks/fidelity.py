@@ -2,7 +2,7 @@
 
     python benchmarks/fidelity.py --count 12 --longest 20 --work fidelity --out results
 
-One row an architecture and rung in fidelity.csv under `--work`; the same command goes on with what is missing.
+One row per architecture and rung in fidelity.csv under `--work`; the same command goes on with what is missing.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.imagenet_sample import lite0, read_images
 from benchmarks.networks import compute_device
-from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
+from benchmarks.result_page import ResultPage, ResultTable, judged, publish, script_command
 from benchmarks.rows import append_row, read_rows
 from ghostsearch.space.architecture import Architecture
 from ghostsearch.surgery.convert import convert
@@ -120,7 +120,11 @@ def main() -> None:
 def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
     """The page of the rows."""
     missing = [name for name in AIMS if all(row["network"] != name for row in rows)]
-    said = ", ".join(f"{r['network']} {float(r['seconds']):.0f} s (aim {r['aim seconds']})" for r in rows)
+    said = ", ".join(
+        f"{r['network']} {float(r['seconds']):.0f} s (aim {r['aim seconds']}, "
+        f"{judged(float(r['seconds']), float(r['aim seconds']))})"
+        for r in rows
+    )
     return ResultPage(
         name=args.name, title="Closed-form fits at 224 pixels: time, memory, error",
         claim=f"{CHOICE} at every site, fitted to {args.images} photographs without labels",

@@ -1,7 +1,7 @@
 """Every reader fed spoiled and made-up files: the tests' inputs many times over, and atheris guided by coverage.
 
     pip install atheris
-    python benchmarks/fuzz.py --goal 1000000 --results results
+    python benchmarks/fuzz.py --goal 1000000 --out results
 
 The hypothesis part is tests/fuzz with GHOSTSEARCH_FUZZ; its asserts are the rules: a result or one line of
 GhostsearchError, within 20 CPU seconds, less than 1 GiB more memory, nothing run. Atheris runs each text
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--progress", type=Path, default=Path("fuzz-progress"), help="what is done; delete to repeat")
     parser.add_argument("--guided", choices=TARGETS)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--results", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("results"))
     given = parser.parse_args()
     if given.guided:
         guided(given.guided, given.seconds, given.folder)
@@ -188,7 +188,7 @@ def main() -> None:
     total = sum(r["inputs"] for r in (*made, *by_coverage))
     bad = sum(r["failures"] for r in made) + sum(r["other exceptions"] for r in by_coverage)
     page = ResultPage(
-        name="fuzz", title="Files that nobody sane would write",
+        name="fuzz", title="Malformed input files",
         claim="Spoiled and made-up choices, presets, architectures, run files, weights, checkpoints, "
         "images, tables, arrays, loaders and studies; kinds of "
         "file for which one input did anything but give a result or one line",
@@ -201,12 +201,11 @@ def main() -> None:
         notes=[
             "Each input: a result or one line of GhostsearchError, within 20 CPU seconds; a process may grow by at "
             f"most 1 GiB. The largest process took {peak} MiB, torch and hypothesis in it.",
-            "Malicious pickles, alias bombs and headers that promise the moon are tests of their own in tests/fuzz.",
+            "Malicious pickles, alias bombs and headers with absurd sizes are tests of their own in tests/fuzz.",
         ],
     )  # fmt: skip
     print(page.figure)
-    if given.results:
-        publish(page, given.results)
+    publish(page, given.out)
 
 
 if __name__ == "__main__":

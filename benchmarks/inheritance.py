@@ -174,8 +174,7 @@ def notes(lines: list[dict[str, Any]], given: argparse.Namespace) -> list[str]:
         "the calibration images, shifted and mirrored, towards the baseline's features and outputs; fitted and "
         "distilled on seven eighths of the images, judged on the others.",
         "Training: the recipe of ghostsearch.training.recipe, distilled from the baseline, "
-        f"batch {given.batch}, two passes over a stratified subset of {given.train_images} training images. After long "
-        "training the start matters less: long_training_resnet20.md.",
+        f"batch {given.batch}, two passes over a stratified subset of {given.train_images} training images.",
         "Weights that are copied, random or torch-pruning's have their BatchNorm statistics taken anew on the "
         "calibration images. MACs are equal, times are not: of ResNet-20 on long_training_resnet20.md uniform ghosts "
         "take 0.97 of the baseline's time and a mix 0.6 to 0.71. What was tried for a target that is missed are the "

@@ -217,8 +217,9 @@ def page(args: argparse.Namespace) -> ResultPage:
             ResultTable("By operator, those of half a percent and more", operators),
         ],
         notes=(
-            f"Times by ONNX Runtime's profiler, medians of {args.runs - WARM} forwards. A model {FASTER} times as fast "
-            f"has lost {100 * (1 - 1 / FASTER):.0f} % of the time: that share must leave the convolutions and what "
+            f"Times by ONNX Runtime's profiler, which adds to each operator (whole models are timed on "
+            f"families_resnet56.md), medians of {args.runs - WARM} forwards. A model {FASTER} times as fast has lost "
+            f"{100 * (1 - 1 / FASTER):.0f} % of the time: that share must leave the convolutions and what "
             "stands between them. `of them must go`: branches dropped, those that take longest first, the affines "
             "in their place counted as free. What dropping, widths, low rank and ghosts cost in accuracy at equal time "
             "is in families_resnet56.md.",

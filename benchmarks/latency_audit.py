@@ -45,7 +45,7 @@ from ghostsearch.space.architecture import Architecture
 from ghostsearch.space.preset import load_preset
 from ghostsearch.surgery.sites import find_sites
 
-WAITING = "what a thread waits for a core that another process holds is taken off each time"
+WAITING = "the time that a thread waits for a core is subtracted from each time"
 TARGETS = {"MAPE": 0.03, "Kendall τ": 0.93}
 
 
@@ -244,7 +244,7 @@ def write(given: argparse.Namespace, found: dict[str, tuple[Audit, Bench]]) -> N
             f"Each predictor is compared with {given.models} architectures of the space `{given.space}` that are built "
             "and timed interleaved with the baseline; the correction saw ten others. MACs: latency proportional to "
             "MACs. Interpolation over FLOPs: between the baseline and the cheapest architecture, both measured, as "
-            f"NVIDIA ModelOpt's search does. One row an architecture: {given.name}_rows.csv. The machine was shared "
+            f"NVIDIA ModelOpt's search does. One row per architecture: {given.name}_rows.csv. The machine was shared "
             f"(its load average is in the table): {WAITING}. \"τ at most\" is what a perfect predictor would reach in "
             "the mean, since measurements have intervals of their own; built anew, one architecture takes another time "
             "by up to a hundredth. \"τ, 95 %\": bootstrap over the architectures.",

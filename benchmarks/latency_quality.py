@@ -36,7 +36,7 @@ from ghostsearch.study.statistics import share_error
 
 
 @contextmanager
-def burning(processes: int) -> Iterator[None]:
+def busy(processes: int) -> Iterator[None]:
     """Other processes that never rest, within."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
     try:
@@ -55,7 +55,7 @@ def one_try(load: int, device: str, name: str, number: int, given: argparse.Name
     pair = [model, copy.deepcopy(model)]
     if number % 2:
         pair.reverse()
-    with burning(load):
+    with busy(load):
         latency = measure_latency(
             {"copy": pair[1]}, example_input(loaded.input), device=device, baseline=pair[0],
             setting=Setting(threads=given.threads, time_limit=given.time_limit, seed=number),
@@ -88,7 +88,7 @@ def summary(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
             for order in ("as made", "exchanged")
         }
         found.append(
-            {"other processes": "as it was" if key[0] == "0" else f"+ {key[0]} burning", "device": key[1],
+            {"other processes": "as it was" if key[0] == "0" else f"+ {key[0]} busy", "device": key[1],
              "model": key[2], "tries": len(some), "median error": f"{median(errors):.2%}",
              "largest error": f"{max(errors):.2%}", **{f"ratio, {o}": f"{v:.4f}" for o, v in orders.items()},
              "interval holds 1": f"{coverage(some):.1%}",
@@ -118,11 +118,11 @@ def write(rows: list[dict[str, str]], given: argparse.Namespace) -> None:
         device=f"{first.place()}, {given.threads} thread, batch 1",
         tables=[ResultTable("The ratio of the copies, which should be 1", table)],
         notes=[
-            f"A try takes at most {given.time_limit:g} s; what a thread waits for a core is subtracted. "
+            f"A try takes at most {given.time_limit:g} s; the time that a thread waits for a core is subtracted. "
             "An interval is of several builds (export and "
             "session anew) in one process; what another process would change is not in it. Every second "
-            "try exchanges the copies. Other people's work was on the machine too (load average as given); where it "
-            "says burning, two processes of ours that never rest were added. One row a try: latency_quality_tries.csv.",
+            "try exchanges the copies. Other processes ran on the machine too (load average as given); where it "
+            "says busy, two processes of ours that never rest were added. One row per try: latency_quality_tries.csv.",
         ],
     )  # fmt: skip
     publish(page, given.out)

@@ -78,7 +78,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = network_arguments(__doc__, ["resnet20", "resnet56"], "runs/long_training")
-    parser.add_argument("--study", type=Path, nargs="+", default=[], help="finished label-free searches of the network")
+    parser.add_argument("--study", type=Path, nargs="+", default=[], help="finished untrained searches of the network")
     parser.add_argument("--budgets", nargs="+", default=list(BUDGETS), choices=list(BUDGETS), help="at equal what")
     parser.add_argument("--importances", nargs="+", default=list(IMPORTANCES), choices=IMPORTANCES)
     parser.add_argument("--models", nargs="+", help="only these are made and trained, as models.json names them")

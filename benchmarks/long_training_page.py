@@ -131,18 +131,23 @@ def long_page(
         if r["epochs"] == REPEATED
     )
     seeds, led = table[table.epochs == REPEATED].seed.nunique(), [r["seeds"] for r in found if r["epochs"] == REPEATED]
+    name = args.name or f"long_training_{args.net}"
+    part = name.removeprefix(f"long_training_{args.net}").replace("_two_cores", ", on two cores").replace("_", ", ")
+    widths = any("uniform width" in row["best rival"] for row in found)
     return ResultPage(
-        name=args.name or f"long_training_{args.net}",
-        title=f"Long training of {args.net}: does a lead before training last?",
-        claim=f"Test accuracy after {REPEATED} epochs of {images:,} images, points of ours over the best rival and "
-        "over one width everywhere",
-        figure=f"{said}; {_several(min(led), max(led))}", command=args.command,
+        name=name,
+        title=f"Long training of {args.net}{part}: does a lead before training last?",
+        claim=f"Test accuracy after {REPEATED} epochs of {images:,} images, points of the better of the search's and "
+        f"the solver's model (on the test images) over the best rival{' and over one width everywhere' * widths}",
+        figure=f"{said}; {_several(min(led), max(led))}",
+        command=f"{args.command} && python benchmarks/long_training_page.py --net {args.net} --work {args.work} "
+        f"--name {name}",
         device=args.device, seed=f"0 to {seeds - 1}" if seeds > 1 else 0,
         tables=[
             ResultTable("Leads", found),
             *(ResultTable(f"At {NAMES[b]}, test accuracy in %", at_budget(table, b)) for b in budgets(table)),
         ],
-        pictures={f"{args.name or f'long_training_{args.net}'}.png": curves(table, images)}
+        pictures={f"{name}.png": curves(table, images)}
         if table.epochs.nunique() > 1
         else {},
         notes=[
@@ -156,7 +161,7 @@ def long_page(
             "Trainings of one length and seed see the same batches. A lead is over the seeds that both have; "
             "its error is that of the test images and, with several seeds, of their mean; leads within two of them are "
             "called not separable. Ours is the better of the search's and the solver's model on the test images.",
-            f"Latency: over the baseline's, {timing['device']}, one thread, all models in turns. Training: "
+            f"Latency: over the baseline's, {timing['device']}, one thread, all models interleaved. Training: "
             f"{rows[0]['device']}.",
             "Pruners cut single channels, at a latency once more by eights; each model is of the lowest ratio that "
             f"meets the budget, and so is the width; a latency may be {SLACK:g} of the baseline's above it, as two "

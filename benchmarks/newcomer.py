@@ -1,6 +1,6 @@
 """What a newcomer meets: the wheel in an empty environment, then the commands of the guides on data of their own.
 
-    python benchmarks/newcomer.py --photos my_images --work newcomer-work --results results
+    python benchmarks/newcomer.py --photos my_images --work newcomer-work --out results
 
 Published weights come from caches that this script fills with random ones, so nothing but the packages is downloaded.
 Steps that are done are kept in --work; the same command goes on with the others. A step that ends otherwise than
@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="A folder of photographs; default: parts of scikit-learn's two.")
     parser.add_argument("--work", type=Path, default=Path("newcomer-work"))
     parser.add_argument("--only", default="", help="Take the steps whose name holds this.")
-    parser.add_argument("--results", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("results"))
     given = parser.parse_args()
     rows_file, work = given.work / "rows.csv", given.work
     rows = read_rows(rows_file)
@@ -244,8 +244,8 @@ def main() -> None:
         append_row(rows_file, take(step, work))
     order = [s.what for s in STEPS]
     rows = sorted(read_rows(rows_file), key=lambda row: order.index(row["what"]) if row["what"] in order else -1)
-    if given.results and len(rows) == len(STEPS) + 1:
-        publish(page_of(rows), given.results)
+    if len(rows) == len(STEPS) + 1:
+        publish(page_of(rows), given.out)
 
 
 def page_of(rows: list[dict[str, str]]) -> ResultPage:

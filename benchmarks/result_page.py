@@ -87,6 +87,11 @@ def publish(page: ResultPage, directory: Path) -> list[Path]:
     return [*write_page(page, directory), write_index(directory)]
 
 
+def judged(value: float, most: float) -> str:
+    """Whether an aim, a value of at most so much, is met."""
+    return "met" if value <= most else "missed"
+
+
 def script_command(*, every_step: bool = False) -> str:
     """The command that runs this script, as one would type it in the repository; absolute paths by their last name.
 
@@ -114,6 +119,8 @@ def write_index(directory: Path) -> Path:
     if board := scoreboard(directory):
         lines += ["## Scoreboard", "", *board, "## Every page", ""]
     lines += ["The command beside each page wrote it; this index is made from their metadata.", ""]
+    studies = [f"[{path.parent.name}]({path.parent.name}/report.md)" for path in sorted(directory.glob("*/report.md"))]
+    lines += [f"A whole study as a search leaves it: {', '.join(studies)}.", ""] if studies else []
     columns = "| page | claim | figure | command | date | device |\n| --- | --- | --- | --- | --- | --- |"
     target = directory / "README.md"
     write_text(target, "\n".join([*lines, columns, *rows]) + "\n")

@@ -99,8 +99,8 @@ def write(rows: list[dict[str, str]], given: argparse.Namespace) -> None:
             "–: not measured yet, rerun the command to resume. *: calls spread over more than a tenth of the median. "
             "All in float32, both variants interleaved with the baseline, random weights. Runtimes: "
             + ", ".join(f"{k} {v}" for k, v in versions.items())
-            + ". One row a measurement, with the load average of the shared machine: runtime_speed_rows.csv; what a "
-            "thread waits for a core is taken off. No GPU was at hand.",
+            + ". One row per measurement, with the load average of the shared machine: runtime_speed_rows.csv; the "
+            "time that a thread waits for a core is subtracted. No GPU was at hand.",
         ],
     )  # fmt: skip
     publish(page, given.out)

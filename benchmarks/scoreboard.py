@@ -21,8 +21,9 @@ COLUMNS = ("network", "at", "measured", "ours", "compared with", "difference", "
 ABOUT = (
     "ghostsearch against others, and its parts against its whole, on the same network, images and device; conditions, "
     "spreads and what was tried stand on the pages. A difference of less than two standard errors is called not "
-    "separable; the errors are of the test images, in ablations of the seeds. Everything is of one seed where no "
-    "number of seeds is given. An ablation's hypervolumes are of the selection images, which its searches learned from."
+    "separable; the errors are as of independent test images (of the same ones they are smaller), in ablations of the "
+    "seeds. Everything is of one seed where no number of seeds is given. An ablation's hypervolumes are of the "
+    "selection images, which its searches learned from."
 )
 OURS = ("ghostsearch", "solver only")
 """Of the tools that train for long, those that are ghostsearch's."""

@@ -101,7 +101,7 @@ def main() -> None:
             args.budgets,
         ),
         measure(
-            "ResNet-56, 12 choices a site and 4 widths a group",
+            "ResNet-56, 12 choices per site and 4 widths per group",
             problem_of(resnet.module, example_input(resnet.input), None, widths=True, seed=args.seed),
             args.budgets,
         ),

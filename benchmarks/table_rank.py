@@ -200,8 +200,8 @@ def page(args: argparse.Namespace, setup: Setup, rows: list[dict[str, str]], tab
             f"{choices} candidates in the space `{args.space}`{timing}. The architectures are fitted to "
             f"{sum(len(b) for b in setup.calibration or [])} images from the first change to the end, the table's "
             "single changes with three layers behind them; KL divergence on images of the selection split.",
-            "The aim is for random architectures, among which MACs alone rank nearly as well; the solver's own "
-            "answers, which a search begins with, are what the table is for.",
+            "The aim is for random architectures, among which MACs alone rank nearly as well or better; the solver's "
+            "own answers, which a search begins with, are what the table is for.",
             *([FLATTERED] if args.net.startswith("resnet") else []),
             "The solver's: the integer program's answers of each family (its kind) at "
             f"{', '.join(f'{b:g}' for b in BUDGETS)} of the MACs. Sum over divergence: the median; factor of error: e "

@@ -162,6 +162,7 @@ def main() -> None:
 
 def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
     """The rows, and what each tool's first model and front took."""
+    random = "" if args.network.startswith("efficientnet") else " (random weights)"
     told = []
     for tool in TOOLS:
         if of_tool := [r for r in rows if r["tool"] == tool]:
@@ -170,7 +171,7 @@ def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
                 f"{tool} {first} and {last} s" if of_tool[0]["MACs %"] else f"{tool} {of_tool[0]['model']}, {last} s"
             )
     return ResultPage(
-        name=f"tool_speed_{args.network}", title=f"{args.network}: time to a first model and to a front",
+        name=f"tool_speed_{args.network}", title=f"{args.network}{random}: time to a first model and to a front",
         claim=f"CPU seconds of one core to the first model and to a front at {len(args.budgets)} budgets",
         figure=", ".join(told), command=script_command(), device=f"{processor()}, 1 thread",
         tables=[ResultTable("In the order in which the models came", rows)],

@@ -153,8 +153,8 @@ def toy(making: Making) -> ResultPage:
         "MSE is that times the target's variance.",
     )
     claim = (
-        f"A feature map of {name}'s first block made from its best other one by a single 3×3 filter: variance left, "
-        "median over maps"
+        f"A feature map of {name}'s first block made from its best other one by a single 3×3 filter: variance left "
+        "(0: a perfect ghost), median over maps"
     )
     tables = [ResultTable("the three most similar pairs", pairs), ResultTable("all maps of the layer", everywhere)]
     return _page(

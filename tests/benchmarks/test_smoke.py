@@ -49,7 +49,7 @@ RUNS = {
     "fidelity": Run(f"{DIGITS} --count 2 --rungs 0 --longest 1 --baseline-epochs 1", "fidelity"),
     "fit_speed": Run("--data {photos} --images 16 --only resnet18", "fit_speed", slow=True),
     "from_scratch": Run("{cifar} --epochs 1 --size 32", "from_scratch"),
-    "fuzz": Run("--factor 1 --seconds 0 --results results", "fuzz", slow=True),
+    "fuzz": Run("--factor 1 --seconds 0 --out results", "fuzz", slow=True),
     "gallery": Run(
         "--data folder:{cifar} --weights {cifar}/cifar_resnet20_jpeg.safetensors --calibration-images 16",
         "gallery",
@@ -67,7 +67,7 @@ RUNS = {
         "int8_rank_resnet20",
         slow=True,
     ),
-    "kills": Run("--kills 1 --storages journal --results results", "kills", slow=True),
+    "kills": Run("--kills 1 --storages journal --out results", "kills", slow=True),
     "latency_audit": Run("--model ghostsearch:digits_cnn --models 3 --model-s 0.05 --cell-s 0.01", "latency_audit"),
     "latency_quality": Run("--model ghostsearch:digits_cnn --tries 2 --time-limit 0.1", "latency_quality"),
     "memory_check": Run("--model resnet18 --size 64", "memory_check"),
@@ -75,7 +75,7 @@ RUNS = {
     "random_graphs": Run("--graphs 2", "random_graphs"),
     "round_trip": Run("--only torchvision:squeezenet1_1", "round_trip"),
     "runtime_speed": Run("--model resnet18 --device onnxruntime:cpu --size 64 --time-limit 0.1", "runtime_speed"),
-    "scaling": Run("workers --trials 3 --workers 1 --results results", "scaling_workers", slow=True),
+    "scaling": Run("workers --trials 3 --workers 1 --out results", "scaling_workers", slow=True),
     "search_ablation": Run(
         f"{DIGITS} --baseline-epochs 1 --epochs 0 --trials 4 --variants", "search_ablation", slow=True
     ),
