@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,6 +21,8 @@ FLATTERED = (
     "The authors of CIFAR's weights trained them on the selection images in their lossless form: scores there are too "
     "good (the baseline's by five points), and rank."
 )
+JUDGED, BATCH = 128, 64
+"""Of the images without labels those that judge, and in a batch."""
 NEAR = 0.06
 """How far from a share of the MACs `random_near` takes architectures."""
 
@@ -72,9 +75,24 @@ def configured(args: argparse.Namespace, images: int) -> RunConfig:
 
 def opened(args: argparse.Namespace) -> Setup:
     """The trained network and its images."""
-    if args.net == "lite0":
-        return open_sample(args.data, "fine", seed=args.seed)
+    if args.net.startswith("lite"):
+        return open_sample(args.data, "fine", network=args.net, seed=args.seed)
     return open_setup(configured(args, args.images))
+
+
+def without_labels(args: argparse.Namespace) -> Setup:
+    """The trained network and as many images as asked for: the last of them to judge by, the others to fit on.
+
+    No label of either is there; Data.test has its labels.
+    """
+    setup = opened(args)
+    if args.net.startswith("lite"):
+        return setup
+    images = torch.cat(list(setup.calibration or ()))
+    fitted, judged = images[:-JUDGED].split(BATCH), images[-JUDGED:].split(BATCH)
+    nothing = [(x, torch.zeros(len(x), dtype=torch.long)) for x in judged]
+    data = replace(setup.data, train=[(x, None) for x in fitted], validation=nothing)
+    return replace(setup, data=data, calibration=list(fitted))
 
 
 def random_near(bench: Setup, count: int, share: float, seed: int) -> list[Architecture]:

@@ -1,4 +1,4 @@
-"""Models of other tools beside ours, for `long_training.py`, `imagenet_rivals.py` and `tool_speed.py`.
+"""Models of other tools beside ours, for `long_training.py`, `label_free_rivals.py` and `tool_speed.py`.
 
 FastNAS needs nvidia-modelopt, pulp and torchprofile==0.0.4.
 """
@@ -6,10 +6,12 @@ FastNAS needs nvidia-modelopt, pulp and torchprofile==0.0.4.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ghostsearch.data.calibration import spread_batches
@@ -19,6 +21,8 @@ from ghostsearch.study.setup import Setup
 from ghostsearch.surgery.convert import convert
 from ghostsearch.training.evaluate import evaluate
 
+STATISTICS = 50
+"""Batches that FastNAS takes statistics from for each width that it scores; given fewer it scores without."""
 FASTNAS_IMAGES = 1000
 """Images of the selection split that FastNAS's score looks at."""
 
@@ -105,3 +109,28 @@ def fastnas_model(
         },
     )  # fmt: skip
     return model
+
+
+def fastnas_without_labels(
+    setup: Setup, budgets: Sequence[int], work: Path, *, divisor: int = 32, scored: Callable[[], None] = lambda: None
+) -> Iterator[nn.Module]:
+    """FastNAS at each budget, percent of the MACs: every width of every layer by the outputs' divergence from the
+    baseline's, on the images that ours judges by.
+
+    scored: called before each measurement. divisor: of channels; FastNAS's own default is 32.
+    """
+    judged, seen = [x for x, _ in setup.data.validation], torch.cat([x for x, _ in setup.data.train])
+    batches = [(x, None) for x in seen.split(len(seen) // STATISTICS)]
+    setup = replace(setup, data=replace(setup.data, train=batches))
+    with torch.inference_mode():
+        wanted = [setup.baseline.module(x) for x in judged]
+
+    @torch.inference_mode()
+    def score(model: nn.Module) -> float:
+        scored()
+        model.eval()
+        pairs = zip(judged, wanted, strict=True)
+        return -float(sum(len(x) * setup.task.distillation_loss(model(x), answer) for x, answer in pairs))
+
+    for budget in budgets:
+        yield fastnas_model(setup, budget / 100, work, score=score, divisor=divisor)

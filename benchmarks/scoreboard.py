@@ -67,15 +67,15 @@ def verdict(ahead: float, error: float) -> str:
 def rivals(directory: Path, page: str) -> Iterator[Row]:
     """Top-1 without labels, each with its better BatchNorm statistics: at equal MACs, at equal time, and of the
     fastest beside the baseline in int8; then of a whole front, and the size of a file."""
-    network = f"efficientnet-{page.removeprefix('imagenet_rivals').strip('_') or 'lite0'}"
+    name = page.removeprefix("label_free_rivals_")
+    network, images = (f"efficientnet-{name}", PHOTOGRAPHS) if name.startswith("lite") else (name, CIFAR_HALF)
     models, timed = (_with_best_statistics(table(directory, page, number)) for number in (1, 2))
     fitted = models[models.tool != "baseline"]
     for budget, rows in fitted.groupby("budget", sort=False):
-        mine, other = (_best(rows[rows.tool.str.startswith(who)]) for who in ("ours", "torch-pruning"))
-        yield _photographs(network, f"{budget} % of the MACs, no label", mine, other)
+        yield _duel(network, f"{budget} % of the MACs, no label", *map(_best, _sides(rows)), images)
     for at in range(0, len(timed), 2):
         mine, other = timed.iloc[at], timed.iloc[at + 1]
-        row = _photographs(network, f"{_share(mine['float time'])} of the time, no label", mine, other)
+        row = _duel(network, f"{_share(mine['float time'])} of the time, no label", mine, other, images)
         yield replace(row, theirs=f"{row.theirs} ({_share(other['float time'])})")
     small, baseline = timed.iloc[-2], models[models.tool == "baseline"].iloc[0]
     yield from _areas(network, fitted, baseline)
@@ -83,10 +83,10 @@ def rivals(directory: Path, page: str) -> Iterator[Row]:
     yield Row(
         network, "float against int8", "top-1 % (share of the time)",
         f"{small['top-1']:g} ({_share(small['float time'])})", f"{int8:g} ({_share(baseline['int8 time'])}) int8 alone",
-        verdict(small["top-1"] - int8, _error(small["top-1"], int8)),
+        verdict(small["top-1"] - int8, _error(small["top-1"], int8, images=images)),
     )  # fmt: skip
     last = fitted[(fitted.budget == fitted.budget.iloc[-1]) & (fitted.weights == "")]
-    mix, other = last[last.tool == "ours, solver's mix"].iloc[0], _best(last[last.tool.str.startswith("torch-pruning")])
+    mix, other = last[last.tool == "ours, solver's mix"].iloc[0], _best(_sides(last)[1])
     yield Row(
         network, f"{mix.budget} % of the MACs", "float MB", mix["float MB"], f"{other['float MB']} {other.tool}",
         f"{float(mix['float MB']) / float(other['float MB']):.1f} times as large",
@@ -97,8 +97,7 @@ def _areas(network: str, fitted: pd.DataFrame, baseline: pd.Series) -> Iterator[
     """Hypervolume of the best model of each budget, ours and theirs, over the range of cost that both reach."""
     for axis, column in (("MACs", "MACs %"), ("time", "float time")):
         fronts = []
-        for who in ("ours", "torch-pruning"):
-            rows = fitted[fitted.tool.str.startswith(who)]
+        for rows in _sides(fitted):
             best = [_best(some) for _, some in rows.groupby("budget")]
             fronts.append([(_cost(row[column]) / _cost(baseline[column]), 1 - row["top-1"] / 100) for row in best])
         least = max(min(cost for cost, _ in front) for front in fronts)
@@ -109,10 +108,15 @@ def _areas(network: str, fitted: pd.DataFrame, baseline: pd.Series) -> Iterator[
             / (1 - least)
             for front in fronts
         )
-        at = f"{least:.2f} to 1 of the {axis}, a model a budget, no label"
-        yield Row(
-            network, at, "hypervolume, test images", f"{mine:.3f}", f"{other:.3f} torch-pruning", f"{mine - other:+.3f}"
-        )
+        at = f"{least:.2f} to 1 of the {axis}, a model per budget, no label"
+        name = "FastNAS and torch-pruning" if "FastNAS" in set(fitted.tool) else "torch-pruning"
+        yield Row(network, at, "hypervolume, test images", f"{mine:.3f}", f"{other:.3f} {name}", f"{mine - other:+.3f}")
+
+
+def _sides(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Our rows, and those of other tools."""
+    ours = rows.tool.str.startswith("ours")
+    return rows[ours], rows[~ours]
 
 
 def _cost(written: str) -> float:
@@ -132,13 +136,13 @@ def _share(interval: str) -> str:
     return interval.split(" ")[0]
 
 
-def _error(*percents: float, images: int = PHOTOGRAPHS) -> float:
+def _error(*percents: float, images: int) -> float:
     """Standard error of a difference of accuracies in %, as of independent images."""
     return 100 * hypot(*(share_error(p / 100, images) for p in percents))
 
 
-def _photographs(network: str, at: str, mine: Any, other: Any) -> Row:
-    ahead = verdict(mine["top-1"] - other["top-1"], _error(mine["top-1"], other["top-1"]))
+def _duel(network: str, at: str, mine: Any, other: Any, images: int) -> Row:
+    ahead = verdict(mine["top-1"] - other["top-1"], _error(mine["top-1"], other["top-1"], images=images))
     return Row(
         network,
         at,
@@ -248,7 +252,7 @@ def families(directory: Path, page: str) -> Iterator[Row]:
 
 
 PAGES: dict[str, Callable[[Path, str], Iterable[Row]]] = {
-    "imagenet_rivals*": rivals,
+    "label_free_rivals*": rivals,
     "long_training*": long_training,
     "inheritance": inheritance,
     "search_ablation*": ablation,

@@ -26,10 +26,10 @@ from torch import nn
 
 from benchmarks.families import WIDTHS, preset
 from benchmarks.fit_speed import network, relative_error
-from benchmarks.imagenet_rivals import images, uniform, within_budget
 from benchmarks.imagenet_sample import open_sample, read_images
+from benchmarks.label_free_rivals import images, uniform, within_budget
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
-from benchmarks.rivals import fastnas_model
+from benchmarks.rivals import fastnas_without_labels
 from benchmarks.rows import append_row, read_rows
 from benchmarks.solved import candidate_problem
 from ghostsearch.machine import processor
@@ -40,10 +40,6 @@ from ghostsearch.study.solve import decode
 from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm
 
 TOOLS = OURS, THEIRS, FASTNAS = "ghostsearch", "torch-pruning", "FastNAS"
-DIVISOR = 32
-"""FastNAS's own default for the channels' multiples."""
-STATISTICS = 50
-"""Batches that FastNAS takes statistics from for each width that it scores; given fewer it scores without."""
 FASTNAS_NOTE = (
     "FastNAS cuts channels in multiples of 32 (its default), measures each width of each layer once, by the outputs' "
     "divergence from the baseline's as ours, on the 128 photographs that ours judges by, with statistics of 350 "
@@ -83,27 +79,18 @@ def fastnas(setup: Setup, budgets: list[int], limit_s: float) -> Made:
     After so many CPU seconds it is stopped, which is told in the place of a model.
     """
     began, scored = time.process_time(), 0
-    judged = [x for x, _ in setup.data.validation]
-    seen = torch.cat([x for x, _ in setup.data.train])
-    batches = [(x, None) for x in seen.split(len(seen) // STATISTICS)]
-    setup = replace(setup, data=replace(setup.data, train=batches))
-    with torch.inference_mode():
-        wanted = [setup.baseline.module(x) for x in judged]
 
-    @torch.inference_mode()
-    def score(model: nn.Module) -> float:
+    def count() -> None:
         nonlocal scored
         if time.process_time() - began > limit_s:
             raise OutOfTimeError
         scored += 1
-        model.eval()
-        pairs = zip(judged, wanted, strict=True)
-        return -float(sum(len(x) * setup.task.distillation_loss(model(x), answer) for x, answer in pairs))
 
     with tempfile.TemporaryDirectory() as folder:
+        found = fastnas_without_labels(setup, budgets, Path(folder), scored=count)
         for budget in budgets:
             try:
-                model = fastnas_model(setup, budget / 100, Path(folder), score=score, divisor=DIVISOR)
+                model = next(found)
             except OutOfTimeError:
                 yield f"stopped after {scored} widths", None
                 return

@@ -55,7 +55,7 @@ RUNS = {
         "gallery",
         slow=True,
     ),
-    "imagenet_rivals": Run("--data {photos} --budgets 85 --time-limit 1", "imagenet_rivals", slow=True),
+    "label_free_rivals": Run("--data {photos} --budgets 85 --time-limit 1", "label_free_rivals_lite0", slow=True),
     "inheritance": Run(
         "--data folder:{cifar} --validation-list {cifar}/val.txt --weights {cifar} --only width/copied/none",
         "inheritance",

@@ -1,15 +1,17 @@
-"""A real ImageNet network against torch-pruning, without labels: accuracy by MACs and by measured time, float and int8.
+"""A trained network against other tools, without labels: accuracy by MACs and by measured time, float and int8.
 
-    python benchmarks/imagenet_rivals.py --data imagenet-sample
-    python benchmarks/imagenet_rivals.py --data imagenet-sample --network lite1 --work runs/imagenet_rivals_lite1
+    python benchmarks/label_free_rivals.py --data imagenet-sample
+    python benchmarks/label_free_rivals.py --data imagenet-sample --net lite1
+    python benchmarks/label_free_rivals.py --net resnet20 --data cifar10-jpeg --validation-list cifar10-jpeg-val.txt \
+        --weights cifar_resnet20_jpeg.safetensors --budgets 85 70 50 --every 2
 
 Every tool gets the same 500 images without labels. Each model, the baseline too, is judged with the BatchNorm
 statistics that it comes with and with those of the 500 images, two columns: no tool is judged by a step that another
 had to do without. With `--steps` all are also distilled by the product's own distillation, fitted to or reset on the
 same seven eighths of the images, judged on the others. lite1 is the check that nothing was tuned to lite0. Steps:
-`build` keeps each model as ONNX files in --work, `score` then reads the 500 test images, of other classes, once for
-each file, `time` measures all files in one interleaved run, on a machine that should be quiet, `page` writes
-results/imagenet_rivals.md. `--only` does one; the same command resumes.
+`build` keeps each model as ONNX files in --work, `score` then reads the test images (the photographs' are of other
+classes) once for each file, `time` measures all files in one interleaved run, on a machine that should be quiet,
+`page` writes the page. `--only` does one; the same command resumes. FastNAS takes part on CIFAR's networks.
 """
 
 from __future__ import annotations
@@ -19,16 +21,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from benchmarks.families import WIDTHS, preset
-from benchmarks.imagenet_sample import SIZE, open_sample
+from benchmarks.families import WIDTHS, accuracy, preset
+from benchmarks.networks import network_arguments, without_labels
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
-from benchmarks.rivals import pruned
+from benchmarks.rivals import fastnas_without_labels, pruned
 from benchmarks.rows import append_row, read_rows
 from benchmarks.solved import solved_for_macs
 from ghostsearch.graph.capture import copied
@@ -54,14 +56,28 @@ FILES = {
     "top-1 % reset": "reset.float", "int8 top-1 % reset": "reset.int8",
 }  # fmt: skip
 """Column and end of the file's name: the statistics that a model comes with, or those of the images."""
+OF_PHOTOGRAPHS = (
+    "One image is 0.2 points; the standard error of an accuracy is about 1.6 to 2.2 points, of a difference "
+    "between two rows (the same 500 images) about 1.5: smaller differences are not separable. One seed.",
+    "The photographs may be among those that the network was trained on: its accuracy on them is above the "
+    "published one, and every row's with it.",
+)
+OF_CIFAR = (
+    "Scored on every second batch of CIFAR-10's test images, 5,000: the standard error of an accuracy is about 0.5 "
+    "points, of a difference between two rows (the same images) about 0.4. One seed.",
+    "FastNAS measures each width of each layer (channels in multiples of eight) by the outputs' divergence from the "
+    "baseline's, as ours does its candidates, on the same images.",
+)
 Build = Callable[[list[Tensor]], nn.Module]
 """From the images that it may look at."""
 
 
 def main() -> None:
     args = arguments()
-    setup = open_sample(args.data, "fine", network=args.network, seed=args.seed)
-    setup = replace(setup, space=preset(WIDTHS["lite0"]).resolve(setup.anatomy))
+    args.work /= args.net
+    setup = without_labels(args)
+    widths = WIDTHS["lite0" if args.net.startswith("lite") else "resnet56"]
+    setup = replace(setup, space=preset(widths).resolve(setup.anatomy))
     steps = {"build": build, "score": score, "time": timed}
     for name, step in steps.items():
         if args.only in (None, name):
@@ -71,16 +87,13 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with calibration/ and test/")
-    parser.add_argument("--network", choices=("lite0", "lite1"), default="lite0")
+    parser = network_arguments(__doc__, ("lite0", "lite1", "resnet20", "resnet56"), "runs/label_free_rivals")
+    parser.set_defaults(images=512)
+    parser.add_argument("--every", type=int, default=1, help="score on every n-th batch of the test images")
     parser.add_argument("--budgets", type=int, nargs="+", default=[85, 70, 60], help="percent of the MACs")
     parser.add_argument("--steps", type=int, default=0, help="of distillation; 0 for none")
     parser.add_argument("--only", choices=("build", "score", "time", "page"))
     parser.add_argument("--time-limit", type=float, default=120.0, help="seconds of timing in all")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=Path("runs/imagenet_rivals"))
-    parser.add_argument("--out", type=Path, default=Path("results"))
     return parser.parse_args()
 
 
@@ -95,7 +108,7 @@ def build(setup: Setup, args: argparse.Namespace) -> None:
         began, given = time.process_time(), kept_to_judge(images(setup), steps)
         model, step = model_from(given.training), ""
         if steps:
-            if tool.startswith("torch"):
+            if not tool.startswith("ours"):
                 recalibrate_batchnorm(model, given.training)  # Its sliced statistics are no start for anything.
             found = distill_blocks(setup.baseline.module, model, given, steps)
             print(found, flush=True)
@@ -113,16 +126,19 @@ def build(setup: Setup, args: argparse.Namespace) -> None:
 
 def tools(setup: Setup, args: argparse.Namespace, budget: int) -> list[tuple[str, Build]]:
     """Every tool's way to a model of the budget, ours first."""
-    return [
+    found: list[tuple[str, Build]] = [
         ("ours, solver's mix", partial(solved, setup, args, budget)),
         ("ours, one width everywhere", partial(uniform, setup, budget)),
         ("torch-pruning, L1", partial(within_budget, setup, budget, "L1", False)),
         ("torch-pruning, group norm, global", partial(within_budget, setup, budget, "group norm", True)),
     ]
+    if args.net.startswith("resnet") and find_spec("modelopt"):
+        found.append(("FastNAS", lambda _: next(fastnas_without_labels(setup, [budget], args.work, divisor=8))))
+    return found
 
 
 def images(setup: Setup) -> list[Tensor]:
-    """All 500, none with a label."""
+    """All that every tool gets, none with a label."""
     return [x for x, *_ in [*setup.data.train, *setup.data.validation]]
 
 
@@ -174,29 +190,28 @@ def keep(setup: Setup, folder: Path, row: dict[str, Any], model: nn.Module, spen
 
 def score(setup: Setup, args: argparse.Namespace) -> None:
     """Top-1 of every file on the test images, which nothing before has read; kept in scores.csv."""
+    test = [batch for i, batch in enumerate(setup.data.test) if i % args.every == 0]
     known = {r["file"] for r in read_rows(args.work / "scores.csv")}
     for name in (f"{r['file']}.{end}" for r in read_rows(args.work / "rows.csv") for end in FILES.values()):
         if name not in known:
             model = OnnxModule.read(args.work / f"{name}.onnx")
-            right = sum(int((model(x).argmax(1) == y).sum()) for x, y in setup.data.test)
-            percent = 100 * right / sum(len(y) for _, y in setup.data.test)
-            append_row(args.work / "scores.csv", {"file": name, "top1_percent": f"{percent:.1f}"})
+            percent = f"{accuracy(model, test):.{digits(args)}f}"
+            append_row(args.work / "scores.csv", {"file": name, "top1_percent": percent})
 
 
-def timed(_: Setup, args: argparse.Namespace) -> None:
+def timed(setup: Setup, args: argparse.Namespace) -> None:
     """Every model's share of the float baseline's time, one thread, one interleaved run; kept in times.csv."""
     names = [f"{r['file']}.{end}" for r in read_rows(args.work / "rows.csv") for end in ("given.float", "given.int8")]
     if {r["file"] for r in read_rows(args.work / "times.csv")} == set(names):
         return
     models: dict[str, nn.Module] = {name: OnnxModule.read(args.work / f"{name}.onnx").with_batch(1) for name in names}
-    example = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     found = measure_latency(
-        models, example, device="onnxruntime:cpu", baseline=models[names[0]],
+        models, setup.example, device="onnxruntime:cpu", baseline=models[names[0]],
         setting=Setting(time_limit=args.time_limit),
     )  # fmt: skip
     (args.work / "times.csv").unlink(missing_ok=True)
     for name, latency in found.items():
-        row = {"file": name, "share": _share(latency), "ms": f"{1e3 * latency.median_s:.1f}"}
+        row = {"file": name, "share": _share(latency), "ms": f"{1e3 * latency.median_s:.3g}"}
         append_row(args.work / "times.csv", row)
 
 
@@ -225,6 +240,11 @@ def _megabytes(file: Path) -> str:
     return f"{file.stat().st_size / 1e6:.1f}"
 
 
+def digits(args: argparse.Namespace) -> int:
+    """Decimals of an accuracy in percent."""
+    return 1 if args.net.startswith("lite") else 2
+
+
 def best(row: dict[str, Any]) -> float:
     """The better of a row's two float accuracies."""
     return max(float(row[column]) for column in ("top-1 % as given", "top-1 % reset"))
@@ -236,19 +256,20 @@ def at_equal_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     def share(row: dict[str, Any]) -> float:
         return float(row["float time"].split()[0])
 
-    rivals = [r for r in rows if r["tool"].startswith("torch")]
+    rivals = [r for r in rows if not r["tool"].startswith(("ours", "baseline"))]
     ours = [r for r in rows if r["tool"].startswith("ours, solver") and not r["weights"]]
     return [row for mix in ours for row in (mix, min(rivals, key=lambda r: (abs(share(r) - share(mix)), -best(r))))]
 
 
 def page(args: argparse.Namespace) -> ResultPage:
     """The rows, and of each budget who leads."""
+    network = f"efficientnet-{args.net}" if args.net.startswith("lite") else args.net
     rows, leads = shown(args.work), []
     short = ("tool", "MACs %", "top-1 % as given", "top-1 % reset", "float time", "int8 time", "float MB", "int8 MB")
     for budget in args.budgets:
         here = [r for r in rows if r["budget"] == str(budget)]
-        ours, theirs = (max((best(r) for r in here if r["tool"].startswith(x)), default=0.0) for x in ("ours", "torch"))
-        leads.append(f"{ours:.1f} against {theirs:.1f} % at {budget} % of the MACs")
+        ours, theirs = (max(best(r) for r in here if r["tool"].startswith("ours") is mine) for mine in (True, False))
+        leads.append(f"{ours:.{digits(args)}f} against {theirs:.{digits(args)}f} % at {budget} % of the MACs")
     told = [
         f"`distilled`: fitted to seven eighths of the images, then {args.steps} steps of ghostsearch's label-free "
         "distillation, the same for every tool that has such a row; the start stays where no step lowers the error of "
@@ -256,34 +277,30 @@ def page(args: argparse.Namespace) -> ResultPage:
         "by its fewer images alone. Aimed at are 4 points more. One rate for all; where the "
         "last step was kept, more steps may give more."
     ]
-    name = "imagenet_rivals" + ("" if args.network == "lite0" else f"_{args.network}")
     return ResultPage(
-        name=name, title=f"efficientnet-{args.network} without labels: ours and torch-pruning",
-        claim=f"efficientnet-{args.network} ({best(rows[0]):.1f} %), top-1 of our best and of torch-pruning's best "
+        name=f"label_free_rivals_{args.net}", title=f"{network} without labels: ours and other tools'",
+        claim=f"{network} ({best(rows[0]):g} %), top-1 of our best and of the other tools' best "
         "model without labels, each with the better BatchNorm statistics",
         figure="; ".join(leads), command=script_command(every_step=True), seed=args.seed,
         device=f"{processor()}, 1 thread",
         tables=[
             ResultTable("By budget, best accuracy first; times are shares of the float baseline's", rows),
-            ResultTable("At equal time: each of our mixes, below it torch-pruning's model of the nearest float time",
+            ResultTable("At equal time: each of our mixes, below it another tool's model of the nearest float time",
                         [{key: r[key] for key in short} for r in at_equal_time(rows)]),
         ],
         notes=[
             *(told if any(r["weights"] for r in rows) else []),
             "As given: the BatchNorm statistics that the model comes with, ours from the fit, a pruned one's sliced. "
-            "Reset: set to those of the 500 images, for every row alike. The untouched baseline shows what a reset "
-            "costs or gains by itself; it is why ghostsearch offers none.",
-            "One image is 0.2 points; the standard error of an accuracy is about 1.6 to 2.2 points, of a difference "
-            "between two rows (the same 500 images) about 1.5: smaller differences are not separable. One seed.",
-            "The photographs may be among those that the network was trained on: its accuracy on them is above the "
-            "published one, and every row's with it.",
+            "Reset: set to those of the images that every tool got, for every row alike. The untouched baseline shows "
+            "what a reset costs or gains by itself; it is why ghostsearch offers none.",
+            *(OF_PHOTOGRAPHS if args.net.startswith("lite") else OF_CIFAR),
             "torch-pruning cuts channels in multiples of eight, at most nine tenths of a layer; its ratio is found by "
             "halving.",
             "int8: ONNX Runtime's static quantizer with 128 of the images, the same for every tool.",
-            "CPU s: what a row took, statistics that are reset not counted. The candidate table, some 200 s, is in the "
-            "first row that asks for it, in none where an earlier run had made it; tool_speed.md counts everything.",
-            "At equal time: no rival was sized for a time; of their models the nearest in time is shown, and its time. "
-            "FastNAS was not run here: on resnet18 (tool_speed.md) its search takes half an hour.",
+            "CPU s: what a row took, statistics that are reset not counted. The candidate table is in the first row "
+            "that asks for it, in none where an earlier run had made it; so are FastNAS's measurements. The tool_speed "
+            "pages count everything.",
+            "At equal time: no rival was sized for a time; of their models the nearest in time is shown, and its time.",
         ],
     )  # fmt: skip
 
