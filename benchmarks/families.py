@@ -45,9 +45,8 @@ from ghostsearch.space.choice import GONE
 from ghostsearch.space.preset import Preset, parse_preset
 from ghostsearch.study.candidates import build_candidates, losses_of, read_candidates
 from ghostsearch.study.interactions import decompose
-from ghostsearch.study.program import Problem, Program
+from ghostsearch.study.program import Problem, Program, exclusions
 from ghostsearch.study.setup import Setup
-from ghostsearch.study.solve import decode, exclusions
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.sites import find_sites
 
@@ -151,7 +150,7 @@ class Net:
 
         resources = decompose(predict, [len(x) for x in losses])
         found = Program(Problem(losses, resources, tuple(tables), exclusions(space))).solve(bounds)
-        return decode(space, found.code) if found else None
+        return space.decode(found.code) if found else None
 
     def _row(self, family: str, device: str, share: float, architecture: Architecture | None) -> None:
         """Fit an architecture, keep both files and their scores on the test images."""

@@ -10,16 +10,15 @@ import numpy as np
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.candidates import build_candidates, losses_of, without_failed
 from ghostsearch.study.interactions import decompose
-from ghostsearch.study.program import Problem, Program
+from ghostsearch.study.program import Problem, Program, exclusions
 from ghostsearch.study.setup import Setup
-from ghostsearch.study.solve import decode, exclusions
 
 
 def solved_for_macs(setup: Setup, folder: Path, share: float) -> Architecture | None:
     """The architecture that loses least within a share of the baseline's MACs; None where there is none."""
     space, problem = candidate_problem(setup, folder)
     solution = Program(problem).solve({"macs": share * setup.baseline_cost.macs})
-    return decode(space, solution.code) if solution else None
+    return space.decode(solution.code) if solution else None
 
 
 def candidate_problem(setup: Setup, folder: Path) -> tuple[SearchSpace, Problem]:

@@ -36,7 +36,6 @@ from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.study.program import Program
 from ghostsearch.study.setup import Setup
-from ghostsearch.study.solve import decode
 from ghostsearch.surgery.norm_statistics import recalibrate_batchnorm
 
 TOOLS = OURS, THEIRS, FASTNAS = "ghostsearch", "torch-pruning", "FastNAS"
@@ -58,7 +57,7 @@ def ours(setup: Setup, budgets: list[int]) -> Made:
     for budget in budgets:
         solution = program.solve({"macs": budget / 100 * setup.baseline_cost.macs})
         assert solution is not None, f"no architecture has {budget} % of the MACs"
-        yield f"mix, {budget} % of the MACs", setup.convert(decode(space, solution.code))
+        yield f"mix, {budget} % of the MACs", setup.convert(space.decode(solution.code))
 
 
 def theirs(setup: Setup, budgets: list[int]) -> Made:

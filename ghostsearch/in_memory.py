@@ -164,6 +164,8 @@ def _in_memory(model: nn.Module, data: Any, options: dict[str, Any]) -> tuple[Ru
     """The run of a module on three splits, and what it cannot open by name."""
     if not isinstance(data, tuple | list) or len(data) != 3:
         raise GhostsearchError("search(model=NET) takes data=(train, validation, test): loaders, data sets or tensors")
+    if unused := sorted(options.keys() & {"classes", "size", "train_images", "validation_list"}):
+        raise GhostsearchError(f"search: {', '.join(unused)} is for models and data by name; leave it out")
     splits = [_as_set(split) for split in data]
     spec = _input_of(_first(_one_batch(splits[0])))
     weights = f"in memory, {weights_digest(model)}"

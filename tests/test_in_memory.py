@@ -89,6 +89,8 @@ def test_search_of_a_module_and_its_loaders(tmp_path):
         net[0].weight.add_(1)
     with pytest.raises(GhostsearchError, match="another study"):
         ghostsearch.search(model=net, data=sets, **options)
+    with pytest.raises(GhostsearchError, match="size, train_images is for models and data by name"):
+        ghostsearch.search(model=net, data=sets, size=32, train_images=8)
     with pytest.raises(GhostsearchError, match="takes data="):
         ghostsearch.search(model=net, data=sets[0])
 

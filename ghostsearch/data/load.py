@@ -108,6 +108,10 @@ def load_data(
         raise GhostsearchError(f"batch must be at least 1, got {batch}")
     source = _source(spec, input, seed, validation_list)
     if source is None:
+        if train_images or test_images:
+            raise GhostsearchError(
+                f"{spec}: loaders of your own give the images that they give; leave --train-images out"
+            )
         return _user_data(spec, input, batch, seed)
     for split, count in (("train", train_images), ("test", test_images)):
         source = shortened(source, split, count, seed)

@@ -43,8 +43,7 @@ def front_figure(panel: Panel, view: StudyView, compact: Sequence[ComparedModel]
     """
     cost, score = panel.cost, panel.score
     records = {model_id(r): r for r in (*view.finalists, *view.records)}
-    shape = "hv" if score.maximize else "vh"
-    traces = [_line(panel.line, shape)]
+    traces = [_line(panel.line)]
     for kind in reversed(tuple(MARKS)):
         points = [p for p in panel.points if p.kind == kind]
         names = [_uniform_name(records[p.model]) for p in points] if "uniform" in kind else []
@@ -160,7 +159,7 @@ def progress_figures(view: StudyView, shown: set[str]) -> dict[str, Figure]:
         })  # fmt: skip
     figures["scores"] = _figure(traces, "trial", axis_title(score), hovermode="closest")
     if curve := hypervolume_history(view).get("curve"):
-        steps = _line(curve, "hv", "after trial %{x}: %{y:.3f}<extra></extra>")
+        steps = _line(curve, "after trial %{x}: %{y:.3f}<extra></extra>")
         figures["volume"] = _figure([steps], "trial", "hypervolume")
     rungs = rung_curves(view)
     if rungs["curves"]:
@@ -194,7 +193,7 @@ def comparison_figure(views: Sequence[StudyView], panels: Sequence[Panel], *, re
         if relative and not baseline:
             continue
         factor = 100 / baseline if relative and baseline else 1.0
-        line = _line([(x * factor, y) for x, y in panel.line], "hv" if panel.score.maximize else "vh")
+        line = _line([(x * factor, y) for x, y in panel.line])
         traces.append(line | {"line": line["line"] | {"color": LIGHT[colour]}})
         ends = {p.model for p in panel.points if p.kind == "baseline"}
         for name, mark, own in (
@@ -277,9 +276,9 @@ def _marks(points: Sequence[Point], kind: str, names: Sequence[str]) -> dict[str
     return trace
 
 
-def _line(corners: Sequence[Sequence[float]], shape: str, hover: str = "") -> dict[str, Any]:
-    """A staircase through corners."""
-    line = {"shape": shape, "color": LIGHT["accent"], "width": 1.5}
+def _line(corners: Sequence[Sequence[float]], hover: str = "") -> dict[str, Any]:
+    """A staircase through corners, from each to the right at its height: what is best up to a cost."""
+    line = {"shape": "hv", "color": LIGHT["accent"], "width": 1.5}
     told = {"hovertemplate": hover} if hover else {"hoverinfo": "skip"}
     x, y = ([round(c[i], 6) for c in corners] for i in (0, 1))
     return {"mode": "lines", "x": x, "y": y, "line": line, "showlegend": False, **told}

@@ -48,6 +48,11 @@ def _nothing_tried(view: StudyView) -> str:
     budget, told = view.config.get("time_budget"), f"Only the baseline of {view.name} was tried"
     if view.config.get("trials", 2) <= len(view.records):
         return f"{told}; raise --trials."
+    if budget is None and any(view.config.get(f"max_{cost}") for cost in ("latency", "macs", "params", "memory")):
+        return (
+            f"{told}: the run was stopped, or nothing else was found that keeps the limits; rerun the same command to "
+            "go on, or widen them."
+        )
     if budget is None:
         return f"{told} before the run was stopped; rerun the same command to go on."
     return (

@@ -23,7 +23,6 @@ SYMBOLS = {
     "triangle-up": "^", "arrow-up": "^",
 }  # fmt: skip
 POINTS_PER_PIXEL = 0.72
-STEPS = {"hv": "steps-post", "vh": "steps-pre"}
 
 
 def draw(figures: Sequence[Figure], path: Path, *, titles: Sequence[str] = (), height: float = 4.6) -> Path:
@@ -79,7 +78,7 @@ def _scatter(axes: Axes, trace: Mapping[str, Any], order: int) -> Any:
     if trace["mode"] == "lines":
         line = trace["line"]
         axes.plot(
-            trace["x"], trace["y"], drawstyle=STEPS[line["shape"]], color=line["color"], linewidth=1.2, zorder=2
+            trace["x"], trace["y"], drawstyle="steps-post", color=line["color"], linewidth=1.2, zorder=2
         )  # fmt: skip
         return None
     marker = trace["marker"]

@@ -152,7 +152,9 @@ def _may_be_front(view: StudyView, record: Record, cost: Axis, score: Axis, rung
     newest = record.score(score.split)
     if newest and newest.epochs < rung:
         return False
-    return not (cost.breach(record) or score.breach(record))
+    # Of the score's limit only on the split that is shown; of every other axis, shown or not.
+    limits = (axis for axis in view.objectives if not axis.is_score)
+    return not (cost.breach(record) or score.breach(record) or any(axis.breach(record) for axis in limits))
 
 
 def _standing(record: Record, line: Sequence[Record], axes: Sequence[Axis]) -> str:

@@ -216,6 +216,12 @@ class SearchSpace:
             total *= len(options)
         return total
 
+    def decode(self, code: Sequence[int]) -> Architecture:
+        """The architecture of choice numbers, sites first, in the space's order."""
+        names = [*self.sites.items(), *self.groups.items()]
+        chosen = [(name, texts[i]) for (name, texts), i in zip(names, code, strict=True)]
+        return Architecture.of(dict(chosen[: len(self.sites)]), dict(chosen[len(self.sites) :]))
+
     def architecture(self, sites: Mapping[str, str], groups: Mapping[str, str] | None = None) -> Architecture:
         """The architecture of some choice strings; what lies inside a dropped branch is left out.
 

@@ -120,7 +120,9 @@ class Limits(CostLimits):
         return None if self.max_drop is None else parse_drop(self.max_drop)
 
     def check_score(self, metric: str) -> None:
-        """Raise GhostsearchError for a limit on a score that is a share and that the limit takes for percent."""
+        """Raise GhostsearchError for a limit that takes a share for percent, or another score for a share."""
+        if metric.removesuffix(AGAINST_BASELINE) not in SHARES and "%" in str(self.max_drop):
+            raise GhostsearchError(f"--max-drop {self.max_drop}: {metric} is no share; write the drop in its own unit")
         for name, value in (("min-accuracy", self.min_accuracy), ("max-drop", self.drop())):
             # A drop of all of the score is no limit: whoever writes 1 means a point.
             whole = name == "max-drop" and value == 1 and "%" not in str(self.max_drop)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.audit import random_architectures
 from ghostsearch.records import Axis
 from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.space.choice_text import parse_width
+from ghostsearch.study.interactions import decompose
+from ghostsearch.study.program import Problem, Program, exclusions
 from ghostsearch.study.setup import Setup
 
+COSTS = ("params", "macs")
+"""What `CostTable.predict_codes` counts first."""
 MIXES = 16
 """Architectures drawn at random that are built to find the least peak memory."""
 
@@ -23,7 +29,11 @@ def check_budget(setup: Setup, space: SearchSpace) -> None:
             continue
         memory = limit.axis == "memory"
         column = "peak_memory_bytes" if memory else limit.axis
-        least = least_memory(setup, space) if memory else smallest(setup, space, limit.axis)
+        least = (
+            least_memory(setup, space)
+            if memory
+            else int(getattr(setup.cost(cheapest(setup, space, limit.axis)), limit.axis))
+        )
         baseline = getattr(setup.baseline_cost, column)
         if least > limit.absolute(baseline):
             share, figure = -(-least * 1000 // baseline) / 10, Axis.of_cost(column)
@@ -36,17 +46,20 @@ def check_budget(setup: Setup, space: SearchSpace) -> None:
 
 
 def smallest(setup: Setup, space: SearchSpace, axis: str) -> int:
-    """The least MACs or params in a space: narrowest widths, then at each site what is cheapest there.
+    """The least MACs or params in a space."""
+    return int(getattr(setup.cost(cheapest(setup, space, axis)), axis))
 
-    Exact where no branch can be dropped, because at fixed widths a choice changes no other layer's cost; else a bound.
-    """
-    narrow = narrowest(space)
-    least = int(getattr(setup.cost(Architecture.of({}, narrow)), axis))
-    total = least
-    for path, options in space.sites.items():
-        alone = (int(getattr(setup.cost(Architecture.of({path: t}, narrow)), axis)) for t in options)
-        total += min(0, min(alone) - least)
-    return total
+
+def cheapest(setup: Setup, space: SearchSpace, axis: str) -> Architecture:
+    """The architecture of a space with the least MACs or params, by the integer program over exact costs."""
+
+    def predict(codes: np.ndarray) -> np.ndarray:
+        return setup.table.predict_codes(space, codes)[[COSTS.index(axis)]]
+
+    sizes = [len(options) for options in (*space.sites.values(), *space.groups.values())]
+    free = [np.zeros(size) for size in sizes]
+    program = Program(Problem(free, decompose(predict, sizes), (axis,), exclusions(space)))
+    return space.decode(program.cheapest(axis))
 
 
 def least_memory(setup: Setup, space: SearchSpace) -> int:

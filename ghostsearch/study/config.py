@@ -242,6 +242,7 @@ class Gate(ImageOptions, ModelOptions, Setting, Limits):
 FREE = frozenset(
     {
         "out",
+        "from_study",
         "int8_baseline",
         "compute_device",
         "trials",

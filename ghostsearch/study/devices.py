@@ -5,6 +5,7 @@ from __future__ import annotations
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.devices.executorch_xnnpack import ExecutorchXnnpackInt8
 from ghostsearch.measure.devices.table import GRAPH_DEVICES, get_device
+from ghostsearch.options import without_effect
 from ghostsearch.study.config import RunConfig
 from ghostsearch.training.evaluate import torch_device
 from ghostsearch.training.tasks.table import load_task
@@ -32,6 +33,10 @@ def check_names(config: RunConfig) -> None:
     without = next((d for d in int8 if d.removesuffix(":int8") not in GRAPH_DEVICES), "")
     if config.keep_float and without:
         raise GhostsearchError(f"--keep-float has no say on {without}; leave one of the two out")
+    if config.keep_float and not (int8 or config.int8_baseline):
+        raise without_effect("keep_float", "a --device in int8, or --int8-baseline")
+    if config.distill_steps and not config.calibration_images:
+        raise GhostsearchError("--distill-steps needs images; give --calibration-images above 0")
     if runs_programs(config):
         # The finalists are scored in this process, wherever they are timed.
         ExecutorchXnnpackInt8().check()

@@ -281,9 +281,12 @@ def model_directory(folder: Path) -> Path:
     """The directory itself when it holds a model, else the chosen model's of its study; raises GhostsearchError."""
     if (folder / "architecture.json").is_file():
         return folder
-    chosen = load_study(folder).chosen
-    if not chosen:
-        raise GhostsearchError(f"{folder} holds a study without a chosen model yet; let 'ghostsearch search' finish")
+    view = load_study(folder)
+    chosen = view.chosen
+    if not chosen or not (view.finalists or (folder / "models" / chosen).is_dir()):
+        raise GhostsearchError(
+            f"{folder} holds a study without a finished model yet; rerun its 'ghostsearch search' to finish"
+        )
     return kept_model(folder, chosen)
 
 

@@ -7,7 +7,7 @@ cache has them.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isclose
 from pathlib import Path
@@ -25,8 +25,9 @@ from ghostsearch.study.fingerprint import changed_since, known_by
 from ghostsearch.study.recommendation import BASELINE
 from ghostsearch.surgery.saved import load_directory
 from ghostsearch.training.recipe import Recipe
+from ghostsearch.yaml_files import RUN
 
-ANYWHERE = {"from_study", "space", "storage", "veto"}
+ANYWHERE = {"space", "storage", "veto"}
 """Options that no trial's figures depend on: a trial outside the new space is left by itself."""
 TRIAL_ONLY = {
     "batch", "channels_last", "device", "distill_steps", "epochs", "keep_float", "narrow", "precision", "threads"
@@ -111,7 +112,9 @@ class Earlier:
         """
         if self.left:
             return []
-        why, before = self.differs(config, trials=True), self.view.record(BASELINE)
+        # The trial, not the finalist, which may be scored by another program.
+        before = next((r for r in self.view.records if r.digest == BASELINE), None)
+        why = self.differs(config, trials=True)
         score = before.score() if before else None
         if not why and (score is None or not _same(score, baseline)):
             why = "the baseline scored otherwise there"
@@ -129,6 +132,11 @@ class Earlier:
             if kept.is_dir():
                 shutil.copytree(kept, kept_directory(folder, record.digest), dirs_exist_ok=True)
 
+    def begun(self, digests: Collection[str], notes: Sequence[str]) -> bool:
+        """Whether a study of such trials may be one that was killed while it took these over, or before."""
+        known = {r.digest for r in self.view.records}
+        return known.issuperset(digests) and not any(note.startswith(f"from {self.folder}: ") for note in notes)
+
     def told(self) -> str:
         """One line: what was taken, and what was not and why."""
         left = f"; not taken: {', '.join(self.left)}" if self.left else ""
@@ -136,10 +144,15 @@ class Earlier:
 
 
 def open_earlier(config: RunConfig) -> Earlier | None:
-    """The study that a run starts from; None where it names none. Raises GhostsearchError where there is none there."""
+    """The study that a run starts from; None where it names none, or was begun and the old study is gone.
+
+    Raises GhostsearchError where there is none there.
+    """
     if not config.from_study:
         return None
     folder = Path(config.from_study)
+    if not folder.exists() and (Path(config.out) / RUN).is_file():
+        return None
     if folder.resolve() == Path(config.out).resolve():
         raise GhostsearchError(f"--from {folder}: that is this study's own directory; choose another --out")
     view = load_study(folder)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from ghostsearch.errors import GhostsearchError
+from ghostsearch.errors import GhostsearchError, GhostsearchWarning
 from ghostsearch.records import Record
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import kept_directory
 from ghostsearch.study.int8_layers import TIMING_SHARE, judged_layers
-from ghostsearch.study.kept import forget_dominated, save_model
+from ghostsearch.study.kept import MODELS, RECORD, forget_dominated, save_model
 from ghostsearch.study.ledger import Ledger, Proposal
 from ghostsearch.study.plan import Plan
 from ghostsearch.study.recommendation import BASELINE
@@ -32,11 +33,14 @@ def run_trials(plan: Plan, ledger: Ledger, watch: Watch) -> None:
     longest = 0.0
     while not watch.interrupted():
         records = ledger.standings()
-        if has_baseline(records) and watch.left_s() <= longest + final_s(plan, records):
+        if has_baseline(records) and is_late(plan, records, watch, longest):
+            if not longest:
+                _tell_end(plan, len(records), "the final pass takes the time budget; rerun with a longer --time-budget")
             return
         watch.tell(len(records), plan.config.trials, progress_text(plan, records))
         proposal = ledger.ask(plan.feasible, plan.config.trials, plan.fits_memory)
         if proposal is None:
+            _tell_end(plan, len(records) + ledger.running(), "no other architecture was found that keeps the limits")
             return
         began = time.perf_counter()
         with ledger.working_on(proposal), watch.stage("trials"):
@@ -47,6 +51,13 @@ def run_trials(plan: Plan, ledger: Ledger, watch: Watch) -> None:
         forget_dominated(plan, records, watch.folder)
         stop_when_all_fails(records)
         watch.on_trial()
+
+
+def _tell_end(plan: Plan, trials: int, why: str) -> None:
+    """Warn where there are fewer trials than asked for."""
+    if trials < plan.config.trials:
+        text = f"the search ends after {trials} of {plan.config.trials} trials: {why}"
+        warnings.warn(text, GhostsearchWarning, stacklevel=2)
 
 
 def has_baseline(records: Sequence[Record]) -> bool:
@@ -63,15 +74,24 @@ def evaluate(plan: Plan, proposal: Proposal, records: Sequence[Record], folder: 
     return record
 
 
-def final_s(plan: Plan, records: Sequence[Record], finalists: int | None = None) -> float:
-    """Seconds that the final pass over so many models, by default all that it may have, and the report will take.
+def is_late(plan: Plan, records: Sequence[Record], watch: Watch, longest: float) -> bool:
+    """Whether a trial of so many seconds would leave the final pass too little of the time budget."""
+    return watch.left_s() <= longest + final_s(plan, records, unfinished(plan, records, watch))
+
+
+def unfinished(plan: Plan, records: Sequence[Record], watch: Watch) -> int:
+    """How many models the final pass may have to train: those that it finished before take no time."""
+    finished = sum((watch.folder / MODELS / r.digest / RECORD).is_file() for r in records if r.digest != BASELINE)
+    return max(0, min(plan.config.finalists, len(records)) - finished)
+
+
+def final_s(plan: Plan, records: Sequence[Record], finalists: int) -> float:
+    """Seconds that the final pass over so many models and the report will take.
 
     By the trials so far, an epoch by one measured step where none was trained; 0 without a time budget.
     """
     if plan.config.time_budget is None:
         return 0.0
-    if finalists is None:
-        finalists = min(plan.config.finalists, len(records))
     epoch_s, scoring_s = _seconds_of(records, "train"), _seconds_of(records, "evaluate")
     if finalists and plan.config.longest_training():
         epoch_s = epoch_s or plan.setup.epoch_s

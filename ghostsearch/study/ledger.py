@@ -58,9 +58,11 @@ class Ledger:
 
     def __init__(
         self, storage: Storage, name: str, space: SearchSpace, objectives: Sequence[Axis],
-        *, sampler: str | TableSampler, seed: int,
+        *, sampler: str | TableSampler, seed: int, cheap: Sequence[Architecture] = (),
     ) -> None:  # fmt: skip
+        """cheap: architectures that keep tight limits, to look around where the sampler finds none."""
         self.space, self.objectives, self.seed = space, tuple(objectives), seed
+        self.cheap = [self.parameters(architecture) for architecture in cheap]
         self.exclusive = storage.exclusive
         self.distributions = distributions(space)
         directions = directions_of(objectives)
@@ -100,7 +102,8 @@ class Ledger:
         """Propose architectures before the sampler does; those already in the study are passed over."""
         with self._locked():
             # Optuna's enqueue_trial(skip_if_exists=True) reads all trials for each one, under a lock that all wait for.
-            known = {self._digest(t) for t in self._trials()}
+            # What a tighter limit refused has no record, and may be proposed under a looser one.
+            known = {self._digest(t) for t in self._trials() if is_told(t) or not t.state.is_finished()}
             for architecture, origin in architectures:
                 if architecture.digest not in known:
                     known.add(architecture.digest)
@@ -281,13 +284,13 @@ class Ledger:
         return Proposal(trial_id, self._storage.get_trial_number_from_id(trial_id), architecture, "sampler")
 
     def _neighbour(self, params: Mapping[str, Any], seed: int, free: Accepts) -> Architecture | None:
-        """An architecture that is free, as few random changes from `params` as are found to lead to one."""
+        """An architecture that is free, as few random changes from `params`, or a cheap one, as lead to one."""
         draw = random.Random(seed)  # noqa: S311 - a search, not a secret
-        names = sorted(self.distributions)
+        names, starts = sorted(self.distributions), [params, *self.cheap]
         for i in range(DRAWS):
             changed = draw.sample(names, min(len(names), 1 + i // DRAWS_A_CHANGE))
             others = {name: draw.choice(self.distributions[name].choices) for name in changed}
-            architecture = self._architecture({**params, **others})
+            architecture = self._architecture({**starts[i % len(starts)], **others})
             if free(architecture):
                 return architecture
         return None

@@ -38,7 +38,12 @@ def make_reference(setup: Setup, baseline: Record, folder: Path) -> Reference | 
         digest, origin = INT8, "int8 baseline"
         module = setup.quantized(model)
     scores = tuple(setup.score_as_it_is(module, split, 0) for split in ("validation", "test"))
-    record = baseline.model_copy(update={"digest": digest, "origin": origin, "scores": scores, "seconds": {}})
+    assert baseline.cost is not None, "the baseline's costs are counted first"
+    # Its multiply-adds are the same; its file's size is the graph's own, and nobody counted its memory.
+    cost = baseline.cost.model_copy(update={"size_bytes": len(module.graph), "peak_memory_bytes": None})
+    record = baseline.model_copy(
+        update={"digest": digest, "origin": origin, "scores": scores, "seconds": {}, "cost": cost}
+    )
     (folder / MODELS / digest).mkdir(parents=True, exist_ok=True)
     write_text(folder / MODELS / digest / RECORD, record.model_dump_json())
     return Reference(module.with_batch(config.batch), record)

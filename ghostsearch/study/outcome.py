@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from ghostsearch.errors import GhostsearchWarning, failure_reason, release_memory
-from ghostsearch.files import atomic_path, write_text
+from ghostsearch.files import atomic_path, read_json, write_text
 from ghostsearch.pareto import pareto_front
 from ghostsearch.records import Axis, Record
 from ghostsearch.study.directory import OUTCOME, kept_directory
@@ -38,6 +38,8 @@ from ghostsearch.study.watch import Watch, timed
 from ghostsearch.surgery.saved import load_directory
 from ghostsearch.units import counted
 
+EVIDENCE = ("candidates", "audit", "layers", "int8_layers")
+"""What an outcome holds besides its models."""
 TIMINGS = "timings.json"
 """Every timed call of the finalists' interleaved run; the other files keep five figures of each."""
 
@@ -57,11 +59,14 @@ class Outcome:
 
 
 def make_outcome(plan: Plan, records: Sequence[Record], watch: Watch) -> Outcome:
-    """Train, measure and test the finalists; interrupted between two of them, the front of the last rung stands.
+    """Train, measure and test the finalists; interrupted between two of them, those of a former run stand, where there
+    are any, else the front of the last rung.
 
     A finalist whose record is already there, with as many epochs, is not trained again.
     """
     finalists = None if watch.interrupted() else finish(plan, records, watch)
+    if finalists is None and (former := former_outcome(plan, records, watch.folder)):
+        return former
     if finalists is None:
         within = [r for r in records if not plan.breaches(r)]
         front = sorted(next(iter(plan.rung_fronts(within).values()), []), key=plan.score_axis.minimised)
@@ -76,6 +81,25 @@ def make_outcome(plan: Plan, records: Sequence[Record], watch: Watch) -> Outcome
     return Outcome(
         tuple(records), tuple(finalists), tuple(front), recommended(front, finalists, plan.axes, plan.config.drop()),
         tuple(missed), known,
+    )  # fmt: skip
+
+
+def former_outcome(plan: Plan, records: Sequence[Record], folder: Path) -> Outcome | None:
+    """The finalists of a former run under today's limits; None where there are none with today's training and axes,
+    or where one of them breaks a limit that it kept.
+    """
+    old: Any = read_json(folder / OUTCOME) if (folder / OUTCOME).exists() else {}
+    finalists = [Record.model_validate(r) for r in old.get("finalists", ())]
+    measured = [r for r in finalists if r.state != "failed"]
+    lacking = any(axis.value(r) is None for axis in plan.axes for r in measured)
+    if not measured or lacking or longest_training(finalists) != plan.config.longest_training():
+        return None
+    front, missed = final_front(plan, finalists)
+    if set(missed) - set(old["missed"]):
+        return None
+    return Outcome(
+        tuple(records), tuple(finalists), tuple(front), recommended(front, finalists, plan.axes, plan.config.drop()),
+        tuple(missed), {name: old[name] for name in EVIDENCE if name in old},
     )  # fmt: skip
 
 

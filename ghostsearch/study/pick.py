@@ -46,7 +46,9 @@ def pick(view: StudyView, wanted: Limits) -> Pick:
     drop = wanted.drop() if wanted.max_drop else Limits(max_drop=view.config.get("max_drop")).drop()
     models = _models(view)
     if not models:
-        raise GhostsearchError(f"{view.directory} has no finalist but the baseline; search with more --trials")
+        failed = any(r.state == "failed" for r in view.finalists)
+        way = "rerun its search, whose finalists failed" if failed else "search with more --trials, or more time"
+        raise GhostsearchError(f"{view.directory} has no finished model but the baseline; {way}")
     kept = [r for r in models if not any(axis.breach(r) for axis in axes)]
     baseline = better_baseline(view.finalists, score)
     digest = recommended(kept, view.finalists, axes, drop)

@@ -14,11 +14,11 @@ from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.baseline import Baseline
 from ghostsearch.study.candidates import add_latencies, build_candidates, losses_of, without_failed
 from ghostsearch.study.config import RunConfig
-from ghostsearch.study.program import Problem, solve_budgets
+from ghostsearch.study.program import Problem, exclusions, solve_budgets
 from ghostsearch.study.rungs import at_rung, last_rung
 from ghostsearch.study.setup import Setup
 from ghostsearch.study.solve import FILE as PROBLEM
-from ghostsearch.study.solve import decode, exclusions, read_problem, write_problem
+from ghostsearch.study.solve import read_problem, write_problem
 from ghostsearch.study.veto import without_slow
 from ghostsearch.study.watch import Watch
 
@@ -159,7 +159,7 @@ def solver_seeds(space: SearchSpace, problem: Problem, axes: Sequence[Axis], cou
     """The integer program's first answers for budgets spread over the run's costs."""
     bounds = problem.within_margins({axis.name: bound for axis in axes if (bound := axis.bound) is not None})
     codes = solve_budgets(problem, problem.axes(axis.name for axis in axes), bounds)
-    return [(decode(space, code), "solver") for code in islice(codes, count)]
+    return [(space.decode(code), "solver") for code in islice(codes, count)]
 
 
 def candidate_problem(baseline: Baseline, space: SearchSpace, table: pd.DataFrame, watch: Watch) -> Problem:

@@ -17,6 +17,8 @@ from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.space.architecture import SearchSpace
+from ghostsearch.space.choice import GONE
 from ghostsearch.study.interactions import Additive
 
 BUDGETS, DIVERSE = 20, 3
@@ -110,7 +112,7 @@ class Effort:
     nodes: int = 2000
 
 
-THOROUGH, QUICK = Effort(), Effort(gap=5e-2, nodes=1)
+THOROUGH, QUICK, EXACT = Effort(), Effort(gap=5e-2, nodes=1), Effort(gap=0.0)
 
 
 @dataclass(frozen=True)
@@ -194,15 +196,17 @@ class Program:
         objective[: self.binaries] = _scaled(np.concatenate(list(losses or self.problem.added)))
         over: list[tuple[int, ...]] = []
         while (found := self._run(objective, [*constraints, *self._cuts(over, 1)], effort)) is not None:
-            code = tuple(
-                int(np.argmax(found.x[start : start + size]))
-                for start, size in zip(self.starts, self.problem.sizes, strict=True)
-            )
+            code = self._code(found.x)
             if self._meets(code, bounds, extra):
                 return Solution(code, found.status == 0)
             # HiGHS lets a bound be broken by a millionth.
             over.append(code)
         return None
+
+    def _code(self, x: np.ndarray) -> tuple[int, ...]:
+        """The option of each variable that a solution (columns,) takes."""
+        parts = zip(self.starts, self.problem.sizes, strict=True)
+        return tuple(int(np.argmax(x[start : start + size])) for start, size in parts)
 
     def _cuts(self, avoid: Sequence[Sequence[int]], distance: int) -> list[LinearConstraint]:
         if not avoid:
@@ -221,11 +225,14 @@ class Program:
 
     def least(self, name: str) -> float:
         """The least that a resource can be."""
-        i = self.problem.names.index(name)
-        row = self._resources[i]
-        found = self._run(row / max(float(np.abs(row).max()), 1e-30), self._rules, THOROUGH)
+        return self.problem.at(self.cheapest(name))[name]
+
+    def cheapest(self, name: str) -> tuple[int, ...]:
+        """The architecture, by its options, that takes least of a resource."""
+        row = self._resources[self.problem.names.index(name)]
+        found = self._run(row / max(float(np.abs(row).max()), 1e-30), self._rules, EXACT)
         assert found is not None, "without a bound there is always a solution"
-        return float(self.problem.resources.constant[i] + row @ np.round(found.x))
+        return self._code(found.x)
 
     def _run(
         self, objective: np.ndarray, constraints: Sequence[LinearConstraint], effort: Effort
@@ -241,6 +248,18 @@ class Program:
                 f"the solver found nothing within {effort.nodes} nodes, which proves nothing; widen a bound"
             )
         return None if found.x is None else found
+
+
+def exclusions(space: SearchSpace) -> tuple[Exclusion, ...]:
+    """What a dropped branch of the space leaves no choice to."""
+    names = [*space.sites, *space.groups]
+    return tuple(
+        # A group is named like the site that makes its channels: both lie inside.
+        Exclusion(names.index(end), space.sites[end].index(drop), tuple(i for i, n in enumerate(names) if n in inside))
+        for drop in GONE
+        for end, inside in space.branches.items()
+        if drop in space.sites.get(end, ())
+    )
 
 
 def _scaled(losses: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ from ghostsearch.space.architecture import Architecture
 from ghostsearch.study.baseline import Baseline, with_baseline
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import TRIAL_WEIGHTS
-from ghostsearch.study.explore import final_s, has_baseline, progress_text, stop_when_all_fails
+from ghostsearch.study.explore import has_baseline, is_late, progress_text, stop_when_all_fails
 from ghostsearch.study.kept import forget_dominated, save_model
 from ghostsearch.study.ledger import Ledger, Proposal, failed_record
 from ghostsearch.study.owners import beating
@@ -131,7 +131,7 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """The next proposal as a Ray configuration; None while every worker is busy, FINISHED at the end of the run."""
         longest = max((sum(r.seconds.values()) for r in self.records), default=0.0)
-        late = self.watch.left_s() <= longest + final_s(self.plan, self.records)
+        late = is_late(self.plan, self.records, self.watch, longest)
         late = late and bool(self.open or has_baseline(self.ledger.standings()))
         if self.watch.interrupted() or self.trouble or late:
             return Searcher.FINISHED

@@ -72,7 +72,8 @@ class Regression:
         self._gram = np.zeros((len(self.mean), len(self.mean)))
         self._moment = np.zeros(len(self.mean))
         self._square = 0.0
-        self._chosen = (0, 0.5, 0.2)
+        self._chosen, self._known = (0.5, 0.2), (0, b"")
+        """Spread and noise, and what they were chosen for: how many trials, after which mean."""
 
     def expect(self, mean: np.ndarray) -> None:
         """Take another prior mean (D,): what was learnt of a figure that this one resembles."""
@@ -111,12 +112,13 @@ class Regression:
     def posterior(self) -> Posterior:
         """The belief after all trials so far; spread and noise are those that make the trials likeliest.
 
-        They are chosen anew whenever there are a fifth more trials.
+        They depend on the trials alone, not on when they were asked for: a resumed search proposes what it would have.
         """
-        if self.count >= 1.2 * self._chosen[0] and self.count >= 2:
-            best = max(product(SPREADS, NOISES), key=lambda at: self._believe(*at)[1])
-            self._chosen = (self.count, *best)
-        return self._believe(*self._chosen[1:])[0]
+        known = (self.count, self.mean.tobytes())
+        if known != self._known and self.count >= 2:
+            self._chosen = max(product(SPREADS, NOISES), key=lambda at: self._believe(*at)[1])
+            self._known = known
+        return self._believe(*self._chosen)[0]
 
     def _believe(self, spread: float, noise_share: float) -> tuple[Posterior, float]:
         """The posterior under given spread and noise, and the log evidence of the trials (MacKay 1992)."""

@@ -20,7 +20,7 @@ from ghostsearch.errors import GhostsearchError, GhostsearchWarning, needing
 from ghostsearch.files import held
 from ghostsearch.records import StudyView
 from ghostsearch.study.baseline import make_baseline
-from ghostsearch.study.budget import check_budget
+from ghostsearch.study.budget import COSTS, cheapest, check_budget
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import (
     add_note,
@@ -158,11 +158,16 @@ def open_ledger(plan: Plan, folder: Path) -> Ledger:
     """The study's storage with its trials, those of other axes too, and the plan's seeds in the queue."""
     config, study = plan.config, read_study(folder)
     storage, name = open_storage(config.storage, folder), name_for(study, config)
-    ledger = Ledger(storage, name, plan.space, plan.axes, sampler=sampler_of(plan), seed=config.seed)
+    sampler = sampler_of(plan)
+    exact = [limit.axis for limit in config.limits() if limit.axis in COSTS]
+    # Our own sampler's program keeps the limits by itself.
+    cheap = [cheapest(plan.setup, plan.space, axis) for axis in exact] if isinstance(sampler, str) else []
+    ledger = Ledger(storage, name, plan.space, plan.axes, sampler=sampler, seed=config.seed, cheap=cheap)
     for other in other_studies(storage, str(study["name"]), name):
         ledger.adopt(records_of(storage, other))
-    if plan.setup.earlier and not ledger.records():
-        take_trials(plan, plan.setup.earlier, ledger, folder)
+    earlier = plan.setup.earlier
+    if earlier and earlier.begun({r.digest for r in ledger.records()}, study.get("notes", ())):
+        take_trials(plan, earlier, ledger, folder)
     ledger.retry_pruned()
     ledger.enqueue(plan.seeds)
     return ledger

@@ -17,13 +17,12 @@ from ghostsearch.measure.cost import measure_cost
 from ghostsearch.models.load import example_input
 from ghostsearch.records import Axis, Record, device_of
 from ghostsearch.space.architecture import Architecture, SearchSpace
-from ghostsearch.space.choice import GONE
 from ghostsearch.space.limits import CostLimits, Limits, parse_limit
 from ghostsearch.study.candidates import how_to_build
 from ghostsearch.study.directory import baseline_directory, load_study
 from ghostsearch.study.interactions import Additive, Term
 from ghostsearch.study.pick import measured_within
-from ghostsearch.study.program import Exclusion, Problem, Program, UndecidedError
+from ghostsearch.study.program import Problem, Program, UndecidedError, exclusions
 from ghostsearch.surgery.convert import convert
 from ghostsearch.surgery.saved import load_directory
 
@@ -100,7 +99,7 @@ def solve_study(folder: Path | str, limits: Mapping[str, str], *, count: int = D
         if found is None:
             break
         seen.append(found.code)
-        architecture, resources = decode(space, found.code), problem.at(found.code)
+        architecture, resources = space.decode(found.code), problem.at(found.code)
         if peak_of:
             peaks.append(peak_of(architecture))
             resources = {**resources, "peak_memory_bytes": peaks[-1]}
@@ -152,22 +151,3 @@ def _bounds(problem: Problem, limits: Mapping[str, str]) -> dict[str, float]:
         for name in names:
             bounds[name] = parse_limit(axis, text).absolute(problem.baseline(name))
     return bounds
-
-
-def exclusions(space: SearchSpace) -> tuple[Exclusion, ...]:
-    """What a dropped branch of the space leaves no choice to."""
-    names = [*space.sites, *space.groups]
-    return tuple(
-        # A group is named like the site that makes its channels: both lie inside.
-        Exclusion(names.index(end), space.sites[end].index(drop), tuple(i for i, n in enumerate(names) if n in inside))
-        for drop in GONE
-        for end, inside in space.branches.items()
-        if drop in space.sites.get(end, ())
-    )
-
-
-def decode(space: SearchSpace, code: tuple[int, ...]) -> Architecture:
-    """The architecture of choice numbers, sites first, in the space's order."""
-    names = [*space.sites.items(), *space.groups.items()]
-    chosen = [(name, texts[i]) for (name, texts), i in zip(names, code, strict=True)]
-    return Architecture.of(dict(chosen[: len(space.sites)]), dict(chosen[len(space.sites) :]))

@@ -17,7 +17,7 @@ from torch.utils.data import (
 )  # fmt: skip
 
 from ghostsearch.data.calibration import calibration_batches, spread_batches
-from ghostsearch.data.load import own_data
+from ghostsearch.data.load import load_data, own_data
 from ghostsearch.data.user_loaders import TARGET_KEYS, batch_of
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.batches import IMAGE_KEYS
@@ -237,3 +237,10 @@ def test_an_error_in_a_worker_is_one_line():
     with pytest.raises(GhostsearchError, match=r"^a batch has the keys photo") as caught:
         list(own_data((DataLoader(TensorDataset(X, Y)), bad, bad), "mine", SPEC).test)
     assert "\n" not in str(caught.value)
+
+
+def test_own_loaders_are_not_shortened(tmp_path, monkeypatch):
+    (tmp_path / "own_sets.py").write_text("def loaders():\n    raise AssertionError\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(GhostsearchError, match="leave --train-images out"):
+        load_data("own_sets:loaders", input=SPEC, train_images=4)

@@ -170,3 +170,19 @@ def test_a_lead_that_the_images_do_not_prove_is_marked_on_the_line_and_beside_it
     assert [remarks[d].removesuffix("; noisy") for d in digests] == [
         "", "not separable from cheap", "not separable from cheap", "beaten by cheap", "",
     ]  # fmt: skip
+
+
+def test_no_panel_calls_front_what_breaks_a_limit_on_another_axis(view: StudyView) -> None:
+    """A trial of a search begun under a looser latency limit, on the panel of the parameters."""
+    stage = stages(view)[-1]
+    cost = next(a for a in cost_axes(view) if a.name == "params")
+    front = [p.model for p in make_panel(view, cost, stage).points if p.kind.startswith("front")]
+    ratios = {r.digest: r.latency("onnxruntime:cpu").ratio for r in view.records if r.latency("onnxruntime:cpu")}
+    slowest = max((m for m in front if m in ratios), key=ratios.__getitem__)
+    axes = tuple(
+        a.model_copy(update={"limit": 0.99 * ratios[slowest], "relative": True}) if a.device else a
+        for a in view.objectives
+    )
+    tighter = view.model_copy(update={"objectives": axes})
+    (point,) = (p for p in make_panel(tighter, cost, stage).points if p.model == slowest)
+    assert not point.kind.startswith("front")

@@ -32,3 +32,8 @@ def test_a_percent_without_its_sign_is_told(limits, told, metric):
 def test_more_than_the_whole_score_is_refused_as_it_was_typed(name, text):
     with pytest.raises(GhostsearchError, match=f"{name} must be at most 100%, got '{text}'$"):
         Limits(**{name: text})
+
+
+def test_a_drop_in_percent_is_refused_where_the_score_is_no_share():
+    with pytest.raises(GhostsearchError, match="--max-drop 10%: mean absolute error is no share"):
+        Limits(max_drop="10%").check_score("mean absolute error")

@@ -1,14 +1,20 @@
 """Limits on exact costs: what nothing can meet is refused with the nearest that can."""
 
 import dataclasses
+from itertools import product
+from types import SimpleNamespace
 
 import pytest
 
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.measure.cost_table import CostTable
+from ghostsearch.models.load import example_input, load_model
 from ghostsearch.space.architecture import Architecture
+from ghostsearch.space.preset import parse_preset
 from ghostsearch.study.budget import check_budget, smallest
 from ghostsearch.study.config import configure
 from ghostsearch.study.setup import Setup, open_setup
+from ghostsearch.surgery.sites import find_sites
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +50,21 @@ def test_what_cannot_be_built_ends_no_search_for_the_least_memory(opened, monkey
     assert opened.peak_memory(Architecture()) == opened.baseline_cost.peak_memory_bytes
     with pytest.raises(GhostsearchError, match=r"nearest feasible limit is \d+"):
         check_budget(limited(opened, "memory", "1%"), opened.space)
+
+
+@pytest.mark.parametrize("axis", ["macs", "params"])
+def test_the_least_of_a_space_counts_what_lies_in_a_skipped_branch_once(axis):
+    model = load_model("ghostsearch:resnet20")
+    example = example_input(model.input)
+    anatomy = find_sites(model.module, example)
+    table = CostTable(model.module, example, anatomy)
+    rules = {
+        "include": ["layer3.2.*"],
+        "sites": [{"match": "*", "choices": ["keep", "separable(multiplier=1)", "skip"]}],
+    }
+    space = parse_preset(rules, "p").resolve(anatomy)
+    setup = SimpleNamespace(table=table, cost=table.predict)
+    mixes = product(*space.sites.values())
+    costs = [table.predict(space.architecture(dict(zip(space.sites, mix, strict=True)), {})) for mix in mixes]
+    assert len(costs) > 4
+    assert smallest(setup, space, axis) == min(getattr(cost, axis) for cost in costs)

@@ -1,5 +1,6 @@
 """`--from STUDY`: a new study takes the old one's baseline, candidate table and trials where they agree, no others."""
 
+import shutil
 from dataclasses import replace
 
 import pandas as pd
@@ -12,6 +13,7 @@ from ghostsearch.study import divergence
 from ghostsearch.study.config import RunConfig
 from ghostsearch.study.directory import load_study
 from ghostsearch.study.earlier import open_earlier
+from ghostsearch.study.ledger import Ledger
 from ghostsearch.study.run import search
 from ghostsearch.surgery.saved import load
 from ghostsearch.surgery.sites import find_sites
@@ -146,3 +148,31 @@ def test_no_study_there_and_itself_are_refused(tiny, tmp_path):
     with pytest.raises(GhostsearchError, match="own directory"):
         search(RunConfig(**tiny(tmp_path / "new", from_study=str(tmp_path / "new"))))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_study_goes_on_when_the_old_one_is_gone(old, tiny, tmp_path):
+    moved = tmp_path / "old"
+    shutil.copytree(old[1], moved)
+    options = tiny(tmp_path / "new", **QUICK)
+    first = search(RunConfig(**options, from_study=str(moved)))
+    shutil.rmtree(moved)
+    for again in (options, {**options, "from_study": str(moved)}):
+        view = search(RunConfig(**{**again, "trials": 6}))
+        assert view.records[:5] == first.records
+    with pytest.raises(GhostsearchError, match="holds no study"):
+        search(RunConfig(**tiny(tmp_path / "other", **QUICK, from_study=str(moved))))
+
+
+def test_a_study_that_was_killed_while_it_took_trials_over_takes_the_others_too(old, start_from, monkeypatch):
+    adopt = Ledger.adopt
+
+    def killed(ledger, records):
+        adopt(ledger, records[:2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "adopt", killed)
+        with pytest.raises(KeyboardInterrupt):
+            start_from()
+    found, _ = start_from()
+    assert known(found) == known(old[0])

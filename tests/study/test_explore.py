@@ -12,7 +12,7 @@ from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.space.limits import parse_limit
 from ghostsearch.study.baseline import check_latency, check_together, latency_tables
 from ghostsearch.study.config import RunConfig
-from ghostsearch.study.explore import REPORT_S, final_pass_s, final_s
+from ghostsearch.study.explore import REPORT_S, final_pass_s, final_s, is_late, unfinished
 from ghostsearch.study.interactions import decompose
 from ghostsearch.study.plan import Plan
 from ghostsearch.study.watch import Watch
@@ -37,21 +37,34 @@ def test_the_reserve_is_what_training_scoring_and_timing_the_finalists_takes():
     records = [trial(i, 2, 20.0, 3.0) for i in range(4)]
     plan = Plan(SimpleNamespace(setup=SimpleNamespace(config=config(time_budget="1h"))), None, (), None, ())
     # Three finalists and two baselines: six epochs of 10 s and two scorings of 1 s each.
-    assert final_s(plan, records) == pytest.approx(5 * (6 * 10 + 2 * 1) + 5 + REPORT_S)
+    assert final_s(plan, records, 3) == pytest.approx(5 * (6 * 10 + 2 * 1) + 5 + REPORT_S)
     int8 = config(time_budget="1h", device=["onnxruntime:cpu:int8"])
     layers = Plan(SimpleNamespace(setup=SimpleNamespace(config=int8)), None, (), None, ())
     # Eight more files to score, of a baseline's and three models' layers in float, and half a timing.
-    assert final_s(layers, records) - final_s(plan, records) == pytest.approx(8 * 1 + 2.5)
+    assert final_s(layers, records, 3) - final_s(plan, records, 3) == pytest.approx(8 * 1 + 2.5)
     free = Plan(SimpleNamespace(setup=SimpleNamespace(config=config())), None, (), None, ())
-    assert final_s(free, records) == 0
+    assert final_s(free, records, 3) == 0
     assert final_pass_s(config(), 0, 10.0, 1.0) == 2 * 1 + 5, "without a finalist nothing is trained"
+
+
+def test_models_that_were_finished_before_take_none_of_a_resumed_runs_time(tmp_path):
+    records = [trial(i, 2, 20.0, 3.0) for i in range(4)]
+    plan = Plan(SimpleNamespace(setup=SimpleNamespace(config=config(time_budget="1h"))), None, (), None, ())
+    watch = Watch(tmp_path, budget_s=100.0)
+    assert unfinished(plan, records, watch) == 3
+    assert is_late(plan, records, watch, 1.0)
+    for digest in "012":
+        (tmp_path / "models" / digest).mkdir(parents=True)
+        (tmp_path / "models" / digest / "record.json").touch()
+    assert unfinished(plan, records, watch) == 0
+    assert not is_late(plan, records, watch, 1.0)
 
 
 def test_without_a_trained_trial_the_reserve_is_by_one_measured_step():
     records = [trial(i, 0, 0.0, 1.0) for i in range(4)]
     setup = make_dataclass("Timed", ["config", "space", "epoch_s"])(config(time_budget="1h", epochs=0), None, 7.0)
     plan = Plan(SimpleNamespace(setup=setup), None, (), None, ())
-    assert final_s(plan, records) == pytest.approx(5 * (4 * 7 + 2 * 1) + 5 + REPORT_S)
+    assert final_s(plan, records, 3) == pytest.approx(5 * (4 * 7 + 2 * 1) + 5 + REPORT_S)
     assert final_s(plan, records, 1) == pytest.approx(3 * (4 * 7 + 2 * 1) + 5 + REPORT_S)
 
 

@@ -207,6 +207,8 @@ def test_a_float_study_shows_the_baseline_in_int8(tiny, tmp_path):
     view = search(RunConfig(**tiny(tmp_path / "study", **options)))
     baseline, *_, int8 = view.finalists
     assert (int8.digest, int8.origin) == ("baselineint8", "int8 baseline")
+    assert int8.cost.size_bytes < baseline.cost.size_bytes
+    assert (int8.cost.macs, int8.cost.peak_memory_bytes) == (baseline.cost.macs, None)
     assert abs(int8.score("test").value - baseline.score("test").value) < 0.05
     assert "int8 baseline" in (tmp_path / "study" / "report.md").read_text()
     assert int8.digest not in view.front
@@ -219,6 +221,8 @@ def test_a_float_study_shows_the_baseline_in_int8(tiny, tmp_path):
     ({"int8_baseline": True, "device": ["onnxruntime:cpu"], "calibration_images": 0}, "int8 sets its scales on images"),
     ({"keep_float": ["stem"], "device": ["executorch:xnnpack:int8"]}, "--keep-float has no say on executorch"),
     ({"calibration_images": 0}, "int8 sets its scales on images"),
+    ({"keep_float": ["stem"], "device": ["onnxruntime:cpu"]}, "--keep-float is for a --device in int8"),
+    ({"distill_steps": 5, "calibration_images": 0, "device": ["onnxruntime:cpu"]}, "--distill-steps needs images"),
 ])  # fmt: skip
 def test_what_int8_cannot_be_measured_on_is_told(tiny, tmp_path, options, message):
     with pytest.raises(GhostsearchError, match=message):

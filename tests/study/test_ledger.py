@@ -13,7 +13,7 @@ import pytest
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.records import Axis, Cost, Latency
-from ghostsearch.space.architecture import SearchSpace
+from ghostsearch.space.architecture import Architecture, SearchSpace
 from ghostsearch.study.ledger import MAX_DEATHS, OWNER, Ledger, architecture_of, failed_record
 from ghostsearch.study.owners import STALE_S
 from ghostsearch.study.plan import uniform_seeds
@@ -219,3 +219,30 @@ def test_what_lies_in_a_dropped_branch_is_left_out_whoever_names_the_parameters(
                         {"a": ("width(1)", "width(0.5)")}, branches={"b": ("a",)})  # fmt: skip
     drawn = {"a": "ghost(ratio=2, kernel=3)", "b": "skip", "a [width]": "width(0.5)"}
     assert architecture_of(drawn, space) == architecture_of({"b": "skip"}, space)
+
+
+def test_what_a_tighter_limit_refused_is_proposed_under_a_looser_one(tmp_path):
+    ledger = Ledger(open_storage(None, tmp_path), "s", SPACE, OBJECTIVES, sampler="random", seed=0)
+    seed = Architecture.of({"a": "ghost(ratio=2, kernel=3)"})
+    ledger.enqueue([(seed, "uniform")])
+    assert ledger.ask(lambda _: False) is None
+    ledger.enqueue([(seed, "uniform")])
+    proposal = ledger.ask(lambda _: True)
+    assert (proposal.architecture, proposal.origin) == (seed, "uniform")
+
+
+def test_where_hardly_anything_is_let_through_it_is_looked_for_around_what_is(tmp_path):
+    names = [f"s{i}" for i in range(12)]
+    space = SearchSpace({name: ("keep", *(f"ghost(ratio={r}, kernel=3)" for r in (2, 3, 4))) for name in names})
+    least = Architecture.of(dict.fromkeys(names, "ghost(ratio=4, kernel=3)"))
+
+    def tight(architecture):
+        return sum(str(text) == "ghost(ratio=4, kernel=3)" for text in architecture.sites.values()) >= 11
+
+    def proposed(folder, **given):
+        folder.mkdir(exist_ok=True)
+        ledger = Ledger(open_storage(None, folder), "s", space, OBJECTIVES, sampler="random", seed=0, **given)
+        return ledger.ask(tight)
+
+    assert proposed(tmp_path) is None
+    assert tight(proposed(tmp_path / "with", cheap=[least]).architecture)

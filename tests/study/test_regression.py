@@ -105,3 +105,16 @@ def test_corrections_expect_nothing_until_something_is_measured():
     for code in codes(np.random.default_rng(4), 40):
         regression.add(code, 0.1 * total(sizes, code))
     assert regression.posterior().mean == pytest.approx(-0.02, abs=0.005)
+
+
+def test_what_is_believed_does_not_depend_on_when_it_was_asked_for():
+    rng = np.random.default_rng(7)
+    prior = table(rng)
+    asked = Regression(prior)
+    seen = [(code, total(prior, code) * rng.lognormal(0, 0.3)) for code in codes(rng, 30)]
+    for count, (code, value) in enumerate(seen, 1):
+        asked.add(code, value)
+        resumed = Regression(prior)
+        for known in seen[:count]:
+            resumed.add(*known)
+        assert np.array_equal(asked.posterior().mean, resumed.posterior().mean), count

@@ -1,7 +1,9 @@
 """Going on with a study: other limits, axes, samplers and more trials; what cannot change; what failing leaves."""
 
 import json
+import os
 import shutil
+import signal
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -394,3 +396,17 @@ def test_a_study_does_not_go_on_with_other_weights(tiny, tmp_path):
         save_file(SmallNet().state_dict(), file)
         with pytest.raises(GhostsearchError, match="weights sha256") if attempt == "refused" else nullcontext():
             search(RunConfig(**tiny(tmp_path / "run", **{**QUICK, "trials": 1}, weights=str(file))))
+
+
+def test_a_finished_studys_result_outlives_an_interrupted_resumption(again):
+    _, go_on = again
+    before = go_on(trials=5)
+    assert before.finalists
+
+    def stop(done, total, text):
+        if text.startswith("trials") and done >= 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    after = go_on(progress=stop, trials=8)
+    assert len(after.records) > len(before.records)
+    assert (after.finalists, after.front, after.chosen) == (before.finalists, before.front, before.chosen)

@@ -6,8 +6,8 @@ import pytest
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.space.architecture import SearchSpace
 from ghostsearch.study.interactions import decompose
-from ghostsearch.study.program import Exclusion, Problem, Program, UndecidedError
-from ghostsearch.study.solve import exclusions, read_problem, solve_study, write_problem
+from ghostsearch.study.program import Exclusion, Problem, Program, UndecidedError, exclusions
+from ghostsearch.study.solve import read_problem, solve_study, write_problem
 
 SPACE = SearchSpace({"a": ("keep", "ghost(ratio=2, kernel=3)"), "b": ("keep", "ghost(ratio=2, kernel=3)")},
                     {"g": ("width(1)", "width(0.5)")})  # fmt: skip

@@ -11,7 +11,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.models.load import example_input
 from ghostsearch.space.preset import Preset, SiteRule
-from ghostsearch.study.solve import exclusions
+from ghostsearch.study.program import exclusions
 
 MODELS = ("torchvision:resnet18", "torchvision:efficientnet_b0", "ghostsearch:resnet20")
 SIZE = 32
