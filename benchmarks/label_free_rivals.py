@@ -302,6 +302,8 @@ def page(args: argparse.Namespace) -> ResultPage:
             "that asks for it, in none where an earlier run had made it; so are FastNAS's measurements. The tool_speed "
             "pages count everything.",
             "At equal time: no rival was sized for a time; of their models the nearest in time is shown, and its time.",
+            *(["FastNAS was not run here; its models of efficientnet-lite0 are on tool_speed_efficientnet-lite0.md."]
+              * args.net.startswith("lite")),
         ],
     )  # fmt: skip
 
