@@ -136,12 +136,14 @@ class SeparableFit:
 
 
 def output_weights(metric: Tensor | None, filters: Tensor) -> Tensor:
-    """(n, n) what an error at the outputs of filters (n, C, k) counts: the metric, `floored`; one each where there is
-    none.
+    """(n, n) what an error at the outputs of filters (n, C, k) counts: the metric over its mean, `floored`; one each
+    where there is none, or nothing counts (a softmax over one class).
     """
-    if metric is None:
+    size = None if metric is None else metric.diagonal().mean()
+    if metric is None or not size or not size.isfinite():
         return torch.eye(len(filters), dtype=filters.dtype, device=filters.device)
-    return floored(metric.to(filters))
+    # Of a confident network it is so small that what keeps a matrix solvable would swamp it.
+    return floored((metric / size).to(filters))
 
 
 def _of_rank(filters: Tensor, rank: int) -> tuple[Tensor, Tensor]:

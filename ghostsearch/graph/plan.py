@@ -68,15 +68,15 @@ class WidthPlan:
             for edit in self.edits[name]:
                 if edit.side == "out":
                     gone.setdefault(edit.path, set()).update(set(edit.pairs[:, 1].tolist()) - set(edit.positions(left)))
-        channels = {path: _channels(model.get_submodule(path)) for path in gone}
-        return {path: torch.tensor([i for i in range(channels[path]) if i not in gone[path]]) for path in gone}
+        channels = {path: count for path in gone if (count := _channels(model.get_submodule(path)))}
+        return {path: torch.tensor([i for i in range(n) if i not in gone[path]]) for path, n in channels.items()}
 
 
 def _channels(layer: nn.Module) -> int:
-    """Channels that a layer gives; of a norm or an activation as many as it holds values for."""
+    """Channels that a layer gives; of a norm or an activation as many as it holds values for, 0 without any."""
     if isinstance(layer, _ConvNd | nn.Linear):
         return output_channels(layer)
-    return next(len(t) for t in layer.state_dict().values() if t.dim())
+    return next((len(t) for t in layer.state_dict().values() if t.dim()), 0)
 
 
 def best_channels(importance: Tensor, count: int, divisions: int = 1) -> list[int]:

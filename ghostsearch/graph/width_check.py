@@ -165,7 +165,7 @@ def _noise(example: Any) -> Any:
         if not example.is_floating_point():
             return example
         shape = (max(2, example.shape[0]), *example.shape[1:]) if example.dim() > 2 else example.shape
-        return torch.randn(shape)
+        return torch.randn(shape, dtype=torch.float32)
     if isinstance(example, dict):
         return {key: _noise(item) for key, item in example.items()}
     if isinstance(example, list):

@@ -248,7 +248,9 @@ def _layers(model: nn.Module, example: Any, anatomy: Anatomy) -> tuple[list[Matr
             total = max((t.shape[0] for t in (*module._parameters.values(), *module._buffers.values())
                          if t is not None and t.dim()), default=0)  # fmt: skip
             if total:
-                channels.append(ChannelLayer(Channels(total, outs or ins), _shares(total, 0, module), end, under))
+                # A PReLU's single slope is of all channels, however many are left.
+                terms = () if isinstance(module, nn.PReLU) and total == 1 else outs or ins
+                channels.append(ChannelLayer(Channels(total, terms), _shares(total, 0, module), end, under))
     channels += [
         ChannelLayer(Channels(total, terms), (each, 0, each * model.get_parameter(path).element_size()))
         for (path, side), terms in reached.items()

@@ -77,7 +77,7 @@ class Draw:
             image = self.pool[0][0]
             self.positions = _positions(self.pool)
             self.batch = min(settings.batch, max(1, BATCH_VALUES // image.numel()), len(self.positions))
-            self.take, self.shift = self.batch, min(settings.shift, image.shape[-1] // 8)
+            self.take, self.shift = self.batch, min(settings.shift, min(image.shape[1:]) // 8)
         self.order: list[int] = []
 
     def __call__(self) -> Any:

@@ -179,12 +179,12 @@ class _Run:
         """One step of a length relative to each tensor's size."""
         for group, size in zip(self.optimizer.param_groups, self.sizes, strict=True):
             group["lr"] = length * size
-        with modes_kept(*self.norms):
+        with torch.enable_grad(), modes_kept(*self.norms):
             for norm in self.norms:
                 norm.train()
             loss = self.pair.error(self.draw())
-        self.optimizer.zero_grad()
-        loss.backward()
+            self.optimizer.zero_grad()
+            loss.backward()
         self.optimizer.step()
 
     def expected(self, step_s: float, lengths: int) -> str:

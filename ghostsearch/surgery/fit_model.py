@@ -84,7 +84,9 @@ class ModelFit:
         sites = [names.get(id(self.student.get_submodule(path)), path) for path in architecture.sites]
         changed = [*sites, *self.channels, *gone]
         order = [path for path in fit_order(self.places, changed) if path not in gone]
-        self.first = order[0] if order else None
+        # What changes without being fitted (a skipped branch, a layer called twice) changes what it reads.
+        reads_baseline = order and not gone and not self._without_place(changed)
+        self.first = order[0] if reads_baseline else None
         if self.settings.reach is not None:
             last = max((i for i, path in enumerate(order) if path in changed), default=-1)
             order = order[: last + 1 + self.settings.reach]
@@ -189,14 +191,15 @@ class ModelFit:
         aim = self._aim(place)
         targets = self.statistics.targets(aim)
         tiles_of = self.statistics.tiles[aim]
-        halos = [((0, 0),) * len(halo) if tiles.whole else halo for tiles in tiles_of]
+        whole = all(tiles.whole for tiles in tiles_of)
+        halo = ((0, 0),) * len(halo) if whole else halo
         inputs: dict[int, Tensor] = {}
         shortcuts: dict[int, Tensor] = {}
 
         def visit(number: int, x: Tensor, shortcut: Tensor | None) -> None:
             tiles = tiles_of[number]
             maps = as_maps(x, old) if aim == place.path else x.flatten(2)
-            inputs[number] = crops(maps, tiles, window, halos[number])
+            inputs[number] = crops(maps, tiles, window, halo)
             if shortcut is not None:
                 maps = as_maps(shortcut, old)
                 shortcuts[number] = crops(maps, tiles, Window.point(maps.dim() - 2))
@@ -208,13 +211,13 @@ class ModelFit:
             return None
         chosen = self.channels.get(aim)
         totals = [targets[i] if chosen is None else targets[i][:, chosen] for i in seen]
-        masks = [tiles_of[i].inside(halos[i]).to(self.statistics.device) for i in seen]
+        masks = [tiles_of[i].inside(halo).to(self.statistics.device) for i in seen]
         columns = [[inputs[i] for i in seen], masks, totals, *([[shortcuts[i] for i in seen]] if shortcuts else [])]
         xs, masks, totals, *sums = _joined(columns)
         self.statistics.done_with(aim)
         inside = [None if bool(mask.all()) else mask for mask in masks]
         sizes = [tuple(t.shape[2:]) for t in totals]
-        samples = Samples(window, halos[seen[0]], xs, inside, sizes, tiles_of[seen[0]].whole)
+        samples = Samples(window, halo, xs, inside, sizes, whole)
         importance = self._importance(len(old.weight), found)
         target = Target(totals, sums[0] if sums else None, place.relu, importance)
         unit = old.weight.new_ones(len(old.weight))
@@ -241,7 +244,7 @@ class ModelFit:
         return metric if metric is None or chosen is None else metric[chosen][:, chosen]
 
     def _importance(self, outputs: int, found: tuple[list[str], list[str]] | None) -> Tensor:
-        weight = torch.zeros(outputs, device=self.statistics.device)
+        weight = torch.zeros(outputs, dtype=torch.float32, device=self.statistics.device)
         for path in found[1] if found else ():
             reader: Any = self.narrow.get_submodule(path)
             norm = self.places[path].norm if path in self.places else None

@@ -70,13 +70,13 @@ def settle_norms(model: nn.Module, images: Sequence[Any], order: torch.memory_fo
     """
     sums = {norm: [0.0, 0.0, 0.0] for norm in trained_norms(model) if norm.affine}
 
-    def add(norm: nn.Module, args: tuple[Tensor, ...], _: Any) -> None:
-        flat = args[0].detach().double().transpose(0, 1).flatten(1)
+    def add(norm: nn.Module, args: Any, kwargs: Any, _: Any) -> None:
+        flat = next(tensors((args, kwargs))).detach().double().transpose(0, 1).flatten(1)
         for i, value in enumerate((flat.shape[1], flat.sum(1), flat.square().sum(1))):
             sums[norm][i] = sums[norm][i] + value  # type: ignore[index, operator]
 
     with torch.no_grad():
-        with hooked((norm, add) for norm in sums):
+        with hooked(((norm, add) for norm in sums), with_kwargs=True):
             for x in images:
                 call(model, in_order(x, order))
         for norm, (count, total, squares) in sums.items():
@@ -116,13 +116,13 @@ def input_spread(model: nn.Module, images: Any) -> float | None:
     """
     found: list[float | None] = []
 
-    def look(norm: Any, args: tuple[Tensor, ...], _: Any) -> None:
-        flat = args[0].detach().transpose(0, 1).flatten(1)
+    def look(norm: Any, args: Any, kwargs: Any, _: Any) -> None:
+        flat = next(tensors((args, kwargs))).detach().transpose(0, 1).flatten(1)
         fresh = bool((norm.running_mean == 0).all() and (norm.running_var == 1).all())
         alive = norm.running_var > 1e-3 * norm.running_var.max()
         known = not fresh and flat.shape[1] >= SEEN and bool(alive.any())
         found.append(float((flat.var(1) / norm.running_var)[alive].median()) if known else None)
 
-    with torch.no_grad(), modes_kept(model), hooked((norm, look) for norm in trained_norms(model)):
+    with torch.no_grad(), modes_kept(model), hooked(((norm, look) for norm in trained_norms(model)), with_kwargs=True):
         call(model.eval(), images)
     return found[0] if found else None
