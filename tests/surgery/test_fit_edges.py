@@ -43,11 +43,9 @@ def error(net, made, x):
     return float((found - wanted).square().mean() / wanted.var().clamp_min(1e-12))
 
 
-@pytest.mark.parametrize(("outputs", "scale"), [(1, 1.0), (4, 400.0)])
-def test_a_separable_fit_keeps_its_maps_where_hardly_an_output_counts(outputs, scale):
-    net, x = small(outputs), images()
-    with torch.no_grad():
-        net[-1].weight.mul_(scale)
+def test_a_separable_fit_keeps_its_maps_where_no_output_counts():
+    """The divergence of a softmax over one class is 0, whatever the logit."""
+    net, x = small(outputs=1), images()
     made = surgery.convert(net, Architecture.of({"4.conv1": "separable(multiplier=2)"}), example=x[:1], calibration=[x])
     weights = [p.abs().mean() for p in made[4].conv1.parameters() if p.dim() > 1]
     assert min(weights) > 1e-3
