@@ -278,4 +278,5 @@ def _input_of(images: Tensor) -> InputSpec:
     """The input of images (N, C, *dims) that need no normalising."""
     size, channels = parse_size(tuple(images.shape[2:])), images.shape[1]
     assert size is not None
-    return InputSpec(size, channels, (0.0,) * channels, (1.0,) * channels, min(images.shape[2:]))
+    shorter = min(images.shape[2:]) if images.dim() > 3 else None
+    return InputSpec(size, channels, (0.0,) * channels, (1.0,) * channels, shorter)

@@ -15,6 +15,8 @@ from ghostsearch.graph.capture import tensors
 
 IMAGE_KEYS = ("image", "images", "x", "input", "inputs", "pixel_values", "data")
 """Entries of a batch that is a dict under which its images are found."""
+MOST_COLOURS = 4
+"""Channels that an image of a list may have; more are a batch of recordings."""
 BATCH = 64
 
 
@@ -137,7 +139,15 @@ def _inputs(batch: Any, example: Any) -> Any:
         inner = batch[0] if isinstance(batch[0], list | tuple | dict) else batch
         return tuple(inner[: len(example)]) if isinstance(inner, list | tuple) else inner
     listed = isinstance(batch, list) and all(isinstance(x, Tensor) and x.dim() == 3 for x in batch)
-    return batch if listed else _inputs(batch[0], example) if isinstance(batch[0], np.ndarray) else batch[0]
+    # A batch of recordings (N, C, L) has as many sides as an image (C, H, W).
+    recordings = example.dim() == 3 if isinstance(example, Tensor) else listed and batch[0].shape[0] > MOST_COLOURS
+    return (
+        batch
+        if listed and not recordings
+        else _inputs(batch[0], example)
+        if isinstance(batch[0], np.ndarray)
+        else batch[0]
+    )
 
 
 def _require_alike(images: Any, example: Any) -> None:

@@ -287,7 +287,7 @@ def _in_parts(batches: Sequence[Any], settings: FitSettings, share: int, layout:
 
     if read is None:
         parts = (p for b in batches for p in (b.split(_together(b[0])) if isinstance(b, Tensor) else [b]))
-        return [made(p) if isinstance(p, Tensor) else moved(p, str(device)) for p in parts]
+        return [made(p) if isinstance(p, Tensor) else moved(p, str(device), torch.float32) for p in parts]
     if not read:
         return ()
     size = _together(read.at(read.positions[0][:1]))

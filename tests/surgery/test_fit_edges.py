@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
-from ghostsearch import Architecture, convert, find_sites, measure_cost
+from ghostsearch import Architecture, convert, find_sites, measure_cost, save
 from ghostsearch.graph.capture import copied
 from ghostsearch.measure.cost_table import CostTable
 from ghostsearch.surgery import convert as surgery
@@ -136,3 +137,32 @@ def test_a_prelus_single_slope_is_counted_at_every_width():
     anatomy = find_sites(net, x)
     made = surgery.convert(net, half, example=x)
     assert CostTable(net, x, anatomy).predict(half).params == measure_cost(made, x).params
+
+
+@pytest.mark.parametrize(
+    "loaded", [TensorDataset, lambda x: DataLoader(TensorDataset(x), 16), lambda x: DataLoader(TensorDataset(x, x), 16)]
+)
+def test_recordings_of_a_data_set_are_no_list_of_images(loaded, tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(1, 16, 5, padding=2), nn.ReLU(), nn.Conv1d(16, 1, 5, padding=2)).eval()
+    x = torch.randn(32, 1, 5000)
+    architecture = Architecture.of({"0": "lowrank(rank=0.5)"})
+    made = surgery.convert(net, architecture, example=x[:1], calibration=loaded(x))
+    assert made(x[:2]).shape == net(x[:2]).shape
+    assert save(convert(net, architecture, x[:4]), tmp_path / "kept").is_dir()
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 16, 3), nn.Conv2d(1, 16, 3)
+
+    def forward(self, x, depth):
+        return (self.one(x) + self.two(depth)).mean((2, 3))
+
+
+def test_several_inputs_may_be_in_double_precision():
+    torch.manual_seed(0)
+    net, x, depth = Pair().eval().double(), images().double(), torch.randn(32, 1, 8, 8).double()
+    made = surgery.convert(net, Architecture.of({"one": GHOST}), example=(x[:1], depth[:1]), calibration=[(x, depth)])
+    assert made(x, depth).dtype == torch.float64
