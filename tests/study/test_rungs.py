@@ -73,18 +73,18 @@ def test_the_baseline_and_what_did_not_complete_are_on_no_front(plan):
     assert plan.front([record("baseline", 1.0, 5), failed, record("a", 0.5, 20)]) == [record("a", 0.5, 20)]
 
 
-def test_an_interrupted_search_recommends_of_its_last_rung_alone():
+def test_an_interrupted_search_recommends_of_its_last_rung_alone(tmp_path):
     """What no epoch has changed yet scores more, which says nothing about what it scores after one."""
     records = [record("baseline", 1.0, 100), record("t", 0.6, 50, 0.95), record("w", 0.99, 40)]
     plan = Plan(SimpleNamespace(setup=SimpleNamespace(config=RunConfig())), None, AXES, None, ())
-    found = make_outcome(plan, records, SimpleNamespace(interrupted=lambda: True))
+    found = make_outcome(plan, records, SimpleNamespace(interrupted=lambda: True, folder=tmp_path))
     assert ([r.digest for r in found.front], found.chosen) == (["t"], "t")
     strict = Plan(SimpleNamespace(setup=SimpleNamespace(config=RunConfig(max_drop="1%"))), None, AXES, None, ())
-    found = make_outcome(strict, records, SimpleNamespace(interrupted=lambda: True))
+    found = make_outcome(strict, records, SimpleNamespace(interrupted=lambda: True, folder=tmp_path))
     assert found.chosen == "", "five points below the baseline"
 
 
-def test_what_may_break_a_limit_can_become_a_finalist_and_is_on_no_front_as_it_stands():
+def test_what_may_break_a_limit_can_become_a_finalist_and_is_on_no_front_as_it_stands(tmp_path):
     """Its interval reaches under the limit: measured again it may keep it. What surely breaks it has no seat."""
     axes = (*AXES, Axis.of_latency("x", limit=0.6, relative=True, baseline=1.0))
 
@@ -98,5 +98,5 @@ def test_what_may_break_a_limit_can_become_a_finalist_and_is_on_no_front_as_it_s
                timed("within", 0.7, 0.56, 0.62)]  # fmt: skip
     plan = Plan(SimpleNamespace(setup=SimpleNamespace(config=RunConfig())), None, axes, None, ())
     assert {r.digest for r in choose_finalists(plan, records, 9)} == {"perhaps", "within"}
-    found = make_outcome(plan, records, SimpleNamespace(interrupted=lambda: True))
+    found = make_outcome(plan, records, SimpleNamespace(interrupted=lambda: True, folder=tmp_path))
     assert ([r.digest for r in found.front], found.chosen) == (["within"], "within")
