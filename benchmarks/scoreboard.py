@@ -219,9 +219,10 @@ def inheritance(directory: Path, page: str) -> Iterator[Row]:
 def tool_speed(directory: Path, page: str) -> Iterator[Row]:
     """CPU seconds to a first model and to a front, beside each tool that was run."""
     for network, rows in table(directory, page).groupby("network", sort=False):
-        scored = rows[rows["top-1 %"] != ""] if "top-1 %" in rows else rows[:0]
-        scored = scored.assign(**{"top-1": scored.get("top-1 %", pd.Series(dtype=str)).astype(float)})
-        for budget, some in scored.groupby(scored.model.str.extract(r"(\d+) %")[0] if len(scored) else [], sort=False):
+        # Of random weights, and where a tool was stopped, there is no accuracy.
+        scored = rows[rows["top-1 %"] != ""]
+        scored = scored.assign(**{"top-1": scored["top-1 %"].astype(float)})
+        for budget, some in scored.groupby(scored.model.str.extract(r"(\d+) %", expand=False), sort=False):
             mine, other = some[some.tool == "ghostsearch"], some[some.tool != "ghostsearch"]
             yield _duel(str(network), f"{budget} % of the MACs, no label", _best(mine), _best(other), PHOTOGRAPHS)
         spent = rows.assign(seconds=rows["CPU s so far"].astype(float)).groupby("tool").seconds.agg(["min", "max"])

@@ -136,11 +136,10 @@ def main() -> None:
     model = network(args.network, read_images(args.data / "calibration")[0])
     setup = open_sample(args.data, "fine", model=model)
     setup = replace(setup, space=preset(WIDTHS["lite0"]).resolve(setup.anatomy))
+    makes = {OURS: ours, THEIRS: theirs, FASTNAS: partial(fastnas, limit_s=args.fastnas_limit)}
     for tool in args.tools:
         if tool not in known:
-            limited = partial(fastnas, limit_s=args.fastnas_limit)
-            made = {THEIRS: theirs, OURS: ours, FASTNAS: limited}[tool](setup, args.budgets)
-            for row in list(measure(setup, made, args.network.startswith("efficientnet"))):
+            for row in list(measure(setup, makes[tool](setup, args.budgets), args.network.startswith("efficientnet"))):
                 append_row(file, {"network": args.network, "tool": tool, **row})
                 print(row, flush=True)
     publish(page(args, [r for r in read_rows(file) if r["network"] == args.network]), args.out)

@@ -141,13 +141,9 @@ def _inputs(batch: Any, example: Any) -> Any:
     listed = isinstance(batch, list) and all(isinstance(x, Tensor) and x.dim() == 3 for x in batch)
     # A batch of recordings (N, C, L) has as many sides as an image (C, H, W).
     recordings = example.dim() == 3 if isinstance(example, Tensor) else listed and batch[0].shape[0] > MOST_COLOURS
-    return (
-        batch
-        if listed and not recordings
-        else _inputs(batch[0], example)
-        if isinstance(batch[0], np.ndarray)
-        else batch[0]
-    )
+    if listed and not recordings:
+        return batch
+    return _inputs(batch[0], example) if isinstance(batch[0], np.ndarray) else batch[0]
 
 
 def _require_alike(images: Any, example: Any) -> None:

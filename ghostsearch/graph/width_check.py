@@ -169,7 +169,7 @@ def _noise(example: Any) -> Any:
     if isinstance(example, dict):
         return {key: _noise(item) for key, item in example.items()}
     if isinstance(example, list):
-        return [torch.rand(x.shape) if isinstance(x, Tensor) else x for x in example]
+        return [torch.rand(x.shape, dtype=torch.float32) if isinstance(x, Tensor) else x for x in example]
     if isinstance(example, tuple):
         return tuple(_noise(item) for item in example)
     return example

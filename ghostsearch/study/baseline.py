@@ -21,7 +21,7 @@ from ghostsearch.measure.onnx_graph.quantize import float_nodes
 from ghostsearch.records import Axis, Latency
 from ghostsearch.shown import Progress
 from ghostsearch.space.architecture import Architecture, SearchSpace
-from ghostsearch.study.budget import check_budget
+from ghostsearch.study.budget import COSTS, check_budget
 from ghostsearch.study.config import AXES, FREE, RunConfig
 from ghostsearch.study.directory import (
     BASELINE_TRAINING,
@@ -83,7 +83,7 @@ class Baseline:
     @property
     def resource_names(self) -> tuple[str, ...]:
         """What the integer program can bound: params, MACs, and the latency on each device with a table."""
-        return ("params", "macs", *(axis.name for axis in self.axes if axis.device in self.tables))
+        return (*COSTS, *(axis.name for axis in self.axes if axis.device in self.tables))
 
     def resources(self, space: SearchSpace) -> Additive:
         """The `resource_names` of a space's architectures: exact counts, and predicted latencies in seconds."""

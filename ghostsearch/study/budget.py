@@ -14,7 +14,7 @@ from ghostsearch.study.program import Problem, Program, exclusions
 from ghostsearch.study.setup import Setup
 
 COSTS = ("params", "macs")
-"""What `CostTable.predict_codes` counts first."""
+"""What `CostTable.predict_codes` counts first, and the integer program bounds exactly."""
 MIXES = 16
 """Architectures drawn at random that are built to find the least peak memory."""
 
@@ -29,11 +29,7 @@ def check_budget(setup: Setup, space: SearchSpace) -> None:
             continue
         memory = limit.axis == "memory"
         column = "peak_memory_bytes" if memory else limit.axis
-        least = (
-            least_memory(setup, space)
-            if memory
-            else int(getattr(setup.cost(cheapest(setup, space, limit.axis)), limit.axis))
-        )
+        least = least_memory(setup, space) if memory else smallest(setup, space, limit.axis)
         baseline = getattr(setup.baseline_cost, column)
         if least > limit.absolute(baseline):
             share, figure = -(-least * 1000 // baseline) / 10, Axis.of_cost(column)

@@ -15,7 +15,7 @@ from ghostsearch.study.int8_layers import TIMING_SHARE, judged_layers
 from ghostsearch.study.kept import MODELS, RECORD, forget_dominated, save_model
 from ghostsearch.study.ledger import Ledger, Proposal
 from ghostsearch.study.plan import Plan
-from ghostsearch.study.recommendation import BASELINE
+from ghostsearch.study.recommendation import BASELINE, BASELINES
 from ghostsearch.study.rungs import stops
 from ghostsearch.study.trial import Trial, run_trial
 from ghostsearch.study.watch import Watch
@@ -76,12 +76,15 @@ def evaluate(plan: Plan, proposal: Proposal, records: Sequence[Record], folder: 
 
 def is_late(plan: Plan, records: Sequence[Record], watch: Watch, longest: float) -> bool:
     """Whether a trial of so many seconds would leave the final pass too little of the time budget."""
+    if plan.config.time_budget is None:
+        return False
     return watch.left_s() <= longest + final_s(plan, records, unfinished(plan, records, watch))
 
 
 def unfinished(plan: Plan, records: Sequence[Record], watch: Watch) -> int:
     """How many models the final pass may have to train: those that it finished before take no time."""
-    finished = sum((watch.folder / MODELS / r.digest / RECORD).is_file() for r in records if r.digest != BASELINE)
+    # By the models that are kept, of which there are few: this is asked before every trial.
+    finished = sum(f.parent.name not in BASELINES for f in (watch.folder / MODELS).glob(f"*/{RECORD}"))
     return max(0, min(plan.config.finalists, len(records)) - finished)
 
 

@@ -85,12 +85,12 @@ class ModelFit:
         changed = [*sites, *self.channels, *gone]
         order = [path for path in fit_order(self.places, changed) if path not in gone]
         # What changes without being fitted (a skipped branch, a layer called twice) changes what it reads.
-        reads_baseline = order and not gone and not self._without_place(changed)
-        self.first = order[0] if reads_baseline else None
+        without_place = self._without_place(changed)
+        self.first = order[0] if order and not gone and not without_place else None
         if self.settings.reach is not None:
             last = max((i for i, path in enumerate(order) if path in changed), default=-1)
             order = order[: last + 1 + self.settings.reach]
-        for path in self._without_place(changed):
+        for path in without_place:
             self.not_fitted[path] = "it is called several times, or not with one positional argument"
         key = key_of(self, architecture) if stopped else ""
         with torch.no_grad(), self._source(order) as gather:

@@ -64,7 +64,8 @@ def test_what_a_small_run_left_out_is_not_compared(tmp_path, variants):
 def test_of_a_stopped_tool_no_more_is_told_than_is_known(tmp_path):
     found = (("ghostsearch", 10.0, 70), ("ghostsearch", 50.0, 50), ("rival", 30.0, ""))
     rows = [
-        {"network": "toy", "tool": tool, "CPU s so far": seconds, "MACs %": share} for tool, seconds, share in found
+        {"network": "toy", "tool": tool, "model": "", "CPU s so far": seconds, "MACs %": share, "top-1 %": ""}
+        for tool, seconds, share in found
     ]
     write_page(make_page("tool_speed_toy", tables=[ResultTable("rows", rows)]), tmp_path)
     (line,) = [line for line in scoreboard(tmp_path) if "| toy |" in line]

@@ -71,11 +71,12 @@ class FloatFile:
         """
         if is_detector(model):
             return
-        module, few = copied(model).to("cpu", torch.float32).eval(), images[:COMPARED].cpu()
+        module, graph = copied(model).to("cpu", torch.float32).eval(), OnnxModule(self.graph)
+        few = images[:COMPARED].cpu()
         for batch in [few] if self.takes_batches else single_images([few]):
             with torch.no_grad():
                 wanted = list(tensors(module(batch)))
-            pairs = zip(tensors(OnnxModule(self.graph)(batch)), wanted, strict=True)
+            pairs = zip(tensors(graph(batch)), wanted, strict=True)
             floats = [(got, want) for got, want in pairs if want.is_floating_point()]
             require_agreement([x.numpy() for x, _ in floats], [y.numpy() for _, y in floats], GRAPH)
 
