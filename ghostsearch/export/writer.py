@@ -22,7 +22,7 @@ from ghostsearch.export.detector import compare_found, write_detector
 from ghostsearch.export.formats.base import Format, Runner
 from ghostsearch.export.formats.table import get_format
 from ghostsearch.files import atomic_path, cannot_write
-from ghostsearch.graph.capture import copied, tensors
+from ghostsearch.graph.capture import call, copied, tensors
 from ghostsearch.graph.detector import is_detector
 from ghostsearch.measure.agreement import require_agreement
 from ghostsearch.measure.cost import measure_cost
@@ -141,7 +141,7 @@ def _compare(run: Runner, module: nn.Module, model: LoadedModel, largest: int) -
     for batch in (1, 3) if largest > 1 else (1,):
         images = example_input(model.input, batch)
         with torch.no_grad():
-            wanted = [as_array(y) for y in tensors(module(images))]
+            wanted = [as_array(y) for y in tensors(call(module, images))]
         differs, own = require_agreement(run(images), wanted, "the file")
         difference, output = max(difference, differs), max(output, own)
     return difference, output

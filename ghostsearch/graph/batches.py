@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.graph.capture import tensors
+from ghostsearch.graph.capture import is_image_list, like, tensors
 
 IMAGE_KEYS = ("image", "images", "x", "input", "inputs", "pixel_values", "data")
 """Entries of a batch that is a dict under which its images are found."""
@@ -134,10 +134,13 @@ def _inputs(batch: Any, example: Any) -> Any:
         return batch if key is None else _inputs(batch[key], example)
     if not isinstance(batch, list | tuple) or not batch:
         return batch
-    if isinstance(example, tuple) and len(batch) >= len(example) > 1:
+    several = isinstance(example, tuple) and len(example) > 1
+    if several or (isinstance(example, list) and not is_image_list(example)):
         # ((first, second), target), or the inputs themselves; collated, a tuple has become a list.
-        inner = batch[0] if isinstance(batch[0], list | tuple | dict) else batch
-        return tuple(inner[: len(example)]) if isinstance(inner, list | tuple) else inner
+        nested = isinstance(batch[0], list | tuple | dict) and not _in_form_of(batch[0], example[0])
+        inner = batch[0] if nested else batch
+        enough = isinstance(inner, list | tuple) and len(inner) >= len(example)
+        return like(example, list(inner[: len(example)])) if enough else inner
     listed = isinstance(batch, list) and all(isinstance(x, Tensor) and x.dim() == 3 for x in batch)
     # A batch of recordings (N, C, L) has as many sides as an image (C, H, W).
     recordings = example.dim() == 3 if isinstance(example, Tensor) else listed and batch[0].shape[0] > MOST_COLOURS
@@ -146,10 +149,20 @@ def _inputs(batch: Any, example: Any) -> Any:
     return _inputs(batch[0], example) if isinstance(batch[0], np.ndarray) else batch[0]
 
 
+def _in_form_of(value: Any, example: Any) -> bool:
+    """Whether tensors stand in a value's lists, tuples and dicts as in an example's."""
+    if isinstance(example, Mapping):
+        return isinstance(value, Mapping) and all(k in value and _in_form_of(value[k], x) for k, x in example.items())
+    if isinstance(example, list | tuple):
+        ours = isinstance(value, list | tuple) and len(value) == len(example)
+        return ours and all(map(_in_form_of, value, example))
+    return not isinstance(value, list | tuple | Mapping)
+
+
 def _require_alike(images: Any, example: Any) -> None:
     """Raises GhostsearchError unless inputs have as many tensors as the example, alike in channels and kind."""
     found, wanted = list(tensors(images)), list(tensors(example))
-    listed = isinstance(example, list)
+    listed = is_image_list(example)
     shown = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in found[:4]) or (
         f"of type {type(images).__name__}"
     )

@@ -26,6 +26,11 @@ HOOKS = (
 
 
 def call(model: nn.Module, example: Any) -> Any:
+    """The model's forward on a copy of an example, which a forward that normalises in place would overwrite."""
+    return call_itself(model, mapped(example, torch.clone))
+
+
+def call_itself(model: nn.Module, example: Any) -> Any:
     """The model's forward on an example: a tuple is positional arguments, a dict keywords, all else one argument."""
     if isinstance(example, tuple):
         return model(*example)
@@ -96,7 +101,7 @@ def memory_order(
 
     Found by a forward in eval mode of the example's first two images; the models are left as they are.
     """
-    listed = isinstance(example, list)
+    listed = is_image_list(example)
     example, images = (example[:2], 0) if listed else (example, batch_size(example))
 
     def few(x: Tensor) -> Tensor:
@@ -150,9 +155,14 @@ def output_channels(layer: Any) -> int:
     return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
 
 
+def is_image_list(example: Any) -> bool:
+    """Whether an example is a list of single images (C, *dims), as a detector takes them, and not of whole batches."""
+    return isinstance(example, list) and all(isinstance(x, Tensor) and x.dim() < 4 for x in example)
+
+
 def batch_size(example: Any) -> int:
     """Images in an example: the first dimension of its first tensor, or the length of a list of images."""
-    if isinstance(example, list):
+    if is_image_list(example):
         return max(1, len(example))
     first = next(tensors(example), None)
     return int(first.shape[0]) if first is not None and first.dim() > 1 else 1

@@ -77,6 +77,8 @@ def _plan(model: nn.Module, graph: Any) -> WidthPlan:
         divisions = _divisions(model, found, channels)
         if not fixed and channels % divisions:
             fixed = "grouped convolutions on it divide its channels differently"
+        elif not fixed and divisions == channels > 1:
+            fixed = "the groups of a layer that reads or makes them hold one channel each, which none can lose"
         seen.update(members)
         groups.append(Group(path, channels, members, fixed, divisions))
         edits[path] = tuple(found)

@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ghostsearch.errors import text_of
-from ghostsearch.graph.capture import call, copied, light_copy, moved, tensors
+from ghostsearch.graph.capture import call, copied, is_image_list, light_copy, like, moved, tensors
 from ghostsearch.graph.cut import cut_channels
 from ghostsearch.graph.plan import OUTPUT, Edit, WidthPlan, best_channels
 
@@ -168,8 +168,8 @@ def _noise(example: Any) -> Any:
         return torch.randn(shape, dtype=torch.float32)
     if isinstance(example, dict):
         return {key: _noise(item) for key, item in example.items()}
-    if isinstance(example, list):
+    if is_image_list(example):
         return [torch.rand(x.shape, dtype=torch.float32) if isinstance(x, Tensor) else x for x in example]
-    if isinstance(example, tuple):
-        return tuple(_noise(item) for item in example)
+    if isinstance(example, list | tuple):
+        return like(example, [_noise(item) for item in example])
     return example

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ghostsearch.errors import GhostsearchError
-from ghostsearch.graph.capture import call, mapped, tensors
+from ghostsearch.graph.capture import call_itself, is_image_list, like, mapped, tensors
 
 
 class Flat(nn.Module):
@@ -26,7 +26,7 @@ class Flat(nn.Module):
 
     def forward(self, *flat: Tensor) -> tuple[Tensor, ...]:
         values = iter(flat)
-        return tuple(tensors(call(self.ghostsearched, mapped(self.structure[0], lambda _: next(values)))))
+        return tuple(tensors(call_itself(self.ghostsearched, mapped(self.structure[0], lambda _: next(values)))))
 
 
 def flat_inputs(example: Any) -> tuple[Tensor, ...]:
@@ -48,7 +48,7 @@ def batched(example: Any, batch: int) -> Any:
     """
     if batch < 1:
         raise GhostsearchError(f"batch must be at least 1, got {batch}; try batch=1")
-    if isinstance(example, list):
+    if is_image_list(example):
         return [example[0]] * batch
     if isinstance(example, Tensor):
         if example.dim() < 2:
@@ -56,6 +56,6 @@ def batched(example: Any, batch: int) -> Any:
         return example[:1].expand(batch, *example.shape[1:]).clone(memory_format=torch.contiguous_format)
     if isinstance(example, dict):
         return {key: batched(item, batch) for key, item in example.items()}
-    if isinstance(example, tuple):
-        return tuple(batched(item, batch) for item in example)
+    if isinstance(example, list | tuple):
+        return like(example, [batched(item, batch) for item in example])
     return example

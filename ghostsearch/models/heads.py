@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ghostsearch.blocks.own_conv import resized
 from ghostsearch.errors import GhostsearchError, in_a_line
 from ghostsearch.graph.capture import output_channels, tensors
+from ghostsearch.graph.exchange import exchange
 
 
 def set_classes(module: nn.Module, classes: int, example: Tensor) -> None:
@@ -27,8 +28,8 @@ def set_classes(module: nn.Module, classes: int, example: Tensor) -> None:
         raise GhostsearchError("--classes: the model has no linear layer or convolution at its end to adapt")
     before = output_channels(module.get_submodule(ends[0]))
     heads = [path for path in dict.fromkeys(ends) if output_channels(module.get_submodule(path)) == before != classes]
-    for path in heads:
-        module.set_submodule(path, _resized(module.get_submodule(path), classes))
+    old = [module.get_submodule(path) for path in heads]
+    exchange(module, {id(layer): _resized(layer, classes) for layer in old})
     _run(module, example, f" once {', '.join(heads)} {'have' if len(heads) > 1 else 'has'} {classes} outputs")
 
 

@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ghostsearch.blocks.base import CONVS, place
 from ghostsearch.errors import GhostsearchError
+from ghostsearch.graph.exchange import exchange
 from ghostsearch.space.architecture import Anatomy, Architecture, Branch
 from ghostsearch.space.choice import Drop, Skip
 
@@ -63,32 +64,36 @@ def drop_branches(model: nn.Module, branches: Iterable[Branch]) -> None:
     The new convolution starts at zero and the BatchNorm behind it at mean zero, so that the branch gives its mean until
     it is fitted. Modules keep their paths, so a graph traced before still runs.
     """
+    others: dict[int, nn.Module] = {}
     for branch in branches:
-        conv: Any = model.get_submodule(branch.end)
         for path in branch.inside:
             old = model.get_submodule(path)
             weighted = isinstance(old, _ConvNd | nn.Linear)
             gate = Open(before_sigmoid=weighted) if path in branch.gates else nn.Identity()
-            model.set_submodule(path, gate.train(old.training))
+            others[id(old)] = gate.train(old.training)
+        conv: Any = model.get_submodule(branch.end)
+        norm: Any = model.get_submodule(branch.norm) if branch.norm else None
         if branch.skipped:
-            for path in filter(None, (branch.end, branch.norm)):
-                nothing = Nothing() if path == branch.end else nn.Identity()
-                model.set_submodule(path, nothing.train(model.get_submodule(path).training))
-            continue
-        affine = CONVS[conv.weight.dim() - 2](
-            conv.out_channels, conv.out_channels, 1, groups=conv.out_channels, bias=conv.bias is not None, **place(conv)
-        ).train(conv.training)
-        with torch.no_grad():
-            affine.weight.zero_()
-            if conv.bias is not None:
-                assert affine.bias is not None
-                affine.bias.copy_(conv.bias)
-            if branch.norm:
-                statistics: Any = model.get_submodule(branch.norm)
-                if statistics.running_mean is not None:
-                    statistics.running_mean.zero_()
-                    if affine.bias is not None:
-                        affine.bias.zero_()
-        if not conv.weight.requires_grad:
-            affine.requires_grad_(False)
-        model.set_submodule(branch.end, affine)
+            others[id(conv)] = Nothing().train(conv.training)
+            if norm is not None:
+                others[id(norm)] = nn.Identity().train(norm.training)
+        else:
+            others[id(conv)] = _affine(conv, norm)
+    exchange(model, others)
+
+
+def _affine(conv: Any, norm: Any) -> nn.Module:
+    """What a dropped branch ends with in the place of a convolution; a BatchNorm behind it forgets its mean."""
+    affine = CONVS[conv.weight.dim() - 2](
+        conv.out_channels, conv.out_channels, 1, groups=conv.out_channels, bias=conv.bias is not None, **place(conv)
+    ).train(conv.training)
+    with torch.no_grad():
+        affine.weight.zero_()
+        if conv.bias is not None:
+            assert affine.bias is not None
+            affine.bias.copy_(conv.bias)
+        if norm is not None and norm.running_mean is not None:
+            norm.running_mean.zero_()
+            if affine.bias is not None:
+                affine.bias.zero_()
+    return affine if conv.weight.requires_grad else affine.requires_grad_(False)

@@ -16,7 +16,7 @@ from ghostsearch.errors import GhostsearchError
 from ghostsearch.fits.sampled_rows import per_dimension
 from ghostsearch.graph.branches import find_branches
 from ghostsearch.graph.calls import trace_calls
-from ghostsearch.graph.capture import HOOKS, Shape, batch_size, copied, tensors, unwrapped
+from ghostsearch.graph.capture import HOOKS, Shape, batch_size, copied, is_image_list, tensors, unwrapped
 from ghostsearch.graph.flow import overwrites_what_is_read, trace_graph
 from ghostsearch.graph.widths import find_groups
 from ghostsearch.space.architecture import Anatomy, Branch, Site, Skipped, nearest_names
@@ -171,7 +171,7 @@ def _placement(module: Any, calls: Calls, include_first: bool, large: bool, imag
 
 def _image_channels(example: Any) -> set[int]:
     """Channels of the example's images, single ones (C, H, W) in a list or batches."""
-    single = isinstance(example, list)
+    single = is_image_list(example)
     return {t.shape[0 if single else 1] for t in tensors(example) if t.dim() > 2}
 
 

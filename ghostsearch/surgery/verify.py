@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ghostsearch.blocks.table import BLOCKS
 from ghostsearch.errors import GhostsearchError, failure_kind, in_a_line
-from ghostsearch.graph.capture import HOOKS, batch_size, copied, light_copy, moved
+from ghostsearch.graph.capture import HOOKS, batch_size, copied, is_image_list, light_copy, moved
 from ghostsearch.graph.detector import compared_outputs, is_detector
 from ghostsearch.graph.widths import width_plan
 from ghostsearch.space.architecture import Anatomy, Architecture
@@ -165,7 +165,7 @@ def _run(model: nn.Module, example: Any, paths: tuple[str, ...]) -> Run:
 
     flops = FlopCounterMode(display=False)
     outputs = _outputs(model, example, {path: counting(path) for path in paths}, flops)
-    found = is_detector(model) or isinstance(example, list)
+    found = is_detector(model) or is_image_list(example)
     return Run(outputs, calls, flops.get_total_flops() // 2, found)
 
 

@@ -9,6 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.graph.batches import image_batches
+from ghostsearch.graph.capture import tensors
+from ghostsearch.measure.inputs import batched
 
 X, Y = torch.rand(4, 3, 8, 8), torch.arange(4)
 DEPTH = torch.rand(4, 1, 8, 8)
@@ -51,6 +53,29 @@ def test_two_inputs_by_name(batch):
     (images,) = image_batches([batch], {"left": X[:1], "depth": DEPTH[:1]})
     assert set(images) == {"left", "depth"}
     assert images["left"] is X
+
+
+@pytest.mark.parametrize("target", [(), (Y,)])
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_maps_of_several_sizes_in_a_list(kind, target):
+    small = X[:, :, ::2, ::2]
+    example, inputs = (kind([X[:1], small[:1]]), DEPTH[:1]), (kind([X, small]), DEPTH)
+    for batch in ((*inputs, *target), (inputs, *target) if target else inputs):
+        (images,) = image_batches([batch], example)
+        assert isinstance(images, tuple)
+        assert isinstance(images[0], kind)
+        assert [t.shape for t in tensors(images)] == [X.shape, small.shape, DEPTH.shape]
+    assert [t.shape for t in tensors(batched(example, 2))] == [t[:2].shape for t in tensors(inputs)]
+
+
+@pytest.mark.parametrize("batch", [[X, DEPTH], ([X, DEPTH], Y), [[X, DEPTH], Y]])
+def test_a_list_of_batches_is_no_list_of_images(batch):
+    example = [X[:1], DEPTH[:1]]
+    (inputs,) = image_batches([batch], example)
+    assert isinstance(inputs, list)
+    assert torch.equal(inputs[0], X)
+    assert torch.equal(inputs[1], DEPTH)
+    assert [t.shape for t in batched(example, 2)] == [X[:2].shape, DEPTH[:2].shape]
 
 
 @pytest.mark.parametrize(

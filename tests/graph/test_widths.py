@@ -355,3 +355,10 @@ def test_a_plan_is_made_again_when_a_layer_without_parameters_is_exchanged():
     assert width_plan(net, x).group("0").channels == 16
     net[1] = Flip()
     assert any(g.fixed for g in width_plan(net, x).groups if g.name == "0")
+
+
+def test_groups_of_one_channel_cannot_lose_any():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3, groups=8), nn.Conv2d(16, 4, 1))
+    groups, _ = groups_of(model)
+    assert "hold one channel each" in groups["0"].fixed
+    assert not groups["2"].fixed

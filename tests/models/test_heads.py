@@ -32,6 +32,16 @@ class Averaged(Net):
         return both if self.training else sum(both) / 2
 
 
+class Named(Net):
+    """The classifier has two names, of which the forward takes the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = self.head
+        del self.head
+        self.fc, self.head = self.classifier, self.classifier
+
+
 class Embedding(Net):
     """Gives what the classifier reads, too."""
 
@@ -81,6 +91,7 @@ class Maps(Net):
     [
         (Net, [7], [7]),
         (Averaged, [7, 7], [7]),
+        (Named, [7], [7]),
         (Embedding, [8, 7], [8, 7]),
         (Watched, [7], [7]),
         (Reconstructing, [7, 32], [7, 32]),

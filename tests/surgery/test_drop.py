@@ -143,3 +143,29 @@ def test_a_space_offers_drop_where_branches_end(known):
     assert made == Architecture.of({end: "drop"})
     rules = [rule for rule in exclusions(space) if list(space.sites)[rule.variable] == end]
     assert [space.sites[end][rule.option] for rule in rules] == ["drop", "skip"]
+
+
+class Twice(nn.Module):
+    """A branch whose layers are registered under two names. x: (N, 3, H, W) -> (N, 4, H, W)"""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+        self.alias = self.body
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        return self.head(torch.relu(x + self.alias(x)))
+
+
+@pytest.mark.parametrize("choice", ["drop", "skip"])
+def test_a_branch_goes_under_every_name_of_its_layers(choice):
+    net, x = Twice(), torch.randn(8, 3, 8, 8)
+    (branch,) = find_sites(net, x[:1]).branches
+    made = convert(net, Architecture.of({branch.end: choice}), example=x[:1], calibration=[x])
+    assert made.body[0] is made.alias[0]
+    assert [type(m) for m in made.body] == [type(m) for m in made.alias]
+    if choice == "skip":
+        with torch.no_grad():
+            assert torch.allclose(made(x), made.head(torch.relu(made.stem(x))))

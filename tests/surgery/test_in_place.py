@@ -117,3 +117,29 @@ def test_a_shortcut_that_an_activation_in_place_changes_keeps_its_branch():
     x = torch.randn(2, 3, 8, 8)
     assert [b.end for b in droppable_branches(Preactivated(False).eval(), x)] == ["conv"]
     assert not droppable_branches(Preactivated(True).eval(), x)
+
+
+class Normalising(nn.Module):
+    """A forward that normalises the caller's own images. x: (N, 3, H, W) -> (N, 4)"""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x.sub_(0.5).div_(0.25)
+        return self.head(F.relu(self.b(F.relu(self.a(x)))).mean((2, 3)))
+
+
+def test_a_forward_that_overwrites_its_images_overwrites_copies():
+    torch.manual_seed(0)
+    model = Normalising().eval()
+    images, example = torch.rand(32, 3, 16, 16), torch.rand(1, 3, 16, 16)
+    given = images.clone(), example.clone()
+    made = convert(model, Architecture.of({"b": "ghost(ratio=2, kernel=3)"}), example=example, calibration=[images])
+    assert torch.equal(images, given[0])
+    assert torch.equal(example, given[1])
+    with torch.no_grad():
+        wanted, found = model(images.clone()), made(images.clone())
+    assert (wanted - found).square().mean() < 0.01 * wanted.var()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from ghostsearch.export.formats.base import Format, Runner
-from ghostsearch.graph.capture import tensors
+from ghostsearch.graph.capture import call, tensors
 from ghostsearch.measure.devices.base import quiet_exporter
 from ghostsearch.measure.devices.torch_cpu import as_array
 
@@ -34,6 +34,6 @@ class TorchExport(Format):
 
         def run(images: Tensor) -> tuple[np.ndarray, ...]:
             with torch.no_grad():
-                return tuple(as_array(y) for y in tensors(module(images)))
+                return tuple(as_array(y) for y in tensors(call(module, images)))
 
         return run

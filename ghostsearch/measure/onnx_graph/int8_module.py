@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ghostsearch.graph.capture import copied, tensors
+from ghostsearch.graph.capture import call, copied, tensors
 from ghostsearch.graph.detector import is_detector
 from ghostsearch.measure.agreement import require_agreement
 from ghostsearch.measure.inputs import batched, flat_inputs
@@ -75,7 +75,7 @@ class FloatFile:
         few = images[:COMPARED].cpu()
         for batch in [few] if self.takes_batches else single_images([few]):
             with torch.no_grad():
-                wanted = list(tensors(module(batch)))
+                wanted = list(tensors(call(module, batch)))
             pairs = zip(tensors(graph(batch)), wanted, strict=True)
             floats = [(got, want) for got, want in pairs if want.is_floating_point()]
             require_agreement([x.numpy() for x, _ in floats], [y.numpy() for _, y in floats], GRAPH)
@@ -89,7 +89,7 @@ class FloatFile:
 def _gives_shapes_of(module: nn.Module, graph: bytes, images: Tensor) -> bool:
     """Whether a graph gives the module's shapes on a batch that it was not traced with."""
     with torch.no_grad():
-        wanted = [y.shape for y in tensors(module(images))]
+        wanted = [y.shape for y in tensors(call(module, images))]
     return [y.shape for y in tensors(OnnxModule(graph)(images))] == wanted
 
 
