@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -69,8 +70,10 @@ class Options(Frozen):
     model_config = ConfigDict(validate_default=True, allow_inf_nan=False)
 
     def __init__(self, /, **values: Any) -> None:
+        # Python's callers write paths as paths; a file of options and the command line know text alone.
+        told = {name: str(value) if isinstance(value, PurePath) else value for name, value in values.items()}
         try:
-            super().__init__(**values)
+            super().__init__(**told)
         except ValidationError as error:
             raise OptionError(error) from None
 

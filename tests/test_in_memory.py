@@ -130,3 +130,23 @@ def test_compress_to_a_latency_is_one_call():
         ghostsearch.compress(net, images, max_latency="1%", **options)
     with pytest.raises(GhostsearchError, match="at least 8"):
         ghostsearch.compress(net, IMAGES[:4], max_macs="70%")
+
+
+def test_a_network_of_volumes_goes_the_whole_way(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv3d(1, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU(), nn.Conv3d(8, 16, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(16, 2),
+    ).eval()  # fmt: skip
+    labels = torch.arange(96) % 2
+    volumes = torch.randn(96, 1, 6, 5, 4) * (1 + labels.view(-1, 1, 1, 1, 1))
+    splits = [(volumes[part], labels[part]) for part in (slice(0, 64), slice(64, 80), slice(80, 96))]
+    study = ghostsearch.search(
+        model=net, data=tuple(splits), trials=3, epochs=1, final_epochs=1, max_macs="90%", out=tmp_path / "run", **QUICK
+    )
+    found = next(digest for digest in study.front if digest != "baseline")
+    made = ghostsearch.load(tmp_path / "run" / "models" / found, model=net)
+    assert made(volumes).shape == (96, 2)
+    assert ghostsearch.measure_cost(made, volumes[:1]).macs <= 0.9 * ghostsearch.measure_cost(net, volumes[:1]).macs
+    ghosts = ghostsearch.convert(net, "ghost(ratio=2, kernel=3)", volumes)
+    assert ghostsearch.export_model(ghosts, tmp_path / "ghosts.onnx", volumes).max_difference < 1e-4

@@ -128,6 +128,13 @@ def in_order(x: Any, order: torch.memory_format) -> Any:
     return x.view(-1).view(x.shape) if order == torch.contiguous_format else x
 
 
+def to_order(model: nn.Module, order: torch.memory_format) -> None:
+    """Put a model's weights of images (4-D) in a memory order, in place; those of volumes (5-D) have none of these."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.to(memory_format=order)
+
+
 def unwrapped(model: Any) -> nn.Module:
     """The model without `torch.compile`'s wrappers: itself where it has none, a copy that shares its data where a part
     is wrapped. Raises GhostsearchError for what is no module, or a program in which no layers are left.

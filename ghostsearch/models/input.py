@@ -15,7 +15,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LARGEST_SIDE, LONGEST = 4096, 2**20
 
 Size = int | tuple[int, ...]
-"""Side of a square in pixels, (height, width) of a rectangle, or (length,) of a recording."""
+"""Side of a square in pixels, (height, width) of a rectangle, (length,) of a recording, (depth, height, width)."""
 
 CROP_FROM = 96
 """From this side on images are resized to 1/0.875 of it and centre-cropped, as for torchvision's weights."""
@@ -35,7 +35,7 @@ class InputSpec:
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """(height, width) in pixels, or (length,) of a recording."""
+        """(height, width) in pixels, (length,) of a recording, or (depth, height, width) of a volume."""
         return (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
 
     @property
@@ -56,7 +56,7 @@ class InputSpec:
 def parse_size(size: int | str | Sequence[int] | None) -> Size | None:
     """A size from `224`, `32x100` (height x width), a number or a pair; a pair of equal sides is a square.
 
-    A sequence of one number is the length of a recording.
+    A sequence of one number is the length of a recording, of three (depth, height, width) of a volume.
 
     Raises GhostsearchError for anything else, and for sides that are not from 1 to 4096 (a length: to 2²⁰).
     """
@@ -67,13 +67,14 @@ def parse_size(size: int | str | Sequence[int] | None) -> Size | None:
         numbers = tuple(int(side) for side in ([sides] if isinstance(sides, int) else sides))
     except (TypeError, ValueError):
         numbers = ()
-    recording = not isinstance(size, int | str) and len(numbers) == 1
-    largest = LONGEST if recording else LARGEST_SIDE
-    if len(numbers) not in (1, 2) or not all(1 <= side <= largest for side in numbers):
+    # What is no picture comes as an array alone, never as an option's text.
+    array = not isinstance(size, int | str) and len(numbers) in (1, 3)
+    largest = LONGEST if len(numbers) == 1 and array else LARGEST_SIDE
+    if not (array or len(numbers) in (1, 2)) or not all(1 <= side <= largest for side in numbers):
         raise GhostsearchError(
             f"size must be a side or HEIGHTxWIDTH, from 1 to {LARGEST_SIDE} pixels, such as 224 or 32x100; got {size!r}"
         )
-    return numbers if recording or len(set(numbers)) == 2 else numbers[0]
+    return numbers if array or len(set(numbers)) == 2 else numbers[0]
 
 
 def _as_size(value: Any) -> Any:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
 from ghostsearch.data.load import Data
 from ghostsearch.data.user_loaders import generators_of
 from ghostsearch.errors import GhostsearchError, TrainingError
-from ghostsearch.graph.capture import memory_order, moved
+from ghostsearch.graph.capture import memory_order, moved, to_order
 from ghostsearch.machine import memory_kept
 from ghostsearch.models.stored import read_checkpoint, write_checkpoint
 from ghostsearch.shown import Progress, quiet
@@ -135,7 +135,7 @@ class Training:
         self._fabric, device = fabric, fabric.device
         self._started = time.perf_counter()
         with memory_kept(), own_randomness(), placed(self.model, device), mode(self.model, training=True):
-            self.model.to(memory_format=torch.channels_last)
+            to_order(self.model, torch.channels_last)
             if self.recipe.ema and self.average is None:
                 self.average = moving_average(self.model, self.recipe.ema)
             wrapped, self._stepper = fabric.setup(self.model, self.optimizer)
@@ -148,7 +148,7 @@ class Training:
                     with placed(self.teacher, device), mode(self.teacher, training=False):
                         yield
             finally:
-                self.model.to(memory_format=torch.contiguous_format)
+                to_order(self.model, torch.contiguous_format)
 
     def epoch(self, progress: Progress | None = None, log: Callable[[str, float, int], None] | None = None) -> Epoch:
         """One pass over the training split, or what is left of the steps; seeded by the epoch's number alone.
@@ -185,7 +185,7 @@ class Training:
         models = [self._forward, *([] if self.teacher is None else [self.teacher])]
         order = memory_order(images, *models, forward=lambda model, x: self.task.forward(model, x, None))
         for model in (self.model, self.kept):
-            model.to(memory_format=order)
+            to_order(model, order)
         return order
 
     def score(self) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ghostsearch.graph.capture import copied, memory_order, moved
+from ghostsearch.graph.capture import copied, memory_order, moved, to_order
 from ghostsearch.measure.devices.base import Device, Prepared, refusals
 from ghostsearch.measure.inputs import Flat, flat_inputs
 from ghostsearch.measure.setting import Setting
@@ -73,9 +73,11 @@ def flat_copy(
     flat = Flat(copied(model), example).to(device, dtype).eval().requires_grad_(False)
     inputs = tuple(t.to(dtype) if t.is_floating_point() else t for t in flat_inputs(example))
     order = torch.channels_last if setting.channels_last else torch.contiguous_format
+    to_order(flat, order)
     if setting.channels_last:
-        order = memory_order(inputs, flat.to(memory_format=order))
-    return flat.to(memory_format=order), tuple(t.to(memory_format=order) if t.dim() == 4 else t for t in inputs)
+        order = memory_order(inputs, flat)
+        to_order(flat, order)
+    return flat, tuple(t.to(memory_format=order) if t.dim() == 4 else t for t in inputs)
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
