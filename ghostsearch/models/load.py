@@ -121,7 +121,7 @@ def load_model(
         module, native = builder(spec, name, classes, **adapted)
     if published and not is_detector(module):
         native = published.input
-    wanted = _wanted_input(native, size, mean, std, spec)
+    wanted = wanted_input(native, size, mean, std, spec)
     set_side(module, wanted.dims)
     fresh: tuple[str, ...] = ()
     if published:
@@ -147,12 +147,12 @@ def _published(source: str, name: str, weights: str) -> Published:
     )
 
 
-def _wanted_input(
+def wanted_input(
     native: InputSpec,
     size: int | str | Sequence[int] | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    spec: str,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    spec: str = "this model",
 ) -> InputSpec:
     """The native input with what the user asked for; a size of one's own is cropped by the usual rule."""
     changed = parse_size(size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from ghostsearch.measure.onnx_graph.file import check_device, example_of
 from ghostsearch.measure.onnx_graph.module import OnnxModule
 from ghostsearch.measure.setting import Setting
 from ghostsearch.measure.shares import shares_by_kind
-from ghostsearch.models.load import LoadedModel, known_models, load_model
+from ghostsearch.models.load import LoadedModel, known_models, load_model, wanted_input
 from ghostsearch.models.options import ModelOptions
 from ghostsearch.options import Frozen
 from ghostsearch.records import Cost, Latency
@@ -87,7 +88,7 @@ def compare_models(
     progress: Progress | None = None,
     mark_in: Path | None = None,
 ) -> list[ComparedModel]:
-    """Measure models beside the first one on one device, interleaved, all on images of the first one's size.
+    """Measure models beside the first one on one device, interleaved, all on images of one size, the first one's own.
 
     A name is what `load_model` knows, a bare torchvision or timm name, a directory that ghostsearch wrote, a study (its
     chosen model) or an ONNX file. The first model is timed against itself too: how far its ratio is from 1 is the
@@ -100,8 +101,8 @@ def compare_models(
     if len(set(names)) != len(names) or not names:
         raise GhostsearchError(f"compare takes one or more different models; got {', '.join(names) or 'none'}")
     loaded = {name: find_model(name, size, allow_code=allow_code) for name in names}
-    shape = loaded[names[0]].input
-    example = example_of(loaded[names[0]])
+    shape = wanted_input(loaded[names[0]].input, size)
+    example = example_of(replace(loaded[names[0]], input=shape))
     if isinstance(example, tuple):
         raise GhostsearchError(f"{names[0]} takes {len(example)} inputs; compare models of one image each")
     for name, model in loaded.items():

@@ -254,6 +254,7 @@ def test_what_adds_trials_to_a_study_names_the_directory_where_it_is(ghostsearch
         ("--max-drop 5: accuracy is a share; write 5%", ["--max-drop", "5"]),
         ("--trials: must be greater than or equal to 1, got 0", ["--trials", "0"]),
         ("sampler", ["--sampler", "oracle"]),
+        ("--trained-on is for --weights", ["--trained-on", "same"]),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(refused, tmp_path, told, arguments):

@@ -98,6 +98,9 @@ def test_a_directory_says_what_it_is_made_of_and_the_page_says_it(tmp_path) -> N
     text = (tmp_path / "compare.md").read_text()
     assert "1 × ghost(ratio=2, kernel=3), 1 × width(0.5)" in text
     assert with_prefix(rows[1].cost.macs) in text
+    larger = compare_models(names[::-1], device="torch:cpu", size=64, setting=Setting(time_limit=0.1))
+    assert [r.size for r in larger] == ["64×64", "64×64"]
+    assert larger[0].cost.macs > 3.9 * rows[1].cost.macs
 
 
 def test_a_directory_of_foreign_code_needs_leave(tmp_path, monkeypatch) -> None:
