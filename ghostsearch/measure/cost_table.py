@@ -255,7 +255,7 @@ def _layers(model: nn.Module, example: Any, anatomy: Anatomy) -> tuple[list[Matr
         ChannelLayer(Channels(total, terms), (each, 0, each * model.get_parameter(path).element_size()))
         for (path, side), terms in reached.items()
         if side == "parameter"
-        for total, each in [_bare(model, path, anatomy, terms)]
+        for total, each in [_bare(model, path, example)]
     ]
     return matrices, channels
 
@@ -307,8 +307,9 @@ def _shares(channels: int, macs: int, module: nn.Module) -> tuple[int, int, int]
     return params, macs // channels, size
 
 
-def _bare(model: nn.Module, path: str, anatomy: Anatomy, terms: tuple[tuple[int, int], ...]) -> tuple[int, int]:
-    """Channels of a bare parameter and elements of each."""
-    number, times = terms[0]
-    total = anatomy.groups[number].channels * times
-    return total, model.get_parameter(path).numel() // total
+def _bare(model: nn.Module, path: str, example: Any) -> tuple[int, int]:
+    """Channels of a bare parameter, which may be of several groups, and elements of each."""
+    edits = width_plan(model, example).edits.values()
+    dim = next(edit.dim for of_group in edits for edit in of_group if (edit.path, edit.side) == (path, "parameter"))
+    parameter = model.get_parameter(path)
+    return parameter.shape[dim], parameter.numel() // parameter.shape[dim]

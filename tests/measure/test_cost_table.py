@@ -123,3 +123,25 @@ def test_unknown_names_and_choices(small):
     path = next(iter(space.sites))
     with pytest.raises(GhostsearchError, match="is not offered there"):
         encode(SearchSpace({path: ("keep",)}), [Architecture.of({path: "ghost(ratio=7, kernel=3)"})])
+
+
+class Joined(nn.Module):
+    """A bare parameter over the channels of two groups. x: (N, 3, H, W) -> (N, 4)"""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 3, padding=1)
+        self.scale, self.c, self.head = nn.Parameter(torch.rand(1, 16, 1, 1)), nn.Conv2d(16, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x):
+        joined = torch.cat([self.a(x), self.b(x)], 1) * self.scale
+        return self.head(self.c(joined).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("narrow", [("a",), ("b",), ("a", "b")])
+def test_a_parameter_of_several_groups_loses_what_each_loses(narrow):
+    net, x = Joined(), torch.randn(1, 3, 8, 8)
+    architecture = Architecture.of({}, dict.fromkeys(narrow, "width(0.5)"))
+    predicted = CostTable(net, x, find_sites(net, x), width_multiple=1).predict(architecture)
+    counted = measure_cost(convert(net, architecture, example=x, width_multiple=1), x)
+    assert (predicted.params, predicted.macs) == (counted.params, counted.macs)
