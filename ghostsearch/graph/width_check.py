@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,10 +35,10 @@ def checked_plan(model: nn.Module, plan: WidthPlan, example: Any) -> WidthPlan:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         probe, example = _probe(model, example)
-        failures: dict[str, str] = {}
+        cuts = _Cuts(probe, plan, example)
         if open_groups:
-            _accepted(probe, plan, [], open_groups, example, failures)
-    groups = tuple(replace(g, fixed=g.fixed or failures.get(g.name, "")) for g in plan.groups)
+            cuts.accepted([], open_groups)
+    groups = tuple(replace(g, fixed=g.fixed or cuts.failures.get(g.name, "")) for g in plan.groups)
     stuck = [g.name for g in groups if g.fixed and g.fixed != OUTPUT]
     if stuck:
         shown = ", ".join(stuck[:3]) + (", …" if len(stuck) > 3 else "")
@@ -46,53 +47,65 @@ def checked_plan(model: nn.Module, plan: WidthPlan, example: Any) -> WidthPlan:
     return replace(plan, groups=groups)
 
 
-def _accepted(
-    probe: nn.Module, plan: WidthPlan, sure: list[str], names: list[str], example: Any, failures: dict[str, str]
-) -> list[str]:
-    """`sure` and those of `names` that can be cut together with them; the others go to `failures`. Bisects."""
-    trouble = _difference(probe, plan, sure + names, example)
-    if not trouble:
-        return sure + names
-    if len(names) == 1:
-        failures[names[0]] = trouble
-        return sure
-    half = len(names) // 2
-    sure = _accepted(probe, plan, sure, names[:half], example, failures)
-    return _accepted(probe, plan, sure, names[half:], example, failures)
+@dataclass
+class _Cuts:
+    """Cuts of a probe to half of the channels of some groups, each judged beside the probe with those at zero."""
 
+    probe: nn.Module
+    plan: WidthPlan
+    example: Any
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why a group cannot be cut."""
 
-def _difference(probe: nn.Module, plan: WidthPlan, names: Sequence[str], example: Any) -> str:
-    """Why cutting half of each group's channels fails on the probe; empty when the result is exact."""
-    keep = {}
-    for name in names:
-        group = plan.group(name)
-        run = group.channels // group.divisions
-        keep[name] = best_channels(torch.rand(group.channels), max(1, run // 2) * group.divisions, group.divisions)
-    narrow, zeroed = light_copy(probe), copied(probe)
-    try:
-        for name, kept in keep.items():
-            gone = sorted(set(range(plan.group(name).channels)) - set(kept))
-            for edit in plan.edits[name]:
-                _zero(zeroed, edit, gone)
-        cut_channels(narrow, keep, plan)
-        found, wanted = _outputs(narrow, example), _outputs(zeroed, example)
-    # A wrong coupling shows as any error of the cut net's forward.
-    except Exception as error:  # noqa: BLE001
-        return f"the net fails when it is cut ({text_of(error, 100)})"
-    for a, b in zip(found, wanted, strict=True):
-        if a.shape != b.shape:
-            return f"cutting it changes the output's shape from {tuple(b.shape)} to {tuple(a.shape)}"
-        if b.numel() and not torch.allclose(a, b, rtol=0, atol=TOLERANCE * float(b.abs().max())):
-            return "its channels are coupled in a way that the dependency graph gets wrong"
-    if not _runs_in_training(narrow, example) and _runs_in_training(probe, example):
-        return "what runs in training alone, as an auxiliary head, reads its channels"
-    return ""
+    @cached_property
+    def trains(self) -> bool:
+        """Whether the whole probe runs in training mode."""
+        return _runs_in_training(copied(self.probe), self.example)
+
+    def accepted(self, sure: list[str], names: list[str]) -> list[str]:
+        """`sure` and those of `names` that can be cut together with them; the others go to `failures`. Bisects."""
+        trouble = self.difference(sure + names)
+        if not trouble:
+            return sure + names
+        if len(names) == 1:
+            self.failures[names[0]] = trouble
+            return sure
+        half = len(names) // 2
+        return self.accepted(self.accepted(sure, names[:half]), names[half:])
+
+    def difference(self, names: Sequence[str]) -> str:
+        """Why cutting half of each group's channels fails on the probe; empty when the result is exact."""
+        keep = {}
+        for name in names:
+            group = self.plan.group(name)
+            run = group.channels // group.divisions
+            keep[name] = best_channels(torch.rand(group.channels), max(1, run // 2) * group.divisions, group.divisions)
+        narrow, zeroed = light_copy(self.probe), copied(self.probe)
+        try:
+            for name, kept in keep.items():
+                gone = sorted(set(range(self.plan.group(name).channels)) - set(kept))
+                for edit in self.plan.edits[name]:
+                    _zero(zeroed, edit, gone)
+            cut_channels(narrow, keep, self.plan)
+            found, wanted = _outputs(narrow, self.example), _outputs(zeroed, self.example)
+        # A wrong coupling shows as any error of the cut net's forward.
+        except Exception as error:  # noqa: BLE001
+            return f"the net fails when it is cut ({text_of(error, 100)})"
+        for a, b in zip(found, wanted, strict=True):
+            if a.shape != b.shape:
+                return f"cutting it changes the output's shape from {tuple(b.shape)} to {tuple(a.shape)}"
+            if b.numel() and not torch.allclose(a, b, rtol=0, atol=TOLERANCE * float(b.abs().max())):
+                return "its channels are coupled in a way that the dependency graph gets wrong"
+        if not _runs_in_training(narrow, self.example) and self.trains:
+            return "what runs in training alone, as an auxiliary head, reads its channels"
+        return ""
 
 
 def _runs_in_training(model: nn.Module, example: Any) -> bool:
+    """Whether the forward runs in training mode, in which it leaves the model."""
     try:
         with torch.no_grad():
-            call(copied(model).train(), example)
+            call(model.train(), example)
     # A wrong coupling shows as any error; a detector wants targets.
     except Exception:  # noqa: BLE001
         return False
