@@ -25,8 +25,8 @@ BLOCKS: dict[type[LayerChoice], type[Block]] = {
 def build_block(conv: Conv, choice: LayerChoice) -> Any:
     """The block that replaces a convolution under a choice, with fresh weights; for `keep` the convolution itself.
 
-    It has the convolution's device, dtype, memory format, training mode and frozen state. Raises GhostsearchError for a
-    choice that no block belongs to.
+    It has the convolution's device, dtype, memory format and training mode; its weights and its biases are frozen where
+    the convolution's are. Raises GhostsearchError for a choice that no block belongs to.
     """
     if isinstance(choice, Keep):
         return conv
@@ -40,6 +40,8 @@ def build_block(conv: Conv, choice: LayerChoice) -> Any:
         and not conv.weight.is_contiguous()
     ):
         block = block.to(memory_format=torch.channels_last)
-    if not conv.weight.requires_grad:
-        block.requires_grad_(False)
+    for name, parameter in block.named_parameters():
+        kind = conv.bias if name.endswith("bias") and conv.bias is not None else conv.weight
+        if not kind.requires_grad:
+            parameter.requires_grad_(False)
     return block.train(conv.training)

@@ -108,6 +108,15 @@ def test_a_block_takes_over_mode_frozen_state_dtype_device_and_memory_format(cho
 
 
 @choices
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_what_is_frozen_of_a_convolution_is_frozen_of_its_block(choice, frozen):
+    conv = nn.Conv2d(6, 12, 3)
+    getattr(conv, frozen).requires_grad_(False)
+    trained = {name.endswith("bias"): p.requires_grad for name, p in build_block(conv, choice).named_parameters()}
+    assert trained == {False: frozen == "bias", True: frozen == "weight"}
+
+
+@choices
 def test_weights_load_strictly_into_a_block_made_without_knowing_the_order(choice):
     conv = CONVOLUTIONS["baseline"][0]
     block, fresh, x = build_block(conv, choice), build_block(conv, choice), image(conv, (5, 7))
