@@ -259,7 +259,6 @@ def page_of(rows: list[dict[str, str]]) -> ResultPage:
         notes=[
             "Published weights are random ones in the publishers' caches, boxes and masks are drawn, so scores say "
             "nothing. CPU seconds include the start of each command; other jobs ran on the machine.",
-            "Where a step showed a fault, it was mended and the step taken again with a wheel of the mended state.",
             f"Python {sys.version.split()[0]}, no network but for the packages.",
         ],
     )  # fmt: skip
