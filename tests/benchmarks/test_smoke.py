@@ -68,7 +68,9 @@ RUNS = {
         slow=True,
     ),
     "kills": Run("--kills 1 --storages journal --out results", "kills", slow=True),
-    "latency_audit": Run("--model ghostsearch:digits_cnn --models 3 --model-s 0.05 --cell-s 0.01", "latency_audit"),
+    "latency_audit": Run(
+        "--model ghostsearch:digits_cnn --models 3 --model-s 0.05 --cell-s 0.01", "latency_audit", slow=True
+    ),
     "latency_quality": Run("--model ghostsearch:digits_cnn --tries 2 --time-limit 0.1", "latency_quality"),
     "memory_check": Run("--model resnet18 --size 64", "memory_check"),
     "other_blocks": Run(f"{CIFAR} --time-limit 1", "other_blocks_resnet20", slow=True),
