@@ -154,11 +154,8 @@ def chosen_runs(models: list[dict[str, Any]], rows: list[dict[str, str]], rates:
 
 def train_all(args: argparse.Namespace) -> None:
     """Train what is missing, in as many processes as asked for, which take one training after another."""
-    models = json.loads((args.work / "models.json").read_text())
-    images, rows = args.work / "images.pt", args.work / "rows.csv"
-    if not images.exists():
-        config = configured(args, 0).model_copy(update={"train_images": args.train_images})
-        torch.save({n: (s.images, s.labels) for n, s in splits(open_setup(config).data).items()}, images)
+    models, rows = json.loads((args.work / "models.json").read_text()), args.work / "rows.csv"
+    decoded(args)
     context, until = multiprocessing.get_context("spawn"), time.monotonic() + args.seconds
     asked, told = context.Queue(), context.Queue()
     workers = [context.Process(target=work, args=(args, models, asked, told), daemon=True) for _ in range(args.workers)]
@@ -187,6 +184,15 @@ def train_all(args: argparse.Namespace) -> None:
             print(*row.values(), flush=True)
     for worker in workers:
         worker.kill()
+
+
+def decoded(args: argparse.Namespace) -> None:
+    """Keep the images of every split as tensors, which every training reads."""
+    images = args.work / "images.pt"
+    if not images.exists():
+        images.parent.mkdir(parents=True, exist_ok=True)
+        config = configured(args, 0).model_copy(update={"train_images": args.train_images})
+        torch.save({n: (s.images, s.labels) for n, s in splits(open_setup(config).data).items()}, images)
 
 
 def alike(wanted: list[Job], most: int) -> list[Job]:
