@@ -94,6 +94,8 @@ class _Cuts:
         for a, b in zip(found, wanted, strict=True):
             if a.shape != b.shape:
                 return f"cutting it changes the output's shape from {tuple(b.shape)} to {tuple(a.shape)}"
+            if not b.isfinite().all():
+                return "the net's outputs on noise overflow, so that a cut cannot be checked"
             if b.numel() and not torch.allclose(a, b, rtol=0, atol=TOLERANCE * float(b.abs().max())):
                 return "its channels are coupled in a way that the dependency graph gets wrong"
         if not _runs_in_training(narrow, self.example) and self.trains:

@@ -14,6 +14,7 @@ from ghostsearch.fits.least_squares import NormalEquations, cholesky
 from ghostsearch.fits.sampled_rows import Sampling, Window, as_maps, crops
 from ghostsearch.graph.capture import call, hooked, tensors
 from ghostsearch.graph.plan import Edit, WidthPlan
+from ghostsearch.graph.reorder import holds_its_weights
 from ghostsearch.graph.widths import kept_channels
 from ghostsearch.space.choice import Width
 from ghostsearch.space.costs import kept_width
@@ -32,14 +33,15 @@ def fitted_channels(
 ) -> dict[str, list[int]]:
     """Per group the channels that stay, by backward elimination on the least-squares loss of the layers that read them.
 
-    Groups with divisions, or read by nothing that least squares can refit, are chosen by weight norm (`kept_channels`).
+    Groups with divisions, or read by nothing or by what least squares cannot refit, are chosen by weight norm
+    (`kept_channels`).
     All widths of a group come from one elimination, which the statistics keep.
     """
     model = statistics.teacher
     readers: dict[str, list[Edit]] = {}
     for name in widths:
-        found = [e for e in plan.edits[name] if e.side == "in" and _refittable(model, e)]
-        if plan.group(name).divisions == 1 and found:
+        found = [e for e in plan.edits[name] if e.side == "in"]
+        if plan.group(name).divisions == 1 and found and all(_refittable(statistics, e) for e in found):
             readers[name] = found
     counts = {name: plan.group(name).channels for name in readers}
     kept = {name: kept_width(counts[name], widths[name].share, width_multiple) for name in readers}
@@ -62,8 +64,11 @@ def fitted_channels(
     return keep
 
 
-def _refittable(model: nn.Module, edit: Edit) -> bool:
-    layer = model.get_submodule(edit.path)
+def _refittable(statistics: BaselineStatistics, edit: Edit) -> bool:
+    """Whether a layer that reads channels will be fitted: it makes up for those that leave, else their size counts."""
+    layer, place = statistics.teacher.get_submodule(edit.path), statistics.places.get(edit.path)
+    if place is None or place.tied or not holds_its_weights(layer):
+        return False
     # Least squares knows no transposed convolutions; a class of its own has no window that is known.
     return isinstance(layer, nn.Linear) or (isinstance(layer, PLAIN) and is_plain(layer) and layer.groups == 1)
 

@@ -362,3 +362,17 @@ def test_groups_of_one_channel_cannot_lose_any():
     groups, _ = groups_of(model)
     assert "hold one channel each" in groups["0"].fixed
     assert not groups["2"].fixed
+
+
+class Overflowing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        return (self.b(self.a(x)) * 1e30).exp() - 1
+
+
+def test_what_overflows_on_noise_cannot_be_checked():
+    groups, _ = groups_of(Overflowing())
+    assert "overflow" in groups["a"].fixed

@@ -7,7 +7,10 @@ from torch import nn
 
 from ghostsearch.fits.least_squares import NormalEquations, damped
 from ghostsearch.graph.plan import Edit
-from ghostsearch.surgery.fit_width import Elimination
+from ghostsearch.graph.widths import kept_channels, width_plan
+from ghostsearch.space.choice import Width
+from ghostsearch.surgery.baseline_statistics import BaselineStatistics
+from ghostsearch.surgery.fit_width import Elimination, fitted_channels
 
 READERS = {
     "3×3 kernel": (nn.Conv2d(8, 6, 3, padding=1), {c: [c] for c in range(8)}),
@@ -101,3 +104,32 @@ def test_narrower_widths_are_parts_of_wider_ones_in_any_order():
     assert fresh.left(6) == many
     assert fresh.left(3) == few
     assert fresh.left(8) == list(range(8))
+
+
+class Mixed(nn.Module):
+    """Channels read by a convolution and by a transposed one, which no least squares refits. x: (N, 3, H, W)"""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.plain = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.up = nn.ConvTranspose2d(8, 4, 2, stride=2)
+
+    def forward(self, x):
+        y = torch.relu(self.a(x))
+        return self.plain(y), self.up(y)
+
+
+@pytest.mark.parametrize("readers", ["plain", "both"])
+def test_channels_are_chosen_by_images_where_every_reader_is_refitted(readers):
+    torch.manual_seed(0)
+    model, images = Mixed().eval(), torch.randn(16, 3, 8, 8)
+    if readers == "plain":
+        model.up = nn.Conv2d(8, 4, 2)
+    with torch.no_grad():
+        # Its channel of the largest weights hardly says anything on these images.
+        model.a.weight[0], model.a.bias[0] = 3.0, -100.0
+    widths, plan = {"a": Width(0.5)}, width_plan(model, images[:1])
+    by_weight = kept_channels(model, widths, images[:1], 1)
+    chosen = fitted_channels(BaselineStatistics(model, [images]), widths, plan, 1)
+    assert 0 in by_weight["a"]
+    assert (chosen == by_weight) is (readers == "both")
