@@ -177,8 +177,7 @@ def notes(lines: list[dict[str, Any]], given: argparse.Namespace) -> list[str]:
         f"batch {given.batch}, two passes over a stratified subset of {given.train_images} training images.",
         "Weights that are copied, random or torch-pruning's have their BatchNorm statistics taken anew on the "
         "calibration images. MACs are equal, times are not: of ResNet-20 on long_training_resnet20.md uniform ghosts "
-        "take 0.97 of the baseline's time and a mix 0.6 to 0.71. What was tried for a target that is missed are the "
-        "rows of the same architecture.",
+        "take 0.97 of the baseline's time and a mix 0.6 to 0.71.",
         "Order kept: no channel is moved, so no index operation stands before the sums of the residual blocks.",
         "fit CPU s: processor seconds of closed form and distillation; train s: by the clock, on a shared machine.",
     ]  # fmt: skip

@@ -159,7 +159,7 @@ def page(args: argparse.Namespace, rows: list[dict[str, str]]) -> ResultPage:
         name=f"tool_speed_{args.network}", title=f"{args.network}{random}: time to a first model and to a front",
         claim=f"CPU seconds of one core to the first model and to a front at {len(args.budgets)} budgets",
         figure=", ".join(told), command=script_command(), device=f"{processor()}, 1 thread",
-        tables=[ResultTable("In the order in which the models came", rows)],
+        tables=[ResultTable("By tool, its models in the order in which they came", rows)],
         notes=[
             "Output error: squared difference of the outputs on 500 photographs of classes that no tool has seen, over "
             "the baseline's variance (1: no better than the mean output). Top-1 where the network is trained; "

