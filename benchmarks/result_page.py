@@ -164,7 +164,15 @@ def calibration() -> str:
     finally:
         torch.set_num_threads(threads)
     known = ", ".join(flag for flag in FLAGS if flag in processor_flags()) or "instructions that are not known"
-    return f"{known}; a product of two matrices of {SIDE:,} × {SIDE:,} took {1e3 * median(times):.0f} ms on one thread"
+    return f"{_model()}{known}; a product of two matrices of {SIDE:,} × {SIDE:,} took {1e3 * median(times):.0f} ms on one thread"
+
+
+def _model() -> str:
+    """Family, model and stepping, which tell processors of one name apart; nothing on other systems than Linux."""
+    path = Path("/proc/cpuinfo")
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    found = {key: re.search(rf"^{key}\s*: (\d+)$", text, re.M) for key in ("cpu family", "model", "stepping")}
+    return "".join(f"{key} {match[1]}, " for key, match in found.items() if match)
 
 
 def _noted(note: str) -> str:
