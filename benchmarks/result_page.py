@@ -164,7 +164,8 @@ def calibration() -> str:
     finally:
         torch.set_num_threads(threads)
     known = ", ".join(flag for flag in FLAGS if flag in processor_flags()) or "instructions that are not known"
-    return f"{_model()}{known}; a product of two matrices of {SIDE:,} × {SIDE:,} took {1e3 * median(times):.0f} ms on one thread"
+    took = f"{1e3 * median(times):.0f} ms on one thread"
+    return f"{_model()}{known}; a product of two matrices of {SIDE:,} × {SIDE:,} took {took}"
 
 
 def _model() -> str:
