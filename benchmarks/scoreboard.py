@@ -57,11 +57,32 @@ def long_training(directory: Path, page: str) -> Iterator[Row]:
         for mine, other, what in pairs:
             if {mine, other} <= set(models.index) and models.at[mine, column] and models.at[other, column]:
                 ours, theirs = float(models.at[mine, column]), float(models.at[other, column])
-                error = 100 * hypot(*(share_error(p / 100, CIFAR) for p in (ours, theirs)))
                 yield Row(
                     network, f"{row['at']}{what}, {_length(row)}", "test accuracy %", f"{ours:g} {_trained(mine)}",
-                    f"{theirs:g} {other}", verdict(ours - theirs, error, int(row["seeds"])),
+                    f"{theirs:g} {other}", verdict(ours - theirs, _independent(ours, theirs), int(row["seeds"])),
                 )  # fmt: skip
+
+
+def starts(directory: Path, page: str) -> Iterator[Row]:
+    """Our fitted start beside another one of the same structure, each at the rate that is best for it."""
+    network = page.removeprefix("start_rates_")
+    for epochs, rows in table(directory, page).groupby("epochs", sort=False):
+        found, images = rows.set_index("start")["test %"].astype(float), int(rows.images.iloc[0])
+        for mine in (name for name in found.index if name.endswith(", fitted")):
+            structure = mine.removesuffix(", fitted")
+            for other in (name for name in found.index if name != mine and name.startswith(structure)):
+                ours, theirs = found[mine], found[other]
+                yield Row(
+                    network, f"half of the MACs, {structure}, "
+                    f"{_length({'epochs': str(epochs), 'images an epoch': str(images), 'seeds': '1'})}",
+                    "test accuracy %", f"{ours:g} fitted", f"{theirs:g} {other.removeprefix(f'{structure}, ')}",
+                    verdict(ours - theirs, _independent(ours, theirs), 1),
+                )  # fmt: skip
+
+
+def _independent(*percents: float) -> float:
+    """Standard error in points of a difference of accuracies in %, as of independent test images."""
+    return 100 * hypot(*(share_error(p / 100, CIFAR) for p in percents))
 
 
 def _trained(tool: str) -> str:
@@ -192,6 +213,7 @@ def _rank(network: str, at: str, ours: float, theirs: float) -> Row:
 PAGES: dict[str, Callable[[Path, str], Iterable[Row]]] = {
     "label_free_rivals*": rivals,
     "long_training*": long_training,
+    "start_rates*": starts,
     "inheritance": inheritance,
     "search_ablation*": ablation,
     "families_*": families,

@@ -118,3 +118,15 @@ def test_no_comparison_no_scoreboard(tmp_path):
     write_page(make_page(), tmp_path)
     assert scoreboard(tmp_path) == []
     assert "Scoreboard" not in write_index(tmp_path).read_text()
+
+
+def test_a_fitted_start_is_compared_with_others_of_its_structure(tmp_path):
+    found = (("mix, fitted", 87.2), ("mix, copied", 86.0), ("width, fitted", 83.0), ("width, L1", 85.0))
+    rows = [{"start": start, "epochs": 1, "test %": score, "images": 45_000} for start, score in found]
+    write_page(make_page("start_rates_toy", tables=[ResultTable("starts", rows)]), tmp_path)
+    lines = [line.split(" | ")[1:6] for line in scoreboard(tmp_path) if "| toy |" in line]
+    length = "1 epoch of 45,000 images, one seed"
+    assert lines == [
+        [f"half of the MACs, mix, {length}", "test accuracy %", "87.2 fitted", "86 copied", "+1.2 points in one seed"],
+        [f"half of the MACs, width, {length}", "test accuracy %", "83 fitted", "85 L1", "-2.0 points in one seed"],
+    ]
