@@ -154,7 +154,10 @@ def wanted_input(
     std: Sequence[float] | None = None,
     spec: str = "this model",
 ) -> InputSpec:
-    """The native input with what the user asked for; a size of one's own is cropped by the usual rule."""
+    """The native input with what the user asked for; a size of one's own is cropped by the usual rule.
+
+    Raises GhostsearchError for a size, mean or std that no input of this model's channels has.
+    """
     changed = parse_size(size)
     if changed is not None and len(native.dims) == 1 and isinstance(changed, int):
         changed = (changed,)
