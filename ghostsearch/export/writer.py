@@ -103,7 +103,7 @@ def notes(model: LoadedModel) -> Mapping[str, str]:
     """What a user of the file must know: the model, how its images are made, its classes in order, who wrote it."""
     found = {
         "model": model.spec,
-        "size": "x".join(map(str, dict.fromkeys(model.input.dims))),
+        "size": str(model.input.size) if isinstance(model.input.size, int) else "x".join(map(str, model.input.dims)),
         "mean": " ".join(map(str, model.input.mean)),
         "std": " ".join(map(str, model.input.std)),
         "resize": str(model.input.shorter_side),

@@ -140,13 +140,18 @@ def _inputs(batch: Any, example: Any) -> Any:
         nested = isinstance(batch[0], list | tuple | dict) and not _in_form_of(batch[0], example[0])
         inner = batch[0] if nested else batch
         enough = isinstance(inner, list | tuple) and len(inner) >= len(example)
-        return like(example, list(inner[: len(example)])) if enough else inner
+        if not enough:
+            return inner
+        return like(
+            example,
+            [_inputs(x, e) if isinstance(x, Mapping | np.ndarray) else x for x, e in zip(inner, example, strict=False)],
+        )
     listed = isinstance(batch, list) and all(isinstance(x, Tensor) and x.dim() == 3 for x in batch)
     # A batch of recordings (N, C, L) has as many sides as an image (C, H, W).
     recordings = example.dim() == 3 if isinstance(example, Tensor) else listed and batch[0].shape[0] > MOST_COLOURS
     if listed and not recordings:
         return batch
-    return _inputs(batch[0], example) if isinstance(batch[0], np.ndarray) else batch[0]
+    return _inputs(batch[0], example) if isinstance(batch[0], np.ndarray | Mapping) else batch[0]
 
 
 def _in_form_of(value: Any, example: Any) -> bool:

@@ -163,8 +163,15 @@ def output_channels(layer: Any) -> int:
 
 
 def is_image_list(example: Any) -> bool:
-    """Whether an example is a list of single images (C, *dims), as a detector takes them, and not of whole batches."""
-    return isinstance(example, list) and all(isinstance(x, Tensor) and x.dim() < 4 for x in example)
+    """Whether an example is a list of single images (C, *dims), as a detector takes them, and not of whole batches.
+
+    Volumes (C, D, H, W) have as many sides as batches, of which there are several of one length and different shapes.
+    """
+    if not isinstance(example, list) or not all(isinstance(x, Tensor) for x in example):
+        return False
+    shapes = {tuple(x.shape[1:]) for x in example}
+    batches = all(x.dim() > 3 for x in example) and len({len(x) for x in example}) == 1 and len(shapes) > 1
+    return not batches and all(x.dim() < 5 for x in example)
 
 
 def batch_size(example: Any) -> int:

@@ -21,18 +21,25 @@ def exchange(model: nn.Module, others: Mapping[int, nn.Module]) -> None:
                 setattr(module, name, others[id(child)])
         for name, value in vars(module).items():
             if name not in INTERNAL and isinstance(value, nn.Module | list | tuple | dict):
-                vars(module)[name] = _replaced(value, others)
+                vars(module)[name] = _replaced(value, others, set())
 
 
-def _replaced(value: Any, others: Mapping[int, nn.Module]) -> Any:
-    """A plain attribute with modules exchanged: lists and dicts in place, tuples made anew where they hold one."""
+def _replaced(value: Any, others: Mapping[int, nn.Module], seen: set[int]) -> Any:
+    """A plain attribute with modules exchanged: lists and dicts in place, tuples made anew where they hold one.
+
+    seen: the lists and dicts that it stands in, which may hold themselves.
+    """
     if isinstance(value, nn.Module):
         return others.get(id(value), value)
+    if id(value) in seen:
+        return value
+    if isinstance(value, list | dict):
+        seen = seen | {id(value)}
     if isinstance(value, list):
-        value[:] = [_replaced(item, others) for item in value]
+        value[:] = [_replaced(item, others, seen) for item in value]
     elif isinstance(value, dict):
-        value.update({key: _replaced(item, others) for key, item in value.items()})
+        value.update({key: _replaced(item, others, seen) for key, item in value.items()})
     elif isinstance(value, tuple):
-        items = [_replaced(item, others) for item in value]
+        items = [_replaced(item, others, seen) for item in value]
         return like(value, items) if any(a is not b for a, b in zip(items, value, strict=True)) else value
     return value

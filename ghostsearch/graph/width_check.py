@@ -60,7 +60,7 @@ class _Cuts:
     @cached_property
     def trains(self) -> bool:
         """Whether the whole probe runs in training mode."""
-        return _runs_in_training(copied(self.probe), self.example)
+        return _runs_in_training(self.probe, self.example)
 
     def accepted(self, sure: list[str], names: list[str]) -> list[str]:
         """`sure` and those of `names` that can be cut together with them; the others go to `failures`. Bisects."""
@@ -94,9 +94,12 @@ class _Cuts:
         for a, b in zip(found, wanted, strict=True):
             if a.shape != b.shape:
                 return f"cutting it changes the output's shape from {tuple(b.shape)} to {tuple(a.shape)}"
-            if not b.isfinite().all():
+            # Some outputs may be infinite by design, as masked ones.
+            fine = b.isfinite()
+            if b.numel() and not fine.any():
                 return "the net's outputs on noise overflow, so that a cut cannot be checked"
-            if b.numel() and not torch.allclose(a, b, rtol=0, atol=TOLERANCE * float(b.abs().max())):
+            largest = float(b[fine].abs().max()) if b.numel() else 0.0
+            if not torch.allclose(a, b, rtol=0, atol=TOLERANCE * largest, equal_nan=True):
                 return "its channels are coupled in a way that the dependency graph gets wrong"
         if not _runs_in_training(narrow, self.example) and self.trains:
             return "what runs in training alone, as an auxiliary head, reads its channels"
@@ -104,10 +107,9 @@ class _Cuts:
 
 
 def _runs_in_training(model: nn.Module, example: Any) -> bool:
-    """Whether the forward runs in training mode, in which it leaves the model."""
     try:
         with torch.no_grad():
-            call(model.train(), example)
+            call(copied(model).train(), example)
     # A wrong coupling shows as any error; a detector wants targets.
     except Exception:  # noqa: BLE001
         return False

@@ -28,6 +28,8 @@ def set_classes(module: nn.Module, classes: int, example: Tensor) -> None:
         raise GhostsearchError("--classes: the model has no linear layer or convolution at its end to adapt")
     before = output_channels(module.get_submodule(ends[0]))
     heads = [path for path in dict.fromkeys(ends) if output_channels(module.get_submodule(path)) == before != classes]
+    if "" in heads:
+        raise GhostsearchError("--classes: the model is a single layer; put it into a torch.nn.Sequential")
     old = [module.get_submodule(path) for path in heads]
     exchange(module, {id(layer): _resized(layer, classes) for layer in old})
     _run(module, example, f" once {', '.join(heads)} {'have' if len(heads) > 1 else 'has'} {classes} outputs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -70,7 +71,9 @@ def parse_size(size: int | str | Sequence[int] | None) -> Size | None:
     # What is no picture comes as an array alone, never as an option's text.
     array = not isinstance(size, int | str) and len(numbers) in (1, 3)
     largest = LONGEST if len(numbers) == 1 and array else LARGEST_SIDE
-    if not (array or len(numbers) in (1, 2)) or not all(1 <= side <= largest for side in numbers):
+    known = array or len(numbers) in (1, 2)
+    # Three sides of the largest length would be more than a machine holds.
+    if not known or not all(1 <= side <= largest for side in numbers) or prod(numbers) > LARGEST_SIDE**2:
         raise GhostsearchError(
             f"size must be a side or HEIGHTxWIDTH, from 1 to {LARGEST_SIDE} pixels, such as 224 or 32x100; got {size!r}"
         )
@@ -83,6 +86,10 @@ def _as_size(value: Any) -> Any:
         return value
     with refused():
         size = parse_size(value)
+        if isinstance(size, tuple) and len(size) > 2:
+            raise GhostsearchError(
+                f"size must be a side or HEIGHTxWIDTH; a volume's is in its model's input_spec; got {value}"
+            )
     return "x".join(map(str, size)) if isinstance(size, tuple) else size
 
 

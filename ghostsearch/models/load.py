@@ -161,6 +161,8 @@ def wanted_input(
     changed = parse_size(size)
     if changed is not None and len(native.dims) == 1 and isinstance(changed, int):
         changed = (changed,)
+    if changed is not None and len(InputSpec(changed).dims) != len(native.dims):
+        raise GhostsearchError(f"{spec} takes inputs of {native}, not of {InputSpec(changed)}")
     if changed is not None and changed != native.size:
         native = replace(native, size=changed, resize=None)
     wanted = replace(native, mean=tuple(mean or native.mean), std=tuple(std or native.std))

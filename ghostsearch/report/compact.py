@@ -15,6 +15,7 @@ from torch import nn
 
 from ghostsearch.errors import GhostsearchError, told_as
 from ghostsearch.files import read_json, write_text
+from ghostsearch.graph.detector import set_side
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.measure.latency import measure_latency
 from ghostsearch.measure.onnx_graph.file import check_device, example_of
@@ -103,6 +104,8 @@ def compare_models(
     loaded = {name: find_model(name, size, allow_code=allow_code) for name in names}
     shape = wanted_input(loaded[names[0]].input, size)
     example = example_of(replace(loaded[names[0]], input=shape))
+    for model in loaded.values() if size is not None else ():
+        set_side(model.module, shape.dims)
     if isinstance(example, tuple):
         raise GhostsearchError(f"{names[0]} takes {len(example)} inputs; compare models of one image each")
     for name, model in loaded.items():

@@ -286,7 +286,7 @@ def configure(given: dict[str, Any], file: Path | None = None) -> RunConfig:
     for name in sorted(given.keys() & {"ray_address", "resources"}):
         if run.engine != "ray":
             raise without_effect(name, "--engine ray")
-    if "trained_on" in given and not run.weights:
+    if given.get("trained_on", "unknown") != "unknown" and not run.weights:
         raise without_effect("trained_on", "--weights")
     return run
 

@@ -96,4 +96,7 @@ def _affine(conv: Any, norm: Any) -> nn.Module:
             norm.running_mean.zero_()
             if affine.bias is not None:
                 affine.bias.zero_()
-    return affine if conv.weight.requires_grad else affine.requires_grad_(False)
+    affine.weight.requires_grad_(conv.weight.requires_grad)
+    if affine.bias is not None:
+        affine.bias.requires_grad_(conv.bias.requires_grad)
+    return affine

@@ -546,3 +546,10 @@ def test_a_saved_set_of_which_images_have_no_label_gets_one_line(tmp_path, label
 def test_targets_that_cannot_be_learned_are_refused(tmp_path, y, said):
     np.savez(tmp_path / "a.npz", x=np.zeros((3, 1, 8, 8), np.uint8), y=np.array(y))
     refused(f"arrays:{tmp_path / 'a.npz'}", said)
+
+
+@pytest.mark.parametrize("sides", [(2000, 2000, 2000), (0, 8, 8), (8, 8, 8, 8)])
+def test_volumes_are_bounded(sides):
+    with pytest.raises(GhostsearchError, match="size"):
+        parse_size(sides)
+    assert parse_size((16, 64, 64)) == (16, 64, 64)

@@ -93,3 +93,22 @@ def test_what_is_not_like_the_example_is_refused(batch, told):
     with pytest.raises(GhostsearchError, match=told) as caught:
         list(image_batches([batch], X[:1]))
     assert "\n" not in str(caught.value)
+
+
+def test_a_list_of_volumes_is_a_list_of_images():
+    volume = torch.rand(2, 6, 6, 6)
+    assert len(batched([volume], 3)) == 3
+    (inputs,) = image_batches([([volume, volume, volume], [{}, {}, {}])], [volume, volume])
+    assert len(inputs) == 3
+
+
+@pytest.mark.parametrize("batch", [({"a": X, "b": DEPTH, "c": Y}, Y), {"a": X, "b": DEPTH, "c": Y}])
+def test_inputs_by_name_stand_among_others(batch):
+    (inputs,) = image_batches([batch], {"a": X[:1], "b": DEPTH[:1]})
+    assert set(inputs) == {"a", "b"}
+
+
+def test_arrays_are_taken_for_several_inputs():
+    (inputs,) = image_batches([(X.numpy(), DEPTH.numpy(), Y)], (X[:1], DEPTH[:1]))
+    assert torch.equal(inputs[0], X)
+    assert torch.equal(inputs[1], DEPTH)

@@ -364,15 +364,20 @@ def test_groups_of_one_channel_cannot_lose_any():
     assert not groups["2"].fixed
 
 
-class Overflowing(nn.Module):
-    def __init__(self):
+class Scaled(nn.Module):
+    """Outputs that overflow, or of which some are infinite by design. x: (N, 3, H, W) -> (N, 4, H - 2, W - 2)"""
+
+    def __init__(self, masked):
         super().__init__()
-        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+        self.a, self.b, self.masked = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), masked
 
     def forward(self, x):
-        return (self.b(self.a(x)) * 1e30).exp() - 1
+        y = self.b(self.a(x))
+        return y.masked_fill(torch.arange(4).view(4, 1, 1) > 2, -torch.inf) if self.masked else (y * 1e38).square()
 
 
-def test_what_overflows_on_noise_cannot_be_checked():
-    groups, _ = groups_of(Overflowing())
-    assert "overflow" in groups["a"].fixed
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_cut_is_checked_where_outputs_are_finite(masked):
+    groups, _ = groups_of(Scaled(masked))
+    assert ("overflow" in groups["a"].fixed) is not masked
+    assert masked is not bool(groups["a"].fixed)

@@ -125,3 +125,16 @@ def test_a_classifier_that_fits_keeps_its_weights():
 def test_what_cannot_be_adapted_is_one_line(net, told):
     with pytest.raises(GhostsearchError, match=told):
         set_classes(net, 7, X)
+
+
+def test_a_model_that_is_its_own_classifier_is_refused():
+    with pytest.raises(GhostsearchError, match="single layer"):
+        set_classes(nn.Conv2d(3, 10, 3), 7, X)
+
+
+def test_a_container_that_holds_itself_is_no_trouble():
+    made = Net()
+    made.registry = {"others": [made.other]}
+    made.registry["self"] = made.registry
+    set_classes(made, 7, X)
+    assert made(X).shape[1] == 7

@@ -169,3 +169,11 @@ def test_a_branch_goes_under_every_name_of_its_layers(choice):
     if choice == "skip":
         with torch.no_grad():
             assert torch.allclose(made(x), made.head(torch.relu(made.stem(x))))
+
+
+def test_the_affine_of_a_dropped_branch_is_frozen_as_its_convolution_is():
+    net, x = Scaled(), torch.randn(2, 3, 8, 8)
+    net.b.bias.requires_grad_(False)
+    made = convert(net, Architecture.of({"b": "drop"}), example=x)
+    assert made.b.weight.requires_grad
+    assert not made.b.bias.requires_grad

@@ -33,7 +33,7 @@ def open_onnx(path: Path, *, size: int | str | None = None) -> LoadedModel:
     module = OnnxModule.read(path)
     wanted = parse_size(size)
     shape = tuple(example_inputs(module, None, wanted)[0].shape)
-    sides = parse_size((shape[2:] or shape[1:] or (1,))[-2:])
+    sides = parse_size((shape[2:] or shape[1:] or (1,))[-3:])
     assert sides is not None
     found = _noted_input(module.notes, sides, shape[1] if len(shape) > 2 else 1)
     if wanted is not None and InputSpec(wanted).dims[-len(found.dims) :] != found.dims:
