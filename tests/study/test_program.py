@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ghostsearch.study.interactions import decompose
@@ -29,6 +29,7 @@ def small_problem(seed, sizes=(3, 2, 3, 2, 3)):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31 - 1), st.floats(0.05, 1), st.floats(0.05, 1), st.sampled_from([1e6, 1, 1e-6, 1e-12]))
+@example(0, 1.0, 0.9999999999999999, 1.0)
 def test_it_finds_what_brute_force_finds(seed, macs_share, params_share, unit):
     """In whatever unit losses are: a regression's can be a millionth of a classifier's."""
     problem, predict = small_problem(seed)
@@ -36,7 +37,9 @@ def test_it_finds_what_brute_force_finds(seed, macs_share, params_share, unit):
     codes = np.array(list(product(*(range(s) for s in problem.sizes))))
     costs = predict(codes)
     bounds = {"macs": macs_share * costs[0].max(), "params": params_share * costs[1].max()}
-    fits = (costs[0] <= bounds["macs"]) & (costs[1] <= bounds["params"])
+    # What adding up in another order rounds is no breach.
+    most = {name: bound * (1 + 1e-12) for name, bound in bounds.items()}
+    fits = (costs[0] <= most["macs"]) & (costs[1] <= most["params"])
     found = Program(problem).solve(bounds)
     if not fits.any():
         assert found is None
@@ -44,7 +47,7 @@ def test_it_finds_what_brute_force_finds(seed, macs_share, params_share, unit):
     assert found.proven
     found = found.code
     assert problem.at(found) == dict(zip(("macs", "params"), predict(np.array([found]))[:, 0].tolist(), strict=True))
-    assert all(problem.at(found)[name] <= bound for name, bound in bounds.items())
+    assert all(problem.at(found)[name] <= bound for name, bound in most.items())
     best = min(problem.loss(c) for c in codes[fits])
     assert problem.loss(found) <= best * (1 + 6e-3) + 1e-9 * unit
 
