@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+import numpy as np
+
+from ghostsearch.pareto import pareto_front
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,9 @@ class Between:
 
 def front(points: Iterable[Point]) -> list[Point]:
     """Those that no cheaper model is as accurate as, cheapest first."""
-    kept: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.cost, -p.accuracy)):
-        if not kept or point.accuracy > kept[-1].accuracy:
-            kept.append(point)
-    return kept
+    found = list(points)
+    kept = pareto_front([(p.cost, -p.accuracy) for p in found])
+    return sorted((found[i] for i in kept), key=lambda p: p.cost)
 
 
 def between(points: Iterable[Point], cost: float) -> Between | None:
@@ -41,13 +44,9 @@ def between(points: Iterable[Point], cost: float) -> Between | None:
     None where all cost more; the best one where all cost less.
     """
     models = front(points)
-    below = [p for p in models if p.cost <= cost]
-    above = [p for p in models if p.cost > cost]
-    if not below:
+    costs, accuracies = [p.cost for p in models], [p.accuracy for p in models]
+    at = bisect_right(costs, cost)
+    if not at:
         return None
-    low = below[-1]
-    if not above or low.cost == cost:
-        return Between(low.accuracy, (low,))
-    high = above[0]
-    share = (cost - low.cost) / (high.cost - low.cost)
-    return Between(low.accuracy + share * (high.accuracy - low.accuracy), (low, high))
+    next_to_it = models[at - 1 : at + 1] if costs[at - 1] < cost else models[at - 1 : at]
+    return Between(float(np.interp(cost, costs, accuracies)), tuple(next_to_it))

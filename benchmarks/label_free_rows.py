@@ -26,18 +26,20 @@ def rivals(directory: Path, page: str) -> Iterator[Row]:
     models["top-1"] = models[[GIVEN, RESET]].astype(float).max(axis=1)
     models["int8 top-1"] = models[[f"int8 {GIVEN}", f"int8 {RESET}"]].astype(float).max(axis=1)
     # Timed or not, what another page says of FastNAS counts at equal MACs.
-    elsewhere = _fastnas(directory, network) if "FastNAS" not in set(models.tool) else []
+    here = "FastNAS" in set(models.tool)
+    elsewhere = [] if here else _fastnas(directory, network)
+    not_run = ", FastNAS not run" * (not here and not elsewhere)
+    absent = {"MACs": not_run, "time": ", FastNAS not timed" if elsewhere else not_run}
     fitted, baseline = models[models.tool != "baseline"], models[models.tool == "baseline"].iloc[0]
-    untimed = "" if "FastNAS" in set(models.tool) else ", FastNAS not timed" if elsewhere else ", FastNAS not run"
-    yield from _at_equal_macs(network, fitted, elsewhere, images, ", FastNAS not run" * (untimed.endswith("run")))
+    yield from _at_equal_macs(network, fitted, elsewhere, images, absent["MACs"])
     mixes = fitted[(fitted.tool == MIX) & (fitted.weights == "")]
     others = fitted[~fitted.tool.str.startswith("ours")]
     for _, mix in mixes.iterrows():
         found = between([*_points(others, "float time", "top-1"), Point(1, baseline["top-1"], "baseline")],
                         share(mix["float time"]))  # fmt: skip
         at = f"{share(mix['float time']):.3f} of the time, no label"
-        yield _beside(network, at, mix["top-1"], found, f"others, between models{untimed}", images)
-    yield from _areas(network, fitted, baseline, elsewhere, untimed)
+        yield _beside(network, at, mix["top-1"], found, f"others, between models{absent['time']}", images)
+    yield from _areas(network, fitted, baseline, elsewhere, absent)
     yield from _in_int8(network, mixes, others, baseline, images)
     yield _size(network, fitted)
 
@@ -83,7 +85,7 @@ def _beside(network: str, at: str, mine: float, found: Any, name: str, images: i
 
 
 def _areas(
-    network: str, fitted: pd.DataFrame, baseline: pd.Series, elsewhere: list[Point], untimed: str
+    network: str, fitted: pd.DataFrame, baseline: pd.Series, elsewhere: list[Point], absent: dict[str, str]
 ) -> Iterator[Row]:
     """Hypervolume of all models of a side, over the range of cost that both reach."""
     ours = fitted.tool.str.startswith("ours")
@@ -92,10 +94,9 @@ def _areas(
         sides[1] += elsewhere * (axis == "MACs")
         least = max(min(p.cost for p in side) for side in sides)
         mine, other = (_area(side, least, baseline["top-1"]) for side in sides)
-        absent = untimed if axis == "time" or untimed.endswith("run") else ""
         yield Row(
             network, f"{least:.2f} to 1 of the {axis}, all models, no label", "hypervolume, test images",
-            f"{mine:.3f}", f"{other:.3f} the other tools together{absent}", f"{mine - other:+.3f}",
+            f"{mine:.3f}", f"{other:.3f} the other tools together{absent[axis]}", f"{mine - other:+.3f}",
         )  # fmt: skip
 
 

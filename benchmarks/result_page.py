@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.scoreboard import scoreboard
 from ghostsearch.errors import GhostsearchError
 from ghostsearch.files import write_text
-from ghostsearch.machine import processor_flags
+from ghostsearch.machine import cpuinfo, processor_flags
 from ghostsearch.units import markdown_table, plain_text
 from ghostsearch.version import installed_version, versions
 
@@ -170,10 +170,8 @@ def calibration() -> str:
 
 def _model() -> str:
     """Family, model and stepping, which tell processors of one name apart; nothing on other systems than Linux."""
-    path = Path("/proc/cpuinfo")
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    found = {key: re.search(rf"^{key}\s*: (\d+)$", text, re.M) for key in ("cpu family", "model", "stepping")}
-    return "".join(f"{key} {match[1]}, " for key, match in found.items() if match)
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in cpuinfo())}
+    return "".join(f"{key} {told[key]}, " for key in ("cpu family", "model", "stepping") if key in told)
 
 
 def _noted(note: str) -> str:

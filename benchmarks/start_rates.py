@@ -19,28 +19,30 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.comparison import CIFAR
 from benchmarks.long_models import nearest_pruned, nearest_width
 from benchmarks.long_training import Job, decoded, given_images, on_device, trained
 from benchmarks.networks import network_arguments, opened
 from benchmarks.result_page import ResultPage, ResultTable, publish, script_command
 from benchmarks.rivals import converted
 from benchmarks.rows import append_row, read_rows
+from ghostsearch.graph.capture import copied
 from ghostsearch.machine import processor
 from ghostsearch.measure.cost import measure_cost
 from ghostsearch.study.setup import Setup
 from ghostsearch.study.solve import solve_study
+from ghostsearch.study.statistics import share_error
 from ghostsearch.training.evaluate import evaluate, torch_device
 
 MIX, WIDTH = "solver's mix", "one width"
-ERROR = "0.34"
-"""Standard error in points of an accuracy near 87 % on 10,000 images."""
 
 
 def main() -> None:
     args = arguments()
-    bench = opened(args)
+    bench, device, kept = opened(args), str(torch_device(args.device)), args.work / "rows.csv"
     decoded(args)
-    kept = args.work / "rows.csv"
+    trains = given_images(args)
+    data = on_device(trains.data, device, args.batch_size)
     for start, make in starts(bench, args):
         known = {(r["start"], int(r["epochs"]), float(r["peak rate"])) for r in read_rows(kept)}
         wanted = [(n, lr) for n in args.lengths for lr in args.rates if (start, n, lr) not in known]
@@ -51,9 +53,15 @@ def main() -> None:
                  "before %": f"{100 * evaluate(model, bench.data.test, bench.task):.2f}"}  # fmt: skip
         for epochs in args.lengths:
             rates = [lr for n, lr in wanted if n == epochs]
-            for row in together(args, make, epochs, rates) if rates else ():
-                append_row(kept, about | row)
-                print(about | row, flush=True)
+            jobs = [Job("", epochs, lr, args.seed, test=True) for lr in rates]
+            # At several rates, on the same batches.
+            for row in trained(args, trains, data, jobs, [copied(model) for _ in jobs], device) if jobs else ():
+                line = about | {
+                    "epochs": epochs, "peak rate": row["lr"], "selection %": f"{100 * row['validation']:.2f}",
+                    "test %": f"{100 * row['test']:.2f}", "images": row["images"],
+                }  # fmt: skip
+                append_row(kept, line)
+                print(line, flush=True)
     publish(page(args, read_rows(kept)), args.out)
 
 
@@ -79,19 +87,6 @@ def starts(bench: Setup, args: argparse.Namespace) -> Iterator[tuple[str, Callab
     yield f"{WIDTH}, L1", lambda: nearest_pruned(bench, "L1", "macs", 1)[1]
 
 
-def together(
-    args: argparse.Namespace, make: Callable[[], nn.Module], epochs: int, rates: list[float]
-) -> Iterator[dict[str, Any]]:
-    """A start at several rates, trained on the same batches."""
-    bench, device = given_images(args), str(torch_device(args.device))
-    data, jobs = on_device(bench.data, device, args.batch_size), [Job("", epochs, lr, args.seed, True) for lr in rates]
-    for row in trained(args, bench, data, jobs, [make() for _ in jobs], device):
-        yield {
-            "epochs": epochs, "peak rate": row["lr"], "selection %": f"{100 * row['validation']:.2f}",
-            "test %": f"{100 * row['test']:.2f}", "images": row["images"],
-        }  # fmt: skip
-
-
 def page(args: argparse.Namespace, rows: list[dict[str, Any]]) -> ResultPage:
     """Every training, and of each start and length the rate that the selection images choose."""
     rows = sorted(rows, key=lambda r: (int(r["epochs"]), -float(r["test %"])))
@@ -99,7 +94,7 @@ def page(args: argparse.Namespace, rows: list[dict[str, Any]]) -> ResultPage:
     for row in sorted(rows, key=lambda r: float(r["selection %"])):
         best[row["epochs"], row["start"]] = row
     chosen = sorted(best.values(), key=lambda r: (int(r["epochs"]), -float(r["test %"])))
-    said = []
+    error, said = 100 * share_error(float(chosen[0]["test %"]) / 100, CIFAR), []
     for length in dict.fromkeys(r["epochs"] for r in chosen):
         found = [f"{r['start']} {float(r['test %']):.1f}" for r in chosen if r["epochs"] == length]
         said.append(f"after {length}: {', '.join(found)}")
@@ -119,8 +114,8 @@ def page(args: argparse.Namespace, rows: list[dict[str, Any]]) -> ResultPage:
             "filters at the lowest ratio that meets the budget.",
             "The recipe of the long_training pages: batch 512, Nesterov SGD, a warm-up of a tenth, a cosine to "
             "nothing, half of the loss distilled from the baseline; each length is a whole schedule, and all see the "
-            f"same batches. One seed; the standard error of an accuracy is {ERROR} points, of a difference of two a "
-            "little less than half a point.",
+            f"same batches. One seed; the standard error of an accuracy is {error:.2f} points, of a difference of two "
+            "a little less than half a point.",
         ],
     )  # fmt: skip
 

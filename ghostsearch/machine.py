@@ -14,24 +14,23 @@ from threading import Lock
 
 
 @lru_cache(maxsize=1)
+def cpuinfo() -> tuple[str, ...]:
+    """What Linux says of this machine's processors, in lines; nothing on other systems."""
+    path = Path("/proc/cpuinfo")
+    return tuple(path.read_text(encoding="utf-8", errors="replace").splitlines()) if path.is_file() else ()
+
+
+@lru_cache(maxsize=1)
 def processor_name() -> str:
     """The processor's model name, as the system reports it."""
     name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), name)
-    return name
+    return next((x.partition(":")[2].strip() for x in cpuinfo() if x.startswith("model name")), name)
 
 
 @lru_cache(maxsize=1)
 def processor_flags() -> frozenset[str]:
     """Instruction-set flags of this processor as Linux lists them; empty on other systems."""
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
-        return frozenset()
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return frozenset(word for line in lines if line.lower().startswith(("flags", "features")) for word in line.split())
+    return frozenset(w for line in cpuinfo() if line.lower().startswith(("flags", "features")) for w in line.split())
 
 
 def processor() -> str:

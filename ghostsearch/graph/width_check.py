@@ -186,7 +186,7 @@ def _noise(example: Any) -> Any:
     if isinstance(example, dict):
         return {key: _noise(item) for key, item in example.items()}
     if is_image_list(example):
-        return [torch.rand(x.shape, dtype=torch.float32) if isinstance(x, Tensor) else x for x in example]
+        return [torch.rand(x.shape, dtype=torch.float32) for x in example]
     if isinstance(example, list | tuple):
         return like(example, [_noise(item) for item in example])
     return example
